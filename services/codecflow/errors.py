@@ -1,0 +1,43 @@
+"""Errors that a user can act on.
+
+Every expected failure is a `CodecFlowError` whose text is one line: what happened, to which stream or file, and what to
+do now. The command line prints that line and exits with `exit_code`; it never shows a traceback for one of these.
+"""
+
+from __future__ import annotations
+
+
+class CodecFlowError(Exception):
+    """Something a user did, or must do, in one line of plain words."""
+
+    exit_code = 1
+
+
+class ConfigError(CodecFlowError):
+    """A setting, name or combination of options that cannot work. Found before any work is started."""
+
+    exit_code = 2
+
+
+class SourceError(CodecFlowError):
+    """A camera or file that cannot be read, or not any further."""
+
+    exit_code = 3
+
+
+class KafkaError(CodecFlowError):
+    """A broker that cannot be reached or that refuses what was asked of it."""
+
+    exit_code = 4
+
+
+class MessageError(CodecFlowError):
+    """A record on a topic that is not of the wire contract (schemas/)."""
+
+    exit_code = 5
+
+
+class ModelError(CodecFlowError):
+    """A checkpoint that cannot be loaded or a stream that does not fit beside those already held."""
+
+    exit_code = 6

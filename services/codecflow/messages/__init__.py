@@ -1,0 +1,54 @@
+"""The wire in types. schemas/ is its authority; this package is the only place that knows bytes."""
+
+from ._wire import SCHEMA_VERSION, Headers
+from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
+from .grids import Grid
+from .metadata import BLOCK, NO_BOUND, EndOfEpoch, PictureMetadata, Signal, decode_metadata, encode_metadata
+from .packets import ANNEX_B_CODECS, CodedPicture, decode_packet, encode_packet
+from .results import Flops, Frames, Result, Tokens, decode_result, encode_result
+from .state import StreamState, decode_state, encode_state
+from .streams import (
+    QUESTION_TYPES,
+    Question,
+    QuestionType,
+    StreamDescription,
+    check_stream_id,
+    decode_stream,
+    encode_stream,
+)
+
+__all__ = [
+    "ANNEX_B_CODECS",
+    "BLOCK",
+    "NO_BOUND",
+    "QUESTION_TYPES",
+    "SCHEMA_VERSION",
+    "CodedPicture",
+    "DeadLetter",
+    "EndOfEpoch",
+    "Flops",
+    "Frames",
+    "Grid",
+    "Headers",
+    "PictureMetadata",
+    "Question",
+    "QuestionType",
+    "Result",
+    "Signal",
+    "StreamDescription",
+    "StreamState",
+    "Tokens",
+    "check_stream_id",
+    "decode_dead_letter",
+    "decode_metadata",
+    "decode_packet",
+    "decode_result",
+    "decode_state",
+    "decode_stream",
+    "encode_dead_letter",
+    "encode_metadata",
+    "encode_packet",
+    "encode_result",
+    "encode_state",
+    "encode_stream",
+]

@@ -1,0 +1,65 @@
+"""What the engine is given and what it gives back: plain data, no tensors of the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from codecflow.messages import Flops, Question, Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One sampled frame of one stream.
+
+    `index`: its slot on the stream's sampling grid, counted from the start of the epoch (slots may be skipped: lost frames).
+    `time_s`: presentation time. `keep`: (tokens,) bool, row by row over the family's token grid for this picture size.
+    `pixels`: (height, width, 3) uint8 RGB of the coded picture; None when nothing is kept. `anchor`: all of it is kept.
+    """
+
+    index: int
+    time_s: float
+    keep: npt.NDArray[np.bool_]
+    pixels: npt.NDArray[np.uint8] | None
+    anchor: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StreamWork:
+    """One stream's part of an engine step: its window slides to begin at slot `first`, takes `frames` in (oldest first),
+    and is asked `questions` (none: only slide). Frames with an index below `first` leave the window."""
+
+    stream: str
+    frames: Sequence[Frame]
+    first: int
+    questions: Sequence[Question] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One question's answer. `p_yes` for yes-no, `label_probabilities` for choice questions."""
+
+    question: Question
+    text: str
+    p_yes: float | None = None
+    label_probabilities: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOutcome:
+    """What came of one stream's work: its answers in the order of its questions, and what they cost.
+
+    `tokens` and `flops` are of the whole step of this stream (all questions together). `seconds`: stage -> seconds; stages
+    are timed once for the whole batch and divided among its streams in proportion to their tokens. `frames_seen`: frames in
+    the window when it was asked.
+    """
+
+    stream: str
+    answers: Sequence[Answer]
+    tokens: Tokens
+    flops: Flops
+    frames_seen: int
+    seconds: dict[str, float] = field(default_factory=dict)
