@@ -1,1 +1,17 @@
+"""Which tokens of a sampled frame are worth encoding. numpy only."""
 
+from .config import COVERAGE_KINDS, POLICY_NAMES, CoverageKind, KeepConfig, PolicyName, parse_coverage
+from .policies import KeepDecision, Luma
+from .state import KeepState
+
+__all__ = [
+    "COVERAGE_KINDS",
+    "POLICY_NAMES",
+    "CoverageKind",
+    "KeepConfig",
+    "KeepDecision",
+    "KeepState",
+    "Luma",
+    "PolicyName",
+    "parse_coverage",
+]

@@ -1,0 +1,92 @@
+"""Which keep policy a worker runs, and how often every cell of the grid is kept whatever the policy says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal, get_args
+
+from codecflow.errors import ConfigError
+
+PolicyName = Literal["all", "motion", "replenish"]
+POLICY_NAMES: tuple[str, ...] = get_args(PolicyName)
+
+CoverageKind = Literal["anchor", "rolling"]
+COVERAGE_KINDS: tuple[str, ...] = get_args(CoverageKind)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepConfig:
+    """A keep policy, its thresholds and its coverage.
+
+    `fps`: sampled frames a second; a frame's slot is its presentation time times `fps`. `coverage` `anchor` keeps all tokens
+    of one frame in every `period_s` seconds, `rolling` forces a rotating share of them in each frame, each token once in
+    `period_s`; either way every cell has a kept token in any `period_s` seconds in which no frame is missing.
+
+    `threshold`: a token is stale when the mean absolute luma difference over its footprint to what was last kept is above
+    this many grey levels; `detail_threshold`: likewise the largest mean over the 4x4 parts of the footprint (7x7 pixels of a
+    28-pixel token at the model's scale), for what is too small to move the mean. `tau_px`: vectors of at least this many
+    pixels move a token (`motion` only).
+
+    Raises ConfigError on a name or value that cannot work.
+    """
+
+    policy: PolicyName = "replenish"
+    fps: Fraction = Fraction(2)
+    coverage: CoverageKind = "anchor"
+    period_s: Fraction = Fraction(8)
+    threshold: float = 4.0
+    detail_threshold: float = 8.0
+    tau_px: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICY_NAMES:
+            raise ConfigError(f"keep policy {self.policy!r}: use one of {', '.join(POLICY_NAMES)}")
+        if self.coverage not in COVERAGE_KINDS:
+            raise ConfigError(f"coverage {self.coverage!r}: use one of {', '.join(COVERAGE_KINDS)}")
+        if self.fps <= 0:
+            raise ConfigError(f"fps {self.fps}: must be above 0")
+        slots = Fraction(self.period_s) * Fraction(self.fps)
+        if slots < 1 or slots.denominator != 1:
+            raise ConfigError(
+                f"coverage period {float(self.period_s):g} s is no whole number of frames at {float(self.fps):g} frames/s"
+            )
+        if not (0 <= self.threshold <= 255 and 0 <= self.detail_threshold <= 255):
+            raise ConfigError("keep thresholds are grey levels: use 0 to 255")
+        if not 0.25 <= self.tau_px <= 63.75:
+            raise ConfigError(
+                f"tau {self.tau_px} px: use 0.25 to 63.75, what the codec signal's vectors can tell apart"
+            )
+
+    @property
+    def period_slots(self) -> int:
+        """The coverage period in frames, at least 1."""
+        return int(Fraction(self.period_s) * Fraction(self.fps))
+
+    @property
+    def memory_s(self) -> Fraction:
+        """How far back in presentation time a mask can depend on what was seen.
+
+        A replay whose first frame lies at least this long before a frame takes the same masks from that frame on.
+        """
+        return Fraction(0) if self.policy == "all" else Fraction(self.period_s)
+
+
+def parse_coverage(text: str, window_s: Fraction) -> tuple[CoverageKind, Fraction]:
+    """(kind, period in seconds) that `text` names, for windows of `window_s` seconds.
+
+    `N`: an anchor every N seconds; `once`: an anchor a window; `rolling=N`: every cell once in N seconds, a share of them in
+    each frame; `rolling`: every cell once a window. Raises ConfigError on anything else, and on a period longer than the
+    window: a window could then lack cells.
+    """
+    kind: CoverageKind = "rolling" if text.startswith("rolling") else "anchor"
+    number = text.removeprefix("rolling=")
+    try:
+        period_s = window_s if text in ("once", "rolling") else Fraction(number)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"coverage {text!r}: use SECONDS between anchors, once, rolling or rolling=SECONDS") from None
+    if not 0 < period_s <= window_s:
+        raise ConfigError(
+            f"coverage {text!r}: every window must have every cell, so its period must lie within {float(window_s):g} s"
+        )
+    return kind, period_s
