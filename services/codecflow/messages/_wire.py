@@ -38,8 +38,19 @@ def load(value: bytes | None, what: str) -> dict[str, Any]:
 
 
 def check_version(version: object, what: str) -> None:
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise MessageError(f"{what}: schema version {version!r}; this CodecFlow reads version {SCHEMA_VERSION}")
+
+
+def stream_of(key: bytes | None, what: str) -> str:
+    """The stream id in a record's key. Raises MessageError when there is none."""
+    try:
+        stream = (key or b"").decode()
+    except UnicodeDecodeError as error:
+        raise MessageError(f"{what}: the key is not UTF-8") from error
+    if not stream:
+        raise MessageError(f"{what}: a stream is expected as key")
+    return stream
 
 
 def field(document: Mapping[str, Any], name: str, kind: type[T], what: str) -> T:
@@ -50,3 +61,9 @@ def field(document: Mapping[str, Any], name: str, kind: type[T], what: str) -> T
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise MessageError(f"{what}: field {name!r} must be {kind.__name__}, not {value!r}"[:300])
     return value
+
+
+def numbers(document: Mapping[str, Any], name: str, what: str) -> dict[str, float]:
+    """`document[name]`, an object whose values are all numbers."""
+    part = field(document, name, dict, what)
+    return {key: field(part, key, float, f"{what}: {name}") for key in part}

@@ -13,7 +13,7 @@ import numpy as np
 
 from codecflow.errors import MessageError
 
-from ._wire import dump, field, load
+from ._wire import dump, field, load, stream_of
 from .grids import Grid, decode_grid, encode_grid
 
 BLOCK = 16
@@ -108,10 +108,9 @@ def encode_metadata(message: PictureMetadata | EndOfEpoch) -> tuple[bytes, bytes
 def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata | EndOfEpoch:
     """The document in a record. Raises MessageError on anything that is not of this contract."""
     what = "metadata"
-    if not key:
-        raise MessageError(f"{what}: a stream is expected as key")
+    stream = stream_of(key, what)
     document = load(value, what)
-    stream, epoch = key.decode(), field(document, "epoch", int, what)
+    epoch = field(document, "epoch", int, what)
     if "end" in document:
         return EndOfEpoch(stream, epoch, field(document, "end", int, what))
     signal = document.get("signal")
@@ -155,7 +154,7 @@ def _signal(document: dict[str, object]) -> Signal:
             return np.zeros((rows, columns), np.uint8)
         return decode_grid(field(document, name, str, what), rows, columns)
 
-    vectors = document.get("vectors") is True
+    vectors = "vectors" in document and field(document, "vectors", bool, what)
     return Signal(
         tick=field(document, "tick", int, what),
         interval=_fraction(field(document, "every", list, what)),

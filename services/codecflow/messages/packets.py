@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from codecflow.errors import MessageError
 
-from ._wire import SCHEMA_VERSION, Headers, check_version
+from ._wire import SCHEMA_VERSION, Headers, check_version, stream_of
 
 ANNEX_B_CODECS = frozenset({"h264", "hevc"})
 """Published as Annex B with parameter sets before every keyframe; all other codecs as demuxed, extradata in a header."""
@@ -65,34 +65,67 @@ def encode_packet(picture: CodedPicture) -> tuple[bytes, bytes, Headers]:
 def decode_packet(key: bytes | None, value: bytes | None, headers: Headers | None) -> CodedPicture:
     """The coded picture in a record. Raises MessageError on anything that is not of this contract."""
     what = "packet"
-    if not key or not value:
-        raise MessageError(f"{what}: a stream as key and a picture as value are expected")
+    stream = stream_of(key, what)
+    if not value:
+        raise MessageError(f"{what}: a picture as value is expected")
     fields = dict(headers or [])
+    check_version(_natural(fields, "v"), what)
+    return CodedPicture(
+        stream=stream,
+        epoch=_natural(fields, "epoch"),
+        seq=_natural(fields, "seq"),
+        data=value,
+        codec=_text(fields, "codec"),
+        keyframe=_flag(fields, "keyframe"),
+        pts=_integer(fields, "pts"),
+        dts=_integer(fields, "dts") if _text(fields, "dts") else None,
+        duration=_natural(fields, "duration"),
+        time_base=_time_base(fields),
+        captured_at_ms=_natural(fields, "captured_at_ms"),
+        width=_natural(fields, "width"),
+        height=_natural(fields, "height"),
+        discard=_flag(fields, "discard"),
+        extradata=fields.get("extradata"),
+    )
+
+
+def _text(fields: dict[str, bytes], name: str) -> str:
     try:
-        version = int(fields["v"])
-    except (KeyError, ValueError) as error:
-        raise MessageError(f"{what}: no schema version in its headers") from error
-    check_version(version, what)
-    try:
-        dts = fields["dts"]
-        return CodedPicture(
-            stream=key.decode(),
-            epoch=int(fields["epoch"]),
-            seq=int(fields["seq"]),
-            data=value,
-            codec=fields["codec"].decode(),
-            keyframe=fields["keyframe"] == b"1",
-            pts=int(fields["pts"]),
-            dts=int(dts) if dts else None,
-            duration=int(fields["duration"]),
-            time_base=Fraction(fields["time_base"].decode()),
-            captured_at_ms=int(fields["captured_at_ms"]),
-            width=int(fields["width"]),
-            height=int(fields["height"]),
-            discard=fields["discard"] == b"1",
-            extradata=fields.get("extradata"),
-        )
+        return fields[name].decode()
     except KeyError as error:
-        raise MessageError(f"{what}: header {error} is missing") from error
+        raise MessageError(f"packet: header {name!r} is missing") from error
+    except (AttributeError, UnicodeDecodeError) as error:  # Kafka allows a header without a value
+        raise MessageError(f"packet: header {name!r} is no text") from error
+
+
+def _integer(fields: dict[str, bytes], name: str) -> int:
+    text = _text(fields, name)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise MessageError(f"packet: header {name!r} must be an integer, not {text!r}"[:300]) from error
+
+
+def _natural(fields: dict[str, bytes], name: str) -> int:
+    number = _integer(fields, name)
+    if number < 0:
+        raise MessageError(f"packet: header {name!r} must not be negative, not {number}")
+    return number
+
+
+def _flag(fields: dict[str, bytes], name: str) -> bool:
+    text = _text(fields, name)
+    if text not in ("0", "1"):
+        raise MessageError(f"packet: header {name!r} must be 0 or 1, not {text!r}"[:300])
+    return text == "1"
+
+
+def _time_base(fields: dict[str, bytes]) -> Fraction:
+    text = _text(fields, "time_base")
+    try:
+        time_base = Fraction(text)
     except (ValueError, ZeroDivisionError) as error:
-        raise MessageError(f"{what}: unreadable header ({error})") from error
+        raise MessageError(f"packet: header 'time_base' must be a fraction, not {text!r}"[:300]) from error
+    if time_base <= 0:
+        raise MessageError(f"packet: header 'time_base' must be positive, not {text!r}")
+    return time_base

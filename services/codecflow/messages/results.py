@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from codecflow.errors import MessageError
-
-from ._wire import dump, field, load
+from ._wire import dump, field, load, numbers, stream_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +92,7 @@ def encode_result(result: Result) -> tuple[bytes, bytes]:
 def decode_result(key: bytes | None, value: bytes | None) -> Result:
     """The result in a record. Raises MessageError on anything that is not of this contract."""
     what = "result"
-    if not key:
-        raise MessageError(f"{what}: a stream is expected as key")
+    stream = stream_of(key, what)
     document = load(value, what)
     frames, tokens, flops = (field(document, name, dict, what) for name in ("frames", "tokens", "flops"))
 
@@ -103,7 +100,7 @@ def decode_result(key: bytes | None, value: bytes | None) -> Result:
         return [field(part, name, int, what) for name in names]
 
     return Result(
-        stream=key.decode(),
+        stream=stream,
         epoch=field(document, "epoch", int, what),
         window=field(document, "window", int, what),
         start_s=field(document, "start_s", float, what),
@@ -116,12 +113,12 @@ def decode_result(key: bytes | None, value: bytes | None) -> Result:
         answer=field(document, "answer", str, what),
         p_yes=field(document, "p_yes", float, what) if "p_yes" in document else None,
         label_probabilities=(
-            field(document, "label_probabilities", dict, what) if "label_probabilities" in document else None
+            numbers(document, "label_probabilities", what) if "label_probabilities" in document else None
         ),
         frames=Frames(*integers(frames, "expected", "seen")),
         tokens=Tokens(*integers(tokens, "kept", "total", "refreshed", "reused")),
         flops=Flops(*integers(flops, "vit", "llm", "full")),
-        seconds=field(document, "seconds", dict, what),
+        seconds=numbers(document, "seconds", what),
         keep=field(document, "keep", str, what),
         refresh=field(document, "refresh", str, what),
         model=field(document, "model", str, what),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from codecflow.errors import MessageError
-
-from ._wire import dump, field, load
+from ._wire import dump, field, load, stream_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +39,10 @@ def encode_state(state: StreamState) -> tuple[bytes, bytes]:
 def decode_state(key: bytes | None, value: bytes | None) -> StreamState:
     """The state in a record. Raises MessageError on anything that is not of this contract."""
     what = "state"
-    if not key:
-        raise MessageError(f"{what}: a stream is expected as key")
+    stream = stream_of(key, what)
     document = load(value, what)
     return StreamState(
-        stream=key.decode(),
+        stream=stream,
         epoch=field(document, "epoch", int, what),
         next_window=field(document, "next_window", int, what),
         packets_offset=field(document, "packets_offset", int, what),

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from codecflow.errors import ConfigError, MessageError
 
-from ._wire import dump, field, load
+from ._wire import dump, field, load, stream_of
 
 QuestionType = Literal["text", "yes-no", "choice"]
 QUESTION_TYPES: tuple[str, ...] = get_args(QuestionType)
@@ -72,10 +72,9 @@ def encode_stream(description: StreamDescription) -> tuple[bytes, bytes]:
 def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
     """The description in a record; a tombstone (no value) asks nothing. Raises MessageError."""
     what = "stream"
-    if not key:
-        raise MessageError(f"{what}: a stream is expected as key")
+    stream = stream_of(key, what)
     if value is None:
-        return StreamDescription(key.decode())
+        return StreamDescription(stream)
     questions = []
     for entry in field(load(value, what), "questions", list, what):
         if not isinstance(entry, dict):
@@ -86,10 +85,17 @@ def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
                     id=field(entry, "id", str, what),
                     prompt=field(entry, "prompt", str, what),
                     type=field(entry, "type", str, what),  # type: ignore[arg-type]  # checked by Question itself
-                    labels=tuple(str(label) for label in entry.get("labels", ())),
+                    labels=_labels(entry, what) if "labels" in entry else (),
                     max_tokens=field(entry, "max_tokens", int, what) if "max_tokens" in entry else 32,
                 )
             )
         except ConfigError as error:
             raise MessageError(f"{what}: {error}") from error
-    return StreamDescription(key.decode(), tuple(questions))
+    return StreamDescription(stream, tuple(questions))
+
+
+def _labels(entry: dict[str, Any], what: str) -> tuple[str, ...]:
+    labels = field(entry, "labels", list, what)
+    if not all(isinstance(label, str) for label in labels):
+        raise MessageError(f"{what}: labels must be texts, not {labels!r}"[:300])
+    return tuple(labels)

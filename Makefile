@@ -1,0 +1,62 @@
+# Everything a developer or a first visitor runs. `make` alone lists the targets.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# The first Python of 3.11 or newer on the path; PYTHON=/path/to/python picks another.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: help setup demo test check fmt schemas bench lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## make the environment in .venv from the lock (once)
+
+# Downloads run side by side in uv; where uv cannot reach the index that pip is set up for, pip does the same, slower.
+$(READY): requirements/dev.txt requirements/uv.txt
+	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer on the path; set PYTHON=/path/to/python3" >&2; exit 1; fi
+	@echo "Setting up .venv with $$($(PYTHON) --version): about 3 GB the first time, most of it PyTorch"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
+	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt \
+		|| $(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.txt
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, answers; SOURCE=any.mp4
+	@$(BIN)/codecflow demo $(SOURCE)
+
+test: $(READY)  ## all tests, with coverage of services/ (at least 85 %); ARGS="tests/keep -x" for some
+	$(BIN)/pytest $(if $(ARGS),$(ARGS),-n 2 --cov --cov-report=term:skip-covered --cov-fail-under=85)
+
+check: $(READY) schemas  ## lint, format, types, layers, schemas: what CI checks before the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+schemas: $(READY)  ## check schemas/ and docker-compose.yml against the specifications' own schemas
+	$(BIN)/check-jsonschema --check-metaschema schemas/*.schema.json
+	$(BIN)/check-jsonschema --schemafile tests/vendor/asyncapi-3.0.0.schema.json schemas/asyncapi.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+fmt: $(READY)  ## format the code and fix what lint can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## the benchmarks that need no GPU, on the bundled clip
+	$(BIN)/codecflow bench policies tests/data/intel_one-by-one-person-detection.mp4
+	$(BIN)/codecflow bench producer tests/data/intel_one-by-one-person-detection.mp4
+
+lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
+	$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra local --extra plots $(LOCK) -o requirements/dev.txt
+	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -o requirements/run.txt
+	echo uv | $(BIN)/uv pip compile -q - $(LOCK) -o requirements/uv.txt
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
+
+clean:  ## remove the environment and every cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* build dist services/*.egg-info
