@@ -28,15 +28,19 @@ Luma = Callable[[], npt.NDArray[np.uint8]]
 class KeepDecision:
     """What was decided of one frame's tokens; each mask is (tokens,) bool.
 
-    `keep`: encode these. `certified`: dropped because the codec signal alone proves them
-    unchanged (within the thresholds). `compared`: pixels were looked at.
-    `anchor`: coverage keeps the whole frame.
+    `keep`: encode these. `forced`: those among them that coverage keeps, whatever the policy says. `certified`: dropped
+    because the codec signal alone proves them unchanged (within the thresholds). `compared`: pixels decided.
     """
 
     keep: Mask
     certified: Mask
     compared: Mask
-    anchor: bool
+    forced: Mask
+
+    @property
+    def anchor(self) -> bool:
+        """Coverage keeps the whole frame."""
+        return bool(self.forced.all())
 
 
 class Memory:
@@ -53,7 +57,7 @@ class Memory:
 def keep_all(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory) -> KeepDecision:
     """Every token of every frame: the reference."""
     nothing = np.zeros_like(forced)
-    return KeepDecision(np.ones_like(forced), nothing, nothing, bool(forced.all()))
+    return KeepDecision(np.ones_like(forced), nothing, nothing, forced)
 
 
 def keep_motion(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory) -> KeepDecision:
@@ -73,7 +77,7 @@ def keep_motion(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory)
         memory.moved |= memory.footprints.block_sums(moving.astype(np.int64)) > 0
     memory.moved[forced] = False
     nothing = np.zeros_like(forced)
-    return KeepDecision(forced | memory.moved, nothing, nothing, bool(forced.all()))
+    return KeepDecision(forced | memory.moved, nothing, nothing, forced)
 
 
 def keep_replenish(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory) -> KeepDecision:
@@ -88,7 +92,7 @@ def keep_replenish(signal: Signal | None, luma: Luma, forced: Mask, memory: Memo
     compared = ~certified & ~forced
     keep = forced.copy()
     if certified.all():
-        return KeepDecision(keep, certified, compared, anchor=False)
+        return KeepDecision(keep, certified, compared, forced)
     looked_at = np.flatnonzero(~certified)
     now = footprints.patches(luma(), looked_at)
     if memory.last_kept is None:
@@ -101,7 +105,7 @@ def keep_replenish(signal: Signal | None, luma: Luma, forced: Mask, memory: Memo
     kept = np.flatnonzero(keep)
     memory.last_kept[kept] = now[keep[looked_at]]
     certificate.restart(kept)
-    return KeepDecision(keep, certified, compared, bool(forced.all()))
+    return KeepDecision(keep, certified, compared, forced)
 
 
 Policy = Callable[[Signal | None, Luma, Mask, Memory], KeepDecision]
