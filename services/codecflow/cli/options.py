@@ -1,0 +1,61 @@
+"""Options that commands share, and the settings that they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codecflow.kafka.settings import DEFAULT_BOOTSTRAP_SERVERS, DEFAULT_TOPIC_PREFIX, KafkaSettings
+
+_PANEL = "Kafka"
+
+BootstrapServers = Annotated[
+    str | None,
+    typer.Option(
+        "--bootstrap-servers",
+        envvar="CODECFLOW_BOOTSTRAP_SERVERS",
+        metavar="HOST:PORT,...",
+        help=f"Kafka brokers to begin with.  [default: {DEFAULT_BOOTSTRAP_SERVERS}]",
+        rich_help_panel=_PANEL,
+    ),
+]
+TopicPrefix = Annotated[
+    str,
+    typer.Option(
+        "--topic-prefix",
+        envvar="CODECFLOW_TOPIC_PREFIX",
+        help="First part of every topic's name.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Properties = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-X",
+        metavar="KEY=VALUE",
+        help="librdkafka property, handed through as it is (security.protocol=SASL_SSL ...); may be repeated. "
+        "Secrets belong in --kafka-config: other users see a command line.",
+        rich_help_panel=_PANEL,
+    ),
+]
+KafkaConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--kafka-config",
+        envvar="CODECFLOW_KAFKA_CONFIG",
+        metavar="FILE",
+        help="File of KEY=VALUE lines with librdkafka properties.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+DEFAULT_PREFIX = DEFAULT_TOPIC_PREFIX
+
+
+def kafka_settings(
+    bootstrap_servers: str | None, topic_prefix: str, properties: list[str] | None, kafka_config: Path | None
+) -> KafkaSettings:
+    """What the four options above say together. Raises ConfigError."""
+    return KafkaSettings.from_options(bootstrap_servers, topic_prefix, properties or (), kafka_config)

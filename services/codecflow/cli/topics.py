@@ -1,0 +1,52 @@
+"""`codecflow topics`: create and check the topics of the wire."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(name="topics", help="Create and check the topics of CodecFlow.", no_args_is_help=True)
+    group.command("create")(create)
+    group.command("check")(check)
+    app.add_typer(group)
+
+
+def create(
+    *,
+    partitions: Annotated[
+        int, typer.Option(min=1, help="Partitions of each topic: as many workers as that can share the streams.")
+    ] = 8,
+    replication: Annotated[
+        int, typer.Option(min=1, help="Copies of each record; 3 in a cluster of three or more.")
+    ] = 1,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Create the topics that are missing, then check all of them."""
+    from codecflow.kafka.topics import check_topics, create_topics
+
+    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    for topic in create_topics(settings, partitions, replication):
+        typer.echo(f"created {topic}")
+    typer.echo(f"six topics, {check_topics(settings)} partitions")
+
+
+def check(
+    *,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Check that all topics exist, share their partition count and keep what they must."""
+    from codecflow.kafka.topics import check_topics
+
+    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    typer.echo(f"six topics, {check_topics(settings)} partitions")

@@ -1,0 +1,54 @@
+"""What can go wrong with Kafka, each as a type of its own, and librdkafka's errors turned into them."""
+
+from __future__ import annotations
+
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException
+
+from codecflow.errors import ConfigError, KafkaError
+
+from .settings import KafkaSettings
+
+
+class BrokerUnreachableError(KafkaError):
+    """No broker answered when a command began."""
+
+
+class BrokersGoneError(KafkaError):
+    """The brokers have been gone for so long that the service gives up; an orchestrator restarts it."""
+
+
+class TopicsError(KafkaError):
+    """A topic is missing or is not what the wire contract asks for."""
+
+
+class DeliveryError(KafkaError):
+    """A record that the brokers did not take."""
+
+
+class RecordTooLargeError(DeliveryError):
+    """A record larger than its topic allows."""
+
+
+class TransactionAbortedError(KafkaError):
+    """Nothing of this transaction will ever be seen. The same work may be sent again by the same emitter."""
+
+
+class FencedError(KafkaError):
+    """Another worker has taken over these partitions: nothing of this transaction will ever be seen, and the work must be
+    dropped, not sent again. Where `fatal`, the emitter is of no further use and must be opened anew."""
+
+    def __init__(self, message: str, *, fatal: bool) -> None:
+        super().__init__(message)
+        self.fatal = fatal
+
+
+def client_error(exception: KafkaException) -> ClientError:
+    """librdkafka's own error inside its exception."""
+    error = exception.args[0]
+    return error if isinstance(error, ClientError) else ClientError(ClientError._FAIL, str(error))
+
+
+def config_error(exception: KafkaException, settings: KafkaSettings) -> ConfigError:
+    """A client that could not be made: nearly always an unknown or impossible property."""
+    return ConfigError(f"Kafka client settings: {settings.scrub(client_error(exception).str())}")

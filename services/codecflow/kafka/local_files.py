@@ -1,0 +1,211 @@
+"""The files of a local broker: what lies in its data directory, and whether one runs on it."""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import json
+import os
+import socket
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from codecflow.errors import ConfigError
+
+HOST = "127.0.0.1"
+"""A local broker has no passwords, so nothing outside this machine may reach it."""
+
+_SERVER = """\
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@{host}:{controller_port}
+listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
+advertised.listeners=PLAINTEXT://{host}:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={data}
+# A topic that is missing is to be an error, as in production, not a topic with whatever defaults.
+auto.create.topics.enable=false
+# One node: no copies, few partitions of the internal topics, no waiting for more members of a group.
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+# Room for a small machine.
+num.network.threads=2
+num.io.threads=4
+background.threads=4
+log.cleaner.dedupe.buffer.size=16777216
+log.cleaner.backoff.ms=5000
+"""
+
+_LOGGING = """\
+rootLogger.level=warn
+rootLogger.appenderRef.file.ref=file
+appender.file.type=RollingFile
+appender.file.name=file
+appender.file.fileName={folder}/broker.log
+appender.file.filePattern={folder}/broker.%i.log
+appender.file.layout.type=PatternLayout
+appender.file.layout.pattern=%d %p %m (%c)%n
+appender.file.policies.type=Policies
+appender.file.policies.size.type=SizeBasedTriggeringPolicy
+appender.file.policies.size.size=8MB
+appender.file.strategy.type=DefaultRolloverStrategy
+appender.file.strategy.max=2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What makes a data directory this cluster's. Ports are remembered so that a restart is found where it was."""
+
+    cluster_id: str
+    kafka: str
+    port: int
+    controller_port: int
+
+
+class BrokerFiles:
+    """Paths in `folder`, and the few facts that they hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.data = self.folder / "data"
+        self.pid = self.folder / "broker.pid"
+        self.running_lock = self.folder / "running.lock"
+        self.owners_lock = self.folder / "owners.lock"
+        self.start_lock = self.folder / "start.lock"
+        self.server = self.folder / "server.properties"
+        self.logging = self.folder / "log4j2.properties"
+        self.log = self.folder / "broker.log"
+        self.output = self.folder / "broker.out"
+        self._identity = self.folder / "broker.json"
+
+    def identity(self) -> Identity | None:
+        """None in a directory that holds no cluster yet. Raises ConfigError when it holds something else."""
+        if self._identity.exists():
+            try:
+                identity = Identity(**json.loads(self._identity.read_text()))
+            except (ValueError, TypeError) as error:
+                raise ConfigError(
+                    f"{self._identity}: not readable; choose another --data-dir or remove this one"
+                ) from error
+            self._check_cluster(identity)
+            return identity
+        ours = {self.running_lock, self.owners_lock, self.start_lock}
+        if self.folder.exists() and any(entry not in ours for entry in self.folder.iterdir()):
+            raise ConfigError(f"{self.folder}: holds files of something else; choose another --data-dir")
+        return None
+
+    def _check_cluster(self, identity: Identity) -> None:
+        meta = self.data / "meta.properties"
+        if not meta.exists():
+            return
+        found = dict(line.partition("=")[::2] for line in meta.read_text().splitlines() if "=" in line)
+        if found.get("cluster.id") != identity.cluster_id:
+            raise ConfigError(f"{self.folder}: its data belong to another Kafka cluster; choose another --data-dir")
+
+    def write(self, identity: Identity) -> None:
+        """Everything that the broker reads at its start."""
+        self._identity.write_text(json.dumps(asdict(identity)))
+        self.server.write_text(
+            _SERVER.format(
+                host=HOST, port=identity.port, controller_port=identity.controller_port, data=_escaped(self.data)
+            )
+        )
+        self.logging.write_text(_LOGGING.format(folder=_escaped(self.folder)))
+
+    @property
+    def formatted(self) -> bool:
+        return (self.data / "meta.properties").exists()
+
+    def running(self) -> bool:
+        """Whether a broker, or one that is about to be, holds this directory."""
+        return self.running_lock.exists() and not lockable(self.running_lock)
+
+    def running_pid(self) -> int | None:
+        """Process to be told to stop, where one runs and has said so."""
+        if not self.running() or not self.pid.exists():
+            return None
+        words = self.pid.read_text().split()
+        return int(words[0]) if words else None
+
+    def is_daemon(self) -> bool:
+        """Whether the broker last started here runs until it is told to stop, whoever uses it."""
+        return self.pid.exists() and self.pid.read_text().split()[1:] == ["daemon"]
+
+    def port_was_taken(self) -> bool:
+        return self.log.exists() and "Address already in use" in self.log.read_text(errors="replace")
+
+    def last_error(self) -> str:
+        """The newest complaint in the broker's log, or where to look."""
+        for path, marks in ((self.log, (" ERROR ", " FATAL ")), (self.output, ("rror", "xception"))):
+            if path.exists():
+                lines = [
+                    line for line in path.read_text(errors="replace").splitlines() if any(m in line for m in marks)
+                ]
+                if lines:
+                    return f"{lines[-1].strip()[:300]} (more in {path})"
+        return f"see {self.log}"
+
+
+def lockable(path: Path) -> bool:
+    """Whether nobody holds `path` locked, found out by a lock that is given back at once."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def new_cluster_id() -> str:
+    """A random id in Kafka's own form: 16 bytes, URL-safe base64, no padding, no leading dash."""
+    while True:
+        text = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        if not text.startswith("-"):
+            return text
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def topic_bytes(data_dir: Path, topic: str) -> int:
+    """Bytes that `topic` takes on the disk of the local broker at `data_dir`: the log segments of all its partitions, as
+    the broker stores them (compressed batches with their headers), without indexes."""
+    folders = [
+        folder for folder in (data_dir / "data").glob(f"{topic}-*") if folder.name.removeprefix(f"{topic}-").isdigit()
+    ]
+    return sum(segment.stat().st_size for folder in folders for segment in folder.glob("*.log"))
+
+
+def _escaped(path: Path) -> str:
+    """A path as a value in a Java properties file."""
+    return str(path).replace("\\", "\\\\")

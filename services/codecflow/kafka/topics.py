@@ -1,0 +1,119 @@
+"""The six topics of the wire: their names, what is kept of them, how to make them and how to check them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
+    AdminClient,
+    ConfigResource,
+    NewTopic,
+)
+
+from .clients import require_broker
+from .failures import TopicsError, client_error
+from .settings import KafkaSettings
+
+DEFAULT_PARTITIONS = 8
+LARGEST_PICTURE_BYTES = 8 << 20
+"""`max.message.bytes` of codecflow.packets: a keyframe of a 4K camera at high quality has 1 to 3 MB."""
+
+_HOUR_MS = 3_600_000
+_REQUEST_S = 30.0
+
+# Pictures are of use until their windows are answered, and for looking back a little; a segment is the grain of deletion.
+_PICTURES = {
+    "cleanup.policy": "delete",
+    "retention.ms": str(6 * _HOUR_MS),
+    "retention.bytes": str(16 << 30),
+    "segment.bytes": str(128 << 20),
+}
+_NEWEST = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20), "min.cleanable.dirty.ratio": "0.1"}
+_WEEK = {"cleanup.policy": "delete", "retention.ms": str(7 * 24 * _HOUR_MS)}
+
+CONFIGS: Mapping[str, Mapping[str, str]] = {
+    "packets": {**_PICTURES, "max.message.bytes": str(LARGEST_PICTURE_BYTES)},
+    "metadata": _PICTURES,
+    "results": _WEEK,
+    "streams": _NEWEST,
+    "state": _NEWEST,
+    "dead-letter": _WEEK,
+}
+"""Topic configurations by name without prefix. What is not said is the broker's default."""
+
+CO_PARTITIONED = ("packets", "metadata", "state")
+"""One worker owns the same partition of all three, so their partition counts are equal."""
+
+
+def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS, replication: int = 1) -> list[str]:
+    """Create those of the six topics that are missing; their names. Raises KafkaError."""
+    client = require_broker(settings)
+    found = client.list_topics(timeout=_REQUEST_S).topics
+    missing = [name for name in CONFIGS if f"{settings.topic_prefix}.{name}" not in found]
+    # A record then survives the loss of a broker, and the loss of one does not stop the others.
+    safety = {"min.insync.replicas": "2"} if replication >= 3 else {}
+    asked = [
+        NewTopic(f"{settings.topic_prefix}.{name}", partitions, replication, config={**CONFIGS[name], **safety})
+        for name in missing
+    ]
+    created = []
+    for topic, done in (client.create_topics(asked) if asked else {}).items():
+        try:
+            _result(done)
+        except KafkaException as error:
+            reason = client_error(error)
+            if reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker: as well
+                raise TopicsError(f"topic {topic}: cannot be created: {reason.str()}") from error
+        else:
+            created.append(topic)
+    return created
+
+
+def check_topics(settings: KafkaSettings) -> int:
+    """The partition count of packets, metadata and state, once all six topics are as they must be.
+
+    Raises BrokerUnreachableError, or TopicsError with every fault in one line.
+    """
+    client = require_broker(settings)
+    found = client.list_topics(timeout=_REQUEST_S).topics
+    names = {name: f"{settings.topic_prefix}.{name}" for name in CONFIGS}
+    missing = [topic for topic in names.values() if topic not in found]
+    if missing:
+        raise TopicsError(
+            f"missing topic{'s' if len(missing) > 1 else ''} {', '.join(missing)} at {settings.bootstrap_servers}: "
+            f"run: codecflow topics create"
+        )
+    counts = {name: len(found[names[name]].partitions) for name in CO_PARTITIONED}
+    faults = []
+    if len(set(counts.values())) > 1:
+        each = ", ".join(f"{names[name]} has {count}" for name, count in counts.items())
+        faults.append(f"partition counts must be equal: {each}")
+    for name, policy in _cleanup_policies(client, names).items():
+        if policy != CONFIGS[name]["cleanup.policy"]:
+            faults.append(f"{names[name]}: cleanup.policy must be {CONFIGS[name]['cleanup.policy']}, not {policy}")
+    if faults:
+        raise TopicsError(f"topics at {settings.bootstrap_servers}: {'; '.join(faults)}")
+    return counts["packets"]
+
+
+def _cleanup_policies(client: AdminClient, names: Mapping[str, str]) -> dict[str, str]:
+    """By name without prefix; without those that this user may not ask for."""
+    by_topic = {topic: name for name, topic in names.items()}
+    policies = {}
+    for resource, done in client.describe_configs([ConfigResource("topic", topic) for topic in by_topic]).items():
+        try:
+            entries = _result(done)
+        except KafkaException as error:
+            if client_error(error).code() == ClientError.TOPIC_AUTHORIZATION_FAILED:
+                continue
+            raise TopicsError(f"topic {resource.name}: cannot be described: {client_error(error).str()}") from error
+        policies[by_topic[resource.name]] = str(entries["cleanup.policy"].value)
+    return policies
+
+
+def _result(done: Future[Any]) -> Any:
+    return done.result(timeout=_REQUEST_S)

@@ -1,0 +1,49 @@
+"""Stopping a service in good order: the first Ctrl-C or SIGTERM asks it to finish, the second ends it at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class GracefulStop:
+    """Context within which SIGINT and SIGTERM set a flag. To be entered in the main thread.
+
+    The loop asks `requested` between two pieces of work, or sleeps with `wait`. A second signal ends the process at once
+    with the status of a process killed by that signal (128 + number): whatever was under way is lost as in a crash.
+    """
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._former: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> GracefulStop:
+        self._former = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def request(self) -> None:
+        """Ask for the stop from within the program; may be called from any thread."""
+        self._event.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until the stop is requested, at most `timeout_s` seconds. True when it is."""
+        return self._event.wait(timeout_s)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        if self._event.is_set():
+            os._exit(128 + number)
+        self._event.set()

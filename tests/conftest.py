@@ -1,0 +1,38 @@
+"""What all tests share: one real Kafka, and fresh topics for each test that asks for them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from codecflow.kafka.local import LocalKafka
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import create_topics
+
+PARTITIONS = 3
+
+
+@pytest.fixture(scope="session")
+def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[LocalKafka]:
+    """A real broker, shared by all xdist workers: started by the first to ask, ended with the last, however that ends."""
+    shared = tmp_path_factory.getbasetemp()
+    if worker_id != "master":  # each xdist worker has its own folder in the run's
+        shared = shared.parent
+    with LocalKafka(shared / "kafka") as broker:
+        yield broker
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """A prefix that no other test uses."""
+    return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def kafka_settings(kafka: LocalKafka, topic_prefix: str) -> KafkaSettings:
+    """Settings for the shared broker with the six topics of `topic_prefix`, three partitions each."""
+    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
+    create_topics(settings, partitions=PARTITIONS)
+    return settings
