@@ -44,7 +44,7 @@ def next_picture(rng: np.random.Generator, picture: Picture) -> Picture:
 
 
 @settings(max_examples=150, deadline=None)
-@given(grids(), st.integers(0, 2**32), st.sampled_from([0.0, 1.5, 4.0, 20.0]), st.sampled_from([3.0, 8.0, 255.0]))
+@given(grids(), st.integers(0, 2**32), st.sampled_from([0.0, 1.5, 4.0, 20.0, 60.0]), st.sampled_from([3.0, 8.0, 255.0]))
 def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
     grid: TokenGrid, seed: int, threshold: float, detail_threshold: float
 ) -> None:
@@ -126,16 +126,36 @@ def test_a_small_thing_in_a_token_is_kept_though_the_mean_hides_it() -> None:
         assert bool(state.step(1, None, lambda: spot).keep[0]) is kept
 
 
-def test_slow_drift_is_kept_as_soon_as_it_adds_up() -> None:
+@pytest.mark.parametrize(("threshold", "detail_threshold"), [(4.0, 255.0), (255.0, 4.0)])
+def test_slow_drift_is_kept_as_soon_as_it_adds_up(threshold: float, detail_threshold: float) -> None:
     """Every step is below the threshold: comparing with the frame before would never keep it."""
     grid = TokenGrid.regular(2, 2, 64, 64)
-    state = KeepState(grid, KeepConfig(period_s=Fraction(100)))
+    state = KeepState(grid, KeepConfig(threshold=threshold, detail_threshold=detail_threshold, period_s=Fraction(100)))
     kept = []
     for slot in range(12):
         picture = np.full((64, 64), 100 + slot, np.uint8)
         signal = Signal(slot, Fraction(1, 2), np.full((4, 4), 8, np.uint8), None, None)
         kept.append(bool(state.step(slot, signal, lambda picture=picture: picture).keep.all()))
     assert [slot for slot, all_kept in enumerate(kept) if all_kept] == [0, 5, 10]
+
+
+def test_a_block_cut_by_the_pictures_edge_counts_the_samples_that_it_has() -> None:
+    """One column of samples in the last block: a change of 4 grey levels there is just within, not 16 times over."""
+    grid = TokenGrid(1, 1, 17, 16, np.array([[16, 0, 17, 16]], np.int32))
+    state = KeepState(grid, KeepConfig(detail_threshold=255.0))
+    picture = np.full((16, 17), 100, np.uint8)
+    state.step(0, None, lambda: picture)
+    assert state.step(
+        1, Signal(1, Fraction(1, 2), np.full((1, 2), 32, np.uint8), None, None), lambda: picture
+    ).certified.all()
+
+
+def test_no_bound_is_no_number() -> None:
+    """255 eighths would be 32 grey levels; the block changed by 200."""
+    state = KeepState(TokenGrid.regular(1, 1, 16, 16), KeepConfig(threshold=60.0, detail_threshold=255.0))
+    state.step(0, None, lambda: np.zeros((16, 16), np.uint8))
+    no_bound = Signal(1, Fraction(1, 2), np.full((1, 1), NO_BOUND, np.uint8), None, None)
+    assert state.step(1, no_bound, lambda: np.full((16, 16), 200, np.uint8)).keep.all()
 
 
 def test_a_signal_of_another_picture_size_is_refused() -> None:
