@@ -20,9 +20,16 @@ class ConfigError(CodecFlowError):
 
 
 class SourceError(CodecFlowError):
-    """A camera or file that cannot be read, or not any further."""
+    """A camera or file that cannot be read, or not any further.
+
+    `code` is a word to count by: missing, codec, auth, tls, timeout or gone.
+    """
 
     exit_code = 3
+
+    def __init__(self, message: str, code: str = "gone") -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class KafkaError(CodecFlowError):

@@ -1,0 +1,68 @@
+"""The worker's side: published pictures back to frames, in the order in which they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+from av.video.frame import VideoFrame
+
+from codecflow.messages import CodedPicture
+
+from .pictures import DecodedPicture, PictureDecoder, luma
+
+
+@dataclass(frozen=True, slots=True)
+class ShownPicture:
+    """One shown picture of an epoch. Its samples are converted only when they are asked for."""
+
+    seq: int
+    pts: int
+    picture: CodedPicture
+    frame: VideoFrame
+
+    @property
+    def width(self) -> int:
+        return int(self.frame.width)
+
+    @property
+    def height(self) -> int:
+        return int(self.frame.height)
+
+    def luma(self) -> npt.NDArray[np.uint8]:
+        """(height, width) uint8, read-only; bit for bit what the producer's signal was computed from."""
+        return luma(self.frame)
+
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """(height, width, 3) uint8."""
+        return cast(npt.NDArray[np.uint8], self.frame.to_ndarray(format="rgb24"))
+
+
+class Decoder:
+    """Decodes the coded pictures of one stream's epoch, given in decode order from a keyframe on.
+
+    Never fails on what a picture holds: `lost` counts pictures that could not be used, as PictureDecoder's.
+    A further epoch needs a Decoder of its own.
+    """
+
+    def __init__(self) -> None:
+        self._pictures = PictureDecoder()
+
+    @property
+    def lost(self) -> int:
+        """Pictures before the first keyframe, and corrupt ones with what followed them up to the next keyframe."""
+        return self._pictures.lost
+
+    def push(self, picture: CodedPicture) -> list[ShownPicture]:
+        """Pictures that are now ready to be shown, in presentation order. Raises SourceError for an unknown codec."""
+        return self._shown(self._pictures.push(picture))
+
+    def flush(self) -> list[ShownPicture]:
+        """The pictures still held back, at the end of the epoch. Decoding may go on at a keyframe."""
+        return self._shown(self._pictures.flush())
+
+    def _shown(self, decoded: list[DecodedPicture]) -> list[ShownPicture]:
+        self._pictures.take_lost()
+        return [ShownPicture(d.picture.seq, d.picture.pts, d.picture, d.frame) for d in decoded if d.shown]

@@ -1,0 +1,157 @@
+"""What the codec saw change, from coded pictures alone: one metadata document a picture, grids on signal pictures."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+from av.video.frame import PictureType
+
+from codecflow.errors import ConfigError
+from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, Signal
+
+from .blocks import Luma, block_change, grid_shape
+from .pictures import DecodedPicture, PictureDecoder, luma
+from .vectors import VECTOR_CODECS, VectorGrid
+
+MAX_DELAY = 34
+"""Pictures after which one that gave no frame never will: 16 frames of reordering (H.264 A.4.2, HEVC A.4.2), as fields."""
+
+DEFAULT_INTERVAL = Fraction(1, 2)
+"""Seconds of presentation time between signal pictures."""
+
+
+class SignalExtractor:
+    """The metadata of one epoch's pictures.
+
+    Push the coded pictures in decode order. Each of them comes back once, in decode order, as soon as the decoder has shown
+    it; a few pictures late where the codec reorders. Pictures that turn out to be corrupt do not come back: their seq
+    is in `take_lost()`, and with them all that may refer to them, up to the next keyframe.
+
+    Signal pictures carry motion and intra accumulated over every picture shown since the signal picture before, and the
+    change of each block against that signal picture itself (DESIGN.md section 3).
+    """
+
+    def __init__(self, interval: Fraction = DEFAULT_INTERVAL) -> None:
+        self.width, self.height = 0, 0
+        self._interval = interval
+        self._decoder = PictureDecoder(vectors=True)
+        self._pending: dict[int, tuple[CodedPicture, str | None, Signal | None]] = {}
+        self._start_pts: int | None = None
+        self._tick = -1
+        self._before: Luma | None = None
+        self._vectors: VectorGrid | None = None
+        self._newly_lost: list[int] = []
+
+    def push(self, picture: CodedPicture) -> list[PictureMetadata]:
+        """Metadata of pictures now complete, in decode order."""
+        self._pending[picture.seq] = (picture, None, None)
+        self._take(self._decoder.push(picture))
+        return self._complete(picture.seq - MAX_DELAY)
+
+    def flush(self) -> list[PictureMetadata]:
+        """Metadata of the pictures still held back, at the end of the epoch."""
+        self._take(self._decoder.flush())
+        if self._start_pts is None and self._pending:
+            self._start_pts = min(picture.pts for picture, _, _ in self._pending.values())
+        return self._complete(max(self._pending, default=0))
+
+    def take_lost(self) -> list[int]:
+        """The seq of pictures found to be corrupt, or to follow one, since the last call."""
+        lost, self._newly_lost = self._newly_lost, []
+        return lost
+
+    def _take(self, decoded: list[DecodedPicture]) -> None:
+        for one in decoded:
+            if one.picture.seq not in self._pending:
+                continue
+            signal = self._show(one) if one.shown else None
+            kind = PictureType(one.frame.pict_type).name[0]
+            self._pending[one.picture.seq] = (one.picture, kind if kind in "IPB" else "P", signal)
+        for seq in self._decoder.take_lost():
+            if self._pending.pop(seq, None) is not None:
+                self._newly_lost.append(seq)
+
+    def _show(self, shown: DecodedPicture) -> Signal | None:
+        """Takes in one shown picture; its signal when it is a signal picture."""
+        picture, frame = shown.picture, shown.frame
+        shape = grid_shape(frame.height, frame.width)
+        if (self.width, self.height) != (frame.width, frame.height):
+            self.width, self.height = frame.width, frame.height
+            self._before, self._vectors = None, None
+        if self._vectors is None and picture.codec in VECTOR_CODECS:
+            self._vectors = VectorGrid(*shape)
+        if self._vectors is not None:
+            self._vectors.add(frame)
+        if self._start_pts is None:
+            self._start_pts = picture.pts
+        tick = int((picture.pts - self._start_pts) * picture.time_base // self._interval)
+        if tick <= self._tick:
+            return None
+        now = luma(frame)
+        signal = Signal(
+            tick=tick,
+            interval=self._interval,
+            change=np.full(shape, NO_BOUND, np.uint8) if self._before is None else block_change(now, self._before),
+            motion=None if self._vectors is None else self._vectors.motion(),
+            intra=None if self._vectors is None else self._vectors.intra(),
+        )
+        self._tick, self._before, self._vectors = tick, now, None
+        return signal
+
+    def _complete(self, overdue: int) -> list[PictureMetadata]:
+        """Takes complete pictures from the head of the queue; up to seq `overdue`, also those without a frame."""
+        ready: list[PictureMetadata] = []
+        if self._start_pts is None:
+            return ready
+        for seq, (picture, kind, signal) in list(self._pending.items()):
+            if kind is None and seq > overdue:
+                break
+            del self._pending[seq]
+            ready.append(
+                PictureMetadata(
+                    stream=picture.stream,
+                    epoch=picture.epoch,
+                    seq=seq,
+                    pts=picture.pts,
+                    start_pts=self._start_pts,
+                    time_base=picture.time_base,
+                    codec=picture.codec,
+                    picture_type=kind or "?",
+                    size=len(picture.data),
+                    signal=signal,
+                )
+            )
+        return ready
+
+
+def merge_signals(first: Signal, second: Signal) -> Signal:
+    """The signal of two intervals in a row, as the second picture's.
+
+    Bounds of change add up (triangle inequality), saturating at NO_BOUND; a change of size, or a tick between the two that
+    has no signal, leaves no bound.
+    """
+    if first.change.shape != second.change.shape or second.tick != first.tick + 1 or first.interval != second.interval:
+        return Signal(second.tick, second.interval, np.full_like(second.change, NO_BOUND), second.motion, second.intra)
+    change = np.minimum(first.change.astype(np.uint16) + second.change, NO_BOUND).astype(np.uint8)
+    both = first.motion is not None and second.motion is not None
+    both_intra = first.intra is not None and second.intra is not None
+    return Signal(
+        tick=second.tick,
+        interval=second.interval,
+        change=change,
+        motion=np.maximum(first.motion, second.motion) if both else None,  # type: ignore[arg-type]
+        intra=first.intra | second.intra if both_intra else None,  # type: ignore[operator]
+    )
+
+
+def ticks_per_sample(frames_per_second: Fraction, interval: Fraction, stream: str) -> int:
+    """Signal ticks from one sampled frame to the next. Raises ConfigError when the stream's signal cannot serve the rate."""
+    ticks = 1 / (frames_per_second * interval)
+    if ticks.denominator != 1:
+        raise ConfigError(
+            f"stream {stream}: its signal comes every {float(interval):g} s and cannot serve {float(frames_per_second):g} "
+            f"frames/s; use a rate whose period is a whole multiple, such as {float(1 / interval):g}, "
+            "or another --signal-interval at the producer"
+        )
+    return int(ticks)
