@@ -1,0 +1,42 @@
+"""Records on their way out, and what a failed one means."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from confluent_kafka import KafkaError as ClientError
+
+from codecflow.errors import KafkaError
+
+from .failures import BrokersGoneError, DeliveryError, RecordTooLargeError
+from .settings import KafkaSettings
+
+Headers = list[tuple[str, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record to be sent. `what` names it in errors, as in "stream gate-3, picture 41"."""
+
+    topic: str
+    key: bytes
+    value: bytes | None
+    what: str
+    headers: Headers | None = None
+
+
+def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings) -> KafkaError:
+    """The error to raise for a record that librdkafka or a broker refused."""
+    size = len(record.value or b"")
+    match error.code():
+        case ClientError.MSG_SIZE_TOO_LARGE | ClientError.RECORD_LIST_TOO_LARGE | ClientError.INVALID_MSG_SIZE:
+            return RecordTooLargeError(
+                f"{record.what}: {size} bytes are more than topic {record.topic} allows; raise max.message.bytes of that "
+                f"topic (and message.max.bytes here with -X, beyond 100 MB), or lower the bit rate"
+            )
+        case ClientError._MSG_TIMED_OUT:
+            return BrokersGoneError(
+                f"Kafka at {settings.bootstrap_servers}: {record.what} was not acknowledged within "
+                f"{settings.gone_after_s:g} s; giving up"
+            )
+    return DeliveryError(f"{record.what}: topic {record.topic} did not take it: {settings.scrub(error.str())}")

@@ -1,0 +1,118 @@
+"""Reading a topic from its beginning to its end, and then on: descriptions, state and results, outside consumer groups."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+
+from confluent_kafka import IsolationLevel, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
+    OffsetSpec,
+)
+from confluent_kafka.cimpl import OFFSET_BEGINNING, OFFSET_END
+
+from codecflow.errors import KafkaError
+
+from .clients import BrokerWatch, consumer, require_broker
+from .failures import TopicsError, client_error
+from .settings import KafkaSettings
+
+_BATCH = 500
+_REQUEST_S = 30.0
+
+
+class TopicTail:
+    """Committed records of `topic` (all partitions, or those given), oldest first, or only new ones with `from_end`.
+
+    Opening it raises BrokerUnreachableError or TopicsError.
+    """
+
+    def __init__(
+        self, settings: KafkaSettings, topic: str, partitions: Sequence[int] | None = None, *, from_end: bool = False
+    ) -> None:
+        self._settings = settings
+        self._topic = topic
+        self._watch = BrokerWatch(settings)
+        self._admin = require_broker(settings)
+        self._partitions = list(partitions) if partitions is not None else self._all_partitions()
+        self._positions = dict.fromkeys(self._partitions, 0)
+        self._consumer = consumer(
+            settings, f"{settings.topic_prefix}.tail", self._watch, **{"enable.partition.eof": True}
+        )
+        begin = OFFSET_END if from_end else OFFSET_BEGINNING
+        self._consumer.assign([TopicPartition(topic, partition, begin) for partition in self._partitions])
+
+    def __enter__(self) -> TopicTail:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def catch_up(self, within_s: float = 60.0) -> list[Message]:
+        """Every committed record not yet given up to the ends that the partitions have now.
+
+        The ends include transactions still open, and are waited for: what a dead worker left is aborted by the broker after
+        its time-out, what is being committed is in the answer. Raises KafkaError when `within_s` seconds are not enough.
+        """
+        ends = self._ends()
+        deadline = time.monotonic() + within_s
+        found: list[Message] = []
+        while any(self._positions[partition] < end for partition, end in ends.items()):
+            found += self.poll(0.2)
+            if time.monotonic() > deadline:
+                raise KafkaError(f"topic {self._topic}: not read to its end within {within_s:g} s")
+        return found
+
+    def poll(self, timeout_s: float = 0.0) -> list[Message]:
+        """New records, as soon as there is one; `timeout_s` is the longest wait. Raises KafkaError, BrokersGoneError."""
+        self._watch.check(self._consumer)
+        first = self._consumer.poll(timeout_s)
+        if first is None:
+            return []
+        found = []
+        for message in (first, *self._consumer.consume(_BATCH, 0)):
+            error = message.error()
+            partition, offset = message.partition(), message.offset()
+            if error is None and partition is not None and offset is not None:
+                self._positions[partition] = offset + 1
+                found.append(message)
+            elif error is not None and error.code() == ClientError._PARTITION_EOF:
+                # Beyond what was given: transaction markers and aborted records take offsets too.
+                self._positions[partition or 0] = offset or 0
+            elif error is not None and not error.retriable():
+                raise self._error(error)
+        return found
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _all_partitions(self) -> list[int]:
+        try:
+            found = self._admin.list_topics(self._topic, timeout=self._settings.reach_within_s).topics[self._topic]
+        except KafkaException as error:
+            raise self._error(client_error(error)) from error
+        if found.error is not None:
+            raise self._error(found.error)
+        return sorted(found.partitions)
+
+    def _ends(self) -> dict[int, int]:
+        asked = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in self._partitions}  # type: ignore[no-untyped-call]
+        answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED)
+        try:
+            return {key.partition: answer.result(_REQUEST_S).offset for key, answer in answers.items()}
+        except KafkaException as error:
+            raise self._error(client_error(error)) from error
+
+    def _error(self, error: ClientError) -> KafkaError:
+        if error.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
+            return TopicsError(f"topic {self._topic} is missing: run: codecflow topics create")
+        return KafkaError(f"topic {self._topic}: {self._settings.scrub(error.str())}")
+
+
+def newest_by_key(records: Iterable[Message]) -> dict[bytes, bytes | None]:
+    """What compaction would leave: the last value of each key; None where it was deleted."""
+    return {key: record.value() for record in records if (key := record.key()) is not None}
