@@ -33,11 +33,12 @@ demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, a
 test: $(READY)  ## all tests, with coverage of services/ (at least 85 %); ARGS="tests/keep -x" for some
 	$(BIN)/pytest $(if $(ARGS),$(ARGS),-n 2 --cov --cov-report=term:skip-covered --cov-fail-under=85)
 
-check: $(READY) schemas  ## lint, format, types, layers, schemas: what CI checks before the tests
+check: $(READY)  ## lint, format, types, layers, schemas: what CI checks before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory schemas
 
 schemas: $(READY)  ## check schemas/ and docker-compose.yml against the specifications' own schemas
 	$(BIN)/check-jsonschema --check-metaschema schemas/*.schema.json
@@ -52,11 +53,13 @@ bench: $(READY)  ## the benchmarks that need no GPU, on the bundled clip
 	$(BIN)/codecflow bench policies tests/data/intel_one-by-one-person-detection.mp4
 	$(BIN)/codecflow bench producer tests/data/intel_one-by-one-person-detection.mp4
 
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
-	$(BIN)/uv pip compile -q pyproject.toml --extra dev --extra local --extra plots $(LOCK) -o requirements/dev.txt
-	$(BIN)/uv pip compile -q pyproject.toml $(LOCK) -o requirements/run.txt
-	echo uv | $(BIN)/uv pip compile -q - $(LOCK) -o requirements/uv.txt
-LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade
+	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots -o requirements/dev.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/run-cpu.txt \
+		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')
+	echo uv | $(LOCK) --upgrade - -o requirements/uv.txt
 
 clean:  ## remove the environment and every cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* build dist services/*.egg-info

@@ -14,6 +14,8 @@ from codecflow.errors import CodecFlowError
 COMMAND_MODULES = (
     "kafka",
     "topics",
+    "ask",
+    "results",
 )
 
 

@@ -1,0 +1,71 @@
+"""`codecflow ask`: what every window of a stream is asked."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from codecflow.errors import ConfigError
+
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("ask")(ask)
+
+
+def ask(
+    stream: Annotated[str, typer.Argument(help="Stream id; the stream need not exist yet.")],
+    question: Annotated[str | None, typer.Argument(help="What to ask, in words.")] = None,
+    yes_no: Annotated[bool, typer.Option("--yes-no", help="Answer yes or no, with the probability of yes.")] = False,
+    choice: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Answer with one of these, with the probability of each.")
+    ] = None,
+    question_id: Annotated[
+        str | None,
+        typer.Option("--id", help="Name of the question; one of the same name is replaced. Its words by default."),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer in free words.")] = 32,
+    show: Annotated[bool, typer.Option("--list", help="Only say what is asked now.")] = False,
+    remove: Annotated[str | None, typer.Option(metavar="ID", help="No longer ask this question.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Ask nothing any more.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Ask a question of every window of STREAM from its next one on, without a restart; print what is asked now."""
+    from codecflow import subscriber
+    from codecflow.messages import Question
+    from codecflow.subscriber.questions import question_id as id_of
+
+    if sum([question is not None, show, remove is not None, clear]) != 1:
+        raise ConfigError('ask: give one of "question", --list, --remove ID or --clear')
+    if yes_no and choice is not None:
+        raise ConfigError("ask: --yes-no and --choice exclude each other")
+    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    if question is not None:
+        labels = tuple(label.strip() for label in choice.split(",")) if choice is not None else ()
+        asked = subscriber.ask(
+            settings,
+            stream,
+            Question(
+                id=question_id or id_of(question),
+                prompt=question,
+                type="yes-no" if yes_no else "choice" if choice is not None else "text",
+                labels=labels,
+                max_tokens=max_tokens,
+            ),
+        )
+    elif remove is not None:
+        asked = subscriber.remove(settings, stream, remove)
+    elif clear:
+        asked = subscriber.clear(settings, stream)
+    else:
+        asked = subscriber.asked(settings, stream)
+    if not asked.questions:
+        typer.echo(f"{stream}: nothing is asked")
+    for one in asked.questions:
+        kind = f"choice: {', '.join(one.labels)}" if one.type == "choice" else one.type
+        typer.echo(f"{stream}  {one.id}  [{kind}]  {one.prompt}")
