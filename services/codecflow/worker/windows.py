@@ -1,0 +1,80 @@
+"""Which sampled frames belong to which window: exact arithmetic on the stream's sampling grid, no state.
+
+A slot is one place on that grid, 1/fps seconds wide, counted from the start of the epoch. Window k ends with stride k and
+reaches back `window` seconds, so windows grow until they are full and, when they are shorter than the stride, leave slots
+out that belong to no window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from codecflow.errors import ConfigError
+
+
+def seconds(text: str | float | Fraction, name: str) -> Fraction:
+    """A positive number of seconds (or frames a second), exactly: 8, 0.5 and 1/3 all work. Raises ConfigError."""
+    try:
+        value = text if isinstance(text, Fraction) else Fraction(str(text))
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise ConfigError(f"{name} {text}: use a positive number, such as 8, 0.5 or 1/3")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class WindowPlan:
+    """Windows of `window_slots` sampled frames that move by `stride_slots`, at `fps` frames a second."""
+
+    window_slots: int
+    stride_slots: int
+    fps: Fraction
+
+    @staticmethod
+    def of(
+        window_s: str | float | Fraction, stride_s: str | float | Fraction, fps: str | float | Fraction
+    ) -> WindowPlan:
+        """The plan for a window and a stride in seconds. Raises ConfigError when they are no whole number of frames."""
+        rate = seconds(fps, "fps")
+        slots = []
+        for name, value in (("window", seconds(window_s, "window")), ("stride", seconds(stride_s, "stride"))):
+            if (value * rate).denominator != 1:
+                raise ConfigError(
+                    f"{name} {value} s is no whole number of frames at {rate} frames/s: use a multiple of {1 / rate} s"
+                )
+            slots.append(int(value * rate))
+        return WindowPlan(slots[0], slots[1], rate)
+
+    def first(self, window: int) -> int:
+        """First slot of a window."""
+        return max(0, self.end(window) - self.window_slots)
+
+    def end(self, window: int) -> int:
+        """The slot after a window's last."""
+        return (window + 1) * self.stride_slots
+
+    def newest(self, window: int) -> int:
+        """First slot of a window that no earlier window has."""
+        return max(self.first(window), window * self.stride_slots)
+
+    def expected(self, window: int) -> int:
+        """Frames that a complete window holds."""
+        return self.end(window) - self.first(window)
+
+    def window_of(self, slot: int) -> int:
+        """The window that closes the stride in which `slot` lies."""
+        return slot // self.stride_slots
+
+    def used(self, slot: int) -> bool:
+        """Whether any window holds this slot: always, unless windows are shorter than the stride."""
+        return slot >= self.first(self.window_of(slot))
+
+    def time(self, slot: int) -> Fraction:
+        """Seconds from the start of the epoch to the beginning of a slot."""
+        return slot / self.fps
+
+    def slot_at(self, time: Fraction) -> int:
+        """The slot in which a presentation time lies."""
+        return int(time * self.fps // 1)
