@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError as ClientError
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
     OffsetSpec,
 )
-from confluent_kafka.cimpl import OFFSET_BEGINNING, OFFSET_END
+from confluent_kafka.cimpl import OFFSET_BEGINNING
 
 from codecflow.errors import KafkaError
 
@@ -21,6 +21,7 @@ from .settings import KafkaSettings
 
 _BATCH = 500
 _REQUEST_S = 30.0
+_NO_LEADER_YET = (ClientError.NOT_LEADER_FOR_PARTITION, ClientError.LEADER_NOT_AVAILABLE)
 
 
 class TopicTail:
@@ -41,8 +42,11 @@ class TopicTail:
         self._consumer = consumer(
             settings, f"{settings.topic_prefix}.tail", self._watch, **{"enable.partition.eof": True}
         )
-        begin = OFFSET_END if from_end else OFFSET_BEGINNING
-        self._consumer.assign([TopicPartition(topic, partition, begin) for partition in self._partitions])
+        # Looked up now, not at the first poll, so that nothing committed in between is passed over.
+        begins = (
+            self._ends(IsolationLevel.READ_COMMITTED) if from_end else dict.fromkeys(self._partitions, OFFSET_BEGINNING)
+        )
+        self._consumer.assign([TopicPartition(topic, partition, begin) for partition, begin in begins.items()])
 
     def __enter__(self) -> TopicTail:
         return self
@@ -58,7 +62,7 @@ class TopicTail:
         The ends include transactions still open, and are waited for: what a dead worker left is aborted by the broker after
         its time-out, what is being committed is in the answer. Raises KafkaError when `within_s` seconds are not enough.
         """
-        ends = self._ends()
+        ends = self._ends(IsolationLevel.READ_UNCOMMITTED)
         deadline = time.monotonic() + within_s
         found: list[Message] = []
         while any(self._positions[partition] < end for partition, end in ends.items()):
@@ -99,13 +103,18 @@ class TopicTail:
             raise self._error(found.error)
         return sorted(found.partitions)
 
-    def _ends(self) -> dict[int, int]:
+    def _ends(self, isolation: IsolationLevel) -> dict[int, int]:
         asked = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in self._partitions}  # type: ignore[no-untyped-call]
-        answers = self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_UNCOMMITTED)
-        try:
-            return {key.partition: answer.result(_REQUEST_S).offset for key, answer in answers.items()}
-        except KafkaException as error:
-            raise self._error(client_error(error)) from error
+        deadline = time.monotonic() + _REQUEST_S
+        while True:
+            answers = self._admin.list_offsets(asked, isolation_level=isolation)
+            try:
+                return {key.partition: answer.result(_REQUEST_S).offset for key, answer in answers.items()}
+            except KafkaException as error:
+                # A topic just made, or one that is moving, has no leader for a moment.
+                if client_error(error).code() not in _NO_LEADER_YET or time.monotonic() > deadline:
+                    raise self._error(client_error(error)) from error
+            time.sleep(0.1)
 
     def _error(self, error: ClientError) -> KafkaError:
         if error.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
