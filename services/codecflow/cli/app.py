@@ -14,8 +14,10 @@ from codecflow.errors import CodecFlowError
 COMMAND_MODULES = (
     "kafka",
     "topics",
+    "produce",
     "ask",
     "results",
+    "bench",
 )
 
 

@@ -100,6 +100,19 @@ def check_topics(settings: KafkaSettings) -> int:
     return counts["packets"]
 
 
+def largest_record_bytes(settings: KafkaSettings, topic: str) -> int:
+    """`max.message.bytes` of `topic`; Kafka's own default of 1 MiB where this user may not ask. Raises KafkaError."""
+    client = require_broker(settings)  # held on to: a client that is dropped never answers
+    resource = ConfigResource("topic", topic)
+    try:
+        entries = _result(client.describe_configs([resource])[resource])
+    except KafkaException as error:
+        if client_error(error).code() == ClientError.TOPIC_AUTHORIZATION_FAILED:
+            return 1 << 20
+        raise TopicsError(f"topic {topic}: cannot be described: {client_error(error).str()}") from error
+    return int(entries["max.message.bytes"].value)
+
+
 def _cleanup_policies(client: AdminClient, names: Mapping[str, str]) -> dict[str, str]:
     """By name without prefix; without those that this user may not ask for."""
     by_topic = {topic: name for name, topic in names.items()}

@@ -1,0 +1,103 @@
+"""`codecflow produce`: publish a file or camera as a stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+
+if TYPE_CHECKING:
+    from codecflow.producer.summary import Summary
+
+
+def register(app: typer.Typer) -> None:
+    app.command("produce")(produce)
+
+
+def produce(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A video file, or a camera's address (rtsp://...).")],
+    *,
+    stream: Annotated[str, typer.Option("--stream", metavar="ID", help="The stream that it is published as.")],
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A file as fast as the brokers take it, not in real time.")
+    ] = False,
+    loop: Annotated[bool, typer.Option("--loop", help="Play a file again after its end, until stopped.")] = False,
+    signal_interval: Annotated[
+        str, typer.Option(metavar="SECONDS", help="Presentation time between signal pictures, such as 0.5 or 1/3.")
+    ] = "0.5",
+    timeout: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="A camera that is silent for so long is opened again.")
+    ] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="End with the summary as one JSON line.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Publish a file or camera: every coded picture untouched, and what the codec saw change.
+
+    Ctrl-C or SIGTERM ends the stream in good order; a second one quits.
+    """
+    from fractions import Fraction
+
+    from codecflow.errors import ConfigError
+    from codecflow.lifecycle import GracefulStop
+    from codecflow.producer.run import ProduceOptions
+    from codecflow.producer.run import produce as run
+
+    try:
+        interval = Fraction(signal_interval)
+    except (ValueError, ZeroDivisionError):
+        raise ConfigError(f"signal interval {signal_interval!r}: give seconds, such as 0.5 or 1/3") from None
+    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    options = ProduceOptions(fast=fast, loop=loop, interval=interval, timeout_s=timeout)
+    with GracefulStop() as stop, _Status() as status:
+        summary = run(settings, source, stream, options, stop, status.show, status.notice)
+    typer.echo(summary.line(), err=as_json)
+    if as_json:
+        _print_json(summary)
+
+
+class _Status:
+    """A line that renews itself on a terminal; elsewhere a plain line every ten seconds."""
+
+    EVERY_S = 10.0
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._live = self._console.status("opening the source") if self._console.is_terminal else None
+        self._next = 0.0
+
+    def __enter__(self) -> _Status:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, summary: Summary) -> None:
+        import time
+
+        if self._live:
+            self._live.update(summary.line())
+        elif time.monotonic() >= self._next:
+            if self._next:
+                typer.echo(summary.line(), err=True)
+            self._next = time.monotonic() + self.EVERY_S
+
+    def notice(self, line: str) -> None:
+        typer.echo(f"codecflow: {line}", err=True)
+
+
+def _print_json(summary: Summary) -> None:
+    from dataclasses import asdict
+
+    import orjson
+
+    typer.echo(orjson.dumps(asdict(summary)).decode())

@@ -1,0 +1,167 @@
+"""The producer service: one source, one stream, one loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+from codecflow.codec.signal import DEFAULT_INTERVAL
+from codecflow.codec.source import Source
+from codecflow.errors import ConfigError, SourceError
+from codecflow.kafka.sending import RecordSender
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import check_topics, largest_record_bytes
+from codecflow.lifecycle import GracefulStop
+from codecflow.messages import check_stream_id
+
+from .epoch import EpochPublisher
+from .pacing import Pacer
+from .reconnect import Reconnects
+from .summary import Summary
+from .wire_bytes import WireBytes
+
+PROGRESS_EVERY_S = 0.5
+METADATA_LINGER_MS = 1000
+"""How long metadata waits for company: documents compress against each other. Answers, which come every stride, can wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceOptions:
+    """How a source is published.
+
+    `fast`: as fast as the brokers take it, not in real time (files only; cameras keep their own pace). `loop`: play a file
+    again after its end, in the same epoch. `interval`: seconds of presentation time from one signal picture to the
+    next. `timeout_s`: after how long without data a camera counts as stalled.
+    """
+
+    fast: bool = False
+    loop: bool = False
+    interval: Fraction = DEFAULT_INTERVAL
+    timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.interval <= 60:
+            raise ConfigError(f"signal interval {float(self.interval):g} s: use more than 0 and at most 60 s")
+
+
+def produce(
+    settings: KafkaSettings,
+    url: str,
+    stream: str,
+    options: ProduceOptions | None = None,
+    stop: GracefulStop | None = None,
+    progress: Callable[[Summary], None] = lambda summary: None,
+    notice: Callable[[str], None] = lambda line: None,
+) -> Summary:
+    """Publish a file or camera until it ends or `stop` is set; what was done.
+
+    `progress` is called about twice a second with the figures so far, `notice` with a line for people when a camera is
+    lost and found. Raises ConfigError, SourceError or KafkaError.
+    """
+    check_stream_id(stream)
+    options = options or ProduceOptions()
+    with Source(url, timeout_s=options.timeout_s) as source:
+        return _Run(settings, url, stream, options, stop or GracefulStop(), progress, notice).run(source)
+
+
+class _Run:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        url: str,
+        stream: str,
+        options: ProduceOptions,
+        stop: GracefulStop,
+        progress: Callable[[Summary], None],
+        notice: Callable[[str], None],
+    ) -> None:
+        self._settings, self._url, self._stream, self._options = settings, url, stream, options
+        self._stop, self._progress, self._notice = stop, progress, notice
+        self._next_progress = 0.0
+
+    def run(self, source: Source) -> Summary:
+        self._summary = Summary(self._stream, source.name, source.codec)
+        check_topics(self._settings)
+        self._largest = largest_record_bytes(self._settings, self._settings.topics.packets)
+        self._sent = WireBytes()
+        # Coded video does not get smaller; a batch must pass the broker's limit as a whole.
+        plain = {"compression.type": "none", "batch.size": min(1_000_000, self._largest)}
+        dense = {"compression.type": "zstd", "compression.level": 12, "linger.ms": METADATA_LINGER_MS}
+        with (
+            RecordSender(self._settings, **plain) as packets,
+            RecordSender(self._settings, **dense, **self._sent.properties()) as metadata,
+        ):
+            self._senders = (packets, metadata)
+            self._epochs(source)
+            self._sent.settle(metadata)
+        self._summary.metadata_sent_bytes = self._sent.total
+        self._progress(self._summary)
+        return self._summary
+
+    def _epochs(self, source: Source) -> None:
+        """One epoch after another, a new one each time that a camera was lost and found."""
+        reconnects = Reconnects(self._stop)
+        epoch = 0
+        while True:
+            epoch = max(int(time.time() * 1000), epoch + 1)
+            publisher = EpochPublisher(
+                self._stream,
+                epoch,
+                self._options.interval,
+                self._senders,
+                self._settings.topics,
+                self._largest,
+                self._summary,
+            )
+            try:
+                self._play(source, publisher, epoch)
+                if source.live and not self._stop.requested:
+                    raise SourceError(f"source {source.name}: failed: gone: the camera ended the stream")
+            except SourceError as error:
+                publisher.finish()
+                if not source.live:
+                    raise
+                found = reconnects.again(self._url, self._options.timeout_s, error, self._notice)
+                self._summary.reconnects = reconnects.count
+                if found is None:
+                    return
+                source = found
+            else:
+                publisher.close()
+                return
+
+    def _play(self, source: Source, publisher: EpochPublisher, epoch: int) -> None:
+        """Every picture of the source, of a looped file again and again with times that go on, until its end or `stop`."""
+        pacer = None if self._options.fast or source.live else Pacer(self._stop)
+        shift = 0
+        while True:
+            begin, end = None, 0
+            try:
+                for picture in source.pictures(self._stream, epoch, publisher.next_seq, shift):
+                    if pacer:
+                        pacer.wait(picture)
+                    if self._stop.requested:
+                        return
+                    publisher.push(replace(picture, captured_at_ms=int(time.time() * 1000)))
+                    self._report()
+                    if not picture.discard:
+                        begin = picture.pts if begin is None else min(begin, picture.pts)
+                        end = max(end, picture.pts + picture.duration)
+            finally:
+                source.close()
+                self._summary.dropped.update(source.dropped)
+            if begin is None:
+                raise SourceError(f"source {source.name}: not one picture of its video track could be read", "codec")
+            if not self._options.loop or source.live:
+                return
+            shift += end - begin
+            source = Source(self._url, timeout_s=self._options.timeout_s)
+
+    def _report(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_progress:
+            self._next_progress = now + PROGRESS_EVERY_S
+            self._summary.metadata_sent_bytes = self._sent.total
+            self._progress(self._summary)

@@ -1,0 +1,44 @@
+"""What a producer has done so far, for its status line and its last word."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Summary:
+    """Figures of one run, updated while it goes on.
+
+    `pictures` published, of them `signals` signal pictures; `seconds` of presentation time; `packets_bytes`: coded
+    pictures; `metadata_bytes`: documents as they are; `metadata_sent_bytes`: as they go to the brokers, batched and
+    compressed. `dropped`: pictures that were not published, by reason. `epoch`: of the newest opening. `reconnects`
+    after the first. `ended`: the newest epoch was closed in good order.
+    """
+
+    stream: str
+    source: str
+    codec: str = ""
+    epoch: int = 0
+    pictures: int = 0
+    signals: int = 0
+    seconds: float = 0.0
+    packets_bytes: int = 0
+    metadata_bytes: int = 0
+    metadata_sent_bytes: int = 0
+    reconnects: int = 0
+    ended: bool = False
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def line(self) -> str:
+        """One line for people."""
+        share = 100 * self.metadata_sent_bytes / self.packets_bytes if self.packets_bytes else 0.0
+        text = (
+            f"stream {self.stream}: {self.pictures} pictures, {self.seconds:.1f} s, packets {self.packets_bytes} bytes, "
+            f"metadata {self.metadata_sent_bytes} bytes ({share:.1f} %)"
+        )
+        if self.dropped:
+            text += ", dropped " + ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+        if self.reconnects:
+            text += f", {self.reconnects} reconnects"
+        return text
