@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_pictures import Picture, largest_part_difference, mean_difference, overlapping_grid, signal_between
 
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import MessageError
 from codecflow.keep import KeepConfig, KeepState
 from codecflow.messages import NO_BOUND, Signal
+from tests.keep.random_pictures import (
+    Picture,
+    largest_part_difference,
+    mean_difference,
+    overlapping_grid,
+    signal_between,
+)
 
 
 @st.composite

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_pictures import Picture, signal_between
 
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ConfigError
 from codecflow.keep import COVERAGE_KINDS, POLICY_NAMES, KeepConfig, KeepState, parse_coverage
 from codecflow.messages import Signal
+from tests.keep.random_pictures import Picture, signal_between
 
 Frame = tuple[int, Signal | None, Picture]
 

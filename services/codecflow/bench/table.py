@@ -1,0 +1,49 @@
+"""How every benchmark ends: a table for people, then one JSON line for machines, both on standard output."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import orjson
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+PIPED_WIDTH = 140
+"""Columns of the table where standard output is no terminal."""
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
+    """A table of `columns`: the first holds names, the others figures, already rounded or worded by the caller."""
+    table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = PIPED_WIDTH
+    console.print(table)
+
+
+def print_json(figures: Mapping[str, object]) -> None:
+    """`figures` on one line of their own: the last thing that a benchmark prints."""
+    sys.stdout.flush()
+    sys.stdout.write(orjson.dumps(figures, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode() + "\n")
+    sys.stdout.flush()
+
+
+def progress(unit: str = "s") -> Progress:
+    """A display of how much is done, in `unit`, on standard error, gone when done; none where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:.0f} " + unit + " done,"),
+        TimeElapsedColumn(),
+        TextColumn("so far"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
