@@ -1,6 +1,54 @@
+"""Topics are made right, and topics that are not right are told in one line."""
+
+from __future__ import annotations
+
+import pytest
+from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+
+from codecflow.errors import CodecFlowError
+from codecflow.kafka.clients import admin_client
+from codecflow.kafka.failures import TopicsError
+from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.topics import check_topics
+from codecflow.kafka.topics import CONFIGS, check_topics, create_topics
 
 
-def test_created_topics_pass_the_check(kafka_settings: KafkaSettings) -> None:
-    assert check_topics(kafka_settings) == 3
+def make(settings: KafkaSettings, **partitions: int) -> None:
+    """The six topics with two partitions each and no configuration, but for those named."""
+    counts = {name: partitions.get(name, 2) for name in CONFIGS}
+    asked = [
+        NewTopic(f"{settings.topic_prefix}.{name}", count, 1, config=dict(CONFIGS[name]) if name != "state" else {})
+        for name, count in counts.items()
+    ]
+    client = admin_client(settings)
+    for done in client.create_topics(asked).values():
+        done.result(30)
+
+
+def test_created_topics_pass_the_check_and_are_left_alone_the_next_time(kafka: LocalKafka, topic_prefix: str) -> None:
+    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
+    assert len(create_topics(settings, partitions=2)) == 6
+    assert check_topics(settings) == 2
+    assert create_topics(settings, partitions=5) == []
+    assert check_topics(settings) == 2
+
+
+def test_missing_topics_are_named(kafka: LocalKafka, topic_prefix: str) -> None:
+    with pytest.raises(TopicsError, match=rf"missing topics {topic_prefix}\.packets, .* codecflow topics create"):
+        check_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix))
+
+
+def test_unequal_partition_counts_and_wrong_cleanup_are_told_in_one_line(kafka: LocalKafka, topic_prefix: str) -> None:
+    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
+    make(settings, metadata=3, results=1)
+    with pytest.raises(CodecFlowError) as refused:
+        check_topics(settings)
+    said = str(refused.value)
+    assert f"{topic_prefix}.packets has 2, {topic_prefix}.metadata has 3" in said
+    assert f"{topic_prefix}.state: cleanup.policy must be compact, not delete" in said
+    assert "\n" not in said
+
+
+def test_more_copies_than_brokers_is_told(kafka: LocalKafka, topic_prefix: str) -> None:
+    with pytest.raises(TopicsError, match=rf"{topic_prefix}\.packets: cannot be created: .*[Rr]eplication"):
+        create_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix), replication=3)
