@@ -1,3 +1,20 @@
 """CodecFlow: questions about live video, answered by vision-language models on Apache Kafka."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import ask, publish, subscribe
+
 __version__ = "0.1.0"
+__all__ = ["__version__", "ask", "publish", "subscribe"]
+
+
+def __getattr__(name: str) -> Any:
+    """The functions of codecflow.api, imported when they are first used: `import codecflow` alone costs nothing."""
+    if name in ("ask", "publish", "subscribe"):
+        from . import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

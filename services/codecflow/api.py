@@ -1,0 +1,106 @@
+"""CodecFlow from Python: the same as the commands `produce`, `ask` and `results`, on the same code.
+
+import codecflow
+
+codecflow.ask("gate", "Is a person in view?", yes_no=True)
+codecflow.publish("rtsp://camera/stream", stream="gate")            # until a stop is requested
+for result in codecflow.subscribe("gate"):
+    print(result.start_s, result.answer, result.p_yes)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from codecflow import subscriber
+from codecflow.kafka.settings import DEFAULT_TOPIC_PREFIX, KafkaSettings
+from codecflow.lifecycle import GracefulStop
+from codecflow.messages import StreamDescription
+
+if TYPE_CHECKING:
+    from codecflow.producer.summary import Summary
+
+
+def publish(
+    source: str | Path,
+    *,
+    stream: str,
+    fast: bool = False,
+    loop: bool = False,
+    signal_interval_s: float | Fraction = Fraction(1, 2),
+    timeout_s: float = 10.0,
+    stop: GracefulStop | None = None,
+    progress: Callable[[Summary], None] = lambda summary: None,
+    notice: Callable[[str], None] = lambda line: None,
+    bootstrap_servers: str | None = None,
+    topic_prefix: str | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> Summary:
+    """Publish a video file or a camera's address as `stream` until it ends or a stop is requested; what was done.
+
+    `fast`: a file as fast as the brokers take it, not in real time. `loop`: a file again and again. `signal_interval_s`:
+    seconds of presentation time between two signal pictures. `timeout_s`: a camera that is silent for so many seconds is
+    opened again. `stop`: another thread ends it in good order with `stop.request()`. `progress` is called about twice a second, `notice` with a line for people when a camera is lost and found.
+    Kafka as in `subscribe`. Raises SourceError, KafkaError or ConfigError (codecflow.errors), whose text is one line.
+    """
+    from codecflow.producer.run import ProduceOptions, produce
+
+    options = ProduceOptions(fast=fast, loop=loop, interval=Fraction(signal_interval_s), timeout_s=timeout_s)
+    settings = _settings(bootstrap_servers, topic_prefix, properties)
+    return produce(settings, str(source), stream, options, stop, progress, notice)
+
+
+def subscribe(
+    stream: str | None = None,
+    *,
+    from_beginning: bool = False,
+    timeout_s: float | None = None,
+    bootstrap_servers: str | None = None,
+    topic_prefix: str | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> subscriber.Follower:
+    """An iterator of results (codecflow.messages.Result) of `stream`, or of all streams, each once, as they are committed.
+
+    It begins with what is committed after this call, or with `from_beginning` with all that are still kept, and ends when
+    none has come for `timeout_s` seconds (None: never). A `with` block, or `close()`, lets go of its connection.
+
+    `bootstrap_servers` (host:port,...) is CODECFLOW_BOOTSTRAP_SERVERS of the environment, else localhost:9092;
+    `topic_prefix` CODECFLOW_TOPIC_PREFIX, else codecflow; `properties` are librdkafka's, handed through (SASL, TLS ...).
+    """
+    settings = _settings(bootstrap_servers, topic_prefix, properties)
+    return subscriber.Follower(settings, stream, from_beginning=from_beginning, timeout_s=timeout_s)
+
+
+def ask(
+    stream: str,
+    prompt: str,
+    *,
+    yes_no: bool = False,
+    choices: Sequence[str] = (),
+    question_id: str | None = None,
+    max_tokens: int = 32,
+    bootstrap_servers: str | None = None,
+    topic_prefix: str | None = None,
+    properties: Mapping[str, str] | None = None,
+) -> StreamDescription:
+    """Ask `prompt` of every window of `stream` from its next one on; what is asked of it now.
+
+    Answered yes or no (`yes_no`), with one of `choices`, or else in at most `max_tokens` tokens of free words. A question
+    of the same `question_id` (made of the prompt's words by default) is replaced. Kafka as in `subscribe`.
+    """
+    question = subscriber.question(prompt, yes_no=yes_no, choices=choices, name=question_id, max_tokens=max_tokens)
+    return subscriber.ask(_settings(bootstrap_servers, topic_prefix, properties), stream, question)
+
+
+def _settings(
+    bootstrap_servers: str | None, topic_prefix: str | None, properties: Mapping[str, str] | None
+) -> KafkaSettings:
+    return KafkaSettings.from_options(
+        bootstrap_servers or os.environ.get("CODECFLOW_BOOTSTRAP_SERVERS"),
+        topic_prefix or os.environ.get("CODECFLOW_TOPIC_PREFIX") or DEFAULT_TOPIC_PREFIX,
+        [f"{name}={value}" for name, value in (properties or {}).items()],
+    )

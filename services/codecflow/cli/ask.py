@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
 def ask(
     stream: Annotated[str, typer.Argument(help="Stream id; the stream need not exist yet.")],
     question: Annotated[str | None, typer.Argument(help="What to ask, in words.")] = None,
+    *,
     yes_no: Annotated[bool, typer.Option("--yes-no", help="Answer yes or no, with the probability of yes.")] = False,
     choice: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Answer with one of these, with the probability of each.")
@@ -37,27 +38,14 @@ def ask(
 ) -> None:
     """Ask a question of every window of STREAM from its next one on, without a restart; print what is asked now."""
     from codecflow import subscriber
-    from codecflow.messages import Question
-    from codecflow.subscriber.questions import question_id as id_of
 
     if sum([question is not None, show, remove is not None, clear]) != 1:
         raise ConfigError('ask: give one of "question", --list, --remove ID or --clear')
-    if yes_no and choice is not None:
-        raise ConfigError("ask: --yes-no and --choice exclude each other")
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     if question is not None:
-        labels = tuple(label.strip() for label in choice.split(",")) if choice is not None else ()
-        asked = subscriber.ask(
-            settings,
-            stream,
-            Question(
-                id=question_id or id_of(question),
-                prompt=question,
-                type="yes-no" if yes_no else "choice" if choice is not None else "text",
-                labels=labels,
-                max_tokens=max_tokens,
-            ),
-        )
+        labels = [label.strip() for label in choice.split(",")] if choice is not None else []
+        one = subscriber.question(question, yes_no=yes_no, choices=labels, name=question_id, max_tokens=max_tokens)
+        asked = subscriber.ask(settings, stream, one)
     elif remove is not None:
         asked = subscriber.remove(settings, stream, remove)
     elif clear:
@@ -66,6 +54,6 @@ def ask(
         asked = subscriber.asked(settings, stream)
     if not asked.questions:
         typer.echo(f"{stream}: nothing is asked")
-    for one in asked.questions:
-        kind = f"choice: {', '.join(one.labels)}" if one.type == "choice" else one.type
-        typer.echo(f"{stream}  {one.id}  [{kind}]  {one.prompt}")
+    for each in asked.questions:
+        kind = f"choice: {', '.join(each.labels)}" if each.type == "choice" else each.type
+        typer.echo(f"{stream}  {each.id}  [{kind}]  {each.prompt}")

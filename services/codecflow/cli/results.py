@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
 
 
 def results(
+    *,
     stream: Annotated[str | None, typer.Option(help="Follow this stream only.")] = None,
     json: Annotated[
         bool, typer.Option("--json", help="One JSON document a line (schemas/result.schema.json).")

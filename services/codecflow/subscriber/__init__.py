@@ -1,6 +1,6 @@
 """What asks and listens: a stream's questions written, its answers followed. Both need Kafka only."""
 
-from .questions import ask, asked, clear, remove
+from .questions import ask, asked, clear, question, remove
 from .results import Follower
 
-__all__ = ["Follower", "ask", "asked", "clear", "remove"]
+__all__ = ["Follower", "ask", "asked", "clear", "question", "remove"]

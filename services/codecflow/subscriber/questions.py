@@ -7,7 +7,7 @@ the later one wins, and each is told what is asked now.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from codecflow.errors import ConfigError
 from codecflow.kafka.records import Record
@@ -49,6 +49,21 @@ def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDesc
 def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
     """Ask nothing of `stream` any more."""
     return _change(settings, stream, lambda questions: ())
+
+
+def question(
+    prompt: str, *, yes_no: bool = False, choices: Sequence[str] = (), name: str | None = None, max_tokens: int = 32
+) -> Question:
+    """A question of the type that the arguments make it; named by its words, where no name is given. Raises ConfigError."""
+    if yes_no and choices:
+        raise ConfigError(f"question {prompt!r}: yes-no and a choice exclude each other")
+    return Question(
+        id=question_id(prompt) if name is None else name,
+        prompt=prompt,
+        type="yes-no" if yes_no else "choice" if choices else "text",
+        labels=tuple(choices),
+        max_tokens=max_tokens,
+    )
 
 
 def question_id(prompt: str) -> str:
