@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from codecflow.errors import ModelError
 from codecflow.messages import Flops, Question, Tokens
 
 
@@ -63,3 +64,11 @@ class StreamOutcome:
     flops: Flops
     frames_seen: int
     seconds: dict[str, float] = field(default_factory=dict)
+
+
+class StreamRefusedError(ModelError):
+    """A stream that does not fit beside those already held, or in what its own window may take."""
+
+    def __init__(self, stream: str, reason: str) -> None:
+        super().__init__(reason)
+        self.stream = stream

@@ -1,0 +1,146 @@
+"""Packed attention, registered with transformers as the attention implementation "codecflow".
+
+Every vision and text attention module of transformers asks `ALL_ATTENTION_FUNCTIONS` for the function to call. Ours takes
+what attends to what from a layout, held in a context variable because vision layers pass no keyword arguments through.
+Queries of all frames, or of all streams, lie packed in one row: (1, heads, tokens, head_dim). No mask function is
+registered under this name, so transformers builds no mask either.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # torch < 2.10: frames of unequal length are then attended to one by one on the GPU too
+    varlen_attn = None
+
+NAME = "codecflow"
+
+
+@dataclass(frozen=True, slots=True)
+class FrameLayout:
+    """Vision: each frame's patches attend to one another and to nothing else. `lengths`: patches a frame, in packed order."""
+
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Packed queries [start, stop) attend to slots [kv_start, kv_stop) of one stream's buffers.
+
+    `keys`, `values`: (layers, kv_heads, capacity, head_dim). `mask`: (queries, slots) bool, True where a query sees a slot;
+    None: the queries are the last slots in order, and each sees the slots up to its own.
+    """
+
+    start: int
+    stop: int
+    keys: Tensor
+    values: Tensor
+    kv_start: int
+    kv_stop: int
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLayout:
+    """Text: the segments of all streams; together they cover the packed queries in order."""
+
+    segments: tuple[Segment, ...]
+    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+
+    def mask(self, segment: Segment, device: torch.device) -> Tensor:
+        """(queries, slots) bool, built once for all layers."""
+        if segment.mask is not None:
+            return segment.mask
+        queries, slots = segment.stop - segment.start, segment.kv_stop - segment.kv_start
+        if (queries, slots) not in self.masks:
+            ones = torch.ones(queries, slots, dtype=torch.bool, device=device)
+            self.masks[queries, slots] = ones.tril(slots - queries)
+        return self.masks[queries, slots]
+
+
+_layout: ContextVar[FrameLayout | StreamLayout] = ContextVar("codecflow_layout")
+
+
+@contextmanager
+def attending(layout: FrameLayout | StreamLayout) -> Iterator[None]:
+    """Calls of a model inside this block attend as `layout` says."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface. `query`: (1, heads, tokens, head_dim); returns (1, tokens, heads, head_dim).
+
+    For text, `key` and `value` were written into the streams' buffers by the cache just before, and are read from there.
+    Raises LookupError outside `attending`: there is no layout to guess.
+    """
+    layout = _layout.get()
+    if isinstance(layout, FrameLayout):
+        output = _within_frames(query, key, value, layout.lengths, scaling)
+    else:
+        layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int on every text attention module
+        parts = [_segment(query, segment, layout, layer, scaling) for segment in layout.segments]
+        output = torch.cat(parts, dim=2)
+    return output.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(NAME, packed_attention)
+
+
+def _within_frames(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
+    if len(set(lengths)) == 1:  # whole frames: an ordinary batch
+        frames = len(lengths)
+        split = [x.unflatten(2, (frames, -1)).squeeze(0).transpose(0, 1) for x in (query, key, value)]
+        return scaled_dot_product_attention(*split, scale=scaling).transpose(0, 1).flatten(1, 2).unsqueeze(0)
+    if varlen_attn is not None and query.is_cuda and query.dtype != torch.float32:
+        ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
+        packed = [x.squeeze(0).transpose(0, 1).contiguous() for x in (query, key, value)]
+        longest = max(lengths)
+        result: Tensor = varlen_attn(*packed, ends, ends, longest, longest, scale=scaling)
+        return result.transpose(0, 1).unsqueeze(0)
+    parts = zip(*(x.split(list(lengths), dim=2) for x in (query, key, value)), strict=True)
+    return torch.cat([scaled_dot_product_attention(q, k, v, scale=scaling) for q, k, v in parts], dim=2)
+
+
+def _segment(query: Tensor, segment: Segment, layout: StreamLayout, layer: int, scaling: float) -> Tensor:
+    q = query[:, :, segment.start : segment.stop]
+    k = segment.keys[layer, None, :, segment.kv_start : segment.kv_stop]
+    v = segment.values[layer, None, :, segment.kv_start : segment.kv_stop]
+    queries, slots = q.shape[2], k.shape[2]
+    causal = segment.mask is None and queries > 1
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and not (causal and q.is_cuda and q.dtype != torch.float32):  # only flash kernels take grouped heads
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        grouped = False
+    if segment.mask is None and queries == 1:
+        return scaled_dot_product_attention(q, k, v, scale=scaling)
+    if causal and queries == slots:
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
+    if causal and q.is_cuda:
+        bias = causal_lower_right(queries, slots)
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=grouped)
+    return scaled_dot_product_attention(q, k, v, attn_mask=layout.mask(segment, q.device), scale=scaling)

@@ -1,0 +1,183 @@
+"""What a model family must say of itself. Everything else (packing, cache, windows, questions) is shared.
+
+A family drives transformers' own modules. It says where a frame's tokens lie in the picture, how kept patches are
+embedded, merged and projected, what text stands around a frame, and how positions run.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from codecflow.codec.footprints import TokenGrid
+from codecflow.errors import ModelError
+from codecflow.vlm.cache import KVShape, PackedCache, cache_keyword
+from codecflow.vlm.pictures import Preprocessing
+from codecflow.vlm.rotation import shift_keys
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """The kept patches of one frame, ready to be embedded.
+
+    `pixels`: (patches, channels, size, size), normalised, in the model's dtype, in the order in which the family merges them.
+    `places`: (patches, 2) int64, row and column in the patch grid of `rows` x `columns`. `kept`: (tokens,) int64, the kept
+    tokens' indices in the frame's token grid, ascending.
+    """
+
+    pixels: Tensor
+    places: Tensor
+    rows: int
+    columns: int
+    kept: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        return self.pixels.numel() * self.pixels.element_size()
+
+
+class Family(ABC):
+    """One loaded checkpoint of one family.
+
+    `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: features a visual token has: 1, and one more for
+    each further layer at which features enter (DeepStack). `video_placeholder`: what the chat template writes for a video.
+    `frame_text_bound`: text tokens that a frame has at most, for sizing buffers.
+    """
+
+    model_type: ClassVar[str]
+    video_placeholder: ClassVar[str]
+    axes: ClassVar[int] = 1
+    frame_text_bound: ClassVar[int] = 24
+    levels: int = 1
+
+    def __init__(self, model: nn.Module, tokenizer: Any, processing: Mapping[str, Any]) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config: Any = model.config
+        self.text_config: Any = self.config.get_text_config()
+        self.text: Any = self.core.language_model
+        self.processing = processing
+        self.preprocess = Preprocessing.of(processing)
+        weight = self.text.embed_tokens.weight
+        self.dtype, self.device = weight.dtype, weight.device
+        self.kv = KVShape.of(self.text_config, self.dtype, self.device)
+        self._keyword = cache_keyword(self.text)
+        self.end_id, self.stop_ids = self._ends()
+        self.chat = lru_cache(maxsize=256)(self._chat)
+
+    @property
+    def core(self) -> Any:
+        """transformers' multimodal model below the head."""
+        return self.model.model
+
+    # --- pictures ---------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def grid(self, width: int, height: int) -> TokenGrid:
+        """The tokens of a frame of this size, and what each looks at in the coded picture. Raises ModelError."""
+
+    @abstractmethod
+    def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
+        """The kept patches of a picture (height, width, 3), preprocessed as the family's own processor does it."""
+
+    @abstractmethod
+    def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
+        """Features of each frame's kept tokens: (tokens, levels, hidden). All frames in one packed forward."""
+
+    @abstractmethod
+    def vision_flops(self, patches: int, tokens: int) -> int:
+        """FLOPs (a multiply-add is two) of `encode` for one frame with this many patches and kept tokens."""
+
+    @abstractmethod
+    def patches_of(self, tokens: int) -> int:
+        """Patches that the ViT computes for a whole frame of `tokens` tokens."""
+
+    # --- text -------------------------------------------------------------------------------------------------------------
+
+    def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
+        """Token ids before and after the visual tokens of the frame in slot `index`: the family's video template."""
+        return [], []
+
+    def frame_positions(self, grid: TokenGrid, kept: Tensor, before: int, after: int) -> tuple[Tensor, int]:
+        """Positions of a frame's tokens relative to its first, (axes, before + kept + after) int64, and how many it takes.
+
+        A kept token's position is the one that it has in the whole frame: what was dropped leaves a gap, so the distance
+        between a cell in one frame and the same cell in the next does not depend on what was kept in between.
+        """
+        head = torch.arange(before)
+        tail = torch.arange(after) + before + grid.tokens
+        return torch.cat([head, kept.cpu() + before, tail])[None], before + grid.tokens + after
+
+    def closing(self) -> Tensor | None:
+        """Features that follow the newest frame, before each question: (tokens, hidden). None: nothing does."""
+        return None
+
+    def _chat(self, question: str) -> tuple[list[int], list[int]]:
+        """Token ids before the video, and after it: question and start of the answer, by the checkpoint's chat template."""
+        content = [{"type": "video"}, {"type": "text", "text": question}]
+        text: str = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        before, _, after = text.partition(self.video_placeholder)
+        return self.ids(before), self.ids(self.after_video(after))
+
+    def after_video(self, text: str) -> str:
+        """The template's text behind the video, without what already ends every frame."""
+        return text
+
+    def ids(self, text: str) -> list[int]:
+        """Token ids of `text` as it stands, nothing added."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _ends(self) -> tuple[int, frozenset[int]]:
+        """The token that ends an answer, and all those that do."""
+        generation = getattr(self.model, "generation_config", None)
+        given = [self.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None), self.text_config.eos_token_id]
+        ids = [i for entry in given for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
+        turn = self.tokenizer.get_vocab().get("<|im_end|>")  # ends a turn in ChatML, which all these families speak
+        ids = ids if turn is None else [turn, *ids]
+        if not ids:
+            raise ModelError("the checkpoint names no token that ends an answer")
+        return ids[0], frozenset(ids)
+
+    @property
+    def position_limit(self) -> int:
+        """The first position that the model was not made for. Rotary tables that depend on length stay as they are below it."""
+        rope = getattr(self.text_config, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            return int(rope["original_max_position_embeddings"])
+        return int(self.text_config.max_position_embeddings)
+
+    # --- language model -----------------------------------------------------------------------------------------------------
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(tokens,) -> (tokens, hidden)."""
+        embedded: Tensor = self.text.embed_tokens(ids)
+        return embedded
+
+    def run_text(self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PackedCache) -> Tensor:
+        """One packed forward of the text model, under `attending`.
+
+        `embeds`: (tokens, hidden), features of visual tokens already in place. `positions`: (axes, tokens). `visual`:
+        (tokens,) bool. `features`: (visual tokens, levels, hidden) in packed order. Returns (tokens, hidden), normalised.
+        """
+        output = self.text(inputs_embeds=embeds[None], position_ids=positions, use_cache=False, **{self._keyword: cache})
+        hidden: Tensor = output.last_hidden_state[0]
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(tokens, hidden) -> (tokens, vocabulary), float32."""
+        scores: Tensor = self.model.lm_head(hidden)  # type: ignore[operator]  # a module, by name
+        return scores.float()
+
+    def shift(self, keys: Tensor, distance: int) -> Tensor:
+        """Keys (..., head_dim) moved by `distance` positions on every axis."""
+        return shift_keys(keys, distance, self.text.rotary_emb.inv_freq)

@@ -1,0 +1,111 @@
+"""InternVL 3 and 3.5 (transformers' internvl): a square picture, 2x2 patches a token, `Frame1: <img>...</img>` a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from codecflow.codec.footprints import TokenGrid
+from codecflow.errors import ModelError
+from codecflow.vlm import flops
+from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.pictures import to_patches
+
+from .base import Family, Patches
+
+
+class InternVL(Family):
+    """A frame is resized to the model's square whatever its shape, as the family's video processor does."""
+
+    model_type = "internvl"
+    video_placeholder = "<video>"
+
+    def __init__(self, model: nn.Module, tokenizer: Any, processing: Mapping[str, Any]) -> None:
+        super().__init__(model, tokenizer, processing)
+        vision = self.config.vision_config
+        size = processing.get("size") or {}
+        self.height = int(size.get("height", vision.image_size[0]))
+        self.width = int(size.get("width", vision.image_size[1]))
+        self.patch = int(vision.patch_size[0])
+        self.merge = round(1 / self.config.downsample_ratio)
+        cell = self.patch * self.merge
+        if self.height % cell or self.width % cell or vision.patch_size[0] != vision.patch_size[1]:
+            raise ModelError(f"model input {self.width}x{self.height}: {cell} pixel tokens do not divide it")
+        self.rows, self.columns = self.height // cell, self.width // cell
+        self._places = self._position_table()
+
+    def grid(self, width: int, height: int) -> TokenGrid:
+        return TokenGrid.regular(self.rows, self.columns, width, height)
+
+    def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
+        kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
+        picture = self.preprocess(pixels, self.height, self.width, self.device)
+        step = torch.arange(self.merge, device=self.device)
+        rows = (kept // self.columns * self.merge)[:, None, None] + step[:, None]
+        columns = (kept % self.columns * self.merge)[:, None, None] + step
+        rows, columns = (x.flatten() for x in torch.broadcast_tensors(rows, columns))
+        patches = to_patches(picture, self.patch, rows, columns).to(self.dtype)
+        places = torch.stack([rows, columns], dim=1)
+        return Patches(patches, places, self.rows * self.merge, self.columns * self.merge, kept)
+
+    def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
+        tower = self.core.vision_tower
+        embeddings = tower.embeddings
+        patches = torch.cat([frame.pixels for frame in frames])
+        places = torch.cat([frame.places for frame in frames])
+        embedded = embeddings.patch_embeddings.projection(patches).flatten(1)  # (patches, hidden)
+        start = embeddings.cls_token[0]
+        if self._places is not None:
+            embedded = embedded + self._places[1 + places[:, 0] * self.columns * self.merge + places[:, 1]]
+            start = start + self._places[:1]
+        counts = [len(frame.places) for frame in frames]
+        packed = torch.cat([x for part in embedded.split(counts) for x in (start, part)])[None]
+        with attending(FrameLayout(tuple(1 + count for count in counts))):
+            hidden = self._selected(tower, packed)[0]
+        own = torch.cat([part[1:] for part in hidden.split([1 + count for count in counts])])
+        groups = own.view(-1, self.merge, self.merge, own.shape[-1])  # complete merge groups only
+        merged = self.core.pixel_shuffle(groups, scale_factor=self.config.downsample_ratio).flatten(1)
+        features: Tensor = self.core.multi_modal_projector(merged)
+        return list(features[:, None].split([len(frame.kept) for frame in frames]))
+
+    def _selected(self, tower: Any, hidden: Tensor) -> Tensor:
+        """The hidden state that the configuration feeds to the projector."""
+        layer = self.config.vision_feature_layer
+        layers = tower.encoder.layer
+        depth = len(layers) if layer == -1 else layer % (len(layers) + 1)
+        for block in layers[:depth]:
+            hidden = block(hidden)
+        return tower.layernorm(hidden) if layer == -1 else hidden  # type: ignore[no-any-return]
+
+    def _position_table(self) -> Tensor | None:
+        """(1 + patches, hidden): learned positions of the class token and of every patch, interpolated as the model does."""
+        embeddings = self.core.vision_tower.embeddings
+        if embeddings.position_embeddings is None:
+            return None
+        patches = self.rows * self.columns * self.merge**2
+        like = embeddings.position_embeddings.new_zeros(1, 1 + patches, self.config.vision_config.hidden_size)
+        table: Tensor = embeddings.interpolate_pos_encoding(like, self.height, self.width)
+        return table[0].detach()
+
+    def patches_of(self, tokens: int) -> int:
+        return tokens * self.merge**2
+
+    def vision_flops(self, patches: int, tokens: int) -> int:
+        vision = self.config.vision_config
+        values = vision.num_channels * self.patch**2
+        layer = self.config.vision_feature_layer
+        depth = vision.num_hidden_layers if layer == -1 else layer % (vision.num_hidden_layers + 1)
+        encoder = flops.vit(patches, 1, vision.hidden_size, depth, vision.intermediate_size, values)
+        merged, hidden = vision.hidden_size * self.merge**2, self.text_config.hidden_size
+        return encoder + flops.linear(tokens, merged, hidden, hidden)
+
+    def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
+        return self.ids(f"Frame{index + 1}: <img>"), self.ids("</img>\n")
+
+    def after_video(self, text: str) -> str:
+        return text.removeprefix("\n")

@@ -1,0 +1,65 @@
+"""FLOPs from shapes alone. A multiply-add is two; norms, activations and rotations are left out, as is usual.
+
+Attention is counted by pairs of query and key that see each other, so a causal square counts half. Tested against
+torch.utils.flop_counter, which counts whole rectangles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+def linear(tokens: int, *sizes: int) -> int:
+    """A chain of dense layers: `sizes` are the widths of its input, of what lies between, and of its output."""
+    return 2 * tokens * sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def attention(pairs: int, heads: int, head_dim: int) -> int:
+    """Scores and weighted sums of `pairs` (query, key) pairs in every head."""
+    return 4 * pairs * heads * head_dim
+
+
+def vit(patches: int, others: int, hidden: int, layers: int, intermediate: int, patch_values: int) -> int:
+    """A plain ViT over one frame: patch embedding (`patch_values` numbers a patch) and `layers` blocks over all its tokens.
+
+    `others`: tokens that are no patches (a class token).
+    """
+    tokens = patches + others
+    block = linear(tokens, hidden, 4 * hidden) + linear(tokens, hidden, intermediate, hidden)
+    return linear(patches, patch_values, hidden) + layers * (block + attention(tokens * tokens, 1, hidden))
+
+
+def causal_pairs(queries: int, keys: int) -> int:
+    """Pairs when `queries` tokens are the last of `keys`, each seeing those up to itself."""
+    return queries * (keys - queries) + queries * (queries + 1) // 2
+
+
+@dataclass(frozen=True, slots=True)
+class TextCost:
+    """FLOPs of a gated-MLP decoder with grouped-query attention (Llama, Qwen2, Qwen3)."""
+
+    per_token: int  # every layer's dense work on one token
+    per_pair: int  # every layer's attention for one (query, key) pair
+    head: int  # the vocabulary's scores for one token
+    layers: int
+
+    @staticmethod
+    def of(config: Any) -> TextCost:
+        """From a text model's configuration."""
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        hidden, layers = config.hidden_size, config.num_hidden_layers
+        projections = linear(1, hidden, (2 * heads + 2 * kv_heads) * head_dim)
+        mlp = 3 * linear(1, hidden, config.intermediate_size)
+        return TextCost(
+            per_token=layers * (projections + mlp),
+            per_pair=layers * attention(1, heads, head_dim),
+            head=linear(1, hidden, config.vocab_size),
+            layers=layers,
+        )
+
+    def __call__(self, tokens: int, pairs: int, scored: int) -> int:
+        """`tokens` through all layers, `pairs` seen, `scored` tokens through the head."""
+        return tokens * self.per_token + pairs * self.per_pair + scored * self.head

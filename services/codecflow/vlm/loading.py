@@ -1,0 +1,75 @@
+"""Loading a checkpoint: a hub id or a folder, by transformers' ordinary path."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
+from transformers.utils import cached_file
+
+from codecflow.errors import ModelError
+from codecflow.vlm.attention import NAME
+from codecflow.vlm.families import FAMILIES, Family
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# Where checkpoints keep the settings of their picture processors, the one for videos first.
+_PROCESSING = (
+    ("video_preprocessor_config.json", None),
+    ("processor_config.json", "video_processor"),
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "image_processor"),
+)
+
+
+def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
+    """The checkpoint `name`, ready for an Engine.
+
+    `dtype`: float32, bfloat16, float16; auto: bfloat16 on a GPU, float32 on the CPU. `device`: cpu, cuda, cuda:1, ...; auto:
+    a GPU if there is one. Raises ModelError when there is no such checkpoint or it is of no known family.
+    """
+    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ModelError(f"dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
+    kind = DTYPES.get(dtype, torch.bfloat16 if place.type == "cuda" else torch.float32)
+    try:
+        config = AutoConfig.from_pretrained(name)
+        family = _family(name, config.model_type)
+        model = AutoModelForImageTextToText.from_pretrained(name, dtype=kind, attn_implementation=NAME)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {name!r}: {_first_line(error)}") from error
+    if not tokenizer.chat_template:
+        tokenizer.chat_template = _json(name, "chat_template.json").get("chat_template")
+    if not tokenizer.chat_template:
+        raise ModelError(f"model {name!r}: it has no chat template, so no question can be put to it")
+    return family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
+
+
+def _family(name: str, model_type: str) -> type[Family]:
+    if model_type not in FAMILIES:
+        raise ModelError(f"model {name!r} is of type {model_type!r}: use a checkpoint of {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[model_type]
+
+
+def _processing(name: str) -> dict[str, Any]:
+    for file, part in _PROCESSING:
+        settings = _json(name, file)
+        found = settings.get(part) if part else settings
+        if found:
+            return dict(found)
+    return {}
+
+
+def _json(name: str, file: str) -> dict[str, Any]:
+    """A file of the checkpoint, {} when it has none."""
+    path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
+    content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

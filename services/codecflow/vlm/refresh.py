@@ -1,0 +1,86 @@
+"""Refresh policies: which tokens of the overlap are computed anew, in context, when frames before them have left.
+
+A token's keys and values carry the context that it had when it was computed. While nothing leaves the window that context
+stays as it was, so there is nothing to refresh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from codecflow.errors import ConfigError
+from codecflow.vlm.packing import Run
+from codecflow.vlm.window import HeldFrame, StreamWindow
+
+RefreshName = Literal["none", "anchors", "budget", "all"]
+BudgetBy = Literal["deviation", "position", "random"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """`none`: nothing. `anchors`: every token of anchor frames (CodecFlow, arXiv 2604.06036). `budget`: a `share` of the
+    overlap's tokens, those whose second layer's keys and values deviate most from the cached ones (`deviation`, as CacheBlend,
+    arXiv 2405.16444), the oldest ones, which lost most of their context (`position`), or any (`random`: a control). `all`:
+    the whole window from scratch, pictures included.
+    """
+
+    name: RefreshName = "none"
+    share: float = 0.15
+    by: BudgetBy = "deviation"
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(RefreshName):
+            raise ConfigError(f"refresh policy {self.name!r}: use one of {', '.join(get_args(RefreshName))}")
+        if self.by not in get_args(BudgetBy):
+            raise ConfigError(f"refresh budget by {self.by!r}: use one of {', '.join(get_args(BudgetBy))}")
+        if not 0 <= self.share <= 1:
+            raise ConfigError(f"refresh share {self.share}: use a number from 0 to 1")
+
+    @staticmethod
+    def named(name: str) -> Refresh:
+        """A policy with its default settings. Raises ConfigError on an unknown name."""
+        return Refresh(name)  # type: ignore[arg-type]  # checked by Refresh itself
+
+    def holds_features(self, frame: HeldFrame) -> bool:
+        """Whether this frame's features may be needed again."""
+        return self.name == "budget" or (self.name == "anchors" and frame.anchor)
+
+    @property
+    def probes(self) -> bool:
+        return self.name == "budget" and self.by == "deviation" and self.share > 0
+
+    def runs(self, window: StreamWindow, overlap: Sequence[HeldFrame], deviation: Tensor | None = None) -> list[Run]:
+        """The tokens of `overlap` to compute again. `deviation`: (overlap tokens,), where this policy `probes`."""
+        if self.name == "anchors":
+            return [frame.run() for frame in overlap if frame.anchor]
+        if self.name != "budget":
+            return []
+        tokens = sum(frame.tokens for frame in overlap)
+        chosen = torch.zeros(tokens, dtype=torch.bool)
+        chosen[self._order(window, tokens, deviation)[: round(self.share * tokens)]] = True
+        runs: list[Run] = []
+        for frame, picked in zip(overlap, chosen.split([frame.tokens for frame in overlap]), strict=True):
+            runs += _pieces(frame.run(), picked)
+        return runs
+
+    def _order(self, window: StreamWindow, tokens: int, deviation: Tensor | None) -> Tensor:
+        if self.by == "position":
+            return torch.arange(tokens)
+        if self.by == "random":
+            seed = hashlib.blake2b(f"{window.stream}/{window.position}".encode(), digest_size=6).digest()
+            return torch.randperm(tokens, generator=torch.Generator().manual_seed(int.from_bytes(seed)))
+        assert deviation is not None
+        return deviation.argsort(descending=True, stable=True)
+
+
+def _pieces(run: Run, picked: Tensor) -> list[Run]:
+    """The stretches of `run` where `picked` (tokens,) holds."""
+    edges = torch.diff(picked.int(), prepend=torch.zeros(1, dtype=torch.int32), append=torch.zeros(1, dtype=torch.int32))
+    starts, stops = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
+    return [run.part(a, b) for a, b in zip(starts, stops, strict=True)]

@@ -1,0 +1,117 @@
+"""What the invariants need of each family: a small checkpoint, transformers' own model on it, and two things said its way.
+
+A family's case gives `stock_logits`: the logits of transformers' model for a window of whole frames and a question, from pixels
+and text alone; and `masked_features`: the family's own ViT over the whole picture with attention masked to kept patches.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AutoModelForImageTextToText
+
+from codecflow.vlm.loading import load_model
+from codecflow.vlm.tiny import make_tiny
+from codecflow.vlm.work import Frame
+
+_visible: Tensor | None = None  # (tokens,) bool: what the masked ViT's queries see
+
+
+def _masked_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **_: Any) -> Any:
+    """Plain attention over whole pictures in which only visible tokens are seen."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    if _visible is not None:
+        scores = scores.masked_fill(~_visible, float("-inf"))
+    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("masked_reference", _masked_attention)
+
+
+class Case(ABC):
+    """One family. `width`, `height`: of the pictures in most tests."""
+
+    name: str
+    sizes: dict[str, Any]
+    width: int
+    height: int
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = make_tiny(folder, self.name, **self.sizes)
+        self.family = load_model(str(self.folder), "float32", "cpu")
+        self.stock = AutoModelForImageTextToText.from_pretrained(self.folder, dtype=torch.float32).eval()
+        self.masked = AutoModelForImageTextToText.from_pretrained(
+            self.folder, dtype=torch.float32, attn_implementation="masked_reference"
+        ).eval()
+        self.tokens = self.family.grid(self.width, self.height).tokens
+
+    def picture(self, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        return rng.integers(0, 256, (self.height, self.width, 3), dtype=np.uint8)
+
+    def frames(
+        self, rng: np.random.Generator, indices: Sequence[int], share: float = 1.0, anchors: int = 0
+    ) -> list[Frame]:
+        """Frames that keep about `share` of their tokens; every `anchors`th is an anchor and keeps all of them."""
+        result = []
+        for index in indices:
+            anchor = anchors > 0 and index % anchors == 0
+            keep = np.ones(self.tokens, bool) if anchor else rng.random(self.tokens) < share
+            pixels = self.picture(rng)
+            result.append(Frame(index, index / 2, keep, pixels if keep.any() else None, anchor))
+        return result
+
+    @torch.inference_mode()
+    def with_visible(self, visible: Tensor, run: Any) -> Any:
+        """`run()` with the masked ViT's queries seeing only `visible` (tokens,) bool."""
+        global _visible
+        _visible = visible
+        try:
+            return run()
+        finally:
+            _visible = None
+
+    @abstractmethod
+    def stock_logits(self, frames: Sequence[Frame], prompt: str) -> Tensor:
+        """(vocabulary,) of the first answer token."""
+
+    @abstractmethod
+    def masked_features(self, frame: Frame) -> Tensor:
+        """(kept tokens, levels, hidden)."""
+
+
+class InternVLCase(Case):
+    name = "internvl"
+    sizes = {"image_size": 112, "hidden": 48, "heads": 4, "kv_heads": 2, "layers": 3, "vision_hidden": 32}
+    width, height = 112, 112
+
+    def _pixels(self, frames: Sequence[Frame]) -> Tensor:
+        """(frames, 3, height, width), as the processor's formula has it; these pictures need no resize."""
+        settings = self.family.processing
+        mean, std = (torch.tensor(settings[x]).view(3, 1, 1) for x in ("image_mean", "image_std"))
+        raw = torch.stack([torch.from_numpy(f.pixels).permute(2, 0, 1) for f in frames if f.pixels is not None])
+        return (raw / 255 - mean) / std
+
+    @torch.inference_mode()
+    def stock_logits(self, frames: Sequence[Frame], prompt: str) -> Tensor:
+        images = self.tokens * "<IMG_CONTEXT>"
+        video = "\n".join(f"Frame{f.index + 1}: <img>{images}</img>" for f in frames)  # InternVLProcessor's own words
+        text = f"<|im_start|>user\n{video}\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
+        ids = torch.tensor([self.family.tokenizer(text, add_special_tokens=False)["input_ids"]])
+        return self.stock(input_ids=ids, pixel_values=self._pixels(frames)).logits[0, -1]
+
+    def masked_features(self, frame: Frame) -> Tensor:
+        rows = int(len(frame.keep) ** 0.5)
+        patches = np.kron(frame.keep.reshape(rows, rows), np.ones((2, 2), bool)).ravel()
+        visible = torch.from_numpy(np.concatenate([[True], patches]))
+        features = self.with_visible(visible, lambda: self.masked.model.get_image_features(self._pixels([frame])))
+        return features.pooler_output[0][torch.from_numpy(frame.keep)][:, None]
+
+
+CASES: dict[str, type[Case]] = {case.name: case for case in (InternVLCase,)}
