@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 
 import typer
 
-from codecflow.errors import CodecFlowError
+from codecflow.errors import CodecFlowError, ConfigError
 
 # Each has `register(app)`. They import torch, transformers and av inside their commands only: --help stays quick.
 COMMAND_MODULES = (
@@ -18,6 +19,7 @@ COMMAND_MODULES = (
     "ask",
     "results",
     "bench",
+    "model",
 )
 
 
@@ -36,16 +38,25 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run a command. Expected failures are one line on stderr and the error's own exit code."""
+    """Run a command. Expected failures are one line on stderr and the error's own exit code; Ctrl-C is 130."""
     try:
+        _log_to_stderr(os.environ.get("CODECFLOW_LOG", "warning"))
         build()(prog_name="codecflow")
     except CodecFlowError as error:
         line = " ".join(str(error).split())
         print(f"codecflow: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before or after the command itself, which typer ends with the same status
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader (`| head`) has gone: nothing to tell and nobody to tell it to, Python's own flush at exit included.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+
+
+def _log_to_stderr(level: str) -> None:
+    """CODECFLOW_LOG: debug (with librdkafka's own lines), info, warning or error."""
+    name = level.upper()
+    if name not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError(f"CODECFLOW_LOG={level}: use debug, info, warning or error")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("codecflow")
+    logger.addHandler(handler)
+    logger.setLevel(name)

@@ -42,8 +42,13 @@ def start(
     *,
     data_dir: DataDir,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes the one used last, or a free one.")
-    ] = 9092,
+        int | None,
+        typer.Option(
+            min=0,
+            max=65535,
+            help="Port to listen on; 0 finds a free one.  [default: the one used last in this folder, else 9092]",
+        ),
+    ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop the broker with Ctrl-C.")] = False,
 ) -> None:
     """Start one node of Apache Kafka; it listens on this machine only and runs until it is stopped."""
@@ -52,6 +57,7 @@ def start(
 
     if foreground:
         with GracefulStop() as stopping, LocalKafka(data_dir, port, _progress) as kafka:
+            _progress(f"ready; data and logs in {kafka.broker.data_dir}; Ctrl-C stops it")
             typer.echo(kafka.bootstrap_servers)
             while not stopping.wait(1.0):
                 if not kafka.running():

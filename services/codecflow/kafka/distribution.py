@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +17,15 @@ from codecflow.errors import ConfigError, KafkaError
 
 KAFKA_VERSION = "4.3.1"
 JAVA_AT_LEAST = 17
-# Kafka's POM leaves the logging back end to the distribution; without it the broker would fail in silence. Resolved apart:
-# its own POM would pull an older kafka-clients in beside Kafka's.
+# Kafka's POM leaves the logging back end to the distribution; without it the broker would fail in silence. Resolved one by
+# one: together, the back end's POM would put an older kafka-clients in the place of Kafka's.
 _ARTEFACTS = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
 )
 _INSTALL = "install the extra: pip install 'codecflow[local]'"
+
+_TELL_EVERY_S = 3.0
 
 Progress = Callable[[str], None]
 """Called with one line of text now and then while something takes long."""
@@ -62,47 +66,62 @@ def _major_version(java: Path) -> int:
     return int(found[1]) if found else 0
 
 
-def class_path(progress: Progress) -> list[Path]:
-    """Kafka's jars, from the cache or resolved into it. Raises ConfigError or KafkaError."""
-    folder = cache_dir() / f"kafka-{KAFKA_VERSION}"
-    listing = folder / "class-path.txt"
-    jars = _listed(listing)
-    if jars:
-        return jars
+def class_path(progress: Progress) -> str:
+    """Kafka's jars as Java's -cp takes them, from the cache or fetched into it. Raises ConfigError or KafkaError."""
+    folder = cache_dir() / f"apache-kafka-{KAFKA_VERSION}"
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (folder.parent / "kafka.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():  # nobody was quicker
+                _fetch(folder, progress)
+    return f"{folder}/*"
+
+
+def _fetch(folder: Path, progress: Progress) -> None:
+    """Fill `folder` with all jars, at once: it exists only when it is whole."""
     try:
-        import jgo
+        from jgo.maven import MavenContext, PythonResolver
     except ImportError as error:
         raise ConfigError(
             f"local Kafka: Apache Kafka is not in the cache, and jgo, which fetches it, is not here; {_INSTALL}"
         ) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / "resolve.lock"):
-        jars = _listed(listing)
-        if jars:
-            return jars
-        progress(f"fetching Apache Kafka {KAFKA_VERSION} (45 MB, once) into {folder}")
+    progress(f"fetching Apache Kafka {KAFKA_VERSION} into {folder}: 45 MB, this once")
+    with tempfile.TemporaryDirectory(prefix="kafka-", dir=folder.parent) as name:
+        part = Path(name)
+        # A repository of its own, not ~/.m2: a download that was cut short there would be taken for whole later.
+        context = MavenContext(
+            resolver=PythonResolver(progress_callback=_Counter(progress).file), repo_cache=part / "repository"
+        )
+        (part / "jars").mkdir()
         try:
-            found = [Path(jar) for name in _ARTEFACTS for jar in jgo.build(name, cache_dir=folder).all_jars]
-        except Exception as error:  # jgo raises RuntimeError, ValueError, requests' errors and more
+            for coordinate in _ARTEFACTS:
+                asked, needed = context.resolver.resolve([context.create_dependency(coordinate)])
+                for dependency in (*asked, *(each for each in needed if each.scope in ("compile", "runtime"))):
+                    jar = dependency.artifact.resolve()
+                    target = part / "jars" / jar.name
+                    if not target.exists():  # of two alike, Kafka's own
+                        jar.rename(target)
+        except Exception as error:  # jgo raises RuntimeError, ValueError, its HTTP client's errors and more
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise KafkaError(f"local Kafka: could not fetch Apache Kafka {KAFKA_VERSION}: {reason}") from error
-        jars = list({jar.name: jar for jar in reversed(found)}.values())  # of two alike, Kafka's own
-        half = listing.with_suffix(".part")
-        half.write_text("\n".join(map(str, jars)))
-        half.replace(listing)  # at once: a reader without the lock sees all of it or nothing
-    return jars
+        (part / "jars").rename(folder)
 
 
-def _listed(listing: Path) -> list[Path]:
-    """The jars that `listing` names; none where one of them is gone."""
-    if not listing.exists():
-        return []
-    jars = [Path(line) for line in listing.read_text().splitlines()]
-    return jars if all(jar.exists() for jar in jars) else []
+class _Counter:
+    """Tells every few seconds how much has come, as jgo's progress callback."""
 
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bytes = 0
+        self._next = time.monotonic() + _TELL_EVERY_S
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    @contextmanager
+    def file(self, name: str, size: int) -> Iterator[Callable[[int], None]]:
+        yield self._count
+
+    def _count(self, size: int) -> None:
+        self._bytes += size
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + _TELL_EVERY_S
+            self._progress(f"  {self._bytes / 1e6:.0f} MB")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from .distribution import KAFKA_VERSION, Progress, class_path, find_java
 from .local_files import HOST, BrokerFiles, Identity, free_port, listens, new_cluster_id, port_is_free
 from .settings import KafkaSettings
 
+DEFAULT_PORT = 9092
 READY_WITHIN_S = 90.0
 POLL_S = 0.1
 _JVM = (
@@ -48,14 +48,16 @@ class Broker:
         return f"{HOST}:{self.port}"
 
 
-def start(files: BrokerFiles, port: int, progress: Progress, *, daemon: bool) -> tuple[Broker, subprocess.Popen[bytes]]:
-    """The broker, ready, and its guard."""
+def start(
+    files: BrokerFiles, port: int | None, progress: Progress, *, daemon: bool
+) -> tuple[Broker, subprocess.Popen[bytes]]:
+    """The broker, ready, and its guard. `port` None: the one used last, else 9092; 0: the one used last, or a free one."""
     java = find_java()
     jars = class_path(progress)
     for _ in range(3):
         identity = _identify(files, port)
         files.write(identity)
-        base = [str(java), *_JVM, f"-Dlog4j2.configurationFile={files.logging}", "-cp", os.pathsep.join(map(str, jars))]
+        base = [str(java), *_JVM, f"-Dlog4j2.configurationFile={files.logging}", "-cp", jars]
         if not files.formatted:
             _format(files, identity, base)
         progress(f"starting Apache Kafka {KAFKA_VERSION} on port {identity.port}")
@@ -75,13 +77,13 @@ def start(files: BrokerFiles, port: int, progress: Progress, *, daemon: bool) ->
 
 
 def _spawn(files: BrokerFiles, command: list[str], *, daemon: bool) -> subprocess.Popen[bytes]:
-    files.log.unlink(missing_ok=True)  # a complaint found in it later is to be this run's
+    files.set_log_aside()
     with files.running_lock.open("w") as lock, files.output.open("wb") as output:
         _lock_running(files, lock.fileno())
         files.pid.unlink(missing_ok=True)
         owners_lock = "-" if daemon else str(files.owners_lock)
         return subprocess.Popen(
-            [sys.executable, "-I", "-S", _guard.__file__, str(files.pid), owners_lock, str(lock.fileno()), *command],
+            [sys.executable, "-I", _guard.__file__, str(files.pid), owners_lock, str(lock.fileno()), *command],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -107,15 +109,17 @@ def _end(guard: subprocess.Popen[bytes]) -> None:
     guard.wait()
 
 
-def _identify(files: BrokerFiles, port: int) -> Identity:
+def _identify(files: BrokerFiles, port: int | None) -> Identity:
     known = files.identity()
     if known and tuple(map(int, known.kafka.split("."))) > tuple(map(int, KAFKA_VERSION.split("."))):
         raise ConfigError(
             f"{files.folder}: written by Kafka {known.kafka}, newer than {KAFKA_VERSION}; choose another --data-dir"
         )
+    if port is None:
+        port = known.port if known else DEFAULT_PORT
     if port and not port_is_free(port):
         raise ConfigError(
-            f"port {port} is busy; stop what listens there, or choose another --port (0 finds a free one)"
+            f"local Kafka: port {port} is busy; stop what listens there, or choose another --port (0 finds a free one)"
         )
     remembered = known.port if known and port_is_free(known.port) else None
     fresh = Identity(

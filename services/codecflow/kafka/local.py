@@ -34,11 +34,10 @@ class LocalKafka:
     """A broker for as long as this context is entered, in `data_dir` or, without one, in a folder removed afterwards.
 
     Several programs may enter with the same `data_dir`: the first starts the broker, the last one out ends it, and so it
-    ends when all of them are killed. A daemon found running there is used and left running. `port` 0: the one remembered
-    in the data directory, else a free one.
+    ends when all of them are killed. A daemon found running there is used and left running. `port` as in `start_daemon`.
     """
 
-    def __init__(self, data_dir: Path | None = None, port: int = 0, progress: Progress = silent) -> None:
+    def __init__(self, data_dir: Path | None = None, port: int | None = 0, progress: Progress = silent) -> None:
         self._temporary = data_dir is None
         self.data_dir = Path(tempfile.mkdtemp(prefix="codecflow-kafka-")) if data_dir is None else data_dir
         self._port = port
@@ -108,8 +107,11 @@ class LocalKafka:
             shutil.rmtree(self.data_dir, ignore_errors=True)
 
 
-def start_daemon(data_dir: Path, port: int, progress: Progress = silent) -> Broker:
-    """Start a broker that runs until `stop`; the one that already runs there is returned as it is."""
+def start_daemon(data_dir: Path, port: int | None, progress: Progress = silent) -> Broker:
+    """Start a broker that runs until `stop`; the one that already runs there is returned as it is.
+
+    `port` None: the one used last in this directory, else 9092; 0: the one used last, or a free one.
+    """
     files = BrokerFiles(data_dir)
     files.folder.mkdir(parents=True, exist_ok=True)
     with _starting(files):
@@ -118,7 +120,7 @@ def start_daemon(data_dir: Path, port: int, progress: Progress = silent) -> Brok
             broker, guard = start(files, port, progress, daemon=True)
             guard.returncode = 0  # not ours to wait for; Popen would warn of a child left behind
             return broker
-    if port not in (0, running.port):
+    if port not in (None, 0, running.port):
         raise ConfigError(f"{data_dir}: its broker already runs on port {running.port}; stop it to move it to {port}")
     return running
 

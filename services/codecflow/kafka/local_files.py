@@ -140,6 +140,11 @@ class BrokerFiles:
         """Whether the broker last started here runs until it is told to stop, whoever uses it."""
         return self.pid.exists() and self.pid.read_text().split()[1:] == ["daemon"]
 
+    def set_log_aside(self) -> None:
+        """A complaint found in the log from now on is that of the run to come."""
+        if self.log.exists():
+            self.log.replace(self.log.with_suffix(".previous.log"))
+
     def port_was_taken(self) -> bool:
         return self.log.exists() and "Address already in use" in self.log.read_text(errors="replace")
 

@@ -38,7 +38,6 @@ class TopicTail:
         self._watch = BrokerWatch(settings)
         self._admin = require_broker(settings)
         self._partitions = list(partitions) if partitions is not None else self._all_partitions()
-        self._positions = dict.fromkeys(self._partitions, 0)
         self._consumer = consumer(
             settings, f"{settings.topic_prefix}.tail", self._watch, **{"enable.partition.eof": True}
         )
@@ -46,6 +45,7 @@ class TopicTail:
         begins = (
             self._ends(IsolationLevel.READ_COMMITTED) if from_end else dict.fromkeys(self._partitions, OFFSET_BEGINNING)
         )
+        self._positions = {partition: max(begin, 0) for partition, begin in begins.items()}
         self._consumer.assign([TopicPartition(topic, partition, begin) for partition, begin in begins.items()])
 
     def __enter__(self) -> TopicTail:
