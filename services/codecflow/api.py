@@ -45,7 +45,9 @@ def publish(
     `fast`: a file as fast as the brokers take it, not in real time. `loop`: a file again and again. `signal_interval_s`:
     seconds of presentation time between two signal pictures. `timeout_s`: a camera that is silent for so many seconds is
     opened again. `stop`: another thread ends it in good order with `stop.request()`. `progress` is called about twice a
-    second, `notice` with a line for people when a camera is lost and found. Kafka as in `subscribe`. Raises SourceError, KafkaError or ConfigError (codecflow.errors), whose text is one line.
+    second, `notice` with a line for people when a camera is lost and found. Kafka as in `subscribe`.
+
+    Raises SourceError, KafkaError or ConfigError (codecflow.errors), whose text is one line.
     """
     from codecflow.producer.run import ProduceOptions, produce
 

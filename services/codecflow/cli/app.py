@@ -20,6 +20,7 @@ COMMAND_MODULES = (
     "results",
     "bench",
     "model",
+    "demo",
 )
 
 

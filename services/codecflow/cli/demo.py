@@ -1,0 +1,72 @@
+"""`codecflow demo`: the whole path on this machine, with one command."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codecflow.errors import ConfigError
+
+
+def register(app: typer.Typer) -> None:
+    app.command("demo")(demo)
+
+
+def demo(
+    source: Annotated[
+        Path | None, typer.Argument(help="Any video file; without one, the clip that comes with the source code.")
+    ] = None,
+    *,
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint: hub id or folder. Without one, a tiny untrained one is made.")
+    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="Seconds that one answer looks at.")] = 40,
+    stride: Annotated[int, typer.Option(min=1, help="Seconds from one answer to the next.")] = 8,
+    fps: Annotated[str, typer.Option(help="Frames that are sampled a second, such as 2 or 1/2.")] = "2",
+    keep: Annotated[str, typer.Option(help="Keep policy: all, motion or replenish.")] = "replenish",
+    refresh: Annotated[str, typer.Option(help="Refresh policy: none, anchors, budget or all.")] = "none",
+    realtime: Annotated[bool, typer.Option("--realtime", help="At the clip's own pace, as a camera would.")] = False,
+) -> None:
+    """Play a clip from a producer through a real Kafka, started here, to a worker's answers.
+
+    It ends by itself and stops what it started. The last line is one JSON object with the figures of the summary.
+    """
+    import orjson
+
+    from codecflow.codec.urls import is_url
+    from codecflow.demo.display import Display
+    from codecflow.demo.run import DemoOptions, run
+    from codecflow.demo.source import JPEG_QUANTISER, sampling_rate
+
+    if source is None:
+        source = Path(__file__).parents[3] / "tests" / "data" / "intel_one-by-one-person-detection.mp4"
+        if not source.is_file():
+            raise ConfigError("demo: no clip comes with this installation; give a video file: codecflow demo any.mp4")
+    elif is_url(str(source)):
+        raise ConfigError("demo: it plays video files; for a camera see codecflow produce --help")
+    # Ended by an orchestrator or a closed terminal as by Ctrl-C: what was started is stopped on the way out.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    options = DemoOptions(
+        source=source,
+        model=model,
+        window_s=window,
+        stride_s=stride,
+        fps=sampling_rate(fps),
+        realtime=realtime,
+        worker=("--keep", keep, "--refresh", refresh),
+    )
+    with Display() as display:
+        figures = run(options, display)
+        display.line()
+        for line in figures.lines():
+            display.line(line)
+        display.line(
+            f"(JPEG: FFmpeg's encoder at quality {JPEG_QUANTISER} of 2 to 31, about libjpeg's 80)", style="dim"
+        )
+        if not figures.trained:
+            display.warn("UNTRAINED model: the answers above mean nothing.")
+    typer.echo(orjson.dumps(figures.document()).decode())

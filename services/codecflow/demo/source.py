@@ -1,0 +1,85 @@
+"""What the demo must know of its clip: how long it is, and what its sampled frames would weigh as JPEG."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+from av.video.codeccontext import VideoCodecContext
+
+from codecflow.codec.source import Source
+from codecflow.errors import ConfigError, SourceError
+
+JPEG_QUANTISER = 3
+"""FFmpeg's quality of the JPEG comparison, 2 (best) to 31: about as large as libjpeg's quality 80."""
+
+
+def sampling_rate(text: str) -> Fraction:
+    """Frames a second, from a text such as 2 or 1/2. Raises ConfigError."""
+    try:
+        fps = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        fps = Fraction(0)
+    if fps <= 0:
+        raise ConfigError(f"sampling rate {text!r}: give frames a second, such as 2 or 1/2")
+    return fps
+
+
+def clip_seconds(path: Path) -> float:
+    """How long the clip lasts, as its container says; 0 where it does not. Raises SourceError when it is no video."""
+    with Source(str(path)):
+        pass  # says in one line what is wrong with it
+    with av.open(str(path)) as container:
+        track = container.streams.video[0]
+        if track.duration and track.time_base:
+            return float(track.duration * track.time_base)
+        return float(container.duration or 0) / 1_000_000
+
+
+def fitting_stride(seconds: float, wanted: int) -> int:
+    """The longest stride of whole seconds, `wanted` at most, that the clip fills. Raises ConfigError when it fills none."""
+    if not seconds:
+        return wanted
+    if seconds < 1:
+        raise ConfigError(f"the clip lasts {seconds:.1f} s; a window needs 1 s or more, so there is nothing to answer")
+    return min(wanted, int(seconds))
+
+
+def jpeg_bytes(path: Path, fps: Fraction) -> tuple[int, int]:
+    """(frames, bytes): the clip's pictures at `fps`, each as a JPEG of its own, as systems without a codec send them."""
+    frames = total = 0
+    encoder: VideoCodecContext | None = None
+    try:
+        with av.open(str(path)) as container:
+            track = container.streams.video[0]
+            track.thread_type = "AUTO"
+            due: Fraction | None = None
+            for picture in container.decode(track):
+                if picture.pts is None or picture.time_base is None:
+                    continue
+                time = picture.pts * picture.time_base
+                due = time if due is None else due
+                if time < due:
+                    continue
+                due += 1 / fps
+                encoder = encoder or _encoder(picture, fps)
+                flat = picture.reformat(width=encoder.width, height=encoder.height, format="yuvj420p")
+                flat.pts, flat.time_base = frames, 1 / fps
+                total += sum(packet.size for packet in encoder.encode(flat))
+                frames += 1
+    except av.error.FFmpegError as error:
+        if not frames:
+            raise SourceError(f"source {path.name}: cannot be decoded ({error.strerror})") from None
+    return frames, total + (sum(packet.size for packet in encoder.encode(None)) if encoder else 0)
+
+
+def _encoder(picture: Any, fps: Fraction) -> VideoCodecContext:
+    encoder = av.CodecContext.create("mjpeg", "w")
+    assert isinstance(encoder, VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, "yuvj420p"
+    encoder.time_base = 1 / fps
+    encoder.qmin = encoder.qmax = JPEG_QUANTISER
+    return encoder

@@ -1,0 +1,67 @@
+"""What the demo learns while it runs, all of it from Kafka: pictures published, and the answers that a follower prints."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import IO
+
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail
+from codecflow.messages import PictureMetadata, Result, decode_metadata
+from codecflow.subscriber.lines import read_result_json
+
+
+class Published:
+    """Counts what the producer has published: `pictures`, and the presentation time in seconds that they reach."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self.pictures = 0
+        self.seconds = 0.0
+        self._tail = TopicTail(settings, settings.topics.metadata)
+
+    def update(self) -> None:
+        while records := self._tail.poll():
+            for record in records:
+                document = decode_metadata(record.key(), record.value())
+                if isinstance(document, PictureMetadata):
+                    self.pictures += 1
+                    self.seconds = max(self.seconds, document.time_s)
+
+    def __enter__(self) -> Published:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._tail.close()
+
+
+class Answers:
+    """What `codecflow results --json` prints, read as it comes."""
+
+    def __init__(self, output: IO[bytes]) -> None:
+        self.all: list[Result] = []
+        self._lines: queue.Queue[bytes | None] = queue.Queue()
+        threading.Thread(target=self._read, args=(output,), daemon=True).start()
+
+    def arrived(self, timeout_s: float) -> Iterator[Result]:
+        """Those that are there; waits for a first one."""
+        with suppress(queue.Empty):
+            while (line := self._lines.get(timeout=timeout_s)) is not None:
+                yield self._take(line)
+                timeout_s = 0.0
+
+    def rest(self) -> Iterator[Result]:
+        """Those until the follower's end, once it has been told to stop."""
+        while (line := self._lines.get()) is not None:
+            yield self._take(line)
+
+    def _take(self, line: bytes) -> Result:
+        self.all.append(read_result_json(line))
+        return self.all[-1]
+
+    def _read(self, output: IO[bytes]) -> None:
+        for line in output:
+            self._lines.put(line)
+        self._lines.put(None)

@@ -1,0 +1,48 @@
+"""A result as one line: for people, and as the JSON document of the wire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from codecflow.messages import Result, decode_result, encode_result
+
+
+def result_line(result: Result) -> str:
+    """One answer for people."""
+    answer = " ".join(result.answer.split()) or "(nothing)"
+    if result.p_yes is not None:
+        answer = f"{answer} (p(yes) {result.p_yes:.2f})"
+    elif result.label_probabilities:
+        answer = f"{answer} ({result.label_probabilities.get(result.answer, 0):.2f})"
+    kept = result.tokens.kept / result.tokens.total if result.tokens.total else 0
+    notes = [f"{kept:.0%} of tokens", f"{sum(result.seconds.values()):.2f} s"]
+    if result.frames.missing:
+        notes.append(f"{result.frames.missing} of {result.frames.expected} frames missing")
+    if result.restarted:
+        notes.append("restarted")
+    if not result.trained:
+        notes.append("untrained model")
+    window = f"{clock(result.start_s)}-{clock(result.end_s)}"
+    return f"{result.stream}  {window}  {result.question}: {answer}  [{', '.join(notes)}]"
+
+
+def result_json(result: Result) -> str:
+    """The document on the topic, with the stream, which is its record's key."""
+    _, value = encode_result(result)
+    return orjson.dumps({"stream": result.stream, **orjson.loads(value)}).decode()
+
+
+def read_result_json(text: str | bytes) -> Result:
+    """Inverse of `result_json`. Raises MessageError."""
+    document: dict[str, Any] = orjson.loads(text)
+    return decode_result(str(document.pop("stream", "")).encode(), orjson.dumps(document))
+
+
+def clock(seconds: float) -> str:
+    """Presentation time as minutes:seconds, hours in front where there are any."""
+    tenths = round(seconds * 10)
+    hours, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600
+    shown = f"{rest // 10:02d}" + (f".{rest % 10}" if rest % 10 else "")
+    return f"{hours}:{minutes:02d}:{shown}" if hours else f"{minutes}:{shown}"
