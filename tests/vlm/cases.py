@@ -1,15 +1,16 @@
 """What the invariants need of each family: a small checkpoint, transformers' own model on it, and two things said its way.
 
-A family's case gives `stock_logits`: the logits of transformers' model for a window of whole frames and a question, from pixels
-and text alone; and `masked_features`: the family's own ViT over the whole picture with attention masked to kept patches.
+A family's case gives `stock_logits`: the logits of transformers' model for a window of whole frames and a question, from
+pixels and text alone; and `masked_features`: the family's own ViT over whole pictures, attention masked to kept patches.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,15 @@ from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from codecflow.vlm.work import Frame
 
-_visible: Tensor | None = None  # (tokens,) bool: what the masked ViT's queries see
+_visible: ContextVar[Tensor] = ContextVar("visible")  # (tokens,) bool: what the masked ViT's queries see
 
 
-def _masked_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **_: Any) -> Any:
+def _masked_attention(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **_: Any
+) -> Any:
     """Plain attention over whole pictures in which only visible tokens are seen."""
     scores = query @ key.transpose(-1, -2) * scaling
-    if _visible is not None:
-        scores = scores.masked_fill(~_visible, float("-inf"))
+    scores = scores.masked_fill(~_visible.get(), float("-inf"))
     return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
 
 
@@ -39,7 +41,7 @@ class Case(ABC):
     """One family. `width`, `height`: of the pictures in most tests."""
 
     name: str
-    sizes: dict[str, Any]
+    sizes: ClassVar[dict[str, Any]]
     width: int
     height: int
 
@@ -70,12 +72,11 @@ class Case(ABC):
     @torch.inference_mode()
     def with_visible(self, visible: Tensor, run: Any) -> Any:
         """`run()` with the masked ViT's queries seeing only `visible` (tokens,) bool."""
-        global _visible
-        _visible = visible
+        token = _visible.set(visible)
         try:
             return run()
         finally:
-            _visible = None
+            _visible.reset(token)
 
     @abstractmethod
     def stock_logits(self, frames: Sequence[Frame], prompt: str) -> Tensor:
@@ -88,7 +89,14 @@ class Case(ABC):
 
 class InternVLCase(Case):
     name = "internvl"
-    sizes = {"image_size": 112, "hidden": 48, "heads": 4, "kv_heads": 2, "layers": 3, "vision_hidden": 32}
+    sizes: ClassVar[dict[str, Any]] = {
+        "image_size": 112,
+        "hidden": 48,
+        "heads": 4,
+        "kv_heads": 2,
+        "layers": 3,
+        "vision_hidden": 32,
+    }
     width, height = 112, 112
 
     def _pixels(self, frames: Sequence[Frame]) -> Tensor:

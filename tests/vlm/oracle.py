@@ -1,7 +1,7 @@
 """One long masked forward of transformers' own text model that gives each token exactly the context that it had.
 
-Everything ever computed is laid out in one sequence, in the order in which it was computed: the prefix anew wherever it stood,
-new frames, refreshed tokens as further versions, questions. The mask lets each see what was live, in its version of then.
+Everything ever computed is laid out in one sequence, in the order of computing: the prefix anew wherever it stood, new
+frames, refreshed tokens as further versions, questions. The mask lets each see what was live, in its version of then.
 """
 
 from __future__ import annotations
@@ -67,7 +67,6 @@ class Oracle:
     @torch.inference_mode()
     def step(self, frames: Sequence[Frame], first: int, prompts: Sequence[str]) -> Tensor:
         """(prompts, vocabulary): the logits that an engine should give."""
-        family = self.family
         before = len(self.live)
         self.live = [token for token in self.live if token.frame >= first]
         if not self.prefix:

@@ -87,7 +87,11 @@ def test_2_features_of_kept_tokens_are_the_masked_vits(case: Case, share: float,
 
 @properties
 @given(
-    share=st.floats(0.0, 1), stride=st.integers(1, 4), window=st.integers(1, 6), slides=st.integers(1, 5), seed=st.integers(0, 99)
+    share=st.floats(0.0, 1),
+    stride=st.integers(1, 4),
+    window=st.integers(1, 6),
+    slides=st.integers(1, 5),
+    seed=st.integers(0, 99),
 )
 def test_3_refresh_all_is_from_scratch_after_any_slides(
     case: Case, share: float, stride: int, window: int, slides: int, seed: int
@@ -104,7 +108,11 @@ def test_3_refresh_all_is_from_scratch_after_any_slides(
 
 @properties
 @given(
-    share=st.floats(0.0, 1), stride=st.integers(1, 4), window=st.integers(1, 6), slides=st.integers(1, 6), seed=st.integers(0, 99)
+    share=st.floats(0.0, 1),
+    stride=st.integers(1, 4),
+    window=st.integers(1, 6),
+    slides=st.integers(1, 6),
+    seed=st.integers(0, 99),
 )
 def test_4_slides_are_one_long_masked_forward(
     case: Case, share: float, stride: int, window: int, slides: int, seed: int
@@ -121,7 +129,11 @@ def test_4_slides_are_one_long_masked_forward(
 
 
 @properties
-@given(shares=st.lists(st.floats(0, 1), min_size=2, max_size=4), seed=st.integers(0, 99), batch=st.sampled_from([1, 64, 4096]))
+@given(
+    shares=st.lists(st.floats(0, 1), min_size=2, max_size=4),
+    seed=st.integers(0, 99),
+    batch=st.sampled_from([1, 64, 4096]),
+)
 def test_5_answers_alone_are_answers_in_a_batch(case: Case, shares: list[float], seed: int, batch: int) -> None:
     rng = np.random.default_rng(seed)
     questions = (QUESTION, SECOND, Question("c", "Which?", "choice", labels=("car", "car park", "no")))

@@ -16,6 +16,7 @@ COMMAND_MODULES = (
     "kafka",
     "topics",
     "produce",
+    "worker",
     "ask",
     "results",
     "bench",

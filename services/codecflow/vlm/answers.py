@@ -20,7 +20,7 @@ from torch import Tensor
 from codecflow.errors import ConfigError
 from codecflow.messages import Question
 from codecflow.vlm.families.base import Family
-from codecflow.vlm.packing import Branch, Pack, Run, Work
+from codecflow.vlm.packing import NOTHING, Branch, Pack, Run, Work
 from codecflow.vlm.window import StreamWindow
 from codecflow.vlm.work import Answer
 
@@ -35,7 +35,7 @@ class Asked:
     labels: tuple[list[int], ...]
     branch: Branch | None = None
     logits: Tensor | None = None
-    work: Work = Work()  # of its stream's questions together, kept with the first of them
+    work: Work = NOTHING  # of its stream's questions together, kept with the first of them
     generated: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     scored: int = 0  # tokens that went through the head

@@ -24,14 +24,14 @@ from transformers import AttentionInterface
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch < 2.10: frames of unequal length are then attended to one by one on the GPU too
-    varlen_attn = None
+    varlen_attn = None  # type: ignore[assignment]
 
 NAME = "codecflow"
 
 
 @dataclass(frozen=True, slots=True)
 class FrameLayout:
-    """Vision: each frame's patches attend to one another and to nothing else. `lengths`: patches a frame, in packed order."""
+    """Vision: each frame's patches attend to one another and to nothing else. `lengths`: patches a frame, in order."""
 
     lengths: tuple[int, ...]
 
@@ -114,15 +114,18 @@ AttentionInterface.register(NAME, packed_attention)
 def _within_frames(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
     if len(set(lengths)) == 1:  # whole frames: an ordinary batch
         frames = len(lengths)
-        split = [x.unflatten(2, (frames, -1)).squeeze(0).transpose(0, 1) for x in (query, key, value)]
-        return scaled_dot_product_attention(*split, scale=scaling).transpose(0, 1).flatten(1, 2).unsqueeze(0)
+        heads, tokens, head_dim = query.shape[1:]
+        q, k, v = (x.view(heads, frames, tokens // frames, head_dim).transpose(0, 1) for x in (query, key, value))
+        return scaled_dot_product_attention(q, k, v, scale=scaling).transpose(0, 1).flatten(1, 2).unsqueeze(0)
     if varlen_attn is not None and query.is_cuda and query.dtype != torch.float32:
         ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
-        packed = [x.squeeze(0).transpose(0, 1).contiguous() for x in (query, key, value)]
+        q, k, v = (x.squeeze(0).transpose(0, 1).contiguous() for x in (query, key, value))
         longest = max(lengths)
-        result: Tensor = varlen_attn(*packed, ends, ends, longest, longest, scale=scaling)
+        result = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling)
+        assert isinstance(result, Tensor)
         return result.transpose(0, 1).unsqueeze(0)
-    parts = zip(*(x.split(list(lengths), dim=2) for x in (query, key, value)), strict=True)
+    bounds = list(itertools.accumulate(lengths))[:-1]
+    parts = zip(*(x.tensor_split(bounds, dim=2) for x in (query, key, value)), strict=True)
     return torch.cat([scaled_dot_product_attention(q, k, v, scale=scaling) for q, k, v in parts], dim=2)
 
 

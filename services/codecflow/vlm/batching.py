@@ -22,7 +22,7 @@ TimedItem = TypeVar("TimedItem", bound=Timed)
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Consecutive items, as many as together have a size of at most `limit`; one alone may be larger. Empty ones are kept."""
+    """Consecutive items, as many as together have a size of at most `limit`; one alone may be larger."""
     batch: list[Item] = []
     total = 0
     for item in items:

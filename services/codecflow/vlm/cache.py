@@ -108,7 +108,7 @@ class Write:
     slot: int | Tensor
 
 
-class PackedCache(Cache):  # type: ignore[misc]  # untyped base
+class PackedCache(Cache):
     """Given to a text model for one forward: puts each layer's new keys and values where the plan says."""
 
     def __init__(self, writes: list[Write]) -> None:
@@ -118,11 +118,10 @@ class PackedCache(Cache):  # type: ignore[misc]  # untyped base
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """`key_states`, `value_states`: (1, kv_heads, tokens, head_dim). Attention reads the buffers, not what this returns."""
+        """`key_states`, `value_states`: (1, kv_heads, tokens, head_dim). Attention reads the buffers, not the return."""
         for write in self.writes:
-            slots = write.slot
-            if isinstance(slots, int):
-                slots = slice(slots, slots + write.stop - write.start)
+            to, count = write.slot, write.stop - write.start
+            slots = slice(to, to + count) if isinstance(to, int) else to
             write.buffers.keys[layer_idx, :, slots] = key_states[0, :, write.start : write.stop]
             write.buffers.values[layer_idx, :, slots] = value_states[0, :, write.start : write.stop]
         return key_states, value_states

@@ -9,7 +9,7 @@ from codecflow.messages import Flops, Tokens
 from codecflow.vlm.answers import Asked
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import TextCost, causal_pairs, linear
-from codecflow.vlm.packing import Work
+from codecflow.vlm.packing import NOTHING, Work
 from codecflow.vlm.window import HeldFrame, StreamWindow
 
 
@@ -22,8 +22,8 @@ class Spent:
     """
 
     encoded: list[tuple[int, int]] = field(default_factory=list)
-    trunk: Work = Work()
-    probe: Work = Work()
+    trunk: Work = NOTHING
+    probe: Work = NOTHING
     refreshed: int = 0
 
     @property
@@ -42,7 +42,7 @@ def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], spent: Spent, re
 def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequence[Asked]) -> Flops:
     """FLOPs of one step, and what keep `all` with refresh `all` would have taken for the same window and questions."""
     cost = TextCost.of(family.text_config)
-    asking = sum((a.work for a in asked), Work())
+    asking = sum((a.work for a in asked), NOTHING)
     scored = sum(a.scored for a in asked)
     own = asking.pairs - asking.tokens * window.tokens  # pairs among the questions' own tokens
 
@@ -61,4 +61,4 @@ def _probing(family: Family, cost: TextCost, probe: Work) -> int:
     """One layer, and the next one's projections to queries, keys and values."""
     config, kv = family.text_config, family.kv
     projected = linear(probe.tokens, config.hidden_size, (config.num_attention_heads + 2 * kv.kv_heads) * kv.head_dim)
-    return (probe.tokens * cost.per_token + probe.pairs * cost.per_pair) // cost.layers + projected if probe.tokens else 0
+    return (probe.tokens * cost.per_token + probe.pairs * cost.per_pair) // cost.layers + projected

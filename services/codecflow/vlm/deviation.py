@@ -21,7 +21,7 @@ from codecflow.vlm.window import HeldFrame, StreamWindow
 def deviations(
     family: Family, windows: Sequence[tuple[StreamWindow, Sequence[HeldFrame]]]
 ) -> list[tuple[Tensor, Work]]:
-    """For each window and its overlap, frames in order: squared distance of keys and values, (tokens,) on the CPU, and its cost.
+    """For each window and its overlap, frames in order: squared distance of keys and values, (tokens,) on the CPU, and cost.
 
     A model of one layer has no context in its cache: nothing deviates.
     """

@@ -58,12 +58,12 @@ class Task:
 class Engine:
     """Answers questions about sliding windows of many streams.
 
-    `window_frames`: frames a full window has; with the first frames' size it fixes a stream's buffers. `kv_tokens`: the tokens
-    that a stream may hold, instead of every token of a full window; the oldest frames leave early when more were kept.
+    `window_frames`: frames a full window has; with the first frames' size it fixes a stream's buffers. `kv_tokens`: the
+    tokens that a stream may hold, instead of every token of a full window; the oldest frames leave early when more are kept.
     `memory_bytes`: limit of all streams' buffers together (default: three quarters of a GPU's free memory; none on the CPU).
     `position_limit`: positions are rebased before they reach it (default and upper bound: what the model was made for).
-    `batch_tokens`, `batch_patches`: the most that one forward takes, unless one stream alone has more. `observe`: called with
-    each question's first logits, (vocabulary,) float32.
+    `batch_tokens`, `batch_patches`: the most that one forward takes, unless one stream alone has more. `observe`: called
+    with each question's first logits, (vocabulary,) float32.
     """
 
     def __init__(
@@ -107,8 +107,8 @@ class Engine:
     def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
         """Moves and asks every stream of `work`; outcomes in the same order.
 
-        Raises StreamRefusedError before anything is computed when a stream does not fit: the same call without that stream can
-        then be made.
+        Raises StreamRefusedError before anything is computed when a stream does not fit: the same call without that stream
+        can then be made.
         """
         if len({one.stream for one in work}) != len(work):
             raise ValueError("a stream occurs twice in one step")

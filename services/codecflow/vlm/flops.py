@@ -7,12 +7,13 @@ torch.utils.flop_counter, which counts whole rectangles.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 
 def linear(tokens: int, *sizes: int) -> int:
     """A chain of dense layers: `sizes` are the widths of its input, of what lies between, and of its output."""
-    return 2 * tokens * sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return 2 * tokens * sum(a * b for a, b in pairwise(sizes))
 
 
 def attention(pairs: int, heads: int, head_dim: int) -> int:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
-from transformers.utils import cached_file
+from transformers.utils import logging
+from transformers.utils.hub import cached_file
 
 from codecflow.errors import ModelError
 from codecflow.vlm.attention import NAME
@@ -38,7 +41,8 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
     try:
         config = AutoConfig.from_pretrained(name)
         family = _family(name, config.model_type)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=kind, attn_implementation=NAME)
+        with quiet():
+            model = AutoModelForImageTextToText.from_pretrained(name, dtype=kind, attn_implementation=NAME)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ModelError(f"model {name!r}: {_first_line(error)}") from error
@@ -47,6 +51,18 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
     if not tokenizer.chat_template:
         raise ModelError(f"model {name!r}: it has no chat template, so no question can be put to it")
     return family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of transformers inside."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _family(name: str, model_type: str) -> type[Family]:

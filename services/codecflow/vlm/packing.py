@@ -97,6 +97,9 @@ class Work:
         return Work(self.tokens + other.tokens, self.pairs + other.pairs, self.multiplied + other.multiplied)
 
 
+NOTHING = Work()
+
+
 class Pack:
     """Collects streams' tokens, then runs them in one forward."""
 
@@ -108,7 +111,7 @@ class Pack:
         self._segments: list[Segment] = []
 
     def trunk(self, buffers: StreamBuffers, start: int, runs: Sequence[Run]) -> Work:
-        """Tokens of the live region that begins at slot `start`, ascending: each sees every slot from there up to its own."""
+        """Tokens of the live region that begins at slot `start`, ascending: each sees the slots from there to its own."""
         joined = _joined(runs)
         first = self.tokens
         indexed = len(joined) > _SLICED_WRITES
@@ -136,9 +139,7 @@ class Pack:
         self.tokens = at
         return Work(at - first, pairs, multiplied)
 
-    def branches(
-        self, buffers: StreamBuffers, start: int, shared: int, grown: Sequence[tuple[Branch, Run]]
-    ) -> Work:
+    def branches(self, buffers: StreamBuffers, start: int, shared: int, grown: Sequence[tuple[Branch, Run]]) -> Work:
         """New tokens of branches: each sees slots [start, shared), its branch's parents, and its branch up to itself."""
         stop = max(run.stop for _, run in grown)
         count = sum(len(run) for _, run in grown)
@@ -149,9 +150,8 @@ class Pack:
             rows = slice(row, row + len(run))
             for a, b in branch.parents:
                 mask[rows, a - start : b - start] = True
-            mask[rows, branch.slot - start : stop - start] |= torch.arange(branch.slot, stop) <= torch.arange(
-                run.slot, run.stop
-            )[:, None]
+            own = torch.arange(branch.slot, stop) <= torch.arange(run.slot, run.stop)[:, None]
+            mask[rows, branch.slot - start :] |= own
             self._write(Write(self.tokens + row, self.tokens + row + len(run), buffers, run.slot))
             row += len(run)
         self._attend(self.tokens, self.tokens + count, buffers, start, stop, None if _is_causal(mask) else mask)

@@ -35,7 +35,7 @@ class Preprocessing:
         )
 
     def __call__(self, pixels: npt.NDArray[np.uint8], height: int, width: int, device: torch.device) -> Tensor:
-        """`pixels`: (h, w, 3) uint8 RGB -> (3, height, width) float32, resized with antialiasing to 8 bits, then normalised."""
+        """`pixels`: (h, w, 3) uint8 RGB -> (3, height, width) float32: resized with antialiasing to 8 bits, normalised."""
         picture = torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None]
         if picture.shape[-2:] != (height, width):
             if picture.is_cuda:  # as torchvision does it: 8-bit kernels exist on the CPU only

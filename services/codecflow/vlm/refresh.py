@@ -24,10 +24,10 @@ BudgetBy = Literal["deviation", "position", "random"]
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """`none`: nothing. `anchors`: every token of anchor frames (CodecFlow, arXiv 2604.06036). `budget`: a `share` of the
-    overlap's tokens, those whose second layer's keys and values deviate most from the cached ones (`deviation`, as CacheBlend,
-    arXiv 2405.16444), the oldest ones, which lost most of their context (`position`), or any (`random`: a control). `all`:
-    the whole window from scratch, pictures included.
+    """`none`: nothing. `anchors`: every token of anchor frames (CodecFlow, arXiv 2604.06036). `budget`: a `share` of
+    the overlap's tokens, those whose second layer's keys and values deviate most from the cached ones (`deviation`, as
+    CacheBlend, arXiv 2405.16444), the oldest ones, which lost most of their context (`position`), or any (`random`: a
+    control). `all`: the whole window from scratch, pictures included.
     """
 
     name: RefreshName = "none"
@@ -65,8 +65,10 @@ class Refresh:
         chosen = torch.zeros(tokens, dtype=torch.bool)
         chosen[self._order(window, tokens, deviation)[: round(self.share * tokens)]] = True
         runs: list[Run] = []
-        for frame, picked in zip(overlap, chosen.split([frame.tokens for frame in overlap]), strict=True):
-            runs += _pieces(frame.run(), picked)
+        at = 0
+        for frame in overlap:
+            runs += _pieces(frame.run(), chosen[at : at + frame.tokens])
+            at += frame.tokens
         return runs
 
     def _order(self, window: StreamWindow, tokens: int, deviation: Tensor | None) -> Tensor:
@@ -81,6 +83,6 @@ class Refresh:
 
 def _pieces(run: Run, picked: Tensor) -> list[Run]:
     """The stretches of `run` where `picked` (tokens,) holds."""
-    edges = torch.diff(picked.int(), prepend=torch.zeros(1, dtype=torch.int32), append=torch.zeros(1, dtype=torch.int32))
-    starts, stops = (edges == 1).nonzero().flatten().tolist(), (edges == -1).nonzero().flatten().tolist()
+    edges = torch.nn.functional.pad(picked.int(), (1, 1)).diff()
+    starts, stops = (edges.eq(step).nonzero().flatten().tolist() for step in (1, -1))
     return [run.part(a, b) for a, b in zip(starts, stops, strict=True)]

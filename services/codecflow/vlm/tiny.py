@@ -1,11 +1,12 @@
-"""Small checkpoints with random weights, for tests, demonstrations and timing: real files of a real family, no training.
+"""Small checkpoints with random weights for tests, demonstrations and timing: real files of a real family, no training.
 
-Everything is made offline and from a fixed seed, and saved through transformers, so that they load by the ordinary path. Their
-configuration says `codecflow_untrained`: answers mean nothing.
+Everything is made offline and from a fixed seed, and saved through transformers, so that they load by the ordinary path.
+Their configuration says `codecflow_untrained`: answers mean nothing.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from codecflow.errors import ModelError
+from codecflow.vlm.loading import quiet
 
 _CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}"
@@ -46,7 +48,8 @@ def make_tiny(out: Path, family: str = "internvl", seed: int = 0, **sizes: Any) 
         model, tokenizer, processing = MAKERS[family](**sizes)
         _randomise(model)
     model.config.codecflow_untrained = True
-    model.save_pretrained(out)
+    with quiet():
+        model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     for name, settings in processing.items():
         _write_json(out / name, settings)
@@ -85,7 +88,7 @@ def tiny_internvl(
             "attention_bias": True,
         },
         text_config=_qwen2(tokenizer, hidden, layers, heads, kv_heads, max_positions).to_dict(),
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_token_id=tokenizer.get_vocab()["<IMG_CONTEXT>"],
         image_seq_length=(image_size // patch_size // 2) ** 2,
         tie_word_embeddings=False,
     )
@@ -120,8 +123,9 @@ def byte_tokenizer(special: list[str], chat_template: str, **named: str) -> PreT
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *special)])
-    return PreTrainedTokenizerFast(
+    chatml = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (*chatml, *special)])
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -157,6 +161,4 @@ def _randomise(model: nn.Module) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    import json
-
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from codecflow.errors import ModelError
@@ -23,8 +22,8 @@ class HeldFrame:
     """A frame in the window. With nothing kept it holds no tokens at all, but still counts as seen.
 
     `total`: tokens of the whole frame, `text`: tokens of its tags. `slot`, `position`: where its first token stands.
-    `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes. `features`: (kept, levels, hidden) and
-    `patches`: held only as far as the refresh policy may need them.
+    `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes. `features`: (kept, levels, hidden)
+    and `patches`: held only as far as the refresh policy may need them.
     """
 
     index: int

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
@@ -28,7 +28,7 @@ from codecflow.vlm.rotation import shift_keys
 class Patches:
     """The kept patches of one frame, ready to be embedded.
 
-    `pixels`: (patches, channels, size, size), normalised, in the model's dtype, in the order in which the family merges them.
+    `pixels`: (patches, channels, size, size), normalised, in the model's dtype, in the order of merging.
     `places`: (patches, 2) int64, row and column in the patch grid of `rows` x `columns`. `kept`: (tokens,) int64, the kept
     tokens' indices in the frame's token grid, ascending.
     """
@@ -45,7 +45,7 @@ class Patches:
 
 
 class Family(ABC):
-    """One loaded checkpoint of one family.
+    """One loaded checkpoint of one family. `trained`: False where the checkpoint says that its weights are random.
 
     `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: features a visual token has: 1, and one more for
     each further layer at which features enter (DeepStack). `video_placeholder`: what the chat template writes for a video.
@@ -58,13 +58,14 @@ class Family(ABC):
     frame_text_bound: ClassVar[int] = 24
     levels: int = 1
 
-    def __init__(self, model: nn.Module, tokenizer: Any, processing: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config: Any = model.config
         self.text_config: Any = self.config.get_text_config()
         self.text: Any = self.core.language_model
         self.processing = processing
+        self.trained = not getattr(self.config, "codecflow_untrained", False)
         self.preprocess = Preprocessing.of(processing)
         weight = self.text.embed_tokens.weight
         self.dtype, self.device = weight.dtype, weight.device
@@ -78,7 +79,7 @@ class Family(ABC):
         """transformers' multimodal model below the head."""
         return self.model.model
 
-    # --- pictures ---------------------------------------------------------------------------------------------------------
+    # --- pictures ------------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def grid(self, width: int, height: int) -> TokenGrid:
@@ -100,7 +101,7 @@ class Family(ABC):
     def patches_of(self, tokens: int) -> int:
         """Patches that the ViT computes for a whole frame of `tokens` tokens."""
 
-    # --- text -------------------------------------------------------------------------------------------------------------
+    # --- text ----------------------------------------------------------------------------------------------------------
 
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
         """Token ids before and after the visual tokens of the frame in slot `index`: the family's video template."""
@@ -150,32 +151,36 @@ class Family(ABC):
 
     @property
     def position_limit(self) -> int:
-        """The first position that the model was not made for. Rotary tables that depend on length stay as they are below it."""
+        """The first position that the model was not made for. Below it, rotary tables that depend on length stay put."""
         rope = getattr(self.text_config, "rope_parameters", None) or {}
         if rope.get("rope_type") == "longrope":
             return int(rope["original_max_position_embeddings"])
         return int(self.text_config.max_position_embeddings)
 
-    # --- language model -----------------------------------------------------------------------------------------------------
+    # --- language model ------------------------------------------------------------------------------------------------
 
     def embed(self, ids: Tensor) -> Tensor:
         """(tokens,) -> (tokens, hidden)."""
         embedded: Tensor = self.text.embed_tokens(ids)
         return embedded
 
-    def run_text(self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PackedCache) -> Tensor:
+    def run_text(
+        self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PackedCache
+    ) -> Tensor:
         """One packed forward of the text model, under `attending`.
 
         `embeds`: (tokens, hidden), features of visual tokens already in place. `positions`: (axes, tokens). `visual`:
         (tokens,) bool. `features`: (visual tokens, levels, hidden) in packed order. Returns (tokens, hidden), normalised.
         """
-        output = self.text(inputs_embeds=embeds[None], position_ids=positions, use_cache=False, **{self._keyword: cache})
+        output = self.text(
+            inputs_embeds=embeds[None], position_ids=positions, use_cache=False, **{self._keyword: cache}
+        )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(tokens, hidden) -> (tokens, vocabulary), float32."""
-        scores: Tensor = self.model.lm_head(hidden)  # type: ignore[operator]  # a module, by name
+        scores: Tensor = self.model.lm_head(hidden)
         return scores.float()
 
     def shift(self, keys: Tensor, distance: int) -> Tensor:

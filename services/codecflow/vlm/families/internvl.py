@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
@@ -25,18 +25,20 @@ class InternVL(Family):
     model_type = "internvl"
     video_placeholder = "<video>"
 
-    def __init__(self, model: nn.Module, tokenizer: Any, processing: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
         vision = self.config.vision_config
         size = processing.get("size") or {}
         self.height = int(size.get("height", vision.image_size[0]))
         self.width = int(size.get("width", vision.image_size[1]))
         self.patch = int(vision.patch_size[0])
-        self.merge = round(1 / self.config.downsample_ratio)
+        self.merge = round(1 / float(self.config.downsample_ratio))
         cell = self.patch * self.merge
         if self.height % cell or self.width % cell or vision.patch_size[0] != vision.patch_size[1]:
             raise ModelError(f"model input {self.width}x{self.height}: {cell} pixel tokens do not divide it")
         self.rows, self.columns = self.height // cell, self.width // cell
+        layer, layers = self.config.vision_feature_layer, vision.num_hidden_layers
+        self.depth: int = layers if layer == -1 else layer % (layers + 1)  # hidden state 0 is what goes into the first
         self._places = self._position_table()
 
     def grid(self, width: int, height: int) -> TokenGrid:
@@ -46,11 +48,9 @@ class InternVL(Family):
         kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
         picture = self.preprocess(pixels, self.height, self.width, self.device)
         step = torch.arange(self.merge, device=self.device)
-        rows = (kept // self.columns * self.merge)[:, None, None] + step[:, None]
-        columns = (kept % self.columns * self.merge)[:, None, None] + step
-        rows, columns = (x.flatten() for x in torch.broadcast_tensors(rows, columns))
-        patches = to_patches(picture, self.patch, rows, columns).to(self.dtype)
-        places = torch.stack([rows, columns], dim=1)
+        corners = torch.stack([kept // self.columns, kept % self.columns], dim=1) * self.merge
+        places = (corners[:, None] + torch.cartesian_prod(step, step)).flatten(0, 1)
+        patches = to_patches(picture, self.patch, places[:, 0], places[:, 1]).to(self.dtype)
         return Patches(patches, places, self.rows * self.merge, self.columns * self.merge, kept)
 
     def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
@@ -64,23 +64,21 @@ class InternVL(Family):
             embedded = embedded + self._places[1 + places[:, 0] * self.columns * self.merge + places[:, 1]]
             start = start + self._places[:1]
         counts = [len(frame.places) for frame in frames]
-        packed = torch.cat([x for part in embedded.split(counts) for x in (start, part)])[None]
-        with attending(FrameLayout(tuple(1 + count for count in counts))):
+        packed = torch.cat([x for part in torch.split(embedded, counts) for x in (start, part)])[None]
+        lengths = [1 + count for count in counts]
+        with attending(FrameLayout(tuple(lengths))):
             hidden = self._selected(tower, packed)[0]
-        own = torch.cat([part[1:] for part in hidden.split([1 + count for count in counts])])
+        own = torch.cat([part[1:] for part in torch.split(hidden, lengths)])
         groups = own.view(-1, self.merge, self.merge, own.shape[-1])  # complete merge groups only
         merged = self.core.pixel_shuffle(groups, scale_factor=self.config.downsample_ratio).flatten(1)
         features: Tensor = self.core.multi_modal_projector(merged)
-        return list(features[:, None].split([len(frame.kept) for frame in frames]))
+        return list(torch.split(features[:, None], [len(frame.kept) for frame in frames]))
 
     def _selected(self, tower: Any, hidden: Tensor) -> Tensor:
         """The hidden state that the configuration feeds to the projector."""
-        layer = self.config.vision_feature_layer
-        layers = tower.encoder.layer
-        depth = len(layers) if layer == -1 else layer % (len(layers) + 1)
-        for block in layers[:depth]:
+        for block in tower.encoder.layer[: self.depth]:
             hidden = block(hidden)
-        return tower.layernorm(hidden) if layer == -1 else hidden  # type: ignore[no-any-return]
+        return tower.layernorm(hidden) if self.config.vision_feature_layer == -1 else hidden
 
     def _position_table(self) -> Tensor | None:
         """(1 + patches, hidden): learned positions of the class token and of every patch, interpolated as the model does."""
@@ -97,15 +95,15 @@ class InternVL(Family):
 
     def vision_flops(self, patches: int, tokens: int) -> int:
         vision = self.config.vision_config
-        values = vision.num_channels * self.patch**2
-        layer = self.config.vision_feature_layer
-        depth = vision.num_hidden_layers if layer == -1 else layer % (vision.num_hidden_layers + 1)
-        encoder = flops.vit(patches, 1, vision.hidden_size, depth, vision.intermediate_size, values)
+        values: int = vision.num_channels * self.patch**2
+        encoder = flops.vit(patches, 1, vision.hidden_size, self.depth, vision.intermediate_size, values)
         merged, hidden = vision.hidden_size * self.merge**2, self.text_config.hidden_size
         return encoder + flops.linear(tokens, merged, hidden, hidden)
 
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
-        return self.ids(f"Frame{index + 1}: <img>"), self.ids("</img>\n")
+        start = getattr(self.tokenizer, "start_image_token", "<img>")
+        end = getattr(self.tokenizer, "end_image_token", "</img>")
+        return self.ids(f"Frame{index + 1}: {start}"), self.ids(f"{end}\n")
 
     def after_video(self, text: str) -> str:
         return text.removeprefix("\n")
