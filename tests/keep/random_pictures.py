@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -38,17 +38,23 @@ def mean_difference(grid: TokenGrid, token: int, now: Picture, then: Picture) ->
     return float(np.abs(now[y0:y1, x0:x1].astype(int) - then[y0:y1, x0:x1].astype(int)).mean())
 
 
-def largest_part_difference(grid: TokenGrid, token: int, now: Picture, then: Picture) -> float:
-    """The largest mean |now - then| over the 4x4 parts of a token's footprint."""
-    x0, y0, x1, y1 = grid.boxes[token]
-    difference = np.abs(now[y0:y1, x0:x1].astype(int) - then[y0:y1, x0:x1].astype(int))
-    bands = [band for band in np.array_split(difference, _edges(y1 - y0), axis=0) if band.size]
-    parts = [part for band in bands for part in np.array_split(band, _edges(x1 - x0), axis=1) if part.size]
-    return max(float(part.mean()) for part in parts)
+def cell_sides(grid: TokenGrid) -> tuple[int, int]:
+    """(width, height) of a cell: the powers of two nearest to a quarter of the mean footprint, the lower of two as near."""
+    wanted = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0) / 4
+    width, height = (min((2**k for k in range(12)), key=lambda side: (abs(side - float(w)), side)) for w in wanted)
+    return width, height
 
 
-def _edges(length: int) -> list[int]:
-    return [k * int(length) // 4 for k in (1, 2, 3)]
+def largest_cell_difference(grid: TokenGrid, token: int, now: Picture, then: Picture) -> float:
+    """The largest sum of |now - then| within a cell and a token's footprint, over the area of a whole cell."""
+    width, height = cell_sides(grid)
+    outside = np.ones(now.shape, bool)
+    x0, y0, x1, y1 = grid.boxes[token].tolist()
+    outside[y0:y1, x0:x1] = False
+    difference = np.abs(now.astype(int) - then.astype(int))
+    difference[outside] = 0
+    cells = product(range(y0 // height * height, y1, height), range(x0 // width * width, x1, width))
+    return max(int(difference[y : y + height, x : x + width].sum()) / (width * height) for y, x in cells)
 
 
 def overlapping_grid(rng: np.random.Generator, width: int, height: int, rows: int, columns: int) -> TokenGrid:

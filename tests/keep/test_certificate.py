@@ -15,7 +15,7 @@ from codecflow.keep import KeepConfig, KeepState
 from codecflow.messages import NO_BOUND, Signal
 from tests.keep.random_pictures import (
     Picture,
-    largest_part_difference,
+    largest_cell_difference,
     mean_difference,
     overlapping_grid,
     signal_between,
@@ -81,7 +81,7 @@ def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
         assert not (decision.compared & decision.certified).any()
         for token in range(grid.tokens):
             mean = mean_difference(grid, token, now, last_kept[token])
-            largest = largest_part_difference(grid, token, now, last_kept[token])
+            largest = largest_cell_difference(grid, token, now, last_kept[token])
             within = mean <= threshold and largest <= detail_threshold
             if decision.keep[token]:
                 last_kept[token] = now
@@ -125,7 +125,7 @@ def test_a_small_thing_in_a_token_is_kept_though_the_mean_hides_it() -> None:
     grid = TokenGrid.regular(1, 1, 28, 28)
     picture = np.full((28, 28), 100, np.uint8)
     spot = picture.copy()
-    spot[8:13, 8:13] += 80  # 25 pixels x 80 / 784 = 2.6 on average, 40.8 over its 7x7 part
+    spot[9:14, 9:14] += 80  # 25 pixels x 80 / 784 = 2.6 on average, 31 in an 8x8 cell
     for detail_threshold, kept in ((8.0, True), (255.0, False)):
         state = KeepState(grid, KeepConfig(detail_threshold=detail_threshold))
         state.step(0, None, lambda: picture)

@@ -1,9 +1,13 @@
 """Sums over the footprints of tokens, in blocks of the codec signal and in pixels, exact in integers.
 
-The parts of a footprint are its 4x4 division; their edges fall on whole samples, and together they cover it once.
+For small things a footprint is looked at in cells: tiles of the picture, about a quarter of a footprint wide and high (7x7
+pixels of a 28-pixel token at the model's scale). Their sides are powers of two and they tile the picture from its corner, as
+blocks do, so that a cell lies in one block, or blocks in one cell: then a block's change says most about a cell's.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +15,8 @@ import numpy.typing as npt
 from codecflow.codec.footprints import TokenGrid
 from codecflow.messages import BLOCK
 
-PARTS = 4
-"""Parts of a footprint along each axis: 7x7 pixels each of a 28-pixel token at the model's scale."""
+CELLS = 4
+"""Cells along each axis of a footprint, about."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,58 +45,66 @@ class BlockSums:
 
 
 class Footprints:
-    """The footprints of a token grid, their parts, and the pixels under them.
+    """The footprints of a token grid, their cells, and the pixels under them.
 
-    Footprints may overlap: pixels are handled a token at a time, as patches, never as one composite picture.
+    Footprints may overlap: pixels are handled a token at a time, as patches, never as one composite picture. A cell at a
+    footprint's edge is cut by it. `areas`: (tokens,) samples. `cell`: (width, height) of a whole one. `cell_shape`: cells of
+    a token, (rows, columns), the same for all; those that a token lacks are empty.
     """
 
     def __init__(self, grid: TokenGrid) -> None:
         self.grid = grid
         self.block_rows, self.block_columns = -(-grid.height // BLOCK), -(-grid.width // BLOCK)
+        self.block_pixels = _block_lengths(grid.height)[:, None] * _block_lengths(grid.width)  # (block rows, columns)
         boxes = grid.boxes.astype(np.int64)
         x0, y0, x1, y1 = boxes.T
-        steps = np.arange(PARTS + 1)
-        x_edges = x0[:, None] + steps * (x1 - x0)[:, None] // PARTS  # (tokens, PARTS + 1)
-        y_edges = y0[:, None] + steps * (y1 - y0)[:, None] // PARTS
-        self.areas = (x1 - x0) * (y1 - y0)  # (tokens,)
-        self.part_areas = np.diff(y_edges)[:, :, None] * np.diff(x_edges)[:, None, :]  # (tokens, PARTS, PARTS)
-        part_boxes = np.stack(
-            np.broadcast_arrays(
-                x_edges[:, None, :-1], y_edges[:, :-1, None], x_edges[:, None, 1:], y_edges[:, 1:, None]
-            ),
-            axis=-1,
-        ).reshape(-1, 4)
+        self.areas = (x1 - x0) * (y1 - y0)
+        self.cell = cell_side(x1 - x0), cell_side(y1 - y0)
+        x_edges, y_edges = _cell_edges(x0, x1, self.cell[0]), _cell_edges(y0, y1, self.cell[1])
+        self.cell_shape = y_edges.shape[1] - 1, x_edges.shape[1] - 1
+        cell_boxes = np.broadcast_arrays(
+            x_edges[:, None, :-1], y_edges[:, :-1, None], x_edges[:, None, 1:], y_edges[:, 1:, None]
+        )
         self.block_sums = BlockSums(boxes, self.block_columns)
-        self.part_block_sums = BlockSums(part_boxes, self.block_columns)
-        self._patch_x = _sample_positions(x_edges, sentinel=grid.width)
-        self._patch_y = _sample_positions(y_edges, sentinel=grid.height)
-        self.block_pixels = _block_lengths(grid.height)[:, None] * _block_lengths(grid.width)  # (block rows, columns)
+        self.cell_block_sums = BlockSums(np.stack(cell_boxes, axis=-1).reshape(-1, 4), self.block_columns)
 
     def patches(self, luma: npt.NDArray[np.uint8], tokens: Ints) -> npt.NDArray[np.uint8]:
-        """(n, height, width) uint8 pixels under `tokens`, zero beyond the footprint. luma: (height, width) uint8."""
+        """(n, height, width) uint8 pixels under `tokens`, from the corner of each one's first cell on, zero beyond the
+        footprint. luma: (height, width) uint8 of the coded picture."""
         if luma.shape != (self.grid.height, self.grid.width):
             raise ValueError(f"luma of {luma.shape[::-1]} does not fit a grid over {self.grid.width, self.grid.height}")
-        padded = np.zeros((luma.shape[0] + 1, luma.shape[1] + 1), np.uint8)
-        padded[:-1, :-1] = luma
-        index = (self._patch_y[tokens] * padded.shape[1])[:, :, None] + self._patch_x[tokens][:, None, :]
-        return np.take(padded, index)
+        (rows, columns), (cell_width, cell_height) = self.cell_shape, self.cell
+        patches = np.zeros((len(tokens), rows * cell_height, columns * cell_width), np.uint8)
+        # A copy a token is quicker than one gather by index: rows of a footprint are long enough to be moved as they are.
+        for patch, (x0, y0, x1, y1) in zip(patches, self.grid.boxes[tokens].tolist(), strict=True):
+            x, y = x0 % cell_width, y0 % cell_height
+            patch[y : y + y1 - y0, x : x + x1 - x0] = luma[y0:y1, x0:x1]
+        return patches
 
-    @staticmethod
-    def part_differences(now: npt.NDArray[np.uint8], then: npt.NDArray[np.uint8]) -> Ints:
-        """(n, PARTS, PARTS) int64 sums of |now - then| over the parts of two (n, height, width) sets of patches."""
+    def cell_differences(self, now: npt.NDArray[np.uint8], then: npt.NDArray[np.uint8]) -> Ints:
+        """(n, *cell_shape) int64 sums of |now - then| over the cells of two (n, height, width) sets of patches."""
         difference = np.maximum(now, then) - np.minimum(now, then)
-        n, height, width = difference.shape
-        # Column sums as a matrix product: every sum is far below 2**24, so float32 holds it exactly.
-        members = np.kron(np.eye(PARTS, dtype=np.float32), np.ones((width // PARTS, 1), np.float32))
-        sums = difference.reshape(-1, width).astype(np.float32) @ members
-        return np.asarray(sums.reshape(n, PARTS, height // PARTS, PARTS).sum(2, dtype=np.float64), np.int64)
+        (rows, columns), (cell_width, cell_height) = self.cell_shape, self.cell
+        # Sums along rows as a matrix product: every sum is far below 2**24, so float32 holds it exactly.
+        members = np.kron(np.eye(columns, dtype=np.float32), np.ones((cell_width, 1), np.float32))
+        sums = difference.reshape(-1, columns * cell_width).astype(np.float32) @ members
+        return np.asarray(sums.reshape(len(now), rows, cell_height, columns).sum(2, dtype=np.float64), np.int64)
 
 
-def _sample_positions(edges: Ints, sentinel: int) -> Ints:
-    """(tokens, PARTS * longest) positions of the samples of each part, padded with `sentinel`, a row or column of zeros."""
-    longest = max(1, int(np.diff(edges).max()))
-    positions = edges[:, :-1, None] + np.arange(longest)
-    return np.where(positions < edges[:, 1:, None], positions, sentinel).reshape(len(edges), -1)
+def cell_side(lengths: Ints) -> int:
+    """Side of a cell along one axis, for footprints of these lengths: the power of two nearest to their mean / CELLS."""
+    wanted = float(lengths.mean()) / CELLS
+    below = 1 << max(0, math.floor(math.log2(wanted)))
+    return below if wanted - below <= 2 * below - wanted else 2 * below
+
+
+def _cell_edges(starts: Ints, ends: Ints, side: int) -> Ints:
+    """(tokens, cells + 1) edges of the cells that each stretch [start, end) touches, cut to it; empty beyond its end."""
+    first = starts // side
+    count = int((-(-ends // side) - first).max())
+    edges = (first[:, None] + np.arange(count + 1)) * side
+    cut: Ints = np.clip(edges, starts[:, None], ends[:, None])
+    return cut
 
 
 def _block_lengths(length: int) -> Ints:

@@ -24,8 +24,8 @@ class KeepConfig:
     `period_s`; either way every cell has a kept token in any `period_s` seconds in which no frame is missing.
 
     `threshold`: a token is stale when the mean absolute luma difference over its footprint to what was last kept is above
-    this many grey levels; `detail_threshold`: likewise the largest mean over the 4x4 parts of the footprint (7x7 pixels of a
-    28-pixel token at the model's scale), for what is too small to move the mean. `tau_px`: vectors of at least this many
+    this many grey levels; `detail_threshold`: likewise within one cell of the footprint, a tile of about 7x7 pixels at
+    the model's scale (boxes.py), for what is too small to move the mean. `tau_px`: vectors of at least this many
     pixels move a token (`motion` only).
 
     Raises ConfigError on a name or value that cannot work.

@@ -83,8 +83,9 @@ def keep_motion(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory)
 def keep_replenish(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory) -> KeepDecision:
     """Tokens whose pixels differ from those of the frame in which they were last kept (conditional replenishment).
 
-    Kept when the mean absolute luma difference over the footprint is above `threshold`, or that over any of its 4x4 parts
-    above `detail_threshold`. Pixels are compared only where the codec signal cannot show that both are within.
+    Kept when the mean absolute luma difference over the footprint is above `threshold`, or that within any of its cells is
+    above `detail_threshold` (the sum in the cell, cut to the footprint, over a whole cell's area). Pixels are compared only
+    where the codec signal cannot show that both are within.
     """
     certificate, footprints = memory.certificate, memory.footprints
     certificate.accumulate(signal)
@@ -100,7 +101,7 @@ def keep_replenish(signal: Signal | None, luma: Luma, forced: Mask, memory: Memo
     among = compared[looked_at]
     if among.any():
         tokens = np.flatnonzero(compared)
-        differences = footprints.part_differences(now[among], memory.last_kept[tokens])
+        differences = footprints.cell_differences(now[among], memory.last_kept[tokens])
         keep[tokens] = ~certificate.measured_within(tokens, differences)
     kept = np.flatnonzero(keep)
     memory.last_kept[kept] = now[keep[looked_at]]
