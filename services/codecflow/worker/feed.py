@@ -6,7 +6,7 @@ Knows nothing of decoding or Kafka: frames go in with their slots, closed window
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from codecflow.vlm.work import Frame
@@ -22,13 +22,14 @@ class Window:
     """A closed window: `frames` are those that no window before it handed out, oldest first.
 
     `captured_at_ms`: wall clock of the newest frame's capture. `rebuilt`: a replay put it together without the frames before
-    it, and some of its frames still are from that replay.
+    it, and some of its frames still are from that replay. `seconds`: what it took so far, by stage.
     """
 
     index: int
     frames: tuple[Frame, ...]
     captured_at_ms: int
     rebuilt: bool
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

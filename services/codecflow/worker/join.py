@@ -127,8 +127,7 @@ class StreamJoin:
             elif ahead is not None and ahead < key:
                 yield from self._joined(ahead, self._pop_packet(), None, offset)
             elif isinstance(document, EndOfEpoch):
-                if ahead is None and (self._next is None or self._next < (key[0], document.pictures)):
-                    return
+                # Every picture with metadata has been joined; one without would give no frame anyway.
                 metadata.popleft()
                 yield from self._end(key[0], document.pictures)
             elif ahead is None:

@@ -6,61 +6,19 @@ Knows nothing of the Kafka client: records go in as bytes with their offsets, st
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from codecflow.errors import MessageError
+from codecflow.kafka.partitions import partition_of
 from codecflow.messages import DeadLetter, Headers, StreamState, decode_metadata, decode_packet
 
-from .feed import Offsets, Window
+from .feed import Offsets
 from .stream import Sampling, Stream
+from .turns import Limits, Reports, Turn
 
 PACKETS, METADATA = 0, 1
 """The two topics, as an index of `Offsets`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a worker holds of the streams that it follows, and for how long it waits.
-
-    `windows`: closed windows of one stream that wait for the engine. `pictures`, `picture_bytes`: coded pictures of one
-    stream that wait for their metadata; `documents`: metadata that wait for their pictures. A topic is paused while one of
-    its streams is at a limit. `partner_s`: how long after a stream's newest record, and with the other topic read to its
-    end, what waits is given up. `idle_s`: after so long without a record a stream holds its partition's offsets back no
-    more; when it comes back it begins at its next keyframe, and its windows are marked as restarted.
-    """
-
-    windows: int = 2
-    pictures: int = 2_000
-    picture_bytes: int = 64 << 20
-    documents: int = 4_000
-    partner_s: float = 10.0
-    idle_s: float = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one stream has for the next transaction: at most one window to answer, and the state once it is emitted.
-
-    `epoch`: that of the window. `steps`: how many of the stream's steps this covers.
-    """
-
-    stream: Stream
-    epoch: int
-    window: Window | None
-    state: StreamState
-    steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class Reports:
-    """Where a partition tells what happens: a counter for each stream, records that are not of the wire contract, and lines
-    for the operator."""
-
-    counts: Callable[[str], Counter[str]]
-    dead: Callable[[DeadLetter], None]
-    say: Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -74,14 +32,14 @@ class _Followed:
 class Partition:
     """The streams of one partition.
 
-    `topics`: names of packets and metadata. `states`: what was emitted so far, by stream. `positions`: offsets of the next
-    record of both. `clock`: monotonic seconds.
+    `topics`: names of packets and metadata, and how many partitions each has. `states`: what was emitted so far, by stream.
+    `positions`: offsets of the next record of both. `clock`: monotonic seconds.
     """
 
     def __init__(
         self,
         number: int,
-        topics: tuple[str, str],
+        topics: tuple[str, str, int],
         sampling: Sampling,
         states: Mapping[str, StreamState],
         positions: Offsets,
@@ -95,7 +53,8 @@ class Partition:
         self._topics, self._sampling, self._reports, self._limits = topics, sampling, reports, limits
         self._clock = clock
         self._followed: dict[str, _Followed] = {}
-        self._caught_up_at = [clock(), clock()]
+        self._at_end = [False, False]
+        self._at_end_at = [clock(), clock()]
         self._full = (False, False)
         self._full_since: float | None = None
 
@@ -114,10 +73,13 @@ class Partition:
     def packet(self, key: bytes | None, value: bytes | None, headers: Headers | None, offset: int) -> None:
         """Take in a record of the packets topic. Raises ConfigError when its stream cannot serve the sampling rate."""
         self.positions = (offset + 1, self.positions[METADATA])
+        self._at_end[PACKETS] = False
         try:
             picture = decode_packet(key, value, headers)
         except MessageError as error:
-            self._unreadable(PACKETS, key, offset, error)
+            self._dead(PACKETS, key, offset, "unreadable", str(error))
+            return
+        if self._misplaced(PACKETS, key, offset):
             return
         followed = self._follow(picture.stream)
         followed.stream.packet(picture, offset)
@@ -126,24 +88,32 @@ class Partition:
     def metadata(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         """Take in a record of the metadata topic. Raises as `packet`."""
         self.positions = (self.positions[PACKETS], offset + 1)
+        self._at_end[METADATA] = False
         try:
             document = decode_metadata(key, value)
         except MessageError as error:
-            self._unreadable(METADATA, key, offset, error)
+            self._dead(METADATA, key, offset, "unreadable", str(error))
+            return
+        if self._misplaced(METADATA, key, offset):
             return
         followed = self._follow(document.stream)
         followed.stream.metadata(document, offset)
         self._tell(followed)
 
     def caught_up(self, topic: int) -> None:
-        """The topic has been read to its present end."""
-        self._caught_up_at[topic] = self._clock()
+        """The topic has been read to its present end: PACKETS or METADATA."""
+        self._at_end[topic] = True
+
+    @property
+    def at_end(self) -> bool:
+        """Whether both topics have been read to their ends, as far as is known."""
+        return all(self._at_end)
 
     def turns(self) -> Iterator[Turn]:
         """What may be answered and emitted next: one turn for each stream that has something. They are not taken out."""
         for stream in self.streams:
             if stream.ready:
-                yield _turn(stream)
+                yield Turn.of(stream)
 
     def committed(self, turn: Turn) -> None:
         """The turn's results and state are there for all to see: take it out."""
@@ -188,17 +158,20 @@ class Partition:
     def expire(self) -> None:
         """Give up what has waited for too long. To be called now and then."""
         now, limits = self._clock(), self._limits
+        for topic in (PACKETS, METADATA):
+            if self._at_end[topic] and not self._full[topic]:
+                self._at_end_at[topic] = now
         # Both topics stopped: streams wait for each other's records, and none of them will come.
         deadlocked = self._full_since is not None and now - self._full_since > limits.partner_s
         for name, followed in list(self._followed.items()):
             stream, since = followed.stream, followed.newest_at
             waits = (stream.join.packets_waiting > 0, stream.join.metadata_waiting > 0)
-            alone = (waits[PACKETS] and self._caught_up_at[METADATA] > since + limits.partner_s) or (
-                waits[METADATA] and self._caught_up_at[PACKETS] > since + limits.partner_s
+            alone = (waits[PACKETS] and self._at_end_at[METADATA] > since + limits.partner_s) or (
+                waits[METADATA] and self._at_end_at[PACKETS] > since + limits.partner_s
             )
             if alone or (deadlocked and any(waits)):
                 stream.give_up()
-            if min(self._caught_up_at) > since + limits.idle_s and not stream.ready:
+            if min(self._at_end_at) > since + limits.idle_s and not stream.ready:
                 stream.park()
                 followed.parked = True
                 if not stream.ready:
@@ -224,10 +197,17 @@ class Partition:
                 followed.told.add(line)
                 self._reports.say(line)
 
-    def _unreadable(self, topic: int, key: bytes | None, offset: int, error: MessageError) -> None:
+    def _misplaced(self, topic: int, key: bytes | None, offset: int) -> bool:
+        """Whether a record lies in a partition that is not its stream's: two workers would then answer the stream."""
+        home = partition_of((key or b"").decode(), self._topics[2])
+        if home != self.number:
+            reason = f"this stream belongs into partition {home}: publish with partitioner murmur2"
+            self._dead(topic, key, offset, "misplaced", reason)
+        return home != self.number
+
+    def _dead(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
         stream = (key or b"").decode(errors="replace")
-        letter = DeadLetter(self._topics[topic], self.number, offset, stream, "unreadable", str(error))
-        self._reports.dead(letter)
+        self._reports.dead(DeadLetter(str(self._topics[topic]), self.number, offset, stream, code, reason))
 
 
 def _least(position: int, held: int | None) -> int:
@@ -236,17 +216,3 @@ def _least(position: int, held: int | None) -> int:
 
 def _windows(stream: Stream) -> int:
     return sum(step.window is not None for step in stream.ready)
-
-
-def _turn(stream: Stream) -> Turn:
-    """The steps up to the second window, which is another turn's."""
-    window: Window | None = None
-    epoch, count, last = -1, 0, stream.ready[0]
-    for step in stream.ready:
-        if step.window is not None:
-            if window is not None:
-                break
-            window, epoch = step.window, step.epoch
-        count, last = count + 1, step
-    state = StreamState(stream.name, last.epoch, last.next_window, *last.rewind, ended=last.ended)
-    return Turn(stream, epoch, window, state, count)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -70,6 +72,7 @@ class Stream:
         self._resume = state
         self._seen: Offsets = (-1, -1)
         self._epoch: _Epoch | None = None
+        self._seconds = {"decode": 0.0, "keep": 0.0}  # since the window before
 
     def holds(self, state: StreamState | None, steps: int) -> tuple[int | None, int | None]:
         """The oldest packets and metadata record that a worker that takes over needs (None: it needs none) once `state` is
@@ -158,11 +161,12 @@ class Stream:
             self._note(epoch, joined.metadata)
         if (picture := joined.picture) is None:
             return
-        if picture.keyframe and (time := epoch.time(picture.pts)) is not None:
-            epoch.feed.keyframe(time, (joined.packets_offset, joined.metadata_offset))
+        if picture.keyframe and (at := epoch.time(picture.pts)) is not None:
+            epoch.feed.keyframe(at, (joined.packets_offset, joined.metadata_offset))
         lost = epoch.decoder.lost
         try:
-            shown = epoch.decoder.push(picture)
+            with self._timed("decode"):
+                shown = epoch.decoder.push(picture)
         except SourceError as error:
             self.trouble = str(error)
             self.counts["lost-pictures"] += 1
@@ -182,20 +186,24 @@ class Stream:
     def _show(self, epoch: _Epoch, pictures: Iterable[ShownPicture]) -> None:
         plan = self._sampling.plan
         for picture in pictures:
-            if (time := epoch.time(picture.pts)) is None:
+            if (at := epoch.time(picture.pts)) is None:
                 continue
-            self._take(epoch, epoch.feed.close_before(plan.slot_at(time)))
+            self._take(epoch, epoch.feed.close_before(plan.slot_at(at)))
             tick = epoch.due.pop(picture.pts, None)
             for pts in [pts for pts in epoch.due if pts < picture.pts]:
                 del epoch.due[pts]  # its picture was lost
-            if tick is None or not epoch.feed.wants(slot := plan.slot_at(time)):
+            if tick is None or not epoch.feed.wants(slot := plan.slot_at(at)):
                 continue
-            frame = self._sample(epoch, picture, slot, tick, float(time))
+            frame = self._sample(epoch, picture, slot, tick, float(at))
             if frame is not None:
                 self._take(epoch, epoch.feed.frame(frame, picture.picture.captured_at_ms))
 
     def _take(self, epoch: _Epoch, steps: list[Step]) -> None:
-        self.ready.extend(steps)
+        for step in steps:
+            if step.window is not None:
+                step.window.seconds.update(self._seconds)
+                self._seconds = dict.fromkeys(self._seconds, 0.0)
+            self.ready.append(step)
         self.counts["windows-skipped"] += epoch.feed.take_skipped()
 
     def _sample(self, epoch: _Epoch, picture: ShownPicture, slot: int, tick: int, time_s: float) -> Frame | None:
@@ -210,11 +218,21 @@ class Stream:
             signal = None
         if signal is not None and (signal.columns, signal.rows) != tuple(-(-n // BLOCK) for n in size):
             signal = None  # of a picture of another size: it bounds nothing here
-        decision = epoch.keep.step(slot, signal, picture.luma)
+        with self._timed("keep"):
+            decision = epoch.keep.step(slot, signal, picture.luma)
+            kept = int(decision.keep.sum())
+            pixels = picture.rgb() if kept else None
         self.trouble = None
-        kept = int(decision.keep.sum())
         self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
-        return Frame(slot, time_s, decision.keep, picture.rgb() if kept else None, decision.anchor)
+        return Frame(slot, time_s, decision.keep, pixels, decision.anchor)
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - start
 
 
 def _least(a: int | None, b: int | None) -> int | None:

@@ -1,0 +1,193 @@
+"""`codecflow worker`: answer the questions asked of streams."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+
+if TYPE_CHECKING:
+    from codecflow.vlm.families import Family
+    from codecflow.vlm.refresh import Refresh
+    from codecflow.worker.settings import WorkerSettings
+    from codecflow.worker.summary import Summary
+
+_WINDOWS, _MODEL = "Windows and policies", "Model"
+
+
+def register(app: typer.Typer) -> None:
+    app.command("worker")(worker)
+
+
+def worker(
+    *,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="ID_OR_FOLDER",
+            help="Checkpoint: an id on the Hugging Face hub, or a folder.",
+            rich_help_panel=_MODEL,
+        ),
+    ],
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", rich_help_panel=_MODEL)] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=_MODEL)] = "auto",
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            metavar="GIB",
+            help="The most that all streams' windows may take.  [default: 3/4 of a GPU's free memory]",
+            rich_help_panel=_MODEL,
+        ),
+    ] = None,
+    window: Annotated[
+        str, typer.Option(metavar="SECONDS", help="What one answer looks at.", rich_help_panel=_WINDOWS)
+    ] = "40",
+    stride: Annotated[
+        str, typer.Option(metavar="SECONDS", help="How far it moves between answers.", rich_help_panel=_WINDOWS)
+    ] = "8",
+    fps: Annotated[
+        str, typer.Option(metavar="RATE", help="Frames a second that are looked at.", rich_help_panel=_WINDOWS)
+    ] = "2",
+    keep: Annotated[
+        str, typer.Option(help="Which tokens are encoded: all, motion or replenish.", rich_help_panel=_WINDOWS)
+    ] = "replenish",
+    refresh: Annotated[
+        str,
+        typer.Option(
+            help="Which cached keys and values are recomputed: none, anchors, budget[=SHARE] or all.",
+            rich_help_panel=_WINDOWS,
+        ),
+    ] = "none",
+    coverage: Annotated[
+        str,
+        typer.Option(
+            metavar="WHEN",
+            help="Seconds from one anchor frame to the next, once (a window), rolling or rolling=SECONDS.",
+            rich_help_panel=_WINDOWS,
+        ),
+    ] = "8",
+    question: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Asked of every stream of which nothing is asked by name.")
+    ] = None,
+    yes_no: Annotated[bool, typer.Option("--yes-no", help="--question is answered with a probability of yes.")] = False,
+    group: Annotated[str, typer.Option(help="Workers of one group share the streams.")] = "codecflow",
+    until_end: Annotated[
+        bool, typer.Option("--until-end", help="Stop once every stream has ended and is answered.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check options, topics and model, and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="End with the summary as one JSON line.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Answer the questions of all streams that fall to this worker: one for each window, on the results topic.
+
+    Ctrl-C or SIGTERM finishes and emits what is being computed; a second one quits. Nothing is emitted twice, however a
+    worker ends.
+    """
+    settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no, group, until_end)
+    kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    from codecflow.kafka.topics import check_topics
+    from codecflow.lifecycle import GracefulStop
+
+    partitions = check_topics(kafka)
+    family = _load(model, dtype, device)
+    trained = not getattr(family.config, "codecflow_untrained", False)
+    if not trained:
+        typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
+    if check:
+        typer.echo(f"six topics, {partitions} partitions; model {model} of type {family.model_type}: ready")
+        return
+    from codecflow.vlm.engine import Engine
+    from codecflow.worker.answering import Described
+    from codecflow.worker.service import Worker
+
+    limit = None if memory is None else int(memory * 2**30)
+    engine = Engine(family, window_frames=settings.plan.window_slots, refresh=refreshing, memory_bytes=limit)
+    with GracefulStop() as stop, _Status() as status:
+        service = Worker(kafka, settings, engine, Described(keep, model, trained), stop, status.show, status.notice)
+        summary = service.run()
+    typer.echo(summary.line(), err=as_json)
+    if as_json:
+        import orjson
+
+        typer.echo(orjson.dumps(summary.document()).decode())
+
+
+def _settings(
+    window: str,
+    stride: str,
+    fps: str,
+    keep: str,
+    refresh: str,
+    coverage: str,
+    question: str | None,
+    yes_no: bool,
+    group: str,
+    until_end: bool,
+) -> tuple[WorkerSettings, Refresh]:
+    """Everything that can be wrong with the options is found here, before anything is started."""
+    from codecflow.errors import ConfigError
+    from codecflow.keep.config import KeepConfig, parse_coverage
+    from codecflow.messages import Question
+    from codecflow.vlm.refresh import Refresh
+    from codecflow.worker.settings import WorkerSettings
+    from codecflow.worker.windows import WindowPlan
+
+    plan = WindowPlan.of(window, stride, fps)
+    kind, period_s = parse_coverage(coverage, plan.window_slots / plan.fps)
+    policy, _, share = refresh.partition("=")
+    try:
+        refreshing = Refresh(policy, float(share)) if share else Refresh.named(policy)  # type: ignore[arg-type]
+    except ValueError:
+        raise ConfigError(f"refresh {refresh!r}: budget=SHARE takes a number from 0 to 1") from None
+    asked = None if question is None else Question("default", question, "yes-no" if yes_no else "text")
+    if yes_no and question is None:
+        raise ConfigError("--yes-no goes with --question")
+    config = KeepConfig(keep, plan.fps, kind, period_s)  # type: ignore[arg-type]  # it checks the name
+    return WorkerSettings(plan, config, group, asked, until_end), refreshing
+
+
+def _load(model: str, dtype: str, device: str) -> Family:
+    from codecflow.vlm.loading import load_model
+
+    return load_model(model, dtype, device)
+
+
+class _Status:
+    """A line that renews itself on a terminal; elsewhere a plain line every five seconds."""
+
+    EVERY_S = 5.0
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._live = self._console.status("joining the group") if self._console.is_terminal else None
+        self._next = 0.0
+
+    def __enter__(self) -> _Status:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, summary: Summary) -> None:
+        import time
+
+        if self._live:
+            self._live.update(summary.line())
+        elif time.monotonic() >= self._next:
+            if self._next:
+                typer.echo(summary.line(), err=True)
+            self._next = time.monotonic() + self.EVERY_S
+
+    def notice(self, line: str) -> None:
+        typer.echo(f"codecflow: {line}", err=True)

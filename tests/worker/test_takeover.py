@@ -1,0 +1,108 @@
+"""Every window exactly once, with the same masks, wherever workers die: real pictures and masks, topics in memory."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codecflow.keep.config import KeepConfig
+from codecflow.worker.windows import WindowPlan
+
+from .memory import Committed, Topics, Worker, encode_clip, publish, slots, undisturbed
+
+PLAN = WindowPlan.of(4, 2, 2)
+KEEPS = [
+    KeepConfig("replenish", period_s=Fraction(2)),
+    KeepConfig("replenish", coverage="rolling", period_s=Fraction(4)),
+    KeepConfig("motion", period_s=Fraction(4)),
+    KeepConfig("all", period_s=Fraction(4)),
+]
+
+
+@pytest.fixture(scope="module")
+def two_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
+    """Two streams in one partition, interleaved by thirds; one begins a second epoch without having ended the first."""
+    folder = tmp_path_factory.mktemp("clips")
+    long = encode_clip(folder / "long.mp4", 15)
+    short = encode_clip(folder / "short.mp4", 9, gop=30)
+    a, b1, b2 = publish(long, "a"), publish(short, "b", 1), publish(short, "b", 2)
+    topics = Topics()
+    third = len(a[0]) // 3
+    topics.add(a[0][:third], a[1][:third]).add(b1[0][:60], b1[1][:60])
+    topics.add(a[0][third : 2 * third], a[1][third : 2 * third]).add(*b2)
+    return topics.add(a[0][2 * third :], a[1][2 * third :])
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["packets", "metadata", "both", "commit", "die"]), st.integers(1, 60)), max_size=40
+)
+
+
+@pytest.mark.parametrize("keep", KEEPS, ids=lambda keep: f"{keep.policy}-{keep.coverage}")
+@settings(max_examples=25, deadline=None)
+@given(actions=ACTIONS)
+def test_every_window_once_with_the_same_masks_wherever_workers_die(
+    two_streams: Topics, keep: KeepConfig, actions: list[tuple[str, int]]
+) -> None:
+    expected = undisturbed(two_streams, PLAN, keep)
+    assert len(expected.answered) == 7 + 3 + 4
+    committed = Committed()
+    worker = Worker(two_streams, committed, PLAN, keep)
+    for action, count in actions:
+        if action in ("packets", "both"):
+            worker.read_packets(count)
+        if action in ("metadata", "both"):
+            worker.read_metadata(count)
+        if action == "commit":
+            worker.transaction()
+        if action == "die":
+            worker = Worker(two_streams, committed, PLAN, keep)
+    worker.run()
+    assert committed.twice == []
+    assert committed.answered.keys() == expected.answered.keys()
+    for window, masks in expected.answered.items():
+        assert list(slots(committed.answered[window])) == list(slots(masks)), window
+        assert committed.answered[window] == masks, window
+    assert all(state.ended for state in committed.states.values())
+
+
+def test_a_take_over_begins_at_the_keyframe_that_the_oldest_open_window_needs(two_streams: Topics) -> None:
+    keep = KEEPS[0]
+    committed = Committed()
+    first = Worker(two_streams, committed, PLAN, keep)
+    while not any(answered[:3] == ("a", 1, 5) for answered in committed.answered):
+        first.read_packets(3)
+        first.read_metadata(3)
+        first.transaction()
+    state = committed.states["a"]
+    # Window 6 begins at 10 s and masks remember 2 s: the keyframe at 8 s, with a GOP of one second.
+    key, _, headers = two_streams.packets[state.packets_offset] or (b"", b"", [])
+    assert key == b"a"
+    assert dict(headers)["keyframe"] == b"1"
+    assert Fraction(int(dict(headers)["pts"])) * Fraction(dict(headers)["time_base"].decode()) == 8
+    before = set(committed.answered)
+    Worker(two_streams, committed, PLAN, keep).run()
+    assert committed.twice == []
+    assert {w for w in committed.answered if w[0] == "a"} - before == {("a", 1, 6)}
+    assert ("a", 1, 6) in committed.rebuilt
+    assert not committed.rebuilt & before
+
+
+def test_offsets_never_move_back_and_end_behind_the_last_record(two_streams: Topics) -> None:
+    committed = Committed()
+    worker = Worker(two_streams, committed, PLAN, KEEPS[0])
+    seen = [(0, 0)]
+    while not worker.at_end:
+        worker.read_packets(2)
+        worker.read_metadata(2)
+        worker.transaction()
+        seen.append(committed.offsets)
+    worker.run()
+    packets, metadata = zip(*seen, committed.offsets, strict=True)
+    assert list(packets) == sorted(packets)
+    assert list(metadata) == sorted(metadata)
+    assert committed.offsets == (len(two_streams.packets), len(two_streams.metadata))
+    assert worker.partition.settled
