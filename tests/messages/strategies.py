@@ -23,6 +23,8 @@ from codecflow.messages import (
     StreamDescription,
     StreamState,
     Tokens,
+    round_change,
+    round_motion,
 )
 
 INT64 = 2**63 - 1
@@ -69,13 +71,13 @@ def signals(draw: st.DrawFn) -> Signal:
         values = random.integers(0, high, shape, np.uint8, endpoint=True)
         return np.asarray(values * (random.random(shape) < density), np.uint8)
 
-    vectors = draw(st.booleans())
+    vectors, intra = draw(st.booleans()), grid(1)
     return Signal(
         tick=draw(small),
         interval=draw(fractions),
-        change=grid(255),
-        motion=grid(255) if vectors else None,
-        intra=grid(1) if vectors else None,
+        change=round_change(grid(255)),
+        motion=round_motion(grid(255), intra) if vectors else None,
+        intra=intra if vectors else None,
     )
 
 

@@ -71,7 +71,8 @@ def _own(signal: Signal, frame: VideoFrame) -> Signal:
         return signal
     vectors = VectorGrid(signal.rows, signal.columns)
     vectors.add(frame)
-    return replace(signal, motion=vectors.motion(), intra=vectors.intra())
+    motion, intra = vectors.grids()
+    return replace(signal, motion=motion, intra=intra)
 
 
 def _signal_pictures(clip: Path, interval: Fraction) -> Iterator[tuple[PictureMetadata, Signal, VideoFrame]]:

@@ -8,7 +8,7 @@ import numpy as np
 from av.video.frame import PictureType
 
 from codecflow.errors import ConfigError
-from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, Signal
+from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, Signal, round_change
 
 from .blocks import Luma, block_change, grid_shape
 from .pictures import DecodedPicture, PictureDecoder, luma
@@ -89,15 +89,10 @@ class SignalExtractor:
         if tick <= self._tick:
             return None
         now = luma(frame)
-        signal = Signal(
-            tick=tick,
-            interval=self._interval,
-            change=np.full(shape, NO_BOUND, np.uint8) if self._before is None else block_change(now, self._before),
-            motion=None if self._vectors is None else self._vectors.motion(),
-            intra=None if self._vectors is None else self._vectors.intra(),
-        )
+        change = np.full(shape, NO_BOUND, np.uint8) if self._before is None else block_change(now, self._before)
+        motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
         self._tick, self._before, self._vectors = tick, now, None
-        return signal
+        return Signal(tick, self._interval, round_change(change), motion, intra)
 
     def _complete(self, overdue: int) -> list[PictureMetadata]:
         """Takes complete pictures from the head of the queue; up to seq `overdue`, also those without a frame."""

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from av.sidedata.sidedata import Type
 from av.video.frame import PictureType, VideoFrame
 
-from codecflow.messages import BLOCK, Grid
+from codecflow.messages import BLOCK, Grid, round_motion
 
 VECTOR_CODECS = frozenset({"h264", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "mpeg1video", "mpeg2video", "h263"})
 """Codecs whose decoders in FFmpeg export vectors. Measured: HEVC, VP9, AV1 and MJPEG export none."""
@@ -59,10 +59,9 @@ class VectorGrid:
             block, squares = block[larger], squares[larger]
             self._squares[block] = squares
 
-    def motion(self) -> Grid:
-        """(rows, columns) uint8: length of the largest vector in quarter pixels, rounded down, 255 and more as 255."""
-        return np.sqrt(self._squares).astype(np.uint8).reshape(self._rows, self._columns)
-
-    def intra(self) -> Grid:
-        """(rows, columns) uint8: 1 where some inter picture has no vector."""
-        return self._intra.astype(np.uint8).reshape(self._rows, self._columns)
+    def grids(self) -> tuple[Grid, Grid]:
+        """(motion, intra), each (rows, columns) uint8, as `Signal` has them: the length of the largest vector in whole
+        quarter pixels, then up to the next level; 1 where some inter picture has no vector."""
+        shape = (self._rows, self._columns)
+        intra = self._intra.astype(np.uint8).reshape(shape)
+        return round_motion(np.sqrt(self._squares).astype(np.uint8).reshape(shape), intra), intra

@@ -2,7 +2,7 @@
 
 from ._wire import SCHEMA_VERSION, Headers
 from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
-from .grids import Grid
+from .grids import CHANGE_LEVELS, MOTION_LEVELS, Grid, round_change, round_motion
 from .metadata import BLOCK, NO_BOUND, EndOfEpoch, PictureMetadata, Signal, decode_metadata, encode_metadata
 from .packets import ANNEX_B_CODECS, CodedPicture, decode_packet, encode_packet
 from .results import Flops, Frames, Result, Tokens, decode_result, encode_result
@@ -20,6 +20,8 @@ from .streams import (
 __all__ = [
     "ANNEX_B_CODECS",
     "BLOCK",
+    "CHANGE_LEVELS",
+    "MOTION_LEVELS",
     "NO_BOUND",
     "QUESTION_TYPES",
     "SCHEMA_VERSION",
@@ -51,4 +53,6 @@ __all__ = [
     "encode_result",
     "encode_state",
     "encode_stream",
+    "round_change",
+    "round_motion",
 ]

@@ -1,10 +1,12 @@
-"""Codec-signal grids as text: one byte a block, deflated, then base64."""
+"""Codec-signal grids as text: one character a block.
+
+Both grids are held to a few levels, rounded up, and the two levels of a block share one printable character: '#' plus ten
+times the level of motion plus the level of change, the tenth level of motion saying that some picture had no vector there.
+Change and motion go together, so the brokers' compression, which sees both at once, makes less of it than of two grids that
+were deflated apart (docs/decisions: the codec signal's text).
+"""
 
 from __future__ import annotations
-
-import base64
-import binascii
-import zlib
 
 import numpy as np
 import numpy.typing as npt
@@ -14,18 +16,53 @@ from codecflow.errors import MessageError
 Grid = npt.NDArray[np.uint8]
 """(rows, columns) uint8: one value a 16x16 block of luma samples of the coded picture."""
 
+CHANGE_LEVELS = (0, 2, 4, 8, 12, 16, 24, 32, 64, 255)
+"""Eighths of a grey level. Fine where a threshold of a few grey levels is decided; beyond 8 grey levels no bound."""
 
-def encode_grid(grid: Grid) -> str:
-    """Text of a (rows, columns) uint8 grid."""
-    return base64.b64encode(zlib.compress(np.ascontiguousarray(grid).tobytes(), 9)).decode()
+MOTION_LEVELS = (0, 1, 2, 4, 8, 16, 32, 255)
+"""Quarter pixels. 255: longer than 8 pixels, or no vector in some inter picture."""
+
+_FIRST = ord("#")
+_INTRA = 8
+_SYMBOLS = len(CHANGE_LEVELS) * (_INTRA + 1)
 
 
-def decode_grid(text: str, rows: int, columns: int) -> Grid:
-    """Inverse of `encode_grid`. Raises MessageError when the text does not hold exactly rows x columns values."""
-    try:
-        raw = zlib.decompressobj().decompress(base64.b64decode(text, validate=True), rows * columns + 1)
-    except (binascii.Error, zlib.error, ValueError) as error:
-        raise MessageError(f"metadata: unreadable grid ({error})") from error
-    if len(raw) != rows * columns:
-        raise MessageError(f"metadata: a grid of {rows}x{columns} blocks is expected, got {len(raw)} values")
-    return np.frombuffer(raw, np.uint8).reshape(rows, columns)
+def _next_level(levels: tuple[int, ...]) -> Grid:
+    """(256,) uint8: index of the lowest level that is not below each value."""
+    return np.searchsorted(levels, np.arange(256)).astype(np.uint8)
+
+
+_CHANGE_INDEX, _MOTION_INDEX = _next_level(CHANGE_LEVELS), _next_level(MOTION_LEVELS)
+_CHANGE_VALUE = np.array(CHANGE_LEVELS, np.uint8)
+_MOTION_VALUE = np.array((*MOTION_LEVELS, 255), np.uint8)
+
+
+def round_change(change: Grid) -> Grid:
+    """The lowest level that is not below each value: a bound stays a bound."""
+    return _CHANGE_VALUE[_CHANGE_INDEX[change]]
+
+
+def round_motion(motion: Grid, intra: Grid) -> Grid:
+    """The lowest level that is not below each value; 255 where `intra` says that a vector is lacking."""
+    return np.where(intra > 0, np.uint8(255), _MOTION_VALUE[_MOTION_INDEX[motion]])
+
+
+def encode_blocks(change: Grid, motion: Grid | None, intra: Grid | None) -> str:
+    """Text of the grids, row by row. Values between levels are rounded up."""
+    symbols = _CHANGE_INDEX[change]
+    if motion is not None and intra is not None:
+        symbols = symbols + np.where(intra > 0, _INTRA, _MOTION_INDEX[motion]).astype(np.uint8) * len(CHANGE_LEVELS)
+    return (symbols + np.uint8(_FIRST)).tobytes().decode("ascii")
+
+
+def decode_blocks(text: str, rows: int, columns: int) -> tuple[Grid, Grid, Grid]:
+    """(change, motion, intra), each (rows, columns). Raises MessageError when the text does not hold exactly that."""
+    if len(text) != rows * columns:
+        raise MessageError(f"metadata: {rows}x{columns} blocks are expected, got {len(text)} characters")
+    if not text.isascii():
+        raise MessageError("metadata: a character among the blocks stands for no levels")
+    symbols = np.frombuffer(text.encode("ascii"), np.uint8) - np.uint8(_FIRST)  # below '#' it wraps to a large number
+    if symbols.max() >= _SYMBOLS:
+        raise MessageError("metadata: a character among the blocks stands for no levels")
+    motion, change = np.divmod(symbols.reshape(rows, columns), np.uint8(len(CHANGE_LEVELS)))
+    return _CHANGE_VALUE[change], _MOTION_VALUE[motion], (motion == _INTRA).astype(np.uint8)

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-import numpy as np
-
 from codecflow.errors import MessageError
 
 from ._wire import dump, field, load, stream_of
-from .grids import Grid, decode_grid, encode_grid
+from .grids import Grid, decode_blocks, encode_blocks
 
 BLOCK = 16
 """Side of a block, in luma samples of the coded picture."""
@@ -30,10 +28,12 @@ class Signal:
     `tick` is the picture's place on the fixed presentation grid: it is the first picture shown at or after
     tick * interval seconds from the start of the epoch.
 
-    `motion`: (rows, columns) uint8, largest vector that covers the block, in quarter pixels, saturating; None where the
-    codec exports no vectors. `change`: (rows, columns) uint8, an upper bound of the sum over the interval's pictures of the
-    block's mean absolute luma difference to the picture shown before, in eighths of a grey level; NO_BOUND is no bound.
-    `intra`: (rows, columns) uint8 of 0 and 1, blocks of inter pictures that no vector covers; None as for motion.
+    `change`: (rows, columns) uint8, an upper bound of the block's mean absolute luma difference to the signal picture before,
+    in eighths of a grey level; NO_BOUND is no bound. `motion`: (rows, columns) uint8, the largest vector over the block in
+    any picture shown since then, in quarter pixels; None where the codec exports no vectors. `intra`: (rows, columns) uint8
+    of 0 and 1, blocks that some inter picture among them has no vector for; there `motion` is 255. None as for motion.
+
+    On the wire change and motion keep to the levels of grids.py, rounded up.
     """
 
     tick: int
@@ -136,9 +136,7 @@ def _signal_document(signal: Signal) -> dict[str, object]:
     }
     if signal.motion is not None:
         document["vectors"] = True
-    for name, grid in (("change", signal.change), ("motion", signal.motion), ("intra", signal.intra)):
-        if grid is not None and grid.any():
-            document[name] = encode_grid(grid)
+    document["blocks"] = encode_blocks(signal.change, signal.motion, signal.intra)
     return document
 
 
@@ -149,18 +147,14 @@ def _signal(document: dict[str, object]) -> Signal:
         raise MessageError(f"{what}: grid must be [rows, columns], not {shape}")
     rows, columns = shape
 
-    def grid(name: str) -> Grid:
-        if name not in document:
-            return np.zeros((rows, columns), np.uint8)
-        return decode_grid(field(document, name, str, what), rows, columns)
-
+    change, motion, intra = decode_blocks(field(document, "blocks", str, what), rows, columns)
     vectors = "vectors" in document and field(document, "vectors", bool, what)
     return Signal(
         tick=field(document, "tick", int, what),
         interval=_fraction(field(document, "every", list, what)),
-        change=grid("change"),
-        motion=grid("motion") if vectors else None,
-        intra=grid("intra") if vectors else None,
+        change=change,
+        motion=motion if vectors else None,
+        intra=intra if vectors else None,
     )
 
 
