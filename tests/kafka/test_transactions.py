@@ -21,7 +21,7 @@ from codecflow.kafka.transactions import TransactionalEmitter
 @contextmanager
 def member(settings: KafkaSettings, partitions: int) -> Iterator[Consumer]:
     """A consumer of packets that owns `partitions` of them."""
-    client = consumer(settings, f"{settings.topic_prefix}.workers", **{"session.timeout.ms": 6000})
+    client = consumer(settings, f"{settings.topic_prefix}.workers")
     client.subscribe([settings.topics.packets])
     try:
         until_it_owns(client, partitions)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from codecflow.errors import ConfigError
 from codecflow.kafka.settings import DEFAULT_BOOTSTRAP_SERVERS, DEFAULT_TOPIC_PREFIX, KafkaSettings
 
 _PANEL = "Kafka"
@@ -17,7 +20,8 @@ BootstrapServers = Annotated[
         "--bootstrap-servers",
         envvar="CODECFLOW_BOOTSTRAP_SERVERS",
         metavar="HOST:PORT,...",
-        help=f"Kafka brokers to begin with.  [default: {DEFAULT_BOOTSTRAP_SERVERS}]",
+        help=f"Kafka brokers to begin with. Given up when none answers within 10 s (CODECFLOW_REACH_WITHIN_S).  "
+        f"[default: {DEFAULT_BOOTSTRAP_SERVERS}]",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -57,5 +61,12 @@ DEFAULT_PREFIX = DEFAULT_TOPIC_PREFIX
 def kafka_settings(
     bootstrap_servers: str | None, topic_prefix: str, properties: list[str] | None, kafka_config: Path | None
 ) -> KafkaSettings:
-    """What the four options above say together. Raises ConfigError."""
-    return KafkaSettings.from_options(bootstrap_servers, topic_prefix, properties or (), kafka_config)
+    """What the four options above say together, with CODECFLOW_REACH_WITHIN_S from the environment. Raises ConfigError."""
+    settings = KafkaSettings.from_options(bootstrap_servers, topic_prefix, properties or (), kafka_config)
+    text = os.environ.get("CODECFLOW_REACH_WITHIN_S")
+    if not text:
+        return settings
+    try:
+        return replace(settings, reach_within_s=float(text))
+    except ValueError:
+        raise ConfigError(f"CODECFLOW_REACH_WITHIN_S={text}: seconds above 0 are expected") from None

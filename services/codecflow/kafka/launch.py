@@ -7,7 +7,9 @@ import fcntl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -63,16 +65,15 @@ def start(
         progress(f"starting Apache Kafka {KAFKA_VERSION} on port {identity.port}")
         guard = _spawn(files, [*base, "kafka.Kafka", str(files.server)], daemon=daemon)
         try:
-            wait_ready(files, identity, guard)
-        except KafkaError:
-            _end(guard)
-            if port == 0 and files.port_was_taken():  # somebody took the free port before the broker could
-                continue
-            raise
+            broker = wait_ready(files, identity, partial(_alive, guard))
         except BaseException:
             _end(guard)
             raise
-        return described(files, identity), guard
+        if broker is not None:
+            return broker, guard
+        if port != 0 or not files.port_was_taken():
+            raise KafkaError(f"local Kafka: the broker ended at its start: {files.last_error()}")
+        # Somebody took the free port before the broker could.
     raise KafkaError(f"local Kafka: no port stays free on {HOST}; choose one with --port")
 
 
@@ -102,6 +103,10 @@ def _lock_running(files: BrokerFiles, descriptor: int) -> None:
             if time.monotonic() > deadline:
                 raise KafkaError(f"local Kafka: {files.folder} is in use by another broker") from None
             time.sleep(POLL_S)
+
+
+def _alive(guard: subprocess.Popen[bytes]) -> bool:
+    return guard.poll() is None
 
 
 def _end(guard: subprocess.Popen[bytes]) -> None:
@@ -139,28 +144,21 @@ def _format(files: BrokerFiles, identity: Identity, base: list[str]) -> None:
         raise KafkaError(f"local Kafka: cannot format {files.data}: {said[-1] if said else 'no reason given'}")
 
 
-def wait_ready(files: BrokerFiles, identity: Identity, guard: subprocess.Popen[bytes] | None) -> None:
-    """Return once the broker answers a metadata request as this cluster. Raises KafkaError."""
+def wait_ready(files: BrokerFiles, identity: Identity, alive: Callable[[], bool]) -> Broker | None:
+    """The broker, once it answers a metadata request as this cluster; None where it ends before. Raises KafkaError."""
     deadline = time.monotonic() + READY_WITHIN_S
     client: AdminClient | None = None
     while time.monotonic() < deadline:
-        if guard.poll() is not None if guard else not files.running():
-            raise KafkaError(f"local Kafka: the broker ended at its start: {files.last_error()}")
-        if listens(identity.port):  # worth a request
+        if not alive():
+            return None
+        pid = files.running_pid()
+        if pid is not None and listens(identity.port):  # worth a request
             client = client or admin_client(KafkaSettings(bootstrap_servers=f"{HOST}:{identity.port}"))
             with contextlib.suppress(KafkaException):
                 metadata = client.list_topics(timeout=2)
                 if metadata.cluster_id != identity.cluster_id:
                     raise KafkaError(f"local Kafka: port {identity.port} belongs to another Kafka cluster")
                 if metadata.brokers:
-                    return
+                    return Broker(data_dir=files.folder, port=identity.port, pid=pid, kafka=identity.kafka)
         time.sleep(POLL_S)
     raise KafkaError(f"local Kafka: no answer within {READY_WITHIN_S:.0f} s: {files.last_error()}")
-
-
-def described(files: BrokerFiles, identity: Identity) -> Broker:
-    """The broker that runs there."""
-    pid = files.running_pid()
-    if pid is None:
-        raise KafkaError(f"local Kafka: the broker has just ended: {files.last_error()}")
-    return Broker(data_dir=files.folder, port=identity.port, pid=pid, kafka=identity.kafka)

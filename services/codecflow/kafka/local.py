@@ -22,7 +22,7 @@ from codecflow.errors import ConfigError, KafkaError
 
 from . import _guard
 from .distribution import Progress
-from .launch import POLL_S, READY_WITHIN_S, Broker, described, start, wait_ready
+from .launch import POLL_S, READY_WITHIN_S, Broker, start, wait_ready
 from .local_files import BrokerFiles, topic_bytes
 
 
@@ -133,8 +133,7 @@ def status(data_dir: Path) -> Broker | None:
     identity = files.identity()
     if identity is None or not files.running():
         return None
-    wait_ready(files, identity, None)
-    return described(files, identity)
+    return wait_ready(files, identity, files.running)
 
 
 def stop(data_dir: Path) -> bool:

@@ -6,6 +6,7 @@ import base64
 import fcntl
 import json
 import os
+import re
 import socket
 import uuid
 from dataclasses import asdict, dataclass
@@ -151,12 +152,13 @@ class BrokerFiles:
     def last_error(self) -> str:
         """The newest complaint in the broker's log, or where to look."""
         for path, marks in ((self.log, (" ERROR ", " FATAL ")), (self.output, ("rror", "xception"))):
-            if path.exists():
-                lines = [
-                    line for line in path.read_text(errors="replace").splitlines() if any(m in line for m in marks)
-                ]
-                if lines:
-                    return f"{lines[-1].strip()[:300]} (more in {path})"
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+            found = [number for number, line in enumerate(lines) if any(mark in line for mark in marks)]
+            if found:
+                # The exception below a complaint says more than the complaint.
+                below = lines[found[-1] + 1 : found[-1] + 2]
+                exception = below[0] if below and re.match(r"[a-z][\w.]*(Exception|Error)\b", below[0]) else None
+                return f"{(exception or lines[found[-1]]).strip()[:300]} (more in {path})"
         return f"see {self.log}"
 
 

@@ -84,6 +84,8 @@ class KafkaSettings:
             raise ConfigError("bootstrap servers: HOST:PORT[,HOST:PORT...] is expected, not an empty text")
         if not _PREFIX.fullmatch(self.topic_prefix):
             raise ConfigError(f"topic prefix {self.topic_prefix!r}: use 1 to 180 letters, digits, '.', '_' or '-'")
+        if not (self.reach_within_s > 0 and self.gone_after_s > 0):
+            raise ConfigError("Kafka time-outs: seconds above 0 are expected")
         for name in self.properties:
             if name in _FIXED:
                 raise ConfigError(f"Kafka property {name}: CodecFlow sets it itself; leave it out")

@@ -1,0 +1,63 @@
+"""The command line as a whole: quick help, one line for what goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+CODECFLOW = [sys.executable, "-c", "from codecflow.cli.app import main; main()"]
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CODECFLOW, *arguments], capture_output=True, text=True, timeout=60, env=os.environ | environment, check=False
+    )
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from codecflow.cli.app import build; build(); import typer.main\n"
+        "print(*sorted({'torch', 'transformers', 'av', 'numpy', 'confluent_kafka'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == []
+
+
+def test_help_names_the_commands() -> None:
+    done = run("--help", TERM="dumb")
+    assert done.returncode == 0
+    for command in ("kafka", "topics", "produce"):
+        assert command in done.stdout
+
+
+def test_an_expected_failure_is_one_line_and_its_own_exit_status() -> None:
+    done = run("topics", "check", "--topic-prefix", "no good")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("codecflow: topic prefix 'no good': ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_unreachable_broker_is_told_in_time() -> None:
+    began = time.monotonic()
+    at = ("--bootstrap-servers", "127.0.0.1:1", "-X", "sasl.password=hunter22")
+    done = run("topics", "check", *at, CODECFLOW_REACH_WITHIN_S="1.5")
+    assert time.monotonic() - began < 20
+    assert done.returncode == 4
+    assert done.stderr.startswith("codecflow: Kafka at 127.0.0.1:1: no answer within 1.5 s")
+    assert done.stderr.count("\n") == 1
+    assert "hunter22" not in done.stderr
+
+
+def test_an_unknown_log_level_is_refused() -> None:
+    done = run("topics", "check", CODECFLOW_LOG="loud")
+    assert (done.returncode, done.stderr) == (2, "codecflow: CODECFLOW_LOG=loud: use debug, info, warning or error\n")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = subprocess.Popen([*CODECFLOW, "--help"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert command.stdout is not None
+    command.stdout.close()
+    _, said = command.communicate(timeout=60)
+    assert said == ""
