@@ -1,0 +1,44 @@
+"""Small checkpoints with random weights for tests, demonstrations and timing: real files of a real family, no training.
+
+Everything is made offline and from a fixed seed, and saved through transformers, so that they load by the ordinary path.
+Their configuration says `codecflow_untrained`: answers mean nothing. One module a family.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecflow.errors import ModelError
+from codecflow.vlm.loading import quiet
+
+from .internvl import tiny_internvl
+from .parts import Made, randomise
+
+MAKERS: dict[str, Callable[..., Made]] = {
+    "internvl": tiny_internvl,
+}
+
+
+def make_tiny(out: Path, family: str = "internvl", seed: int = 0, **sizes: Any) -> Path:
+    """Writes a checkpoint of `family` into the folder `out` and returns it. Raises ModelError on an unknown family.
+
+    `sizes`: keyword arguments of the family's maker, to vary what tests must not fix.
+    """
+    if family not in MAKERS:
+        raise ModelError(f"family {family!r}: use one of {', '.join(sorted(MAKERS))}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model, tokenizer, processing = MAKERS[family](**sizes)
+        randomise(model)
+    model.config.codecflow_untrained = True
+    with quiet():
+        model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    for name, settings in processing.items():
+        (out / name).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return out
