@@ -26,7 +26,7 @@ _visible: ContextVar[Tensor] = ContextVar("visible")  # (tokens,) bool: what the
 
 
 def _masked_attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **_: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float, **_: Any
 ) -> Any:
     """Plain attention over whole pictures in which only visible tokens are seen."""
     scores = query @ key.transpose(-1, -2) * scaling
@@ -69,6 +69,13 @@ class Case(ABC):
             result.append(Frame(index, index / 2, keep, pixels if keep.any() else None, anchor))
         return result
 
+    def normalised(self, frames: Sequence[Frame]) -> Tensor:
+        """(frames, 3, height, width), as the processor's formula has it; pictures need no resize."""
+        settings = self.family.processing
+        mean, std = (torch.tensor(settings[x]).view(3, 1, 1) for x in ("image_mean", "image_std"))
+        raw = torch.stack([torch.from_numpy(f.pixels).permute(2, 0, 1) for f in frames if f.pixels is not None])
+        return (raw / 255 - mean) / std
+
     @torch.inference_mode()
     def with_visible(self, visible: Tensor, run: Any) -> Any:
         """`run()` with the masked ViT's queries seeing only `visible` (tokens,) bool."""
@@ -79,8 +86,8 @@ class Case(ABC):
             _visible.reset(token)
 
     @abstractmethod
-    def stock_logits(self, frames: Sequence[Frame], prompt: str) -> Tensor:
-        """(vocabulary,) of the first answer token."""
+    def stock_logits(self, frames: Sequence[Frame], prompt: str, answer: Sequence[int] = ()) -> Tensor:
+        """(1 + answer tokens, vocabulary): what follows the question, and each token of `answer`."""
 
     @abstractmethod
     def masked_features(self, frame: Frame) -> Tensor:
@@ -99,27 +106,17 @@ class InternVLCase(Case):
     }
     width, height = 112, 112
 
-    def _pixels(self, frames: Sequence[Frame]) -> Tensor:
-        """(frames, 3, height, width), as the processor's formula has it; these pictures need no resize."""
-        settings = self.family.processing
-        mean, std = (torch.tensor(settings[x]).view(3, 1, 1) for x in ("image_mean", "image_std"))
-        raw = torch.stack([torch.from_numpy(f.pixels).permute(2, 0, 1) for f in frames if f.pixels is not None])
-        return (raw / 255 - mean) / std
-
     @torch.inference_mode()
-    def stock_logits(self, frames: Sequence[Frame], prompt: str) -> Tensor:
+    def stock_logits(self, frames: Sequence[Frame], prompt: str, answer: Sequence[int] = ()) -> Tensor:
         images = self.tokens * "<IMG_CONTEXT>"
         video = "\n".join(f"Frame{f.index + 1}: <img>{images}</img>" for f in frames)  # InternVLProcessor's own words
         text = f"<|im_start|>user\n{video}\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-        ids = torch.tensor([self.family.tokenizer(text, add_special_tokens=False)["input_ids"]])
-        return self.stock(input_ids=ids, pixel_values=self._pixels(frames)).logits[0, -1]
+        ids = torch.tensor([[*self.family.tokenizer(text, add_special_tokens=False)["input_ids"], *answer]])
+        return self.stock(input_ids=ids, pixel_values=self.normalised(frames)).logits[0, -1 - len(answer) :]
 
     def masked_features(self, frame: Frame) -> Tensor:
         rows = int(len(frame.keep) ** 0.5)
         patches = np.kron(frame.keep.reshape(rows, rows), np.ones((2, 2), bool)).ravel()
         visible = torch.from_numpy(np.concatenate([[True], patches]))
-        features = self.with_visible(visible, lambda: self.masked.model.get_image_features(self._pixels([frame])))
+        features = self.with_visible(visible, lambda: self.masked.model.get_image_features(self.normalised([frame])))
         return features.pooler_output[0][torch.from_numpy(frame.keep)][:, None]
-
-
-CASES: dict[str, type[Case]] = {case.name: case for case in (InternVLCase,)}

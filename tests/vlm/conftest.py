@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from .cases import CASES, Case
+from .cases import Case
+from .families import CASES
 
 
 @pytest.fixture(scope="session", params=sorted(CASES))

@@ -57,12 +57,12 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
 def quiet() -> Iterator[None]:
     """No progress bars of transformers inside."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _family(name: str, model_type: str) -> type[Family]:

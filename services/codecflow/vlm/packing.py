@@ -179,8 +179,10 @@ class Pack:
         parts = [run.features for run in runs if run.features is not None and len(run.features)]
         features = torch.cat(_levelled(parts)) if parts else embeds.new_zeros(0, 1, embeds.shape[1])
         embeds[visual] = features[:, 0].to(embeds.dtype)
+        if cache is None:  # a cache is false when it is empty
+            cache = PackedCache(self._writes)
         with attending(StreamLayout(tuple(self._segments))):
-            return family.run_text(embeds, positions, visual, features, cache or PackedCache(self._writes))
+            return family.run_text(embeds, positions, visual, features, cache)
 
 
 def _levelled(parts: list[Tensor]) -> list[Tensor]:

@@ -59,11 +59,11 @@ class Refresh:
         """The tokens of `overlap` to compute again. `deviation`: (overlap tokens,), where this policy `probes`."""
         if self.name == "anchors":
             return [frame.run() for frame in overlap if frame.anchor]
-        if self.name != "budget":
+        if self.name != "budget" or not self.share:
             return []
         tokens = sum(frame.tokens for frame in overlap)
         chosen = torch.zeros(tokens, dtype=torch.bool)
-        chosen[self._order(window, tokens, deviation)[: round(self.share * tokens)]] = True
+        chosen[self.order(window.stream, overlap[0].index, tokens, deviation)[: round(self.share * tokens)]] = True
         runs: list[Run] = []
         at = 0
         for frame in overlap:
@@ -71,11 +71,12 @@ class Refresh:
             at += frame.tokens
         return runs
 
-    def _order(self, window: StreamWindow, tokens: int, deviation: Tensor | None) -> Tensor:
+    def order(self, stream: str, first: int, tokens: int, deviation: Tensor | None = None) -> Tensor:
+        """The overlap's tokens, those to refresh first: (tokens,) int64. `first`: its oldest frame, which seeds `random`."""
         if self.by == "position":
             return torch.arange(tokens)
         if self.by == "random":
-            seed = hashlib.blake2b(f"{window.stream}/{window.position}".encode(), digest_size=6).digest()
+            seed = hashlib.blake2b(f"{stream}/{first}".encode(), digest_size=6).digest()
             return torch.randperm(tokens, generator=torch.Generator().manual_seed(int.from_bytes(seed)))
         assert deviation is not None
         return deviation.argsort(descending=True, stable=True)

@@ -2,7 +2,8 @@
 
 from .base import Family, Patches
 from .internvl import InternVL
+from .llava_onevision import LlavaOnevision
 
-FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (InternVL,)}
+FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (InternVL, LlavaOnevision)}
 
-__all__ = ["FAMILIES", "Family", "InternVL", "Patches"]
+__all__ = ["FAMILIES", "Family", "InternVL", "LlavaOnevision", "Patches"]

@@ -17,10 +17,12 @@ from codecflow.errors import ModelError
 from codecflow.vlm.loading import quiet
 
 from .internvl import tiny_internvl
+from .llava_onevision import tiny_llava_onevision
 from .parts import Made, randomise
 
 MAKERS: dict[str, Callable[..., Made]] = {
     "internvl": tiny_internvl,
+    "llava_onevision": tiny_llava_onevision,
 }
 
 

@@ -1,0 +1,110 @@
+"""Refresh policies against one long masked forward in which refreshed tokens are further versions of themselves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codecflow.errors import ConfigError
+from codecflow.vlm.deviation import deviations
+from codecflow.vlm.refresh import Refresh
+
+from .cases import Case
+from .oracle import Live, Oracle
+from .running import QUESTION, THIRD, Run, assert_equal, properties
+
+PROMPTS = (QUESTION.prompt, THIRD.prompt)
+
+
+@properties
+@given(share=st.floats(0.1, 1), stride=st.integers(1, 3), every=st.integers(1, 4), seed=st.integers(0, 99))
+def test_anchors_are_computed_in_todays_context(case: Case, share: float, stride: int, every: int, seed: int) -> None:
+    def anchors(overlap: list[Live]) -> list[int]:
+        return [index for index, token in enumerate(overlap) if token.anchor]
+
+    rng = np.random.default_rng(seed)
+    run, oracle = Run(case, "anchors"), Oracle(case, anchors)
+    for step in range(4):
+        new = case.frames(rng, range(stride * step, stride * step + stride), share, anchors=every)
+        first = max(0, stride * (step + 1) - 5)
+        got = run.step(new, first, (QUESTION, THIRD))
+        assert_equal(got, oracle.step(new, first, PROMPTS), f"step {step}, anchors every {every}")
+
+
+@properties
+@given(share=st.floats(0.1, 1), budget=st.floats(0, 1), seed=st.integers(0, 99))
+def test_budget_by_position_computes_the_oldest(case: Case, share: float, budget: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    run = Run(case, Refresh("budget", budget, "position"))
+    oracle = Oracle(case, lambda overlap: range(round(budget * len(overlap))))
+    for step in range(4):
+        new = case.frames(rng, range(2 * step, 2 * step + 2), share)
+        first = max(0, 2 * step - 2)
+        assert_equal(run.step(new, first, (QUESTION, THIRD)), oracle.step(new, first, PROMPTS), f"budget {budget:.2f}")
+
+
+@pytest.mark.parametrize("by", ["deviation", "position", "random"])
+def test_a_whole_budget_is_from_scratch_and_none_is_none(case: Case, by: str) -> None:
+    rng = np.random.default_rng(3)
+    whole, none = Run(case, Refresh("budget", 1.0, by)), Run(case, Refresh("budget", 0.0, by))  # type: ignore[arg-type]
+    scratch, reuse = Run(case, "all"), Run(case, "none")
+    for step in range(4):
+        new = case.frames(rng, range(2 * step, 2 * step + 2), 0.6)
+        first = max(0, 2 * step - 2)
+        assert_equal(whole.step(new, first), scratch.step(new, first), f"a budget of everything by {by}, step {step}")
+        assert_equal(none.step(new, first), reuse.step(new, first), f"a budget of nothing by {by}, step {step}")
+    assert whole.outcome.tokens.reused == 0
+    assert none.outcome.tokens.refreshed == none.outcome.tokens.kept
+
+
+def test_scattered_tokens_are_one_masked_attention(case: Case) -> None:
+    """More stretches than are attended to one by one: the indexed, masked path gives what the causal one does."""
+    rng = np.random.default_rng(4)
+    policy = Refresh("budget", 0.5, "random")
+    stretches = 0
+
+    def choose(overlap: list[Live]) -> list[int]:
+        nonlocal stretches
+        order = policy.order("camera", overlap[0].frame, len(overlap))
+        chosen = sorted(order[: round(0.5 * len(overlap))].tolist())
+        stretches = 1 + sum(b - a > 1 for a, b in pairwise(chosen))
+        return chosen
+
+    run, oracle = Run(case, policy, window_frames=40), Oracle(case, choose)
+    for indices, first in ((range(30), 0), (range(30, 32), 2)):
+        new = case.frames(rng, indices)
+        got = run.step(new, first, (QUESTION, THIRD))
+        assert_equal(got, oracle.step(new, first, PROMPTS), f"{stretches} stretches")
+    assert stretches > 64
+
+
+def test_deviation_is_what_recomputing_changes(case: Case) -> None:
+    rng = np.random.default_rng(5)
+    frames = case.frames(rng, range(4), 0.8)
+    buffers = []
+    for share in (1.0, 0.0):
+        run = Run(case, Refresh("budget", share, "position"))
+        run.step(frames, 0)
+        run.step([], 2)  # half of the frames leave
+        window = run.engine.windows["camera"]
+        slots = slice(window.live[0].slot, window.slots)
+        buffers.append([buffer[1, :, slots] for buffer in (window.buffers.keys, window.buffers.values)])
+    with torch.inference_mode():
+        ((found, _),) = deviations(case.family, [(window, window.live)])
+    expected = sum((new - old).square().sum((0, 2)) for new, old in zip(*buffers, strict=True))
+    assert found.max() > 1e-3
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_unknown_policies_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"'some'.*none, anchors, budget, all"):
+        Refresh.named("some")
+    with pytest.raises(ConfigError, match="share 2"):
+        Refresh("budget", 2)
+    with pytest.raises(ConfigError, match=r"'size'.*deviation, position, random"):
+        Refresh("budget", by="size")  # type: ignore[arg-type]
