@@ -116,8 +116,10 @@ def test_5_answers_alone_are_answers_in_a_batch(case: Case, shares: list[float],
 
 def test_6_rebasing_positions_changes_nothing(case: Case) -> None:
     rng = np.random.default_rng(6)
-    span = case.family.frame_positions(case.family.grid(case.width, case.height), torch.arange(case.tokens), 8, 3)[1]
-    rebasing, free = Run(case, position_limit=10 * span), Run(case)
+    grid = case.family.grid(case.width, case.height)
+    before, after = map(len, case.family.frame_text(10, 5.0))
+    span = case.family.frame_positions(grid, torch.arange(case.tokens), before, after)[1]
+    rebasing, free = Run(case, position_limit=6 * span + 64), Run(case)  # 6 frames, prefix and questions
     rebased = 0
     for step in range(12):
         new = case.frames(rng, range(2 * step, 2 * step + 2), 0.7)

@@ -18,22 +18,8 @@ _CHATML = (
     "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-_WORDS = (
-    "yes",
-    "no",
-    "Yes",
-    "No",
-    " yes",
-    " no",
-    " Yes",
-    " No",
-    "Frame",
-    "assistant",
-    "user",
-    " the",
-    " is",
-    " seconds",
-)
+# One token each, with a space before them or without.
+_WORDS = ("yes", "no", "Yes", "No", "Frame", "assistant", "user", "the", "is", "seconds")
 
 
 def chatml(video: str) -> str:
@@ -47,13 +33,11 @@ def byte_tokenizer(special: list[str], chat_template: str, **named: str) -> PreT
     vocabulary = {symbol: index for index, symbol in enumerate(alphabet)}
     merges: list[tuple[str, str]] = []
     for word in _WORDS:
-        symbols = list(word.replace(" ", "Ġ"))
-        while len(symbols) > 1:
-            pair = (symbols[0], symbols[1])
+        pairs = [(word[:length], word[length]) for length in range(1, len(word))]
+        for pair in (*pairs, ("Ġ", word)):  # Ġ is how a byte-level vocabulary spells a space
             if pair not in merges:
                 merges.append(pair)
                 vocabulary[pair[0] + pair[1]] = len(vocabulary)
-            symbols[:2] = [pair[0] + pair[1]]
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
