@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from codecflow.kafka.local import LocalKafka
@@ -12,6 +13,10 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 
 PARTITIONS = 3
+
+# A time limit for each example would measure the machine's other work.
+hypothesis.settings.register_profile("codecflow", deadline=None)
+hypothesis.settings.load_profile("codecflow")
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from codecflow.errors import ConfigError, KafkaError
 from codecflow.kafka import distribution
-from codecflow.kafka.clients import require_broker
-from codecflow.kafka.failures import BrokerUnreachableError
+from codecflow.kafka.failures import BrokersGoneError
 from codecflow.kafka.local import LocalKafka, start_daemon, status, stop
 from codecflow.kafka.local_files import BrokerFiles, Identity, free_port, listens, new_cluster_id, topic_bytes
 from codecflow.kafka.records import Record
@@ -62,29 +62,46 @@ def daemon_dir(tmp_path: Path) -> Iterator[Path]:
     stop(tmp_path / "kafka")
 
 
-def test_data_and_port_outlive_the_broker_and_it_leaves_nothing_running(tmp_path: Path) -> None:
-    data_dir = tmp_path / "with blank"
+def test_a_daemon_that_crashes_leaves_nothing_running_and_comes_back_with_its_data(daemon_dir: Path) -> None:
     lines: list[str] = []
-    with LocalKafka(data_dir, progress=lines.append) as kafka:
-        settings = KafkaSettings(kafka.bootstrap_servers)
-        create_topics(settings, partitions=2)
-        empty = kafka.topic_bytes(settings.topics.packets)
-        noise = {bytes([stream]): os.urandom(300_000) for stream in b"abcd"}  # two partitions' worth
-        with RecordSender(settings) as sender:
-            for stream, value in noise.items():
-                sender.send(Record(settings.topics.packets, stream, value, "noise"))
-        stored = kafka.topic_bytes(settings.topics.packets)
-        assert empty == 0
-        assert 1_200_000 <= stored < 1_210_000
-        first = kafka.broker
+    broker = start_daemon(daemon_dir, 0, lines.append)
     assert any("starting" in line for line in lines)
-    assert not listens(first.port)
-    assert not alive(first.pid)
-    assert topic_bytes(data_dir, settings.topics.packets) == stored
-    with LocalKafka(data_dir) as kafka:
-        assert kafka.broker.port == first.port
-        with TopicTail(settings, settings.topics.packets) as tail:
-            assert newest_by_key(tail.catch_up()) == noise
+    assert status(daemon_dir) == broker == start_daemon(daemon_dir, 0)
+    with pytest.raises(ConfigError, match="already runs on port"):
+        start_daemon(daemon_dir, free_port())
+
+    settings = KafkaSettings(broker.bootstrap_servers)
+    packets = settings.topics.packets
+    create_topics(settings, partitions=2)
+    noise = {bytes([stream]): os.urandom(300_000) for stream in b"abcd"}  # two partitions' worth
+    patient = RecordSender(settings)
+    with LocalKafka(daemon_dir) as kafka:
+        assert kafka.broker == broker
+        assert kafka.topic_bytes(packets) == 0
+        for stream, value in noise.items():
+            patient.send(Record(packets, stream, value, "noise"))
+        patient.flush()
+        assert 1_200_000 <= kafka.topic_bytes(packets) < 1_210_000
+    assert status(daemon_dir) == broker, "a daemon outlives those who use it"
+
+    (java,) = java_children(broker.pid)
+    os.kill(broker.pid, signal.SIGKILL)
+    os.waitpid(broker.pid, 0)
+    until(lambda: not alive(java) and status(daemon_dir) is None)
+    assert BrokerFiles(daemon_dir).pid.exists()
+    assert not stop(daemon_dir)
+    patient.send(Record(packets, b"e", b"sent while no broker was there", "a late record"))
+    with pytest.raises(BrokersGoneError, match="giving up"), RecordSender(replace(settings, gone_after_s=1)) as hasty:
+        hasty.send(Record(packets, b"f", b"never", "a record"))
+
+    with LocalKafka(daemon_dir) as kafka:
+        assert kafka.broker.port == broker.port
+        patient.flush()
+        with TopicTail(settings, packets) as tail:
+            assert newest_by_key(tail.catch_up()) == noise | {b"e": b"sent while no broker was there"}
+    assert not listens(broker.port)
+    assert status(daemon_dir) is None
+    assert topic_bytes(daemon_dir, packets) > 1_200_000
 
 
 def test_the_last_owner_ends_the_broker_though_killed(tmp_path: Path) -> None:
@@ -101,30 +118,6 @@ def test_the_last_owner_ends_the_broker_though_killed(tmp_path: Path) -> None:
     until(lambda: not alive(java) and not alive(pid))
     assert not listens(port)
     assert status(data_dir) is None
-
-
-def test_a_killed_guard_takes_the_broker_along_and_its_traces_do_not_mislead(daemon_dir: Path) -> None:
-    broker = start_daemon(daemon_dir, 0)
-    (java,) = java_children(broker.pid)
-    assert status(daemon_dir) == broker
-    assert start_daemon(daemon_dir, 0) == broker
-    os.kill(broker.pid, signal.SIGKILL)
-    os.waitpid(broker.pid, 0)
-    until(lambda: not alive(java))
-    assert BrokerFiles(daemon_dir).pid.exists()
-    assert status(daemon_dir) is None
-    assert not stop(daemon_dir)
-    again = start_daemon(daemon_dir, 0)
-    assert again.port == broker.port
-    with LocalKafka(daemon_dir) as kafka:
-        assert kafka.broker == again
-    assert status(daemon_dir) == again, "a daemon outlives those who use it"
-    with pytest.raises(ConfigError, match="already runs on port"):
-        start_daemon(daemon_dir, free_port())
-    assert stop(daemon_dir)
-    assert not listens(again.port)
-    with pytest.raises(BrokerUnreachableError):
-        require_broker(KafkaSettings(again.bootstrap_servers, reach_within_s=1))
 
 
 def test_a_busy_port_is_told(kafka: LocalKafka, tmp_path: Path) -> None:
@@ -156,7 +149,7 @@ def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     files = BrokerFiles(tmp_path / "kafka")
     files.data.mkdir(parents=True)
     cluster = new_cluster_id()
-    files.write(Identity(cluster_id=cluster, kafka="4.3.1", port=free_port(), controller_port=free_port()))
+    files.write(Identity(cluster_id=cluster, kafka="4.3.1", port=free_port(), controller_port=free_port()), {})
     (files.data / "meta.properties").write_text(f"cluster.id={cluster}\nversion=1\nnode.id=7\n")
     with pytest.raises(KafkaError, match=r"the broker ended at its start: .*node id 7"), LocalKafka(files.folder):
         pass

@@ -22,6 +22,9 @@ worker that takes over wait no longer than this for it."""
 LARGEST_RECORD_BYTES = 100_000_000
 """The client's own limit lies out of the way (at the broker's default limit of a request): topics decide."""
 
+# Not _SSL: a handshake also breaks with a broker that is just starting or stopping.
+_REFUSALS = frozenset({ClientError._AUTHENTICATION, ClientError.SASL_AUTHENTICATION_FAILED})
+
 _logger = logging.getLogger("codecflow.librdkafka")
 _logger.addHandler(logging.NullHandler())
 
@@ -41,7 +44,8 @@ class _QuietLog:
 class BrokerWatch:
     """Tells a passing fault from brokers that are gone for good, for one client.
 
-    Its `on_error` is the client's error_cb. The service's loop calls `check` between two pieces of work.
+    Its `on_error` is the client's error_cb. The service's loop calls `check` between two pieces of work. `last_error`: what
+    librdkafka said last; `refused`: whether that was about who we are, so that waiting does not help.
     """
 
     PROBE_EVERY_S = 5.0
@@ -51,12 +55,14 @@ class BrokerWatch:
         self._down_since: float | None = None
         self._next_probe = 0.0
         self.last_error = ""
+        self.refused = False
 
     def on_error(self, error: ClientError) -> None:
         if error.code() == ClientError._ALL_BROKERS_DOWN:
             self._down_since = self._down_since or time.monotonic()
         else:
             self.last_error = self._settings.scrub(error.str())
+            self.refused = error.code() in _REFUSALS
 
     def check(self, client: Producer | Consumer | AdminClient) -> None:
         """Raises BrokersGoneError when none has answered for `gone_after_s`. Blocks (1 s at most) only while none does."""
@@ -114,15 +120,24 @@ def require_broker(settings: KafkaSettings) -> AdminClient:
     """An admin client that has had an answer. Raises BrokerUnreachableError within `reach_within_s` otherwise."""
     watch = BrokerWatch(settings)
     client = admin_client(settings, watch)
-    try:
-        client.list_topics("", timeout=settings.reach_within_s)
-    except KafkaException as error:
-        client.poll(0)  # serves the error callback, which knows more than "timed out"
-        raise BrokerUnreachableError(
-            f"Kafka at {settings.bootstrap_servers}: no answer within {settings.reach_within_s:g} s"
-            f"{_because(watch.last_error)}; is it running (codecflow kafka status), and is --bootstrap-servers right?"
-        ) from error
-    return client
+    deadline = time.monotonic() + settings.reach_within_s
+    while True:
+        left_s = deadline - time.monotonic()
+        try:
+            client.list_topics("", timeout=max(0.1, min(left_s, 1.0)))
+            return client
+        except KafkaException as error:
+            client.poll(0)  # serves the error callback, which knows more than "timed out"
+            if watch.refused:
+                raise BrokerUnreachableError(
+                    f"Kafka at {settings.bootstrap_servers}: {watch.last_error}; check the security properties "
+                    f"(--kafka-config, -X)"
+                ) from error
+            if left_s < 1.0:
+                raise BrokerUnreachableError(
+                    f"Kafka at {settings.bootstrap_servers}: no answer within {settings.reach_within_s:g} s"
+                    f"{_because(watch.last_error)}; is it running, and is --bootstrap-servers right?"
+                ) from error
 
 
 def _producing(settings: KafkaSettings) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import fcntl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,14 +51,14 @@ class Broker:
 
 
 def start(
-    files: BrokerFiles, port: int | None, progress: Progress, *, daemon: bool
+    files: BrokerFiles, port: int | None, progress: Progress, properties: Mapping[str, str], *, daemon: bool
 ) -> tuple[Broker, subprocess.Popen[bytes]]:
     """The broker, ready, and its guard. `port` None: the one used last, else 9092; 0: the one used last, or a free one."""
     java = find_java()
     jars = class_path(progress)
     for _ in range(3):
         identity = _identify(files, port)
-        files.write(identity)
+        files.write(identity, properties)
         base = [str(java), *_JVM, f"-Dlog4j2.configurationFile={files.logging}", "-cp", jars]
         if not files.formatted:
             _format(files, identity, base)

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -35,13 +35,21 @@ class LocalKafka:
 
     Several programs may enter with the same `data_dir`: the first starts the broker, the last one out ends it, and so it
     ends when all of them are killed. A daemon found running there is used and left running. `port` as in `start_daemon`.
+    `properties`: the broker's own, beside or in the place of those that we set, where this one starts it.
     """
 
-    def __init__(self, data_dir: Path | None = None, port: int | None = 0, progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        port: int | None = 0,
+        progress: Progress = silent,
+        properties: Mapping[str, str] | None = None,
+    ) -> None:
         self._temporary = data_dir is None
         self.data_dir = Path(tempfile.mkdtemp(prefix="codecflow-kafka-")) if data_dir is None else data_dir
         self._port = port
         self._progress = progress
+        self._properties = properties or {}
         self._owner: int | None = None
         self._broker: Broker | None = None
         self._guard: subprocess.Popen[bytes] | None = None
@@ -54,7 +62,7 @@ class LocalKafka:
             with _starting(files):
                 self._broker = status(self.data_dir)
                 if self._broker is None:
-                    self._broker, self._guard = start(files, self._port, self._progress, daemon=False)
+                    self._broker, self._guard = start(files, self._port, self._progress, self._properties, daemon=False)
         except BaseException:
             self.stop()
             raise
@@ -117,7 +125,7 @@ def start_daemon(data_dir: Path, port: int | None, progress: Progress = silent) 
     with _starting(files):
         running = status(data_dir)
         if running is None:
-            broker, guard = start(files, port, progress, daemon=True)
+            broker, guard = start(files, port, progress, {}, daemon=True)
             guard.returncode = 0  # not ours to wait for; Popen would warn of a child left behind
             return broker
     if port not in (None, 0, running.port):

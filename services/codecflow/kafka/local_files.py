@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,14 +113,16 @@ class BrokerFiles:
         if found.get("cluster.id") != identity.cluster_id:
             raise ConfigError(f"{self.folder}: its data belong to another Kafka cluster; choose another --data-dir")
 
-    def write(self, identity: Identity) -> None:
-        """Everything that the broker reads at its start."""
+    def write(self, identity: Identity, properties: Mapping[str, str]) -> None:
+        """Everything that the broker reads at its start; `properties` win over ours."""
         self._identity.write_text(json.dumps(asdict(identity)))
         self.server.write_text(
             _SERVER.format(
                 host=HOST, port=identity.port, controller_port=identity.controller_port, data=_escaped(self.data)
             )
+            + "".join(f"{name}={value}\n" for name, value in properties.items())
         )
+        self.server.chmod(0o600)  # properties may hold passwords
         self.logging.write_text(_LOGGING.format(folder=_escaped(self.folder)))
 
     @property
