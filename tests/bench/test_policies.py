@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 import orjson
 import pytest
 
-CLIP = Path(__file__).parents[1] / "data" / "intel_one-by-one-person-detection.mp4"
+from tests.bench.clips import CLIP, encode
+
 POLICIES = {
     "all",
     "motion",
@@ -36,24 +34,6 @@ def figures(*arguments: str | Path) -> dict[str, dict[str, dict[str, float]]]:
     assert done.returncode == 0, done.stderr
     document: dict[str, Any] = orjson.loads(done.stdout.splitlines()[-1])
     return document
-
-
-def encode(path: Path, codec: str, width: int, height: int, pictures: int, rate: int = 10) -> Path:
-    """A clip with noise, in which a square moves over a still background."""
-    rng = np.random.default_rng(1)
-    background = rng.integers(60, 120, (height, width, 3)).astype(np.uint8)
-    with av.open(str(path), "w") as container:
-        track = container.add_stream(codec, rate=rate)
-        track.width, track.height = width, height
-        track.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        track.time_base = Fraction(1, rate)
-        for index in range(pictures):
-            pixels = background.copy()
-            x = index * 4 % (width - 20)
-            pixels[height // 2 : height // 2 + 20, x : x + 20] = 240
-            container.mux(track.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-        container.mux(track.encode(None))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecflow.codec.footprints import TokenGrid
+from codecflow.codec.pictures import luma as frame_luma
 from codecflow.errors import ConfigError
 from codecflow.keep import KeepConfig, KeepDecision, KeepState, Luma
 from codecflow.keep.coverage import forced_tokens
@@ -165,13 +166,9 @@ def compare(
         luma = frame.luma
         for policy in policies:
             signal = frame.own if policy.sampled_only else frame.signal
-            decision = states[policy.name].step(frame.slot, signal, partial(_same, luma))
+            decision = states[policy.name].step(frame.slot, signal, partial(frame_luma, frame.frame))
             tallies[policy.name].add(frame.time_s, decision, seen[policy.name].stale(luma, decision.keep))
         yield Contest(frame.time_s, tallies)
-
-
-def _same(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    return luma
 
 
 def run(

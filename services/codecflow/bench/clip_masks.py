@@ -1,0 +1,103 @@
+"""A clip as the language model's side of the benchmark needs it: sampled pictures, and each keep policy's masks.
+
+Made from a video through the real codec signal and the real keep policies, or read from a file made earlier, so that the
+machine that holds the GPU needs neither FFmpeg nor the clip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from codecflow.codec.footprints import TokenGrid
+from codecflow.errors import ConfigError, SourceError
+
+KEEP_POLICIES = ("all", "motion", "replenish")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipMasks:
+    """One clip. `pictures`: (frames, height, width, 3) uint8. `keep`: policy -> (frames, tokens) bool. `anchors`: (frames,)
+    bool, frames of which every policy keeps all. Frames follow each other on the sampling grid."""
+
+    name: str
+    rows: int
+    columns: int
+    pictures: npt.NDArray[np.uint8]
+    keep: dict[str, npt.NDArray[np.bool_]]
+    anchors: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, seconds: float) -> ClipMasks:
+    """Masks of a video on a regular grid, up to `seconds` of it. Pictures are halved until they are no larger than 448 wide:
+    what is timed is a model, on pictures of its own size. Raises SourceError when there is no frame."""
+    from codecflow.bench.sampling import sampled_frames
+    from codecflow.codec.pictures import luma, rgb
+    from codecflow.keep import KeepConfig, KeepState
+
+    pictures, anchors = [], []
+    keep: dict[str, list[npt.NDArray[np.bool_]]] = {policy: [] for policy in KEEP_POLICIES}
+    states: dict[str, KeepState] = {}
+    for sampled in sampled_frames(clip, fps, seconds):
+        frame = sampled.frame
+        if not states:
+            grid = TokenGrid.regular(rows, columns, frame.width, frame.height)
+            configs = {p: KeepConfig(policy=p, fps=fps, period_s=anchor_s) for p in KEEP_POLICIES}  # type: ignore[arg-type]
+            states = {policy: KeepState(grid, config) for policy, config in configs.items()}
+        for policy, state in states.items():
+            decision = state.step(sampled.slot, sampled.signal, lambda: luma(frame))
+            keep[policy].append(decision.keep)
+        anchors.append(bool(decision.forced.all()))
+        pictures.append(_small(rgb(frame)))
+    if not pictures:
+        raise SourceError(f"source {clip}: no frame could be sampled; give a sound video file")
+    return ClipMasks(
+        clip.name, rows, columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
+    )
+
+
+def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    while picture.shape[1] > 448:
+        picture = picture[::2, ::2]
+    return picture
+
+
+def save_masks(clips: Sequence[ClipMasks], file: Path) -> None:
+    """Writes `clips` to one compressed .npz file."""
+    content: dict[str, npt.NDArray[np.generic]] = {}
+    for number, clip in enumerate(clips):
+        content[f"{number}/name"] = np.array(clip.name)
+        content[f"{number}/grid"] = np.array([clip.rows, clip.columns])
+        content[f"{number}/pictures"] = clip.pictures
+        content[f"{number}/anchors"] = clip.anchors
+        for policy, masks in clip.keep.items():
+            content[f"{number}/keep/{policy}"] = np.packbits(masks, axis=1)
+    np.savez_compressed(file, **content)  # type: ignore[arg-type]  # its stub has no room for arrays by name
+
+
+def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
+    """The clips of a file that `save_masks` wrote. Raises ConfigError when it is none, or of another grid."""
+    try:
+        with np.load(file) as held:
+            content = dict(held)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"masks {file}: cannot be read ({error}); make it with --save-masks") from error
+    clips = []
+    for number in range(sum(key.endswith("/name") for key in content)):
+        if tuple(content[f"{number}/grid"].tolist()) != (rows, columns):
+            raise ConfigError(f"masks {file}: made for another token grid than {rows}x{columns}; make them anew")
+        keep = {
+            policy: np.unpackbits(content[f"{number}/keep/{policy}"], axis=1, count=rows * columns).astype(bool)
+            for policy in KEEP_POLICIES
+        }
+        pictures, anchors = content[f"{number}/pictures"], content[f"{number}/anchors"]
+        clips.append(ClipMasks(str(content[f"{number}/name"]), rows, columns, pictures, keep, anchors))
+    return clips

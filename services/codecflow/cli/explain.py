@@ -1,0 +1,39 @@
+"""`codecflow explain`: the method on a clip, as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("explain")(explain)
+
+
+def explain(
+    clip: Annotated[Path, typer.Argument(help="Video file, any codec.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; made if it is not there.")],
+    fps: Annotated[str, typer.Option(help="Sampled frames a second; 2, 0.5 and 1/3 all work.")] = "2",
+    side: Annotated[int, typer.Option(min=1, help="Tokens along each side of the model's grid.")] = 16,
+    window: Annotated[str, typer.Option(help="Seconds of a window.")] = "40",
+    stride: Annotated[str, typer.Option(help="Seconds that the window moves between answers.")] = "8",
+    coverage: Annotated[
+        str, typer.Option(help="SECONDS between anchors, once (a window), rolling or rolling=SECONDS.")
+    ] = "8",
+    refresh: Annotated[
+        str, typer.Option(help="Refresh policy of the window's picture: none, anchors or all.")
+    ] = "anchors",
+    seconds: Annotated[float | None, typer.Option(min=1, help="Only the first seconds of the clip.")] = None,
+) -> None:
+    """Draw the method on a clip: a frame with its codec signal and keep mask, a window's KV, the kept share over time."""
+    from codecflow.bench.explain import run
+    from codecflow.keep import KeepConfig, parse_coverage
+    from codecflow.worker.windows import WindowPlan
+
+    plan = WindowPlan.of(window, stride, fps)
+    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots))
+    config = KeepConfig(fps=plan.fps, coverage=kind, period_s=period_s)
+    run(clip, out, config, plan, side=side, refresh=refresh, seconds=seconds)
