@@ -85,7 +85,8 @@ class SignalExtractor:
             self._vectors.add(frame)
         if self._start_pts is None:
             self._start_pts = picture.pts
-        tick = int((picture.pts - self._start_pts) * picture.time_base // self._interval)
+        per_unit = picture.time_base / self._interval
+        tick = (picture.pts - self._start_pts) * per_unit.numerator // per_unit.denominator
         if tick <= self._tick:
             return None
         now = luma(frame)

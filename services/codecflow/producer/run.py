@@ -23,7 +23,7 @@ from .summary import Summary
 from .wire_bytes import WireBytes
 
 PROGRESS_EVERY_S = 0.5
-METADATA_LINGER_MS = 1000
+METADATA_LINGER_MS = 1500
 """How long metadata waits for company: documents compress against each other. Answers, which come every stride, can wait."""
 
 
