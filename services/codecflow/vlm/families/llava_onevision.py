@@ -1,0 +1,133 @@
+"""LLaVA-OneVision (transformers' llava_onevision): a square picture, tokens pooled from overlapping patches, no frame tags.
+
+A video's frames follow one another with nothing between them, and the learned `image_newline` ends the video. A token is
+the bilinear pooling of projected patches, two a side where they fall in between: 27x27 patches give 14x14 tokens, and the
+middle patch of each side belongs to two of them. A kept token needs every patch that its pooling weights touch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from codecflow.codec.footprints import TokenGrid
+from codecflow.errors import ModelError
+from codecflow.vlm import flops
+from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.pictures import to_patches
+
+from .base import Family, Patches
+
+_NO_WEIGHT = (
+    1e-6  # a pooling weight below is rounding, where a token lies on a patch: the patch beside it is not looked at
+)
+
+
+class LlavaOnevision(Family):
+    """A frame is resized to the model's square whatever its shape, as the family's video processor does.
+
+    Where patches do not divide the square (27 patches of 14 pixels in 384) nothing looks at its last rows and columns.
+    """
+
+    model_type = "llava_onevision"
+    video_placeholder = "<video>"
+
+    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
+        super().__init__(model, tokenizer, processing)
+        vision = self.config.vision_config
+        if vision.model_type != "siglip_vision_model" or self.config.vision_feature_select_strategy != "full":
+            raise ModelError(
+                "LLaVA-OneVision with another ViT than SigLIP, or some of its patches left out: not supported"
+            )
+        self.size, self.patch = int(vision.image_size), int(vision.patch_size)
+        size = processing.get("size") or {}
+        if {int(size.get(side, self.size)) for side in ("height", "width")} != {self.size}:
+            raise ModelError(f"the processor's pictures are {size}, but the ViT takes {self.size}x{self.size}")
+        self.side = self.size // self.patch
+        taps, weights = _pooling(self.side)
+        self.pooled = len(taps)
+        self._taps = _pairs(taps[:, :, None] * self.side, taps).to(self.device)  # (tokens, 4), patches of the frame
+        self._weights = _pairs(weights[:, :, None], weights, torch.mul).to(self.device, self.dtype)
+        layers, chosen = vision.num_hidden_layers, self.config.vision_feature_layer
+        self.chosen = [layer % (layers + 1) for layer in (chosen if isinstance(chosen, list) else [chosen])]
+
+    def grid(self, width: int, height: int) -> TokenGrid:
+        taps, _ = _pooling(self.side)
+        spans = taps.numpy()[:, [0, 1]] * self.patch + [0, self.patch]  # in pixels of the model's picture
+        x, y = ((spans * scale + [0, self.size - 1]) // self.size for scale in (width, height))
+        rows, columns = np.repeat(y, self.pooled, axis=0), np.tile(x, (self.pooled, 1))
+        boxes = np.stack([columns[:, 0], rows[:, 0], columns[:, 1], rows[:, 1]], axis=1).astype(np.int32)
+        return TokenGrid(self.pooled, self.pooled, width, height, boxes)
+
+    def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
+        kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
+        seen = torch.unique(self._taps[kept])
+        places = torch.stack([seen // self.side, seen % self.side], dim=1)
+        whole = self.side * self.patch
+        picture = self.preprocess(pixels, self.size, self.size, self.device)[:, :whole, :whole]
+        patches = to_patches(picture, self.patch, places[:, 0], places[:, 1]).to(self.dtype)
+        return Patches(patches, places, self.side, self.side, kept)
+
+    def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
+        tower, embeddings = self.core.vision_tower, self.core.vision_tower.embeddings
+        patches = torch.cat([frame.pixels for frame in frames])
+        places = torch.cat([frame.places for frame in frames])
+        flat = places[:, 0] * self.side + places[:, 1]
+        hidden = (embeddings.patch_embedding(patches).flatten(1) + embeddings.position_embedding(flat))[None]
+        counts = [len(frame.places) for frame in frames]
+        states = [hidden]
+        with attending(FrameLayout(tuple(counts))):
+            for layer in tower.encoder.layers[: max(self.chosen)]:
+                states.append(layer(states[-1], None))
+        projected = self.core.multi_modal_projector(torch.cat([states[layer][0] for layer in self.chosen], dim=-1))
+        # Patches ascend within a frame, and frames follow one another: one search finds each token's among all of them.
+        apart = self.side**2
+        lengths = torch.tensor(counts, device=self.device)
+        numbers = torch.arange(len(frames), device=self.device) * apart
+        packed = flat + numbers.repeat_interleave(lengths, output_size=len(flat))
+        kept = torch.cat([frame.kept for frame in frames])
+        tokens = [len(frame.kept) for frame in frames]
+        offsets = numbers.repeat_interleave(torch.tensor(tokens, device=self.device), output_size=len(kept))
+        index = torch.searchsorted(packed, self._taps[kept] + offsets[:, None])
+        features = (projected[index] * self._weights[kept][:, :, None]).sum(1)
+        return list(torch.split(features[:, None], tokens))
+
+    def closing(self) -> Tensor:
+        newline: Tensor = self.core.image_newline
+        return newline.detach()[None]
+
+    def patches_of(self, tokens: int) -> int:
+        return self.side**2
+
+    def vision_flops(self, patches: int, tokens: int) -> int:
+        vision = self.config.vision_config
+        values: int = vision.num_channels * self.patch**2
+        encoder = flops.vit(patches, 0, vision.hidden_size, max(self.chosen), vision.intermediate_size, values)
+        merged, hidden = vision.hidden_size * len(self.chosen), self.text_config.hidden_size
+        return encoder + flops.linear(patches, merged, hidden, hidden)
+
+
+def _pooling(side: int) -> tuple[Tensor, Tensor]:
+    """Which patches each token of one side is pooled from, ascending, and their weights: (tokens, 2) each.
+
+    Taken from torch's own bilinear interpolation of the unit vectors. A patch of no weight is replaced by its neighbour.
+    """
+    tokens = math.ceil(side / 2)
+    matrix = interpolate(torch.eye(side)[None, None], (tokens, side), mode="bilinear")[0, 0]
+    weights, taps = matrix.topk(2, dim=1)
+    touched = weights > _NO_WEIGHT
+    taps, order = torch.where(touched, taps, taps[:, :1]).sort(dim=1)
+    return taps, (weights * touched).gather(1, order)
+
+
+def _pairs(rows: Tensor, columns: Tensor, join: Any = torch.add) -> Tensor:
+    """`rows`: (tokens, 2, 1), `columns`: (tokens, 2) of one side -> (tokens * tokens, 4) of the square, row by row."""
+    joined: Tensor = join(rows[:, None], columns[None, :, None, :])
+    return joined.flatten(2).flatten(0, 1)
