@@ -169,7 +169,7 @@ def draw_share(records: Sequence[FrameRecord], config: KeepConfig, path: Path) -
         xlabel="presentation time, s", ylabel="tokens of a frame, %", ylim=(0, 100), xlim=(times[0], times[-1] or 1)
     )
     axis.set_title(
-        f"Policy {config.policy}, {float(config.fps):g} frames/s: {kept:.0f} % of all tokens are encoded, anchors included",
+        f"Policy {config.policy}, {float(config.fps):g} frames/s: {kept:.0f} % of all tokens are encoded, coverage included",
         loc="left",
     )
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False, fontsize=9)
