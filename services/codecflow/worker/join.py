@@ -80,7 +80,8 @@ class StreamJoin:
         self._packets: _Side[CodedPicture] = _Side(counts)
         self._metadata: _Side[PictureMetadata | EndOfEpoch] = _Side(counts)
         self._next: Key | None = None  # the key expected next; None: nothing was joined yet
-        self._ended = -1  # the newest epoch that has ended
+        self._open = False  # its epoch has begun and has not ended
+        self._left = -1  # nothing more is joined of this epoch and those before it
         self._bytes = 0
 
     @property
@@ -119,19 +120,24 @@ class StreamJoin:
     def take(self) -> Iterator[Joined | EpochEnd]:
         """What can be joined by now, in decode order."""
         packets, metadata = self._packets.waiting, self._metadata.waiting
-        while metadata:
+        while True:
+            if packets and packets[0][0][0] <= self._left:
+                self._drop_packet()
+                continue
+            if not metadata:
+                return
             key, document, offset = metadata[0]
             ahead = packets[0][0] if packets else None
-            if ahead is not None and (ahead[0] < key[0] or ahead[0] <= self._ended):
-                self._drop_packet()  # the metadata topic has left this epoch behind
-            elif ahead is not None and ahead < key:
-                yield from self._joined(ahead, self._pop_packet(), None, offset)
-            elif isinstance(document, EndOfEpoch):
-                # Every picture with metadata has been joined; one without would give no frame anyway.
+            if isinstance(document, EndOfEpoch):
+                # Every picture with metadata is joined by now; one without it would give no frame anyway.
                 metadata.popleft()
                 yield from self._end(key[0], document.pictures)
             elif ahead is None:
                 return
+            elif ahead[0] < key[0]:
+                self._left = key[0] - 1  # the metadata topic has left this epoch behind
+            elif ahead < key:
+                yield from self._joined(ahead, self._pop_packet(), None, offset)
             else:
                 metadata.popleft()
                 if key == ahead:
@@ -166,10 +172,10 @@ class StreamJoin:
         epoch, seq = key
         if self._next is not None:
             if self._next[0] != epoch:
-                yield from self._leave(self._next[0])
+                yield from self._leave()
                 self._next = (epoch, 0)
             self._counts["picture-missing"] += seq - self._next[1]
-        self._next = (epoch, seq + 1)
+        self._next, self._open = (epoch, seq + 1), True
         self._counts["picture-missing"] += packet[0] is None
         self._counts["metadata-missing"] += document is None
         yield Joined(epoch, seq, packet[0], document, packet[1], metadata_offset)
@@ -178,11 +184,10 @@ class StreamJoin:
         if self._next is not None and self._next[0] == epoch:
             self._counts["picture-missing"] += max(0, pictures - self._next[1])
         elif self._next is not None:
-            yield from self._leave(self._next[0])
-        self._ended, self._next = epoch, (epoch, pictures)
+            yield from self._leave()
+        self._left, self._next, self._open = epoch, (epoch, pictures), False
         yield EpochEnd(epoch, closed=True)
 
-    def _leave(self, epoch: int) -> Iterator[EpochEnd]:
-        if epoch > self._ended:
-            self._ended = epoch
-            yield EpochEnd(epoch, closed=False)
+    def _leave(self) -> Iterator[EpochEnd]:
+        if self._open and self._next is not None:
+            yield EpochEnd(self._next[0], closed=False)

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codecflow.vlm.families import Family
+from codecflow.vlm.loading import load_model
+from codecflow.vlm.tiny import make_tiny
+
+from .memory import encode_clip
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random InternVL: 112x112 pixels, 16 tokens a frame."""
+    return make_tiny(tmp_path_factory.mktemp("model") / "tiny", image_size=112)
+
+
+@pytest.fixture(scope="session")
+def family(checkpoint: Path) -> Family:
+    return load_model(str(checkpoint), "float32", "cpu")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 seconds, 10 pictures a second, GOP 10, B-frames."""
+    return encode_clip(tmp_path_factory.mktemp("clip") / "square.mp4", 20)

@@ -1,0 +1,184 @@
+"""Workers on a real Kafka: in threads of the test, or as processes that can be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from codecflow import subscriber
+from codecflow.errors import CodecFlowError
+from codecflow.kafka.records import Record
+from codecflow.kafka.sending import RecordSender
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.keep.config import KeepConfig
+from codecflow.lifecycle import GracefulStop
+from codecflow.messages import (
+    CodedPicture,
+    EndOfEpoch,
+    PictureMetadata,
+    Question,
+    Result,
+    encode_metadata,
+    encode_packet,
+)
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
+from codecflow.worker.answering import Described
+from codecflow.worker.service import Worker
+from codecflow.worker.settings import WorkerSettings
+from codecflow.worker.summary import Summary
+from codecflow.worker.windows import WindowPlan
+
+PLAN = WindowPlan.of(6, 2, 2)
+KEEP = KeepConfig("replenish", period_s=Fraction(2))
+ASKED = Question("person", "Is a person in view?", "yes-no")
+QUICK = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "1000"}
+"""The shortest that a broker takes: a killed worker's partitions are given to others after six seconds."""
+
+Published = tuple[Sequence[CodedPicture], Sequence[PictureMetadata | EndOfEpoch]]
+Key = tuple[str, int, int, str]
+"""(stream, epoch, window, question)"""
+
+
+def quick(settings: KafkaSettings) -> KafkaSettings:
+    return KafkaSettings(settings.bootstrap_servers, settings.topic_prefix, QUICK)
+
+
+def send(settings: KafkaSettings, *published: Published) -> None:
+    """Publish records as they are, in order, and return once the broker has them."""
+    with RecordSender(settings) as sender:
+        for pictures, documents in published:
+            for picture in pictures:
+                key, value, headers = encode_packet(picture)
+                sender.send(Record(settings.topics.packets, key, value, "a picture", headers))
+            for document in documents:
+                key, value = encode_metadata(document)
+                sender.send(Record(settings.topics.metadata, key, value, "metadata"))
+
+
+def results(settings: KafkaSettings) -> list[Result]:
+    """All that readers of committed records see now."""
+    with subscriber.Follower(settings, from_beginning=True, stopping=lambda: True) as follower:
+        return list(follower)
+
+
+def key(result: Result) -> Key:
+    return result.stream, result.epoch, result.window, result.question
+
+
+def once(found: Iterable[Result]) -> dict[Key, Result]:
+    """By (stream, epoch, window, question), of which there must be one each."""
+    found = list(found)
+    by_key = {key(result): result for result in found}
+    assert len(by_key) == len(found), sorted(key(result) for result in found)
+    return by_key
+
+
+def until(condition: Callable[[], bool], within_s: float = 60.0, what: str = "") -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.1)
+
+
+class Running:
+    """A worker in a thread. `said`: its lines for people; `summary`: its figures so far."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        family: Family,
+        *,
+        plan: WindowPlan = PLAN,
+        keep: KeepConfig = KEEP,
+        refresh: str = "none",
+        question: Question | None = ASKED,
+        until_end: bool = True,
+        memory_bytes: int | None = None,
+    ) -> None:
+        self.said: list[str] = []
+        self.summary = Summary()
+        self.error: CodecFlowError | None = None
+        self._stop = GracefulStop()
+        engine = Engine(family, window_frames=plan.window_slots, refresh=refresh, memory_bytes=memory_bytes)
+        self._worker = Worker(
+            settings,
+            WorkerSettings(plan, keep, question=question, until_end=until_end),
+            engine,
+            Described(keep.policy, "tiny", trained=False),
+            self._stop,
+            self._progress,
+            self.said.append,
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _progress(self, summary: Summary) -> None:
+        self.summary = summary
+
+    def _run(self) -> None:
+        try:
+            self.summary = self._worker.run()
+        except CodecFlowError as error:
+            self.error = error
+
+    def stop(self) -> Summary:
+        """As the first SIGTERM does."""
+        self._stop.request()
+        return self.join()
+
+    def join(self, within_s: float = 90.0) -> Summary:
+        self._thread.join(within_s)
+        assert not self._thread.is_alive(), "the worker has not ended"
+        if self.error is not None:
+            raise self.error
+        return self.summary
+
+
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(["codecflow.vlm.loading", "codecflow.vlm.engine", "codecflow.worker.service"])
+
+
+class Process:
+    """`codecflow worker` with the plan of these tests, in a process of its own, which can be killed.
+
+    Forked from one that has imported torch and transformers already, which takes longer than all the rest.
+    """
+
+    def __init__(self, settings: KafkaSettings, checkpoint: Path, folder: Path, *options: str) -> None:
+        arguments = ["worker", "--model", str(checkpoint), "--window", "6", "--stride", "2", "--coverage", "2"]
+        arguments += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
+        for name, value in QUICK.items():
+            arguments += ["-X", f"{name}={value}"]
+        self._output = (folder / "stdout", folder / "stderr")
+        self._process = _FORKS.Process(target=_run_command, args=([*arguments, *options], *self._output), daemon=True)
+        self._process.start()
+
+    def signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    def end(self, within_s: float = 60.0) -> tuple[int | None, str, str]:
+        """(exit status, stdout, stderr) once it has ended."""
+        self._process.join(within_s)
+        output, errors = (path.read_text() if path.exists() else "" for path in self._output)
+        assert not self._process.is_alive(), f"the worker has not ended: {errors}"
+        return self._process.exitcode, output, errors
+
+
+def _run_command(arguments: list[str], output: Path, errors: Path) -> None:
+    with output.open("w", buffering=1) as out, errors.open("w", buffering=1) as err:
+        sys.stdout, sys.stderr = out, err
+        sys.argv = ["codecflow", *arguments]
+        from codecflow.cli.app import main
+
+        main()

@@ -1,0 +1,129 @@
+"""The worker on a real Kafka: records in, answers out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from codecflow import subscriber
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail
+from codecflow.messages import Question, decode_state
+from codecflow.vlm.families import Family
+
+from .memory import publish
+from .running import ASKED, PLAN, Running, once, results, send, until
+
+
+def test_every_stride_of_every_stream_is_answered(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
+    scene = Question("scene", "What is there?", max_tokens=4)
+    light = Question("light", "Day or night?", "choice", ("day", "night"))
+    subscriber.ask(kafka_settings, "a", scene)
+    subscriber.ask(kafka_settings, "a", light)
+    send(kafka_settings, publish(clip, "a"), publish(clip, "b", epoch=5), publish(clip, "c"))
+    summary = Running(kafka_settings, family).join()
+    found = once(results(kafka_settings))
+    windows = range(10)
+    asked = [("a", 1, "scene"), ("a", 1, "light"), ("b", 5, "person"), ("c", 1, "person")]
+    assert found.keys() == {(stream, epoch, k, question) for stream, epoch, question in asked for k in windows}
+    assert (summary.windows, summary.answers, summary.frames_missing, summary.lag) == (30, 40, 0, 0)
+    for (stream, _, k, _), result in found.items():
+        assert (result.start_s, result.end_s) == (max(0, 2 * k - 4), 2 * k + 2)
+        assert (result.frames.expected, result.frames.seen) == (min(12, 4 * k + 4),) * 2
+        assert result.tokens.total == 4 * 16
+        assert 16 <= result.tokens.kept <= result.tokens.total
+        assert result.tokens.refreshed == result.tokens.kept
+        assert result.flops.vit + result.flops.llm > 0
+        assert result.seconds.keys() == {"decode", "keep", "vit", "llm", "answer"}
+        assert (result.keep, result.refresh, result.model, result.trained) == ("replenish", "none", "tiny", False)
+        assert not result.restarted
+        assert (result.p_yes is None) == (stream == "a")
+    assert found["a", 1, 3, "light"].answer in light.labels
+    # The same pictures and question in another stream of the same batch.
+    for k in windows:
+        assert found["b", 5, k, "person"].p_yes == pytest.approx(found["c", 1, k, "person"].p_yes, abs=1e-5)
+    with TopicTail(kafka_settings, kafka_settings.topics.state) as tail:
+        states = {s.stream: s for s in (decode_state(r.key(), r.value()) for r in tail.catch_up())}
+    assert {(s.stream, s.epoch, s.next_window, s.ended) for s in states.values()} == {
+        ("a", 1, 10, True),
+        ("b", 5, 10, True),
+        ("c", 1, 10, True),
+    }
+
+
+def test_questions_change_while_the_worker_runs(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
+    pictures, documents = publish(clip, "a")
+    worker = Running(kafka_settings, family, question=None, until_end=False)
+    send(kafka_settings, (pictures[:80], documents[:80]))
+    until(lambda: worker.summary.windows >= 3, what="windows without questions")
+    assert results(kafka_settings) == []
+    subscriber.ask(kafka_settings, "a", ASKED)
+    send(kafka_settings, (pictures[80:140], documents[80:140]))
+    until(lambda: worker.summary.windows >= 6, what="windows with a question")
+    subscriber.clear(kafka_settings, "a")
+    send(kafka_settings, (pictures[140:], documents[140:]))
+    until(lambda: worker.summary.windows == 10, what="all windows")
+    summary = worker.stop()
+    asked = sorted(result.window for result in results(kafka_settings))
+    # Window k closes with the frame at 2k + 1.5 s; B-frames hold pictures back for a few, in either topic.
+    assert asked == list(range(asked[0], asked[-1] + 1))
+    assert asked[0] in (3, 4)
+    assert asked[-1] in (5, 6)
+    assert summary.unasked == 10 - len(asked)
+
+
+def test_a_second_run_goes_on_and_repeats_nothing(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
+    pictures, documents = publish(clip, "a")
+    first = Running(kafka_settings, family, until_end=False)
+    send(kafka_settings, (pictures[:100], documents[:100]))
+    until(lambda: first.summary.windows >= 4, what="windows of the first run")
+    first.stop()
+    before = once(results(kafka_settings))
+    send(kafka_settings, (pictures[100:], documents[100:]))
+    second = Running(kafka_settings, family).join()
+    after = once(results(kafka_settings))
+    assert [k for _, _, k, _ in sorted(after)] == list(range(10))
+    assert second.windows == 10 - len(before)
+    # The windows of the second run that hold frames of the replay lack what had left the first run's window.
+    restarted = {k for (_, _, k, _), result in after.items() if result.restarted}
+    begun = len(before)
+    assert restarted == set(range(begun, min(10, begun + PLAN.window_slots // PLAN.stride_slots)))
+
+
+def test_a_stream_that_does_not_fit_is_refused_by_name_and_others_go_on(
+    kafka_settings: KafkaSettings, family: Family, clip: Path
+) -> None:
+    probe = Running(kafka_settings, family, until_end=False)
+    engine = probe._worker._answering._engine
+    send(kafka_settings, publish(clip, "a"))
+    until(lambda: probe.summary.windows == 10, what="one stream alone")
+    one = sum(engine.memory_by_stream.values())
+    probe.stop()
+    pictures, documents = publish(clip, "a", epoch=2)
+    send(kafka_settings, (pictures, documents), *(publish(clip, name) for name in ("b", "c")))
+    summary = (worker := Running(kafka_settings, family, memory_bytes=int(1.5 * one))).join()
+    found = {key[:2] for key in once(results(kafka_settings))} - {("a", 1)}
+    refusals = [line for line in worker.said if "does not fit" in line]
+    assert len(found) >= 1
+    assert summary.refused >= 10
+    assert 1 <= len(refusals) <= 2
+    for line in refusals:
+        assert "\n" not in line
+        assert line.split("'")[1] in "abc"
+
+
+def test_epochs_follow_each_other(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
+    pictures, documents = publish(clip, "a", 1)
+    lost_end = (pictures[:70], documents[:70])
+    again = publish(clip, "a", 2)
+    late = ([replace(p) for p in pictures[70:80]], documents[70:80])
+    send(kafka_settings, lost_end, (again[0][:50], again[1][:50]), late, (again[0][50:], again[1][50:]))
+    worker = Running(kafka_settings, family)
+    summary = worker.join()
+    found = once(results(kafka_settings))
+    assert found.keys() == {("a", 1, k, "person") for k in range(3)} | {("a", 2, k, "person") for k in range(10)}
+    assert found["a", 2, 0, "person"].frames.seen == 4
+    assert summary.streams["a"]["earlier-epoch"] == 20
+    assert len([line for line in worker.said if "two producers" in line]) == 1
