@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from codecflow.codec.footprints import TokenGrid
-from codecflow.errors import ConfigError, SourceError
+from codecflow.errors import ConfigError
 
 KEEP_POLICIES = ("all", "motion", "replenish")
 
@@ -37,10 +38,9 @@ class ClipMasks:
 
 
 def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, seconds: float) -> ClipMasks:
-    """Masks of a video on a regular grid, up to `seconds` of it. Pictures are halved until they are no larger than 448 wide:
-    what is timed is a model, on pictures of its own size. Raises SourceError when there is no frame."""
+    """Masks of a video on a regular grid, up to `seconds` of it. Raises SourceError when it cannot be read."""
     from codecflow.bench.sampling import sampled_frames
-    from codecflow.codec.pictures import luma, rgb
+    from codecflow.codec.pictures import luma
     from codecflow.keep import KeepConfig, KeepState
 
     pictures, anchors = [], []
@@ -53,30 +53,23 @@ def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: 
             configs = {p: KeepConfig(policy=p, fps=fps, period_s=anchor_s) for p in KEEP_POLICIES}  # type: ignore[arg-type]
             states = {policy: KeepState(grid, config) for policy, config in configs.items()}
         for policy, state in states.items():
-            decision = state.step(sampled.slot, sampled.signal, lambda: luma(frame))
+            decision = state.step(sampled.slot, sampled.signal, partial(luma, frame))
             keep[policy].append(decision.keep)
         anchors.append(bool(decision.forced.all()))
-        pictures.append(_small(rgb(frame)))
-    if not pictures:
-        raise SourceError(f"source {clip}: no frame could be sampled; give a sound video file")
+        pictures.append(frame.to_ndarray(format="rgb24"))
     return ClipMasks(
         clip.name, rows, columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
     )
 
 
-def _small(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    while picture.shape[1] > 448:
-        picture = picture[::2, ::2]
-    return picture
-
-
 def save_masks(clips: Sequence[ClipMasks], file: Path) -> None:
-    """Writes `clips` to one compressed .npz file."""
+    """Writes `clips` to one compressed .npz file. Pictures are thinned to at most 256 columns: they are only timed."""
     content: dict[str, npt.NDArray[np.generic]] = {}
     for number, clip in enumerate(clips):
         content[f"{number}/name"] = np.array(clip.name)
         content[f"{number}/grid"] = np.array([clip.rows, clip.columns])
-        content[f"{number}/pictures"] = clip.pictures
+        step = -(-clip.pictures.shape[2] // 256)
+        content[f"{number}/pictures"] = clip.pictures[:, ::step, ::step]
         content[f"{number}/anchors"] = clip.anchors
         for policy, masks in clip.keep.items():
             content[f"{number}/keep/{policy}"] = np.packbits(masks, axis=1)

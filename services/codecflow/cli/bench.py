@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
+from codecflow.cli.bench_window import window
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="bench", help="Measure; a table for people, then one JSON line for machines.", no_args_is_help=True
     )
     group.command("policies")(policies)
+    group.command("window")(window)
     app.add_typer(group)
 
 

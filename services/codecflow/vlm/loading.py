@@ -34,10 +34,8 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
     `dtype`: float32, bfloat16, float16; auto: bfloat16 on a GPU, float32 on the CPU. `device`: cpu, cuda, cuda:1, ...; auto:
     a GPU if there is one. Raises ModelError when there is no such checkpoint or it is of no known family.
     """
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    if dtype != "auto" and dtype not in DTYPES:
-        raise ModelError(f"dtype {dtype!r}: use auto, {', '.join(DTYPES)}")
-    kind = DTYPES.get(dtype, torch.bfloat16 if place.type == "cuda" else torch.float32)
+    place = choose_device(device)
+    kind = choose_dtype(dtype, place)
     try:
         config = AutoConfig.from_pretrained(name)
         family = _family(name, config.model_type)
@@ -51,6 +49,24 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
     if not tokenizer.chat_template:
         raise ModelError(f"model {name!r}: it has no chat template, so no question can be put to it")
     return family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`: a GPU if there is one. Raises ModelError on a name that is none, or of no device here."""
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+    except RuntimeError as error:
+        raise ModelError(f"device {name!r}: use auto, cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: bfloat16 on a GPU, float32 on the CPU. Raises ModelError on an unknown name."""
+    if name != "auto" and name not in DTYPES:
+        raise ModelError(f"dtype {name!r}: use auto, {', '.join(DTYPES)}")
+    return DTYPES.get(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
 
 
 @contextmanager

@@ -1,0 +1,245 @@
+"""`codecflow bench window`: what one window costs under each keep and refresh policy, against everything from scratch.
+
+Masks come from real clips; weights are random, so time, memory and FLOPs are real, answers are not. Each contender fills its
+streams' windows once, then slides; only slides are timed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecflow.bench.clip_masks import ClipMasks
+from codecflow.errors import ModelError
+from codecflow.messages import Question
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
+from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.work import Frame, StreamOutcome, StreamWork
+
+QUESTIONS = ("Is there a person?", "Is a car moving?", "Is anything on fire?", "Is the light on?")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Frames of a window and of a stride, seconds of a stride, slides to time, and questions asked of each window."""
+
+    window: int
+    stride: int
+    stride_s: float
+    slides: int
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A keep policy, a refresh policy, and how many streams are served together."""
+
+    keep: str
+    refresh: Refresh
+    streams: int
+
+    @property
+    def name(self) -> str:
+        budget = f" {self.refresh.share:.0%} {self.refresh.by}" if self.refresh.name == "budget" else ""
+        return f"{self.keep} + {self.refresh.name}{budget}"
+
+
+@dataclass(slots=True)
+class Standing:
+    """Means over the timed slides. Times are a window's and a stream's share; bytes are a stream's.
+
+    `streams_served`: that one device answers in real time, a window each `stride_s`. `tokens_kept`: share of the new frames'
+    tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed; `flops_share`: of what
+    `all` + `all` executes. `max_logit_difference`, `agreement`: to `all` + `all` on the same windows: largest |Δlogit| of the
+    first answer token, share of equal answers. `failed`: why there are no figures.
+    """
+
+    clip: str
+    keep: str
+    refresh: str
+    streams: int
+    ms: float = 0.0
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    speedup: float | None = None
+    streams_served: float = 0.0
+    window_tokens: float = 0.0
+    tokens_kept: float = 0.0
+    tokens_computed: float = 0.0
+    flops: float = 0.0
+    flops_share: float = 0.0
+    tflops_per_s: float = 0.0
+    kv_bytes: float = 0.0
+    held_bytes: float = 0.0
+    peak_bytes: int | None = None
+    max_logit_difference: float | None = None
+    agreement: float | None = None
+    failed: str | None = None
+
+
+Logits = dict[tuple[str, int, str], Tensor]
+
+
+class Measurement:
+    """All contenders on one model, one clip after another."""
+
+    def __init__(self, family: Family, plan: Plan) -> None:
+        self.family, self.plan = family, plan
+        self.questions = [Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "yes-no") for n in range(plan.questions)]
+        self._reference: dict[tuple[str, int], tuple[Standing, Logits, list[list[str]]]] = {}
+
+    def run(self, clip: ClipMasks, contender: Contender) -> Standing:
+        """Fills the windows of `contender.streams` streams and times the slides. Too little memory is told, not raised."""
+        standing = Standing(clip.name, contender.keep, contender.refresh.name, contender.streams)
+        try:
+            logits, answers = self._measure(clip, contender, standing)
+        except (ModelError, torch.OutOfMemoryError) as error:
+            standing.failed = str(error).splitlines()[0]
+        else:
+            self._compare(contender, standing, logits, answers)
+        finally:
+            if self.family.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return standing
+
+    def _measure(self, clip: ClipMasks, contender: Contender, standing: Standing) -> tuple[Logits, list[list[str]]]:
+        plan, logits, step = self.plan, {}, 0  # type: Plan, Logits, int
+
+        def observe(stream: str, question: Question, row: Tensor) -> None:
+            logits[stream, step, question.id] = row.cpu()
+
+        engine = Engine(
+            self.family,
+            window_frames=plan.window,
+            refresh=contender.refresh,
+            kv_tokens=self._most_tokens(clip, contender),
+            batch_tokens=32768,
+            observe=observe,
+        )
+        self._reset_peak()
+        # The question is asked in the filling step too, so that nothing is done for the first time when the clock runs.
+        engine.step(self._work(clip, contender, 0, plan.window))
+        logits.clear()
+        outcomes: list[StreamOutcome] = []
+        seconds = 0.0
+        for step in range(1, plan.slides + 1):  # read by `observe`
+            end = plan.window + step * plan.stride
+            work = self._work(clip, contender, end - plan.stride, end)
+            begun = time.perf_counter()
+            outcomes += engine.step(work)  # its stages are timed, so it ends with the device at rest
+            seconds += time.perf_counter() - begun
+        self._fill(standing, engine, outcomes, seconds)
+        for stream in list(engine.windows):
+            engine.drop(stream)
+        return logits, [[answer.text for answer in outcome.answers] for outcome in outcomes]
+
+    def _work(self, clip: ClipMasks, contender: Contender, begin: int, end: int) -> list[StreamWork]:
+        first = end - self.plan.window
+        return [
+            StreamWork(
+                f"camera-{n}", [_frame(clip, contender.keep, n, i) for i in range(begin, end)], first, self.questions
+            )
+            for n in range(contender.streams)
+        ]
+
+    def _most_tokens(self, clip: ClipMasks, contender: Contender) -> int:
+        """The fullest window of any stream, so that memory is what this policy needs on this clip."""
+        plan = self.plan
+        text = self.family.frame_text_bound
+        most = 0
+        for n in range(contender.streams):
+            total = plan.window + plan.slides * plan.stride
+            kept = np.array([_kept(clip, contender.keep, n, i).sum() for i in range(total)])
+            tokens = kept + text * (kept > 0)
+            most = max(most, *(int(tokens[i : i + plan.window].sum()) for i in range(0, total - plan.window + 1)))
+        return most
+
+    def _fill(self, standing: Standing, engine: Engine, outcomes: list[StreamOutcome], seconds: float) -> None:
+        count = len(outcomes)
+        windows = list(engine.windows.values())
+        tokens = [outcome.tokens for outcome in outcomes]
+        flops = [outcome.flops for outcome in outcomes]
+        executed = sum(f.vit + f.llm for f in flops)
+        standing.ms = 1000 * seconds / count
+        standing.stages_ms = {
+            stage: 1000 * sum(o.seconds[stage] for o in outcomes) / count for stage in outcomes[0].seconds
+        }
+        standing.streams_served = self.plan.stride_s * count / seconds
+        standing.window_tokens = sum(t.refreshed + t.reused for t in tokens) / count
+        standing.tokens_kept = sum(t.kept for t in tokens) / sum(t.total for t in tokens)
+        standing.tokens_computed = sum(t.refreshed for t in tokens) / sum(t.refreshed + t.reused for t in tokens)
+        standing.flops = executed / count
+        standing.flops_share = executed / sum(f.full for f in flops)
+        standing.tflops_per_s = executed / seconds / 1e12
+        standing.kv_bytes = sum(w.tokens * w.buffers.shape.bytes_per_token for w in windows) / len(windows)
+        standing.held_bytes = sum(w.held_bytes for w in windows) / len(windows)
+        if self.family.device.type == "cuda":
+            standing.peak_bytes = torch.cuda.max_memory_allocated(self.family.device)
+
+    def _compare(self, contender: Contender, standing: Standing, logits: Logits, answers: list[list[str]]) -> None:
+        """Against `all` + `all` of the same clip: its logits for as many streams, or its time for fewer."""
+        if (contender.keep, contender.refresh.name) == ("all", "all"):
+            self._reference[standing.clip, contender.streams] = standing, logits, answers
+        known = [n for clip, n in self._reference if clip == standing.clip and n <= contender.streams]
+        if not known:
+            return
+        reference, expected, told = self._reference[standing.clip, max(known)]
+        standing.speedup = reference.ms / standing.ms
+        if max(known) == contender.streams:
+            standing.max_logit_difference = max(float((logits[k] - expected[k]).abs().max()) for k in expected)
+            same = [a == b for one, other in zip(answers, told, strict=True) for a, b in zip(one, other, strict=True)]
+            standing.agreement = sum(same) / len(same)
+
+    def _reset_peak(self) -> None:
+        if self.family.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.family.device)
+
+
+def _place(clip: ClipMasks, stream: int, index: int) -> int:
+    """Streams begin at different anchors of the clip, and begin it again when it ends."""
+    anchors = np.flatnonzero(clip.anchors)
+    begin = int(anchors[stream % len(anchors)]) if len(anchors) else 0
+    return (begin + index) % len(clip)
+
+
+def _kept(clip: ClipMasks, policy: str, stream: int, index: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    kept: np.ndarray[tuple[int], np.dtype[np.bool_]] = clip.keep[policy][_place(clip, stream, index)]
+    return kept
+
+
+def _frame(clip: ClipMasks, policy: str, stream: int, index: int) -> Frame:
+    place = _place(clip, stream, index)
+    keep = clip.keep[policy][place]
+    return Frame(index, index / 2, keep, clip.pictures[place] if keep.any() else None, bool(clip.anchors[place]))
+
+
+def measure(family: Family, clips: Sequence[ClipMasks], contenders: Sequence[Contender], plan: Plan) -> list[Standing]:
+    """Every contender on every clip; `all` + `all`, which no mask changes, for many streams on the first only."""
+    measurement = Measurement(family, plan)
+    standings: list[Standing] = []
+    for number, clip in enumerate(clips):
+        for contender in contenders:
+            if number and (contender.keep, contender.refresh.name) == ("all", "all") and contender.streams > 1:
+                continue
+            standing = measurement.run(clip, contender)
+            standings.append(standing)
+            told = standing.failed or f"{standing.ms:.1f} ms a window, {100 * standing.flops_share:.2f} % of the FLOPs"
+            print(f"{clip.name}: {contender.name}, {contender.streams} streams: {told}", file=sys.stderr, flush=True)
+    return standings
+
+
+def as_figures(standings: Sequence[Standing]) -> list[dict[str, object]]:
+    """For the JSON line: what is known, rounded to what is meaningful."""
+
+    def rounded(value: object) -> object:
+        if isinstance(value, float):
+            return float(f"{value:.5g}")
+        return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return [{k: rounded(v) for k, v in asdict(s).items() if v is not None} for s in standings]

@@ -1,0 +1,191 @@
+"""`codecflow bench window` from its options to its table and JSON line."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import transformers
+
+from codecflow.bench.clip_masks import KEEP_POLICIES, ClipMasks, load_masks, masks_of_clip, save_masks
+from codecflow.bench.table import print_json, print_table
+from codecflow.bench.window import Contender, Plan, Standing, as_figures, measure
+from codecflow.errors import ConfigError
+from codecflow.vlm.families import Family
+from codecflow.vlm.loading import choose_device, choose_dtype, load_model
+from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.shapes import build_shape
+
+COLUMNS = (
+    "keep + refresh", "n", "ms", "vit", "llm", "faster", "served", "kept %", "new %", "FLOP %", "TFLOP/s", "KV MiB",
+    "|Δlogit|", "agree %",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """As given on the command line."""
+
+    clips: Sequence[Path]
+    shape: str
+    model: str | None
+    dtype: str
+    device: str
+    policies: str
+    streams: str
+    fps: str
+    window_s: str
+    stride_s: str
+    anchor_s: str
+    slides: int
+    questions: int
+    save_masks: Path | None
+    masks: Path | None
+
+
+def run(options: Options) -> None:
+    """Measures and prints, or writes masks and ends. Raises ConfigError, SourceError and ModelError."""
+    fps, window_s, stride_s, anchor_s = (
+        _fraction(text, name)
+        for text, name in (
+            (options.fps, "--fps"),
+            (options.window_s, "--window"),
+            (options.stride_s, "--stride"),
+            (options.anchor_s, "--anchor"),
+        )
+    )
+    plan = Plan(
+        window=_frames(window_s, fps, "--window"),
+        stride=_frames(stride_s, fps, "--stride"),
+        stride_s=float(stride_s),
+        slides=options.slides,
+        questions=options.questions,
+    )
+    if not options.clips and options.masks is None:
+        raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote")
+    contenders = _contenders(options.policies, options.streams)
+    if options.save_masks is not None:
+        rows, columns = 16, 16
+        clips = _masks(options, rows, columns, fps, anchor_s, plan)
+        save_masks(clips, options.save_masks)
+        size = options.save_masks.stat().st_size
+        print_json(
+            {"masks": str(options.save_masks), "bytes": size, "frames": {clip.name: len(clip) for clip in clips}}
+        )
+        return
+    family = _model(options)
+    grid = family.grid(1280, 720)
+    clips = _masks(options, grid.rows, grid.columns, fps, anchor_s, plan)
+    standings = measure(family, clips, contenders, plan)
+    _tell(options, family, plan, clips, standings)
+
+
+def _model(options: Options) -> Family:
+    if options.model is not None:
+        return load_model(options.model, options.dtype, options.device)
+    device = choose_device(options.device)
+    return build_shape(options.shape, choose_dtype(options.dtype, device), device)
+
+
+def _masks(options: Options, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, plan: Plan) -> list[ClipMasks]:
+    if options.masks is not None:
+        return load_masks(options.masks, rows, columns)
+    seconds = (plan.window + plan.slides * plan.stride) / float(fps)
+    return [masks_of_clip(clip, rows, columns, fps, anchor_s, seconds) for clip in options.clips]
+
+
+def _tell(
+    options: Options, family: Family, plan: Plan, clips: Sequence[ClipMasks], standings: Sequence[Standing]
+) -> None:
+    device = (
+        torch.cuda.get_device_name(family.device) if family.device.type == "cuda" else platform.processor() or "CPU"
+    )
+    model = options.model or options.shape
+    weights = "trained" if family.trained else "random weights: times and FLOPs are real, answers are not"
+    for clip in clips:
+        print_table(
+            f"{clip.name}: {model} ({weights}), {str(family.dtype).removeprefix('torch.')} on {device}",
+            COLUMNS,
+            [_row(standing) for standing in standings if standing.clip == clip.name],
+            f"n streams at once, windows of {plan.window} frames of which {plan.stride} are new, {plan.questions} questions;"
+            " ms of one window of one stream; new %: share of the window's tokens that were computed for it",
+        )
+    print_json(
+        {
+            "model": model,
+            "trained": family.trained,
+            "device": device,
+            "dtype": str(family.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "window_frames": plan.window,
+            "stride_frames": plan.stride,
+            "stride_s": plan.stride_s,
+            "questions": plan.questions,
+            "results": as_figures(standings),
+        }
+    )
+
+
+def _row(standing: Standing) -> list[str]:
+    name = f"{standing.keep} + {standing.refresh}"
+    if standing.failed:
+        return [name, str(standing.streams), standing.failed, *[""] * (len(COLUMNS) - 3)]
+
+    def maybe(value: float | None, form: str) -> str:
+        return "" if value is None else form.format(value)
+
+    return [
+        name,
+        str(standing.streams),
+        f"{standing.ms:.1f}",
+        *(f"{standing.stages_ms[stage]:.1f}" for stage in ("vit", "llm")),
+        maybe(standing.speedup, "{:.1f}x"),
+        f"{standing.streams_served:.1f}",
+        f"{100 * standing.tokens_kept:.1f}",
+        f"{100 * standing.tokens_computed:.1f}",
+        f"{100 * standing.flops_share:.2f}",
+        f"{standing.tflops_per_s:.3g}",
+        f"{standing.kv_bytes / 2**20:.1f}",
+        maybe(standing.max_logit_difference, "{:.2g}"),
+        maybe(standing.agreement and 100 * standing.agreement, "{:.0f}"),
+    ]
+
+
+def _contenders(policies: str, streams: str) -> list[Contender]:
+    """From "all/all,replenish/none" and "1,8", `all` + `all` first, so that the others can be compared to it."""
+    pairs = []
+    for text in policies.split(","):
+        keep, _, refresh = text.strip().partition("/")
+        if keep not in KEEP_POLICIES:
+            raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(KEEP_POLICIES)}")
+        pairs.append((keep, Refresh.named(refresh)))
+    pairs.sort(key=lambda pair: (pair[0], pair[1].name) != ("all", "all"))
+    try:
+        counts = [int(count) for count in streams.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise ConfigError(f"--streams {streams!r}: use whole numbers from 1, separated by commas")
+    return [Contender(keep, refresh, count) for count in counts for keep, refresh in pairs]
+
+
+def _fraction(text: str, option: str) -> Fraction:
+    try:
+        value = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        value = Fraction(0)
+    if value <= 0:
+        raise ConfigError(f"{option} {text!r}: use a positive number, such as 2, 0.5 or 1/3")
+    return value
+
+
+def _frames(seconds: Fraction, fps: Fraction, option: str) -> int:
+    frames = seconds * fps
+    if frames.denominator != 1:
+        raise ConfigError(f"{option} {float(seconds):g} s is no whole number of frames at {float(fps):g} frames/s")
+    return int(frames)

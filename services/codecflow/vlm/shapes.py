@@ -1,0 +1,78 @@
+"""Published models' shapes, built with random weights straight on a device: right for timing, never for answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText, InternVLConfig, PreTrainedConfig
+
+from codecflow.errors import ModelError
+from codecflow.vlm.attention import NAME
+from codecflow.vlm.families import FAMILIES, Family
+from codecflow.vlm.tiny.internvl import tiny_internvl
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Sizes of a ViT (`vision_*`) and of a Qwen2 language model."""
+
+    family: str
+    vision: dict[str, int]
+    text: dict[str, int]
+
+    def config(self, base: PreTrainedConfig) -> PreTrainedConfig:
+        """`base`, which fixes what the family's tokenizer and template need, with these sizes."""
+        settings: dict[str, Any] = base.to_dict()
+        settings["vision_config"] |= self.vision
+        settings["text_config"] |= {
+            "layer_types": None,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+        } | self.text
+        return InternVLConfig(**settings)
+
+
+_INTERNVIT_300M = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+
+
+def _text(
+    hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, vocabulary: int = 151674
+) -> dict[str, int]:
+    return {
+        "hidden_size": hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": intermediate,
+        "vocab_size": vocabulary,
+    }
+
+
+SHAPES = {
+    # For a CPU: an eighth of InternVL3-1B's width and depth.
+    "internvl-small": Shape(
+        "internvl",
+        {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 512},
+        _text(128, 3, 4, 2, 512, 512),
+    ),
+    "internvl3-1b": Shape("internvl", _INTERNVIT_300M, _text(896, 24, 14, 2, 4864)),
+    "internvl3-2b": Shape("internvl", _INTERNVIT_300M, _text(1536, 28, 12, 2, 8960)),
+    "internvl3-8b": Shape("internvl", _INTERNVIT_300M, _text(3584, 28, 28, 4, 18944)),
+    "internvl3-14b": Shape("internvl", _INTERNVIT_300M, _text(5120, 48, 40, 8, 13824)),
+}
+
+
+def build_shape(name: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Family:
+    """A model of shape `name` with random weights, made on `device`. Raises ModelError on an unknown name."""
+    if name not in SHAPES:
+        raise ModelError(f"shape {name!r}: use one of {', '.join(SHAPES)}")
+    shape = SHAPES[name]
+    base, tokenizer, files = tiny_internvl()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
+        torch.manual_seed(seed)
+        model = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+            shape.config(base.config), dtype=dtype, attn_implementation=NAME
+        )
+    model.config.codecflow_untrained = True
+    return FAMILIES[shape.family](model.to(device).eval(), tokenizer, files["video_preprocessor_config.json"])
