@@ -1,0 +1,282 @@
+"""Topics with holes, repeats, swaps and rubbish in them: counted, passed over, no crash, the same for who takes over."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codecflow.codec.signal import SignalExtractor
+from codecflow.errors import ConfigError
+from codecflow.keep.config import KeepConfig
+from codecflow.messages import (
+    CodedPicture,
+    EndOfEpoch,
+    PictureMetadata,
+)
+from codecflow.worker.turns import Limits
+from codecflow.worker.windows import WindowPlan
+
+from .memory import Committed, Topics, Worker, encode_clip, publish, slots, undisturbed
+
+PLAN = WindowPlan.of(4, 2, 2)
+KEEP = KeepConfig("replenish", period_s=Fraction(2))
+
+Published = tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encode_clip(tmp_path_factory.mktemp("clips") / "clip.mp4", 12, gop=20)
+
+
+@pytest.fixture(scope="module")
+def published(clip: Path) -> Published:
+    return publish(clip, "a")
+
+
+def run(topics: Topics, plan: WindowPlan = PLAN) -> tuple[Committed, Worker]:
+    committed = Committed()
+    worker = Worker(topics, committed, plan, KEEP)
+    return committed, worker.run()
+
+
+def damaged(published: Published, seed: int, rate: float) -> Topics:
+    """Some records lost, repeated, swapped with the next, cut short or made unreadable, on either topic."""
+    chance = random.Random(seed)
+    topics = Topics().add(*published)
+    for records in (topics.packets, topics.metadata):
+        n = 0
+        while n < len(records):
+            record = records[n]
+            kind = chance.choice(["lost", "repeated", "swapped", "cut", "rubbish"]) if chance.random() < rate else ""
+            if kind == "lost":
+                del records[n]
+                continue
+            if kind == "repeated":
+                records.insert(n, record)
+                n += 1
+            elif kind == "swapped" and n + 1 < len(records):
+                records[n], records[n + 1] = records[n + 1], record
+            elif kind == "cut" and record is not None:
+                records[n] = (record[0], record[1][: len(record[1]) // 2], *record[2:])  # type: ignore[call-overload]
+            elif kind == "rubbish":
+                records[n] = (b"a", b"\x00rubbish", []) if len(record or ()) == 3 else (b"a", b"\x00rubbish")  # type: ignore[call-overload]
+            n += 1
+    return topics
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    rate=st.sampled_from([0.01, 0.05, 0.3]),
+    deaths=st.lists(st.integers(1, 60), max_size=6),
+)
+def test_damage_never_crashes_and_a_take_over_sees_it_the_same(
+    published: Published, seed: int, rate: float, deaths: list[int]
+) -> None:
+    topics = damaged(published, seed, rate)
+    expected = undisturbed(topics, PLAN, KEEP)
+    assert expected.answered.keys() <= {("a", 1, k) for k in range(6)}
+    committed = Committed()
+    for reads in deaths:
+        worker = Worker(topics, committed, PLAN, KEEP)
+        worker.read_metadata(reads)
+        worker.read_packets(reads)
+        worker.transaction()
+    Worker(topics, committed, PLAN, KEEP).run()
+    assert committed.twice == []
+    assert committed.answered == expected.answered
+
+
+def test_a_lost_picture_costs_the_frames_up_to_the_next_keyframe(published: Published) -> None:
+    pictures, documents = published
+    committed, worker = run(Topics().add([p for p in pictures if p.seq != 65], documents))
+    # Pictures 65 to 79 in decode order; the keyframe at 8 s follows. Slot 13 was shown before, with its B-frames.
+    seen = list(slots(committed.answered["a", 1, 3]))
+    missing = set(range(8, 16)) - set(slots(committed.answered["a", 1, 3]))
+    assert missing
+    assert missing <= {13, 14, 15}
+    assert seen[:4] == [8, 9, 10, 11]
+    assert set(slots(committed.answered["a", 1, 4])) >= {16, 17, 18, 19}
+    assert worker.counts["a"]["picture-missing"] == 1
+    assert worker.counts["a"]["lost-pictures"] == 79 - 65
+    assert len(committed.answered) == 6
+
+
+def test_a_corrupt_picture_is_never_answered_from(published: Published) -> None:
+    pictures, documents = published
+    broken = [replace(p, data=p.data[:6] + bytes(reversed(p.data[6:]))) if p.seq == 40 else p for p in pictures]
+    committed, worker = run(Topics().add(broken, documents))
+    # Picture 40 is a keyframe: two seconds, slots 8 to 11, cannot be seen, and their window is not answered.
+    assert ("a", 1, 2) not in committed.answered
+    assert worker.counts["a"]["windows-skipped"] == 1
+    assert list(slots(committed.answered["a", 1, 3])) == [12, 13, 14, 15]
+    assert worker.counts["a"]["lost-pictures"] == 20
+
+
+def test_a_lost_document_costs_its_frame_and_the_bound_of_the_next(published: Published) -> None:
+    pictures, documents = published
+    at = next(n for n, d in enumerate(documents) if isinstance(d, PictureMetadata) and d.signal and d.signal.tick == 5)
+    committed, worker = run(Topics().add(pictures, documents[:at] + documents[at + 1 :]))
+    assert list(slots(committed.answered["a", 1, 1])) == [0, 1, 2, 3, 4, 6, 7]
+    assert worker.counts["a"]["metadata-missing"] == 1
+    # Nothing certifies what slot 6 keeps, but pixels are compared: the masks are those of a stream that lost nothing.
+    whole, _ = run(Topics().add(pictures, documents))
+    assert committed.answered["a", 1, 3] == whole.answered["a", 1, 3]
+
+
+def test_a_stream_that_starts_within_a_gop_begins_at_its_next_keyframe(published: Published) -> None:
+    pictures, documents = published
+    committed, worker = run(Topics().add(pictures[47:], documents[43:]))
+    assert min(committed.answered) == ("a", 1, 3)
+    assert list(slots(committed.answered["a", 1, 3])) == [12, 13, 14, 15]
+    assert list(slots(committed.answered["a", 1, 4])) == list(range(12, 20))
+    assert worker.counts["a"]["windows-skipped"] == 0
+    assert worker.counts["a"]["lost-pictures"] == 13
+
+
+def test_windows_shorter_than_the_stride_leave_the_rest_out(published: Published) -> None:
+    committed, _ = run(Topics().add(*published), WindowPlan.of(2, 3, 2))
+    assert [list(slots(masks)) for _, masks in sorted(committed.answered.items())] == [
+        [2, 3, 4, 5],
+        [8, 9, 10, 11],
+        [14, 15, 16, 17],
+        [20, 21, 22, 23],
+    ]
+    assert all(len(set(masks[0][1])) == 1 and masks[0][1][0] for masks in committed.answered.values())
+
+
+def test_a_picture_of_another_size_begins_a_new_mask(tmp_path: Path) -> None:
+    """Two sizes in one epoch, as a camera whose settings are changed: times and seq go on."""
+    first, _ = publish(encode_clip(tmp_path / "first.mp4", 5), "a")
+    second, _ = publish(encode_clip(tmp_path / "second.mp4", 5, size=(98, 130)), "a")
+    shift = 50 * first[0].duration
+    pictures = first + [
+        replace(p, seq=p.seq + 50, pts=p.pts + shift, dts=None if p.dts is None else p.dts + shift) for p in second
+    ]
+    extractor = SignalExtractor()
+    documents: list[PictureMetadata | EndOfEpoch] = []
+    for picture in pictures:
+        documents += extractor.push(picture)
+    documents += [*extractor.flush(), EndOfEpoch("a", 1, 100)]
+    committed, worker = run(Topics().add(pictures, documents))
+    assert [len(masks) for _, masks in sorted(committed.answered.items())] == [4, 8, 8, 8, 8]
+    masks = dict(committed.answered["a", 1, 2])
+    assert all(masks[10])
+    assert not all(masks[11])
+    assert worker.counts["a"]["lost-pictures"] == 0
+
+
+def test_a_signal_that_cannot_serve_the_rate_is_one_clear_error(clip: Path) -> None:
+    topics = Topics().add(*publish(clip, "gate", interval=Fraction(3, 4)))
+    with pytest.raises(ConfigError, match=r"stream gate: its signal comes every 0\.75 s and cannot serve 2 frames/s"):
+        run(topics)
+
+
+def test_unreadable_and_misplaced_records_become_dead_letters_by_their_coordinates(published: Published) -> None:
+    topics = Topics().add(*published)
+    topics.packets.insert(10, (b"a", b"", []))
+    topics.metadata.insert(20, (b"a", b'{"v": 99}'))
+    topics.metadata.insert(30, (b"", b"{}"))
+    committed, worker = run(topics)
+    assert [
+        (x.topic, x.partition, x.offset, x.stream, x.code) for x in sorted(worker.dead, key=lambda x: x.offset)
+    ] == [
+        ("packets", 0, 10, "a", "unreadable"),
+        ("metadata", 0, 20, "a", "unreadable"),
+        ("metadata", 0, 30, "", "unreadable"),
+    ]
+    assert "schema version 99" in next(x.reason for x in worker.dead if x.offset == 20)
+    assert committed.answered == undisturbed(Topics().add(*published), PLAN, KEEP).answered
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_an_idle_stream_holds_nothing_back_and_comes_back_at_its_next_keyframe(published: Published) -> None:
+    pictures, documents = published
+    clock, committed, topics = Clock(), Committed(), Topics().add(pictures[:75], documents[:75])
+    worker = Worker(topics, committed, PLAN, KEEP, Limits(idle_s=60), clock)
+    worker.read_packets(75)
+    worker.read_metadata(75)
+    worker.transaction()
+    worker.transaction()
+    worker.transaction()
+    assert max(committed.answered) == ("a", 1, 2)
+    assert committed.offsets < (75, 75)
+    worker.partition.caught_up(0)
+    worker.partition.caught_up(1)
+    clock.now = 59.0
+    worker.partition.expire()
+    assert not list(worker.partition.turns())
+    clock.now = 61.0
+    worker.partition.expire()
+    worker.transaction()
+    worker.transaction()
+    assert committed.offsets == (75, 75)
+    topics.add(pictures[75:], documents[75:])
+    worker.run()
+    assert committed.twice == []
+    # The stream went on at the keyframe at 8 s: slots 16 on. Window 3 ended in the silence, with what had come of it.
+    back = {k: list(slots(masks)) for (_, _, k), masks in committed.answered.items() if k > 2}
+    assert back[4][-4:] == [16, 17, 18, 19]
+    assert ("a", 1, 4) in committed.rebuilt
+    assert committed.offsets == (120, 121)
+
+
+def test_what_waits_for_a_lost_partner_is_given_up_once_the_other_topic_is_read(published: Published) -> None:
+    pictures, documents = published
+    clock, committed = Clock(), Committed()
+    worker = Worker(Topics().add(pictures, documents[:50]), committed, PLAN, KEEP, Limits(partner_s=10), clock)
+    worker.read_packets(len(pictures))
+    worker.read_metadata(50)
+    assert worker.partition.streams[0].join.packets_waiting == 70
+    worker.partition.caught_up(1)
+    clock.now = 5.0
+    worker.partition.expire()
+    assert worker.partition.streams[0].join.packets_waiting == 70
+    clock.now = 11.0
+    worker.partition.expire()
+    assert worker.partition.streams[0].join.packets_waiting == 0
+    assert worker.counts["a"]["no-partner"] == 70
+
+
+def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Published) -> None:
+    worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(pictures=20, documents=30))
+    worker.read_packets(20)
+    assert worker.partition.full() == (True, False)
+    worker.read_metadata(9)
+    assert worker.partition.full() == (True, False)
+    worker.read_metadata(2)
+    assert worker.partition.full() == (False, False)
+    worker.read_metadata(39)
+    assert worker.partition.full() == (False, True)
+    worker.read_packets(35)
+    assert worker.partition.full() == (True, True)  # windows wait for the engine
+    while list(worker.partition.turns()):
+        worker.transaction()
+    assert worker.partition.full() == (False, False)
+
+
+def test_streams_that_wait_for_each_other_do_not_stop_their_partition_for_ever(clip: Path) -> None:
+    """One stream's metadata and the other's packets are lost, and both topics are stopped at their limits."""
+    a, b = publish(clip, "a"), publish(clip, "b")
+    topics = Topics().add(a[0], []).add([], b[1]).add(b[0], a[1])
+    clock = Clock()
+    worker = Worker(topics, Committed(), PLAN, KEEP, Limits(pictures=100, documents=100, partner_s=10), clock)
+    worker.read_packets(110)
+    worker.read_metadata(110)
+    assert worker.partition.full() == (True, True)
+    clock.now = 11.0
+    worker.partition.expire()
+    assert worker.partition.full() == (False, False)
