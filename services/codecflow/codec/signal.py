@@ -12,10 +12,9 @@ from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, Signal, 
 
 from .blocks import Luma, block_change, grid_shape
 from .pictures import DecodedPicture, PictureDecoder, luma
+from .timestamps import MAX_DELAY
 from .vectors import VECTOR_CODECS, VectorGrid
 
-MAX_DELAY = 34
-"""Pictures after which one that gave no frame never will: 16 frames of reordering (H.264 A.4.2, HEVC A.4.2), as fields."""
 
 DEFAULT_INTERVAL = Fraction(1, 2)
 """Seconds of presentation time between signal pictures."""

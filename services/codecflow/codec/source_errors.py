@@ -6,6 +6,8 @@ import av.error
 
 from codecflow.errors import SourceError
 
+_SECURE = ("https://", "rtsps://", "rtmps://", "tls://")
+
 _ADVICE = {
     "auth": "the camera refused the user name or password; check the address",
     "tls": "the secure connection failed; check the certificate and the address",
@@ -21,13 +23,12 @@ def source_error(name: str, error: Exception, *, opening: bool) -> SourceError:
 
     Only the kind of the error is used: FFmpeg's texts repeat the address with its password.
     """
-    code = _code(error, opening)
+    code = _code(error, opening, secure=name.startswith(_SECURE))
     doing = "cannot be opened" if opening else "failed"
     return SourceError(f"source {name}: {doing}: {code}: {_ADVICE[code]}", code)
 
 
-def _code(error: Exception, opening: bool) -> str:
-    text = (getattr(error, "strerror", None) or "").lower()
+def _code(error: Exception, opening: bool, secure: bool) -> str:
     match error:
         case av.error.HTTPUnauthorizedError() | av.error.HTTPForbiddenError():
             return "auth"
@@ -37,6 +38,7 @@ def _code(error: Exception, opening: bool) -> str:
             return "timeout"
         case av.error.InvalidDataError() | av.error.DecoderNotFoundError() | av.error.ProtocolNotFoundError():
             return "codec" if opening else "gone"
-    if "tls" in text or "certificate" in text or "ssl" in text:
-        return "tls"
-    return "gone"
+        case av.error.ConnectionRefusedError() | av.error.ConnectionResetError():
+            return "gone"
+    # A handshake that fails is a plain input error to FFmpeg, or one of the library that it was built with.
+    return "tls" if secure and opening and not isinstance(error, av.error.HTTPError) else "gone"

@@ -1,0 +1,85 @@
+"""Clips that tests encode themselves, and the plain way to decode them that ours is held against."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from codecflow.codec.pictures import luma
+
+Luma = npt.NDArray[np.uint8]
+
+# By name: (encoder, file ending, pixel format, encoder options). Keyframes every 10 pictures.
+CODECS = {
+    "h264": ("libx264", "mp4", "yuv420p", {"bf": "2", "x264-params": "scenecut=0:b-pyramid=normal"}),
+    "h264-ts": ("libx264", "ts", "yuv420p", {"bf": "2"}),
+    "h264-avi": ("libx264", "avi", "yuv420p", {"bf": "2"}),
+    "h264-raw": ("libx264", "h264", "yuv420p", {"bf": "2"}),
+    "hevc": (
+        "libx265",
+        "mp4",
+        "yuv420p",
+        {"x265-params": "log-level=none:keyint=10:min-keyint=10:bframes=3:open-gop=0"},
+    ),
+    "hevc-open": (
+        "libx265",
+        "mkv",
+        "yuv420p",
+        {"x265-params": "log-level=none:keyint=10:min-keyint=10:bframes=3:open-gop=1"},
+    ),
+    "hevc-raw": ("libx265", "hevc", "yuv420p", {"x265-params": "log-level=none:keyint=10:min-keyint=10:bframes=3"}),
+    "hevc-10-bit": ("libx265", "mp4", "yuv420p10le", {"x265-params": "log-level=none:keyint=10:bframes=2"}),
+    "mpeg4": ("mpeg4", "mp4", "yuv420p", {"bf": "2"}),
+    "mpeg4-avi": ("mpeg4", "avi", "yuv420p", {}),
+    "msmpeg4": ("msmpeg4v2", "avi", "yuv420p", {}),
+    "vp9": (
+        "libvpx-vp9",
+        "webm",
+        "yuv420p",
+        {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "5", "auto-alt-ref": "1"},
+    ),
+    "av1": ("libsvtav1", "mp4", "yuv420p", {"preset": "12", "svtav1-params": "keyint=10"}),
+    "mjpeg": ("mjpeg", "avi", "yuvj420p", {}),
+}
+
+
+def scene(index: int, width: int, height: int, seed: int = 0) -> Luma:
+    """(height, width, 3) uint8: a still texture with a square that moves, and some noise that is new in each picture."""
+    still = np.random.default_rng(seed).integers(60, 180, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
+    picture = still.repeat(8, 0).repeat(8, 1)[:height, :width].copy()
+    x, y = (5 * index) % max(1, width - 24), (3 * index) % max(1, height - 24)
+    picture[y : y + 24, x : x + 24] = (230, 40, 40)
+    noise = np.random.default_rng(1000 * seed + index).integers(0, 6, (height // 2, width, 1), dtype=np.uint8)
+    picture[: height // 2] += noise
+    return picture
+
+
+def encode(
+    path: Path, codec: str = "h264", pictures: int = 30, size: tuple[int, int] = (96, 80), fps: int = 10, seed: int = 0
+) -> Path:
+    """A clip of `pictures` pictures of `scene`, in the container that `path`'s name asks for."""
+    encoder, ending, pixels, options = CODECS[codec]
+    path = path.with_suffix(f".{ending}")
+    with av.open(str(path), "w") as container:
+        track = container.add_stream(encoder, rate=fps, options=options)
+        track.width, track.height, track.pix_fmt = *size, pixels
+        track.codec_context.gop_size = 10
+        track.codec_context.thread_count = 1
+        for index in range(pictures):
+            frame = av.VideoFrame.from_ndarray(scene(index, *size, seed), format="rgb24").reformat(format=pixels)
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return path
+
+
+def plainly_decoded(path: Path) -> list[tuple[int | None, Luma]]:
+    """(pts, luma) of every frame of a file, as FFmpeg shows it by itself."""
+    with av.open(str(path)) as container:
+        track = container.streams.video[0]
+        track.codec_context.thread_count = 1
+        return [(frame.pts, luma(frame).copy()) for frame in container.decode(track)]

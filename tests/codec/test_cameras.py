@@ -1,0 +1,102 @@
+"""Cameras that fail: a code word to count by, one line for people, and never a password."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+from codecflow.codec.source import Source
+from codecflow.codec.urls import redact
+from codecflow.errors import SourceError
+
+from .cameras import answers, camera, plays, refuses, stalls
+from .clips import encode
+
+SECRET = "hunter2-p@ss"
+
+
+@contextmanager
+def closed_port() -> Iterator[str]:
+    """host:port at which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def failure(url: str, timeout_s: float = 5.0) -> SourceError:
+    with pytest.raises(SourceError) as failed:
+        Source(url, timeout_s=timeout_s)
+    error = failed.value
+    seen = f"{error} {error!r} {error.__cause__} {error.__context__ if not error.__suppress_context__ else ''}"
+    assert SECRET not in seen
+    assert "hunter2" not in seen
+    assert "\n" not in str(error)
+    return error
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, "auth"), (403, "auth"), (404, "missing"), (500, "gone")])
+def test_what_an_http_camera_answers(status: int, code: str) -> None:
+    with camera(refuses(status)) as address:
+        assert failure(f"http://admin:{SECRET}@{address}/live?token={SECRET}").code == code
+
+
+def test_a_silent_camera_times_out() -> None:
+    with camera(stalls) as address:
+        assert failure(f"http://admin:{SECRET}@{address}/live", timeout_s=0.5).code == "timeout"
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http"])
+def test_a_camera_that_is_not_there(scheme: str) -> None:
+    with closed_port() as address:
+        error = failure(f"{scheme}://admin:{SECRET}@{address}/stream1")
+    assert error.code == "gone"
+    assert f"{scheme}://***@{address}/stream1" in str(error)
+
+
+def test_a_camera_that_does_not_speak_tls() -> None:
+    with camera(refuses(404)) as address:
+        assert failure(f"https://admin:{SECRET}@{address}/live").code == "tls"
+
+
+def test_a_page_is_no_video() -> None:
+    with camera(answers(b"<html>log in</html>" * 1000)) as address:
+        assert failure(f"http://admin:{SECRET}@{address}/").code == "codec"
+
+
+def test_a_camera_plays_until_it_hangs_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = encode(tmp_path / "clip", "h264-ts")
+    seen: list[int] = []
+    with (
+        caplog.at_level(logging.DEBUG),
+        camera(plays(clip)) as address,
+        Source(f"http://admin:{SECRET}@{address}/live") as source,
+    ):
+        assert source.live
+        pictures = takewhile(lambda picture: seen.append(picture.seq) is None, source.pictures("gate", 1))
+        with pytest.raises(SourceError, match="failed: gone") as failed:
+            deque(pictures, maxlen=0)
+        assert failed.value.code == "gone"
+    assert "hunter2" not in caplog.text
+    assert len(seen) >= 28
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("rtsp://u:p@cam/1", "rtsp://***@cam/1"),
+        ("rtsp://u:p@ss/w@rd@cam:554/1", "rtsp://***@cam:554/1"),
+        ("http://cam/live?user=u&password=p", "http://cam/live?user=***&password=***"),
+        ("http://cam/live#secret", "http://cam/live"),
+        ("Connection to rtsp://u:p@cam/1 failed", "Connection to rtsp://***@cam/1 failed"),
+        ("/videos/a@b.mp4", "/videos/a@b.mp4"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(text: str, shown: str) -> None:
+    assert redact(text) == shown
