@@ -42,6 +42,7 @@ def produce(
     """
     from fractions import Fraction
 
+    from codecflow.codec.urls import is_live
     from codecflow.errors import ConfigError
     from codecflow.lifecycle import GracefulStop
     from codecflow.producer.run import ProduceOptions
@@ -58,6 +59,20 @@ def produce(
     typer.echo(summary.line(), err=as_json)
     if as_json:
         _print_json(summary)
+    if summary.lost and not is_live(source):
+        _tell_loss(summary, settings.topics.packets)
+
+
+def _tell_loss(summary: Summary, topic: str) -> None:
+    """Whoever publishes a file wants to know that some of it is missing; a camera's faults are in its summary."""
+    from codecflow.errors import SourceError
+    from codecflow.kafka.failures import RecordTooLargeError
+    from codecflow.producer.summary import TOO_LARGE
+
+    told = f"stream {summary.stream}: {summary.lost} pictures of {summary.source} were not published, all others were"
+    if TOO_LARGE in summary.dropped:
+        raise RecordTooLargeError(f"{told}; raise max.message.bytes of topic {topic}, or lower the bit rate")
+    raise SourceError(f"{told}; it is cut off or damaged there")
 
 
 class _Status:

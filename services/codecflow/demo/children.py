@@ -55,12 +55,17 @@ class Children:
 
     def check(self) -> None:
         """Raises ServiceError when one has failed; one that ended well is no longer looked after."""
-        for name, process in list(self._running.items()):
-            status = process.poll()
-            if status == 0:
-                del self._running[name]
-            elif status is not None:
-                raise ServiceError(f"codecflow {name} failed: {self._last_words(name, status)}")
+        for name in list(self._running):
+            if (words := self.failure(name)) is not None:
+                raise ServiceError(f"codecflow {name} failed: {words}")
+
+    def failure(self, name: str) -> str | None:
+        """The last words of one that has failed; None while it runs and when it ended well. Told once."""
+        process = self._running.get(name)
+        status = None if process is None else process.poll()
+        if status is not None:
+            del self._running[name]
+        return self._last_words(name, status) if status else None
 
     def runs(self, name: str) -> bool:
         return name in self._running and self._running[name].poll() is None

@@ -81,10 +81,12 @@ def run(options: DemoOptions, display: Display) -> Figures:
             for service in (follow, answer, produce):
                 display.line(f"started: codecflow {' '.join(service)}", style="dim")
             while services.runs("worker"):
-                services.check()
                 for result in answers.arrived(_POLL_S):
                     display.line(result_line(result))
-                published.update()
+                published.update(to_end=not services.runs("produce"))
+                if published.pictures and (words := services.failure("produce")):
+                    display.warn(words)  # some of the clip is damaged; what is sound is worth an answer
+                services.check()
                 display.status(_status(published, answers))
             services.check()
             services.stop("results")

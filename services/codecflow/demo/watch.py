@@ -22,13 +22,13 @@ class Published:
         self.seconds = 0.0
         self._tail = TopicTail(settings, settings.topics.metadata)
 
-    def update(self) -> None:
-        while records := self._tail.poll():
-            for record in records:
-                document = decode_metadata(record.key(), record.value())
-                if isinstance(document, PictureMetadata):
-                    self.pictures += 1
-                    self.seconds = max(self.seconds, document.time_s)
+    def update(self, *, to_end: bool = False) -> None:
+        """Take in what has come; with `to_end` all that is published by now, even if that must be waited for."""
+        for record in self._tail.catch_up() if to_end else self._tail.poll():
+            document = decode_metadata(record.key(), record.value())
+            if isinstance(document, PictureMetadata):
+                self.pictures += 1
+                self.seconds = max(self.seconds, document.time_s)
 
     def __enter__(self) -> Published:
         return self

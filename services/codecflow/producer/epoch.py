@@ -17,7 +17,7 @@ from codecflow.messages import (
     encode_packet,
 )
 
-from .summary import Summary
+from .summary import TOO_LARGE, Summary
 
 _RECORD_OVERHEAD = 256
 """Bytes that Kafka adds to a record at most: batch header (61), lengths, and room for its own fields (message format v2)."""
@@ -61,7 +61,7 @@ class EpochPublisher:
             return
         self._skipping = self._record_bytes(picture) > self._largest_record
         if self._skipping:
-            self._summary.dropped["too large for the broker"] += 1
+            self._summary.dropped[TOO_LARGE] += 1
             return
         self._pending[picture.seq] = picture
         complete = self._extractor.push(picture)

@@ -26,6 +26,13 @@ PROGRESS_EVERY_S = 0.5
 METADATA_LINGER_MS = 1500
 """How long metadata waits for company: documents compress against each other. Answers, which come every stride, can wait."""
 
+METADATA_PROPERTIES: dict[str, str | int] = {
+    "compression.type": "zstd",
+    "compression.level": 12,
+    "linger.ms": METADATA_LINGER_MS,
+}
+"""Of the metadata's client. On so few bytes the level costs nothing that could be measured, and saves a tenth of them."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProduceOptions:
@@ -86,12 +93,12 @@ class _Run:
         check_topics(self._settings)
         self._largest = largest_record_bytes(self._settings, self._settings.topics.packets)
         self._sent = WireBytes()
-        # Coded video does not get smaller; a batch must pass the broker's limit as a whole.
-        plain = {"compression.type": "none", "batch.size": min(1_000_000, self._largest)}
-        dense = {"compression.type": "zstd", "compression.level": 12, "linger.ms": METADATA_LINGER_MS}
+        # Coded video does not get smaller, the headers of its records do: 8 % of a quiet stream. A batch must pass the
+        # broker's limit as a whole.
+        plain = {"compression.type": "zstd", "compression.level": 1, "batch.size": min(1_000_000, self._largest)}
         with (
             RecordSender(self._settings, **plain) as packets,
-            RecordSender(self._settings, **dense, **self._sent.properties()) as metadata,
+            RecordSender(self._settings, **METADATA_PROPERTIES, **self._sent.properties()) as metadata,
         ):
             self._senders = (packets, metadata)
             self._epochs(source)

@@ -5,6 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+BEFORE_FIRST_KEYFRAME = "before the first keyframe"
+"""Reason for dropping pictures that nobody could decode: a camera is joined in the middle of its pictures."""
+
+TOO_LARGE = "too large for the broker"
+"""Reason for dropping pictures that topic packets does not take, and with "after one too large" those that build on them."""
+
 
 @dataclass(slots=True)
 class Summary:
@@ -29,6 +35,11 @@ class Summary:
     reconnects: int = 0
     ended: bool = False
     dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def lost(self) -> int:
+        """Pictures that the source had and subscribers will not see; those before a camera's first keyframe do not count."""
+        return sum(count for reason, count in self.dropped.items() if reason != BEFORE_FIRST_KEYFRAME)
 
     def line(self) -> str:
         """One line for people."""

@@ -1,0 +1,170 @@
+"""What a newcomer gets wrong: each is one line on stderr that says what to do, a status of its own, and no traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Protocol
+
+import av
+import numpy as np
+import pytest
+
+from codecflow.cli.app import main
+from codecflow.kafka.clients import require_broker
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail
+from codecflow.kafka.topics import create_topics
+from codecflow.vlm.tiny import make_tiny
+from tests.clips import BUNDLED, cut
+
+
+class Refused(Protocol):
+    def __call__(self, status: int, *command: str) -> str: ...
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+    """Runs `codecflow command...`, which must end with `status` and one line; that line.
+
+    In this process: what a command of its own process does is test_app's, and importing torch each time would take minutes.
+    """
+
+    def run(status: int, *command: str) -> str:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["codecflow", *command])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        told = [line for line in capfd.readouterr().err.splitlines() if "answers mean nothing" not in line]
+        assert ended.value.code == status, told
+        assert len(told) == 1, told
+        assert told[0].startswith("codecflow: ")
+        return told[0]
+
+    return run
+
+
+@pytest.fixture
+def at(kafka_settings: KafkaSettings) -> tuple[str, ...]:
+    """Options that lead to a broker with all topics."""
+    return ("--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix)
+
+
+def test_sources_that_are_none(refused: Refused, tmp_path: Path, at: tuple[str, ...]) -> None:
+    produce = ("produce", "--stream", "gate", "--fast", *at)
+    assert "no such file" in refused(3, *produce, str(tmp_path / "nothing.mp4"))
+    assert "is not a file" in refused(3, *produce, str(tmp_path))
+    (tmp_path / "note.mp4").write_text("no video at all")
+    assert "not a video" in refused(3, *produce, str(tmp_path / "note.mp4"))
+    clip = cut(2, tmp_path / "clip.mp4").read_bytes()  # whose index lies at its end
+    (tmp_path / "half.mp4").write_bytes(clip[: len(clip) // 2])
+    assert "cut off before its index" in refused(3, *produce, str(tmp_path / "half.mp4"))
+    assert "no video track" in refused(3, *produce, str(sound(tmp_path / "sound.wav")))
+
+
+def test_a_file_that_is_cut_off_is_published_as_far_as_it_goes(
+    refused: Refused, tmp_path: Path, at: tuple[str, ...], kafka_settings: KafkaSettings
+) -> None:
+    """The bundled clip has its index in front."""
+    (tmp_path / "half.mp4").write_bytes(BUNDLED.read_bytes()[:200_000])
+    said = refused(3, "produce", str(tmp_path / "half.mp4"), "--stream", "gate", "--fast", *at)
+    assert "1 pictures of" in said
+    assert "were not published, all others were" in said
+    with TopicTail(kafka_settings, kafka_settings.topics.packets) as packets:
+        assert len(packets.catch_up()) > 70
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("produce", str(BUNDLED), "--stream", "gate"),
+        ("ask", "gate", "Is a person in view?"),
+        ("results",),
+        ("worker", "--model", "anything"),
+        ("topics", "create"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_broker_that_does_not_answer(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("CODECFLOW_REACH_WITHIN_S", "1")
+    said = refused(4, *command, "--bootstrap-servers", "127.0.0.1:1")
+    assert "Kafka at 127.0.0.1:1: no answer" in said
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("produce", str(BUNDLED), "--stream", "gate"),
+        ("ask", "gate", "Is a person in view?"),
+        ("results",),
+        ("worker", "--model", "anything"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_topics_that_were_not_created(
+    refused: Refused, kafka_settings: KafkaSettings, command: tuple[str, ...]
+) -> None:
+    said = refused(
+        4, *command, "--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", "not-created"
+    )
+    assert "not-created." in said
+    assert "codecflow topics create" in said
+
+
+def test_topics_of_unequal_partition_counts(refused: Refused, kafka_settings: KafkaSettings) -> None:
+    prefix = f"{kafka_settings.topic_prefix}u"
+    settings = KafkaSettings(kafka_settings.bootstrap_servers, prefix)
+    admin = require_broker(settings)
+    from confluent_kafka.admin import NewTopic
+
+    admin.create_topics([NewTopic(settings.topics.packets, 5, 1)])[settings.topics.packets].result(30)
+    create_topics(settings, partitions=2)
+    at = ("--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", prefix)
+    for command in (("produce", str(BUNDLED), "--stream", "gate"), ("worker", "--model", "anything")):
+        assert f"{prefix}.packets has 5" in refused(4, *command, *at)
+
+
+def test_a_picture_larger_than_the_topic_allows(
+    refused: Refused, kafka_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+
+    smaller = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, kafka_settings.topics.packets, incremental_configs=[smaller])
+    admin = require_broker(kafka_settings)
+    admin.incremental_alter_configs([resource])[resource].result(30)
+    at = ("--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix)
+    said = refused(4, "produce", str(cut(2, tmp_path / "clip.mp4")), "--stream", "gate", "--fast", *at)
+    assert "stream gate" in said
+    assert "raise max.message.bytes" in said
+
+
+def test_names_that_do_not_exist(refused: Refused, at: tuple[str, ...], tmp_path: Path) -> None:
+    model = str(make_tiny(tmp_path / "tiny", image_size=112))
+    worker = ("worker", "--model", model, *at)
+    assert "'everything'" in refused(2, *worker, "--keep", "everything")
+    assert "'sometimes'" in refused(2, *worker, "--refresh", "sometimes")
+    assert "use a multiple of 1/2 s" in refused(2, *worker, "--stride", "0.3")
+    (tmp_path / "empty").mkdir()
+    assert str(tmp_path / "empty") in refused(6, "worker", "--model", str(tmp_path / "empty"), *at)
+    assert "'ga te'" in refused(2, "ask", "ga te", "Is a person in view?", *at)
+    assert "two or more labels" in refused(2, "ask", "gate", "Which?", "--choice", "one", *at)
+    assert "no question 'person'" in refused(2, "ask", "gate", "--remove", "person", *at)
+    assert "give one of" in refused(2, "ask", "gate", *at)
+
+
+def test_a_kafka_property_that_does_not_exist(refused: Refused) -> None:
+    assert "no.such.property" in refused(2, "results", "-X", "no.such.property=1")
+
+
+def sound(path: Path) -> Path:
+    """A second of silence: a media file without pictures."""
+    with av.open(str(path), "w") as file:
+        track = file.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        frame.sample_rate = 8000
+        file.mux(track.encode(frame))
+        file.mux(track.encode(None))
+    return path

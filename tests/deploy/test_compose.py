@@ -1,0 +1,84 @@
+"""docker-compose.yml says what the product can do. `make check` holds it to the compose specification's own schema."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from codecflow.cli.app import build
+from codecflow.kafka.distribution import KAFKA_VERSION
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"].startswith("codecflow:")]
+
+
+def with_defaults(text: str) -> str:
+    """`text` as compose sees it where no variable is set."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_command_is_one_that_the_command_line_has(name: str) -> None:
+    service = SERVICES[name]
+    words = [*service.get("entrypoint", ["codecflow"]), *service.get("command", [])]
+    program, *arguments = [with_defaults(word) for word in words]
+    assert program == "codecflow"
+    examples = {
+        "ask": ["gate", "Is a person in view?", "--yes-no"],
+        "model": ["tiny", "--out", "/models/codecflow-tiny"],
+    }
+    arguments += examples.get(name, [])
+    command: Any = typer.main.get_command(build())
+    while hasattr(command, "commands"):
+        word = arguments.pop(0)
+        assert word in command.commands, (name, word)
+        command = command.commands[word]
+    command.make_context(word, arguments)  # parses them; an unknown or missing option is an error
+
+
+def test_every_variable_has_a_default_or_is_asked_for() -> None:
+    assert not re.findall(r"\$\{\w+\}|\$\w+", (ROOT / "docker-compose.yml").read_text())
+
+
+def test_the_broker_is_the_one_that_is_tested() -> None:
+    assert SERVICES["kafka"]["image"] == f"apache/kafka:{KAFKA_VERSION}"
+
+
+def test_a_worker_and_a_producer_in_each_profile() -> None:
+    for profile in ("cpu", "gpu"):
+        started = {name for name, service in SERVICES.items() if profile in service.get("profiles", [profile])}
+        assert started == {"kafka", "topics", "producer", f"worker-{profile}", "results"}
+
+
+def test_services_wait_for_the_topics_and_those_for_the_broker() -> None:
+    assert SERVICES["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
+    for name in ("producer", "worker-cpu", "worker-gpu", "results", "ask"):
+        assert SERVICES[name]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}, name
+
+
+def test_each_image_is_a_target_of_the_dockerfile() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    targets = set(re.findall(r"^FROM \S+ AS (\S+)$", dockerfile, re.MULTILINE))
+    for name in OURS:
+        service = SERVICES[name]
+        assert service["image"] == f"codecflow:{service['build']['target']}"
+        assert service["build"]["target"] in targets
+
+
+def test_the_image_runs_as_nobody_in_particular() -> None:
+    """The last user that each target sees is not root."""
+    runtime = (ROOT / "Dockerfile").read_text().partition("AS runtime")[2]
+    assert re.findall(r"^USER (\S+)$", runtime, re.MULTILINE)[-1:] == ["codecflow"]
+
+
+def test_each_copied_file_of_the_build_is_there() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    for name in set(re.findall(r"/requirements/([\w.-]+)", dockerfile)):
+        assert (ROOT / "requirements" / name).is_file(), name
