@@ -16,6 +16,7 @@ def register(app: typer.Typer) -> None:
         name="bench", help="Measure; a table for people, then one JSON line for machines.", no_args_is_help=True
     )
     group.command("policies")(policies)
+    group.command("producer")(producer)
     group.command("window")(window)
     app.add_typer(group)
 
@@ -45,6 +46,18 @@ def policies(
         detail_threshold=detail,
     )
     run(clips, config, size=size, token=token, window_s=window_s, seconds=seconds, plot=plot)
+
+
+def producer(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video file, any codec.")],
+    *,
+    repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs; medians are reported.")] = 5,
+    seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of the clip.")] = None,
+) -> None:
+    """What the producer costs: the codec signal against a bare decode, and metadata against the coded pictures."""
+    from codecflow.bench.producer import run
+
+    run(clip, repeats, seconds)
 
 
 def _number(text: str, option: str) -> Fraction:
