@@ -126,13 +126,23 @@ def test_a_coverage_slot_without_a_frame_is_made_up_for_in_the_next_frame() -> N
     ],
 )
 def test_coverage_by_name(text: str, expected: tuple[str, Fraction]) -> None:
-    assert parse_coverage(text, Fraction(40)) == expected
+    assert parse_coverage(text, Fraction(40), Fraction(2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("window_s", "fps", "period_s"),
+    [(40, "2", "8"), (4, "2", "4"), (40, "1/3", "6"), (40, "1/10", "10"), (10, "1/10", "10"), (7, "3", "7")],
+)
+def test_coverage_that_nobody_asked_for_fits_every_window_and_rate(window_s: int, fps: str, period_s: str) -> None:
+    kind, period = parse_coverage(None, Fraction(window_s), Fraction(fps))
+    assert (kind, period) == ("anchor", Fraction(period_s))
+    assert KeepConfig(fps=Fraction(fps), coverage=kind, period_s=period).period_slots >= 1
 
 
 @pytest.mark.parametrize("text", ["", "often", "0", "-8", "41", "rolling=", "rolling=0", "rolling=80", "rollin", "1/0"])
 def test_coverage_that_cannot_work_is_one_clear_line(text: str) -> None:
     with pytest.raises(ConfigError, match="coverage") as error:
-        parse_coverage(text, Fraction(40))
+        parse_coverage(text, Fraction(40), Fraction(2))
     assert "\n" not in str(error.value)
 
 

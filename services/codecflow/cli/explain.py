@@ -21,8 +21,12 @@ def explain(
     window: Annotated[str, typer.Option(help="Seconds of a window.")] = "40",
     stride: Annotated[str, typer.Option(help="Seconds that the window moves between answers.")] = "8",
     coverage: Annotated[
-        str, typer.Option(help="SECONDS between anchors, once (a window), rolling or rolling=SECONDS.")
-    ] = "8",
+        str | None,
+        typer.Option(
+            help="SECONDS between anchors, once (a window), rolling or rolling=SECONDS."
+            "  [default: 8, or what fits the window]"
+        ),
+    ] = None,
     refresh: Annotated[
         str, typer.Option(help="Refresh policy of the window's picture: none, anchors or all.")
     ] = "anchors",
@@ -34,6 +38,6 @@ def explain(
     from codecflow.worker.windows import WindowPlan
 
     plan = WindowPlan.of(window, stride, fps)
-    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots))
+    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
     config = KeepConfig(fps=plan.fps, coverage=kind, period_s=period_s)
     run(clip, out, config, plan, side=side, refresh=refresh, seconds=seconds)

@@ -62,13 +62,14 @@ def worker(
         ),
     ] = "none",
     coverage: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="WHEN",
-            help="Seconds from one anchor frame to the next, once (a window), rolling or rolling=SECONDS.",
+            help="Seconds from one anchor frame to the next, once (a window), rolling or rolling=SECONDS."
+            "  [default: 8, or what fits the window]",
             rich_help_panel=_WINDOWS,
         ),
-    ] = "8",
+    ] = None,
     question: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Asked of every stream of which nothing is asked by name.")
     ] = None,
@@ -124,7 +125,7 @@ def _settings(
     fps: str,
     keep: str,
     refresh: str,
-    coverage: str,
+    coverage: str | None,
     question: str | None,
     yes_no: bool,
     group: str,
@@ -139,7 +140,7 @@ def _settings(
     from codecflow.worker.windows import WindowPlan
 
     plan = WindowPlan.of(window, stride, fps)
-    kind, period_s = parse_coverage(coverage, plan.window_slots / plan.fps)
+    kind, period_s = parse_coverage(coverage, plan.window_slots / plan.fps, plan.fps)
     policy, _, share = refresh.partition("=")
     try:
         refreshing = Refresh(policy, float(share)) if share else Refresh.named(policy)  # type: ignore[arg-type]

@@ -14,6 +14,9 @@ POLICY_NAMES: tuple[str, ...] = get_args(PolicyName)
 CoverageKind = Literal["anchor", "rolling"]
 COVERAGE_KINDS: tuple[str, ...] = get_args(CoverageKind)
 
+DEFAULT_PERIOD_S = Fraction(8)
+"""Seconds from one anchor to the next, where nothing else is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeepConfig:
@@ -34,7 +37,7 @@ class KeepConfig:
     policy: PolicyName = "replenish"
     fps: Fraction = Fraction(2)
     coverage: CoverageKind = "anchor"
-    period_s: Fraction = Fraction(8)
+    period_s: Fraction = DEFAULT_PERIOD_S
     threshold: float = 4.0
     detail_threshold: float = 8.0
     tau_px: float = 0.5
@@ -72,13 +75,15 @@ class KeepConfig:
         return Fraction(0) if self.policy == "all" else Fraction(self.period_s)
 
 
-def parse_coverage(text: str, window_s: Fraction) -> tuple[CoverageKind, Fraction]:
-    """(kind, period in seconds) that `text` names, for windows of `window_s` seconds.
+def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple[CoverageKind, Fraction]:
+    """(kind, period in seconds) that `text` names, for windows of `window_s` seconds at `fps` sampled frames a second.
 
     `N`: an anchor every N seconds; `once`: an anchor a window; `rolling=N`: every cell once in N seconds, a share of them in
-    each frame; `rolling`: every cell once a window. Raises ConfigError on anything else, and on a period longer than the
-    window: a window could then lack cells.
+    each frame; `rolling`: every cell once a window; None: an anchor every 8 s, or as near below as frames and window allow.
+    Raises ConfigError on anything else, and on a period longer than the window: a window could then lack cells.
     """
+    if text is None:
+        return "anchor", max(1, int(min(DEFAULT_PERIOD_S, window_s) * fps)) / fps
     kind: CoverageKind = "rolling" if text.startswith("rolling") else "anchor"
     number = text.removeprefix("rolling=")
     try:
