@@ -72,6 +72,7 @@ class Family(ABC):
         self.kv = KVShape.of(self.text_config, self.dtype, self.device)
         self._keyword = cache_keyword(self.text)
         self.end_id, self.stop_ids = self._ends()
+        self._ids = lru_cache(maxsize=4096)(self._tokenise)  # the tags of frames are the same in every stream
         self.chat = lru_cache(maxsize=256)(self._chat)
 
     @property
@@ -136,12 +137,15 @@ class Family(ABC):
 
     def ids(self, text: str) -> list[int]:
         """Token ids of `text` as it stands, nothing added."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._ids(text))
+
+    def _tokenise(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ends(self) -> tuple[int, frozenset[int]]:
         """The token that ends an answer, and all those that do."""
         generation = getattr(self.model, "generation_config", None)
-        given = [self.tokenizer.eos_token_id, getattr(generation, "eos_token_id", None), self.text_config.eos_token_id]
+        given = [getattr(x, "eos_token_id", None) for x in (self.tokenizer, generation, self.text_config)]
         ids = [i for entry in given for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
         turn = self.tokenizer.get_vocab().get("<|im_end|>")  # ends a turn in ChatML, which all these families speak
         ids = ids if turn is None else [turn, *ids]

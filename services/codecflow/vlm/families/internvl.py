@@ -14,7 +14,7 @@ from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
-from codecflow.vlm.pictures import to_patches
+from codecflow.vlm.pictures import grouped_places, project_patches, to_patches
 
 from .base import Family, Patches
 
@@ -46,11 +46,9 @@ class InternVL(Family):
 
     def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
         kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
-        picture = self.preprocess(pixels, self.height, self.width, self.device)
-        step = torch.arange(self.merge, device=self.device)
-        corners = torch.stack([kept // self.columns, kept % self.columns], dim=1) * self.merge
-        places = (corners[:, None] + torch.cartesian_prod(step, step)).flatten(0, 1)
-        patches = to_patches(picture, self.patch, places[:, 0], places[:, 1]).to(self.dtype)
+        picture = self.preprocess.resize(pixels, self.height, self.width, self.device)
+        places = grouped_places(kept, self.columns, self.merge)
+        patches = self.preprocess.normalise(to_patches(picture, self.patch, places[:, 0], places[:, 1])).to(self.dtype)
         return Patches(patches, places, self.rows * self.merge, self.columns * self.merge, kept)
 
     def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
@@ -58,7 +56,7 @@ class InternVL(Family):
         embeddings = tower.embeddings
         patches = torch.cat([frame.pixels for frame in frames])
         places = torch.cat([frame.places for frame in frames])
-        embedded = embeddings.patch_embeddings.projection(patches).flatten(1)  # (patches, hidden)
+        embedded = project_patches(embeddings.patch_embeddings.projection, patches)
         start = embeddings.cls_token[0]
         if self._places is not None:
             embedded = embedded + self._places[1 + places[:, 0] * self.columns * self.merge + places[:, 1]]
