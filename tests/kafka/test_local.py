@@ -9,21 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from codecflow.errors import ConfigError, KafkaError
 from codecflow.kafka import distribution
-from codecflow.kafka.failures import BrokersGoneError
 from codecflow.kafka.local import LocalKafka, start_daemon, status, stop
-from codecflow.kafka.local_files import BrokerFiles, Identity, free_port, listens, new_cluster_id, topic_bytes
-from codecflow.kafka.records import Record
-from codecflow.kafka.sending import RecordSender
-from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.tail import TopicTail, newest_by_key
-from codecflow.kafka.topics import create_topics
+from codecflow.kafka.local_files import BrokerFiles, Identity, free_port, listens, new_cluster_id
 
 OWNER = """
 import sys, time
@@ -62,46 +55,22 @@ def daemon_dir(tmp_path: Path) -> Iterator[Path]:
     stop(tmp_path / "kafka")
 
 
-def test_a_daemon_that_crashes_leaves_nothing_running_and_comes_back_with_its_data(daemon_dir: Path) -> None:
+def test_a_daemon_outlives_its_users_and_its_guard_killed_takes_it_along(daemon_dir: Path) -> None:
     lines: list[str] = []
     broker = start_daemon(daemon_dir, 0, lines.append)
     assert any("starting" in line for line in lines)
     assert status(daemon_dir) == broker == start_daemon(daemon_dir, 0)
     with pytest.raises(ConfigError, match="already runs on port"):
         start_daemon(daemon_dir, free_port())
-
-    settings = KafkaSettings(broker.bootstrap_servers)
-    packets = settings.topics.packets
-    create_topics(settings, partitions=2)
-    noise = {bytes([stream]): os.urandom(300_000) for stream in b"abcd"}  # two partitions' worth
-    patient = RecordSender(settings)
     with LocalKafka(daemon_dir) as kafka:
         assert kafka.broker == broker
-        assert kafka.topic_bytes(packets) == 0
-        for stream, value in noise.items():
-            patient.send(Record(packets, stream, value, "noise"))
-        patient.flush()
-        assert 1_200_000 <= kafka.topic_bytes(packets) < 1_210_000
-    assert status(daemon_dir) == broker, "a daemon outlives those who use it"
-
+    assert status(daemon_dir) == broker
     (java,) = java_children(broker.pid)
     os.kill(broker.pid, signal.SIGKILL)
     os.waitpid(broker.pid, 0)
     until(lambda: not alive(java) and status(daemon_dir) is None)
-    assert BrokerFiles(daemon_dir).pid.exists()
+    assert BrokerFiles(daemon_dir).pid.exists(), "a stale file, which must not mislead"
     assert not stop(daemon_dir)
-    patient.send(Record(packets, b"e", b"sent while no broker was there", "a late record"))
-    with pytest.raises(BrokersGoneError, match="giving up"), RecordSender(replace(settings, gone_after_s=1)) as hasty:
-        hasty.send(Record(packets, b"f", b"never", "a record"))
-
-    with LocalKafka(daemon_dir) as kafka:
-        assert kafka.broker.port == broker.port
-        patient.flush()
-        with TopicTail(settings, packets) as tail:
-            assert newest_by_key(tail.catch_up()) == noise | {b"e": b"sent while no broker was there"}
-    assert not listens(broker.port)
-    assert status(daemon_dir) is None
-    assert topic_bytes(daemon_dir, packets) > 1_200_000
 
 
 def test_the_last_owner_ends_the_broker_though_killed(tmp_path: Path) -> None:

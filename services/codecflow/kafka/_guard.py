@@ -4,8 +4,8 @@
 
 Starts COMMAND and ends it (SIGTERM, then SIGKILL) when nobody holds a shared lock on OWNERS_LOCK any more. The kernel drops
 a lock however its holder ends, SIGKILL included, so no owner can leave the broker behind. OWNERS_LOCK "-" means a daemon:
-it runs until SIGTERM. BROKER_LOCK_FD is an open, locked file that this process and COMMAND keep open while they live: who
-can lock that file knows that no broker runs.
+it runs until SIGTERM. PID_FILE then says "owned" or "daemon", this process and COMMAND's. BROKER_LOCK_FD is an open, locked
+file that this process and COMMAND keep open while they live: who can lock that file knows that no broker runs.
 """
 
 import contextlib
@@ -39,8 +39,9 @@ def stop(child: "subprocess.Popen[bytes]") -> None:
 
 
 def main(pid_file: str, owners_lock: str, broker_lock_fd: str, *command: str) -> int:
+    kind = "daemon" if owners_lock == "-" else "owned"
     with open(pid_file, "w") as file:
-        file.write(f"{os.getpid()} {'daemon' if owners_lock == '-' else 'owned'}")
+        file.write(f"{kind} {os.getpid()}")
     stopping = False
 
     def on_signal(number: int, frame: FrameType | None) -> None:
@@ -52,6 +53,8 @@ def main(pid_file: str, owners_lock: str, broker_lock_fd: str, *command: str) ->
     owners = None if owners_lock == "-" else os.open(owners_lock, os.O_RDWR | os.O_CREAT, 0o600)
     # One thread only, so the parent-death signal, which is bound to the forking thread, is bound to this process.
     child = subprocess.Popen(command, pass_fds=[int(broker_lock_fd)], preexec_fn=die_with_parent)  # noqa: PLW1509
+    with open(pid_file, "a") as file:
+        file.write(f" {child.pid}")
     while not stopping:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return child.wait(POLL_S)

@@ -151,14 +151,14 @@ def wait_ready(files: BrokerFiles, identity: Identity, alive: Callable[[], bool]
     while time.monotonic() < deadline:
         if not alive():
             return None
-        pid = files.running_pid()
-        if pid is not None and listens(identity.port):  # worth a request
+        pids = files.running_pids()
+        if pids and listens(identity.port):  # worth a request
             client = client or admin_client(KafkaSettings(bootstrap_servers=f"{HOST}:{identity.port}"))
             with contextlib.suppress(KafkaException):
                 metadata = client.list_topics(timeout=2)
                 if metadata.cluster_id != identity.cluster_id:
                     raise KafkaError(f"local Kafka: port {identity.port} belongs to another Kafka cluster")
                 if metadata.brokers:
-                    return Broker(data_dir=files.folder, port=identity.port, pid=pid, kafka=identity.kafka)
+                    return Broker(data_dir=files.folder, port=identity.port, pid=pids[0], kafka=identity.kafka)
         time.sleep(POLL_S)
     raise KafkaError(f"local Kafka: no answer within {READY_WITHIN_S:.0f} s: {files.last_error()}")

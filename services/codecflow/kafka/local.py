@@ -14,6 +14,7 @@ import signal
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -46,7 +47,7 @@ class LocalKafka:
         properties: Mapping[str, str] | None = None,
     ) -> None:
         self._temporary = data_dir is None
-        self.data_dir = Path(tempfile.mkdtemp(prefix="codecflow-kafka-")) if data_dir is None else data_dir
+        self.data_dir = data_dir or Path(tempfile.gettempdir()) / f"codecflow-kafka-{uuid.uuid4().hex}"
         self._port = port
         self._progress = progress
         self._properties = properties or {}
@@ -101,10 +102,8 @@ class LocalKafka:
         except BlockingIOError:
             pass  # others still use it
         else:
-            pid = files.running_pid()
-            if pid is not None and not files.is_daemon():
-                os.kill(pid, signal.SIGTERM)
-                _wait_ended(files)
+            if not files.is_daemon():
+                _end(files)
         finally:
             os.close(self._owner)
             self._owner = None
@@ -147,12 +146,7 @@ def status(data_dir: Path) -> Broker | None:
 def stop(data_dir: Path) -> bool:
     """End the broker of `data_dir` in good order. False where none runs."""
     files = BrokerFiles(data_dir)
-    pid = files.running_pid()
-    if pid is None:
-        return False
-    os.kill(pid, signal.SIGTERM)
-    _wait_ended(files)
-    return True
+    return _end(files)
 
 
 def _become_owner(files: BrokerFiles) -> int:
@@ -179,13 +173,22 @@ def _starting(files: BrokerFiles) -> Iterator[None]:
         yield
 
 
-def _wait_ended(files: BrokerFiles) -> None:
-    """Return once no broker runs. The guard kills one that does not end in time; if even the guard hangs, we kill both."""
-    deadline = time.monotonic() + _guard.STOP_WITHIN_S + 10
-    while files.running():
-        if time.monotonic() > deadline:
-            pid = files.running_pid()
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
-            deadline += 10
-        time.sleep(POLL_S)
+def _end(files: BrokerFiles) -> bool:
+    """Ask the guard to end its broker, and wait for that. False where none runs. Raises KafkaError when it never ends."""
+    pids = files.running_pids()
+    if not pids:
+        return False
+    # The guard kills a broker that does not end in time; where there is no guard any more, both are ours to kill.
+    for number, chosen, within_s in (
+        (signal.SIGTERM, pids[:1], _guard.STOP_WITHIN_S + 10),
+        (signal.SIGKILL, pids, 10.0),
+    ):
+        for pid in chosen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + within_s
+        while time.monotonic() < deadline:
+            if not files.running():
+                return True
+            time.sleep(POLL_S)
+    raise KafkaError(f"local Kafka: the broker of {files.folder} does not end (processes {pids})")

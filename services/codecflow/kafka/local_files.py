@@ -133,16 +133,15 @@ class BrokerFiles:
         """Whether a broker, or one that is about to be, holds this directory."""
         return self.running_lock.exists() and not lockable(self.running_lock)
 
-    def running_pid(self) -> int | None:
-        """Process to be told to stop, where one runs and has said so."""
+    def running_pids(self) -> list[int]:
+        """The guard and the broker, as far as they have said so; none where none runs."""
         if not self.running() or not self.pid.exists():
-            return None
-        words = self.pid.read_text().split()
-        return int(words[0]) if words else None
+            return []
+        return [int(word) for word in self.pid.read_text().split()[1:]]
 
     def is_daemon(self) -> bool:
         """Whether the broker last started here runs until it is told to stop, whoever uses it."""
-        return self.pid.exists() and self.pid.read_text().split()[1:] == ["daemon"]
+        return self.pid.exists() and self.pid.read_text().startswith("daemon")
 
     def set_log_aside(self) -> None:
         """A complaint found in the log from now on is that of the run to come."""

@@ -114,6 +114,8 @@ class TopicTail:
                 # A topic just made, or one that is moving, has no leader for a moment.
                 if client_error(error).code() not in _NO_LEADER_YET or time.monotonic() > deadline:
                     raise self._error(client_error(error)) from error
+            except TimeoutError as error:
+                raise KafkaError(f"topic {self._topic}: its end is not told within {_REQUEST_S:.0f} s") from error
             time.sleep(0.1)
 
     def _error(self, error: ClientError) -> KafkaError:

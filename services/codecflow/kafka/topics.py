@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -12,10 +13,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
     AdminClient,
     ConfigResource,
     NewTopic,
+    TopicMetadata,
 )
 
 from .clients import require_broker
-from .failures import TopicsError, client_error
+from .failures import BrokerUnreachableError, TopicsError, client_error
 from .settings import KafkaSettings
 
 DEFAULT_PARTITIONS = 8
@@ -50,15 +52,15 @@ CO_PARTITIONED = ("packets", "metadata", "state")
 
 
 def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS, replication: int = 1) -> list[str]:
-    """Create those of the six topics that are missing; their names. Raises KafkaError."""
+    """Create those of the six topics that are missing; their names, once they can be used. Raises KafkaError."""
     client = require_broker(settings)
-    found = client.list_topics(timeout=_REQUEST_S).topics
-    missing = [name for name in CONFIGS if f"{settings.topic_prefix}.{name}" not in found]
+    found = _found(client, settings)
     # A record then survives the loss of a broker, and the loss of one does not stop the others.
     safety = {"min.insync.replicas": "2"} if replication >= 3 else {}
     asked = [
-        NewTopic(f"{settings.topic_prefix}.{name}", partitions, replication, config={**CONFIGS[name], **safety})
-        for name in missing
+        NewTopic(topic, partitions, replication, config={**CONFIGS[name], **safety})
+        for name, topic in _names(settings).items()
+        if topic not in found
     ]
     created = []
     for topic, done in (client.create_topics(asked) if asked else {}).items():
@@ -70,6 +72,7 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
                 raise TopicsError(f"topic {topic}: cannot be created: {reason.str()}") from error
         else:
             created.append(topic)
+    _wait_for_leaders(client, settings, created)
     return created
 
 
@@ -79,8 +82,8 @@ def check_topics(settings: KafkaSettings) -> int:
     Raises BrokerUnreachableError, or TopicsError with every fault in one line.
     """
     client = require_broker(settings)
-    found = client.list_topics(timeout=_REQUEST_S).topics
-    names = {name: f"{settings.topic_prefix}.{name}" for name in CONFIGS}
+    found = _found(client, settings)
+    names = _names(settings)
     missing = [topic for topic in names.values() if topic not in found]
     if missing:
         raise TopicsError(
@@ -92,9 +95,11 @@ def check_topics(settings: KafkaSettings) -> int:
     if len(set(counts.values())) > 1:
         each = ", ".join(f"{names[name]} has {count}" for name, count in counts.items())
         faults.append(f"partition counts must be equal: {each}")
-    for name, policy in _cleanup_policies(client, names).items():
-        if policy != CONFIGS[name]["cleanup.policy"]:
-            faults.append(f"{names[name]}: cleanup.policy must be {CONFIGS[name]['cleanup.policy']}, not {policy}")
+    configs = _configs(client, list(names.values()))
+    for name, topic in names.items():
+        policy, needed = configs.get(topic, {}).get("cleanup.policy"), CONFIGS[name]["cleanup.policy"]
+        if policy is not None and policy != needed:
+            faults.append(f"{topic}: cleanup.policy must be {needed}, not {policy}")
     if faults:
         raise TopicsError(f"topics at {settings.bootstrap_servers}: {'; '.join(faults)}")
     return counts["packets"]
@@ -102,31 +107,55 @@ def check_topics(settings: KafkaSettings) -> int:
 
 def largest_record_bytes(settings: KafkaSettings, topic: str) -> int:
     """`max.message.bytes` of `topic`; Kafka's own default of 1 MiB where this user may not ask. Raises KafkaError."""
-    client = require_broker(settings)  # held on to: a client that is dropped never answers
-    resource = ConfigResource("topic", topic)
+    config = _configs(require_broker(settings), [topic]).get(topic, {})
+    return int(config.get("max.message.bytes", 1 << 20))
+
+
+def _names(settings: KafkaSettings) -> dict[str, str]:
+    """Full names by names without prefix."""
+    return {name: f"{settings.topic_prefix}.{name}" for name in CONFIGS}
+
+
+def _found(client: AdminClient, settings: KafkaSettings) -> dict[str, TopicMetadata]:
+    """Every topic that this user may see."""
     try:
-        entries = _result(client.describe_configs([resource])[resource])
+        return client.list_topics(timeout=_REQUEST_S).topics
     except KafkaException as error:
-        if client_error(error).code() == ClientError.TOPIC_AUTHORIZATION_FAILED:
-            return 1 << 20
-        raise TopicsError(f"topic {topic}: cannot be described: {client_error(error).str()}") from error
-    return int(entries["max.message.bytes"].value)
+        reason = settings.scrub(client_error(error).str())
+        raise BrokerUnreachableError(f"Kafka at {settings.bootstrap_servers}: no list of topics ({reason})") from error
 
 
-def _cleanup_policies(client: AdminClient, names: Mapping[str, str]) -> dict[str, str]:
-    """By name without prefix; without those that this user may not ask for."""
-    by_topic = {topic: name for name, topic in names.items()}
-    policies = {}
-    for resource, done in client.describe_configs([ConfigResource("topic", topic) for topic in by_topic]).items():
+def _wait_for_leaders(client: AdminClient, settings: KafkaSettings, topics: Sequence[str]) -> None:
+    """A topic exists for its controller a moment before the brokers know of it and lead its partitions."""
+    deadline = time.monotonic() + _REQUEST_S
+    while topics:
+        found = _found(client, settings)
+        topics = [
+            topic
+            for topic in topics
+            if topic not in found or any(partition.leader < 0 for partition in found[topic].partitions.values())
+        ]
+        if topics and time.monotonic() > deadline:
+            raise TopicsError(f"topic {topics[0]}: created, but without a leader for {_REQUEST_S:.0f} s")
+        time.sleep(0.05)
+
+
+def _configs(client: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Configurations by topic; without topics whose configuration this user may not ask for."""
+    found = {}
+    for resource, done in client.describe_configs([ConfigResource("topic", topic) for topic in topics]).items():
         try:
             entries = _result(done)
         except KafkaException as error:
             if client_error(error).code() == ClientError.TOPIC_AUTHORIZATION_FAILED:
                 continue
             raise TopicsError(f"topic {resource.name}: cannot be described: {client_error(error).str()}") from error
-        policies[by_topic[resource.name]] = str(entries["cleanup.policy"].value)
-    return policies
+        found[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
+    return found
 
 
 def _result(done: Future[Any]) -> Any:
-    return done.result(timeout=_REQUEST_S)
+    try:
+        return done.result(timeout=_REQUEST_S)
+    except TimeoutError as error:
+        raise TopicsError(f"no answer about topics within {_REQUEST_S:.0f} s") from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 from confluent_kafka import KafkaError as ClientError
@@ -28,6 +30,9 @@ _MOVED_ON = frozenset(
         ClientError._ASSIGNMENT_LOST,
     }
 )
+# librdkafka resumes a call that timed out when it is made again; without a limit it may wait for ever.
+_CALL_S = 5.0
+
 # Another emitter has opened with the same transactional id.
 _FENCING = frozenset({ClientError._FENCED, ClientError.PRODUCER_FENCED, ClientError.INVALID_PRODUCER_EPOCH})
 # The transaction has run out of time with records still unsent: nothing wrong with the records.
@@ -46,11 +51,12 @@ class TransactionalEmitter:
         self._id = transactional_id
         self._watch = BrokerWatch(settings)
         self._producer = transactional_producer(settings, transactional_id, self._watch)
+        self._in_transaction = False
         self._failure: KafkaError | None = None
 
     def open(self) -> None:
         """Get ready: end what an earlier emitter of this id left open. Raises KafkaError (FencedError, BrokersGoneError)."""
-        self._insist(lambda: self._producer.init_transactions(10.0), "transactions cannot be opened")
+        self._insist(lambda: self._producer.init_transactions(_CALL_S), "transactions cannot be opened")
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
         """Send `records` and commit `offsets`, both or neither. Blocks until that is known.
@@ -66,6 +72,7 @@ class TransactionalEmitter:
         self._failure = None
         try:
             self._insist(self._producer.begin_transaction, "no transaction can be begun")
+            self._in_transaction = True
             for record in records:
                 self._produce(record)
             # All records lie in their logs before the group accepts the offsets. A worker that takes over reads the state
@@ -74,16 +81,13 @@ class TransactionalEmitter:
                 self._watch.check(self._producer)
             if self._failure is not None:
                 raise self._failure
-            self._insist(
-                lambda: self._producer.send_offsets_to_transaction(list(offsets), group), "offsets were not taken"
-            )
-            self._insist(self._producer.commit_transaction, "the transaction was not committed")
-        except (TransactionAbortedError, FencedError, BrokersGoneError) as error:
-            if not (isinstance(error, BrokersGoneError) or (isinstance(error, FencedError) and error.fatal)):
+            self._insist(lambda: self._send_offsets(list(offsets), group), "offsets were not taken")
+            self._insist(lambda: self._producer.commit_transaction(_CALL_S), "the transaction was not committed")
+            self._in_transaction = False
+        except BaseException as error:
+            # Without brokers, or as a producer that is fenced, there is nothing left to abort.
+            if not isinstance(error, BrokersGoneError) and not (isinstance(error, FencedError) and error.fatal):
                 self._abort()
-            raise
-        except BaseException:
-            self._abort()
             raise
 
     def close(self) -> None:
@@ -116,8 +120,40 @@ class TransactionalEmitter:
             return self._typed(error, f"{record.what} was not taken")
         return delivery_failure(record, error, self._settings)
 
+    def _send_offsets(self, offsets: list[TopicPartition], group: Any) -> None:
+        """As the producer's own, but it ends: librdkafka waits for ever, whatever its time-out, where the broker that
+        coordinates the group has vanished in the meantime (confluentinc/librdkafka#5456 and #5511, in 2.16).
+
+        The way out is a new producer of the same id: it aborts what the stuck one had open.
+        """
+        producer, outcome = self._producer, SimpleQueue[KafkaException | None]()
+
+        def call() -> None:
+            try:
+                producer.send_offsets_to_transaction(offsets, group, _CALL_S)
+            except KafkaException as error:
+                outcome.put(error)
+            else:
+                outcome.put(None)
+
+        # A daemon, so that a process can end while librdkafka hangs in it.
+        Thread(target=call, name="send offsets", daemon=True).start()
+        try:
+            error = outcome.get(timeout=2 * _CALL_S)
+        except Empty:
+            self._in_transaction = False
+            self._producer = transactional_producer(self._settings, self._id, self._watch)
+            self.open()
+            raise TransactionAbortedError(
+                f"emitter {self._id}: the group's coordinator was lost; the transaction is aborted"
+            ) from None
+        if error is not None:
+            raise error
+
     def _abort(self) -> None:
-        self._insist(self._producer.abort_transaction, "the transaction could not be aborted")
+        if self._in_transaction:
+            self._in_transaction = False
+            self._insist(lambda: self._producer.abort_transaction(_CALL_S), "the transaction could not be aborted")
 
     def _insist(self, call: Callable[[], object], failed: str) -> None:
         """Repeat `call` while librdkafka says that this may help, up to `gone_after_s` seconds."""

@@ -1,0 +1,79 @@
+"""A broker that crashes and comes back: nothing lost, nothing twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from codecflow.kafka.clients import consumer
+from codecflow.kafka.failures import BrokersGoneError, TransactionAbortedError
+from codecflow.kafka.local import LocalKafka
+from codecflow.kafka.local_files import listens, topic_bytes
+from codecflow.kafka.records import Record
+from codecflow.kafka.sending import RecordSender
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail, newest_by_key
+from codecflow.kafka.topics import create_topics
+from codecflow.kafka.transactions import TransactionalEmitter
+
+# A crashed broker's place is free again sooner than after Kafka's 9 s.
+QUICK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
+
+
+def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_path: Path) -> None:
+    data_dir = tmp_path / "with blank"
+    with LocalKafka(data_dir, properties=QUICK) as kafka:
+        settings = KafkaSettings(kafka.bootstrap_servers)
+        packets, results = settings.topics.packets, settings.topics.results
+        create_topics(settings, partitions=2)
+        assert kafka.topic_bytes(packets) == 0
+        noise = {bytes([stream]): os.urandom(300_000) for stream in b"abcd"}  # two partitions' worth
+        sender = RecordSender(settings)
+        for stream, value in noise.items():
+            sender.send(Record(packets, stream, value, "noise"))
+        sender.flush()
+        assert 1_200_000 <= kafka.topic_bytes(packets) < 1_210_000
+
+        group = consumer(settings, "workers")
+        group.subscribe([packets])
+        while not group.assignment():
+            group.poll(0.2)
+        emitter = TransactionalEmitter(settings, "worker-1")
+        emitter.open()
+
+        def emit(window: int) -> None:
+            record = Record(results, b"a", b"%d" % window, f"window {window}")
+            offsets = [TopicPartition(packets, 0, window)]
+            try:
+                emitter.emit([record], offsets, group.consumer_group_metadata())
+            except TransactionAbortedError:  # the outage was longer than a transaction may last
+                emitter.emit([record], offsets, group.consumer_group_metadata())
+
+        emit(1)
+        os.kill(kafka.broker.pid, signal.SIGKILL)
+        os.waitpid(kafka.broker.pid, 0)
+
+    sender.send(Record(packets, b"e", b"sent while no broker was there", "a late record"))
+    with pytest.raises(BrokersGoneError, match="giving up"), RecordSender(replace(settings, gone_after_s=1)) as hasty:
+        hasty.send(Record(packets, b"f", b"never", "a record"))
+    with ThreadPoolExecutor(1) as background:
+        emitting = background.submit(emit, 2)
+        with LocalKafka(data_dir, properties=QUICK) as again:
+            assert again.bootstrap_servers == settings.bootstrap_servers
+            sender.flush()
+            emitting.result(120)
+            emit(3)
+            assert group.committed([TopicPartition(packets, 0)], 30)[0].offset == 3
+            group.close()
+            with TopicTail(settings, packets) as tail:
+                assert newest_by_key(tail.catch_up()) == noise | {b"e": b"sent while no broker was there"}
+            with TopicTail(settings, results) as tail:
+                assert [record.value() for record in tail.catch_up()] == [b"1", b"2", b"3"]
+    assert not listens(int(settings.bootstrap_servers.rpartition(":")[2]))
+    assert topic_bytes(data_dir, packets) > 1_200_000
