@@ -31,7 +31,8 @@ def publish(
     stream: str,
     fast: bool = False,
     loop: bool = False,
-    signal_interval_s: float | Fraction = Fraction(1, 2),
+    signal_interval_s: float | Fraction | None = None,
+    transcode: str | None = None,
     timeout_s: float = 10.0,
     stop: GracefulStop | None = None,
     progress: Callable[[Summary], None] = lambda summary: None,
@@ -43,16 +44,23 @@ def publish(
     """Publish a video file or a camera's address as `stream` until it ends or a stop is requested; what was done.
 
     `fast`: a file as fast as the brokers take it, not in real time. `loop`: a file again and again. `signal_interval_s`:
-    seconds of presentation time between two signal pictures. `timeout_s`: a camera that is silent for so many seconds is
-    opened again. `stop`: another thread ends it in good order with `stop.request()`. `progress` is called about twice a
-    second, `notice` with a line for people when a camera is lost and found. Kafka as in `subscribe`.
+    seconds of presentation time between two signal pictures, half a second unless given. `transcode`: encode again at the
+    sampling rate, as in "fps=2,gop=16"; otherwise pictures are published untouched. `timeout_s`: a camera that is silent
+    for so many seconds is opened again. `stop`: another thread ends it in good order with `stop.request()`. `progress` is
+    called about twice a second, `notice` with a line for people when a camera is lost and found. Kafka as in `subscribe`.
 
     Raises SourceError, KafkaError or ConfigError (codecflow.errors), whose text is one line.
     """
-    from codecflow.producer.run import ProduceOptions, produce
+    from codecflow.codec.transcode import Transcode
+    from codecflow.producer.options import ProduceOptions
+    from codecflow.producer.run import produce
 
     options = ProduceOptions(
-        fast=fast, loop=loop, interval=Fraction(signal_interval_s).limit_denominator(1000), timeout_s=timeout_s
+        fast=fast,
+        loop=loop,
+        interval=None if signal_interval_s is None else Fraction(signal_interval_s).limit_denominator(1000),
+        transcode=None if transcode is None else Transcode.parse(transcode),
+        timeout_s=timeout_s,
     )
     settings = _settings(bootstrap_servers, topic_prefix, properties)
     return produce(settings, str(source), stream, options, stop, progress, notice)

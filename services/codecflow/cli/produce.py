@@ -25,8 +25,21 @@ def produce(
     ] = False,
     loop: Annotated[bool, typer.Option("--loop", help="Play a file again after its end, until stopped.")] = False,
     signal_interval: Annotated[
-        str, typer.Option(metavar="SECONDS", help="Presentation time between signal pictures, such as 0.5 or 1/3.")
-    ] = "0.5",
+        str | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Presentation time between signal pictures, such as 0.5 or 1/3.  [default: 0.5]",
+            show_default=False,
+        ),
+    ] = None,
+    transcode: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fps=N,gop=M",
+            help="Encode again at the sampling rate (H.264 Baseline), such as fps=2,gop=16; add crf=Q for its quality. "
+            "Otherwise pictures are published untouched.",
+        ),
+    ] = None,
     timeout: Annotated[
         float, typer.Option(min=0.1, metavar="SECONDS", help="A camera that is silent for so long is opened again.")
     ] = 10.0,
@@ -42,18 +55,25 @@ def produce(
     """
     from fractions import Fraction
 
+    from codecflow.codec.transcode import Transcode
     from codecflow.codec.urls import is_live
     from codecflow.errors import ConfigError
     from codecflow.lifecycle import GracefulStop
-    from codecflow.producer.run import ProduceOptions
+    from codecflow.producer.options import ProduceOptions
     from codecflow.producer.run import produce as run
 
     try:
-        interval = Fraction(signal_interval)
+        interval = Fraction(signal_interval) if signal_interval else None
     except (ValueError, ZeroDivisionError):
         raise ConfigError(f"signal interval {signal_interval!r}: give seconds, such as 0.5 or 1/3") from None
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-    options = ProduceOptions(fast=fast, loop=loop, interval=interval, timeout_s=timeout)
+    options = ProduceOptions(
+        fast=fast,
+        loop=loop,
+        interval=interval,
+        transcode=Transcode.parse(transcode) if transcode else None,
+        timeout_s=timeout,
+    )
     with GracefulStop() as stop, _Status() as status:
         summary = run(settings, source, stream, options, stop, status.show, status.notice)
     typer.echo(summary.line(), err=as_json)

@@ -15,7 +15,6 @@ from .pictures import DecodedPicture, PictureDecoder, luma
 from .timestamps import MAX_DELAY
 from .vectors import VECTOR_CODECS, VectorGrid
 
-
 DEFAULT_INTERVAL = Fraction(1, 2)
 """Seconds of presentation time between signal pictures."""
 

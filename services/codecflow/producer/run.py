@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import replace
 
-from codecflow.codec.signal import DEFAULT_INTERVAL
 from codecflow.codec.source import Source
-from codecflow.errors import ConfigError, SourceError
+from codecflow.codec.transcode import Transcoder
+from codecflow.errors import SourceError
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import check_topics, largest_record_bytes
@@ -17,6 +16,7 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.messages import check_stream_id
 
 from .epoch import EpochPublisher
+from .options import ProduceOptions
 from .pacing import Pacer
 from .reconnect import Reconnects
 from .summary import Summary
@@ -32,25 +32,6 @@ METADATA_PROPERTIES: dict[str, str | int] = {
     "linger.ms": METADATA_LINGER_MS,
 }
 """Of the metadata's client. On so few bytes the level costs nothing that could be measured, and saves a tenth of them."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProduceOptions:
-    """How a source is published.
-
-    `fast`: as fast as the brokers take it, not in real time (files only; cameras keep their own pace). `loop`: play a file
-    again after its end, in the same epoch. `interval`: seconds of presentation time from one signal picture to the
-    next. `timeout_s`: after how long without data a camera counts as stalled.
-    """
-
-    fast: bool = False
-    loop: bool = False
-    interval: Fraction = DEFAULT_INTERVAL
-    timeout_s: float = 10.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.interval <= 60:
-            raise ConfigError(f"signal interval {float(self.interval):g} s: use more than 0 and at most 60 s")
 
 
 def produce(
@@ -116,7 +97,7 @@ class _Run:
             publisher = EpochPublisher(
                 self._stream,
                 epoch,
-                self._options.interval,
+                self._options.signal_interval,
                 self._senders,
                 self._settings.topics,
                 self._largest,
@@ -133,6 +114,7 @@ class _Run:
                 found = reconnects.again(self._url, self._options.timeout_s, error, self._notice)
                 self._summary.reconnects = reconnects.count
                 if found is None:
+                    publisher.close()
                     return
                 source = found
             else:
@@ -142,17 +124,21 @@ class _Run:
     def _play(self, source: Source, publisher: EpochPublisher, epoch: int) -> None:
         """Every picture of the source, of a looped file again and again with times that go on, until its end or `stop`."""
         pacer = None if self._options.fast or source.live else Pacer(self._stop)
-        shift = 0
+        transcoder = self._options.transcode and Transcoder(self._options.transcode)
+        seq, shift = 0, 0
         while True:
             begin, end = None, 0
             try:
-                for picture in source.pictures(self._stream, epoch, publisher.next_seq, shift):
+                for picture in source.pictures(self._stream, epoch, seq, shift):
                     if pacer:
                         pacer.wait(picture)
                     if self._stop.requested:
                         return
-                    publisher.push(replace(picture, captured_at_ms=int(time.time() * 1000)))
+                    now = replace(picture, captured_at_ms=int(time.time() * 1000))
+                    for coded in transcoder.push(now) if transcoder else [now]:
+                        publisher.push(coded)
                     self._report()
+                    seq = picture.seq + 1
                     if not picture.discard:
                         begin = picture.pts if begin is None else min(begin, picture.pts)
                         end = max(end, picture.pts + picture.duration)
@@ -162,9 +148,13 @@ class _Run:
             if begin is None:
                 raise SourceError(f"source {source.name}: not one picture of its video track could be read", "codec")
             if not self._options.loop or source.live:
-                return
+                break
             shift += end - begin
             source = Source(self._url, timeout_s=self._options.timeout_s)
+        if transcoder:
+            for coded in transcoder.flush():
+                publisher.push(coded)
+            self._summary.dropped.update({"corrupt": transcoder.lost} if transcoder.lost else {})
 
     def _report(self) -> None:
         now = time.monotonic()

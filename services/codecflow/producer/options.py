@@ -1,0 +1,43 @@
+"""How a source is published."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+from codecflow.codec.signal import DEFAULT_INTERVAL
+from codecflow.codec.transcode import Transcode
+from codecflow.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ProduceOptions:
+    """What a user may choose.
+
+    `fast`: as fast as the brokers take it, not in real time (files only; cameras keep their own pace). `loop`: play a file
+    again after its end, in the same epoch. `interval`: seconds of presentation time from one signal picture to the next;
+    None: half a second, or one re-encoded picture. `transcode`: encode again at the sampling rate; None: publish the
+    coded pictures untouched. `timeout_s`: after how long without data a camera counts as stalled.
+    """
+
+    fast: bool = False
+    loop: bool = False
+    interval: Fraction | None = None
+    transcode: Transcode | None = None
+    timeout_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.signal_interval <= 60:
+            raise ConfigError(f"signal interval {float(self.signal_interval):g} s: use more than 0 and at most 60 s")
+        if self.transcode and (self.signal_interval * self.transcode.fps).denominator != 1:
+            raise ConfigError(
+                f"signal interval {float(self.signal_interval):g} s: at {float(self.transcode.fps):g} re-encoded pictures/s "
+                f"use a whole multiple of {float(1 / self.transcode.fps):g} s"
+            )
+
+    @property
+    def signal_interval(self) -> Fraction:
+        """The interval in force."""
+        if self.interval is not None:
+            return self.interval
+        return 1 / self.transcode.fps if self.transcode else DEFAULT_INTERVAL
