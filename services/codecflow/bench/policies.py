@@ -134,11 +134,11 @@ class LastKept:
     def stale(self, luma: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> int:
         """Remembers the kept tokens of a frame; how many of the others moved by more than STALE since they were kept."""
         stale = 0
+        picture = luma.astype(np.int16)
         for token, box in enumerate(self._boxes):
-            now = luma[box].astype(np.int16)
             if keep[token]:
-                self._seen[token] = now
-            elif np.abs(now - self._seen[token]).mean() > STALE:
+                self._seen[token] = picture[box].copy()
+            elif np.abs(picture[box] - self._seen[token]).sum() > STALE * self._seen[token].size:
                 stale += 1
         return stale
 
