@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .cases import Case, InternVLCase
 from .llava_onevision import LlavaOnevisionCase
+from .qwen3_vl import Qwen3VLCase
 
-CASES: dict[str, type[Case]] = {case.name: case for case in (InternVLCase, LlavaOnevisionCase)}
+CASES: dict[str, type[Case]] = {case.name: case for case in (InternVLCase, LlavaOnevisionCase, Qwen3VLCase)}

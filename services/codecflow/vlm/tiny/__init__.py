@@ -19,10 +19,12 @@ from codecflow.vlm.loading import quiet
 from .internvl import tiny_internvl
 from .llava_onevision import tiny_llava_onevision
 from .parts import Made, randomise
+from .qwen3_vl import tiny_qwen3_vl
 
 MAKERS: dict[str, Callable[..., Made]] = {
     "internvl": tiny_internvl,
     "llava_onevision": tiny_llava_onevision,
+    "qwen3_vl": tiny_qwen3_vl,
 }
 
 

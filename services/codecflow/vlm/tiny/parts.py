@@ -52,12 +52,17 @@ def byte_tokenizer(special: list[str], chat_template: str, **named: str) -> PreT
     )
 
 
+def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
+    """Rows of the embedding table, padded as published models pad theirs: no token has the last ones."""
+    return -(-len(tokenizer) // 16) * 16
+
+
 def qwen2(
     tokenizer: PreTrainedTokenizerFast, hidden: int, layers: int, heads: int, kv_heads: int, max_positions: int
 ) -> Qwen2Config:
     """A small Qwen2, the text model of several families."""
     return Qwen2Config(
-        vocab_size=-(-len(tokenizer) // 16) * 16,
+        vocab_size=vocabulary_size(tokenizer),
         hidden_size=hidden,
         intermediate_size=2 * hidden,
         num_hidden_layers=layers,
