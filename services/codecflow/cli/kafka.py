@@ -46,7 +46,8 @@ def start(
         typer.Option(
             min=0,
             max=65535,
-            help="Port to listen on; 0 finds a free one.  [default: the one used last in this folder, else 9092]",
+            help="Port to listen on; 0 finds a free one.",
+            show_default="the one used last, else 9092",
         ),
     ] = None,
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop the broker with Ctrl-C.")] = False,

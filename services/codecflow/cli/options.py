@@ -20,8 +20,8 @@ BootstrapServers = Annotated[
         "--bootstrap-servers",
         envvar="CODECFLOW_BOOTSTRAP_SERVERS",
         metavar="HOST:PORT,...",
-        help=f"Kafka brokers to begin with. Given up when none answers within 10 s (CODECFLOW_REACH_WITHIN_S).  "
-        f"[default: {DEFAULT_BOOTSTRAP_SERVERS}]",
+        help=f"Kafka brokers to begin with. Given up when none answers within 10 s (CODECFLOW_REACH_WITHIN_S).",
+        show_default=DEFAULT_BOOTSTRAP_SERVERS,
         rich_help_panel=_PANEL,
     ),
 ]
