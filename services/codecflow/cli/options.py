@@ -20,7 +20,7 @@ BootstrapServers = Annotated[
         "--bootstrap-servers",
         envvar="CODECFLOW_BOOTSTRAP_SERVERS",
         metavar="HOST:PORT,...",
-        help=f"Kafka brokers to begin with. Given up when none answers within 10 s (CODECFLOW_REACH_WITHIN_S).",
+        help="Kafka brokers to begin with. Given up when none answers within 10 s (CODECFLOW_REACH_WITHIN_S).",
         show_default=DEFAULT_BOOTSTRAP_SERVERS,
         rich_help_panel=_PANEL,
     ),
