@@ -6,6 +6,7 @@ pixels and text alone; and `masked_features`: the family's own ViT over whole pi
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -53,6 +54,12 @@ class Case(ABC):
             self.folder, dtype=torch.float32, attn_implementation="masked_reference"
         ).eval()
         self.tokens = self.family.grid(self.width, self.height).tokens
+
+    def in_dtype(self, dtype: torch.dtype) -> Case:
+        """The same model in another precision."""
+        case = copy.copy(self)
+        case.family = load_model(str(self.folder), str(dtype).removeprefix("torch."), "cpu")
+        return case
 
     def picture(self, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         return rng.integers(0, 256, (self.height, self.width, 3), dtype=np.uint8)

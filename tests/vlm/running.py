@@ -41,7 +41,8 @@ class Run:
         self, frames: Sequence[Frame], first: int, questions: Sequence[Question] = (QUESTION,), stream: str = "camera"
     ) -> Tensor:
         """(questions, vocabulary)."""
-        self.outcomes = self.engine.step([StreamWork(stream, frames, first, questions)])
+        self.work = [StreamWork(stream, frames, first, questions)]
+        self.outcomes = self.engine.step(self.work)
         for window in self.engine.windows.values():
             window.check_integrity()
         return torch.stack([self.logits[stream, q.id] for q in questions])

@@ -57,8 +57,8 @@ class Standing:
 
     `streams_served`: that one device answers in real time, a window each `stride_s`. `tokens_kept`: share of the new frames'
     tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed; `flops_share`: of what
-    `all` + `all` executes. `max_logit_difference`, `agreement`: to `all` + `all` on the same windows: largest |Δlogit| of the
-    first answer token, share of equal answers. `failed`: why there are no figures.
+    `all` + `all` executes. `max_logit_difference`, `agreement`: to `all` + `all` on the same windows: largest |Δlogit| of
+    the first answer token, share of equal answers. `failed`: why there are no figures.
     """
 
     clip: str

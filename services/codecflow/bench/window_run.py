@@ -20,6 +20,8 @@ from codecflow.vlm.loading import choose_device, choose_dtype, load_model
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.shapes import build_shape
 
+POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replenish/budget,replenish/none"
+
 COLUMNS = (
     "keep + refresh", "n", "ms", "vit", "llm", "faster", "served", "kept %", "new %", "FLOP %", "TFLOP/s", "KV MiB",
     "|Δlogit|", "agree %",
@@ -28,23 +30,23 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As given on the command line."""
+    """As given on the command line; the defaults are the paper's set-up on a model for a CPU."""
 
-    clips: Sequence[Path]
-    shape: str
-    model: str | None
-    dtype: str
-    device: str
-    policies: str
-    streams: str
-    fps: str
-    window_s: str
-    stride_s: str
-    anchor_s: str
-    slides: int
-    questions: int
-    save_masks: Path | None
-    masks: Path | None
+    clips: Sequence[Path] = ()
+    shape: str = "internvl-small"
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    policies: str = POLICIES
+    streams: str = "1"
+    fps: str = "2"
+    window_s: str = "40"
+    stride_s: str = "8"
+    anchor_s: str = "8"
+    slides: int = 3
+    questions: int = 1
+    save_masks: Path | None = None
+    masks: Path | None = None
 
 
 def run(options: Options) -> None:

@@ -1,0 +1,66 @@
+"""FLOPs told against FLOPs counted by torch while they are executed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from codecflow.messages import Question
+from codecflow.vlm.flops import TextCost, causal_pairs
+
+from .cases import Case
+from .running import QUESTION, THIRD, Run
+
+
+def counted(run: Run, *step: object) -> int:
+    with FlopCounterMode(display=False) as counter:
+        run.step(*step)  # type: ignore[arg-type]
+    return int(counter.get_total_flops())
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_flops_are_those_that_torch_counts(case: Case, share: float) -> None:
+    run = Run(case)
+    executed = counted(run, case.frames(np.random.default_rng(0), range(3), share), 0)
+    window, flops = run.engine.windows["camera"], run.outcome.flops
+    suffix = run.engine.windows["camera"].family.chat(QUESTION.prompt)[1]
+    closing = case.family.closing()
+    asked = len(suffix) + (0 if closing is None else len(closing))
+    # torch counts whole rectangles of queries by keys; we count the pairs that see each other.
+    rectangle = window.tokens**2 + asked * (window.tokens + asked)
+    pairs = causal_pairs(window.tokens, window.tokens) + causal_pairs(asked, window.tokens + asked)
+    hidden = (rectangle - pairs) * TextCost.of(case.family.text_config).per_pair
+    assert flops.vit + flops.llm + hidden == pytest.approx(executed, rel=0.01)
+
+
+def test_full_is_what_keep_all_with_refresh_all_executes(case: Case) -> None:
+    rng = np.random.default_rng(1)
+    questions = [QUESTION, Question("c", "Which?", "choice", labels=("car", "car park")), THIRD]
+    whole, pruned = Run(case, "all"), Run(case, "none")
+    for step in range(4):
+        new = case.frames(rng, range(2 * step, 2 * step + 2))
+        first = max(0, 2 * step - 2)
+        whole.step(new, first, questions)
+        kept = [type(f)(f.index, f.time_s, k, f.pixels) for f in new if (k := rng.random(case.tokens) < 0.3).any()]
+        pruned.step(kept, first, questions)
+        flops = whole.outcome.flops
+        assert flops.vit + flops.llm == flops.full
+        if len(kept) == len(new):
+            assert pruned.outcome.flops.full == flops.full
+            assert pruned.outcome.flops.vit + pruned.outcome.flops.llm < 0.7 * flops.full
+
+
+def test_tokens_are_told_as_they_were_spent(case: Case) -> None:
+    rng = np.random.default_rng(2)
+    run = Run(case, "anchors")
+    run.step(first := case.frames(rng, range(4), 0.5, anchors=2), 0)
+    kept = [int(frame.keep.sum()) for frame in first]
+    tokens = run.outcome.tokens
+    assert (tokens.kept, tokens.total, tokens.refreshed, tokens.reused) == (sum(kept), 4 * case.tokens, sum(kept), 0)
+    run.step(new := case.frames(rng, range(4, 6), 0.5, anchors=2), 2)
+    added = sum(int(frame.keep.sum()) for frame in new)
+    tokens = run.outcome.tokens
+    assert (tokens.kept, tokens.refreshed, tokens.reused) == (added, added + kept[2], kept[3])
+    assert set(run.outcome.seconds) == {"vit", "llm", "answer"}
+    assert all(seconds >= 0 for seconds in run.outcome.seconds.values())

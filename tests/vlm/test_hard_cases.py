@@ -1,0 +1,103 @@
+"""Pictures, strides and masks that are out of the ordinary."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from codecflow.vlm.work import Frame
+
+from .cases import Case
+from .oracle import Oracle
+from .running import QUESTION, THIRD, Run, assert_equal
+
+PROMPTS = (QUESTION.prompt, THIRD.prompt)
+
+
+def picture_of(case: Case, rng: np.random.Generator, index: int, width: int, height: int, share: float) -> Frame:
+    keep = rng.random(case.family.grid(width, height).tokens) < share
+    pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Frame(index, index / 2, keep, pixels if keep.any() else None)
+
+
+def test_sizes_change_in_mid_stream_portrait_and_odd_ones_too(case: Case) -> None:
+    rng = np.random.default_rng(0)
+    run, oracle = Run(case), Oracle(case)
+    for step, (width, height) in enumerate([(320, 180), (180, 320), (333, 187), (97, 101), (640, 360)]):
+        new = [picture_of(case, rng, 2 * step + n, width, height, 0.6) for n in range(2)]
+        first = max(0, 2 * step - 2)
+        assert_equal(run.step(new, first, (QUESTION, THIRD)), oracle.step(new, first, PROMPTS), f"{width}x{height}")
+
+
+def test_grids_cover_pictures_of_any_size(case: Case) -> None:
+    for width, height in [(320, 180), (180, 320), (333, 187), (97, 101), (1920, 1080)]:
+        grid = case.family.grid(width, height)
+        seen = np.zeros((height, width), bool)
+        for x0, y0, x1, y1 in grid.boxes.tolist():
+            assert 0 <= x0 < x1 <= width
+            assert 0 <= y0 < y1 <= height
+            seen[y0:y1, x0:x1] = True
+        assert seen.mean() > 0.9, f"{width}x{height}: {seen.mean():.0%} of the picture is under a token"
+
+
+def test_slots_may_be_missing_and_a_stream_may_begin_anywhere(case: Case) -> None:
+    rng = np.random.default_rng(1)
+    run, oracle = Run(case), Oracle(case)
+    for indices, first in (([41, 42, 45], 40), ([46, 50], 44), ([], 48), ([60, 61], 56)):
+        new = case.frames(rng, indices, 0.5)
+        got = run.step(new, first, (QUESTION, THIRD))
+        assert_equal(got, oracle.step(new, first, PROMPTS), f"frames {indices} from {first}")
+    assert run.outcome.frames_seen == 2
+
+
+def test_nothing_moves_for_whole_windows(case: Case) -> None:
+    """Frames without tokens cost nothing; windows of them alone are asked all the same."""
+    rng = np.random.default_rng(2)
+    run, oracle = Run(case), Oracle(case)
+    for step in range(8):
+        new = case.frames(rng, range(2 * step, 2 * step + 2), 1.0 if step in (0, 6) else 0.0)
+        first = max(0, 2 * step - 2)
+        got = run.step(new, first, (QUESTION, THIRD))
+        assert_equal(got, oracle.step(new, first, PROMPTS), f"step {step}")
+        assert run.outcome.frames_seen == min(4, 2 * step + 2)
+        if step not in (0, 6):
+            assert run.outcome.flops.vit == 0
+            assert run.outcome.tokens.refreshed == 0
+
+
+def test_everything_moves(case: Case) -> None:
+    rng = np.random.default_rng(3)
+    run, oracle = Run(case), Oracle(case)
+    for step in range(4):
+        new = case.frames(rng, range(2 * step, 2 * step + 2), 1.0)
+        first = max(0, 2 * step - 2)
+        assert_equal(run.step(new, first, (QUESTION, THIRD)), oracle.step(new, first, PROMPTS), f"step {step}")
+    assert run.outcome.tokens.kept == run.outcome.tokens.total == 2 * case.tokens
+
+
+def test_a_mask_that_is_not_of_the_picture_is_an_error(case: Case) -> None:
+    frame = picture_of(case, np.random.default_rng(4), 0, case.width, case.height, 1.0)
+    run = Run(case)
+    with pytest.raises(ValueError, match="keep mask"):
+        run.step([replace(frame, keep=np.ones(case.tokens + 1, bool))], 0)
+    with pytest.raises(ValueError, match="no pixels"):
+        run.step([replace(frame, pixels=None)], 0)
+    with pytest.raises(ValueError, match="twice"):
+        run.engine.step([*run.work, *run.work])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_nearly_the_same(case: Case, dtype: torch.dtype) -> None:
+    half = case.in_dtype(dtype)
+    rng = np.random.default_rng(5)
+    run, exact = Run(half, position_limit=6 * 40 + 200), Run(case)
+    for step in range(6):
+        new = case.frames(rng, range(2 * step, 2 * step + 2), 0.6)
+        first = max(0, 2 * step - 2)
+        got, expected = run.step(new, first, (QUESTION, THIRD)), exact.step(new, first, (QUESTION, THIRD))
+        assert run.engine.windows["camera"].buffers.keys.dtype == dtype
+        spread = float(expected.std())
+        assert_equal(got / spread, expected / spread, f"{dtype}, step {step}, in deviations", 0.3)
