@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -16,6 +17,7 @@ Luma = npt.NDArray[np.uint8]
 # By name: (encoder, file ending, pixel format, encoder options). Keyframes every 10 pictures.
 CODECS = {
     "h264": ("libx264", "mp4", "yuv420p", {"bf": "2", "x264-params": "scenecut=0:b-pyramid=normal"}),
+    "h264-plain": ("libx264", "mp4", "yuv420p", {"bf": "0", "x264-params": "scenecut=0"}),
     "h264-ts": ("libx264", "ts", "yuv420p", {"bf": "2"}),
     "h264-avi": ("libx264", "avi", "yuv420p", {"bf": "2"}),
     "h264-raw": ("libx264", "h264", "yuv420p", {"bf": "2"}),
@@ -59,9 +61,15 @@ def scene(index: int, width: int, height: int, seed: int = 0) -> Luma:
 
 
 def encode(
-    path: Path, codec: str = "h264", pictures: int = 30, size: tuple[int, int] = (96, 80), fps: int = 10, seed: int = 0
+    path: Path,
+    codec: str = "h264",
+    pictures: int = 30,
+    size: tuple[int, int] = (96, 80),
+    fps: int = 10,
+    seed: int = 0,
+    loud: int | None = None,
 ) -> Path:
-    """A clip of `pictures` pictures of `scene`, in the container that `path`'s name asks for."""
+    """A clip of `pictures` pictures of `scene`; the path it has got. Picture `loud` is nothing but noise."""
     encoder, ending, pixels, options = CODECS[codec]
     path = path.with_suffix(f".{ending}")
     with av.open(str(path), "w") as container:
@@ -70,16 +78,19 @@ def encode(
         track.codec_context.gop_size = 10
         track.codec_context.thread_count = 1
         for index in range(pictures):
-            frame = av.VideoFrame.from_ndarray(scene(index, *size, seed), format="rgb24").reformat(format=pixels)
+            picture = scene(index, *size, seed)
+            if index == loud:
+                picture = np.random.default_rng(seed).integers(0, 256, picture.shape, dtype=np.uint8)
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
     return path
 
 
-def plainly_decoded(path: Path) -> list[tuple[int | None, Luma]]:
-    """(pts, luma) of every frame of a file, as FFmpeg shows it by itself."""
+def plainly_decoded(path: Path, frames: int | None = None) -> list[tuple[int | None, Luma]]:
+    """(pts, luma) of the first `frames` frames of a file, or all, as FFmpeg shows them by itself."""
     with av.open(str(path)) as container:
         track = container.streams.video[0]
         track.codec_context.thread_count = 1
-        return [(frame.pts, luma(frame).copy()) for frame in container.decode(track)]
+        return [(frame.pts, luma(frame).copy()) for frame in islice(container.decode(track), frames)]

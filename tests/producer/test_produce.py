@@ -1,0 +1,199 @@
+"""A file through a real Kafka: bit for bit, in order, once, and closed in good order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
+
+from codecflow.codec.decode import Decoder
+from codecflow.codec.source import Source
+from codecflow.codec.transcode import Transcode
+from codecflow.errors import ConfigError, SourceError
+from codecflow.kafka.clients import require_broker
+from codecflow.kafka.failures import TopicsError
+from codecflow.kafka.partitions import partition_of
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import largest_record_bytes
+from codecflow.lifecycle import GracefulStop
+from codecflow.messages import CodedPicture
+from codecflow.producer.options import ProduceOptions
+from codecflow.producer.run import produce
+from codecflow.producer.summary import Summary
+from tests.codec.clips import Luma, encode, plainly_decoded
+
+from .topics import read
+
+CLIP = Path(__file__).parents[1] / "data" / "intel_one-by-one-person-detection.mp4"
+FAST = ProduceOptions(fast=True)
+
+
+def frames(pictures: list[CodedPicture]) -> list[Luma]:
+    decoder = Decoder()
+    shown = [one for picture in pictures for one in decoder.push(picture)] + decoder.flush()
+    return [one.luma().copy() for one in shown]
+
+
+def assert_frames(ours: list[Luma], path: Path) -> None:
+    theirs = [luma for _, luma in plainly_decoded(path)]
+    assert len(ours) == len(theirs)
+    assert all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def test_the_bundled_clip_bit_for_bit_and_metadata_within_eight_percent(kafka_settings: KafkaSettings) -> None:
+    summary = produce(kafka_settings, str(CLIP), "gate-3", FAST)
+    topics = read(kafka_settings)
+    theirs = plainly_decoded(CLIP, 200)
+    assert all(np.array_equal(one, two[1]) for one, two in zip(frames(topics.packets[:210]), theirs, strict=False))
+    assert [one.seq for one in topics.packets] == [one.seq for one in topics.metadata] == list(range(1394))
+    assert {one.stream for one in topics.packets} == {"gate-3"}
+    assert topics.partitions == {partition_of("gate-3", 3)}
+    assert [(end.epoch, end.pictures) for end in topics.ends] == [(summary.epoch, 1394)]
+    assert [one.signal.tick for one in sorted(topics.metadata, key=lambda m: m.pts) if one.signal] == list(range(279))
+    assert [len(one.data) for one in topics.packets] == [one.size for one in topics.metadata]
+    assert (summary.pictures, summary.signals, summary.seconds) == (1394, 279, pytest.approx(139.3))
+    assert summary.packets_bytes == sum(len(one.data) for one in topics.packets)
+    assert not summary.dropped
+    assert summary.ended
+    assert summary.metadata_sent_bytes <= 0.07 * summary.packets_bytes
+
+
+@pytest.mark.parametrize("codec", ["hevc-open", "mpeg4", "vp9", "av1", "mjpeg", "h264-raw"])
+def test_other_codecs_bit_for_bit(codec: str, kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip", codec)
+    produce(kafka_settings, str(path), "gate", FAST)
+    topics = read(kafka_settings)
+    assert_frames(frames(topics.packets), path)
+    assert [one.seq for one in topics.metadata] == list(range(30))
+    assert sum(one.signal is not None for one in topics.metadata) == 6
+
+
+def test_real_time_takes_as_long_as_the_clip(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    seen: list[int] = []
+    path = encode(tmp_path / "clip", pictures=21)
+    began = time.monotonic()
+    produce(kafka_settings, str(path), "gate", progress=lambda summary: seen.append(summary.pictures))
+    assert time.monotonic() - began >= 1.8
+    assert len(seen) >= 4
+    packets = read(kafka_settings).packets
+    taken_s = (packets[-1].captured_at_ms - packets[0].captured_at_ms) / 1000
+    assert taken_s == pytest.approx(2.0, abs=0.5)
+
+
+def test_a_loop_goes_on_in_the_same_epoch_until_stopped(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path, stop = encode(tmp_path / "clip", pictures=25), GracefulStop()
+
+    def enough(summary: Summary) -> None:
+        if summary.pictures > 60:
+            stop.request()
+
+    summary = produce(kafka_settings, str(path), "gate", ProduceOptions(fast=True, loop=True), stop, enough)
+    topics = read(kafka_settings)
+    count = len(topics.packets)
+    assert count == summary.pictures > 60
+    assert [one.seq for one in topics.packets] == [one.seq for one in topics.metadata] == list(range(count))
+    shown = sorted((one.pts - one.start_pts) * one.time_base for one in topics.metadata)
+    # Stopped in decode order: the very last pictures may refer to one that is shown later.
+    assert shown[:-4] == [Fraction(index, 10) for index in range(count - 4)]
+    ticks = [one.signal.tick for one in sorted(topics.metadata, key=lambda m: m.pts) if one.signal]
+    assert ticks[:-1] == list(range(len(ticks) - 1))
+    assert [end.pictures for end in topics.ends] == [count]
+    assert summary.ended
+
+
+def test_a_picture_too_large_costs_the_rest_of_its_group(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip", "h264-plain", loud=13)
+    with Source(str(path)) as source:
+        sizes = [len(picture.data) for picture in source.pictures("gate", 0)]
+    assert max(sizes) == sizes[13] > sorted(sizes)[-2] + 2000
+    limit_records(kafka_settings, sizes[13])
+    summary = produce(kafka_settings, str(path), "gate", FAST)
+    topics = read(kafka_settings)
+    assert summary.dropped == {"too large for the broker": 1, "after one too large": 6}
+    sound = [*range(13), *range(20, 30)]
+    assert [one.seq for one in topics.packets] == [one.seq for one in topics.metadata] == sound
+    assert topics.ends[0].pictures == 30
+    theirs = [luma for _, luma in plainly_decoded(path)]
+    assert all(np.array_equal(one, theirs[seq]) for one, seq in zip(frames(topics.packets), sound, strict=True))
+
+
+def limit_records(settings: KafkaSettings, largest: int) -> None:
+    """Lowers max.message.bytes of topic packets."""
+    entry = ConfigEntry("max.message.bytes", str(largest), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource("topic", settings.topics.packets, incremental_configs=[entry])
+    client = require_broker(settings)
+    client.incremental_alter_configs([resource])[resource].result(timeout=10)
+    deadline = time.monotonic() + 10
+    while largest_record_bytes(settings, settings.topics.packets) != largest:
+        assert time.monotonic() < deadline
+
+
+def test_a_corrupt_middle_publishes_what_is_sound(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = tmp_path / "corrupt.mp4"
+    data = bytearray(CLIP.read_bytes())
+    data[1_500_000:1_540_000] = np.random.default_rng(0).integers(0, 256, 40_000, dtype=np.uint8).tobytes()
+    path.write_bytes(data)
+    summary = produce(kafka_settings, str(path), "gate", FAST)
+    topics = read(kafka_settings)
+    assert 1300 < len(topics.packets) < 1394
+    assert summary.dropped["corrupt"] == 1394 - len(topics.packets)
+    assert [one.seq for one in topics.packets] == [one.seq for one in topics.metadata]
+    assert topics.ends[0].pictures == 1394
+    last = [one for one in topics.packets if one.seq > 1300]
+    theirs = dict(plainly_decoded(CLIP)[1290:])
+    decoder = Decoder()
+    shown = [one for picture in last for one in decoder.push(picture)]
+    assert len(shown) > 80
+    assert all(np.array_equal(one.luma(), theirs[one.pts]) for one in shown)
+
+
+def test_encoding_again_at_the_sampling_rate(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip", "mpeg4", pictures=60, size=(97, 81))  # odd sizes, which H.264 has not in 4:2:0
+    options = replace(FAST, transcode=Transcode.parse("fps=2,gop=4"))
+    summary = produce(kafka_settings, str(path), "gate", options)
+    topics = read(kafka_settings)
+    assert summary.pictures == summary.signals == 12
+    assert [one.keyframe for one in topics.packets] == [index % 4 == 0 for index in range(12)]
+    assert {one.picture_type for one in topics.metadata} == {"I", "P"}
+    assert [one.time_s for one in topics.metadata] == [index / 2 for index in range(12)]
+    originals = [luma for _, luma in plainly_decoded(path)]
+    for ours, index in zip(frames(topics.packets), range(0, 60, 5), strict=True):
+        assert ours.shape == (80, 96)
+        assert np.abs(ours.astype(int) - originals[index][:80, :96]).mean() < 8
+
+
+@pytest.mark.parametrize("text", ["fps=0", "gop=16", "fps=2,gop=0", "fps=2,speed=3", "fps=two", "fps=2,crf=52"])
+def test_what_transcode_cannot_be(text: str) -> None:
+    with pytest.raises(ConfigError, match="--transcode"):
+        Transcode.parse(text)
+
+
+def test_options_that_cannot_work() -> None:
+    with pytest.raises(ConfigError, match="signal interval 0 s"):
+        ProduceOptions(interval=Fraction(0))
+    with pytest.raises(ConfigError, match="whole multiple"):
+        ProduceOptions(interval=Fraction(3, 4), transcode=Transcode(Fraction(2)))
+
+
+def test_nothing_begins_without_source_or_topics(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="no such file"):
+        produce(kafka_settings, str(tmp_path / "none.mp4"), "gate", FAST)
+    with pytest.raises(TopicsError, match=r"missing topics .*codecflow topics create"):
+        produce(replace(kafka_settings, topic_prefix="elsewhere"), str(CLIP), "gate", FAST)
+    with pytest.raises(ConfigError, match="stream id"):
+        produce(kafka_settings, str(CLIP), "gate 3", FAST)
+
+
+def test_a_stop_while_a_clip_plays_closes_the_epoch(kafka_settings: KafkaSettings) -> None:
+    stop = GracefulStop()
+    threading.Timer(1.0, stop.request).start()
+    summary = produce(kafka_settings, str(CLIP), "gate", stop=stop)
+    topics = read(kafka_settings)
+    assert 5 <= len(topics.packets) == summary.pictures < 40
+    assert [end.pictures for end in topics.ends] == [summary.pictures]
