@@ -62,6 +62,17 @@ def test_sources_that_are_none(refused: Refused, tmp_path: Path, at: tuple[str, 
     assert "no video track" in refused(3, *produce, str(sound(tmp_path / "sound.wav")))
 
 
+def test_an_address_in_a_file_is_read_and_kept_secret(refused: Refused, tmp_path: Path, at: tuple[str, ...]) -> None:
+    produce = ("produce", "--stream", "gate", *at)
+    (tmp_path / "camera.txt").write_text("rtsp://user:hunter2@127.0.0.1:1/stream\n")
+    said = refused(3, *produce, f"@{tmp_path}/camera.txt")
+    assert "rtsp://***@127.0.0.1:1/stream" in said
+    assert "hunter2" not in said
+    assert "No such file" in refused(2, *produce, f"@{tmp_path}/nothing.txt")
+    (tmp_path / "empty.txt").write_text("\nrtsp://second/line\n")
+    assert "first line is empty" in refused(2, *produce, f"@{tmp_path}/empty.txt")
+
+
 def test_a_file_that_is_cut_off_is_published_as_far_as_it_goes(
     refused: Refused, tmp_path: Path, at: tuple[str, ...], kafka_settings: KafkaSettings
 ) -> None:

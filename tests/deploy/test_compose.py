@@ -32,7 +32,7 @@ def test_each_command_is_one_that_the_command_line_has(name: str) -> None:
     assert program == "codecflow"
     examples = {
         "ask": ["gate", "Is a person in view?", "--yes-no"],
-        "model": ["tiny", "--out", "/models/codecflow-tiny"],
+        "model": ["tiny", "--out", "/models/tiny"],
     }
     arguments += examples.get(name, [])
     command: Any = typer.main.get_command(build())
@@ -45,6 +45,13 @@ def test_each_command_is_one_that_the_command_line_has(name: str) -> None:
 
 def test_every_variable_has_a_default_or_is_asked_for() -> None:
     assert not re.findall(r"\$\{\w+\}|\$\w+", (ROOT / "docker-compose.yml").read_text())
+
+
+def test_the_camera_that_comes_with_it_is_the_bundled_clip() -> None:
+    (file,) = (with_defaults(secret["file"]) for secret in COMPOSE["secrets"].values())
+    folder, inside, _ = with_defaults(SERVICES["producer"]["volumes"][0]).split(":")
+    named = Path((ROOT / file).read_text().split("\n")[0])
+    assert (ROOT / folder / named.relative_to(inside)).is_file()
 
 
 def test_the_broker_is_the_one_that_is_tested() -> None:

@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from codecflow.kafka.settings import DEFAULT_TOPIC_PREFIX
+from codecflow.kafka.topics import CONFIGS, DEFAULT_PARTITIONS
+
 from .contract import SCHEMAS
 
 DOCUMENT = yaml.safe_load((SCHEMAS / "asyncapi.yaml").read_text())
@@ -49,6 +52,20 @@ def test_every_channel_is_read_and_written() -> None:
         read = ("receive", f"#/channels/{name}") in directions
         assert written, name
         assert read or name == "dead-letter", name  # dead letters are for people
+
+
+def test_topics_are_kept_as_they_are_created() -> None:
+    assert set(DOCUMENT["channels"]) == set(CONFIGS)
+    for name, channel in DOCUMENT["channels"].items():
+        told = channel["bindings"]["kafka"]
+        created = dict(CONFIGS[name])
+        assert channel["address"] == f"{DEFAULT_TOPIC_PREFIX}.{name}"
+        assert told["partitions"] == DEFAULT_PARTITIONS
+        assert told["topicConfiguration"] == {
+            key: [value] if key == "cleanup.policy" else int(value)
+            for key, value in created.items()
+            if key in ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")
+        }
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

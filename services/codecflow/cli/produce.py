@@ -17,7 +17,14 @@ def register(app: typer.Typer) -> None:
 
 
 def produce(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A video file, or a camera's address (rtsp://...).")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A video file, a camera's address (rtsp://...), or @FILE whose first line is one of these: so that a "
+            "password is on no command line.",
+        ),
+    ],
     *,
     stream: Annotated[str, typer.Option("--stream", metavar="ID", help="The stream that it is published as.")],
     fast: Annotated[
@@ -67,6 +74,7 @@ def produce(
     except (ValueError, ZeroDivisionError):
         raise ConfigError(f"signal interval {signal_interval!r}: give seconds, such as 0.5 or 1/3") from None
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    source = _named_in_file(source)
     options = ProduceOptions(
         fast=fast,
         loop=loop,
@@ -81,6 +89,24 @@ def produce(
         _print_json(summary)
     if summary.lost and not is_live(source):
         _tell_loss(summary, settings.topics.packets)
+
+
+def _named_in_file(source: str) -> str:
+    """`source` itself, or for @FILE what the file's first line says."""
+    from pathlib import Path
+
+    from codecflow.errors import ConfigError
+
+    if not source.startswith("@"):
+        return source
+    try:
+        lines = Path(source[1:]).read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text file"
+        raise ConfigError(f"source {source}: {reason}; its first line must be a file or a camera's address") from None
+    if not lines[0].strip():
+        raise ConfigError(f"source {source}: its first line is empty; it must be a file or a camera's address")
+    return lines[0].strip()
 
 
 def _tell_loss(summary: Summary, topic: str) -> None:
