@@ -10,14 +10,17 @@ from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from codecflow.codec.decode import Decoder
 from codecflow.codec.source import Source
 from codecflow.codec.urls import redact
 from codecflow.errors import SourceError
 
 from .cameras import answers, camera, plays, refuses, stalls
-from .clips import encode
+from .clips import encode, plainly_decoded
+from .rtsp import rtsp_camera
 
 SECRET = "hunter2-p@ss"
 
@@ -100,3 +103,33 @@ def test_a_camera_plays_until_it_hangs_up(tmp_path: Path, caplog: pytest.LogCapt
 )
 def test_addresses_are_shown_without_secrets(text: str, shown: str) -> None:
     assert redact(text) == shown
+
+
+def test_an_rtsp_camera_with_a_password(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-plain", 40, (320, 240))
+    with (
+        rtsp_camera(clip, SECRET.replace("@", "")) as address,
+        Source(f"rtsp://admin:{SECRET.replace('@', '')}@{address}/stream1") as source,
+    ):
+        assert source.live
+        assert source.codec == "h264"
+        seen = list(source.pictures("gate", 1))
+    decoder = Decoder()
+    shown = [one.luma().copy() for picture in seen for one in decoder.push(picture)]
+    theirs = [luma for _, luma in plainly_decoded(clip)]
+    assert len(shown) >= 38
+    assert all(np.array_equal(one, other) for one, other in zip(shown, theirs, strict=False))
+
+
+def test_a_camera_is_joined_in_the_middle_of_its_pictures(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-plain", 40, (320, 240))
+    with rtsp_camera(clip, start=3) as address, Source(f"rtsp://{address}/stream1") as source:
+        seen = list(source.pictures("gate", 1))
+        assert source.dropped == {"before the first keyframe": 7}
+    assert seen[0].keyframe
+    assert [picture.seq for picture in seen] == list(range(len(seen)))
+
+
+def test_an_rtsp_camera_refuses_a_wrong_password(tmp_path: Path) -> None:
+    with rtsp_camera(encode(tmp_path / "clip", "h264-plain"), "right") as address:
+        assert failure(f"rtsp://admin:{SECRET}@{address}/stream1").code == "auth"
