@@ -62,6 +62,37 @@ def test_a_whole_budget_is_from_scratch_and_none_is_none(case: Case, by: str) ->
     assert none.outcome.tokens.refreshed == none.outcome.tokens.kept
 
 
+@pytest.mark.parametrize("by", ["shifted", "random", "position", "deviation"])
+def test_a_matched_budget_is_as_many_tokens_as_anchors_would_take(case: Case, by: str) -> None:
+    rng = np.random.default_rng(6)
+    anchors, matched = Refresh("anchors"), Refresh("budget", 0.0, by, matched=True)  # type: ignore[arg-type]
+    runs = [Run(case, anchors), Run(case, matched)]
+    different = 0
+    for step in range(5):
+        new = case.frames(rng, range(2 * step, 2 * step + 2), 0.5, anchors=3)
+        got = [run.step(new, max(0, 2 * step - 4)) for run in runs]
+        different += not torch.equal(*got)
+    assert different, f"by {by}: the same tokens as the anchors' each time"
+    window = runs[1].engine.windows["camera"]
+    deviation = torch.rand(sum(frame.tokens for frame in window.live))
+    taken = [sum(len(run) for run in policy.runs(window, window.live, deviation)) for policy in (anchors, matched)]
+    assert taken[0] == taken[1] > 0, f"by {by}"
+
+
+def test_shifted_anchors_are_the_frames_halfway_between(case: Case) -> None:
+    """With everything kept: every fourth frame is an anchor, and those two after each are refreshed in its place."""
+
+    def shifted(overlap: list[Live]) -> list[int]:
+        return [index for index, token in enumerate(overlap) if token.frame % 4 == 2]
+
+    rng = np.random.default_rng(7)
+    run, oracle = Run(case, Refresh("budget", by="shifted", matched=True)), Oracle(case, shifted)
+    for indices, first in ((range(8), 0), (range(8, 9), 4)):
+        new = case.frames(rng, indices, anchors=4)
+        got = run.step(new, first, (QUESTION, THIRD))
+        assert_equal(got, oracle.step(new, first, PROMPTS), f"frames from {first} on")
+
+
 def test_scattered_tokens_are_one_masked_attention(case: Case) -> None:
     """More stretches than are attended to one by one: the indexed, masked path gives what the causal one does."""
     rng = np.random.default_rng(4)
@@ -106,5 +137,7 @@ def test_unknown_policies_are_refused() -> None:
         Refresh.named("some")
     with pytest.raises(ConfigError, match="share 2"):
         Refresh("budget", 2)
+    with pytest.raises(ConfigError, match=r"'shifted'.*matched"):
+        Refresh("budget", by="shifted")
     with pytest.raises(ConfigError, match=r"'size'.*deviation, position, random"):
         Refresh("budget", by="size")  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from codecflow.vlm.packing import Run
 from codecflow.vlm.window import HeldFrame, StreamWindow
 
 RefreshName = Literal["none", "anchors", "budget", "all"]
-BudgetBy = Literal["deviation", "position", "random"]
+BudgetBy = Literal["deviation", "position", "random", "shifted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,16 @@ class Refresh:
     the overlap's tokens, those whose second layer's keys and values deviate most from the cached ones (`deviation`, as
     CacheBlend, arXiv 2405.16444), the oldest ones, which lost most of their context (`position`), or any (`random`: a
     control). `all`: the whole window from scratch, pictures included.
+
+    `matched`: the budget is as many tokens as anchor frames hold in the overlap, whatever `share` says, so that what
+    anchors gain can be told from what as many other tokens would. `shifted` goes with it: anchors' places, each moved on by
+    half of an anchor period's tokens (around the end).
     """
 
     name: RefreshName = "none"
     share: float = 0.15
     by: BudgetBy = "deviation"
+    matched: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in get_args(RefreshName):
@@ -41,6 +46,8 @@ class Refresh:
             raise ConfigError(f"refresh budget by {self.by!r}: use one of {', '.join(get_args(BudgetBy))}")
         if not 0 <= self.share <= 1:
             raise ConfigError(f"refresh share {self.share}: use a number from 0 to 1")
+        if self.by == "shifted" and not self.matched:
+            raise ConfigError("refresh budget by 'shifted': it takes a budget matched to anchors")
 
     @staticmethod
     def named(name: str) -> Refresh:
@@ -53,17 +60,23 @@ class Refresh:
 
     @property
     def probes(self) -> bool:
-        return self.name == "budget" and self.by == "deviation" and self.share > 0
+        return self.name == "budget" and self.by == "deviation" and (self.matched or self.share > 0)
 
     def runs(self, window: StreamWindow, overlap: Sequence[HeldFrame], deviation: Tensor | None = None) -> list[Run]:
         """The tokens of `overlap` to compute again. `deviation`: (overlap tokens,), where this policy `probes`."""
         if self.name == "anchors":
             return [frame.run() for frame in overlap if frame.anchor]
-        if self.name != "budget" or not self.share:
+        if self.name != "budget" or not (self.matched or self.share):
             return []
-        tokens = sum(frame.tokens for frame in overlap)
-        chosen = torch.zeros(tokens, dtype=torch.bool)
-        chosen[self.order(window.stream, overlap[0].index, tokens, deviation)[: round(self.share * tokens)]] = True
+        anchors = torch.cat([torch.full((frame.tokens,), frame.anchor) for frame in overlap])
+        tokens = len(anchors)
+        budget = int(anchors.sum()) if self.matched else round(self.share * tokens)
+        if self.by == "shifted":
+            count = sum(frame.anchor for frame in overlap)
+            chosen = anchors.roll(tokens // (2 * count)) if count else anchors
+        else:
+            chosen = torch.zeros(tokens, dtype=torch.bool)
+            chosen[self.order(window.stream, overlap[0].index, tokens, deviation)[:budget]] = True
         runs: list[Run] = []
         at = 0
         for frame in overlap:
