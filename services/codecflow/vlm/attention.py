@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -27,6 +28,9 @@ except ImportError:  # torch < 2.10: frames of unequal length are then attended 
     varlen_attn = None  # type: ignore[assignment]
 
 NAME = "codecflow"
+
+# Not cuDNN's: it plans anew for every shape, and hardly two of our calls have the same.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +83,8 @@ def attending(layout: FrameLayout | StreamLayout) -> Iterator[None]:
     """Calls of a model inside this block attend as `layout` says."""
     token = _layout.set(layout)
     try:
-        yield
+        with sdpa_kernel(_KERNELS):
+            yield
     finally:
         _layout.reset(token)
 
@@ -118,10 +123,13 @@ def _within_frames(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[
         q, k, v = (x.view(heads, frames, tokens // frames, head_dim).transpose(0, 1) for x in (query, key, value))
         return scaled_dot_product_attention(q, k, v, scale=scaling).transpose(0, 1).flatten(1, 2).unsqueeze(0)
     if varlen_attn is not None and query.is_cuda and query.dtype != torch.float32:
+        query = query * (
+            scaling * query.shape[-1] ** 0.5
+        )  # it scales by head_dim alone; not every release takes a scale
         ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
         q, k, v = (x.squeeze(0).transpose(0, 1).contiguous() for x in (query, key, value))
         longest = max(lengths)
-        result = varlen_attn(q, k, v, ends, ends, longest, longest, scale=scaling)
+        result = varlen_attn(q, k, v, ends, ends, longest, longest)
         assert isinstance(result, Tensor)
         return result.transpose(0, 1).unsqueeze(0)
     bounds = list(itertools.accumulate(lengths))[:-1]

@@ -46,8 +46,10 @@ def timed(
     _settle(device)
     seconds = time.perf_counter() - begun
     shares = [share(item) for item in items]
+    if not any(shares):
+        shares = [1] * len(items)
     for item, part in zip(items, shares, strict=True):
-        item.seconds[stage] = seconds * part / sum(shares) if sum(shares) else seconds / len(items)
+        item.seconds[stage] = item.seconds.get(stage, 0.0) + seconds * part / sum(shares)
 
 
 def _settle(device: torch.device) -> None:

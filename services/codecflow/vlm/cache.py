@@ -58,13 +58,17 @@ class Memory:
 
 
 class StreamBuffers:
-    """`keys`, `values`: (layers, kv_heads, capacity, head_dim), allocated once; grown only when questions outgrow it."""
+    """`keys`, `values`: (layers, kv_heads, capacity, head_dim), allocated once; grown only when questions outgrow it.
 
-    def __init__(self, stream: str, shape: KVShape, capacity: int, memory: Memory) -> None:
+    `beside`: bytes that the stream may hold beside them. They are claimed, but not allocated, here.
+    """
+
+    def __init__(self, stream: str, shape: KVShape, capacity: int, memory: Memory, beside: int = 0) -> None:
         self.stream = stream
         self.shape = shape
         self.memory = memory
-        memory.claim(stream, capacity * shape.bytes_per_token)
+        self.beside = beside
+        memory.claim(stream, capacity * shape.bytes_per_token + beside)
         self.keys, self.values = self._allocate(capacity)
 
     def _allocate(self, capacity: int) -> tuple[Tensor, Tensor]:
@@ -95,7 +99,7 @@ class StreamBuffers:
                 layer[:, : stop - start] = layer[:, start:stop].clone()
 
     def release(self) -> None:
-        self.memory.release(self.nbytes)
+        self.memory.release(self.nbytes + self.beside)
 
 
 @dataclass(frozen=True, slots=True)

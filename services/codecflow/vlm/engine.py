@@ -7,7 +7,6 @@ refreshed tokens and questions of all streams go through the language model pack
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,13 +15,14 @@ from codecflow.errors import ConfigError, ModelError
 from codecflow.messages import Question
 from codecflow.vlm.answers import Answers, Asked, compile_question
 from codecflow.vlm.batching import batches, timed
-from codecflow.vlm.cache import Memory
-from codecflow.vlm.costs import Spent, flops_used, tokens_used
+from codecflow.vlm.cache import Memory, StreamBuffers
+from codecflow.vlm.costs import flops_used, tokens_used
 from codecflow.vlm.deviation import deviations
 from codecflow.vlm.families.base import Family, Patches
 from codecflow.vlm.framing import hold
 from codecflow.vlm.packing import Branch, Pack, Run
 from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.task import Task
 from codecflow.vlm.window import HeldFrame, StreamWindow
 from codecflow.vlm.work import StreamOutcome, StreamRefusedError, StreamWork
 
@@ -30,29 +30,6 @@ Observer = Callable[[str, Question, Tensor], None]
 
 _QUESTION_RESERVE = 256  # slots set aside for questions and answers; buffers grow when more are asked
 _ACTIVATIONS = 0.25  # of a GPU's free memory is left to activations
-
-
-@dataclass(slots=True)
-class Task:
-    """One stream's part of the step in progress. `moved`: tokens left its window, so what stays has lost context."""
-
-    work: StreamWork
-    window: StreamWindow
-    asked: list[Asked]
-    new: list[HeldFrame]
-    moved: bool
-    refreshed: list[Run] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def trunk(self) -> list[Run]:
-        """What is to be computed of prefix and frames, in order."""
-        prefix = [] if self.window.prefix_known else [self.window.prefix_run()]
-        return [*prefix, *self.refreshed, *(frame.run() for frame in self.window.live if frame.fresh)]
-
-    @property
-    def size(self) -> int:
-        return sum(len(run) for run in self.trunk()) + sum(len(asked.suffix) for asked in self.asked)
 
 
 class Engine:
@@ -114,10 +91,11 @@ class Engine:
             raise ValueError("a stream occurs twice in one step")
         device = self.family.device
         tasks = [self._admit(one) for one in work]
-        with timed("vit", tasks, lambda task: task.spent.patches, device):
-            self._encode(tasks)
-        with timed("llm", tasks, lambda task: task.spent.trunk.tokens + len(task.asked), device):
-            self._read(tasks)
+        for group in batches(tasks, lambda task: task.tokens(self.refresh), self.batch_tokens):
+            with timed("vit", group, lambda task: task.spent.patches, device):
+                self._encode(group)
+            with timed("llm", group, lambda task: task.spent.trunk.tokens + len(task.asked), device):
+                self._read(group)
         with timed("answer", tasks, lambda task: sum(asked.work.tokens for asked in task.asked), device):
             self.answers.finish([asked for task in tasks for asked in task.asked])
             answers = [[self.answers.answer(asked) for asked in task.asked] for task in tasks]
@@ -157,10 +135,21 @@ class Engine:
         prefix, _ = family.chat("")
         most = max((frame.keep.size for frame in work.frames), default=0) or family.grid(1280, 720).tokens
         tokens = self.window_frames * (most + family.frame_text_bound)
-        capacity = len(prefix) + (tokens if self.kv_tokens is None else min(tokens, self.kv_tokens))
-        window = StreamWindow(work.stream, family, prefix, capacity, _QUESTION_RESERVE, self.memory, self.limit)
+        tokens = tokens if self.kv_tokens is None else min(tokens, self.kv_tokens)
+        beside = tokens * self._beside(most) // (most + family.frame_text_bound)
+        buffers = StreamBuffers(work.stream, family.kv, len(prefix) + tokens + _QUESTION_RESERVE, self.memory, beside)
+        window = StreamWindow(work.stream, family, prefix, len(prefix) + tokens, buffers, self.limit)
         self.windows[work.stream] = window
         return window
+
+    def _beside(self, most: int) -> int:
+        """Bytes beside keys and values that a frame of `most` tokens may hold, for its refresh."""
+        family = self.family
+        if self.refresh.name == "all":
+            return int(family.patches_of(most) * 3 * family.patch**2 * family.dtype.itemsize)
+        if self.refresh.name in {"anchors", "budget"}:
+            return int(most * family.levels * family.text_config.hidden_size * family.dtype.itemsize)
+        return 0
 
     def _encode(self, tasks: Sequence[Task]) -> None:
         """Kept patches of new frames, and of every frame in the window where it is computed from scratch."""
@@ -189,8 +178,7 @@ class Engine:
             for frame in task.new:
                 task.window.take(frame)
         self._choose([(task, overlap) for task, overlap in zip(tasks, overlaps, strict=True) if overlap])
-        for batch in batches(tasks, lambda task: task.size, self.batch_tokens):
-            self._forward(batch)
+        self._forward(tasks)
         for task in tasks:
             if not task.window.prefix_known and task.spent.trunk.tokens:
                 task.window.remember_prefix()
@@ -201,12 +189,10 @@ class Engine:
 
     def _choose(self, overlaps: Sequence[tuple[Task, list[HeldFrame]]]) -> None:
         """Which tokens of each overlap are refreshed."""
-        if self.refresh.probes:
-            size = lambda entry: sum(frame.tokens for frame in entry[1])  # noqa: E731  # two uses of one line
-            for batch in batches(overlaps, size, self.batch_tokens):
-                found = deviations(self.family, [(task.window, overlap) for task, overlap in batch])
-                for (task, overlap), (deviation, cost) in zip(batch, found, strict=True):
-                    task.refreshed, task.spent.probe = self.refresh.runs(task.window, overlap, deviation), cost
+        if self.refresh.probes and overlaps:
+            found = deviations(self.family, [(task.window, overlap) for task, overlap in overlaps])
+            for (task, overlap), (deviation, cost) in zip(overlaps, found, strict=True):
+                task.refreshed, task.spent.probe = self.refresh.runs(task.window, overlap, deviation), cost
         else:
             for task, overlap in overlaps:
                 task.refreshed = self.refresh.runs(task.window, overlap)

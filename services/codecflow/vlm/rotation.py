@@ -12,7 +12,8 @@ from torch import Tensor
 
 
 def shift_keys(keys: Tensor, distance: int, inv_freq: Tensor) -> Tensor:
-    """`keys`: (..., head_dim), rotated in halves as transformers does; `inv_freq`: (rotary_dim / 2,).
+    """`keys`: (..., head_dim), rotated in halves as transformers does; `inv_freq`: (rotary_dim / 2,),
+    on the CPU.
 
     Computed in float32, with angles taken in float64; returned in the dtype of `keys`. Dimensions beyond the rotary ones
     pass through.
@@ -20,7 +21,7 @@ def shift_keys(keys: Tensor, distance: int, inv_freq: Tensor) -> Tensor:
     if distance == 0:
         return keys.clone()
     half = inv_freq.shape[0]
-    angle = distance * inv_freq.to("cpu", torch.float64)
+    angle = distance * inv_freq.double()
     cos, sin = (x.to(keys.device, torch.float32) for x in (angle.cos(), angle.sin()))
     first, second, rest = keys.float().tensor_split([half, 2 * half], dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(keys.dtype)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from codecflow.errors import ModelError
-from codecflow.vlm.cache import Memory, StreamBuffers
+from codecflow.vlm.cache import StreamBuffers
 from codecflow.vlm.families.base import Family, Patches
 from codecflow.vlm.packing import Run
 
@@ -64,15 +64,14 @@ class StreamWindow:
     """See the module. `capacity`: tokens of prefix and frames; `limit`: the first position that may not be used."""
 
     def __init__(
-        self, stream: str, family: Family, prefix: list[int], capacity: int, reserve: int, memory: Memory, limit: int
+        self, stream: str, family: Family, prefix: list[int], capacity: int, buffers: StreamBuffers, limit: int
     ) -> None:
         self.stream = stream
         self.family = family
         self.prefix = prefix
         self.capacity = capacity
         self.limit = limit
-        self.memory = memory
-        self.buffers = StreamBuffers(stream, family.kv, capacity + reserve, memory)
+        self.buffers = buffers
         self.frames: list[HeldFrame] = []
         self.start = 0  # slot of the prefix
         self.slots = len(prefix)  # prefix and frames: first free slot

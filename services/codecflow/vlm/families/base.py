@@ -49,7 +49,7 @@ class Family(ABC):
 
     `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: features a visual token has: 1, and one more for
     each further layer at which features enter (DeepStack). `video_placeholder`: what the chat template writes for a video.
-    `frame_text_bound`: text tokens that a frame has at most, for sizing buffers.
+    `frame_text_bound`: text tokens that a frame has at most, for sizing buffers. `patch`: side of a patch in pixels.
     """
 
     model_type: ClassVar[str]
@@ -57,13 +57,13 @@ class Family(ABC):
     axes: ClassVar[int] = 1
     frame_text_bound: ClassVar[int] = 24
     levels: int = 1
+    patch: int
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config: Any = model.config
         self.text_config: Any = self.config.get_text_config()
-        self.text: Any = self.core.language_model
         self.processing = processing
         self.trained = not getattr(self.config, "codecflow_untrained", False)
         self.preprocess = Preprocessing.of(processing)
@@ -71,14 +71,21 @@ class Family(ABC):
         self.dtype, self.device = weight.dtype, weight.device
         self.kv = KVShape.of(self.text_config, self.dtype, self.device)
         self._keyword = cache_keyword(self.text)
+        self._frequencies = self.text.rotary_emb.inv_freq.cpu()
         self.end_id, self.stop_ids = self._ends()
         self._ids = lru_cache(maxsize=4096)(self._tokenise)  # the tags of frames are the same in every stream
         self.chat = lru_cache(maxsize=256)(self._chat)
+        self.chat("")  # a template that knows no videos is told of now, not when the first stream comes
 
     @property
     def core(self) -> Any:
         """transformers' multimodal model below the head."""
         return self.model.model
+
+    @property
+    def text(self) -> Any:
+        """transformers' text model."""
+        return self.core.language_model
 
     # --- pictures ------------------------------------------------------------------------------------------------------
 
@@ -128,7 +135,9 @@ class Family(ABC):
         text: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        before, _, after = text.partition(self.video_placeholder)
+        before, found, after = text.partition(self.video_placeholder)
+        if not found:
+            raise ModelError(f"the checkpoint's chat template has no {self.video_placeholder} for a video")
         return self.ids(before), self.ids(self.after_video(after))
 
     def after_video(self, text: str) -> str:
@@ -189,4 +198,4 @@ class Family(ABC):
 
     def shift(self, keys: Tensor, distance: int) -> Tensor:
         """Keys (..., head_dim) moved by `distance` positions on every axis."""
-        return shift_keys(keys, distance, self.text.rotary_emb.inv_freq)
+        return shift_keys(keys, distance, self._frequencies)

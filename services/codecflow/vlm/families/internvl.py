@@ -24,6 +24,7 @@ class InternVL(Family):
 
     model_type = "internvl"
     video_placeholder = "<video>"
+    frame_text_bound = 14
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
