@@ -18,6 +18,7 @@ Luma = npt.NDArray[np.uint8]
 CODECS = {
     "h264": ("libx264", "mp4", "yuv420p", {"bf": "2", "x264-params": "scenecut=0:b-pyramid=normal"}),
     "h264-plain": ("libx264", "mp4", "yuv420p", {"bf": "0", "x264-params": "scenecut=0"}),
+    "h264-open": ("libx264", "mkv", "yuv420p", {"x264-params": "open-gop=1:bframes=3:scenecut=0:keyint=10"}),
     "h264-ts": ("libx264", "ts", "yuv420p", {"bf": "2"}),
     "h264-avi": ("libx264", "avi", "yuv420p", {"bf": "2"}),
     "h264-raw": ("libx264", "h264", "yuv420p", {"bf": "2"}),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 START_CODE = b"\0\0\0\1"
 
-_H264_SPS, _H264_PPS = 7, 8
+_H264_IDR, _H264_SPS, _H264_PPS = 5, 7, 8
 _HEVC_VPS, _HEVC_SPS, _HEVC_PPS = 32, 33, 34
 _KINDS = {"h264": (_H264_SPS, _H264_PPS), "hevc": (_HEVC_VPS, _HEVC_SPS, _HEVC_PPS)}
 
@@ -75,6 +75,11 @@ class AnnexB:
 def nal_type(unit: bytes, codec: str) -> int:
     """nal_unit_type of a NAL unit without its start code."""
     return unit[0] & 0x1F if codec == "h264" else unit[0] >> 1 & 0x3F
+
+
+def has_idr(data: bytes) -> bool:
+    """Whether an H.264 picture is an IDR picture: nothing after it refers to what was before it."""
+    return any(nal_type(unit, "h264") == _H264_IDR for unit in split_annex_b(data))
 
 
 def split_annex_b(data: bytes) -> Iterator[bytes]:

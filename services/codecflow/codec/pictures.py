@@ -21,6 +21,8 @@ from av.video.frame import VideoFrame
 from codecflow.errors import SourceError
 from codecflow.messages import CodedPicture
 
+from .annexb import has_idr
+
 _DECODERS = {"av1": "libdav1d"}
 """Software decoders of codecs whose own name in FFmpeg is a decoder that needs hardware."""
 
@@ -57,6 +59,7 @@ class PictureDecoder:
         self._next_seq: int | None = None
         self._waiting = True
         self._start = (0, 0)
+        self._open_start = False
         self._keyframes: deque[tuple[int, int]] = deque(maxlen=64)
         self._lost_ranges: deque[range] = deque(maxlen=8)
         self._newly_lost: list[int] = []
@@ -74,6 +77,9 @@ class PictureDecoder:
             ready += self.flush()
             self._waiting = False
             self._start = (picture.seq, picture.pts)
+            self._open_start = picture.codec == "h264" and not has_idr(picture.data)
+        elif picture.keyframe:
+            self._open_start = False
         if picture.keyframe:
             self._keyframes.append((picture.seq, picture.pts))
             ready += self._set_up(picture)
@@ -104,7 +110,9 @@ class PictureDecoder:
         try:
             frames = self._context.decode(packet)
         except av.error.FFmpegError:
-            if packet is not None:
+            # After a start within an open GOP, sound H.264 pictures unmark references that are not there: an error to
+            # FFmpeg, which decodes them all the same. What is broken then still shows in its frame.
+            if packet is not None and not self._open_start:
                 self._lose(seq)
             return []
         ready = []
