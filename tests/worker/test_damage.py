@@ -7,6 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from codecflow.codec.signal import SignalExtractor
 from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import (
+    NO_BOUND,
     CodedPicture,
     EndOfEpoch,
     PictureMetadata,
@@ -131,6 +133,21 @@ def test_a_lost_document_costs_its_frame_and_the_bound_of_the_next(published: Pu
     assert committed.answered["a", 1, 3] == whole.answered["a", 1, 3]
 
 
+@settings(max_examples=30, deadline=None)
+@given(lost=st.sets(st.integers(0, 23), max_size=12))
+def test_lost_signals_never_let_a_change_pass(published: Published, lost: set[int]) -> None:
+    """Masks are those of pixels alone: what the signal certifies never differs from what was last kept."""
+    pictures, documents = published
+    kept = [d for d in documents if isinstance(d, EndOfEpoch) or d.signal is None or d.signal.tick not in lost]
+    blind = [
+        replace(d, signal=replace(d.signal, change=np.full_like(d.signal.change, NO_BOUND)))
+        if isinstance(d, PictureMetadata) and d.signal is not None
+        else d
+        for d in kept
+    ]
+    assert run(Topics().add(pictures, kept))[0].answered == run(Topics().add(pictures, blind))[0].answered
+
+
 def test_a_stream_that_starts_within_a_gop_begins_at_its_next_keyframe(published: Published) -> None:
     pictures, documents = published
     committed, worker = run(Topics().add(pictures[47:], documents[43:]))
@@ -232,6 +249,22 @@ def test_an_idle_stream_holds_nothing_back_and_comes_back_at_its_next_keyframe(p
     assert back[4][-4:] == [16, 17, 18, 19]
     assert ("a", 1, 4) in committed.rebuilt
     assert committed.offsets == (120, 121)
+
+
+def test_a_window_whose_last_frame_is_lost_closes_with_the_epoch(published: Published) -> None:
+    pictures, documents = published
+    last = next(d for d in documents if isinstance(d, PictureMetadata) and d.signal and d.signal.tick == 23)
+    clock, committed = Clock(), Committed()
+    topics = Topics().add([p for p in pictures if p.seq < last.seq], documents)
+    worker = Worker(topics, committed, PLAN, KEEP, Limits(partner_s=10), clock).run()
+    worker.partition.caught_up(0)
+    worker.partition.caught_up(1)
+    assert ("a", 1, 5) not in committed.answered
+    clock.now = 11.0
+    worker.partition.expire()
+    worker.run()
+    assert list(slots(committed.answered["a", 1, 5])) == [16, 17, 18, 19, 20, 21, 22]
+    assert worker.partition.settled
 
 
 def test_what_waits_for_a_lost_partner_is_given_up_once_the_other_topic_is_read(published: Published) -> None:

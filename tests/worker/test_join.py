@@ -130,6 +130,7 @@ def test_what_waits_too_long_is_given_up_and_an_end_among_it_still_counts() -> N
     merged.metadata(EndOfEpoch("s", 1, 2))
     assert merged.told() == [(1, 0, True, True)]
     merged.events += merged.join.give_up()
-    assert merged.told()[1:] == [(1, True)]
-    assert merged.counts["no-partner"] == 1
+    merged.packet((1, 1))
+    assert merged.told()[1:] == [(1, 1, False, True), (1, True)]
+    assert merged.counts == {"picture-missing": 1, "metadata-missing": 0, "no-partner": 1}
     assert (merged.join.packets_waiting, merged.join.metadata_waiting, merged.join.bytes_waiting) == (0, 0, 0)

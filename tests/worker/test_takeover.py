@@ -15,7 +15,7 @@ from .memory import Committed, Topics, Worker, encode_clip, publish, slots, undi
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEPS = [
-    KeepConfig("replenish", period_s=Fraction(2)),
+    KeepConfig("replenish", period_s=Fraction(4)),
     KeepConfig("replenish", coverage="rolling", period_s=Fraction(4)),
     KeepConfig("motion", period_s=Fraction(4)),
     KeepConfig("all", period_s=Fraction(4)),
@@ -30,10 +30,10 @@ def two_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
     short = encode_clip(folder / "short.mp4", 9, gop=30)
     a, b1, b2 = publish(long, "a"), publish(short, "b", 1), publish(short, "b", 2)
     topics = Topics()
-    third = len(a[0]) // 3
+    third, half = len(a[0]) // 3, len(b2[0]) // 2
     topics.add(a[0][:third], a[1][:third]).add(b1[0][:60], b1[1][:60])
-    topics.add(a[0][third : 2 * third], a[1][third : 2 * third]).add(*b2)
-    return topics.add(a[0][2 * third :], a[1][2 * third :])
+    topics.add(a[0][third : 2 * third], a[1][third : 2 * third]).add(b2[0][:half], b2[1][:half])
+    return topics.add(a[0][2 * third :], a[1][2 * third :]).add(b2[0][half:], b2[1][half:])
 
 
 ACTIONS = st.lists(
@@ -78,11 +78,11 @@ def test_a_take_over_begins_at_the_keyframe_that_the_oldest_open_window_needs(tw
         first.read_metadata(3)
         first.transaction()
     state = committed.states["a"]
-    # Window 6 begins at 10 s and masks remember 2 s: the keyframe at 8 s, with a GOP of one second.
+    # Window 6 begins at 10 s and masks remember 4 s: the keyframe at 6 s, with a GOP of one second.
     key, _, headers = two_streams.packets[state.packets_offset] or (b"", b"", [])
     assert key == b"a"
     assert dict(headers)["keyframe"] == b"1"
-    assert Fraction(int(dict(headers)["pts"])) * Fraction(dict(headers)["time_base"].decode()) == 8
+    assert Fraction(int(dict(headers)["pts"])) * Fraction(dict(headers)["time_base"].decode()) == 6
     before = set(committed.answered)
     Worker(two_streams, committed, PLAN, keep).run()
     assert committed.twice == []

@@ -83,6 +83,7 @@ class StreamJoin:
         self._open = False  # its epoch has begun and has not ended
         self._left = -1  # nothing more is joined of this epoch and those before it
         self._bytes = 0
+        self._packets_end = 0
 
     @property
     def two_producers(self) -> bool:
@@ -109,6 +110,7 @@ class StreamJoin:
         return packets[0][2] if packets else None, metadata[0][2] if metadata else None
 
     def add_packet(self, picture: CodedPicture, offset: int) -> None:
+        self._packets_end = offset + 1
         if self._packets.add((picture.epoch, picture.seq), picture, offset):
             self._bytes += len(picture.data)
 
@@ -146,16 +148,16 @@ class StreamJoin:
                     yield from self._joined(key, (None, packets[0][2]), document, offset)
 
     def give_up(self) -> Iterator[Joined | EpochEnd]:
-        """What waits will not find its partner any more: count it, and end the epochs whose end is among it."""
+        """What waits will not find its partner any more: metadata go on alone, packets are counted and dropped."""
         yield from self.take()
         while self._packets.waiting:
             self._drop_packet()
         while self._metadata.waiting:
-            key, document, _ = self._metadata.waiting.popleft()
+            key, document, offset = self._metadata.waiting.popleft()
             if isinstance(document, EndOfEpoch):
                 yield from self._end(key[0], document.pictures)
-            else:
-                self._counts["no-partner"] += 1
+            elif self._next is not None:
+                yield from self._joined(key, (None, self._packets_end), document, offset)
 
     def _pop_packet(self) -> tuple[CodedPicture, int]:
         _, picture, offset = self._packets.waiting.popleft()
