@@ -41,8 +41,8 @@ class Figures:
         """For people."""
         metadata = f"{self.metadata_bytes / self.packets_bytes:.1%} of it" if self.packets_bytes else "-"
         return [
-            f"{self.windows} window{'s' * (self.windows != 1)}, {self.answers} answers, {self.pictures} pictures in {self.seconds:.1f} s"
-            + (f"; {self.frames_missing} frames missing" if self.frames_missing else ""),
+            f"{self.windows} window{'s' * (self.windows != 1)}, {self.answers} answers, {self.pictures} pictures "
+            f"in {self.seconds:.1f} s" + (f"; {self.frames_missing} frames missing" if self.frames_missing else ""),
             f"tokens kept         {self.tokens_kept_share:7.1%}   of the sampled frames' visual tokens (keep {self.keep})",
             f"KV refreshed        {self.kv_refreshed_share:7.1%}   of the windows' cached tokens (refresh {self.refresh})",
             f"FLOPs executed      {self.flops_share:7.1%}   of keep all with refresh all",
