@@ -120,3 +120,11 @@ def test_without_deepstack_there_is_one_level(tmp_path: Path) -> None:
     with torch.inference_mode():
         (features,) = family.encode([family.prepare(pixels, np.arange(12) < 5)])
     assert features.shape == (5, 1, 64)
+
+
+def test_a_template_that_knows_no_videos_is_refused_when_loading(tmp_path: Path) -> None:
+    folder = make_tiny(tmp_path, "qwen3_vl")
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text().replace("video_pad", "movie_pad"))
+    with pytest.raises(ModelError, match="chat template"):
+        load_model(str(folder), "float32", "cpu")

@@ -53,7 +53,9 @@ class LlavaOnevision(Family):
         self.side = self.size // self.patch
         taps, weights = _pooling(self.side)
         self.pooled = len(taps)
-        self._taps = _pairs(taps[:, :, None] * self.side, taps).to(self.device)  # (tokens, 4), patches of the frame
+        pooled = _pairs(taps[:, :, None] * self.side, taps)
+        self._seen = pooled.numpy()  # (tokens, 4): patches of the frame, known on the CPU so that no GPU is waited for
+        self._taps = pooled.to(self.device)
         self._weights = _pairs(weights[:, :, None], weights, torch.mul).to(self.device, self.dtype)
         layers, chosen = vision.num_hidden_layers, self.config.vision_feature_layer
         self.chosen = [layer % (layers + 1) for layer in (chosen if isinstance(chosen, list) else [chosen])]
@@ -68,7 +70,7 @@ class LlavaOnevision(Family):
 
     def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
         kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
-        seen = torch.unique(self._taps[kept])
+        seen = torch.from_numpy(np.unique(self._seen[keep])).to(self.device)
         places = torch.stack([seen // self.side, seen % self.side], dim=1)
         whole = self.side * self.patch
         picture = self.preprocess(pixels, self.size, self.size, self.device)[:, :whole, :whole]
