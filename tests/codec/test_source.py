@@ -186,3 +186,18 @@ def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
     Path(cut).write_bytes(path.read_bytes()[: path.stat().st_size // 2])  # the encoder wrote the index last
     with pytest.raises(SourceError, match="cut off before its index"):
         Source(str(cut))
+
+
+def test_times_go_on_where_they_jump(tmp_path: Path) -> None:
+    """A recording of two recordings: the second begins at its own zero."""
+    clip, joined = encode(tmp_path / "clip", "h264-ts", 40), tmp_path / "joined.ts"
+    joined.write_bytes(clip.read_bytes() * 2)
+    pictures, _ = published(joined)
+    shown = decoded(pictures)
+    assert len(shown) == 80
+    frame = pictures[0].duration
+    steps = np.diff([pts for pts, _ in shown])
+    assert (steps > 0).all()
+    assert (steps == frame).sum() >= 77, "all but the joint"
+    assert steps.max() <= 5 * frame
+    assert same(shown[40:], plainly_decoded(clip))
