@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from codecflow.bench.clip_masks import ClipMasks
+from codecflow.bench.window_profile import profiled
 from codecflow.errors import ModelError
 from codecflow.messages import Question
 from codecflow.vlm.engine import Engine
@@ -89,8 +90,8 @@ Logits = dict[tuple[str, int, str], Tensor]
 class Measurement:
     """All contenders on one model, one clip after another."""
 
-    def __init__(self, family: Family, plan: Plan) -> None:
-        self.family, self.plan = family, plan
+    def __init__(self, family: Family, plan: Plan, profile: bool = False) -> None:
+        self.family, self.plan, self.profile = family, plan, profile
         self.questions = [Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "yes-no") for n in range(plan.questions)]
         self._reference: dict[tuple[str, int], tuple[Standing, Logits, list[list[str]]]] = {}
 
@@ -126,6 +127,7 @@ class Measurement:
         # The question is asked in the filling step too, so that nothing is done for the first time when the clock runs.
         engine.step(self._work(clip, contender, 0, plan.window))
         logits.clear()
+        end = plan.window
         outcomes: list[StreamOutcome] = []
         seconds = 0.0
         for step in range(1, plan.slides + 1):  # read by `observe`
@@ -135,6 +137,13 @@ class Measurement:
             outcomes += engine.step(work)  # its stages are timed, so it ends with the device at rest
             seconds += time.perf_counter() - begun
         self._fill(standing, engine, outcomes, seconds)
+        if self.profile:
+            step, end = plan.slides + 1, end + plan.stride
+            work = self._work(clip, contender, end - plan.stride, end)
+            print(
+                f"{contender.name}, {contender.streams} streams:\n{profiled(lambda: engine.step(work))}",
+                file=sys.stderr,
+            )
         for stream in list(engine.windows):
             engine.drop(stream)
         return logits, [[answer.text for answer in outcome.answers] for outcome in outcomes]
@@ -173,7 +182,8 @@ class Measurement:
         standing.streams_served = self.plan.stride_s * count / seconds
         standing.window_tokens = sum(t.refreshed + t.reused for t in tokens) / count
         standing.tokens_kept = sum(t.kept for t in tokens) / sum(t.total for t in tokens)
-        standing.tokens_computed = sum(t.refreshed for t in tokens) / sum(t.refreshed + t.reused for t in tokens)
+        held = sum(t.refreshed + t.reused for t in tokens)
+        standing.tokens_computed = sum(t.refreshed for t in tokens) / held if held else 0.0
         standing.flops = executed / count
         standing.flops_share = executed / sum(f.full for f in flops)
         standing.tflops_per_s = executed / seconds / 1e12
@@ -219,9 +229,11 @@ def _frame(clip: ClipMasks, policy: str, stream: int, index: int) -> Frame:
     return Frame(index, index / 2, keep, clip.pictures[place] if keep.any() else None, bool(clip.anchors[place]))
 
 
-def measure(family: Family, clips: Sequence[ClipMasks], contenders: Sequence[Contender], plan: Plan) -> list[Standing]:
+def measure(
+    family: Family, clips: Sequence[ClipMasks], contenders: Sequence[Contender], plan: Plan, profile: bool = False
+) -> list[Standing]:
     """Every contender on every clip; `all` + `all`, which no mask changes, for many streams on the first only."""
-    measurement = Measurement(family, plan)
+    measurement = Measurement(family, plan, profile)
     standings: list[Standing] = []
     for number, clip in enumerate(clips):
         for contender in contenders:

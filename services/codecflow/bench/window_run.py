@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from codecflow.bench.clip_masks import KEEP_POLICIES, ClipMasks, load_masks, masks_of_clip, save_masks
+from codecflow.bench.device_check import check_device
 from codecflow.bench.table import print_json, print_table
 from codecflow.bench.window import Contender, Plan, Standing, as_figures, measure
 from codecflow.errors import ConfigError
@@ -47,6 +48,7 @@ class Options:
     questions: int = 1
     save_masks: Path | None = None
     masks: Path | None = None
+    profile: bool = False
 
 
 def run(options: Options) -> None:
@@ -79,11 +81,13 @@ def run(options: Options) -> None:
             {"masks": str(options.save_masks), "bytes": size, "frames": {clip.name: len(clip) for clip in clips}}
         )
         return
+    device = choose_device(options.device)
+    checked = check_device(device) if device.type == "cuda" else {}
     family = _model(options)
     grid = family.grid(1280, 720)
     clips = _masks(options, grid.rows, grid.columns, fps, anchor_s, plan)
-    standings = measure(family, clips, contenders, plan)
-    _tell(options, family, plan, clips, standings)
+    standings = measure(family, clips, contenders, plan, options.profile)
+    _tell(options, family, plan, clips, standings, checked)
 
 
 def _model(options: Options) -> Family:
@@ -101,7 +105,12 @@ def _masks(options: Options, rows: int, columns: int, fps: Fraction, anchor_s: F
 
 
 def _tell(
-    options: Options, family: Family, plan: Plan, clips: Sequence[ClipMasks], standings: Sequence[Standing]
+    options: Options,
+    family: Family,
+    plan: Plan,
+    clips: Sequence[ClipMasks],
+    standings: Sequence[Standing],
+    checked: dict[str, float],
 ) -> None:
     device = (
         torch.cuda.get_device_name(family.device) if family.device.type == "cuda" else platform.processor() or "CPU"
@@ -128,6 +137,7 @@ def _tell(
             "stride_frames": plan.stride,
             "stride_s": plan.stride_s,
             "questions": plan.questions,
+            "deviations_from_cpu": checked,
             "results": as_figures(standings),
         }
     )

@@ -33,6 +33,9 @@ def window(
     masks: Annotated[
         Path | None, typer.Option(help="Read them from such a file instead of clips: no FFmpeg needed.")
     ] = None,
+    profile: Annotated[
+        bool, typer.Option(help="Also print where one slide's time goes, by kernel, on stderr.")
+    ] = False,
 ) -> None:
     """FLOPs and time of a window under each keep and refresh policy, against everything from scratch."""
     from codecflow.bench.window_run import Options, run
@@ -54,5 +57,6 @@ def window(
             questions=questions,
             save_masks=save_masks,
             masks=masks,
+            profile=profile,
         )
     )

@@ -1,0 +1,86 @@
+"""Before a GPU is timed: does it compute what the CPU does?
+
+Kernels differ between devices and precisions (fused causal attention, packed attention of unequal frames, grouped heads),
+and the tests run on a CPU. So every family's small model slides through the same windows on both, under every refresh
+policy.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecflow.errors import ModelError
+from codecflow.messages import Question
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
+from codecflow.vlm.loading import load_model
+from codecflow.vlm.tiny import MAKERS, make_tiny
+from codecflow.vlm.work import Frame, StreamWork
+
+QUESTIONS = (
+    Question("a", "Is someone there?", "yes-no"),
+    Question("b", "Which is it, of all that there are?", "choice", labels=("car", "car park")),
+    Question("c", "What?", "text", max_tokens=3),
+)
+REFRESHES = ("none", "anchors", "budget", "all")
+# In standard deviations of the logits. Pictures are resized in 8 bits on a CPU and in float32 on a GPU: a grey level apart.
+TOLERANCES = {"float32": 0.02, "bfloat16": 0.4}
+
+
+def check_device(device: torch.device) -> dict[str, float]:
+    """Largest difference of any logit to the CPU's in float32, in deviations, by family and precision.
+
+    Raises ModelError when one is beyond what its precision explains.
+    """
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MAKERS:
+            checkpoint = make_tiny(Path(folder) / name, name)
+            exact = _logits(load_model(str(checkpoint), "float32", "cpu"))
+            for dtype, tolerance in TOLERANCES.items():
+                logits = _logits(load_model(str(checkpoint), dtype, str(device)))
+                difference = max(float((logits[key] - exact[key]).abs().max() / exact[key].std()) for key in exact)
+                if not difference <= tolerance:  # a NaN is beyond it too
+                    raise ModelError(
+                        f"{name} in {dtype} on {device}: logits are {difference:.3g} deviations off the CPU's"
+                    )
+                found[f"{name} {dtype}"] = difference
+    return found
+
+
+def _logits(family: Family) -> dict[tuple[str, str, int, str], Tensor]:
+    """First logits by refresh policy, stream, step and question, over windows that slide by two frames of four."""
+    logits: dict[tuple[str, str, int, str], Tensor] = {}
+    for refresh in REFRESHES:
+        rng = np.random.default_rng(0)
+        step = 0
+
+        def observe(stream: str, question: Question, row: Tensor, refresh: str = refresh) -> None:
+            logits[refresh, stream, step, question.id] = row.cpu()  # noqa: B023  # called before the next step begins
+
+        engine = Engine(family, window_frames=4, refresh=refresh, observe=observe)
+        for step in range(4):  # read by `observe`
+            engine.step(
+                [
+                    StreamWork(
+                        stream, [_frame(family, rng, 2 * step + n) for n in range(2)], max(0, 2 * step - 2), QUESTIONS
+                    )
+                    for stream in ("gate", "yard")
+                ]
+            )
+    return logits
+
+
+def _frame(family: Family, rng: np.random.Generator, index: int) -> Frame:
+    """Noise of an ordinary size, far from black and white, half of its tokens kept; every fourth frame is an anchor."""
+    width, height = 320, 180
+    anchor = index % 4 == 0
+    keep = np.ones(family.grid(width, height).tokens, bool)
+    if not anchor:
+        keep = rng.random(keep.size) < 0.5
+    return Frame(index, index / 2, keep, rng.integers(64, 192, (height, width, 3), dtype=np.uint8), anchor)
