@@ -20,6 +20,7 @@ COMMAND_MODULES = (
     "ask",
     "results",
     "bench",
+    "eval",
     "explain",
     "model",
     "demo",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from typing import Protocol
 
 from codecflow.codec.signal import SignalExtractor
 from codecflow.kafka.records import Record
-from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import (
     CodedPicture,
@@ -23,6 +23,14 @@ _RECORD_OVERHEAD = 256
 """Bytes that Kafka adds to a record at most: batch header (61), lengths, and room for its own fields (message format v2)."""
 
 
+class Sender(Protocol):
+    """Where records of one topic go, in order: `codecflow.kafka.sending.RecordSender`, or whoever wants to have them."""
+
+    def send(self, record: Record) -> None: ...
+
+    def flush(self) -> None: ...
+
+
 class EpochPublisher:
     """Publishes the coded pictures of one epoch, and what the codec saw change, both in decode order.
 
@@ -36,7 +44,7 @@ class EpochPublisher:
         stream: str,
         epoch: int,
         interval: Fraction,
-        senders: tuple[RecordSender, RecordSender],
+        senders: tuple[Sender, Sender],
         topics: TopicNames,
         largest_record: int,
         summary: Summary,

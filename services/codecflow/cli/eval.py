@@ -1,0 +1,72 @@
+"""`codecflow eval`: labelled clips through the real pipeline, policy by policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    spec: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SPEC", help="CSV file: file,start_s,end_s,question,type,answer; see docs/evaluation.md."
+        ),
+    ],
+    *,
+    model: Annotated[
+        str, typer.Option(metavar="ID_OR_FOLDER", help="Checkpoint: an id on the Hugging Face hub, or a folder.")
+    ],
+    window: Annotated[str, typer.Option(metavar="SECONDS", help="What one answer looks at.")] = "40",
+    stride: Annotated[str, typer.Option(metavar="SECONDS", help="How far it moves between answers.")] = "8",
+    fps: Annotated[str, typer.Option(metavar="RATE", help="Frames a second that are looked at.")] = "2",
+    policies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEEP/REFRESH,...",
+            help="KEEP: all, motion, replenish, random, last-N, every-N. REFRESH: none, anchors, shifted, random,"
+            " contiguous, deviation, budget=SHARE, all. all/all always runs, for comparison.  [default: 13 of them]",
+        ),
+    ] = None,
+    coverage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHEN",
+            help="Seconds from one anchor frame to the next, once (a window), rolling or rolling=SECONDS."
+            "  [default: 8, or what fits the window]",
+        ),
+    ] = None,
+    transcode: Annotated[
+        str | None,
+        typer.Option(metavar="fps=N,gop=M", help="Encode the clips again first, as the paper does: fps=2,gop=16."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for F1 against FLOPs (PNG, SVG) and a CSV file of every answer.")
+    ] = None,
+) -> None:
+    """What each keep and refresh policy costs in answers: F1 and agreement with everything from scratch, against FLOPs."""
+    from codecflow.evaluate.run import Options, run
+
+    run(
+        Options(
+            spec=spec,
+            model=model,
+            window_s=window,
+            stride_s=stride,
+            fps=fps,
+            policies=policies,
+            coverage=coverage,
+            transcode=transcode,
+            dtype=dtype,
+            device=device,
+            out=out,
+        )
+    )

@@ -1,0 +1,108 @@
+"""What is compared: keep and refresh policies of the product, and baselines that it does not offer."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+
+from codecflow.errors import ConfigError
+from codecflow.keep import POLICY_NAMES, KeepConfig, parse_coverage
+from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.work import Frame
+from codecflow.worker.windows import WindowPlan
+
+REFERENCE = "all/all"
+
+DEFAULT = (
+    "all/all,all/none,motion/none,motion/anchors,replenish/none,replenish/anchors,replenish/shifted,replenish/random,"
+    "replenish/contiguous,random/none,last-4/all,every-4/none,every-8/none"
+)
+
+KEEPS = (*POLICY_NAMES, "random", "last-N", "every-N")
+
+REFRESHES = {
+    "none": Refresh("none"),
+    "anchors": Refresh("anchors"),
+    "shifted": Refresh("budget", by="shifted", matched=True),
+    "random": Refresh("budget", by="random", matched=True),
+    "contiguous": Refresh("budget", by="position", matched=True),
+    "deviation": Refresh("budget", by="deviation", matched=True),
+    "all": Refresh("all"),
+}
+
+Thin = Callable[[Frame], Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A keep and a refresh policy, `name` KEEP/REFRESH. `thin`: what a baseline makes of each frame's keep mask."""
+
+    name: str
+    plan: WindowPlan
+    keep: KeepConfig
+    refresh: Refresh
+    thin: Thin | None = None
+
+
+def contenders(names: str, plan: WindowPlan, coverage: str | None) -> list[Contender]:
+    """Those named, separated by commas, `all/all` first: everything is compared with it. Raises ConfigError."""
+    wanted = list(dict.fromkeys([REFERENCE, *(name.strip() for name in names.split(",") if name.strip())]))
+    return [_contender(name, plan, coverage) for name in wanted]
+
+
+def _contender(name: str, plan: WindowPlan, coverage: str | None) -> Contender:
+    keep, slash, refresh = name.partition("/")
+    policy, _, number = keep.partition("-")
+    known = (keep in (*POLICY_NAMES, "random")) or (
+        policy in ("last", "every") and number.isdigit() and int(number) > 0
+    )
+    if not slash or not known:
+        raise ConfigError(f"--policies {name!r}: use KEEP/REFRESH, KEEP one of {', '.join(KEEPS)}")
+    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
+
+    def config(keep: str) -> KeepConfig:
+        return KeepConfig(keep, plan.fps, kind, period_s)  # type: ignore[arg-type]  # KeepConfig checks it
+
+    refreshing = _refresh(name, refresh)
+    if policy == "last":
+        # A window of that many frames: what is before them never enters it.
+        short = replace(plan, window_slots=min(plan.window_slots, int(number)))
+        return Contender(name, short, KeepConfig("all", plan.fps, period_s=Fraction(1) / plan.fps), refreshing)
+    if policy == "every":
+        return Contender(name, plan, config("all"), refreshing, every(int(number)))
+    if policy == "random":
+        return Contender(name, plan, config("replenish"), refreshing, at_random)
+    return Contender(name, plan, config(keep), refreshing)
+
+
+def _refresh(name: str, refresh: str) -> Refresh:
+    kind, _, share = refresh.partition("=")
+    if kind == "budget":
+        try:
+            return Refresh("budget", float(share)) if share else Refresh("budget")
+        except ValueError:
+            raise ConfigError(f"--policies {name!r}: budget=SHARE takes a number from 0 to 1") from None
+    if refresh not in REFRESHES:
+        raise ConfigError(f"--policies {name!r}: REFRESH is one of {', '.join(REFRESHES)} or budget=SHARE")
+    return REFRESHES[refresh]
+
+
+def at_random(frame: Frame) -> Frame:
+    """As many tokens as the policy kept of this frame, anywhere in it; the same ones in every run."""
+    seed = int.from_bytes(hashlib.blake2b(f"{frame.index}/{frame.keep.size}".encode(), digest_size=6).digest())
+    return replace(frame, keep=np.random.default_rng(seed).permutation(frame.keep))
+
+
+def every(step: int) -> Thin:
+    """Every `step`-th slot's frame as it is, nothing of the others."""
+
+    def thin(frame: Frame) -> Frame:
+        if frame.index % step == 0:
+            return frame
+        return replace(frame, keep=np.zeros_like(frame.keep), pixels=None, anchor=False)
+
+    return thin

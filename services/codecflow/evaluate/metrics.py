@@ -1,0 +1,83 @@
+"""Scores of answers against labels: numpy only, no knowledge of video.
+
+Terms as in scikit-learn. A yes-no question has one class of interest, yes; a choice has one for each label, averaged
+without weights (macro) over the labels that occur. Where a score has no meaning (no such label, nothing said) it is nan,
+never 0 or 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+TP, FP, FN = range(3)
+
+
+def outcomes(truth: Sequence[str], said: Sequence[str], classes: Sequence[str]) -> Counts:
+    """(windows, classes, 3) int64: true positive, false positive, false negative."""
+    right = np.array([[t == c for c in classes] for t in truth], bool).reshape(len(truth), len(classes))
+    given = np.array([[s == c for c in classes] for s in said], bool).reshape(len(said), len(classes))
+    return np.stack([right & given, ~right & given, right & ~given], axis=-1).astype(np.int64)
+
+
+def precision_recall_f1(counts: npt.NDArray[np.number]) -> Floats:
+    """(..., 3): precision, recall and F1 of counts (..., classes, 3) summed over windows, averaged over classes.
+
+    precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN). Classes that are no window's label do
+    not count; without any, all three are nan. Precision is nan where nothing was said to be of the class.
+    """
+    tp, fp, fn = (counts[..., kind].astype(np.float64) for kind in (TP, FP, FN))
+    occurs = tp + fn > 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        scores = np.stack([tp / (tp + fp), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn)], axis=-1)
+    return nan_mean(np.where(occurs[..., None], scores, np.nan), axis=-2)
+
+
+def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
+    """Area under the ROC curve: how often a positive has a higher score than a negative, ties half. nan without both."""
+    values, labels = np.asarray(scores, np.float64), np.asarray(positive, bool)
+    n = int(labels.sum())
+    if n in (0, len(labels)):
+        return float("nan")
+    _, place, size = np.unique(values, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(size) - (size - 1) / 2)[place]  # of equal scores their mean rank, counted from 1
+    return float((ranks[labels].sum() - n * (n + 1) / 2) / (n * (len(labels) - n)))
+
+
+def word_f1(truth: str, said: str) -> float:
+    """Overlap of the words of two texts, as SQuAD scores free answers: F1 over words as a bag, in lower case."""
+    expected, given = _words(truth), _words(said)
+    common = sum(min(expected.count(word), given.count(word)) for word in set(expected))
+    return 2 * common / (len(expected) + len(given)) if common else float(expected == given)
+
+
+def resamplings(units: int, times: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """(times, units) int64: how often each unit is drawn in each of `times` bootstrap samples. Same seed, same samples."""
+    return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), times)
+
+
+def interval(samples: Floats, share: float = 0.95) -> tuple[float, float]:
+    """The percentile bootstrap interval of (times,) samples that holds `share` of them; nan ones do not count."""
+    known = samples[~np.isnan(samples)]
+    if not len(known):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - share) / 2, (1 + share) / 2])
+    return float(low), float(high)
+
+
+def nan_mean(values: Floats, axis: int | None = None) -> Floats:
+    """The mean of what is known; nan, without a warning, where nothing is."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(total / count)
+
+
+def _words(text: str) -> list[str]:
+    return "".join(c if c.isalnum() else " " for c in text.lower()).split()

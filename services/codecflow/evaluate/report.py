@@ -1,0 +1,169 @@
+"""The standings as a table for people, one JSON line for machines, and a CSV file of every answer."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from codecflow.bench.table import print_table
+from codecflow.errors import ConfigError
+
+from .scoring import Estimate, Labels, QuestionScore, Results, Standing
+from .spec import Spec
+
+UNTRAINED = "MEANINGLESS SCORES: this checkpoint's weights are random, not trained"
+
+POLICY_COLUMNS = (
+    "keep/refresh", "windows", "mean F1", "FLOP %", "tokens kept %", "tokens a window", "agree %", "mean |Δp(yes)|"
+)  # fmt: skip
+QUESTION_COLUMNS = (
+    "keep/refresh",
+    "n",
+    "yes",
+    "F1 (95 %)",
+    "ΔF1 (95 %)",
+    "precision (95 %)",
+    "recall (95 %)",
+    "AUC",
+    "right %",
+)
+
+
+def print_standings(standings: Sequence[Standing], title: str, trained: bool) -> None:
+    """A table of the policies, then one for each question."""
+    heading = title if trained else f"{UNTRAINED}\n{title}"
+    print_table(
+        heading,
+        POLICY_COLUMNS,
+        [
+            [
+                one.name,
+                one.windows,
+                _number(one.f1),
+                _percent(one.flops_share, 2),
+                _percent(one.tokens_kept),
+                f"{one.tokens_window:.0f}",
+                _percent(one.agreement),
+                _number(one.dp_yes),
+            ]
+            for one in standings
+        ],
+        note="FLOPs and tokens are shares of all/all's; agree and |Δp(yes)| compare with all/all's answers",
+    )
+    for prompt in standings[0].questions:
+        print_table(
+            prompt if trained else f"{UNTRAINED}\n{prompt}",
+            QUESTION_COLUMNS,
+            [_row(one.name, one.questions[prompt]) for one in standings],
+            note="n: labelled windows, yes: of them; ΔF1: against all/all, drawn in pairs; -: has no meaning here",
+        )
+
+
+def document(standings: Sequence[Standing], run: Mapping[str, object]) -> dict[str, object]:
+    """{policy: {question: {f1, auc, n, ...}, flops_share, ...}, "run": {...}}; null where a score has no meaning."""
+    return {**{one.name: _policy(one) for one in standings}, "run": dict(run)}
+
+
+def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], labels: Labels) -> None:
+    """One row an answer. Raises ConfigError when it cannot be written."""
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(
+                [
+                    "policy",
+                    "file",
+                    "window",
+                    "start_s",
+                    "end_s",
+                    "question",
+                    "label",
+                    "answer",
+                    "p_yes",
+                    "tokens",
+                    "flops",
+                ]
+            )
+            for name, results in by_contender.items():
+                for key, result in results.items():
+                    tokens, flops = result.tokens, result.flops
+                    writer.writerow(
+                        [
+                            name,
+                            spec.clips[key[0]].file.name,
+                            result.window,
+                            result.start_s,
+                            result.end_s,
+                            result.prompt,
+                            labels.get(key, ""),
+                            result.answer,
+                            "" if result.p_yes is None else f"{result.p_yes:.6f}",
+                            tokens.refreshed + tokens.reused,
+                            flops.vit + flops.llm,
+                        ]
+                    )
+    except OSError as error:
+        raise ConfigError(f"answers {path}: cannot be written ({error.strerror})") from error
+
+
+def _row(name: str, score: QuestionScore) -> list[object]:
+    return [
+        name,
+        score.n,
+        "" if score.positive is None else score.positive,
+        _estimate(score.f1),
+        _estimate(score.f1_change, signed=True),
+        _estimate(score.precision),
+        _estimate(score.recall),
+        _number(score.auc),
+        _percent(score.accuracy),
+    ]
+
+
+def _policy(standing: Standing) -> dict[str, object]:
+    figures = {
+        "f1": standing.f1,
+        "flops_share": standing.flops_share,
+        "tokens_kept": standing.tokens_kept,
+        "tokens_window": standing.tokens_window,
+        "agreement": standing.agreement,
+        "dp_yes": standing.dp_yes,
+    }
+    rounded = {name: _known(value) for name, value in figures.items()}
+    questions = {prompt: _question(score) for prompt, score in standing.questions.items()}
+    return {**questions, **rounded, "windows": standing.windows}
+
+
+def _question(score: QuestionScore) -> dict[str, object]:
+    estimates = {"f1": score.f1, "precision": score.precision, "recall": score.recall, "f1_change": score.f1_change}
+    values: dict[str, object] = {"n": score.n, "type": score.type}
+    if score.positive is not None:
+        values["positive"] = score.positive
+    for name, estimate in estimates.items():
+        values[name] = _known(estimate.value)
+        values[f"{name}_ci95"] = [_known(estimate.low), _known(estimate.high)]
+    for name in ("auc", "accuracy", "agreement", "dp_yes"):
+        values[name] = _known(getattr(score, name))
+    return values
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
+    if math.isnan(estimate.value):
+        return "-"
+    if signed:
+        return f"{estimate.value:+.3f} ({estimate.low:+.2f} to {estimate.high:+.2f})"
+    return f"{estimate.value:.3f} ({estimate.low:.2f}-{estimate.high:.2f})"
