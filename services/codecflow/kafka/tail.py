@@ -21,7 +21,7 @@ from .settings import KafkaSettings
 
 _BATCH = 500
 _REQUEST_S = 30.0
-_NO_LEADER_YET = (ClientError.NOT_LEADER_FOR_PARTITION, ClientError.LEADER_NOT_AVAILABLE)
+_NO_LEADER_YET = (ClientError.NOT_LEADER_FOR_PARTITION, ClientError.LEADER_NOT_AVAILABLE, ClientError._NOENT)
 
 
 class TopicTail:

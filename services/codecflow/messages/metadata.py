@@ -28,10 +28,11 @@ class Signal:
     `tick` is the picture's place on the fixed presentation grid: it is the first picture shown at or after
     tick * interval seconds from the start of the epoch.
 
-    `change`: (rows, columns) uint8, an upper bound of the block's mean absolute luma difference to the signal picture before,
-    in eighths of a grey level; NO_BOUND is no bound. `motion`: (rows, columns) uint8, the largest vector over the block in
-    any picture shown since then, in quarter pixels; None where the codec exports no vectors. `intra`: (rows, columns) uint8
-    of 0 and 1, blocks that some inter picture among them has no vector for; there `motion` is 255. None as for motion.
+    `change`: (rows, columns) uint8, an upper bound of the block's mean absolute luma difference to the signal picture
+    before, in eighths of a grey level; NO_BOUND is no bound. `motion`: (rows, columns) uint8, the largest vector over the
+    block in any picture shown since then, in quarter pixels; None where the codec exports no vectors. `intra`: (rows,
+    columns) uint8 of 0 and 1, blocks that some inter picture among them has no vector for; there `motion` is 255. None as
+    for motion.
 
     On the wire change and motion keep to the levels of grids.py, rounded up.
     """
