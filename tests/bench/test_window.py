@@ -1,0 +1,102 @@
+"""`codecflow bench window` on the bundled clip: what it tells must be true of what was executed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from codecflow.bench.device_check import check_device
+from codecflow.bench.window_run import Options, run
+from codecflow.errors import ConfigError, ModelError
+from codecflow.vlm.tiny import make_tiny
+
+CLIP = Path(__file__).parent.parent / "data" / "intel_one-by-one-person-detection.mp4"
+SHORT = {"window_s": "6", "stride_s": "2", "anchor_s": "4", "slides": 2, "device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model")
+    return str(make_tiny(folder, hidden=32, vision_hidden=32))
+
+
+def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
+    out = capsys.readouterr().out
+    found: dict[str, object] = json.loads(out.splitlines()[-1])
+    return found
+
+
+def test_policies_are_compared_with_everything_from_scratch(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run(Options(clips=[CLIP], model=model, streams="1,2", policies="replenish/none,motion/anchors,all/all", **SHORT))  # type: ignore[arg-type]
+    told = figures(capsys)
+    assert told["trained"] is False
+    results = {(r["keep"], r["streams"]): r for r in told["results"]}  # type: ignore[attr-defined]
+    assert set(results) == {(keep, streams) for keep in ("all", "motion", "replenish") for streams in (1, 2)}
+    for streams in (1, 2):
+        whole, motion, replenish = (results[keep, streams] for keep in ("all", "motion", "replenish"))
+        assert whole["flops_share"] == 1
+        assert whole["max_logit_difference"] == 0
+        assert whole["window_tokens"] == 12 * 256
+        assert replenish["flops_share"] < motion["flops_share"] < 1
+        assert replenish["flops"] == pytest.approx(replenish["flops_share"] * whole["flops"], rel=1e-3)
+        assert replenish["kv_bytes"] < whole["kv_bytes"] <= whole["held_bytes"]
+        assert replenish["max_logit_difference"] > 0
+        assert replenish["streams_served"] == pytest.approx(2 * 1000 / replenish["ms"], rel=1e-3)
+        assert replenish["speedup"] == pytest.approx(whole["ms"] / replenish["ms"], rel=1e-3)
+
+
+def test_masks_from_a_file_are_those_of_the_clip(
+    model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    options = {"model": model, "policies": "replenish/none", **SHORT}
+    run(Options(clips=[CLIP], **options))  # type: ignore[arg-type]
+    direct = figures(capsys)["results"][0]  # type: ignore[index]
+    file = tmp_path / "masks.npz"
+    run(Options(clips=[CLIP], save_masks=file, **options))  # type: ignore[arg-type]
+    assert figures(capsys)["frames"] == {CLIP.name: 20}
+    run(Options(masks=file, **options))  # type: ignore[arg-type]
+    stored = figures(capsys)["results"][0]  # type: ignore[index]
+    for name in ("clip", "flops", "window_tokens", "tokens_kept", "tokens_computed", "kv_bytes"):
+        assert stored[name] == direct[name], name
+
+
+def test_too_little_memory_is_told_in_its_row(
+    model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("codecflow.vlm.engine._free_memory", lambda device: 2**20)
+    run(Options(clips=[CLIP], model=model, policies="all/all", **SHORT))  # type: ignore[arg-type]
+    assert "'camera-0' does not fit" in figures(capsys)["results"][0]["failed"]  # type: ignore[index]
+
+
+def test_a_device_is_checked_against_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codecflow.bench.device_check.MAKERS", ["internvl"])
+    monkeypatch.setattr("codecflow.bench.device_check.REFRESHES", ["anchors", "budget"])
+    found = check_device(torch.device("cpu"))
+    assert found["internvl float32"] == 0
+    assert 0 < found["internvl bfloat16"] < 0.4
+    monkeypatch.setattr("codecflow.bench.device_check.TOLERANCES", {"bfloat16": 1e-9})
+    with pytest.raises(ModelError, match=r"bfloat16 on cpu: logits are .* off"):
+        check_device(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "give a CLIP"),
+        ({"clips": [CLIP], "policies": "some/none"}, "'some/none'.*all, motion, replenish"),
+        ({"clips": [CLIP], "policies": "all/some"}, "'some'.*none, anchors"),
+        ({"clips": [CLIP], "streams": "0"}, "--streams '0'"),
+        ({"clips": [CLIP], "streams": "one"}, "--streams 'one'"),
+        ({"clips": [CLIP], "window_s": "0.3"}, "--window 0.3 s"),
+        ({"clips": [CLIP], "fps": "x"}, "--fps 'x'"),
+        ({"masks": CLIP}, "--save-masks"),
+        ({"clips": [CLIP], "shape": "huge"}, "'huge'.*internvl3-8b"),
+    ],
+)
+def test_wrong_options_are_told_in_one_line(options: dict[str, object], said: str) -> None:
+    with pytest.raises((ConfigError, ModelError), match=said) as error:
+        run(Options(device="cpu", **options))  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
