@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -43,17 +43,17 @@ def encode_clip(
     fps: int = 10,
     size: tuple[int, int] = (64, 48),
     gop: int = 10,
-    codec: str = "libx264",
+    moving: bool = True,
 ) -> Path:
     """A small clip: a square that moves for two seconds and rests for two, over and over, on a fixed texture."""
     width, height = size
     texture = np.random.default_rng(7).integers(60, 120, (height, width), np.uint8)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=fps, options={"bf": "2", "g": str(gop), "preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=fps, options={"bf": "2", "g": str(gop), "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         at = 0
         for n in range(int(seconds * fps)):
-            at += (n // (2 * fps)) % 2 == 0
+            at += moving and (n // (2 * fps)) % 2 == 0
             picture = np.repeat(texture[:, :, None], 3, axis=2)
             x, y = at * 2 % (width - 16), at % (height - 16)
             picture[y : y + 16, x : x + 16] = 230
@@ -76,6 +76,21 @@ def publish(
     documents += extractor.flush()
     documents.append(EndOfEpoch(stream, epoch, len(pictures)))
     return pictures, documents
+
+
+def publish_two_sizes(folder: Path, stream: str) -> tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]:
+    """Five seconds of 64x48, then five of 98x130 in the same epoch: a camera whose settings are changed."""
+    first, _ = publish(encode_clip(folder / "first.mp4", 5), stream)
+    second, _ = publish(encode_clip(folder / "second.mp4", 5, size=(98, 130)), stream)
+    shift = 50 * first[0].duration
+    pictures = first + [
+        replace(p, seq=p.seq + 50, pts=p.pts + shift, dts=None if p.dts is None else p.dts + shift) for p in second
+    ]
+    extractor = SignalExtractor()
+    documents: list[PictureMetadata | EndOfEpoch] = []
+    for picture in pictures:
+        documents += extractor.push(picture)
+    return pictures, [*documents, *extractor.flush(), EndOfEpoch(stream, 1, 100)]
 
 
 @dataclass(repr=False)

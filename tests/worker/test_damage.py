@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecflow.codec.signal import SignalExtractor
 from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import (
@@ -24,7 +23,7 @@ from codecflow.messages import (
 from codecflow.worker.turns import Limits
 from codecflow.worker.windows import WindowPlan
 
-from .memory import Committed, Topics, Worker, encode_clip, publish, slots, undisturbed
+from .memory import Committed, Topics, Worker, encode_clip, publish, publish_two_sizes, slots, undisturbed
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
@@ -73,7 +72,7 @@ def damaged(published: Published, seed: int, rate: float) -> Topics:
     return topics
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
     rate=st.sampled_from([0.01, 0.05, 0.3]),
@@ -133,7 +132,7 @@ def test_a_lost_document_costs_its_frame_and_the_bound_of_the_next(published: Pu
     assert committed.answered["a", 1, 3] == whole.answered["a", 1, 3]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(lost=st.sets(st.integers(0, 23), max_size=12))
 def test_lost_signals_never_let_a_change_pass(published: Published, lost: set[int]) -> None:
     """Masks are those of pixels alone: what the signal certifies never differs from what was last kept."""
@@ -170,18 +169,7 @@ def test_windows_shorter_than_the_stride_leave_the_rest_out(published: Published
 
 
 def test_a_picture_of_another_size_begins_a_new_mask(tmp_path: Path) -> None:
-    """Two sizes in one epoch, as a camera whose settings are changed: times and seq go on."""
-    first, _ = publish(encode_clip(tmp_path / "first.mp4", 5), "a")
-    second, _ = publish(encode_clip(tmp_path / "second.mp4", 5, size=(98, 130)), "a")
-    shift = 50 * first[0].duration
-    pictures = first + [
-        replace(p, seq=p.seq + 50, pts=p.pts + shift, dts=None if p.dts is None else p.dts + shift) for p in second
-    ]
-    extractor = SignalExtractor()
-    documents: list[PictureMetadata | EndOfEpoch] = []
-    for picture in pictures:
-        documents += extractor.push(picture)
-    documents += [*extractor.flush(), EndOfEpoch("a", 1, 100)]
+    pictures, documents = publish_two_sizes(tmp_path, "a")
     committed, worker = run(Topics().add(pictures, documents))
     assert [len(masks) for _, masks in sorted(committed.answered.items())] == [4, 8, 8, 8, 8]
     masks = dict(committed.answered["a", 1, 2])

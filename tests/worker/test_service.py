@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
 from codecflow import subscriber
+from codecflow.kafka.failures import BrokersGoneError
+from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
+from codecflow.kafka.topics import create_topics
+from codecflow.keep.config import KeepConfig
 from codecflow.messages import Question, decode_state
 from codecflow.vlm.families import Family
+from codecflow.worker.windows import WindowPlan
 
-from .memory import publish
+from .memory import encode_clip, publish, publish_two_sizes
 from .running import ASKED, PLAN, Running, once, results, send, until
 
 
@@ -112,6 +118,41 @@ def test_a_stream_that_does_not_fit_is_refused_by_name_and_others_go_on(
     for line in refusals:
         assert "\n" not in line
         assert line.split("'")[1] in "abc"
+
+
+def test_streams_of_every_kind_in_one_batch(
+    kafka_settings: KafkaSettings, family: Family, clip: Path, tmp_path: Path
+) -> None:
+    """A size that changes, a portrait of odd sides, a start within a GOP, windows shorter than the stride: one engine."""
+    pictures, documents = publish(clip, "late")
+    still = encode_clip(tmp_path / "still.mp4", 8, moving=False)
+    send(
+        kafka_settings,
+        publish_two_sizes(tmp_path, "resized"),
+        publish(encode_clip(tmp_path / "portrait.mp4", 8, size=(66, 130)), "portrait"),
+        publish(still, "still"),
+        (pictures[43:], documents[40:]),
+    )
+    summary = Running(kafka_settings, family, plan=WindowPlan.of(1, 2, 2), keep=KeepConfig(period_s=Fraction(1))).join()
+    found = once(results(kafka_settings))
+    windows = {"resized": range(5), "portrait": range(4), "still": range(4), "late": range(2, 10)}
+    assert found.keys() == {(name, 1, k, "person") for name, ks in windows.items() for k in ks}
+    assert {(r.frames.expected, r.frames.seen) for r in found.values()} == {(2, 2)}
+    assert {(r.end_s - r.start_s) for r in found.values()} == {1.0}
+    # Nothing moves: of the two frames of each window only the one that coverage forces is encoded.
+    assert {r.tokens.kept for r in found.values() if r.stream == "still"} == {16}
+    assert summary.total("windows-skipped") == 0
+
+
+def test_brokers_that_are_gone_end_the_worker(tmp_path: Path, family: Family) -> None:
+    with LocalKafka(tmp_path / "kafka") as broker:
+        settings = KafkaSettings(broker.bootstrap_servers, "gone", gone_after_s=2.0)
+        create_topics(settings, partitions=1)
+        worker = Running(settings, family, until_end=False)
+        until(lambda: worker.summary.partitions == 1, what="a partition")
+    until(lambda: worker.error is not None, what="the end of the worker")
+    with pytest.raises(BrokersGoneError, match="no broker has answered for"):
+        worker.join()
 
 
 def test_epochs_follow_each_other(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:

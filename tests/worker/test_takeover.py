@@ -42,7 +42,7 @@ ACTIONS = st.lists(
 
 
 @pytest.mark.parametrize("keep", KEEPS, ids=lambda keep: f"{keep.policy}-{keep.coverage}")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(actions=ACTIONS)
 def test_every_window_once_with_the_same_masks_wherever_workers_die(
     two_streams: Topics, keep: KeepConfig, actions: list[tuple[str, int]]
@@ -67,6 +67,21 @@ def test_every_window_once_with_the_same_masks_wherever_workers_die(
         assert list(slots(committed.answered[window])) == list(slots(masks)), window
         assert committed.answered[window] == masks, window
     assert all(state.ended for state in committed.states.values())
+
+
+def test_a_worker_that_dies_after_every_transaction_gets_there(two_streams: Topics) -> None:
+    committed, lives, done = Committed(), 0, False
+    while not done:
+        worker = Worker(two_streams, committed, PLAN, KEEPS[0])
+        while not worker.at_end and not list(worker.partition.turns()):
+            worker.read_packets()
+            worker.read_metadata()
+        done = worker.at_end and not list(worker.partition.turns())
+        worker.transaction()
+        lives += 1
+    assert lives >= 14
+    assert committed.twice == []
+    assert committed.answered == undisturbed(two_streams, PLAN, KEEPS[0]).answered
 
 
 def test_a_take_over_begins_at_the_keyframe_that_the_oldest_open_window_needs(two_streams: Topics) -> None:

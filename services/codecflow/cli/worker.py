@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,6 +76,14 @@ def worker(
     ] = None,
     yes_no: Annotated[bool, typer.Option("--yes-no", help="--question is answered with a probability of yes.")] = False,
     group: Annotated[str, typer.Option(help="Workers of one group share the streams.")] = "codecflow",
+    idle: Annotated[
+        float,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="A stream that is silent for so long is let go of; when it comes back it begins at its next keyframe.",
+        ),
+    ] = 600.0,
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop once every stream has ended and is answered.")
     ] = False,
@@ -90,7 +99,8 @@ def worker(
     Ctrl-C or SIGTERM finishes and emits what is being computed; a second one quits. Nothing is emitted twice, however a
     worker ends.
     """
-    settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no, group, until_end)
+    settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no)
+    settings = replace(settings, group=group, until_end=until_end, limits=replace(settings.limits, idle_s=idle))
     kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     from codecflow.kafka.topics import check_topics
     from codecflow.lifecycle import GracefulStop
@@ -128,8 +138,6 @@ def _settings(
     coverage: str | None,
     question: str | None,
     yes_no: bool,
-    group: str,
-    until_end: bool,
 ) -> tuple[WorkerSettings, Refresh]:
     """Everything that can be wrong with the options is found here, before anything is started."""
     from codecflow.errors import ConfigError
@@ -150,7 +158,7 @@ def _settings(
     if yes_no and question is None:
         raise ConfigError("--yes-no goes with --question")
     config = KeepConfig(keep, plan.fps, kind, period_s)  # type: ignore[arg-type]  # it checks the name
-    return WorkerSettings(plan, config, group, asked, until_end), refreshing
+    return WorkerSettings(plan, config, question=asked), refreshing
 
 
 def _load(model: str, dtype: str, device: str) -> Family:

@@ -26,6 +26,8 @@ _OWN = {
     "session.timeout.ms": 15_000,
     "heartbeat.interval.ms": 3_000,
     "max.poll.interval.ms": 300_000,
+    # What was fetched ahead is fetched again after a pause, so little is.
+    "queued.max.messages.kbytes": 16_384,
 }
 REVOKE_WITHIN_S = 60.0
 """How long the work in progress may go on once partitions are taken away: the group waits for this worker until
@@ -45,16 +47,16 @@ class Arrival:
 class Intake:
     """A member of the worker group.
 
-    `assigned` is called with the partitions and where the group has come to in them, and gives the offsets to begin at;
-    `revoked` when they are taken away (with True when they are lost already, so that nothing can be emitted for them).
-    Both run within `poll`.
+    `assigned` is called with the partitions, where the group has come to in them, and whether it has ever been there; it
+    gives the offsets to begin at. `revoked` is called when they are taken away, with True when they are lost already, so
+    that nothing can be emitted for them. Both run within `poll`.
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
         group: str,
-        assigned: Callable[[dict[int, Offsets]], dict[int, Offsets]],
+        assigned: Callable[[dict[int, Offsets], bool], dict[int, Offsets]],
         revoked: Callable[[list[int], bool], None],
     ) -> None:
         self._settings = settings
@@ -125,7 +127,7 @@ class Intake:
         return Arrival(self.topics.index(topic), partition, content)
 
     def _committed(self, partitions: Iterable[int], within_s: float = 60.0) -> dict[int, Offsets]:
-        """Where the group has come to, or the beginning of what the topics still hold. Waits for transactions in progress.
+        """Where the group has come to; negative where it has not been. Waits for transactions in progress.
 
         Raises KafkaError when there is no answer within `within_s` seconds.
         """
@@ -144,13 +146,16 @@ class Intake:
             if time.monotonic() > deadline:
                 raise KafkaError(f"group offsets cannot be read: {self._settings.scrub(reason)}")
             time.sleep(0.2)
-        offsets = [self._within(place) for place in found]
-        return {place.partition: (offsets[i], offsets[i + 1]) for i, place in enumerate(found) if i % 2 == 0}
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {packets.partition: (packets.offset, metadata.offset) for packets, metadata in pairs}
 
-    def _within(self, place: TopicPartition) -> int:
-        """The committed offset, if the topic still holds it; else the beginning of what it holds."""
-        low, high = self._consumer.get_watermark_offsets(place, timeout=_REQUEST_S)
-        return place.offset if low <= place.offset <= high else low
+    def _within(self, number: int, offsets: Offsets) -> Offsets:
+        """The offsets, if the topics still hold them; else the beginning of what they hold."""
+        found = []
+        for place in self.offsets(number, offsets):
+            low, high = self._consumer.get_watermark_offsets(place, timeout=_REQUEST_S)
+            found.append(place.offset if low <= place.offset <= high else low)
+        return found[0], found[1]
 
     def _numbers(self, places: Iterable[TopicPartition]) -> list[int]:
         """Partition numbers. Raises KafkaError when the two topics are not assigned alike."""
@@ -166,7 +171,9 @@ class Intake:
     def _on_assign(self, client: Consumer, places: list[TopicPartition]) -> None:
         self._paused.clear()
         numbers = self._numbers(places)
-        begin = self._assigned(self._committed(numbers))
+        found = self._committed(numbers)
+        committed = {number: self._within(number, offsets) for number, offsets in found.items()}
+        begin = self._assigned(committed, any(max(offsets) >= 0 for offsets in found.values()))
         client.assign([place for number in numbers for place in self.offsets(number, begin[number])])
 
     def _on_revoke(self, client: Consumer, places: list[TopicPartition]) -> None:
