@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import queue
 import signal
-import threading
+from contextlib import suppress
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -18,7 +19,9 @@ class GracefulStop:
     """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        # Not an Event: a handler that runs while `wait` holds the Event's lock would wait for it for ever.
+        self._requested = False
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # whose put is safe in a signal handler
         self._former: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> GracefulStop:
@@ -33,17 +36,21 @@ class GracefulStop:
 
     @property
     def requested(self) -> bool:
-        return self._event.is_set()
+        return self._requested
 
     def request(self) -> None:
         """Ask for the stop from within the program; may be called from any thread."""
-        self._event.set()
+        self._requested = True
+        self._wake.put(None)
 
     def wait(self, timeout_s: float) -> bool:
         """Sleep until the stop is requested, at most `timeout_s` seconds. True when it is."""
-        return self._event.wait(timeout_s)
+        if not self._requested:
+            with suppress(queue.Empty):
+                self._wake.get(timeout=timeout_s)
+        return self._requested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._event.is_set():
+        if self._requested:
             os._exit(128 + number)
-        self._event.set()
+        self.request()
