@@ -1,0 +1,76 @@
+"""Which policies and baselines are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codecflow.errors import ConfigError
+from codecflow.evaluate.contenders import DEFAULT, at_random, contenders, every
+from codecflow.vlm.work import Frame
+from codecflow.worker.windows import WindowPlan
+
+PLAN = WindowPlan.of(40, 8, 2)
+
+
+def frame(index: int, keep: np.ndarray) -> Frame:
+    return Frame(index, index / 2, keep, np.zeros((4, 4, 3), np.uint8) if keep.any() else None, bool(keep.all()))
+
+
+def test_all_all_is_there_first_and_once() -> None:
+    assert [one.name for one in contenders("replenish/none, motion/anchors", PLAN, None)] == [
+        "all/all",
+        "replenish/none",
+        "motion/anchors",
+    ]
+    names = [one.name for one in contenders(DEFAULT, PLAN, None)]
+    assert len(names) == len(set(names)) == 13
+    assert names[0] == "all/all"
+
+
+def test_budgets_of_the_controls_are_the_anchors() -> None:
+    for one in contenders("all/shifted,all/random,all/contiguous,all/deviation", PLAN, None)[1:]:
+        assert one.refresh.name == "budget"
+        assert one.refresh.matched
+    (_, share) = contenders("all/budget=0.3", PLAN, None)
+    assert (share.refresh.share, share.refresh.matched) == (0.3, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("some/none", "KEEP one of all, motion, replenish, random, last-N, every-N"),
+        ("replenish", "use KEEP/REFRESH"),
+        ("last-0/all", "KEEP one of"),
+        ("every-x/none", "KEEP one of"),
+        ("all/some", "REFRESH is one of none, anchors, shifted"),
+        ("all/budget=x", "a number from 0 to 1"),
+        ("all/budget=2", "a number from 0 to 1"),
+    ],
+)
+def test_unknown_names_are_told(name: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        contenders(name, PLAN, None)
+
+
+@given(index=st.integers(0, 500), kept=st.integers(0, 64))
+def test_random_tokens_are_as_many_and_the_same_in_every_run(index: int, kept: int) -> None:
+    given_ = frame(index, np.arange(64) < kept)
+    thinned = at_random(given_)
+    assert thinned.keep.sum() == kept
+    assert (thinned.keep == at_random(given_).keep).all()
+    assert thinned.pixels is given_.pixels
+
+
+def test_random_tokens_differ_from_frame_to_frame() -> None:
+    masks = {at_random(frame(index, np.arange(64) < 20)).keep.tobytes() for index in range(20)}
+    assert len(masks) == 20
+
+
+def test_every_fourth_frame_whole_and_nothing_of_the_others() -> None:
+    whole = np.ones(9, bool)
+    kept = [every(4)(frame(index, whole)).keep.sum() for index in range(9)]
+    assert kept == [9, 0, 0, 0, 9, 0, 0, 0, 9]
+    assert every(4)(frame(1, whole)).pixels is None
