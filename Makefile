@@ -55,7 +55,7 @@ bench: $(READY)  ## the benchmarks that need no GPU, on the bundled clip
 
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
-	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots -o requirements/dev.txt
+	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/run-cpu.txt \
 		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')

@@ -23,6 +23,7 @@ COMMAND_MODULES = (
     "eval",
     "explain",
     "model",
+    "model_build",
     "demo",
 )
 

