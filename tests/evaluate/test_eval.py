@@ -90,6 +90,8 @@ def test_every_stride_is_answered_and_labelled_by_its_own_time(evaluated: Evalua
     assert (figures[PERSON]["n"], figures[PERSON]["positive"], figures[SCENE]["n"]) == (5, 2, 5)
     assert (figures[CAR]["n"], figures[CAR]["f1"], figures[CAR]["auc"]) == (5, None, None)
     assert figures["What happens?"]["n"] == 2
+    assert (figures[PERSON]["f1_always_yes"], figures[CAR]["f1_always_yes"]) == (pytest.approx(4 / 7, abs=1e-6), None)
+    assert f"{PERSON}  (always yes: F1 0.571)" in evaluated.stdout
 
 
 def test_scores_are_those_of_the_answers(evaluated: Evaluated) -> None:

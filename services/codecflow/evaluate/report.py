@@ -53,8 +53,10 @@ def print_standings(standings: Sequence[Standing], title: str, trained: bool) ->
         note="FLOPs and tokens are shares of all/all's; agree and |Δp(yes)| compare with all/all's answers",
     )
     for prompt in standings[0].questions:
+        always = standings[0].questions[prompt].f1_always_yes
+        asked = prompt if always is None else f"{prompt}  (always yes: F1 {always:.3f})"
         print_table(
-            prompt if trained else f"{UNTRAINED}\n{prompt}",
+            asked if trained else f"{UNTRAINED}\n{asked}",
             QUESTION_COLUMNS,
             [_row(one.name, one.questions[prompt]) for one in standings],
             note="n: labelled windows, yes: of them; ΔF1: against all/all, drawn in pairs; -: has no meaning here",
@@ -140,7 +142,7 @@ def _question(score: QuestionScore) -> dict[str, object]:
     estimates = {"f1": score.f1, "precision": score.precision, "recall": score.recall, "f1_change": score.f1_change}
     values: dict[str, object] = {"n": score.n, "type": score.type}
     if score.positive is not None:
-        values["positive"] = score.positive
+        values |= {"positive": score.positive, "f1_always_yes": _known(score.f1_always_yes or math.nan)}
     for name, estimate in estimates.items():
         values[name] = _known(estimate.value)
         values[f"{name}_ci95"] = [_known(estimate.low), _known(estimate.high)]

@@ -56,6 +56,11 @@ class QuestionScore:
     agreement: float
     dp_yes: float
 
+    @property
+    def f1_always_yes(self) -> float | None:
+        """What answering yes without looking would score; None for other types, and where it never is yes."""
+        return 2 * self.positive / (self.n + self.positive) if self.positive else None
+
 
 @dataclass(slots=True)
 class Standing:
