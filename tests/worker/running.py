@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import ClassVar
 
 from codecflow import subscriber
 from codecflow.errors import CodecFlowError
@@ -81,14 +82,18 @@ def once(found: Iterable[Result]) -> dict[Key, Result]:
 
 
 def until(condition: Callable[[], bool], within_s: float = 60.0, what: str = "") -> None:
+    """Poll until it is so, or any worker has failed, or time is up."""
     deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}; {[r.told() for r in Running.all]}"
         time.sleep(0.1)
 
 
 class Running:
     """A worker in a thread. `said`: its lines for people; `summary`: its figures so far."""
+
+    all: ClassVar[list[Running]] = []
+    """For the message of a test that waits in vain."""
 
     def __init__(
         self,
@@ -118,6 +123,10 @@ class Running:
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
+        self.all.append(self)
+
+    def told(self) -> str:
+        return f"{self.summary.line()}; said {self.said}; error {self.error!r}"
 
     def _progress(self, summary: Summary) -> None:
         self.summary = summary

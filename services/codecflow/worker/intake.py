@@ -65,6 +65,7 @@ class Intake:
         self._consumer: Consumer = consumer(settings, group, self._watch, **_OWN)
         self._assigned, self._revoked = assigned, revoked
         self._paused: set[tuple[int, int]] = set()
+        self._begun: list[TopicPartition] | None = None
         self._consumer.subscribe(
             list(self.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -72,8 +73,15 @@ class Intake:
     def poll(self, timeout_s: float) -> list[Arrival]:
         """What has arrived, in the order of each topic. Raises KafkaError (BrokersGoneError, TopicsError)."""
         self._watch.check(self._consumer)
+        self._begun = None
+        messages = self._consumer.consume(_BATCH, timeout_s)
+        if self._begun is not None:
+            # Partitions were assigned meanwhile. Some of these messages may be from before, of a partition that is now to
+            # be read again from an earlier offset: begin anew, with nothing on the way.
+            self._consumer.assign(self._begun)
+            return []
         arrivals = []
-        for message in self._consumer.consume(_BATCH, timeout_s):
+        for message in messages:
             error = message.error()
             if error is None:
                 arrivals.append(self._arrival(message, message))
@@ -174,7 +182,8 @@ class Intake:
         found = self._committed(numbers)
         committed = {number: self._within(number, offsets) for number, offsets in found.items()}
         begin = self._assigned(committed, any(max(offsets) >= 0 for offsets in found.values()))
-        client.assign([place for number in numbers for place in self.offsets(number, begin[number])])
+        self._begun = [place for number in numbers for place in self.offsets(number, begin[number])]
+        client.assign(self._begun)
 
     def _on_revoke(self, client: Consumer, places: list[TopicPartition]) -> None:
         self._revoked(self._numbers(places), False)

@@ -27,7 +27,7 @@ class Limits:
     pictures: int = 2_000
     picture_bytes: int = 64 << 20
     documents: int = 4_000
-    partner_s: float = 10.0
+    partner_s: float = 60.0
     idle_s: float = 600.0
 
 
