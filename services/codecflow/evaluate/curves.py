@@ -32,8 +32,8 @@ def draw_curves(standings: Sequence[Standing], title: str, trained: bool, paths:
     for axis in axes[len(prompts) :]:
         axis.set_axis_off()
     if prompts:
-        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
-    figure.suptitle(title if trained else f"{UNTRAINED}\n{title}", fontsize=10)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
+    figure.suptitle(title if trained else f"{UNTRAINED}\n{title}", fontsize=9, x=0.01, ha="left")
     for path in paths:
         save(figure, path)
 
@@ -60,8 +60,9 @@ def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:
         )
     low, high = points[0][0] * 0.85, points[-1][0] * 1.15
     axis.set_title(prompt if len(prompt) <= 70 else prompt[:67] + "...", loc="left", fontsize=9)
-    axis.set(xscale="log", xlabel="FLOPs, % of all/all's", ylabel="F1, with 95 % interval", ylim=(-0.03, 1.05))
-    axis.set(xlim=(low, high))
+    axis.set(xscale="log", xlabel="FLOPs, % of all/all's", ylabel="F1, with 95 % interval", xlim=(low, high))
+    worst = min(min(one.questions[prompt].f1.low, one.questions[prompt].f1.value) for one in standings)
+    axis.set_ylim(max(-0.03, worst - 0.1), 1.03)
     axis.set_xticks([tick for tick in _TICKS if low <= tick <= high], minor=False)
     axis.set_xticks([], minor=True)
     axis.xaxis.set_major_formatter("{x:g}")
