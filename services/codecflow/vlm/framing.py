@@ -22,12 +22,13 @@ def hold(family: Family, frame: Frame) -> HeldFrame:
     if frame.pixels is None:
         raise ValueError(f"frame {frame.index}: tokens are kept but there are no pixels")
     height, width = frame.pixels.shape[:2]
-    grid = family.grid(width, height)
+    grid = family.known_grid(width, height)
     if grid.tokens != frame.keep.size:
         raise ValueError(
             f"frame {frame.index}: a keep mask of {frame.keep.size} for {grid.tokens} tokens at {width}x{height}"
         )
     kept = torch.from_numpy(np.flatnonzero(frame.keep))
+    held.kept = len(kept)
     held.positions, held.span = family.frame_positions(grid, kept, len(before), len(after))
     held.ids = torch.tensor([*before, *[0] * len(kept), *after], dtype=torch.int64)
     held.visual = torch.zeros(len(held.ids), dtype=torch.bool)

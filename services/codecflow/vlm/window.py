@@ -21,15 +21,16 @@ from codecflow.vlm.packing import Run
 class HeldFrame:
     """A frame in the window. With nothing kept it holds no tokens at all, but still counts as seen.
 
-    `total`: tokens of the whole frame, `text`: tokens of its tags. `slot`, `position`: where its first token stands.
-    `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes. `features`: (kept, levels, hidden)
-    and `patches`: held only as far as the refresh policy may need them.
+    `total`: tokens of the whole frame, `kept`: those that it holds, `text`: tokens of its tags. `slot`, `position`: where
+    its first token stands. `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes.
+    `features`: (kept, levels, hidden) and `patches`: held only as far as the refresh policy may need them.
     """
 
     index: int
     total: int
     text: int
     anchor: bool = False
+    kept: int = 0
     ids: Tensor | None = None
     visual: Tensor | None = None
     positions: Tensor | None = None
@@ -43,10 +44,6 @@ class HeldFrame:
     @property
     def tokens(self) -> int:
         return 0 if self.ids is None else len(self.ids)
-
-    @property
-    def kept(self) -> int:
-        return 0 if self.visual is None else int(self.visual.sum())
 
     @property
     def held_bytes(self) -> int:

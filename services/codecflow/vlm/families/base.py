@@ -74,6 +74,7 @@ class Family(ABC):
         self._frequencies = self.text.rotary_emb.inv_freq.cpu()
         self.end_id, self.stop_ids = self._ends()
         self._ids = lru_cache(maxsize=4096)(self._tokenise)  # the tags of frames are the same in every stream
+        self.known_grid = lru_cache(maxsize=64)(self.grid)
         self.chat = lru_cache(maxsize=256)(self._chat)
         self.chat("")  # a template that knows no videos is told of now, not when the first stream comes
 
