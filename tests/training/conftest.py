@@ -1,0 +1,8 @@
+"""The training recipe is scripts beside the package: found by path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "training"))

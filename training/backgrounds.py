@@ -1,0 +1,129 @@
+"""What a fixed camera looks at when nothing happens: photographs, mosaics of them, empty cameras, drawn surfaces."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from maker import SIDE, TOKENS, Maker
+from torch import Tensor
+from torch.nn import functional
+
+
+class Backgrounds(Maker):
+    """Pictures with what is known of where each class is in them."""
+
+    def backgrounds(self, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(pictures (n, 3, S, S) 0 to 1, cover (n, 4, T, T), seen (n, 4), known (n, 4), aspect of the camera (n,))."""
+        lib, dev = self.library, self.device
+        cells = torch.tensor([1, 1, 1, 1, 1, 2, 2, 3, 4])[self.integers(9, n)]
+        aspect = torch.tensor([16 / 9, 16 / 9, 4 / 3, 1.25, 1.0])[self.integers(5, n)]
+        pictures = torch.empty(n, 3, SIDE, SIDE, device=dev, dtype=torch.float32)
+        cover = torch.zeros(n, 4, TOKENS, TOKENS, device=dev)
+        seen, known = torch.zeros(n, 4, device=dev), torch.ones(n, 4, dtype=torch.bool, device=dev)
+        for m in (1, 2, 3, 4):
+            of = torch.nonzero(cells == m).flatten()
+            if not len(of):
+                continue
+            k, rows = len(of) * m * m, self.up(of)
+            photo = torch.multinomial(lib.weights, k, replacement=True, generator=self.random)
+            zoom = self.uniform(k, low=0.55 if m == 1 else 0.75, high=1.0)
+            # The crop's shape follows the camera's, so that things keep their proportions.
+            ratio = aspect[of].repeat_interleave(m * m) / lib.aspect[photo]
+            width, height = zoom * ratio.clamp(max=1), zoom * (1 / ratio).clamp(max=1)
+            left, top = self.uniform(k) * (1 - width), self.uniform(k) * (1 - height)
+            flip = self.up(self.uniform(k) < 0.5)
+            crop = self.up(torch.stack([left, top, left + width, top + height], 1))
+            photo = self.up(photo)
+            cell = SIDE // m
+            steps = (torch.arange(cell, device=dev) + 0.5) / cell
+            x = crop[:, 0, None] + steps * (crop[:, 2] - crop[:, 0])[:, None]
+            x = torch.where(flip[:, None], x.flip(1), x)
+            y = crop[:, 1, None] + steps * (crop[:, 3] - crop[:, 1])[:, None]
+            grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1) * 2 - 1
+            source = lib.photos[photo] / 255
+            if m > 1:
+                source = functional.avg_pool2d(source, m)
+            picked = functional.grid_sample(source, grid, align_corners=False, padding_mode="border")
+            picked = (
+                picked.view(len(of), m, m, 3, cell, cell)
+                .permute(0, 3, 1, 4, 2, 5)
+                .reshape(len(of), 3, m * cell, m * cell)
+            )
+            if m * cell != SIDE:
+                picked = functional.pad(picked, (0, SIDE - m * cell, 0, SIDE - m * cell), mode="replicate")
+            pictures[rows] = picked
+            part, there, barely = self._boxes(photo, crop, flip, m)
+            for c in range(4):
+                sure = lib.known[photo, c].view(len(of), m * m)
+                # Where a class is not fully boxed, what lies outside its boxes is unknown.
+                spot = (torch.arange(TOKENS, device=dev) * m // TOKENS).clamp(max=m - 1)
+                unsure = ~sure.view(len(of), m, m)[:, spot][:, :, spot]
+                cover[rows, c] = torch.where(unsure & (part[c] < 0.3), torch.full_like(part[c], -1.0), part[c])
+                seen[rows, c] = there[c]
+                known[rows, c] = sure.all(1) & ~(barely[c] & (there[c] == 0))
+        return pictures, cover, seen, known, aspect
+
+    def _boxes(
+        self, photo: Tensor, crop: Tensor, flip: Tensor, m: int
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """By class, of mosaics of m x m crops: (share of each token covered (n, T, T), instances in view (n,), whether one
+        is barely in view (n,))."""
+        lib, n = self.library, len(photo) // (m * m)
+        size = (crop[:, 2:] - crop[:, :2])[:, None, [0, 1, 0, 1]]
+        boxes = (lib.boxes[photo] - crop[:, None, [0, 1, 0, 1]]) / size
+        mirrored = torch.stack([1 - boxes[..., 2], boxes[..., 1], 1 - boxes[..., 0], boxes[..., 3]], -1)
+        boxes = torch.where(flip[:, None, None], mirrored, boxes)
+        full = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).clamp(min=1e-6)
+        boxes = boxes.clamp(0, 1)
+        w, h = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+        offset = torch.arange(m * m, device=self.device)
+        corner = torch.stack([offset % m, offset // m], 1).repeat(n, 1).repeat(1, 2)
+        boxes = (boxes + corner[:, None]) / m
+        visible = (w * h / full > 0.4) & (h / m * SIDE > 14) & (w / m * SIDE > 6)
+        sliver = (w * h > 0) & ~visible
+        # Shrunk a little: a box's rim is mostly background.
+        rim = torch.stack([w * 0.08, h * 0.04, -w * 0.08, -h * 0.04], -1) / m
+        x0, y0, x1, y1 = (boxes + rim)[..., None].unbind(-2)
+        edges = torch.arange(TOKENS, device=self.device) / TOKENS
+        ox = (torch.minimum(x1, edges + 1 / TOKENS) - torch.maximum(x0, edges)).clamp(min=0)
+        oy = (torch.minimum(y1, edges + 1 / TOKENS) - torch.maximum(y0, edges)).clamp(min=0)
+        share = oy[..., :, None] * ox[..., None, :] * TOKENS * TOKENS
+        parts, there, barely = [], [], []
+        for c in range(4):
+            mine = (lib.kinds[photo] == c) & (w * h > 0)
+            part = (share * mine[..., None, None]).amax(1).view(n, m * m, TOKENS, TOKENS).amax(1)
+            parts.append(part)
+            there.append((mine & visible).sum(1).view(n, m * m).sum(1).float())
+            barely.append((mine & sliver).any(1).view(n, m * m).any(1))
+        return parts, there, barely
+
+    def plain(self, n: int) -> Tensor:
+        """(n, 3, S, S): surfaces as a camera sees them, drawn: two planes, soft texture, a few lines."""
+        dev = self.device
+        base = self.up(self.uniform(n, 3, 1, 1, low=0.15, high=0.75))
+        base = base.mean(1, keepdim=True) + (base - base.mean(1, keepdim=True)) * 0.2
+        picture = base.expand(n, 3, SIDE, SIDE).clone()
+        y = torch.arange(SIDE, device=dev).view(1, 1, SIDE, 1) / SIDE
+        x = torch.arange(SIDE, device=dev).view(1, 1, 1, SIDE) / SIDE
+        horizon = (
+            self.up(self.uniform(n, 1, 1, 1, low=-0.6, high=0.6))
+            + self.up(self.uniform(n, 1, 1, 1, low=-0.3, high=0.3)) * x
+        )
+        picture = torch.where(y < horizon, picture * self.up(self.uniform(n, 1, 1, 1, low=0.6, high=1.7)), picture)
+        for size, strength in ((4, 0.12), (16, 0.06), (64, 0.04), (224, 0.04)):
+            texture = torch.randn(n, 1, size, size, device=dev)
+            texture = functional.interpolate(texture, (SIDE, SIDE), mode="bilinear", align_corners=False)
+            picture = picture + texture * strength * self.up(self.uniform(n, 1, 1, 1))
+        for _ in range(6):
+            angle, offset = (
+                self.up(self.uniform(n, 1, 1, 1, high=math.pi)),
+                self.up(self.uniform(n, 1, 1, 1, low=-0.5, high=1.2)),
+            )
+            distance = (x * angle.cos() + y * angle.sin() - offset).abs()
+            width = self.up(self.uniform(n, 1, 1, 1, low=0.001, high=0.015))
+            mark = (distance < width) & (self.up(self.uniform(n, 1, 1, 1)) < 0.6)
+            picture = torch.where(
+                mark, self.up(self.uniform(n, 1, 1, 1, low=0.1, high=1.0)) * 0.5 + picture * 0.5, picture
+            )
+        return picture.clamp(0, 1)

@@ -1,0 +1,185 @@
+"""Cut-outs of people, vehicles, animals, bags and other things, with soft edges, for scenes.py to paste.
+
+From COCO's polygons; from vehicle photographs by GrabCut inside their boxes; from two fixed cameras by the difference to
+the empty picture, so that some are cut at a camera's own scale and angle.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from maker import SIDE
+from PIL import Image, ImageDraw
+
+Bytes = npt.NDArray[np.uint8]
+
+NAMES = {0: "person", 1: "vehicle", 2: "animal", 3: "bag"}
+AMBIGUOUS = {"bicycle", "train", "boat", "airplane", "tie", "teddy bear"}
+LONGEST = 224
+
+
+def held_out(name: str, labels: list[dict[str, Any]]) -> set[str]:
+    """Files kept for validation: neither photograph nor cut-outs of them are trained on."""
+    if name == "coco128":
+        return {x["file"] for x in [c for c in labels if c["split"] == "val"][:48]}
+    return {x["file"] for x in labels if x["split"] == "test"}
+
+
+def pets_boxes(data: Path, times: list[float]) -> list[list[list[float]]]:
+    """Pedestrians in each sampled frame: (x0, y0, x1, y1) as shares; the detections count pictures from 1 at 10 a second."""
+    by: dict[int, list[list[float]]] = {}
+    for line in (data / "labelled/pets09_s2l1_vtest/det.txt").read_text().splitlines():
+        frame, _, x, y, w, h, score, *_ = (float(v) for v in line.split(","))
+        if score > 0.8:
+            by.setdefault(int(frame), []).append([x / 768, y / 576, (x + w) / 768, (y + h) / 576])
+    return [by.get(round(t * 10) + 1, []) for t in times]
+
+
+class Writer:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rows: list[dict[str, Any]] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, rgb: Bytes, alpha: Bytes, kind: str, split: str) -> None:
+        ys, xs = np.where(alpha > 64)
+        if len(ys) < 80 or np.ptp(ys) < 16 or np.ptp(xs) < 8:
+            return
+        box = slice(ys.min(), ys.max() + 1), slice(xs.min(), xs.max() + 1)
+        image = Image.fromarray(np.ascontiguousarray(np.dstack([rgb, alpha])[box]))
+        scale = min(1, LONGEST / max(image.size))
+        image = image.resize(
+            (max(1, round(image.width * scale)), max(1, round(image.height * scale))), Image.Resampling.LANCZOS
+        )
+        file = f"{len(self.rows):05d}.webp"
+        image.save(self.folder / file, quality=82, method=4)
+        self.rows.append({"file": file, "kind": kind, "split": split, "aspect": image.width / image.height})
+
+
+def pack_cutouts(data: Path, pack: Path) -> None:
+    writer = Writer(pack / "cutouts")
+    from prepare import KINDS
+
+    for name, cut in (("coco128", _polygons), ("vehicles", _grabcut)):
+        with tarfile.open(data / "train" / f"{name}.tar") as archive:
+            labels = [json.loads(line) for line in io.TextIOWrapper(archive.extractfile("labels.jsonl"))]  # type: ignore[arg-type]
+            held = held_out(name, labels)
+            for label in labels:
+                image = Image.open(io.BytesIO(archive.extractfile(label["file"]).read())).convert("RGB")  # type: ignore[union-attr]
+                split = "val" if label["file"] in held else "train"
+                for kind, alpha in cut(label, image, KINDS):
+                    writer.save(np.asarray(image), alpha, kind, split)
+    _pedestrians(pack, writer)
+    for stem in ("bgslibrary_video03", "opencv4nodejs_traffic"):
+        _movers(pack, stem, writer)
+    (pack / "cutouts.json").write_text(json.dumps(writer.rows))
+
+
+def _polygons(label: dict[str, Any], image: Image.Image, kinds: dict[str, int]) -> list[tuple[str, Bytes]]:
+    found = []
+    for polygon in label.get("polygons") or []:
+        if polygon["label"] in AMBIGUOUS:
+            continue
+        points = np.array(polygon["xy"]).reshape(-1, 2) * image.size
+        if np.ptp(points[:, 1]) < 34 or np.ptp(points[:, 0]) < 14:
+            continue
+        mask = Image.new("L", (image.width * 2, image.height * 2), 0)
+        ImageDraw.Draw(mask).polygon([tuple(p * 2) for p in points], fill=255)
+        alpha = np.asarray(mask.resize(image.size, Image.Resampling.BILINEAR))
+        found.append((NAMES.get(kinds.get(polygon["label"], -1), "other"), cv2.GaussianBlur(alpha, (3, 3), 0.8)))
+    return found
+
+
+def _grabcut(label: dict[str, Any], image: Image.Image, kinds: dict[str, int]) -> list[tuple[str, Bytes]]:
+    """The largest vehicle of a photograph that shows it whole."""
+    x0, y0, x1, y1 = max((b["xyxy"] for b in label["boxes"]), key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
+    if len(label["boxes"]) > 3 or x0 < 0.02 or x1 > 0.98 or y0 < 0.01 or y1 > 0.99 or (x1 - x0) * (y1 - y0) < 0.06:
+        return []
+    scale = 160 / max(image.size)
+    small = cv2.resize(np.asarray(image)[:, :, ::-1], None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = small.shape[:2]
+    rectangle = (int(x0 * width), int(y0 * height), max(2, int((x1 - x0) * width)), max(2, int((y1 - y0) * height)))
+    mask = np.zeros((height, width), np.uint8)
+    cv2.setRNGSeed(0)
+    cv2.grabCut(small, mask, rectangle, np.zeros((1, 65)), np.zeros((1, 65)), 3, cv2.GC_INIT_WITH_RECT)
+    solid = cv2.morphologyEx(np.isin(mask, (1, 3)).astype(np.uint8) * 255, cv2.MORPH_OPEN, np.ones((3, 3)))
+    count, parts, stats, _ = cv2.connectedComponentsWithStats(solid)
+    if count < 2:
+        return []
+    largest = 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())
+    if stats[largest, cv2.CC_STAT_AREA] < 0.4 * rectangle[2] * rectangle[3]:
+        return []
+    alpha = cv2.morphologyEx((parts == largest).astype(np.uint8) * 255, cv2.MORPH_CLOSE, np.ones((7, 7)))
+    alpha = cv2.resize(alpha, image.size, interpolation=cv2.INTER_LINEAR)
+    return [("vehicle", cv2.GaussianBlur(alpha, (3, 3), 1.0).astype(np.uint8))]
+
+
+def _clip(pack: Path, stem: str) -> tuple[Bytes, Bytes, dict[str, Any]]:
+    """(frames (n, SIDE, SIDE, 3), the empty picture, clip.json)."""
+    folder = pack / "clips" / stem
+    frames = np.stack([np.asarray(Image.open(f)) for f in sorted(folder.glob("*.webp"))])
+    empty = np.median(frames[:: max(1, len(frames) // 40)], 0).astype(np.uint8)
+    return frames, empty, json.loads((folder / "clip.json").read_text())
+
+
+def _moved(frame: Bytes, empty: Bytes, threshold: int, close: int, clean: int) -> Bytes:
+    difference = np.abs(frame.astype(np.int16) - empty).max(2)
+    mask = cv2.morphologyEx((difference > threshold).astype(np.uint8) * 255, cv2.MORPH_CLOSE, np.ones((close, close)))
+    return np.asarray(cv2.morphologyEx(mask, cv2.MORPH_OPEN, np.ones((clean, clean))), np.uint8)
+
+
+def _unsqueezed(rgb: Bytes, alpha: Bytes, aspect: float) -> tuple[Bytes, Bytes]:
+    """Both in the camera's own proportions, enlarged half again."""
+    size = round(rgb.shape[1] * aspect * 1.5), round(rgb.shape[0] * 1.5)
+    alpha = cv2.GaussianBlur(cv2.resize(alpha, size), (5, 5), 1.2).astype(np.uint8)
+    return cv2.resize(rgb, size, interpolation=cv2.INTER_CUBIC).astype(np.uint8), alpha
+
+
+def _pedestrians(pack: Path, writer: Writer) -> None:
+    frames, empty, about = _clip(pack, "vtest_h264")
+    for frame, boxes in list(zip(frames, about["boxes"], strict=True))[::3]:
+        mask = _moved(frame, empty, 28, 5, 3)
+        for box in boxes:
+            x0, y0, x1, y1 = (round(min(1, max(0, v)) * SIDE) for v in box)
+            x0, y0, x1, y1 = max(0, x0 - 4), max(0, y0 - 4), x1 + 4, y1 + 4
+            alpha = mask[y0:y1, x0:x1]
+            if alpha.size and (alpha > 0).mean() > 0.25:
+                writer.save(
+                    *_unsqueezed(frame[y0:y1, x0:x1], alpha, about["size"][0] / about["size"][1]), "person", "train"
+                )
+
+
+def _movers(pack: Path, stem: str, writer: Writer) -> None:
+    frames, empty, about = _clip(pack, stem)
+    for frame in frames[::2]:
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(_moved(frame, empty, 30, 9, 5))
+        for part in range(1, count):
+            x, y, w, h, area = stats[part]
+            if area < 500 or max(w, h) > 220 or min(x, y) <= 1 or x + w >= SIDE - 1 or y + h >= SIDE - 1:
+                continue
+            alpha = (parts[y : y + h, x : x + w] == part).astype(np.uint8) * 255
+            writer.save(
+                *_unsqueezed(frame[y : y + h, x : x + w], alpha, about["size"][0] / about["size"][1]),
+                "vehicle",
+                "train",
+            )
+
+
+def label_by_motion(pack: Path, stems: tuple[str, ...]) -> None:
+    """Vehicle labels of clips in which nothing but vehicles moves: 1 where a large thing differs, 0 where nothing does."""
+    for stem in stems:
+        frames, empty, about = _clip(pack, stem)
+        labels = []
+        for frame in frames:
+            _, _, stats, _ = cv2.connectedComponentsWithStats(_moved(frame, empty, 30, 9, 5))
+            largest = int(stats[1:, cv2.CC_STAT_AREA].max()) if len(stats) > 1 else 0
+            labels.append(1 if largest > 350 else 0 if largest < 60 else -1)
+        about["labels"]["vehicle"] = labels
+        (pack / "clips" / stem / "clip.json").write_text(json.dumps(about))
