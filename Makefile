@@ -53,7 +53,7 @@ bench: $(READY)  ## the benchmarks that need no GPU, on the bundled clip
 	$(BIN)/codecflow bench policies tests/data/intel_one-by-one-person-detection.mp4
 	$(BIN)/codecflow bench producer tests/data/intel_one-by-one-person-detection.mp4
 
-LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
 	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo -o requirements/dev.txt
 	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
