@@ -28,7 +28,7 @@ $(READY): requirements/dev.txt requirements/uv.txt
 	@touch $@
 
 demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, answers; SOURCE=any.mp4
-	@$(BIN)/codecflow demo $(SOURCE)
+	@$(BIN)/codecflow demo --model codecflow-tiny $(SOURCE)
 
 test: $(READY)  ## all tests, with coverage of services/ (at least 85 %); ARGS="tests/keep -x" for some
 	$(BIN)/pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85)

@@ -21,7 +21,11 @@ def demo(
     ] = None,
     *,
     model: Annotated[
-        str | None, typer.Option(help="Checkpoint: hub id or folder. Without one, a tiny untrained one is made.")
+        str | None,
+        typer.Option(
+            help="Checkpoint: hub id or folder, or codecflow-tiny, the trained demo model (needs codecflow[demo])."
+            " Without one, a tiny untrained one is made."
+        ),
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Seconds that one answer looks at.")] = 40,
     stride: Annotated[int, typer.Option(min=1, help="Seconds from one answer to the next.")] = 8,

@@ -26,14 +26,17 @@ QUESTIONS = (
     subscriber.question("Is a person in view?", yes_no=True, name="person"),
     subscriber.question("What is to be seen?", name="scene", max_tokens=12),
 )
+DEMO_MODEL = "codecflow-tiny"
+"""The name by which --model means the trained demo model."""
+
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """`source`: a video file. `model`: hub id or folder; None makes a tiny one with random weights. `window_s`, `stride_s`:
-    seconds; both shrink for a clip that is shorter than a stride. `realtime`: at the clip's own pace. `worker`: further
-    options of `codecflow worker`, as they are.
+    """`source`: a video file. `model`: hub id, folder or DEMO_MODEL; None makes a tiny one with random weights. `window_s`,
+    `stride_s`: seconds; both shrink for a clip that is shorter than a stride. `realtime`: at the clip's own pace. `worker`:
+    further options of `codecflow worker`, as they are.
     """
 
     source: Path
@@ -54,7 +57,7 @@ def run(options: DemoOptions, display: Display) -> Figures:
     with tempfile.TemporaryDirectory(prefix="codecflow-demo-") as folder, LocalKafka(progress=display.line) as kafka:
         settings = KafkaSettings(kafka.bootstrap_servers)
         create_topics(settings, partitions=2)
-        model = options.model or _untrained_model(Path(folder), display)
+        model = _model(options.model, Path(folder), display)
         for question in QUESTIONS:
             subscriber.ask(settings, STREAM, question)
             display.line(f"asked of every window: {question.prompt}")
@@ -119,6 +122,19 @@ def _windows(options: DemoOptions, display: Display) -> tuple[int, int]:
         f"Here windows are {window} s long and move by {stride} s."
     )
     return window, stride
+
+
+def _model(name: str | None, folder: Path, display: Display) -> str:
+    """What the worker is to load."""
+    if name is None:
+        return _untrained_model(folder, display)
+    if name != DEMO_MODEL:
+        return name
+    from codecflow.trained.assemble import cached_checkpoint
+    from codecflow.trained.parts import CACHE
+
+    display.line("codecflow-tiny: a small trained model; the first time, 180 MB are downloaded and it is assembled")
+    return str(cached_checkpoint(CACHE))
 
 
 def _untrained_model(folder: Path, display: Display) -> str:

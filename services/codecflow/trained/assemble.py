@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,9 @@ DEFAULT_SIDE = 448
 
 POSITIONS = 24576
 """Positions that a window may span: dropped tokens leave theirs free, so 40 s at 2 frames/s need 21,000."""
+
+LAYOUT = 1
+"""Of what `build_checkpoint` writes: to be raised when it changes, so that no older folder is taken from a cache."""
 
 REPOSITORY_PART = Path(__file__).parents[3] / "models" / "codecflow-tiny" / "trained.safetensors"
 
@@ -78,6 +83,21 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
     model.save_pretrained(out)
     processor.save_pretrained(out)
     return part.side, int(processor.image_seq_length)
+
+
+def cached_checkpoint(cache: Path) -> Path:
+    """The folder of this repository's codecflow-tiny in `cache`, built if it is not there yet. Raises ModelError."""
+    if not REPOSITORY_PART.exists():
+        raise ModelError("codecflow-tiny: its trained part lies in the repository, which this installation is not of")
+    digest = hashlib.sha256(REPOSITORY_PART.read_bytes()).hexdigest()
+    folder = cache / f"codecflow-tiny-{digest[:12]}-{LAYOUT}"
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:  # whole or not at all
+            build_checkpoint(Path(scratch) / "built", None, cache)
+            if not folder.exists():
+                (Path(scratch) / "built").rename(folder)
+    return folder
 
 
 def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
