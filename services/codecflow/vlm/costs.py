@@ -41,16 +41,16 @@ def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], spent: Spent, re
 
 def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequence[Asked]) -> Flops:
     """FLOPs of one step, and what keep `all` with refresh `all` would have taken for the same window and questions."""
-    cost = TextCost.of(family.text_config)
+    cost = family.text_cost
     asking = sum((a.work for a in asked), NOTHING)
     scored = sum(a.scored for a in asked)
     own = asking.pairs - asking.tokens * window.tokens  # pairs among the questions' own tokens
 
     whole = len(window.prefix) + sum(frame.total + frame.text for frame in window.frames)
-    full_vit = sum(family.vision_flops(family.patches_of(f.total), f.total) for f in window.frames)
+    full_vit = sum(family.vision_cost(family.patches_of(f.total), f.total) for f in window.frames)
     full_pairs = causal_pairs(whole, whole) + asking.tokens * whole + own
     return Flops(
-        vit=sum(family.vision_flops(patches, tokens) for patches, tokens in spent.encoded),
+        vit=sum(family.vision_cost(patches, tokens) for patches, tokens in spent.encoded),
         llm=cost(spent.trunk.tokens + asking.tokens, spent.trunk.pairs + asking.pairs, scored)
         + _probing(family, cost, spent.probe),
         full=full_vit + cost(whole + asking.tokens, full_pairs, scored),

@@ -20,6 +20,7 @@ from torch import Tensor
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
 from codecflow.vlm.cache import KVShape, PackedCache, cache_keyword
+from codecflow.vlm.flops import TextCost
 from codecflow.vlm.pictures import Preprocessing
 from codecflow.vlm.rotation import shift_keys
 
@@ -75,6 +76,8 @@ class Family(ABC):
         self.end_id, self.stop_ids = self._ends()
         self._ids = lru_cache(maxsize=4096)(self._tokenise)  # the tags of frames are the same in every stream
         self.known_grid = lru_cache(maxsize=64)(self.grid)
+        self.vision_cost = lru_cache(maxsize=4096)(self.vision_flops)
+        self.text_cost = TextCost.of(self.text_config)
         self.chat = lru_cache(maxsize=256)(self._chat)
         self.chat("")  # a template that knows no videos is told of now, not when the first stream comes
 
