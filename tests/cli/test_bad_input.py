@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +26,7 @@ class Refused(Protocol):
 
 
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
+def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Refused]:
     """Runs `codecflow command...`, which must end with `status` and one line; that line.
 
     In this process: what a command of its own process does is test_app's, and importing torch each time would take minutes.
@@ -41,7 +43,10 @@ def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         assert told[0].startswith("codecflow: ")
         return told[0]
 
-    return run
+    logger = logging.getLogger("codecflow")
+    handlers, level = logger.handlers[:], logger.level
+    yield run
+    logger.handlers, logger.level = handlers, level  # as a process of its own would have left them
 
 
 @pytest.fixture
