@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,15 @@ from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 
 from .memory import encode_clip
+from .running import Running
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_outlives_its_test() -> Iterator[None]:
+    yield
+    for worker in Running.all:
+        worker.request_stop()
+    Running.all.clear()
 
 
 @pytest.fixture(scope="session")

@@ -5,15 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
 
 from codecflow import subscriber
-from codecflow.errors import CodecFlowError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
@@ -109,7 +108,6 @@ class Running:
     ) -> None:
         self.said: list[str] = []
         self.summary = Summary()
-        self.error: CodecFlowError | None = None
         self._stop = GracefulStop()
         engine = Engine(family, window_frames=plan.window_slots, refresh=refresh, memory_bytes=memory_bytes)
         self._worker = Worker(
@@ -121,9 +119,12 @@ class Running:
             self._progress,
             self.said.append,
         )
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._running = ThreadPoolExecutor(1).submit(self._worker.run)
         self.all.append(self)
+
+    @property
+    def error(self) -> BaseException | None:
+        return self._running.exception() if self._running.done() else None
 
     def told(self) -> str:
         return f"{self.summary.line()}; said {self.said}; error {self.error!r}"
@@ -131,23 +132,16 @@ class Running:
     def _progress(self, summary: Summary) -> None:
         self.summary = summary
 
-    def _run(self) -> None:
-        try:
-            self.summary = self._worker.run()
-        except CodecFlowError as error:
-            self.error = error
-
     def stop(self) -> Summary:
         """As the first SIGTERM does."""
-        self._stop.request()
+        self.request_stop()
         return self.join()
 
+    def request_stop(self) -> None:
+        self._stop.request()
+
     def join(self, within_s: float = 90.0) -> Summary:
-        self._thread.join(within_s)
-        assert not self._thread.is_alive(), "the worker has not ended"
-        if self.error is not None:
-            raise self.error
-        return self.summary
+        return self._running.result(within_s)
 
 
 _FORKS = multiprocessing.get_context("forkserver")
