@@ -19,7 +19,7 @@ setup: $(READY)  ## make the environment in .venv from the lock (once)
 # Downloads run side by side in uv; where uv cannot reach the index that pip is set up for, pip does the same, slower.
 $(READY): requirements/dev.txt requirements/uv.txt
 	@if [ -z "$(PYTHON)" ]; then echo "make: no Python 3.11 or newer on the path; set PYTHON=/path/to/python3" >&2; exit 1; fi
-	@echo "Setting up .venv with $$($(PYTHON) --version): about 3 GB the first time, most of it PyTorch"
+	@echo "Setting up .venv with $$($(PYTHON) --version): 3 GB to download the first time, most of it PyTorch"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/uv.txt
 	$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt \

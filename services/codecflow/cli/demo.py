@@ -27,8 +27,12 @@ def demo(
             " Without one, a tiny untrained one is made."
         ),
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Seconds that one answer looks at.")] = 40,
-    stride: Annotated[int, typer.Option(min=1, help="Seconds from one answer to the next.")] = 8,
+    window: Annotated[
+        int | None, typer.Option(min=1, help="Seconds that one answer looks at.  [default: 40; codecflow-tiny: 8]")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(min=1, help="Seconds from one answer to the next.  [default: 8; codecflow-tiny: 4]")
+    ] = None,
     fps: Annotated[str, typer.Option(help="Frames that are sampled a second, such as 2 or 1/2.")] = "2",
     keep: Annotated[str, typer.Option(help="Keep policy: all, motion or replenish.")] = "replenish",
     refresh: Annotated[str, typer.Option(help="Refresh policy: none, anchors, budget or all.")] = "none",
@@ -42,7 +46,7 @@ def demo(
 
     from codecflow.codec.urls import is_url
     from codecflow.demo.display import Display
-    from codecflow.demo.run import DemoOptions, run
+    from codecflow.demo.run import DEMO_MODEL, DemoOptions, run
     from codecflow.demo.source import JPEG_QUANTISER, sampling_rate
 
     if source is None:
@@ -54,11 +58,13 @@ def demo(
     # Ended by an orchestrator or a closed terminal as by Ctrl-C: what was started is stopped on the way out.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
+    # The demo model was trained on windows of 8 s.
+    usual = (8, 4) if model == DEMO_MODEL else (40, 8)
     options = DemoOptions(
         source=source,
         model=model,
-        window_s=window,
-        stride_s=stride,
+        window_s=window or usual[0],
+        stride_s=stride or usual[1],
         fps=sampling_rate(fps),
         realtime=realtime,
         worker=("--keep", keep, "--refresh", refresh),

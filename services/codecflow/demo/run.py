@@ -24,7 +24,7 @@ from .watch import Answers, Published
 STREAM = "demo"
 QUESTIONS = (
     subscriber.question("Is a person in view?", yes_no=True, name="person"),
-    subscriber.question("What is to be seen?", name="scene", max_tokens=12),
+    subscriber.question("Describe what you see.", name="scene", max_tokens=24),
 )
 DEMO_MODEL = "codecflow-tiny"
 """The name by which --model means the trained demo model."""
