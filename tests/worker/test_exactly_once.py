@@ -13,6 +13,7 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 from codecflow.messages import Result
 from codecflow.vlm.families import Family
+from codecflow.vlm.loading import load_model
 
 from .memory import publish
 from .running import ASKED, Key, Process, Running, once, quick, results, send, until
@@ -88,7 +89,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_said_twice(
 
 
 def test_workers_that_join_and_leave_share_the_streams(
-    kafka_settings: KafkaSettings, family: Family, clip: Path
+    kafka_settings: KafkaSettings, family: Family, checkpoint: Path, clip: Path
 ) -> None:
     settings = quick(kafka_settings)
     streams = [f"camera-{n}" for n in range(6)]
@@ -101,7 +102,8 @@ def test_workers_that_join_and_leave_share_the_streams(
     first = Running(settings, family, until_end=False)
     sent(parts[0])
     until(lambda: first.summary.windows >= 2 * len(streams), what="windows of the first worker")
-    second = Running(settings, family, until_end=False)
+    # A model of its own: one loaded model is not made for two engines in two threads.
+    second = Running(settings, load_model(str(checkpoint), "float32", "cpu"), until_end=False)
     until(lambda: (first.summary.partitions, second.summary.partitions) in ((1, 2), (2, 1)), what="shared partitions")
     sent(parts[1])
     until(lambda: second.summary.windows >= 1, what="a window of the second worker")
