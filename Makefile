@@ -31,7 +31,7 @@ demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, a
 	@$(BIN)/codecflow demo --model codecflow-tiny $(SOURCE)
 
 test: $(READY)  ## all tests, with coverage of services/ (at least 85 %); ARGS="tests/keep -x" for some
-	$(BIN)/pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85)
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85)
 
 check: $(READY)  ## lint, format, types, layers, schemas: what CI checks before the tests
 	$(BIN)/ruff check .
