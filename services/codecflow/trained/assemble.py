@@ -23,10 +23,7 @@ from .vision import HEADS, LAYERS, PATCH, WIDTH, read_vision_weights
 DEFAULT_SIDE = 448
 """Input side in pixels of an untrained assembly: 32 x 32 patches, 256 tokens a frame."""
 
-POSITIONS = 24576
-"""Positions that a window may span: dropped tokens leave theirs free, so 40 s at 2 frames/s need 21,000."""
-
-LAYOUT = 1
+LAYOUT = 2
 """Of what `build_checkpoint` writes: to be raised when it changes, so that no older folder is taken from a cache."""
 
 REPOSITORY_PART = Path(__file__).parents[3] / "models" / "codecflow-tiny" / "trained.safetensors"
@@ -78,7 +75,6 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
     part = read_trained_part(path)
     cache.mkdir(parents=True, exist_ok=True)
     model, tokenizer = assemble(cache, part)
-    tokenizer.model_max_length = POSITIONS
     processor = make_processor(tokenizer, part.side)
     model.save_pretrained(out)
     processor.save_pretrained(out)
@@ -117,8 +113,6 @@ def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
     text_config.pop("quantization_config", None)  # it describes the GGUF file, not this checkpoint
     for name in ("_name_or_path", "_model_name_or_path"):
         text_config.pop(name, None)
-    # SmolLM2 was made for 8,192 positions; training went on to windows of 80 frames, 21,000 positions.
-    text_config["max_position_embeddings"] = POSITIONS
     vision_config = InternVLVisionConfig(
         hidden_size=WIDTH,
         num_hidden_layers=LAYERS,

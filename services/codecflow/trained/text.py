@@ -47,6 +47,7 @@ def read_text_model(path: Path) -> tuple[Any, Any]:
         tokenizer.save_pretrained(scratch)
         tokenizer = AutoTokenizer.from_pretrained(scratch, extra_special_tokens=IMAGE_TOKENS)
     tokenizer.padding_side = "left"
+    tokenizer.model_max_length = model.config.max_position_embeddings
     tokenizer.chat_template = CHAT_TEMPLATE
     # Their rows begin as the mean of the vocabulary, without noise: the same bytes on every machine.
     with torch.no_grad():
