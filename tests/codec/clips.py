@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -86,6 +87,9 @@ def encode(
             frame.pts, frame.time_base = index, Fraction(1, fps)
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
+    if encoder == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        # Run by root, SVT-AV1 leaves the calling thread at real-time priority 99: nothing else on the machine would run.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 
