@@ -69,8 +69,13 @@ def test_a_service_that_fails_ends_it_in_one_line(clip: Path) -> None:
 
 
 def test_ctrl_c_stops_what_it_started(clip: Path) -> None:
+    # Where the tests themselves run in the background, SIGINT is ignored, and what they start would inherit that.
     with subprocess.Popen(
-        [*DEMO, str(clip), "--realtime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*DEMO, str(clip), "--realtime"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no lock is taken in it
     ) as demo:
         assert demo.stdout is not None
         told = ""
