@@ -28,10 +28,10 @@ def demo(
         ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Seconds that one answer looks at.  [default: 40; codecflow-tiny: 8]")
+        int | None, typer.Option(min=1, help="Seconds that one answer looks at.  [default: 40; codecflow-tiny: 4]")
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="Seconds from one answer to the next.  [default: 8; codecflow-tiny: 4]")
+        int | None, typer.Option(min=1, help="Seconds from one answer to the next.  [default: 8; codecflow-tiny: 2]")
     ] = None,
     fps: Annotated[str, typer.Option(help="Frames that are sampled a second, such as 2 or 1/2.")] = "2",
     keep: Annotated[str, typer.Option(help="Keep policy: all, motion or replenish.")] = "replenish",
@@ -58,8 +58,8 @@ def demo(
     # Ended by an orchestrator or a closed terminal as by Ctrl-C: what was started is stopped on the way out.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    # The demo model was trained on windows of 8 s.
-    usual = (8, 4) if model == DEMO_MODEL else (40, 8)
+    # The demo model answers about the newest seconds of short windows; strides of 2 s show people coming and going.
+    usual = (4, 2) if model == DEMO_MODEL else (40, 8)
     options = DemoOptions(
         source=source,
         model=model,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,11 +76,27 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
             raise ModelError(f"building the demo model needs {name}: pip install 'codecflow[demo]'")
     part = read_trained_part(path)
     cache.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = assemble(cache, part)
-    processor = make_processor(tokenizer, part.side)
-    model.save_pretrained(out)
-    processor.save_pretrained(out)
+    with _bars_on_terminals():
+        model, tokenizer = assemble(cache, part)
+        processor = make_processor(tokenizer, part.side)
+        model.save_pretrained(out)
+        processor.save_pretrained(out)
     return part.side, int(processor.image_seq_length)
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """transformers' progress bars only where they can renew themselves: in a log each step would be a line."""
+    from transformers.utils import logging
+
+    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def cached_checkpoint(cache: Path) -> Path:

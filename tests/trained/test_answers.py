@@ -1,0 +1,48 @@
+"""The demo model answers about a real camera that it was never trained on, through the product's own path."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from codecflow import subscriber
+from codecflow.evaluate.contenders import contenders
+from codecflow.evaluate.labels import label
+from codecflow.evaluate.pipeline import Lane, publish
+from codecflow.evaluate.spec import read_spec
+from codecflow.trained.assemble import cached_checkpoint
+from codecflow.trained.parts import CACHE
+from codecflow.vlm.loading import load_model
+from codecflow.worker.windows import WindowPlan
+from tests.clips import cut
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+SPEC = Path(__file__).parents[2] / "evaluation" / "specs" / "bundled.csv"
+PERSON = "Is a person in view?"
+STRIDE_S = 2  # always yes would pass at 8
+
+
+def test_it_says_when_a_person_is_in_view(tmp_path: Path) -> None:
+    """52 s of the bundled clip: nobody, one person, nobody for 2.5 s, another person, nobody for 5 s, a third."""
+    family = load_model(str(cached_checkpoint(CACHE)), "float32", "cpu")
+    assert family.trained
+    plan = WindowPlan.of("4", str(STRIDE_S), "2")
+    pruned = next(one for one in contenders("replenish/none", plan, "4") if one.name == "replenish/none")
+    records, _ = publish(cut(52, tmp_path / "clip.mp4"), "camera", Fraction(2))
+    question = subscriber.question(PERSON, yes_no=True, name="person")
+    intervals = read_spec(SPEC).clips[0].labels[PERSON]
+    lane = Lane(pruned, family, "codecflow-tiny")
+    said: list[tuple[str, str]] = []
+    for (result,) in lane.answers(records, "camera", (question,)):
+        right = label("yes-no", intervals, result.end_s - STRIDE_S, result.end_s)
+        if right is not None:
+            said.append((right, result.answer))
+    lane.close()
+    assert len(said) >= 20
+    both = sum(right == answer == "yes" for right, answer in said)
+    f1 = 2 * both / (sum(right == "yes" for right, _ in said) + sum(answer == "yes" for _, answer in said))
+    empty = [answer for right, answer in said if right == "no"]
+    assert f1 >= 0.9
+    assert empty.count("no") >= 0.75 * len(empty)
