@@ -60,6 +60,9 @@ def _log_to_stderr(level: str) -> None:
     name = level.upper()
     if name not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ConfigError(f"CODECFLOW_LOG={level}: use debug, info, warning or error")
+    if name != "DEBUG":
+        # Read when the hub's client is imported: each retry would be a line, before ours that says what is wrong.
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("codecflow")

@@ -7,8 +7,8 @@ import importlib.util
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from codecflow.errors import ModelError
+from codecflow.vlm.loading import quiet
 
 from .parts import TEXT, VISION, locate
 from .text import IMAGE_TOKENS, read_text_model
@@ -76,27 +77,13 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
             raise ModelError(f"building the demo model needs {name}: pip install 'codecflow[demo]'")
     part = read_trained_part(path)
     cache.mkdir(parents=True, exist_ok=True)
-    with _bars_on_terminals():
+    # Progress bars only where they can renew themselves: in a log each step would be a line.
+    with nullcontext() if sys.stderr.isatty() else quiet():
         model, tokenizer = assemble(cache, part)
         processor = make_processor(tokenizer, part.side)
         model.save_pretrained(out)
         processor.save_pretrained(out)
     return part.side, int(processor.image_seq_length)
-
-
-@contextmanager
-def _bars_on_terminals() -> Iterator[None]:
-    """transformers' progress bars only where they can renew themselves: in a log each step would be a line."""
-    from transformers.utils import logging
-
-    if sys.stderr.isatty() or not logging.is_progress_bar_enabled():
-        yield
-        return
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def cached_checkpoint(cache: Path) -> Path:

@@ -43,7 +43,7 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
             model = AutoModelForImageTextToText.from_pretrained(name, dtype=kind, attn_implementation=NAME)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {name!r}: {_first_line(error)}") from error
+        raise ModelError(f"model {name!r}: {_first_line(error)} Give a checkpoint's folder or hub id.") from error
     if not tokenizer.chat_template:
         tokenizer.chat_template = _json(name, "chat_template.json").get("chat_template")
     if not tokenizer.chat_template:
