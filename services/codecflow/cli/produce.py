@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+from .status import StatusLine
 
 if TYPE_CHECKING:
     from codecflow.producer.summary import Summary
@@ -82,7 +83,7 @@ def produce(
         transcode=Transcode.parse(transcode) if transcode else None,
         timeout_s=timeout,
     )
-    with GracefulStop() as stop, _Status() as status:
+    with GracefulStop() as stop, StatusLine("opening the source", every_s=10.0) as status:
         summary = run(settings, source, stream, options, stop, status.show, status.notice)
     typer.echo(summary.line(), err=as_json)
     if as_json:
@@ -119,41 +120,6 @@ def _tell_loss(summary: Summary, topic: str) -> None:
     if TOO_LARGE in summary.dropped:
         raise RecordTooLargeError(f"{told}; raise max.message.bytes of topic {topic}, or lower the bit rate")
     raise SourceError(f"{told}; it is cut off or damaged there")
-
-
-class _Status:
-    """A line that renews itself on a terminal; elsewhere a plain line every ten seconds."""
-
-    EVERY_S = 10.0
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
-        self._live = self._console.status("opening the source") if self._console.is_terminal else None
-        self._next = 0.0
-
-    def __enter__(self) -> _Status:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def show(self, summary: Summary) -> None:
-        import time
-
-        if self._live:
-            self._live.update(summary.line())
-        elif time.monotonic() >= self._next:
-            if self._next:
-                typer.echo(summary.line(), err=True)
-            self._next = time.monotonic() + self.EVERY_S
-
-    def notice(self, line: str) -> None:
-        typer.echo(f"codecflow: {line}", err=True)
 
 
 def _print_json(summary: Summary) -> None:

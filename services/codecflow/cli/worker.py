@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+from .status import StatusLine
 
 if TYPE_CHECKING:
     from codecflow.vlm.families import Family
     from codecflow.vlm.refresh import Refresh
     from codecflow.worker.settings import WorkerSettings
-    from codecflow.worker.summary import Summary
 
 _WINDOWS, _MODEL = "Windows and policies", "Model"
 
@@ -119,7 +119,7 @@ def worker(
 
     limit = None if memory is None else int(memory * 2**30)
     engine = Engine(family, window_frames=settings.plan.window_slots, refresh=refreshing, memory_bytes=limit)
-    with GracefulStop() as stop, _Status() as status:
+    with GracefulStop() as stop, StatusLine("joining the group", every_s=5.0) as status:
         service = Worker(kafka, settings, engine, Described(keep, model, trained), stop, status.show, status.notice)
         summary = service.run()
     typer.echo(summary.line(), err=as_json)
@@ -165,38 +165,3 @@ def _load(model: str, dtype: str, device: str) -> Family:
     from codecflow.vlm.loading import load_model
 
     return load_model(model, dtype, device)
-
-
-class _Status:
-    """A line that renews itself on a terminal; elsewhere a plain line every five seconds."""
-
-    EVERY_S = 5.0
-
-    def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console(stderr=True)
-        self._live = self._console.status("joining the group") if self._console.is_terminal else None
-        self._next = 0.0
-
-    def __enter__(self) -> _Status:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def show(self, summary: Summary) -> None:
-        import time
-
-        if self._live:
-            self._live.update(summary.line())
-        elif time.monotonic() >= self._next:
-            if self._next:
-                typer.echo(summary.line(), err=True)
-            self._next = time.monotonic() + self.EVERY_S
-
-    def notice(self, line: str) -> None:
-        typer.echo(f"codecflow: {line}", err=True)

@@ -1,0 +1,47 @@
+"""The status line of a service on the command line."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+import typer
+
+
+class _Summary(Protocol):
+    def line(self) -> str: ...
+
+
+class StatusLine:
+    """A line on stderr that renews itself on a terminal; elsewhere a plain line every `every_s` seconds.
+
+    `opening`: what a terminal shows until there is a summary.
+    """
+
+    def __init__(self, opening: str, every_s: float) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._live = self._console.status(opening) if self._console.is_terminal else None
+        self._every_s = every_s
+        self._next = 0.0
+
+    def __enter__(self) -> StatusLine:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, summary: _Summary) -> None:
+        if self._live:
+            self._live.update(summary.line())
+        elif time.monotonic() >= self._next:
+            if self._next:
+                typer.echo(summary.line(), err=True)
+            self._next = time.monotonic() + self._every_s
+
+    def notice(self, line: str) -> None:
+        typer.echo(f"codecflow: {line}", err=True)
