@@ -171,6 +171,23 @@ def test_names_that_do_not_exist(refused: Refused, at: tuple[str, ...], tmp_path
     assert "give one of" in refused(2, "ask", "gate", *at)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bench", "policies", str(BUNDLED), "--anchor", "0"),
+        ("bench", "window", str(BUNDLED), "--anchor", "0"),
+        ("bench", "window", str(BUNDLED), "--fps", "0"),
+        ("explain", str(BUNDLED), "--out", "drawn", "--stride", "0"),
+        ("demo", str(BUNDLED), "--fps", "0"),
+        ("produce", str(BUNDLED), "--stream", "gate", "--signal-interval", "0"),
+        ("worker", "--model", "anything", "--window", "0"),
+    ],
+    ids=lambda command: f"{command[0]} {command[-2]}",
+)
+def test_a_number_that_must_be_positive(refused: Refused, command: tuple[str, ...]) -> None:
+    assert f"{command[-2]} '0': use a positive number" in refused(2, *command)
+
+
 def test_a_kafka_property_that_does_not_exist(refused: Refused) -> None:
     assert "no.such.property" in refused(2, "results", "-X", "no.such.property=1")
 

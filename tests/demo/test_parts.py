@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from codecflow.demo.figures import tally
-from codecflow.demo.source import clip_seconds, fitting_stride, jpeg_bytes, sampling_rate
+from codecflow.demo.source import clip_seconds, fitting_stride, jpeg_bytes
 from codecflow.errors import ConfigError, SourceError
 from codecflow.messages import Flops, Tokens
 from tests.clips import cut
@@ -41,12 +41,6 @@ def test_a_stride_fits_the_clip(seconds: float, stride: int) -> None:
 def test_a_clip_of_less_than_a_second_has_no_window() -> None:
     with pytest.raises(ConfigError, match=r"lasts 0\.4 s"):
         fitting_stride(0.4, 8)
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "fast", "1/0"])
-def test_no_sampling_rate(text: str) -> None:
-    with pytest.raises(ConfigError, match="sampling rate"):
-        sampling_rate(text)
 
 
 def test_tokens_are_counted_once_a_window_and_flops_once_a_question() -> None:

@@ -193,7 +193,7 @@ def test_trained_weights_are_not_called_meaningless(
     ("arguments", "told"),
     [
         (["--policies", "some/none"], "--policies 'some/none'"),
-        (["--window", "3.3"], "window 33/10 s is no whole number of frames"),
+        (["--window", "3.3"], "--window 3.3 s is no whole number of frames"),
         (["--transcode", "gop=3"], "--transcode 'gop=3'"),
         (["--coverage", "100"], "coverage '100'"),
     ],

@@ -45,12 +45,12 @@ def test_a_slot_begins_at_its_own_time(plan: WindowPlan, slot: int) -> None:
 @pytest.mark.parametrize(
     ("window", "stride", "fps", "says"),
     [
-        ("40", "8.3", "2", "stride 83/10 s is no whole number of frames at 2 frames/s"),
-        ("1/3", "8", "2", "window 1/3 s"),
-        ("0", "8", "2", "window 0: use a positive number"),
-        ("40", "-8", "2", "stride -8: use a positive number"),
-        ("40", "8", "often", "fps often: use a positive number"),
-        ("40", "8", "1/0", "fps 1/0"),
+        ("40", "8.3", "2", "--stride 8.3 s is no whole number of frames at 2 frames/s"),
+        ("1/3", "8", "2", "--window 1/3 s"),
+        ("0", "8", "2", "--window '0': use a positive number"),
+        ("40", "-8", "2", "--stride '-8': use a positive number"),
+        ("40", "8", "often", "--fps 'often': use a positive number"),
+        ("40", "8", "1/0", "--fps '1/0'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(window: str, stride: str, fps: str, says: str) -> None:

@@ -16,10 +16,12 @@ from codecflow.bench.device_check import check_device
 from codecflow.bench.table import print_json, print_table
 from codecflow.bench.window import Contender, Plan, Standing, as_figures, measure
 from codecflow.errors import ConfigError
+from codecflow.exact import positive
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, load_model
 from codecflow.vlm.refresh import Refresh
-from codecflow.vlm.shapes import build_shape
+from codecflow.vlm.shapes import build_shape, named_shape
+from codecflow.worker.windows import WindowPlan
 
 POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replenish/budget,replenish/none"
 
@@ -53,19 +55,12 @@ class Options:
 
 def run(options: Options) -> None:
     """Measures and prints, or writes masks and ends. Raises ConfigError, SourceError and ModelError."""
-    fps, window_s, stride_s, anchor_s = (
-        _fraction(text, name)
-        for text, name in (
-            (options.fps, "--fps"),
-            (options.window_s, "--window"),
-            (options.stride_s, "--stride"),
-            (options.anchor_s, "--anchor"),
-        )
-    )
+    windows = WindowPlan.of(options.window_s, options.stride_s, options.fps)
+    fps, anchor_s = windows.fps, positive(options.anchor_s, "--anchor")
     plan = Plan(
-        window=_frames(window_s, fps, "--window"),
-        stride=_frames(stride_s, fps, "--stride"),
-        stride_s=float(stride_s),
+        window=windows.window_slots,
+        stride=windows.stride_slots,
+        stride_s=float(windows.stride_slots / fps),
         slides=options.slides,
         questions=options.questions,
     )
@@ -73,8 +68,8 @@ def run(options: Options) -> None:
         raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote")
     contenders = _contenders(options.policies, options.streams)
     if options.save_masks is not None:
-        rows, columns = 16, 16
-        clips = _masks(options, rows, columns, fps, anchor_s, plan)
+        cells = named_shape(options.shape).cells
+        clips = _masks(options, cells, cells, fps, anchor_s, plan)
         save_masks(clips, options.save_masks)
         size = options.save_masks.stat().st_size
         print_json(
@@ -184,20 +179,3 @@ def _contenders(policies: str, streams: str) -> list[Contender]:
     if min(counts) < 1:
         raise ConfigError(f"--streams {streams!r}: use whole numbers from 1, separated by commas")
     return [Contender(keep, refresh, count) for count in counts for keep, refresh in pairs]
-
-
-def _fraction(text: str, option: str) -> Fraction:
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if value <= 0:
-        raise ConfigError(f"{option} {text!r}: use a positive number, such as 2, 0.5 or 1/3")
-    return value
-
-
-def _frames(seconds: Fraction, fps: Fraction, option: str) -> int:
-    frames = seconds * fps
-    if frames.denominator != 1:
-        raise ConfigError(f"{option} {float(seconds):g} s is no whole number of frames at {float(fps):g} frames/s")
-    return int(frames)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -36,12 +35,13 @@ def policies(
 ) -> None:
     """What each keep policy keeps, lets go stale, and certifies by the codec signal alone."""
     from codecflow.bench.policies import run
+    from codecflow.exact import positive
     from codecflow.keep import KeepConfig
 
-    window_s = _number(window, "--window")
+    window_s = positive(window, "--window")
     config = KeepConfig(
-        fps=_number(fps, "--fps"),
-        period_s=_number(anchor, "--anchor"),
+        fps=positive(fps, "--fps"),
+        period_s=positive(anchor, "--anchor"),
         threshold=threshold,
         detail_threshold=detail,
     )
@@ -58,16 +58,3 @@ def producer(
     from codecflow.bench.producer import run
 
     run(clip, repeats, seconds)
-
-
-def _number(text: str, option: str) -> Fraction:
-    """An exact positive number: 2, 0.5 or 1/3. Raises ConfigError."""
-    from codecflow.errors import ConfigError
-
-    try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if value <= 0:
-        raise ConfigError(f"{option} {text!r}: use a positive number, such as 2, 0.5 or 1/3")
-    return value

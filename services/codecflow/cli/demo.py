@@ -47,7 +47,8 @@ def demo(
     from codecflow.codec.urls import is_url
     from codecflow.demo.display import Display
     from codecflow.demo.run import DEMO_MODEL, DemoOptions, run
-    from codecflow.demo.source import JPEG_QUANTISER, sampling_rate
+    from codecflow.demo.source import JPEG_QUANTISER
+    from codecflow.exact import positive
 
     if source is None:
         source = Path(__file__).parents[3] / "tests" / "data" / "intel_one-by-one-person-detection.mp4"
@@ -65,7 +66,7 @@ def demo(
         model=model,
         window_s=window or usual[0],
         stride_s=stride or usual[1],
-        fps=sampling_rate(fps),
+        fps=positive(fps, "--fps"),
         realtime=realtime,
         worker=("--keep", keep, "--refresh", refresh),
     )

@@ -61,25 +61,19 @@ def produce(
 
     Ctrl-C or SIGTERM ends the stream in good order; a second one quits.
     """
-    from fractions import Fraction
-
     from codecflow.codec.transcode import Transcode
     from codecflow.codec.urls import is_live
-    from codecflow.errors import ConfigError
+    from codecflow.exact import positive
     from codecflow.lifecycle import GracefulStop
     from codecflow.producer.options import ProduceOptions
     from codecflow.producer.run import produce as run
 
-    try:
-        interval = Fraction(signal_interval) if signal_interval else None
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"signal interval {signal_interval!r}: give seconds, such as 0.5 or 1/3") from None
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     source = _named_in_file(source)
     options = ProduceOptions(
         fast=fast,
         loop=loop,
-        interval=interval,
+        interval=None if signal_interval is None else positive(signal_interval, "--signal-interval"),
         transcode=Transcode.parse(transcode) if transcode else None,
         timeout_s=timeout,
     )

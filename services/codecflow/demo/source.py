@@ -17,17 +17,6 @@ JPEG_QUANTISER = 3
 """FFmpeg's quality of the JPEG comparison, 2 (best) to 31: about as large as libjpeg's quality 80."""
 
 
-def sampling_rate(text: str) -> Fraction:
-    """Frames a second, from a text such as 2 or 1/2. Raises ConfigError."""
-    try:
-        fps = Fraction(text)
-    except (ValueError, ZeroDivisionError):
-        fps = Fraction(0)
-    if fps <= 0:
-        raise ConfigError(f"sampling rate {text!r}: give frames a second, such as 2 or 1/2")
-    return fps
-
-
 def clip_seconds(path: Path) -> float:
     """How long the clip lasts, as its container says; 0 where it does not. Raises SourceError when it is no video."""
     with Source(str(path)):

@@ -11,17 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from codecflow.errors import ConfigError
-
-
-def seconds(text: str | float | Fraction, name: str) -> Fraction:
-    """A positive number of seconds (or frames a second), exactly: 8, 0.5 and 1/3 all work. Raises ConfigError."""
-    try:
-        value = text if isinstance(text, Fraction) else Fraction(str(text))
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(0)
-    if value <= 0:
-        raise ConfigError(f"{name} {text}: use a positive number, such as 8, 0.5 or 1/3")
-    return value
+from codecflow.exact import positive
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +26,19 @@ class WindowPlan:
     def of(
         window_s: str | float | Fraction, stride_s: str | float | Fraction, fps: str | float | Fraction
     ) -> WindowPlan:
-        """The plan for a window and a stride in seconds. Raises ConfigError when they are no whole number of frames."""
-        rate = seconds(fps, "fps")
+        """The plan for a window and a stride in seconds, called in errors as on the command line.
+
+        Raises ConfigError when they are no whole number of frames.
+        """
+        rate = positive(fps, "--fps")
         slots = []
-        for name, value in (("window", seconds(window_s, "window")), ("stride", seconds(stride_s, "stride"))):
-            if (value * rate).denominator != 1:
+        for name, value in (("--window", window_s), ("--stride", stride_s)):
+            seconds = positive(value, name)
+            if (seconds * rate).denominator != 1:
                 raise ConfigError(
                     f"{name} {value} s is no whole number of frames at {rate} frames/s: use a multiple of {1 / rate} s"
                 )
-            slots.append(int(value * rate))
+            slots.append(int(seconds * rate))
         return WindowPlan(slots[0], slots[1], rate)
 
     def first(self, window: int) -> int:
