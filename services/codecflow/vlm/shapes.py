@@ -16,11 +16,17 @@ from codecflow.vlm.tiny.internvl import tiny_internvl
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a ViT (`vision_*`) and of a Qwen2 language model."""
+    """Sizes of a ViT and of a language model: Qwen2, unless `text` names another `model_type`. `side`: input, in pixels."""
 
     family: str
     vision: dict[str, int]
-    text: dict[str, int]
+    text: dict[str, Any]
+    side: int = 448
+
+    @property
+    def cells(self) -> int:
+        """Tokens along each side of a frame: a patch has 14 pixels, a token 2 x 2 patches."""
+        return self.side // 28
 
     def config(self, base: PreTrainedConfig) -> PreTrainedConfig:
         """`base`, which fixes what the family's tokenizer and template need, with these sizes."""
@@ -34,11 +40,12 @@ class Shape:
 
 
 _INTERNVIT_300M = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+_VIT_S = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6, "intermediate_size": 1536}
 
 
 def _text(
     hidden: int, layers: int, heads: int, kv_heads: int, intermediate: int, vocabulary: int = 151674
-) -> dict[str, int]:
+) -> dict[str, Any]:
     return {
         "hidden_size": hidden,
         "num_hidden_layers": layers,
@@ -49,6 +56,9 @@ def _text(
     }
 
 
+# SmolLM2-135M, a Llama.
+_SMOLLM2 = _text(576, 30, 9, 3, 1536, 49156) | {"model_type": "llama", "head_dim": 64}
+
 SHAPES = {
     # For a CPU: an eighth of InternVL3-1B's width and depth.
     "internvl-small": Shape(
@@ -56,6 +66,10 @@ SHAPES = {
         {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 512},
         _text(128, 3, 4, 2, 512, 512),
     ),
+    # The demo's model, and what it would be at larger inputs.
+    "codecflow-tiny": Shape("internvl", _VIT_S, _SMOLLM2, 224),
+    "codecflow-tiny-336": Shape("internvl", _VIT_S, _SMOLLM2, 336),
+    "codecflow-tiny-448": Shape("internvl", _VIT_S, _SMOLLM2, 448),
     "internvl3-1b": Shape("internvl", _INTERNVIT_300M, _text(896, 24, 14, 2, 4864)),
     "internvl3-2b": Shape("internvl", _INTERNVIT_300M, _text(1536, 28, 12, 2, 8960)),
     "internvl3-8b": Shape("internvl", _INTERNVIT_300M, _text(3584, 28, 28, 4, 18944)),
@@ -63,12 +77,17 @@ SHAPES = {
 }
 
 
-def build_shape(name: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Family:
-    """A model of shape `name` with random weights, made on `device`. Raises ModelError on an unknown name."""
+def named_shape(name: str) -> Shape:
+    """Raises ModelError on an unknown name."""
     if name not in SHAPES:
         raise ModelError(f"shape {name!r}: use one of {', '.join(SHAPES)}")
-    shape = SHAPES[name]
-    base, tokenizer, files = tiny_internvl()
+    return SHAPES[name]
+
+
+def build_shape(name: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Family:
+    """A model of shape `name` with random weights, made on `device`. Raises ModelError on an unknown name."""
+    shape = named_shape(name)
+    base, tokenizer, files = tiny_internvl(image_size=shape.side)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
