@@ -20,6 +20,13 @@ from codecflow.kafka.topics import create_topics
 from codecflow.vlm.tiny import make_tiny
 from tests.clips import BUNDLED, cut
 
+NEED_TOPICS = (
+    ("produce", str(BUNDLED), "--stream", "gate"),
+    ("ask", "gate", "Is a person in view?"),
+    ("results",),
+    ("worker", "--model", "anything"),
+)
+
 
 class Refused(Protocol):
     def __call__(self, status: int, *command: str) -> str: ...
@@ -90,17 +97,7 @@ def test_a_file_that_is_cut_off_is_published_as_far_as_it_goes(
         assert len(packets.catch_up()) > 70
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("produce", str(BUNDLED), "--stream", "gate"),
-        ("ask", "gate", "Is a person in view?"),
-        ("results",),
-        ("worker", "--model", "anything"),
-        ("topics", "create"),
-    ],
-    ids=lambda command: command[0],
-)
+@pytest.mark.parametrize("command", [*NEED_TOPICS, ("topics", "create")], ids=lambda command: command[0])
 def test_a_broker_that_does_not_answer(
     refused: Refused, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
 ) -> None:
@@ -109,16 +106,7 @@ def test_a_broker_that_does_not_answer(
     assert "Kafka at 127.0.0.1:1: no answer" in said
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ("produce", str(BUNDLED), "--stream", "gate"),
-        ("ask", "gate", "Is a person in view?"),
-        ("results",),
-        ("worker", "--model", "anything"),
-    ],
-    ids=lambda command: command[0],
-)
+@pytest.mark.parametrize("command", NEED_TOPICS, ids=lambda command: command[0])
 def test_topics_that_were_not_created(
     refused: Refused, kafka_settings: KafkaSettings, command: tuple[str, ...]
 ) -> None:

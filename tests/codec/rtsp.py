@@ -6,7 +6,6 @@ import base64
 import socket
 import socketserver
 import struct
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from pathlib import Path
 from codecflow.codec.annexb import split_annex_b
 from codecflow.codec.source import Source
 from codecflow.messages import CodedPicture
+
+from .serving import serving
 
 _LARGEST = 1200
 
@@ -74,15 +75,10 @@ def rtsp_camera(clip: Path, password: str | None = None, start: int = 0) -> Iter
                     self.wfile.write(b"$\0" + struct.pack(">H", len(packet)) + packet)
                 time.sleep(float(picture.duration * picture.time_base) / 10)
 
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session)
+    server.daemon_threads = True
+    with serving(server) as address:
+        yield address
 
 
 def _payloads(picture: CodedPicture) -> Iterator[tuple[bytes, bool]]:

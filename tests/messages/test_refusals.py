@@ -18,16 +18,12 @@ from codecflow.messages import (
     CodedPicture,
     DeadLetter,
     EndOfEpoch,
-    Flops,
-    Frames,
     Headers,
     PictureMetadata,
     Question,
-    Result,
     Signal,
     StreamDescription,
     StreamState,
-    Tokens,
     decode_dead_letter,
     decode_metadata,
     decode_packet,
@@ -41,6 +37,7 @@ from codecflow.messages import (
     encode_state,
     encode_stream,
 )
+from tests.subscriber.example_results import RESULT
 
 from .contract import headers_document, validator
 
@@ -62,29 +59,6 @@ PICTURE = CodedPicture(
     captured_at_ms=1,
     width=64,
     height=48,
-)
-RESULT = Result(
-    stream="gate",
-    epoch=1,
-    window=0,
-    start_s=0.0,
-    end_s=8.0,
-    captured_at_ms=1,
-    answered_at_ms=2,
-    question="person",
-    prompt="Is a person in view?",
-    type="yes-no",
-    answer="yes",
-    p_yes=0.75,
-    label_probabilities=None,
-    frames=Frames(16, 15),
-    tokens=Tokens(10, 256, 300, 1000),
-    flops=Flops(1, 2, 4),
-    seconds={"encode": 0.1},
-    keep="replenish",
-    refresh="none",
-    model="tiny",
-    trained=False,
 )
 QUESTIONS = (
     Question("person", "Is a person in view?", "yes-no"),
@@ -118,7 +92,7 @@ def broken(document: Any) -> list[tuple[str, Any]]:
         for name, value in document.items():
             if name in DERIVED:
                 continue
-            if name not in OPTIONAL | {"encode"}:  # a stage's name in `seconds` is free
+            if name not in OPTIONAL | RESULT.seconds.keys():  # stages are named freely
                 copies.append((f"without {name}", {key: v for key, v in document.items() if key != name}))
             copies.append((f"{name} of a wrong type", {**document, name: [None, {}]}))
             copies.extend((f"{name}: {what}", {**document, name: copy}) for what, copy in broken(value))

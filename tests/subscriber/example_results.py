@@ -25,7 +25,7 @@ RESULT = Result(
     frames=Frames(expected=16, seen=15),
     tokens=Tokens(kept=100, total=400, refreshed=100, reused=0),
     flops=Flops(vit=10, llm=20, full=100),
-    seconds={"vit": 0.25, "prefill": 0.5},
+    seconds={"decode": 0.25, "answer": 0.5},
     keep="replenish",
     refresh="none",
     model="tiny",

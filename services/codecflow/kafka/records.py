@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import Message, Producer
 
 from codecflow.errors import KafkaError
 
@@ -23,6 +25,21 @@ class Record:
     value: bytes | None
     what: str
     headers: Headers | None = None
+
+
+Report = Callable[[ClientError | None, Message], None]
+"""Called, within a later call of the client, with what became of a record."""
+
+
+def hand_over(record: Record, client: Producer, report: Report) -> None:
+    """Queue `record` in librdkafka. Raises as it does: BufferError where the queue is full, KafkaException."""
+    client.produce(
+        record.topic,
+        key=record.key,
+        value=record.value,
+        headers=record.headers,  # type: ignore[arg-type]  # a list of (str, bytes) is one of (str, str | bytes)
+        on_delivery=report,
+    )
 
 
 def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings) -> KafkaError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -14,7 +13,7 @@ from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, producer
 from .failures import DeliveryError, client_error
-from .records import Record, delivery_failure
+from .records import Record, Report, delivery_failure, hand_over
 from .settings import KafkaSettings
 
 
@@ -81,20 +80,14 @@ class RecordSender:
 
     def _queued(self, record: Record) -> bool:
         try:
-            self._producer.produce(
-                record.topic,
-                key=record.key,
-                value=record.value,
-                headers=record.headers,  # type: ignore[arg-type]  # a list of (str, bytes) is one of (str, str | bytes)
-                on_delivery=self._on_delivery(record),
-            )
+            hand_over(record, self._producer, self._on_delivery(record))
         except BufferError:
             return False
         except KafkaException as error:
             raise delivery_failure(record, client_error(error), self._settings) from error
         return True
 
-    def _on_delivery(self, record: Record) -> Callable[[ClientError | None, Message], None]:
+    def _on_delivery(self, record: Record) -> Report:
         def report(error: ClientError | None, message: Message) -> None:
             if error is not None and self._failure is None:
                 self._failure = delivery_failure(record, error, self._settings)

@@ -15,7 +15,7 @@ from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, transactional_producer
 from .failures import BrokersGoneError, FencedError, TransactionAbortedError, client_error
-from .records import Record, delivery_failure
+from .records import Record, delivery_failure, hand_over
 from .settings import KafkaSettings
 
 # The group has given these partitions to somebody else, or this member away: classic and KIP-848 protocols.
@@ -101,13 +101,7 @@ class TransactionalEmitter:
 
         while True:
             try:
-                self._producer.produce(
-                    record.topic,
-                    key=record.key,
-                    value=record.value,
-                    headers=record.headers,  # type: ignore[arg-type]  # a list of (str, bytes) is one of (str, str | bytes)
-                    on_delivery=report,
-                )
+                hand_over(record, self._producer, report)
             except BufferError:
                 self._producer.poll(0.1)
             except KafkaException as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from codecflow.errors import MessageError
 from codecflow.kafka.partitions import partition_of
@@ -16,6 +17,8 @@ from codecflow.messages import DeadLetter, Headers, StreamState, decode_metadata
 from .feed import Offsets
 from .stream import Sampling, Stream
 from .turns import Limits, Reports, Turn
+
+T = TypeVar("T")
 
 PACKETS, METADATA = 0, 1
 """The two topics, as an index of `Offsets`."""
@@ -72,33 +75,19 @@ class Partition:
 
     def packet(self, key: bytes | None, value: bytes | None, headers: Headers | None, offset: int) -> None:
         """Take in a record of the packets topic. Raises ConfigError when its stream cannot serve the sampling rate."""
-        self.positions = (offset + 1, self.positions[METADATA])
-        self._at_end[PACKETS] = False
-        try:
-            picture = decode_packet(key, value, headers)
-        except MessageError as error:
-            self._dead(PACKETS, key, offset, "unreadable", str(error))
-            return
-        if self._misplaced(PACKETS, key, offset):
-            return
-        followed = self._follow(picture.stream)
-        followed.stream.packet(picture, offset)
-        self._tell(followed)
+        picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers))
+        if picture is not None:
+            followed = self._follow(picture.stream)
+            followed.stream.packet(picture, offset)
+            self._tell(followed)
 
     def metadata(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         """Take in a record of the metadata topic. Raises as `packet`."""
-        self.positions = (self.positions[PACKETS], offset + 1)
-        self._at_end[METADATA] = False
-        try:
-            document = decode_metadata(key, value)
-        except MessageError as error:
-            self._dead(METADATA, key, offset, "unreadable", str(error))
-            return
-        if self._misplaced(METADATA, key, offset):
-            return
-        followed = self._follow(document.stream)
-        followed.stream.metadata(document, offset)
-        self._tell(followed)
+        document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value))
+        if document is not None:
+            followed = self._follow(document.stream)
+            followed.stream.metadata(document, offset)
+            self._tell(followed)
 
     def caught_up(self, topic: int) -> None:
         """The topic has been read to its present end: PACKETS or METADATA."""
@@ -176,6 +165,18 @@ class Partition:
                 followed.parked = True
                 if not stream.ready:
                     del self._followed[name]
+
+    def _read(self, topic: int, key: bytes | None, offset: int, decode: Callable[[], T]) -> T | None:
+        """The message in the record at `offset`, which is now read; None, with a dead letter, where it cannot be used."""
+        packets, metadata = self.positions
+        self.positions = (offset + 1, metadata) if topic == PACKETS else (packets, offset + 1)
+        self._at_end[topic] = False
+        try:
+            message = decode()
+        except MessageError as error:
+            self._dead(topic, key, offset, "unreadable", str(error))
+            return None
+        return None if self._misplaced(topic, key, offset) else message
 
     def _follow(self, name: str) -> _Followed:
         followed = self._followed.get(name)
