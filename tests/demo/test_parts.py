@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from codecflow.codec.source import clip_seconds
 from codecflow.demo.figures import tally
-from codecflow.demo.source import clip_seconds, fitting_stride, jpeg_bytes
+from codecflow.demo.source import fitting_stride, jpeg_bytes
 from codecflow.errors import ConfigError, SourceError
 from codecflow.messages import Flops, Tokens
 from tests.clips import cut

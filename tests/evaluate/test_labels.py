@@ -51,6 +51,22 @@ def test_a_choice_is_the_label_of_half_the_stride() -> None:
     assert label("text", both, 24, 32) is None
 
 
+def test_where_a_row_says_no_only_what_rows_cover_is_scored() -> None:
+    both = intervals((4, 9)) + intervals((0, 3), (10, 11), answer="no")
+    assert [label("yes-no", both, start, start + 2) for start in range(0, 16, 2)] == [
+        "no",
+        "no",  # half of it, exactly
+        "yes",
+        "yes",
+        "yes",  # half
+        "no",
+        None,
+        None,
+    ]
+    assert label("yes-no", both, 8, 11) is None  # a third each
+    assert label("yes-no", intervals((0, 3), answer="no"), 4, 6) is None
+
+
 @given(spans=spans, start=st.integers(0, 12), stride=st.integers(1, 8))
 def test_yes_no_as_counted_in_tenths_of_a_second(spans: list[tuple[int, int]], start: int, stride: int) -> None:
     given = intervals(*((a / 10, (a + n) / 10) for a, n in spans))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,7 +12,8 @@ import pytest
 from codecflow import subscriber
 from codecflow.evaluate.contenders import contenders
 from codecflow.evaluate.labels import label
-from codecflow.evaluate.pipeline import Lane, publish
+from codecflow.evaluate.lanes import Lane
+from codecflow.evaluate.pipeline import Sampled, publish
 from codecflow.evaluate.spec import read_spec
 from codecflow.trained.assemble import cached_checkpoint
 from codecflow.trained.parts import CACHE
@@ -30,16 +33,15 @@ def test_it_says_when_a_person_is_in_view(tmp_path: Path) -> None:
     assert family.trained
     plan = WindowPlan.of("4", str(STRIDE_S), "2")
     pruned = next(one for one in contenders("replenish/none", plan, "4") if one.name == "replenish/none")
-    records, _ = publish(cut(52, tmp_path / "clip.mp4"), "camera", Fraction(2))
     question = subscriber.question(PERSON, yes_no=True, name="person")
+    clip = publish(0, cut(52, tmp_path / "clip.mp4"), (question,), Fraction(2))
     intervals = read_spec(SPEC).clips[0].labels[PERSON]
-    lane = Lane(pruned, family, "codecflow-tiny")
     said: list[tuple[str, str]] = []
-    for (result,) in lane.answers(records, "camera", (question,)):
-        right = label("yes-no", intervals, result.end_s - STRIDE_S, result.end_s)
-        if right is not None:
-            said.append((right, result.answer))
-    lane.close()
+    with ThreadPoolExecutor(1) as decoder, closing(Lane(pruned, family, "codecflow-tiny", decoder)) as lane:
+        for _, (result,) in lane.answers([Sampled(clip, lane.sampling, limit=0)]):
+            right = label("yes-no", intervals, result.end_s - STRIDE_S, result.end_s)
+            if right is not None:
+                said.append((right, result.answer))
     assert len(said) >= 20
     both = sum(right == answer == "yes" for right, answer in said)
     f1 = 2 * both / (sum(right == "yes" for right, _ in said) + sum(answer == "yes" for _, answer in said))

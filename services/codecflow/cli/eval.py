@@ -48,6 +48,9 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
+    streams: Annotated[
+        int, typer.Option(min=1, help="Clips that are answered side by side, in batches; less takes less memory.")
+    ] = 8,
     out: Annotated[
         Path | None, typer.Option(help="Folder for F1 against FLOPs (PNG, SVG) and a CSV file of every answer.")
     ] = None,
@@ -67,6 +70,7 @@ def evaluate(
             transcode=transcode,
             dtype=dtype,
             device=device,
+            streams=streams,
             out=out,
         )
     )

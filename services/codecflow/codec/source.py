@@ -29,8 +29,9 @@ MAX_UNREADABLE = 100
 class Source:
     """One opening of a video file or camera.
 
-    `codec`: FFmpeg's name of the video track's codec. `width`, `height`: as the container says, luma samples. `live`:
-    pictures come at the camera's own pace. `dropped`: pictures and reads that were not passed on, by reason.
+    `codec`: FFmpeg's name of the video track's codec. `width`, `height`: as the container says, luma samples.
+    `seconds`: how long it lasts, as the container says, else 0. `live`: pictures come at the camera's own pace. `dropped`:
+    pictures and reads that were not passed on, by reason.
 
     Raises SourceError, whose `code` is missing, codec, auth, tls, timeout or gone.
     """
@@ -59,6 +60,8 @@ class Source:
         self.codec = context.codec.canonical_name
         self.width, self.height = context.width, context.height
         self.time_base: Fraction = self._track.time_base or Fraction(1, 90_000)
+        track_s = (self._track.duration or 0) * self.time_base
+        self.seconds = float(track_s or Fraction(self._container.duration or 0, 1_000_000))
         self.live = is_live(url) or (is_url(url) and not self._container.duration)
 
     def pictures(self, stream: str, epoch: int, first_seq: int = 0, shift: int = 0) -> Iterator[CodedPicture]:
@@ -137,3 +140,9 @@ class Source:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+
+def clip_seconds(path: Path) -> float:
+    """How long a file lasts, as its container says; 0 where it does not. Raises SourceError when it is no video."""
+    with Source(str(path)) as source:
+        return source.seconds

@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from codecflow import subscriber
+from codecflow.codec.source import clip_seconds
 from codecflow.errors import SourceError
 from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
@@ -18,7 +19,7 @@ from codecflow.subscriber.lines import clock, result_line
 from .children import Children
 from .display import Display
 from .figures import Figures, tally
-from .source import clip_seconds, fitting_stride, jpeg_bytes
+from .source import fitting_stride, jpeg_bytes
 from .watch import Answers, Published
 
 STREAM = "demo"

@@ -10,22 +10,10 @@ import av
 import av.error
 from av.video.codeccontext import VideoCodecContext
 
-from codecflow.codec.source import Source
 from codecflow.errors import ConfigError, SourceError
 
 JPEG_QUANTISER = 3
 """FFmpeg's quality of the JPEG comparison, 2 (best) to 31: about as large as libjpeg's quality 80."""
-
-
-def clip_seconds(path: Path) -> float:
-    """How long the clip lasts, as its container says; 0 where it does not. Raises SourceError when it is no video."""
-    with Source(str(path)):
-        pass  # says in one line what is wrong with it
-    with av.open(str(path)) as container:
-        track = container.streams.video[0]
-        if track.duration and track.time_base:
-            return float(track.duration * track.time_base)
-        return float(container.duration or 0) / 1_000_000
 
 
 def fitting_stride(seconds: float, wanted: int) -> int:

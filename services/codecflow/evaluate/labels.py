@@ -11,8 +11,8 @@ from .spec import Interval
 def label(kind: str, intervals: Sequence[Interval], start_s: float, end_s: float) -> str | None:
     """The right answer over the stride [start_s, end_s), or None: not to be scored.
 
-    The answer whose intervals cover at least half of the stride. yes-no: no, where they cover nothing of it. Left out are
-    strides that they cover less than half but some, and those of which two answers cover half each.
+    The answer whose intervals cover at least half of the stride. yes-no without intervals of the answer no: no, where they
+    cover nothing of it. Left out are all other strides, and those of which two answers cover half each.
     """
     stride = end_s - start_s
     covered: dict[str, float] = defaultdict(float)
@@ -23,7 +23,7 @@ def label(kind: str, intervals: Sequence[Interval], start_s: float, end_s: float
     right = [answer for answer, seconds in covered.items() if seconds >= half]
     if len(right) == 1:
         return right[0]
-    if kind == "yes-no" and not any(seconds > 1e-9 for seconds in covered.values()):
+    if kind == "yes-no" and "no" not in covered and not any(seconds > 1e-9 for seconds in covered.values()):
         return "no"
     return None
 

@@ -1,10 +1,10 @@
-"""A clip through producer, wire format, join, worker and engine: the product's code, with a list where Kafka would be."""
+"""A clip through producer, wire format, join and worker to windows: the product's code, with a list where Kafka would be."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,17 +13,12 @@ from codecflow.codec.transcode import Transcode, Transcoder
 from codecflow.errors import ModelError, SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
-from codecflow.messages import Question, Result, decode_metadata, decode_packet
+from codecflow.messages import Question, decode_metadata, decode_packet
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.summary import Summary
-from codecflow.vlm.engine import Engine
-from codecflow.vlm.families import Family
-from codecflow.worker.answering import Answering, Described
 from codecflow.worker.stream import Sampling, Stream
 from codecflow.worker.turns import Turn
-
-from .contenders import Contender
 
 TOPICS = TopicNames("eval")
 _LARGEST_RECORD = 2**31
@@ -42,17 +37,33 @@ class _Records:
         """There is nobody to wait for."""
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A clip as a producer sends it, coded. `number`: its place in the spec; `lost`: pictures that are damaged."""
+
+    number: int
+    file: Path
+    questions: tuple[Question, ...]
+    records: list[Record]
+    lost: int
+
+    @property
+    def stream(self) -> str:
+        return f"clip-{self.number}"
+
+
 def signal_interval(fps: Fraction, transcode: Transcode | None) -> Fraction:
     """A producer's default, or the sampling period where the default cannot serve `fps`."""
     interval = ProduceOptions(transcode=transcode).signal_interval
     return interval if (1 / (fps * interval)).denominator == 1 else 1 / fps
 
 
-def publish(file: Path, stream: str, fps: Fraction, transcode: Transcode | None = None) -> tuple[list[Record], Summary]:
-    """What a producer would send of a file, and what it would say of it. Raises SourceError when it cannot be read."""
-    sent = _Records()
+def publish(
+    number: int, file: Path, questions: tuple[Question, ...], fps: Fraction, transcode: Transcode | None = None
+) -> Published:
+    """What a producer would send of a file. Raises SourceError when it cannot be read."""
+    sent, stream, epoch = _Records(), f"clip-{number}", 1
     summary = Summary(stream, str(file))
-    epoch = 1
     publisher = EpochPublisher(
         stream, epoch, signal_interval(fps, transcode), (sent, sent), TOPICS, _LARGEST_RECORD, summary
     )
@@ -67,55 +78,57 @@ def publish(file: Path, stream: str, fps: Fraction, transcode: Transcode | None 
     publisher.close()
     if not summary.pictures:
         raise SourceError(f"source {file}: no picture of it can be decoded; give a sound video file")
-    return sent.records, summary
+    return Published(number, file, questions, sent.records, summary.lost)
 
 
-class Lane:
-    """One contender's worker: its own streams, engine and KV, one clip after another."""
+class Sampled:
+    """A clip's windows under one keep policy, as a worker hands them to its engine.
 
-    def __init__(self, contender: Contender, family: Family, model: str) -> None:
-        self.contender = contender
-        self._sampling = Sampling(contender.plan, contender.keep, family.grid)
-        self._engine = Engine(family, window_frames=contender.plan.window_slots, refresh=contender.refresh)
-        self._refusals: list[str] = []
-        self._answering = Answering(
-            self._engine, contender.plan, Described(contender.name, model, family.trained), self._refusals.append
-        )
+    What was decoded is held for the contenders that take the same tokens, if it is at most `limit` bytes of pictures; what
+    is larger is decoded again each time.
+    """
 
-    def close(self) -> None:
-        self._answering.close()
+    def __init__(self, clip: Published, sampling: Sampling, limit: int) -> None:
+        self.clip = clip
+        self._sampling, self._limit = sampling, limit
+        self._held: list[Turn] | None = None
 
-    def answers(
-        self, records: Sequence[Record], stream: str, questions: tuple[Question, ...]
-    ) -> Iterator[list[Result]]:
-        """The results of each window in turn. Raises ModelError when one does not fit or the model takes no such picture."""
+    def windows(self) -> Iterator[Turn]:
+        """Turns that have a window, in order. Raises ModelError when the model takes no such pictures."""
+        if self._held is not None:
+            yield from self._held
+            return
+        turns, size = [], 0
+        for turn in self._decoded():
+            assert turn.window is not None
+            size += sum(frame.pixels.nbytes for frame in turn.window.frames if frame.pixels is not None)
+            if size <= self._limit:
+                turns.append(turn)
+            else:
+                turns.clear()
+            yield turn
+        if size <= self._limit:
+            self._held = turns
+
+    def _decoded(self) -> Iterator[Turn]:
         counts: Counter[str] = Counter()
-        follower = Stream(stream, self._sampling, counts)
-        for offset, record in enumerate(records):
+        follower = Stream(self.clip.stream, self._sampling, counts)
+        for offset, record in enumerate(self.clip.records):
             if record.topic == TOPICS.packets:
                 follower.packet(decode_packet(record.key, record.value, record.headers), offset)
             else:
                 follower.metadata(decode_metadata(record.key, record.value), offset)
-            yield from self._answer(follower, questions)
+            yield from _taken(follower)
         follower.give_up()
-        yield from self._answer(follower, questions)
-        self._answering.drop(stream)
+        yield from _taken(follower)
         if follower.trouble is not None and not counts["frames"]:
-            raise ModelError(f"{self.contender.name}: {follower.trouble}")
+            raise ModelError(f"{self.clip.file}: {follower.trouble}")
 
-    def _answer(self, follower: Stream, questions: tuple[Question, ...]) -> Iterator[list[Result]]:
-        while follower.ready:
-            turn = self._thinned(Turn.of(follower))
-            for _ in range(turn.steps):
-                follower.ready.popleft()
-            (answered,) = self._answering.begin([turn], lambda _: questions).result()
-            if answered.refused:
-                raise ModelError(f"{self.contender.name}: {self._refusals[-1]}; use a shorter window")
-            if answered.results:
-                yield answered.results
 
-    def _thinned(self, turn: Turn) -> Turn:
-        thin = self.contender.thin
-        if turn.window is None or thin is None:
-            return turn
-        return replace(turn, window=replace(turn.window, frames=tuple(thin(frame) for frame in turn.window.frames)))
+def _taken(follower: Stream) -> Iterator[Turn]:
+    while follower.ready:
+        turn = Turn.of(follower)
+        for _ in range(turn.steps):
+            follower.ready.popleft()
+        if turn.window is not None:
+            yield turn

@@ -89,7 +89,7 @@ def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], l
                 ]
             )
             for name, results in by_contender.items():
-                for key, result in results.items():
+                for key, result in sorted(results.items(), key=lambda item: item[0][:2]):
                     tokens, flops = result.tokens, result.flops
                     writer.writerow(
                         [

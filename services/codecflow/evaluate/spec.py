@@ -4,7 +4,8 @@ A spec is a CSV file with a header and the columns file, start_s, end_s, questio
 `start_s` to `end_s` (presentation time of the file in seconds; both empty: all of it) the answer to `question` is `answer`.
 
 yes-no   rows give the intervals where the answer is yes; outside them it is no. A file in which it never is yes has one row
-         with the answer no and no times: so that it is asked there too.
+         with the answer no and no times: so that it is asked there too. With rows that give a time for no, outside all rows
+         of this file and question nothing is scored.
 choice   the labels are all answers that the spec gives to this question. Where no row speaks, nothing is scored.
 text     likewise, with free text.
 """
@@ -24,7 +25,7 @@ COLUMNS = ("file", "start_s", "end_s", "question", "type", "answer")
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """[start_s, end_s) in which the answer is `answer`; yes-no: always yes. `line`: of the spec."""
+    """[start_s, end_s) in which the answer is `answer`. `line`: of the spec."""
 
     start_s: float
     end_s: float
@@ -77,13 +78,13 @@ def read_spec(path: Path) -> Spec:
         answers.setdefault(row.question, {}).setdefault(row.answer, row.line)
         labels = clips.setdefault(row.file, Clip(row.file)).labels.setdefault(row.question, [])
         here = (row.file, row.question)
-        if row.type == "yes-no" and row.answer == "no":
+        if row.type == "yes-no" and row.answer == "no" and row.times is None:
             if labels:
-                raise _bad(path, row.line, f"never yes in this file, but line {labels[0].line} says yes")
+                raise _bad(path, row.line, f"never yes in this file, but line {labels[0].line} gives a time")
             never[here] = row.line
             continue
         if here in never:
-            raise _bad(path, row.line, f"yes in this file, but line {never[here]} says never")
+            raise _bad(path, row.line, f"a time in this file, but line {never[here]} says never yes")
         start_s, end_s = row.times or (0.0, math.inf)
         for other in labels:
             if other.answer != row.answer and other.start_s < end_s and start_s < other.end_s:
@@ -142,8 +143,6 @@ def _row(path: Path, line: int, cells: dict[str, str]) -> _Row:
         answer = answer.lower()
         if answer not in ("yes", "no"):
             raise _bad(path, line, f"answer {cells['answer']!r}: yes or no, for type yes-no")
-        if answer == "no" and times is not None:
-            raise _bad(path, line, "answer no with times: list where it is yes; only a file without any yes says no")
     return _Row(line, file, times, cells["question"], cells["type"], answer)
 
 
