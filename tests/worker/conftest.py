@@ -9,7 +9,7 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 
-from .memory import encode_clip
+from .memory import Published, encode_clip, publish
 from .running import Running
 
 
@@ -36,3 +36,15 @@ def family(checkpoint: Path) -> Family:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 seconds, 10 pictures a second, GOP 10, B-frames."""
     return encode_clip(tmp_path_factory.mktemp("clip") / "square.mp4", 20)
+
+
+@pytest.fixture(scope="session")
+def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 seconds, 10 pictures a second, GOP 20, B-frames."""
+    return encode_clip(tmp_path_factory.mktemp("clip") / "short.mp4", 12, gop=20)
+
+
+@pytest.fixture(scope="session")
+def published(short_clip: Path) -> Published:
+    """It as stream a."""
+    return publish(short_clip, "a")

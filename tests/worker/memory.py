@@ -32,6 +32,8 @@ from codecflow.worker.stream import Sampling
 from codecflow.worker.turns import Limits, Reports, Turn
 from codecflow.worker.windows import WindowPlan
 
+Published = tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]
+"""What a producer publishes: pictures and documents, topic by topic."""
 Packet = tuple[bytes, bytes, Headers]
 Document = tuple[bytes, bytes]
 
@@ -62,9 +64,7 @@ def encode_clip(
     return path
 
 
-def publish(
-    clip: Path, stream: str, epoch: int = 1, interval: Fraction = Fraction(1, 2)
-) -> tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]:
+def publish(clip: Path, stream: str, epoch: int = 1, interval: Fraction = Fraction(1, 2)) -> Published:
     """What a producer publishes of a clip, topic by topic."""
     extractor = SignalExtractor(interval)
     pictures: list[CodedPicture] = []
@@ -78,7 +78,7 @@ def publish(
     return pictures, documents
 
 
-def publish_two_sizes(folder: Path, stream: str) -> tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]:
+def publish_two_sizes(folder: Path, stream: str) -> Published:
     """Five seconds of 64x48, then five of 98x130 in the same epoch: a camera whose settings are changed."""
     first, _ = publish(encode_clip(folder / "first.mp4", 5), stream)
     second, _ = publish(encode_clip(folder / "second.mp4", 5, size=(98, 130)), stream)
