@@ -63,6 +63,19 @@ def test_masks_from_a_file_are_those_of_the_clip(
         assert stored[name] == direct[name], name
 
 
+def test_the_demo_model_at_its_real_size_takes_28_gflop_a_frame(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "masks.npz"
+    few = {**SHORT, "window_s": "1", "stride_s": "0.5", "slides": 1, "shape": "codecflow-tiny"}
+    run(Options(clips=[CLIP], save_masks=file, **few))  # type: ignore[arg-type]
+    capsys.readouterr()
+    run(Options(masks=file, policies="all/all", **few))  # type: ignore[arg-type]
+    whole = figures(capsys)["results"][0]  # type: ignore[index]
+    assert whole["window_tokens"] == 2 * 64
+    assert whole["flops"] / 2 == pytest.approx(28e9, rel=0.2)
+
+
 def test_too_little_memory_is_told_in_its_row(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,7 +42,6 @@ def test_a_cached_part_is_taken_only_if_it_is_the_pinned_file(tmp_path: Path) ->
 def test_the_part_in_the_repository_is_small_and_of_the_pinned_parts() -> None:
     assert REPOSITORY_PART.stat().st_size <= 32_000_000
     part = read_trained_part(REPOSITORY_PART)
-    assert part.side == 448
     assert all(bool(tensor.isfinite().all()) for tensor in part.tensors.values())
     for name in part.tensors:
         if name.startswith("lora.") and name.endswith(".a"):
@@ -51,10 +50,15 @@ def test_the_part_in_the_repository_is_small_and_of_the_pinned_parts() -> None:
 
 def test_a_trained_part_of_other_parts_or_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "trained.safetensors"
-    about = {"parts": [VISION.sha256, "0" * 64], "side": 448, "lora_scale": 1.0}
+    about = {"parts": [VISION.sha256, "0" * 64], "side": 224, "lora_scale": 1.0}
     save_file({"x": torch.zeros(1)}, path, {"codecflow": json.dumps(about)})
     with pytest.raises(ModelError, match="not trained on the pinned parts"):
         read_trained_part(path)
+    for side in (0, 230):
+        about = {"parts": [VISION.sha256, TEXT.sha256], "side": side, "lora_scale": 1.0}
+        save_file({"x": torch.zeros(1)}, path, {"codecflow": json.dumps(about)})
+        with pytest.raises(ModelError, match=f"{side} pixels"):
+            read_trained_part(path)
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(ModelError, match="cannot be read"):
         read_trained_part(path)
@@ -70,11 +74,11 @@ def test_what_was_trained_is_written_where_it_belongs() -> None:
     a, b = torch.randn(2, 4), torch.randn(3, 2)
     whole, rows = torch.randn(2, 2), torch.randn(2, 2)
     tensors = {"lora.low.a": a, "lora.low.b": b, "whole.weight": whole, "rows.table.weight": rows}
-    apply_trained_part(model, TrainedPart(448, 2.0, tensors))
+    apply_trained_part(model, TrainedPart(224, 2.0, tensors))
     after = dict(model.named_parameters())
     torch.testing.assert_close(after["low.weight"], before["low.weight"] + 2.0 * b @ a)
     assert torch.equal(after["whole.weight"], whole)
     assert torch.equal(after["table.weight"], torch.cat([before["table.weight"][:3], rows]))
     assert torch.equal(after["whole.bias"], before["whole.bias"])
     with pytest.raises(ModelError, match="does not fit"):
-        apply_trained_part(model, TrainedPart(448, 1.0, {"whole.weight": torch.zeros(3, 3)}))
+        apply_trained_part(model, TrainedPart(224, 1.0, {"whole.weight": torch.zeros(3, 3)}))

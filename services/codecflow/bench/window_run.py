@@ -13,8 +13,9 @@ import transformers
 
 from codecflow.bench.clip_masks import KEEP_POLICIES, ClipMasks, load_masks, masks_of_clip, save_masks
 from codecflow.bench.device_check import check_device
+from codecflow.bench.standing import Contender, Plan, Standing, as_figures
 from codecflow.bench.table import print_json, print_table
-from codecflow.bench.window import Contender, Plan, Standing, as_figures, measure
+from codecflow.bench.window import measure
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
 from codecflow.vlm.families import Family

@@ -23,8 +23,11 @@ from .parts import TEXT, VISION, locate
 from .text import IMAGE_TOKENS, read_text_model
 from .vision import HEADS, LAYERS, PATCH, WIDTH, read_vision_weights
 
-DEFAULT_SIDE = 448
-"""Input side in pixels of an untrained assembly: 32 x 32 patches, 256 tokens a frame."""
+DEFAULT_SIDE = 224
+"""Input side in pixels of an untrained assembly: 16 x 16 patches, 64 tokens a frame."""
+
+TOKEN = 2 * PATCH
+"""Side in pixels of what becomes one token: 2 x 2 patches."""
 
 LAYOUT = 2
 """Of what `build_checkpoint` writes: to be raised when it changes, so that no older folder is taken from a cache."""
@@ -39,7 +42,8 @@ IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class TrainedPart:
     """What training adds to the published parts, read from one safetensors file.
 
-    `side`: input side in pixels it was trained for. `lora_scale`: factor of each low-rank product. `tensors`: by name.
+    `side`: input side in pixels it was trained for, a multiple of TOKEN. `lora_scale`: factor of each low-rank product.
+    `tensors`: by name.
     `lora.<module>.a` (rank, in) and `lora.<module>.b` (out, rank) are added to `<module>.weight` as a product,
     `rows.<module>.weight` replaces that table's last rows (the image tokens'), all else the weight of its name.
     """
@@ -59,7 +63,12 @@ def read_trained_part(path: Path) -> TrainedPart:
         raise ModelError(f"trained part {path}: cannot be read ({error})") from None
     if about.get("parts") != [VISION.sha256, TEXT.sha256]:
         raise ModelError(f"trained part {path}: not trained on the pinned parts; train it anew (training/README.md)")
-    return TrainedPart(int(about["side"]), float(about["lora_scale"]), tensors)
+    side = int(about["side"])
+    if side < TOKEN or side % TOKEN:
+        raise ModelError(
+            f"trained part {path}: for inputs of {side} pixels, which tokens of {TOKEN} pixels do not fill"
+        )
+    return TrainedPart(side, float(about["lora_scale"]), tensors)
 
 
 def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int, int]:
@@ -132,7 +141,7 @@ def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
         vision_config=vision_config.to_dict(),
         text_config=text_config,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKENS["context_image_token"]),
-        image_seq_length=(side // PATCH // 2) ** 2,
+        image_seq_length=(side // TOKEN) ** 2,
     )
     config.codecflow_untrained = trained is None
     with torch.random.fork_rng(devices=[]):
@@ -179,6 +188,6 @@ def make_processor(tokenizer: Any, side: int) -> Any:
         image_processor=GotOcr2ImageProcessor(crop_to_patches=False, **pixels),
         tokenizer=tokenizer,
         video_processor=InternVLVideoProcessor(**pixels),
-        image_seq_length=(side // PATCH // 2) ** 2,
+        image_seq_length=(side // TOKEN) ** 2,
         chat_template=tokenizer.chat_template,
     )

@@ -67,7 +67,11 @@ def _renamed(weights: dict[str, npt.NDArray[np.float32]]) -> Iterable[tuple[str,
 
 
 def _positions(arrays: Iterable[npt.NDArray[np.float32]], grid: int) -> torch.Tensor:
-    """(1, 1 + grid * grid, WIDTH): the class token's position, then the patches', interpolated as DINOv2 does."""
+    """(1, 1 + grid * grid, WIDTH): the class token's position, then the patches', interpolated.
+
+    As transformers' DINOv2 and InternVL do it: bicubic, to the exact size, not antialiased. DINOv2's own code scales by
+    (grid + 0.1) / 37 instead: at 224 pixels its features differ from these by 1.6 %. With antialiasing it would be 5.9 %.
+    """
     tables = {a.shape: a for a in arrays if a.ndim == 3 and a.shape[0] == 1 and a.shape[2] == WIDTH}
     class_position = tables.get((1, 1, WIDTH))
     patches = tables.get((1, TRAINED_GRID * TRAINED_GRID, WIDTH))

@@ -1,0 +1,76 @@
+"""What `codecflow bench window` compares, and what each contender came to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+
+from codecflow.vlm.refresh import Refresh
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Frames of a window and of a stride, seconds of a stride, slides to time, and questions asked of each window."""
+
+    window: int
+    stride: int
+    stride_s: float
+    slides: int
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A keep policy, a refresh policy, and how many streams are served together."""
+
+    keep: str
+    refresh: Refresh
+    streams: int
+
+    @property
+    def name(self) -> str:
+        budget = f" {self.refresh.share:.0%} {self.refresh.by}" if self.refresh.name == "budget" else ""
+        return f"{self.keep} + {self.refresh.name}{budget}"
+
+
+@dataclass(slots=True)
+class Standing:
+    """Means over the timed slides. Times are a window's and a stream's share; bytes are a stream's.
+
+    `streams_served`: that one device answers in real time, a window each `stride_s`. `tokens_kept`: share of the new frames'
+    tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed; `flops_share`: of what
+    `all` + `all` executes. `max_logit_difference`, `agreement`: to `all` + `all` on the same windows: largest |Δlogit| of
+    the first answer token, share of equal answers. `failed`: why there are no figures.
+    """
+
+    clip: str
+    keep: str
+    refresh: str
+    streams: int
+    ms: float = 0.0
+    stages_ms: dict[str, float] = field(default_factory=dict)
+    speedup: float | None = None
+    streams_served: float = 0.0
+    window_tokens: float = 0.0
+    tokens_kept: float = 0.0
+    tokens_computed: float = 0.0
+    flops: float = 0.0
+    flops_share: float = 0.0
+    tflops_per_s: float = 0.0
+    kv_bytes: float = 0.0
+    held_bytes: float = 0.0
+    peak_bytes: int | None = None
+    max_logit_difference: float | None = None
+    agreement: float | None = None
+    failed: str | None = None
+
+
+def as_figures(standings: Sequence[Standing]) -> list[dict[str, object]]:
+    """For the JSON line: what is known, rounded to what is meaningful."""
+
+    def rounded(value: object) -> object:
+        if isinstance(value, float):
+            return float(f"{value:.5g}")
+        return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+    return [{k: rounded(v) for k, v in asdict(s).items() if v is not None} for s in standings]
