@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from maker import SIDE, TOKENS, Maker
+from maker import RENDER, SMALLEST, TOKENS, Maker
 from torch import Tensor
 from torch.nn import functional
 
@@ -13,20 +13,23 @@ from torch.nn import functional
 class Backgrounds(Maker):
     """Pictures with what is known of where each class is in them."""
 
-    def backgrounds(self, n: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """(pictures (n, 3, S, S) 0 to 1, cover (n, 4, T, T), seen (n, 4), known (n, 4), aspect of the camera (n,))."""
+    def backgrounds(self, n: int, quiet: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(pictures (n, 3, S, S) 0 to 1, cover (n, 4, T, T), seen (n, 4), known (n, 4), complete (n, 4), aspect of the
+        camera (n,)). `quiet`: mostly places without people and vehicles, few mosaics."""
         lib, dev = self.library, self.device
-        cells = torch.tensor([1, 1, 1, 1, 1, 2, 2, 3, 4])[self.integers(9, n)]
+        cells = torch.tensor([1] * 8 + [2] if quiet else [1, 1, 1, 1, 1, 2, 2, 3, 4])[self.integers(9, n)]
+        weights = lib.quiet if quiet else lib.weights
         aspect = torch.tensor([16 / 9, 16 / 9, 4 / 3, 1.25, 1.0])[self.integers(5, n)]
-        pictures = torch.empty(n, 3, SIDE, SIDE, device=dev, dtype=torch.float32)
+        pictures = torch.empty(n, 3, RENDER, RENDER, device=dev, dtype=torch.float32)
         cover = torch.zeros(n, 4, TOKENS, TOKENS, device=dev)
         seen, known = torch.zeros(n, 4, device=dev), torch.ones(n, 4, dtype=torch.bool, device=dev)
+        complete = known.clone()
         for m in (1, 2, 3, 4):
             of = torch.nonzero(cells == m).flatten()
             if not len(of):
                 continue
             k, rows = len(of) * m * m, self.up(of)
-            photo = torch.multinomial(lib.weights, k, replacement=True, generator=self.random)
+            photo = torch.multinomial(weights, k, replacement=True, generator=self.random)
             zoom = self.uniform(k, low=0.55 if m == 1 else 0.75, high=1.0)
             # The crop's shape follows the camera's, so that things keep their proportions.
             ratio = aspect[of].repeat_interleave(m * m) / lib.aspect[photo]
@@ -35,7 +38,7 @@ class Backgrounds(Maker):
             flip = self.up(self.uniform(k) < 0.5)
             crop = self.up(torch.stack([left, top, left + width, top + height], 1))
             photo = self.up(photo)
-            cell = SIDE // m
+            cell = RENDER // m
             steps = (torch.arange(cell, device=dev) + 0.5) / cell
             x = crop[:, 0, None] + steps * (crop[:, 2] - crop[:, 0])[:, None]
             x = torch.where(flip[:, None], x.flip(1), x)
@@ -50,8 +53,8 @@ class Backgrounds(Maker):
                 .permute(0, 3, 1, 4, 2, 5)
                 .reshape(len(of), 3, m * cell, m * cell)
             )
-            if m * cell != SIDE:
-                picked = functional.pad(picked, (0, SIDE - m * cell, 0, SIDE - m * cell), mode="replicate")
+            if m * cell != RENDER:
+                picked = functional.pad(picked, (0, RENDER - m * cell, 0, RENDER - m * cell), mode="replicate")
             pictures[rows] = picked
             part, there, barely = self._boxes(photo, crop, flip, m)
             for c in range(4):
@@ -62,7 +65,8 @@ class Backgrounds(Maker):
                 cover[rows, c] = torch.where(unsure & (part[c] < 0.3), torch.full_like(part[c], -1.0), part[c])
                 seen[rows, c] = there[c]
                 known[rows, c] = sure.all(1) & ~(barely[c] & (there[c] == 0))
-        return pictures, cover, seen, known, aspect
+                complete[rows, c] = sure.all(1) & ~barely[c]
+        return pictures, cover, seen, known, complete, aspect
 
     def _boxes(
         self, photo: Tensor, crop: Tensor, flip: Tensor, m: int
@@ -80,7 +84,7 @@ class Backgrounds(Maker):
         offset = torch.arange(m * m, device=self.device)
         corner = torch.stack([offset % m, offset // m], 1).repeat(n, 1).repeat(1, 2)
         boxes = (boxes + corner[:, None]) / m
-        visible = (w * h / full > 0.4) & (h / m * SIDE > 14) & (w / m * SIDE > 6)
+        visible = (w * h / full > 0.4) & (h / m > SMALLEST) & (w / m > 0.02)
         sliver = (w * h > 0) & ~visible
         # Shrunk a little: a box's rim is mostly background.
         rim = torch.stack([w * 0.08, h * 0.04, -w * 0.08, -h * 0.04], -1) / m
@@ -103,17 +107,17 @@ class Backgrounds(Maker):
         dev = self.device
         base = self.up(self.uniform(n, 3, 1, 1, low=0.15, high=0.75))
         base = base.mean(1, keepdim=True) + (base - base.mean(1, keepdim=True)) * 0.2
-        picture = base.expand(n, 3, SIDE, SIDE).clone()
-        y = torch.arange(SIDE, device=dev).view(1, 1, SIDE, 1) / SIDE
-        x = torch.arange(SIDE, device=dev).view(1, 1, 1, SIDE) / SIDE
+        picture = base.expand(n, 3, RENDER, RENDER).clone()
+        y = torch.arange(RENDER, device=dev).view(1, 1, RENDER, 1) / RENDER
+        x = torch.arange(RENDER, device=dev).view(1, 1, 1, RENDER) / RENDER
         horizon = (
             self.up(self.uniform(n, 1, 1, 1, low=-0.6, high=0.6))
             + self.up(self.uniform(n, 1, 1, 1, low=-0.3, high=0.3)) * x
         )
         picture = torch.where(y < horizon, picture * self.up(self.uniform(n, 1, 1, 1, low=0.6, high=1.7)), picture)
         for size, strength in ((4, 0.12), (16, 0.06), (64, 0.04), (224, 0.04)):
-            texture = torch.randn(n, 1, size, size, device=dev)
-            texture = functional.interpolate(texture, (SIDE, SIDE), mode="bilinear", align_corners=False)
+            texture = self.gaussian(n, 1, size, size)
+            texture = functional.interpolate(texture, (RENDER, RENDER), mode="bilinear", align_corners=False)
             picture = picture + texture * strength * self.up(self.uniform(n, 1, 1, 1))
         for _ in range(6):
             angle, offset = (

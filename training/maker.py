@@ -1,4 +1,4 @@
-"""What all parts of the scene generator share: what scenes are made of, and seeded random numbers."""
+"""What all parts of the scene generator share: sizes, what scenes are made of, and seeded random numbers."""
 
 from __future__ import annotations
 
@@ -7,24 +7,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SIDE = 448
+SIDE = 224
 """Of a frame, in pixels: the model's square."""
 
-TOKENS = 16
+TOKENS = 8
 """Tokens along each side of a frame."""
 
 NEWEST = 4
 """Frames of the newest stride: two seconds at two frames a second."""
+
+FPS = 2
+"""Frames a second."""
+
+RENDER = 448
+"""Side at which scenes are rendered and encoded, in pixels: a small camera picture, which is then squeezed to SIDE."""
+
+SMALLEST = 0.06
+"""Share of the picture's height below which a thing counts as barely in view: 13 pixels of 224."""
 
 
 @dataclass
 class Library:
     """What scenes are made of, on one device.
 
-    `photos`: (P, 3, SIDE, SIDE) uint8, squeezed to the square; `aspect`: (P,) width / height as taken. `boxes`: (P, B, 4)
+    `photos`: (P, 3, RENDER, RENDER) uint8, squeezed to the square; `aspect`: (P,) width / height as taken. `boxes`: (P, B, 4)
     shares of width and height, `kinds`: (P, B) class of each, -1 none. `known`: (P, 4) bool, classes of which every
-    instance is boxed, so that their absence means something. `cuts`: (4 sizes of (N, 4, s, s)) float32 premultiplied
-    RGBA, each stretched to its square; `cut_aspect`: (N,); `by_class`: indices of each class's cut-outs.
+    instance is boxed, so that their absence means something. `weights`: (P,) how often each is a background, `quiet`: (P,)
+    likewise of long scenes, in which a place must be empty at times. `cuts`: (4 sizes of (N, 4, s, s)) float32
+    premultiplied RGBA, each stretched to its square; `cut_aspect`: (N,); `by_class`: indices of each class's cut-outs;
+    `from_above`: indices of vehicles cut from cameras that look down on a road (may be empty).
     """
 
     photos: Tensor
@@ -33,9 +44,11 @@ class Library:
     kinds: Tensor
     known: Tensor
     weights: Tensor
+    quiet: Tensor
     cuts: list[Tensor]
     cut_aspect: Tensor
     by_class: list[Tensor]
+    from_above: Tensor
 
 
 class Maker:
@@ -45,6 +58,7 @@ class Maker:
         self.library = library
         self.device = library.photos.device
         self.random = torch.Generator(device="cpu").manual_seed(seed)
+        self.noise = torch.Generator(device=self.device).manual_seed(seed)
 
     def up(self, x: Tensor) -> Tensor:
         """`x` on the device, without waiting for it."""
@@ -55,3 +69,11 @@ class Maker:
 
     def integers(self, high: int, *shape: int) -> Tensor:
         return torch.randint(high, shape, generator=self.random)
+
+    def chance(self, n: int, share: float) -> Tensor:
+        """(n,) bool, each true with probability `share`."""
+        return self.uniform(n) < share
+
+    def gaussian(self, *shape: int) -> Tensor:
+        """Normal noise, drawn on the device."""
+        return torch.randn(*shape, generator=self.noise, device=self.device)

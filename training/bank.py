@@ -1,0 +1,94 @@
+"""Banks: clips made or packed before training, one folder each, and how they are read.
+
+N is the number of all frames of all clips, one clip after the other. The model's square is SIDE, a frame has TOKENS^2 tokens.
+
+frames.npy  (N, 3, SIDE, SIDE) uint8 RGB, as the product would give them to the model
+keep.npy    (N, TOKENS^2) bool, replenish's masks, by the product's own code; a clip's first frame is whole
+cover.npy   (N, 7, TOKENS, TOKENS) uint8: share of each token that a channel covers, 0 to 254; 255 unknown. Channels: person,
+            vehicle, animal, bag; what moves; who fell and lies; what was left behind by its owner
+facts.npz   by frame. seen (N, 4) int16 things in view; known (N, 4) bool, whether that is certain as to none or some; slivers
+            (N, 4) bool, something of the class is barely in view; complete (N, 4) bool, counts are certain; moving (N,) int8
+            things on the move, -1 not certain; mover, person_at (N, 2) float32, where the one that moves and the one person
+            are, -1 unknown; fall, left (N,) int8, someone fell and lies, a thing was left behind: 1, 0, -1 not certain;
+            left_since (N,) int32, the frame of the clip from which its owner began to leave, -1
+clips.json  [{"name", "start", "length", "real", ...}], in order; written last: a folder that has it is finished
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from maker import SIDE, TOKENS
+
+CHANNELS = 7
+UNKNOWN = 255
+SHAPES: dict[str, tuple[tuple[int, ...], Any]] = {
+    "frames": ((3, SIDE, SIDE), np.uint8),
+    "keep": ((TOKENS**2,), np.bool_),
+    "cover": ((CHANNELS, TOKENS, TOKENS), np.uint8),
+}
+FACTS: dict[str, tuple[tuple[int, ...], Any, int]] = {
+    "seen": ((4,), np.int16, 0),
+    "known": ((4,), np.bool_, 0),
+    "slivers": ((4,), np.bool_, 0),
+    "complete": ((4,), np.bool_, 0),
+    "moving": ((), np.int8, -1),
+    "mover": ((2,), np.float32, -1),
+    "person_at": ((2,), np.float32, -1),
+    "fall": ((), np.int8, -1),
+    "left": ((), np.int8, -1),
+    "left_since": ((), np.int32, -1),
+}
+"""Shape and type of one frame's, and what says that nothing is known."""
+
+Facts = dict[str, npt.NDArray[Any]]
+
+
+@dataclass
+class Bank:
+    """A bank as it lies on the disk: `frames` and `cover` are read where they are looked at, by every process alike."""
+
+    frames: npt.NDArray[np.uint8]
+    keep: npt.NDArray[np.bool_]
+    cover: npt.NDArray[np.uint8]
+    facts: Facts
+    clips: list[dict[str, Any]]
+
+
+def nothing_known(frames: int) -> Facts:
+    """Facts of `frames` frames that say nothing."""
+    return {name: np.full((frames, *shape), value, kind) for name, (shape, kind, value) in FACTS.items()}
+
+
+def finished(folder: Path) -> bool:
+    return (folder / "clips.json").exists()
+
+
+def begin(folder: Path, frames: int) -> None:
+    """Makes room for a bank of `frames` frames, in place of what was begun there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "clips.json").unlink(missing_ok=True)
+    for name, (shape, kind) in SHAPES.items():
+        np.lib.format.open_memmap(folder / f"{name}.npy", "w+", kind, (frames, *shape))
+
+
+def finish(folder: Path, facts: Facts, clips: list[dict[str, Any]]) -> None:
+    """Writes what is still missing of a bank whose frames, masks and cover are there."""
+    np.savez_compressed(folder / "facts.npz", **facts)
+    part = folder / "clips.json.part"
+    part.write_text(json.dumps(clips))
+    part.rename(folder / "clips.json")
+
+
+def load_bank(folder: Path) -> Bank:
+    """A finished bank. Raises FileNotFoundError without one."""
+    clips = json.loads((folder / "clips.json").read_text())
+    with np.load(folder / "facts.npz") as archive:
+        facts = {name: archive[name] for name in FACTS}
+    frames, keep, cover = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in SHAPES)
+    return Bank(frames, keep, cover, facts, clips)
