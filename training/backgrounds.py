@@ -17,7 +17,7 @@ class Backgrounds(Maker):
         """(pictures (n, 3, S, S) 0 to 1, cover (n, 4, T, T), seen (n, 4), known (n, 4), complete (n, 4), aspect of the
         camera (n,)). `quiet`: mostly places without people and vehicles, few mosaics."""
         lib, dev = self.library, self.device
-        cells = torch.tensor([1] * 8 + [2] if quiet else [1, 1, 1, 1, 1, 2, 2, 3, 4])[self.integers(9, n)]
+        cells = torch.tensor([1] * 17 + [2] if quiet else [1, 1, 1, 1, 1, 2, 2, 3, 4] * 2)[self.integers(18, n)]
         weights = lib.quiet if quiet else lib.weights
         aspect = torch.tensor([16 / 9, 16 / 9, 4 / 3, 1.25, 1.0])[self.integers(5, n)]
         pictures = torch.empty(n, 3, RENDER, RENDER, device=dev, dtype=torch.float32)

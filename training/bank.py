@@ -1,22 +1,25 @@
 """Banks: clips made or packed before training, one folder each, and how they are read.
 
-N is the number of all frames of all clips, one clip after the other. The model's square is SIDE, a frame has TOKENS^2 tokens.
+N is the number of all frames of all clips, one clip after the other; SIDE the model's square; TOKENS^2 a frame's tokens.
 
 frames.npy  (N, 3, SIDE, SIDE) uint8 RGB, as the product would give them to the model
 keep.npy    (N, TOKENS^2) bool, replenish's masks, by the product's own code; a clip's first frame is whole
 cover.npy   (N, 7, TOKENS, TOKENS) uint8: share of each token that a channel covers, 0 to 254; 255 unknown. Channels: person,
             vehicle, animal, bag; what moves; who fell and lies; what was left behind by its owner
-facts.npz   by frame. seen (N, 4) int16 things in view; known (N, 4) bool, whether that is certain as to none or some; slivers
-            (N, 4) bool, something of the class is barely in view; complete (N, 4) bool, counts are certain; moving (N,) int8
-            things on the move, -1 not certain; mover, person_at (N, 2) float32, where the one that moves and the one person
+facts.npz   by frame. seen (N, 4) int16 things in view; known (N, 4) bool, whether that is certain as to none or some;
+            slivers (N, 4) bool, something of the class is barely in view; complete (N, 4) bool, counts are certain; moving
+            (N,) int8 things on the move, -1 not certain; mover, person_at (N, 2) float32, where the one that moves and the one person
             are, -1 unknown; fall, left (N,) int8, someone fell and lies, a thing was left behind: 1, 0, -1 not certain;
             left_since (N,) int32, the frame of the clip from which its owner began to leave, -1
 clips.json  [{"name", "start", "length", "real", ...}], in order; written last: a folder that has it is finished
+frames.zip  in place of frames.npy where a bank has to travel: one WebP picture a frame, nearly the same pixels
 """
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from maker import SIDE, TOKENS
+from PIL import Image
 
 CHANNELS = 7
 UNKNOWN = 255
@@ -85,9 +89,32 @@ def finish(folder: Path, facts: Facts, clips: list[dict[str, Any]]) -> None:
     part.rename(folder / "clips.json")
 
 
+def fold(folder: Path, quality: int = 92) -> None:
+    """Makes a bank fit to travel: its frames become pictures in frames.zip, a tenth of the bytes."""
+    frames = np.load(folder / "frames.npy", mmap_mode="r")
+    with zipfile.ZipFile(folder / "frames.zip", "w", zipfile.ZIP_STORED) as archive:
+        for i, frame in enumerate(frames):
+            file = io.BytesIO()
+            Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))).save(file, "WEBP", quality=quality)
+            archive.writestr(f"{i:06d}.webp", file.getvalue())
+    (folder / "frames.npy").unlink()
+
+
+def unfold(folder: Path) -> None:
+    """frames.npy again from frames.zip."""
+    with zipfile.ZipFile(folder / "frames.zip") as archive:
+        names = sorted(archive.namelist())
+        frames = np.empty((len(names), *SHAPES["frames"][0]), np.uint8)
+        for i, name in enumerate(names):
+            frames[i] = np.asarray(Image.open(archive.open(name)).convert("RGB")).transpose(2, 0, 1)
+    np.save(folder / "frames.npy", frames)
+
+
 def load_bank(folder: Path) -> Bank:
     """A finished bank. Raises FileNotFoundError without one."""
     clips = json.loads((folder / "clips.json").read_text())
+    if not (folder / "frames.npy").exists():
+        unfold(folder)
     with np.load(folder / "facts.npz") as archive:
         facts = {name: archive[name] for name in FACTS}
     frames, keep, cover = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in SHAPES)

@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from maker import SIDE
+from maker import RENDER
 from PIL import Image, ImageDraw
 
 Bytes = npt.NDArray[np.uint8]
@@ -23,6 +23,11 @@ Bytes = npt.NDArray[np.uint8]
 NAMES = {0: "person", 1: "vehicle", 2: "animal", 3: "bag"}
 AMBIGUOUS = {"bicycle", "train", "boat", "airplane", "tie", "teddy bear"}
 LONGEST = 224
+
+FROM_ABOVE = ("bgslibrary_video03", "opencv4nodejs_traffic")
+"""Clips of cameras that look down on a road on which nothing but vehicles moves."""
+PLAZA = "vtest_h264"
+"""The clip whose pedestrians have boxes."""
 
 
 def held_out(name: str, labels: list[dict[str, Any]]) -> set[str]:
@@ -48,7 +53,7 @@ class Writer:
         self.rows: list[dict[str, Any]] = []
         folder.mkdir(parents=True, exist_ok=True)
 
-    def save(self, rgb: Bytes, alpha: Bytes, kind: str, split: str) -> None:
+    def save(self, rgb: Bytes, alpha: Bytes, kind: str, split: str, from_above: bool = False) -> None:
         ys, xs = np.where(alpha > 64)
         if len(ys) < 80 or np.ptp(ys) < 16 or np.ptp(xs) < 8:
             return
@@ -60,7 +65,8 @@ class Writer:
         )
         file = f"{len(self.rows):05d}.webp"
         image.save(self.folder / file, quality=82, method=4)
-        self.rows.append({"file": file, "kind": kind, "split": split, "aspect": image.width / image.height})
+        aspect = image.width / image.height
+        self.rows.append({"file": file, "kind": kind, "split": split, "aspect": aspect, "from_above": from_above})
 
 
 def pack_cutouts(data: Path, pack: Path) -> None:
@@ -77,7 +83,7 @@ def pack_cutouts(data: Path, pack: Path) -> None:
                 for kind, alpha in cut(label, image, KINDS):
                     writer.save(np.asarray(image), alpha, kind, split)
     _pedestrians(pack, writer)
-    for stem in ("bgslibrary_video03", "opencv4nodejs_traffic"):
+    for stem in FROM_ABOVE:
         _movers(pack, stem, writer)
     (pack / "cutouts.json").write_text(json.dumps(writer.rows))
 
@@ -122,7 +128,7 @@ def _grabcut(label: dict[str, Any], image: Image.Image, kinds: dict[str, int]) -
 
 
 def _clip(pack: Path, stem: str) -> tuple[Bytes, Bytes, dict[str, Any]]:
-    """(frames (n, SIDE, SIDE, 3), the empty picture, clip.json)."""
+    """(frames (n, RENDER, RENDER, 3), the empty picture, clip.json)."""
     folder = pack / "clips" / stem
     frames = np.stack([np.asarray(Image.open(f)) for f in sorted(folder.glob("*.webp"))])
     empty = np.median(frames[:: max(1, len(frames) // 40)], 0).astype(np.uint8)
@@ -143,11 +149,11 @@ def _unsqueezed(rgb: Bytes, alpha: Bytes, aspect: float) -> tuple[Bytes, Bytes]:
 
 
 def _pedestrians(pack: Path, writer: Writer) -> None:
-    frames, empty, about = _clip(pack, "vtest_h264")
+    frames, empty, about = _clip(pack, PLAZA)
     for frame, boxes in list(zip(frames, about["boxes"], strict=True))[::3]:
         mask = _moved(frame, empty, 28, 5, 3)
         for box in boxes:
-            x0, y0, x1, y1 = (round(min(1, max(0, v)) * SIDE) for v in box)
+            x0, y0, x1, y1 = (round(min(1, max(0, v)) * RENDER) for v in box)
             x0, y0, x1, y1 = max(0, x0 - 4), max(0, y0 - 4), x1 + 4, y1 + 4
             alpha = mask[y0:y1, x0:x1]
             if alpha.size and (alpha > 0).mean() > 0.25:
@@ -162,24 +168,23 @@ def _movers(pack: Path, stem: str, writer: Writer) -> None:
         count, parts, stats, _ = cv2.connectedComponentsWithStats(_moved(frame, empty, 30, 9, 5))
         for part in range(1, count):
             x, y, w, h, area = stats[part]
-            if area < 500 or max(w, h) > 220 or min(x, y) <= 1 or x + w >= SIDE - 1 or y + h >= SIDE - 1:
+            if area < 500 or max(w, h) > 220 or min(x, y) <= 1 or x + w >= RENDER - 1 or y + h >= RENDER - 1:
                 continue
             alpha = (parts[y : y + h, x : x + w] == part).astype(np.uint8) * 255
             writer.save(
                 *_unsqueezed(frame[y : y + h, x : x + w], alpha, about["size"][0] / about["size"][1]),
                 "vehicle",
                 "train",
+                from_above=True,
             )
 
 
-def label_by_motion(pack: Path, stems: tuple[str, ...]) -> None:
-    """Vehicle labels of clips in which nothing but vehicles moves: 1 where a large thing differs, 0 where nothing does."""
-    for stem in stems:
-        frames, empty, about = _clip(pack, stem)
-        labels = []
-        for frame in frames:
-            _, _, stats, _ = cv2.connectedComponentsWithStats(_moved(frame, empty, 30, 9, 5))
-            largest = int(stats[1:, cv2.CC_STAT_AREA].max()) if len(stats) > 1 else 0
-            labels.append(1 if largest > 350 else 0 if largest < 60 else -1)
-        about["labels"]["vehicle"] = labels
-        (pack / "clips" / stem / "clip.json").write_text(json.dumps(about))
+def label_by_motion(pack: Path, stem: str) -> list[int]:
+    """Vehicle labels of a clip in which nothing but vehicles moves: 1 where a large thing differs, 0 where nothing does."""
+    frames, empty, _ = _clip(pack, stem)
+    labels = []
+    for frame in frames:
+        _, _, stats, _ = cv2.connectedComponentsWithStats(_moved(frame, empty, 30, 9, 5))
+        largest = int(stats[1:, cv2.CC_STAT_AREA].max()) if len(stats) > 1 else 0
+        labels.append(1 if largest > 350 else 0 if largest < 60 else -1)
+    return labels

@@ -58,7 +58,7 @@ class Coding:
 
 @dataclass(frozen=True)
 class Clip:
-    """`at`: of its first picture, in the input; `start`: of its first frame, in the bank. `video`: where its bits go besides."""
+    """`at`: of its first picture, in the input; `start`: of its first frame, in the bank. `video`: a file for its bits."""
 
     at: int
     start: int
@@ -94,7 +94,7 @@ def work(job: Job) -> int:
         if clip.video:
             clip.video.write_bytes(video)
         count = 0
-        for count, (picture, mask) in enumerate(watch(video, clip.coding), 1):  # noqa: B007
+        for count, (picture, mask) in enumerate(watch(video, clip.coding), 1):
             frames[clip.start + count - 1], keep[clip.start + count - 1] = picture, mask
         if count != clip.frames:
             raise RuntimeError(f"{clip}: {count} frames decoded")

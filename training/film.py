@@ -26,12 +26,16 @@ from encode import Clip, Coding, Job, set_up, work
 from library import load_library
 from maker import RENDER, Library
 from scenes import Scenes, Studio
+from specs import scene_rows, write_spec
 
 LENGTHS = {"long": 80, "window": 16, "stride": 4, "single": 1}
 """Frames of each kind of clip. The longest first: at the end no core waits for another's long clip."""
 
 BATCH = 320
 """Frames rendered at a time."""
+
+EXPORTED = 16
+"""Frames of the shortest clips whose bits are worth a file."""
 
 IN_FLIGHT = 14
 """Batches that wait for a core or are on one."""
@@ -118,7 +122,7 @@ class Film:
         length, clips = LENGTHS[kind], []
         for i in range(count):
             name, coding = f"{kind}-{first + i:05d}", Coding.random(self.rng, length)
-            video = self.order.videos / f"{name}.mp4" if self.order.videos and length >= 16 else None
+            video = self.order.videos / f"{name}.mp4" if self.order.videos and length >= EXPORTED else None
             clips.append(Clip(i * length, self.at, length, coding, video))
             self.clips.append(
                 {"name": name, "start": self.at, "length": length, "real": False, "coding": asdict(coding)}
@@ -130,7 +134,9 @@ class Film:
     def _say(self, begun: float) -> None:
         spent = time.monotonic() - begun
         rate = self.at / spent
-        print(f"{self.at} of {self.order.frames} frames, {rate:.0f} a second, {spent:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"{self.at} of {self.order.frames} frames, {rate:.0f} a second, {spent:.0f} s", file=sys.stderr, flush=True
+        )
 
 
 def main() -> None:
@@ -156,9 +162,8 @@ def main() -> None:
     film = Film(load_library(args.pack, device, args.split), args.out, order, args.workers)
     film.make()
     if args.export:
-        from export import write_spec
-
-        write_spec(args.export / "spec.csv", film.facts, film.clips)
+        exported = [clip for clip in film.clips if clip["length"] >= EXPORTED]
+        write_spec(args.export / "spec.csv", scene_rows(film.facts, exported, max(LENGTHS.values())))
 
 
 if __name__ == "__main__":

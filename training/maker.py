@@ -30,8 +30,8 @@ SMALLEST = 0.06
 class Library:
     """What scenes are made of, on one device.
 
-    `photos`: (P, 3, RENDER, RENDER) uint8, squeezed to the square; `aspect`: (P,) width / height as taken. `boxes`: (P, B, 4)
-    shares of width and height, `kinds`: (P, B) class of each, -1 none. `known`: (P, 4) bool, classes of which every
+    `photos`: (P, 3, RENDER, RENDER) uint8, squeezed to the square; `aspect`: (P,) width / height as taken. `boxes`: (P, B,
+    4) shares of width and height, `kinds`: (P, B) class of each, -1 none. `known`: (P, 4) bool, classes of which every
     instance is boxed, so that their absence means something. `weights`: (P,) how often each is a background, `quiet`: (P,)
     likewise of long scenes, in which a place must be empty at times. `cuts`: (4 sizes of (N, 4, s, s)) float32
     premultiplied RGBA, each stretched to its square; `cut_aspect`: (N,); `by_class`: indices of each class's cut-outs;

@@ -1,8 +1,9 @@
-"""Packs the training data into one folder: photographs, cut-outs and real clips' frames with labels and the product's masks.
+"""Packs the training data into one folder: photographs and cut-outs for scenes, and real clips as banks.
 
     python training/prepare.py --data DATA --pack PACK
 
-DATA is laid out as README.md says. Nothing of it goes into the repository.
+DATA is laid out as README.md says. Nothing of it goes into the repository. Of PACK, `clips` and `test` are not needed to
+train: frames that cut-outs were made from, and the test cameras as a bank, with a spec of them for `codecflow eval`.
 """
 
 from __future__ import annotations
@@ -12,23 +13,17 @@ import csv
 import fnmatch
 import io
 import json
-import re
 import tarfile
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import av
+import bank
 import cutouts
 import numpy as np
-from maker import SIDE, TOKENS
 from PIL import Image
+from real import RealClip, pack_bank, spec_rows, watch_clip
+from specs import write_spec
 
-from codecflow.codec.footprints import TokenGrid
-from codecflow.keep.config import KeepConfig
-from codecflow.keep.state import KeepState
-
-FPS = 2
 ANIMALS = ["bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"]
 KINDS = {
     "person": 0,
@@ -44,22 +39,6 @@ KINDS = {
 KINDS |= dict.fromkeys(ANIMALS, 2)
 VAGUE = {1: {"bicycle", "train", "boat", "airplane"}, 2: {"teddy bear"}}
 """Labels that leave a class in doubt: is a bicycle a vehicle?"""
-
-FIXED: dict[str, dict[str, int]] = {
-    "opencv4nodejs_traffic": {"person": 0, "animal": 0},
-    "bgslibrary_video03": {"person": 0, "animal": 0},
-    "intel_bottle-detection": {"vehicle": 0, "animal": 0},
-    "intel_preview_store-aisle-detection": {"person": 1, "vehicle": 0, "animal": 0},
-    "intel_preview_worker-zone-detection": {"person": 1, "vehicle": 0, "animal": 0},
-    "intel_preview_classroom": {"person": 1, "vehicle": 0, "animal": 0},
-    "vtest_h264": {"person": 1, "animal": 0},
-    "intel_one-by-one-person-detection": {"vehicle": 0},
-    "intel_car-detection": {"person": 0},
-    "bgslibrary_video": {"person": 0},
-    "autostrade_svincolo_b": {"vehicle": 1},
-    "autostrade_traffic_b": {"vehicle": 1},
-}
-"""What holds of every frame of a clip, seen by eye: 1 in view, 0 not."""
 
 
 def read_split(path: Path) -> list[tuple[str, str]]:
@@ -91,9 +70,8 @@ def pack_photos(data: Path, pack: Path) -> None:
                     }
                 )
     for stem, known in (
-        ("vtest_h264", [1, 0, 1, 0]),
-        ("bgslibrary_video03", [1, 1, 1, 1]),
-        ("opencv4nodejs_traffic", [1, 1, 1, 1]),
+        (cutouts.PLAZA, [1, 0, 1, 0]),
+        *((stem, [1, 1, 1, 1]) for stem in cutouts.FROM_ABOVE),
     ):
         file = f"empty-{stem}.webp"
         clip = sorted((pack / "clips" / stem).glob("*.webp"))
@@ -106,88 +84,6 @@ def pack_photos(data: Path, pack: Path) -> None:
     (pack / "photos.json").write_text(json.dumps(rows))
 
 
-def intervals(data: Path, path: str) -> dict[str, list[tuple[float, float]]]:
-    """Labelled intervals of a clip by what they show."""
-    found: dict[str, list[tuple[float, float]]] = {}
-    with (data / "EVENTS.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["file"] == path:
-                found.setdefault(row["event"], []).append((float(row["start_s"]), float(row["end_s"])))
-    with (data / "MANIFEST.csv").open() as file:
-        for row in csv.DictReader(file):
-            if row["file"] == path and "intervals:" in row["note"]:
-                for part in row["note"].split("intervals:")[1].split(";"):
-                    if match := re.match(r"\s*Fall[^[]*\[([\d.]+) to ([\d.]+)", part):
-                        found.setdefault("fall", []).append((float(match[1]), float(match[2])))
-    return found
-
-
-def frame_labels(data: Path, path: str, stem: str, times: list[float]) -> dict[str, list[int]]:
-    """Per frame and class: 1 in view, 0 not, -1 unknown."""
-    at, labels = np.array(times), {}
-
-    def inside(spans: list[tuple[float, float]]) -> np.ndarray[Any, Any]:
-        return np.any([(at >= a) & (at < b) for a, b in spans], axis=0) if spans else np.zeros(len(at), bool)
-
-    for name, value in FIXED.get(stem, {}).items():
-        labels[name] = np.full(len(at), value)
-    events = intervals(data, path)
-    if "gmdcsa24" in path:
-        labels["person"], labels["vehicle"] = np.ones(len(at), int), np.zeros(len(at), int)
-        labels["fall"] = inside(events.get("fall", [])).astype(int)
-    if "person present" in events:
-        labels["person"] = inside(events["person present"]).astype(int)
-    if "vehicle(s) present" in events:
-        labels["vehicle"] = inside(events["vehicle(s) present"]).astype(int)
-    if "bicycle" in events:  # a rider is hard to call a person in view, a bicycle a vehicle: left out
-        rides = inside(events["bicycle"])
-        for name, event in (("person", "person"), ("vehicle", "car")):
-            there = inside(events[event])
-            labels[name] = np.where(there, 1, np.where(rides, -1, 0))
-    return {name: [int(v) for v in values] for name, values in labels.items()}
-
-
-def pack_clip(data: Path, path: str, split: str, pack: Path) -> None:
-    """Frames on the product's sampling grid at the model's square, with labels and replenish's masks from the coded luma."""
-    stem = Path(path).stem
-    folder = pack / "clips" / stem
-    folder.mkdir(parents=True, exist_ok=True)
-    times: list[float] = []
-    keeps: list[Any] = []
-    state: KeepState | None = None
-    with av.open(str(data / path)) as container:
-        begin, tick = None, 0
-        for picture in container.decode(video=0):
-            begin = picture.time if begin is None else begin
-            now = picture.time - begin
-            if now + 1e-6 < tick / FPS:
-                continue
-            slot = int(now * FPS + 1e-6)
-            luma = picture.to_ndarray(format="gray")
-            if state is None:
-                grid = TokenGrid.regular(TOKENS, TOKENS, picture.width, picture.height)
-                state = KeepState(grid, KeepConfig(fps=Fraction(FPS), period_s=Fraction(8)))
-            keeps.append(state.step(slot, None, lambda luma=luma: luma).keep)  # type: ignore[misc]
-            image = picture.to_image()
-            size = image.size
-            image.resize((SIDE, SIDE), Image.Resampling.BICUBIC).save(
-                folder / f"{len(times):04d}.webp", quality=88, method=2
-            )
-            times.append(round(now, 3))
-            tick = slot + 1
-    about = {
-        "path": path,
-        "split": split,
-        "size": size,
-        "times": times,
-        "labels": frame_labels(data, path, stem, times),
-    }
-    if stem == "vtest_h264":
-        about["boxes"] = cutouts.pets_boxes(data, times)
-    (folder / "clip.json").write_text(json.dumps(about))
-    np.save(folder / "keep.npy", np.packbits(np.stack(keeps), axis=1))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
@@ -196,12 +92,21 @@ def main() -> None:
     patterns = read_split(Path(__file__).parent / "split.csv")
     with (args.data / "MANIFEST.csv").open() as file:
         paths = [row["file"] for row in csv.DictReader(file)]
+    clips: dict[str, list[RealClip]] = {"train": [], "test": []}
     for path in paths:
         split = next((s for p, s in patterns if fnmatch.fnmatch(path, p)), "unused")
-        if split in ("train", "test"):
-            pack_clip(args.data, path, split, args.pack)
+        if split in clips:
+            clips[split].append(watch_clip(args.data, path))
             print(path, split, flush=True)
-    cutouts.label_by_motion(args.pack, ("bgslibrary_video03", "opencv4nodejs_traffic"))
+    for clip in clips["train"]:
+        if clip.stem in (*cutouts.FROM_ABOVE, cutouts.PLAZA):
+            clip.write_pictures(args.pack / "clips" / clip.stem)
+        if clip.stem in cutouts.FROM_ABOVE:
+            clip.labels["vehicle"] = cutouts.label_by_motion(args.pack, clip.stem)
+    pack_bank(args.pack / "real", clips["train"])
+    bank.fold(args.pack / "real")
+    pack_bank(args.pack / "test", clips["test"])
+    write_spec(args.pack / "test" / "spec.csv", spec_rows(args.data, clips["test"]))
     pack_photos(args.data, args.pack)
     cutouts.pack_cutouts(args.data, args.pack)
 

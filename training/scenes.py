@@ -42,9 +42,9 @@ class Scenes:
 
 @dataclass
 class Canvas:
-    """`scene`: (n, t, 3, RENDER, RENDER). `cover`: (n, t, 7, TOKENS, TOKENS), -1 unknown. `ground`: (n, t, 4, TOKENS, TOKENS),
-    what is still seen of the background's classes, and `behind`, (n, 4), how much there is of them. `layers`: (n, t, TOKENS,
-    TOKENS) what is still seen of each thing, `whole` what was pasted of it."""
+    """`scene`: (n, t, 3, RENDER, RENDER). `cover`: (n, t, 7, TOKENS, TOKENS), -1 unknown. `ground`: (n, t, 4, TOKENS,
+    TOKENS), what is still seen of the background's classes, and `behind`, (n, 4), how much there is of them. `layers`:
+    (n, t, TOKENS, TOKENS) what is still seen of each thing, `whole` what was pasted of it."""
 
     scene: Tensor
     cover: Tensor
@@ -67,7 +67,9 @@ class Studio(Backgrounds, Camera, Tracks):
             cover[drawn], seen[drawn], known[drawn], complete[drawn] = 0.0, 0.0, True, True
         ground = cover.clamp(min=0)[:, None].expand(n, t, 4, TOKENS, TOKENS).clone()
         cover = functional.pad(cover, (0, 0, 0, 0, 0, 3))[:, None].expand(n, t, 7, TOKENS, TOKENS).clone()
-        canvas = Canvas(picture[:, None].expand(n, t, 3, RENDER, RENDER).clone(), cover, ground, ground[:, 0].sum((2, 3)), [], [])
+        canvas = Canvas(
+            picture[:, None].expand(n, t, 3, RENDER, RENDER).clone(), cover, ground, ground[:, 0].sum((2, 3)), [], []
+        )
         number = (LONG_NUMBER if t > 16 else NUMBER)[self.integers(10, n)]
         story = self.uniform(n)
         falls, leaves = story < FALLS, (story > 1 - LEAVES) & torch.tensor(t >= 8)
@@ -90,9 +92,7 @@ class Studio(Backgrounds, Camera, Tracks):
         facts, cover8 = tell(told, canvas)
         return Scenes(self.film(canvas.scene), cover8, facts)
 
-    def _cast(
-        self, slot: int, n: int, long: bool, falls: Tensor, leaves: Tensor, aspect: Tensor, told: Told
-    ) -> Cast:
+    def _cast(self, slot: int, n: int, long: bool, falls: Tensor, leaves: Tensor, aspect: Tensor, told: Told) -> Cast:
         """What enters in this slot."""
         lib = self.library
         kinds = LONG_KINDS if long else KINDS
@@ -124,8 +124,8 @@ class Studio(Backgrounds, Camera, Tracks):
         return Cast(kind, pick, half_w * limit, half_h * limit, size * limit)
 
     def _paste(self, canvas: Canvas, thing: Thing, flags: Tensor) -> None:
-        """Pastes one cut-out a clip where it is there. `flags`: (n, t, 7) whether it counts in a channel of `cover`: 1, 0, -1
-        for "not certain"."""
+        """Pastes one cut-out a clip where it is there. `flags`: (n, t, 7) whether it counts in a channel of `cover`: 1, 0,
+        -1 for "not certain"."""
         lib, dev, cast, track = self.library, self.device, thing.cast, thing.track
         n, t = track.x.shape
         pixels = 2 * cast.half_h * RENDER
@@ -161,7 +161,5 @@ class Studio(Backgrounds, Camera, Tracks):
         doubtful = torch.where(share > 0.03, -1.0, hidden)
         canvas.cover = torch.where(flag > 0, mine, torch.where(flag < 0, doubtful, hidden))
         canvas.ground *= 1 - share
-        for layer in canvas.layers:
-            layer *= 1 - whole
-        canvas.layers.append(whole.clone())
+        canvas.layers = [*(behind * (1 - whole) for behind in canvas.layers), whole]
         canvas.whole.append(whole)

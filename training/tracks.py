@@ -167,9 +167,7 @@ class Tracks(Maker):
         side = torch.where(self.chance(n, 0.5), 1.0, -1.0)
         beside = owner.x[rows, put] + (owner_cast.half_w * 0.8 + cast.half_w) * side
         there = torch.arange(-1, t)[None] >= leaving.put[:, None]
-        still = finish(
-            beside[:, None].expand(n, t + 1), foot[:, None].expand(n, t + 1), torch.zeros(n, t + 1), there
-        )
+        still = finish(beside[:, None].expand(n, t + 1), foot[:, None].expand(n, t + 1), torch.zeros(n, t + 1), there)
         replace(track, still, leaving.leaves)
 
 

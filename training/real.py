@@ -1,0 +1,194 @@
+"""Real clips on the product's sampling grid: what their labels say of each frame, as a bank and as a spec."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import bank
+import cutouts
+import numpy as np
+import numpy.typing as npt
+from encode import squeeze
+from facts import FALLEN
+from maker import FPS, RENDER, TOKENS
+from PIL import Image
+from questions import CLASSES
+from specs import Row, rows_of
+
+from codecflow.codec.footprints import TokenGrid
+from codecflow.codec.pictures import luma
+from codecflow.keep.config import KeepConfig
+from codecflow.keep.state import KeepState
+
+PERIOD_S = 8
+"""Seconds between anchors."""
+
+FIXED: dict[str, dict[str, int]] = {
+    "opencv4nodejs_traffic": {"person": 0, "animal": 0},
+    "bgslibrary_video03": {"person": 0, "animal": 0},
+    "intel_bottle-detection": {"vehicle": 0, "animal": 0},
+    "intel_preview_store-aisle-detection": {"person": 1, "vehicle": 0, "animal": 0},
+    "intel_preview_worker-zone-detection": {"person": 1, "vehicle": 0, "animal": 0},
+    "intel_preview_classroom": {"person": 1, "vehicle": 0, "animal": 0},
+    "vtest_h264": {"person": 1, "animal": 0},
+    "intel_one-by-one-person-detection": {"vehicle": 0},
+    "intel_car-detection": {"person": 0},
+    "bgslibrary_video": {"person": 0},
+    "autostrade_svincolo_b": {"vehicle": 1},
+    "autostrade_traffic_b": {"vehicle": 1},
+}
+"""What holds of every frame of a clip, seen by eye: 1 in view, 0 not."""
+
+
+@dataclass
+class RealClip:
+    """A clip's sampled frames. `pictures`: (RENDER, RENDER, 3) uint8 each, for cut-outs of what moves in them; `frames`,
+    `keep`: as the bank has them. `labels`: by what is asked, 1, 0 or -1 unknown a frame. `boxes`: people in each frame,
+    shares, where a detector looked for them."""
+
+    path: str
+    size: tuple[int, int]
+    times: list[float]
+    pictures: list[npt.NDArray[np.uint8]]
+    frames: list[npt.NDArray[np.uint8]]
+    keep: list[npt.NDArray[np.bool_]]
+    labels: dict[str, list[int]] = field(default_factory=dict)
+    boxes: list[list[list[float]]] = field(default_factory=list)
+
+    @property
+    def stem(self) -> str:
+        return Path(self.path).stem
+
+    def write_pictures(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, picture in enumerate(self.pictures):
+            Image.fromarray(picture).save(folder / f"{i:04d}.webp", quality=88, method=2)
+        (folder / "clip.json").write_text(json.dumps({"size": self.size, "times": self.times, "boxes": self.boxes}))
+
+
+def watch_clip(data: Path, path: str) -> RealClip:
+    """What the product's worker would see and keep of a clip, with its labels."""
+    state: KeepState | None = None
+    clip = RealClip(path, (0, 0), [], [], [], [])
+    with av.open(str(data / path)) as container:
+        begin, tick = None, 0
+        for picture in container.decode(video=0):
+            begin = picture.time if begin is None else begin
+            now = picture.time - begin
+            if now + 1e-6 < tick / FPS:
+                continue
+            slot = int(now * FPS + 1e-6)
+            if state is None:
+                grid = TokenGrid.regular(TOKENS, TOKENS, picture.width, picture.height)
+                state = KeepState(grid, KeepConfig(fps=Fraction(FPS), period_s=Fraction(PERIOD_S)))
+                clip.size = picture.width, picture.height
+            clip.keep.append(state.step(slot, None, lambda picture=picture: luma(picture)).keep)  # type: ignore[misc]
+            rgb = picture.to_ndarray(format="rgb24")
+            clip.frames.append(squeeze(rgb))
+            clip.pictures.append(np.asarray(Image.fromarray(rgb).resize((RENDER, RENDER), Image.Resampling.BICUBIC)))
+            clip.times.append(round(now, 3))
+            tick = slot + 1
+    clip.labels = frame_labels(data, path, clip.stem, clip.times)
+    if clip.stem == cutouts.PLAZA:
+        clip.boxes = cutouts.pets_boxes(data, clip.times)
+    return clip
+
+
+def pack_bank(folder: Path, clips: list[RealClip]) -> None:
+    """`clips` as a bank."""
+    count = sum(len(clip.times) for clip in clips)
+    bank.begin(folder, count)
+    frames, keep, cover = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("frames", "keep", "cover"))
+    facts, entries, at = bank.nothing_known(count), [], 0
+    for clip in clips:
+        part = slice(at, at + len(clip.times))
+        frames[part], keep[part], cover[part] = np.stack(clip.frames), np.stack(clip.keep), cover_of(clip)
+        for c, name in enumerate(CLASSES):
+            if name in clip.labels:
+                values = np.array(clip.labels[name])
+                facts["seen"][part, c], facts["known"][part, c] = values == 1, values >= 0
+        if "fall" in clip.labels:
+            facts["fall"][part] = clip.labels["fall"]
+        entries.append({"name": clip.stem, "start": at, "length": len(clip.times), "real": True, "path": clip.path})
+        at = part.stop
+    bank.finish(folder, facts, entries)
+
+
+def cover_of(clip: RealClip) -> npt.NDArray[np.uint8]:
+    """(frames, 7, TOKENS, TOKENS): what is known of where things are."""
+    cover = np.full((len(clip.times), bank.CHANNELS, TOKENS, TOKENS), -1.0)
+    for c, name in enumerate(CLASSES):
+        if name in clip.labels:
+            cover[np.array(clip.labels[name]) == 0, c] = 0.0
+    if "fall" in clip.labels:
+        cover[np.array(clip.labels["fall"]) == 0, FALLEN] = 0.0
+    edges = np.arange(TOKENS) / TOKENS
+    for people, boxes in zip(cover[:, 0], clip.boxes, strict=False):
+        for x0, y0, x1, y1 in boxes:
+            rim = 0.1 * (x1 - x0)
+            wide = (np.minimum(edges + 1 / TOKENS, x1 - rim) - np.maximum(edges, x0 + rim)).clip(0)
+            high = (np.minimum(edges + 1 / TOKENS, y1) - np.maximum(edges, y0)).clip(0)
+            people[:] = np.maximum(people, high[:, None] * wide * TOKENS**2)
+        if boxes:
+            # Where no pedestrian was detected, none is: the detector misses few, and the dense loss forgives some.
+            people[people <= 0] = 0.0
+    return np.where(cover < 0, bank.UNKNOWN, (cover.clip(0, 1) * 254).round()).astype(np.uint8)
+
+
+def spec_rows(data: Path, clips: list[RealClip]) -> Iterator[Row]:
+    """`clips` as a spec: who and what is in view, and falls, as far as that is known."""
+    for clip in clips:
+        edges = [0.0, *clip.times[1:], clip.times[-1] + 1 / FPS]
+        for name in ("person", "vehicle", "fall"):
+            if name in clip.labels:
+                answers = [{1: "Yes", 0: "No"}.get(value) for value in clip.labels[name]]
+                yield from rows_of(str((data / clip.path).resolve()), name, answers, edges)
+
+
+def intervals(data: Path, path: str) -> dict[str, list[tuple[float, float]]]:
+    """Labelled intervals of a clip by what they show."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    with (data / "EVENTS.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["file"] == path:
+                found.setdefault(row["event"], []).append((float(row["start_s"]), float(row["end_s"])))
+    with (data / "MANIFEST.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["file"] == path and "intervals:" in row["note"]:
+                for part in row["note"].split("intervals:")[1].split(";"):
+                    if match := re.match(r"\s*Fall[^[]*\[([\d.]+) to ([\d.]+)", part):
+                        found.setdefault("fall", []).append((float(match[1]), float(match[2])))
+    return found
+
+
+def frame_labels(data: Path, path: str, stem: str, times: list[float]) -> dict[str, list[int]]:
+    """Per frame and class: 1 in view, 0 not, -1 unknown."""
+    at, labels = np.array(times), {}
+
+    def inside(spans: list[tuple[float, float]]) -> np.ndarray[Any, Any]:
+        return np.any([(at >= a) & (at < b) for a, b in spans], axis=0) if spans else np.zeros(len(at), bool)
+
+    for name, value in FIXED.get(stem, {}).items():
+        labels[name] = np.full(len(at), value)
+    events = intervals(data, path)
+    if "gmdcsa24" in path:
+        labels["person"], labels["vehicle"] = np.ones(len(at), int), np.zeros(len(at), int)
+        labels["fall"] = inside(events.get("fall", [])).astype(int)
+    if "person present" in events:
+        labels["person"] = inside(events["person present"]).astype(int)
+    if "vehicle(s) present" in events:
+        labels["vehicle"] = inside(events["vehicle(s) present"]).astype(int)
+    if "bicycle" in events:  # a rider is hard to call a person in view, a bicycle a vehicle: left out
+        rides = inside(events["bicycle"])
+        for name, event in (("person", "person"), ("vehicle", "car")):
+            there = inside(events[event])
+            labels[name] = np.where(there, 1, np.where(rides, -1, 0))
+    return {name: [int(v) for v in values] for name, values in labels.items()}
