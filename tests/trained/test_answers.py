@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from codecflow import subscriber
+from codecflow.cli.demo import TINY_STRIDE_S, TINY_WINDOW_S
 from codecflow.evaluate.contenders import contenders
 from codecflow.evaluate.labels import label
 from codecflow.evaluate.lanes import Lane
@@ -24,22 +25,21 @@ from tests.clips import cut
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SPEC = Path(__file__).parents[2] / "evaluation" / "specs" / "bundled.csv"
 PERSON = "Is a person in view?"
-STRIDE_S = 2  # always yes would pass at 8
 
 
 def test_it_says_when_a_person_is_in_view(tmp_path: Path) -> None:
     """52 s of the bundled clip: nobody, one person, nobody for 2.5 s, another person, nobody for 5 s, a third."""
     family = load_model(str(cached_checkpoint(CACHE)), "float32", "cpu")
     assert family.trained
-    plan = WindowPlan.of("4", str(STRIDE_S), "2")
-    pruned = next(one for one in contenders("replenish/none", plan, "4") if one.name == "replenish/none")
+    plan = WindowPlan.of(str(TINY_WINDOW_S), str(TINY_STRIDE_S), "2")
+    pruned = next(one for one in contenders("replenish/none", plan, None) if one.name == "replenish/none")
     question = subscriber.question(PERSON, yes_no=True, name="person")
     clip = publish(0, cut(52, tmp_path / "clip.mp4"), (question,), Fraction(2))
     intervals = read_spec(SPEC).clips[0].labels[PERSON]
     said: list[tuple[str, str]] = []
     with ThreadPoolExecutor(1) as decoder, closing(Lane(pruned, family, "codecflow-tiny", decoder)) as lane:
         for _, (result,) in lane.answers([Sampled(clip, lane.sampling, limit=0)]):
-            right = label("yes-no", intervals, result.end_s - STRIDE_S, result.end_s)
+            right = label("yes-no", intervals, result.end_s - TINY_STRIDE_S, result.end_s)
             if right is not None:
                 said.append((right, result.answer))
     assert len(said) >= 20

@@ -35,6 +35,7 @@ def build() -> typer.Typer:
         help="Questions about live video, answered by vision-language models on Apache Kafka.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",  # rich's own would swallow what stands in brackets
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     for name in COMMAND_MODULES:

@@ -10,6 +10,9 @@ import typer
 
 from codecflow.errors import ConfigError
 
+TINY_WINDOW_S, TINY_STRIDE_S = 4, 2
+"""Defaults with codecflow-tiny: it answers about the newest 2 s of its window, so strides of 2 s show people come and go."""
+
 
 def register(app: typer.Typer) -> None:
     app.command("demo")(demo)
@@ -28,10 +31,14 @@ def demo(
         ),
     ] = None,
     window: Annotated[
-        int | None, typer.Option(min=1, help="Seconds that one answer looks at.  [default: 40; codecflow-tiny: 4]")
+        int | None,
+        typer.Option(min=1, help=f"Seconds that one answer looks at.  [default: 40; codecflow-tiny: {TINY_WINDOW_S}]"),
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="Seconds from one answer to the next.  [default: 8; codecflow-tiny: 2]")
+        int | None,
+        typer.Option(
+            min=1, help=f"Seconds from one answer to the next.  [default: 8; codecflow-tiny: {TINY_STRIDE_S}]"
+        ),
     ] = None,
     fps: Annotated[str, typer.Option(help="Frames that are sampled a second, such as 2 or 1/2.")] = "2",
     keep: Annotated[str, typer.Option(help="Keep policy: all, motion or replenish.")] = "replenish",
@@ -59,8 +66,7 @@ def demo(
     # Ended by an orchestrator or a closed terminal as by Ctrl-C: what was started is stopped on the way out.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    # The demo model answers about the newest seconds of short windows; strides of 2 s show people coming and going.
-    usual = (4, 2) if model == DEMO_MODEL else (40, 8)
+    usual = (TINY_WINDOW_S, TINY_STRIDE_S) if model == DEMO_MODEL else (40, 8)
     options = DemoOptions(
         source=source,
         model=model,
