@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from codecflow.errors import ConfigError
-from codecflow.evaluate.contenders import DEFAULT, at_random, contenders, every
+from codecflow.evaluate.contenders import DEFAULT, at_random, contenders, every, family_of
 from codecflow.vlm.work import Frame
 from codecflow.worker.windows import WindowPlan
 
@@ -26,7 +28,7 @@ def test_all_all_is_there_first_and_once() -> None:
         "motion/anchors",
     ]
     names = [one.name for one in contenders(DEFAULT, PLAN, None)]
-    assert len(names) == len(set(names)) == 13
+    assert len(names) == len(set(names)) == 18
     assert names[0] == "all/all"
 
 
@@ -38,13 +40,37 @@ def test_budgets_of_the_controls_are_the_anchors() -> None:
     assert (share.refresh.share, share.refresh.matched) == (0.3, False)
 
 
+def test_the_papers_threshold_can_be_set() -> None:
+    _, default, coarse = contenders("motion/none,motion-2.5/none", PLAN, None)
+    assert (default.keep.tau_px, coarse.keep.tau_px) == (0.5, 2.5)
+    assert replace(coarse.keep, tau_px=0.5) == default.keep
+
+
+def test_families_differ_in_a_number_alone() -> None:
+    names = [
+        "last-4/all",
+        "last-16/all",
+        "motion/none",
+        "motion-2/none",
+        "all/budget=0.2",
+        "random/none",
+        "every-4/none",
+    ]
+    assert [family_of(name) for name in names] == [
+        "last/all", "last/all", "motion/none", "motion/none", "all/budget", "random/none", "every/none",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("some/none", "KEEP one of all, motion, replenish, random, last-N, every-N"),
+        ("some/none", "KEEP one of all, motion, replenish, motion-PX, random, last-N, every-N"),
         ("replenish", "use KEEP/REFRESH"),
         ("last-0/all", "KEEP one of"),
         ("every-x/none", "KEEP one of"),
+        ("motion-/none", "KEEP one of"),
+        ("motion-fast/none", "KEEP one of"),
+        ("motion-100/none", "tau 100.0 px: use 0.25 to 63.75"),
         ("all/some", "REFRESH is one of none, anchors, shifted"),
         ("all/budget=x", "a number from 0 to 1"),
         ("all/budget=2", "a number from 0 to 1"),

@@ -143,6 +143,27 @@ def test_matched_refresh_budgets_cost_alike_and_are_not_the_same(evaluated: Eval
         assert figures[name]["dp_yes"] != anchors["dp_yes"]
 
 
+def test_others_are_compared_at_the_defaults_flops(evaluated: Evaluated) -> None:
+    figures = evaluated.policies
+    found = figures["matched"]
+    assert found["to"] == "replenish/none"
+    assert set(found) == {
+        "to",
+        "every/none",
+        "last/all",
+        "motion/anchors",
+        "motion/shifted",
+        "motion/random",
+        "random/none",
+    }
+    assert found["random/none"]["f1"] == figures["random/none"]["f1"]
+    assert found["random/none"]["flops_share"] == figures["replenish/none"]["flops_share"]
+    assert f"At replenish/none's FLOPs, {100 * figures['replenish/none']['flops_share']:.2f} %" in evaluated.stdout
+    for name in ("all/all", "replenish/none"):
+        assert figures[name]["f1_change"] == pytest.approx(figures[name]["f1"] - figures["all/all"]["f1"], abs=1e-5)
+    assert figures["all/all"]["f1_change_ci95"] == [0, 0]
+
+
 def test_masks_are_those_of_the_keep_policies(evaluated: Evaluated, clip: Path, model: Path) -> None:
     """The clip through bench/sampling, which knows nothing of joins and windows, keeps as many tokens."""
     plan = WindowPlan.of(4, 2, 2)

@@ -21,7 +21,12 @@ def evaluate(
     ],
     *,
     model: Annotated[
-        str, typer.Option(metavar="ID_OR_FOLDER", help="Checkpoint: an id on the Hugging Face hub, or a folder.")
+        str,
+        typer.Option(
+            metavar="ID_OR_FOLDER",
+            help="Checkpoint: an id on the Hugging Face hub, a folder, or codecflow-tiny, the trained demo model (needs"
+            " codecflow[demo]).",
+        ),
     ],
     window: Annotated[str, typer.Option(metavar="SECONDS", help="What one answer looks at.")] = "40",
     stride: Annotated[str, typer.Option(metavar="SECONDS", help="How far it moves between answers.")] = "8",
@@ -30,8 +35,15 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="KEEP/REFRESH,...",
-            help="KEEP: all, motion, replenish, random, last-N, every-N. REFRESH: none, anchors, shifted, random,"
-            " contiguous, deviation, budget=SHARE, all. all/all always runs, for comparison.  [default: 13 of them]",
+            help="KEEP: all, motion, motion-PX, replenish, random, last-N, every-N. REFRESH: none, anchors, shifted, random,"
+            " contiguous, deviation, budget=SHARE, all. all/all always runs, for comparison.  [default: 18 of them]",
+        ),
+    ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEEP/REFRESH",
+            help="At whose FLOPs the others are compared.  [default: replenish/none, if it runs]",
         ),
     ] = None,
     coverage: Annotated[
@@ -71,6 +83,7 @@ def evaluate(
             dtype=dtype,
             device=device,
             streams=streams,
+            match=match,
             out=out,
         )
     )

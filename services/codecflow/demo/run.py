@@ -15,6 +15,7 @@ from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 from codecflow.subscriber.lines import clock, result_line
+from codecflow.trained.named import NAME, checkpoint
 
 from .children import Children
 from .display import Display
@@ -27,7 +28,7 @@ QUESTIONS = (
     subscriber.question("Is a person in view?", yes_no=True, name="person"),
     subscriber.question("Describe what you see.", name="scene", max_tokens=24),
 )
-DEMO_MODEL = "codecflow-tiny"
+DEMO_MODEL = NAME
 """The name by which --model means the trained demo model."""
 
 _POLL_S = 0.2
@@ -129,13 +130,7 @@ def _model(name: str | None, folder: Path, display: Display) -> str:
     """What the worker is to load."""
     if name is None:
         return _untrained_model(folder, display)
-    if name != DEMO_MODEL:
-        return name
-    from codecflow.trained.assemble import cached_checkpoint
-    from codecflow.trained.parts import CACHE
-
-    display.line("codecflow-tiny: a small trained model; the first time, 180 MB are downloaded and it is assembled")
-    return str(cached_checkpoint(CACHE))
+    return checkpoint(name, display.line)
 
 
 def _untrained_model(folder: Path, display: Display) -> str:

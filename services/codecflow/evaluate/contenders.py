@@ -17,12 +17,16 @@ from codecflow.worker.windows import WindowPlan
 
 REFERENCE = "all/all"
 
+TARGET = "replenish/none"
+"""The product's default."""
+
 DEFAULT = (
     "all/all,all/none,motion/none,motion/anchors,replenish/none,replenish/anchors,replenish/shifted,replenish/random,"
-    "replenish/contiguous,random/none,last-4/all,every-4/none,every-8/none"
+    "replenish/contiguous,random/none,motion-2/none,motion-8/none,last-1/all,last-2/all,last-4/all,every-4/none,"
+    "every-8/none,every-16/none"
 )
 
-KEEPS = (*POLICY_NAMES, "random", "last-N", "every-N")
+KEEPS = (*POLICY_NAMES, "motion-PX", "random", "last-N", "every-N")
 
 REFRESHES = {
     "none": Refresh("none"),
@@ -57,8 +61,10 @@ def contenders(names: str, plan: WindowPlan, coverage: str | None) -> list[Conte
 def _contender(name: str, plan: WindowPlan, coverage: str | None) -> Contender:
     keep, slash, refresh = name.partition("/")
     policy, _, number = keep.partition("-")
-    known = (keep in (*POLICY_NAMES, "random")) or (
-        policy in ("last", "every") and number.isdigit() and int(number) > 0
+    known = (
+        keep in (*POLICY_NAMES, "random")
+        or (policy in ("last", "every") and number.isdigit() and int(number) > 0)
+        or (policy == "motion" and _is_number(number))
     )
     if not slash or not known:
         raise ConfigError(f"--policies {name!r}: use KEEP/REFRESH, KEEP one of {', '.join(KEEPS)}")
@@ -76,7 +82,19 @@ def _contender(name: str, plan: WindowPlan, coverage: str | None) -> Contender:
         return Contender(name, plan, config("all"), refreshing, every(int(number)))
     if policy == "random":
         return Contender(name, plan, config("replenish"), refreshing, at_random)
+    if policy == "motion" and number:
+        return Contender(name, plan, replace(config(policy), tau_px=float(number)), refreshing)
     return Contender(name, plan, config(keep), refreshing)
+
+
+def family_of(name: str) -> str:
+    """What contenders that differ in a number alone have in common: last/all of last-4/all, motion/none of motion-2/none."""
+    keep, _, refresh = name.partition("/")
+    return f"{keep.partition('-')[0]}/{refresh.partition('=')[0]}"
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()
 
 
 def _refresh(name: str, refresh: str) -> Refresh:

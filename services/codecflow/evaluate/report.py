@@ -10,13 +10,16 @@ from pathlib import Path
 from codecflow.bench.table import print_table
 from codecflow.errors import ConfigError
 
-from .scoring import Estimate, Labels, QuestionScore, Results, Standing
+from .bootstrap import Estimate
+from .matched import Matched
+from .scoring import Labels, QuestionScore, Results, Standing
 from .spec import Spec
 
 UNTRAINED = "MEANINGLESS SCORES: this checkpoint's weights are random, not trained"
 
 POLICY_COLUMNS = (
-    "keep/refresh", "windows", "mean F1", "FLOP %", "tokens kept %", "tokens a window", "agree %", "mean |Δp(yes)|"
+    "keep/refresh", "windows", "mean F1", "Δ mean F1 (95 %)", "FLOP %", "tokens kept %", "tokens a window", "agree %",
+    "mean |Δp(yes)|",
 )  # fmt: skip
 QUESTION_COLUMNS = (
     "keep/refresh",
@@ -42,6 +45,7 @@ def print_standings(standings: Sequence[Standing], title: str, trained: bool) ->
                 one.name,
                 one.windows,
                 _number(one.f1),
+                _estimate(one.f1_change, signed=True),
                 _percent(one.flops_share, 2),
                 _percent(one.tokens_kept),
                 f"{one.tokens_window:.0f}",
@@ -50,7 +54,8 @@ def print_standings(standings: Sequence[Standing], title: str, trained: bool) ->
             ]
             for one in standings
         ],
-        note="FLOPs and tokens are shares of all/all's; agree and |Δp(yes)| compare with all/all's answers",
+        note="Δ: against all/all, drawn in pairs; FLOPs and tokens are shares of all/all's; agree and |Δp(yes)| compare with"
+        " all/all's answers",
     )
     for prompt in standings[0].questions:
         always = standings[0].questions[prompt].f1_always_yes
@@ -63,9 +68,45 @@ def print_standings(standings: Sequence[Standing], title: str, trained: bool) ->
         )
 
 
-def document(standings: Sequence[Standing], run: Mapping[str, object]) -> dict[str, object]:
-    """{policy: {question: {f1, auc, n, ...}, flops_share, ...}, "run": {...}}; null where a score has no meaning."""
-    return {**{one.name: _policy(one) for one in standings}, "run": dict(run)}
+def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) -> None:
+    """What others score at the FLOPs of `target`."""
+    cost = _percent(target.flops_share, 2)
+    heading = f"At {target.name}'s FLOPs, {cost} % of all/all's, for which it has a mean F1 of {_number(target.f1)}"
+    print_table(
+        heading if trained else f"{UNTRAINED}\n{heading}",
+        ("other", "read from", "FLOP %", "mean F1", f"Δ to {target.name} (95 %)"),
+        [
+            [
+                one.family,
+                " and ".join(one.settings),
+                _percent(one.flops_share, 2)
+                + {-1: " (no dearer one ran)", 0: "", 1: " (no cheaper one ran)"}[one.beside],
+                _number(one.f1),
+                _estimate(one.change, signed=True),
+            ]
+            for one in rivals
+        ],
+        note="mean F1: on the straight line between the settings just below and just above these FLOPs",
+    )
+
+
+def document(
+    standings: Sequence[Standing], target: str, rivals: Sequence[Matched], run: Mapping[str, object]
+) -> dict[str, object]:
+    """{policy: {question: {f1, auc, n, ...}, flops_share, ...}, "matched": {...}, "run": {...}}; null where a score has no
+    meaning."""
+    matched = {
+        one.family: {
+            "settings": one.settings,
+            "flops_share": _known(one.flops_share),
+            "f1": _known(one.f1),
+            "f1_change": _known(one.change.value),
+            "f1_change_ci95": [_known(one.change.low), _known(one.change.high)],
+        }
+        for one in rivals
+    }
+    policies = {one.name: _policy(one) for one in standings}
+    return {**policies, "matched": {"to": target, **matched}, "run": dict(run)}
 
 
 def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], labels: Labels) -> None:
@@ -127,6 +168,7 @@ def _row(name: str, score: QuestionScore) -> list[object]:
 def _policy(standing: Standing) -> dict[str, object]:
     figures = {
         "f1": standing.f1,
+        "f1_change": standing.f1_change.value,
         "flops_share": standing.flops_share,
         "tokens_kept": standing.tokens_kept,
         "tokens_window": standing.tokens_window,
@@ -135,7 +177,8 @@ def _policy(standing: Standing) -> dict[str, object]:
     }
     rounded = {name: _known(value) for name, value in figures.items()}
     questions = {prompt: _question(score) for prompt, score in standing.questions.items()}
-    return {**questions, **rounded, "windows": standing.windows}
+    change = [_known(standing.f1_change.low), _known(standing.f1_change.high)]
+    return {**questions, **rounded, "f1_change_ci95": change, "windows": standing.windows}
 
 
 def _question(score: QuestionScore) -> dict[str, object]:

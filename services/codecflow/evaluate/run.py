@@ -11,24 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codecflow.bench.charts import check_possible
-from codecflow.bench.table import print_json, progress
+from codecflow.bench.table import progress
 from codecflow.codec.source import clip_seconds
 from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError
 from codecflow.keep import KeepConfig
-from codecflow.messages import Result
-from codecflow.vlm.families import Family
+from codecflow.trained.named import checkpoint
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
 
-from .contenders import DEFAULT, REFERENCE, Contender, contenders
-from .curves import draw_curves
-from .labels import label
+from .answers import Answers
+from .bootstrap import RESAMPLES
+from .contenders import DEFAULT, TARGET, contenders
 from .lanes import Lane
 from .pipeline import Published, Sampled, publish
-from .report import UNTRAINED, document, print_standings, write_answers
-from .scoring import RESAMPLES, Key, score
-from .spec import Spec, read_spec
+from .report import UNTRAINED
+from .spec import read_spec
+from .tell import tell
 
 HELD_BYTES = 4 << 30
 """The most that decoded pictures of the clips side by side may take: beyond it, each contender decodes them again."""
@@ -36,7 +35,8 @@ HELD_BYTES = 4 << 30
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As given on the command line. `policies` None: the product's and every baseline. `streams`: clips side by side."""
+    """As given on the command line. `policies` None: the product's and every baseline. `streams`: clips side by side.
+    `match`: at whose FLOPs others are compared; None: at those of the product's default, if it runs."""
 
     spec: Path
     model: str
@@ -49,6 +49,7 @@ class Options:
     dtype: str = "auto"
     device: str = "auto"
     streams: int = 8
+    match: str | None = None
     out: Path | None = None
 
 
@@ -56,15 +57,15 @@ def run(options: Options) -> None:
     """Evaluates and prints. Raises ConfigError, before the model is loaded, SourceError and ModelError."""
     spec = read_spec(options.spec)
     plan = WindowPlan.of(options.window_s, options.stride_s, options.fps)
-    wanted = contenders(options.policies or DEFAULT, plan, options.coverage)
+    wanted = contenders(f"{options.policies or DEFAULT},{options.match or ''}", plan, options.coverage)
     transcode = Transcode.parse(options.transcode) if options.transcode else None
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
         _folder(options.out)
-    family = load_model(options.model, options.dtype, options.device)
+    family = load_model(checkpoint(options.model, _say), options.dtype, options.device)
     if not family.trained:
         _say(f"{UNTRAINED} ({options.model})")
-    answers = _Answers(spec, plan)
+    answers = Answers(spec, plan, wanted)
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(options.streams, thread_name_prefix="decoder"))
         lanes = [stack.enter_context(closing(Lane(one, family, options.model, threads))) for one in wanted]
@@ -79,33 +80,25 @@ def run(options: Options) -> None:
             f"spec {options.spec}: not one window can be scored; no file is as long as a stride of {options.stride_s} s,"
             " or no interval covers half of one"
         )
-    _tell(options, family, answers, wanted)
-
-
-class _Answers:
-    """Everything that was answered, by contender, and what would have been right."""
-
-    def __init__(self, spec: Spec, plan: WindowPlan) -> None:
-        self.spec = spec
-        self.by_contender: dict[str, dict[Key, Result]] = {}
-        self.labels: dict[Key, str] = {}
-        self._plan = plan
-
-    def has(self, number: int) -> bool:
-        """Whether any window of a clip was answered."""
-        return any(key[0] == number for key in self.by_contender.get(REFERENCE, {}))
-
-    def add(self, contender: Contender, number: int, results: list[Result]) -> None:
-        """The results of one window of the clip at place `number` of the spec."""
-        clip = self.spec.clips[number]
-        for result in results:
-            key = (number, result.window, result.prompt)
-            self.by_contender.setdefault(contender.name, {})[key] = result
-            # The stride, not the window: a window of the last few frames may be shorter than its stride.
-            start_s, end_s = (float(self._plan.time((result.window + k) * self._plan.stride_slots)) for k in (0, 1))
-            right = label(result.type, clip.labels[result.prompt], start_s, end_s)
-            if right is not None:
-                self.labels[key] = right
+    clips = len(spec.clips)
+    title = (
+        f"{options.model}: {clips} clip{'s' * (clips > 1)} of {options.spec.name}, windows of {options.window_s} s every "
+        f"{options.stride_s} s at {options.fps} frames/s"
+    )
+    figures = {
+        "model": options.model,
+        "trained": family.trained,
+        "spec": str(options.spec),
+        "clips": clips,
+        "window_s": options.window_s,
+        "stride_s": options.stride_s,
+        "fps": options.fps,
+        "coverage": options.coverage,
+        "transcode": options.transcode,
+        "streams": options.streams,
+        "resamples": RESAMPLES,
+    }
+    tell(answers, options.match or TARGET, title, figures, options.out)
 
 
 def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
@@ -118,7 +111,7 @@ def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
     return [order[first : first + streams] for first in range(0, len(order), streams)]
 
 
-def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: _Answers) -> None:
+def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: Answers) -> None:
     """A wave of clips through every lane. Lanes that take the same tokens follow each other, to decode them once."""
     name = clips[0].file.name if len(clips) == 1 else f"{clips[0].file.name} and {len(clips) - 1} more"
     for clip in clips:
@@ -143,40 +136,6 @@ def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: _Answe
     for clip in clips:
         if not answers.has(clip.number):
             _say(f"{clip.file.name}: shorter than a stride, not asked")
-
-
-def _tell(options: Options, family: Family, answers: _Answers, wanted: list[Contender]) -> None:
-    by_contender = {one.name: answers.by_contender.get(one.name, {}) for one in wanted}
-    standings = score(tuple(answers.spec.questions.values()), by_contender, answers.labels)
-    clips = len(answers.spec.clips)
-    title = (
-        f"{options.model}: {clips} clip{'s' * (clips > 1)} of {options.spec.name}, windows of {options.window_s} s every "
-        f"{options.stride_s} s at {options.fps} frames/s"
-    )
-    print_standings(standings, title, family.trained)
-    run: dict[str, object] = {
-        "model": options.model,
-        "trained": family.trained,
-        "spec": str(options.spec),
-        "clips": clips,
-        "window_s": options.window_s,
-        "stride_s": options.stride_s,
-        "fps": options.fps,
-        "coverage": options.coverage,
-        "transcode": options.transcode,
-        "streams": options.streams,
-        "resamples": RESAMPLES,
-    }
-    if not family.trained:
-        run["scores"] = UNTRAINED
-    if options.out is not None:
-        pictures = [options.out / "f1-flops.png", options.out / "f1-flops.svg"]
-        draw_curves(standings, title, family.trained, pictures)
-        write_answers(options.out / "answers.csv", answers.spec, by_contender, answers.labels)
-        run["files"] = [str(path) for path in (*pictures, options.out / "answers.csv")]
-    if not family.trained:
-        _say(UNTRAINED)
-    print_json(document(standings, run))
 
 
 def _folder(out: Path) -> None:

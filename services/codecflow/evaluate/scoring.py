@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from codecflow.messages import Question, Result
 
-from . import metrics
+from . import bootstrap, metrics
+from .bootstrap import RESAMPLES, Estimate
 from .contenders import REFERENCE
 
 Key = tuple[int, int, str]
@@ -19,20 +20,6 @@ Key = tuple[int, int, str]
 
 Results = Mapping[Key, Result]
 Labels = Mapping[Key, str]
-
-MIN_CLIPS = 10
-"""From so many clips on, whole clips are drawn anew for confidence intervals: windows of one clip resemble each other."""
-
-RESAMPLES = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A score and its 95 % bootstrap interval; nan where it has no meaning."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +49,23 @@ class QuestionScore:
         return 2 * self.positive / (self.n + self.positive) if self.positive else None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Standing:
-    """One contender. `f1`: mean over questions. `flops_share`: executed, of all/all's. `tokens_kept`: visual tokens encoded,
-    of all/all's. `tokens_window`: visual tokens held when asked, mean. `windows`: that were answered."""
+    """One contender. `f1`: mean over questions; `f1_change`: against all/all, drawn in pairs over all questions together.
+    `flops_share`: executed, of all/all's. `tokens_kept`: visual tokens encoded, of all/all's. `tokens_window`: visual tokens
+    held when asked, mean. `windows`: that were answered. `f1_draws`: (draws, questions) F1 on the drawings that all
+    contenders share, the first being F1 itself."""
 
     name: str
     windows: int
     f1: float
+    f1_change: Estimate
     flops_share: float
     tokens_kept: float
     tokens_window: float
     agreement: float
     dp_yes: float
+    f1_draws: metrics.Floats = field(repr=False)
     questions: dict[str, QuestionScore] = field(default_factory=dict)
 
 
@@ -84,43 +75,68 @@ def score(
     """Standings in the order of `by_contender`, which holds all/all."""
     common = set.intersection(*(set(results) for results in by_contender.values()))
     keys = sorted(common, key=lambda key: (key[2], key[0], key[1]))
+    known = [key for key in keys if key in labels]
+    drawn = bootstrap.draws([key[:2] for key in known], resamples)
+    places = [[at for at, key in enumerate(known) if key[2] == question.prompt] for question in questions]
+
+    def f1_draws(results: Results) -> metrics.Floats:
+        of_each = [
+            _samples(question, [known[at] for at in own], results, labels, drawn[:, own])[:, 2]
+            for question, own in zip(questions, places, strict=True)
+            if own
+        ]
+        return np.stack(of_each, axis=1) if of_each else np.full((1 + resamples, 1), np.nan)
+
+    drawings = {name: f1_draws(results) for name, results in by_contender.items()}
     reference = by_contender[REFERENCE]
     return [
-        _standing(name, questions, keys, results, reference, labels, resamples)
+        _standing(
+            name,
+            {
+                question.prompt: _question(question, asked, results, reference, labels, resamples)
+                for question in questions
+                if (asked := [key for key in keys if key[2] == question.prompt])
+            },
+            keys,
+            (results, reference),
+            (drawings[name], drawings[REFERENCE]),
+        )
         for name, results in by_contender.items()
     ]
 
 
+def mean_change(own: metrics.Floats, other: metrics.Floats) -> Estimate:
+    """How far the mean F1 over questions is above another one's, of (draws, questions) on the same drawings."""
+    return bootstrap.estimate(metrics.nan_mean(own - other, axis=1))
+
+
 def _standing(
     name: str,
-    questions: Sequence[Question],
+    scores: dict[str, QuestionScore],
     keys: Sequence[Key],
-    results: Results,
-    reference: Results,
-    labels: Labels,
-    resamples: int,
+    both: tuple[Results, Results],
+    drawings: tuple[metrics.Floats, metrics.Floats],
 ) -> Standing:
-    scores = {}
-    for question in questions:
-        asked = [key for key in keys if key[2] == question.prompt]
-        if asked:
-            scores[question.prompt] = _question(question, asked, results, reference, labels, resamples)
+    """`both`, `drawings`: this contender's and all/all's."""
+    results, reference = both
     windows = {(clip, window): (clip, window, prompt) for clip, window, prompt in keys}.values()
     kept, held = 0, 0
     for key in windows:
         tokens = results[key].tokens
         kept, held = kept + tokens.kept, held + tokens.refreshed + tokens.reused
     whole = sum(reference[key].tokens.total for key in windows)
-    executed, full = (sum(r[key].flops.vit + r[key].flops.llm for key in keys) for r in (results, reference))
+    executed, full = (sum(r[key].flops.vit + r[key].flops.llm for key in keys) for r in both)
     return Standing(
         name=name,
         windows=len(windows),
         f1=_mean([one.f1.value for one in scores.values()]),
+        f1_change=mean_change(*drawings),
         flops_share=executed / full,
         tokens_kept=kept / whole,
         tokens_window=held / len(windows),
         agreement=_mean([float(results[key].answer == reference[key].answer) for key in keys]),
         dp_yes=_mean(_dp_yes(keys, results, reference)),
+        f1_draws=drawings[0],
         questions=scores,
     )
 
@@ -130,17 +146,9 @@ def _question(
 ) -> QuestionScore:
     known = [key for key in asked if key in labels]
     truth = [labels[key] for key in known]
-    said, before = ([r[key].answer for key in known] for r in (results, reference))
-    drawn = _draws(known, resamples)
-    if question.type == "text":
-        own, other = (np.array([metrics.word_f1(t, s) for t, s in zip(truth, a, strict=True)]) for a in (said, before))
-        f1, change = _means(own, drawn), _means(own - other, drawn)
-        precision = recall = Estimate(np.nan, np.nan, np.nan)
-    else:
-        classes = ("yes",) if question.type == "yes-no" else question.labels
-        of_all, of_reference = (_samples(metrics.outcomes(truth, a, classes), drawn) for a in (said, before))
-        precision, recall, f1 = (_estimate(of_all[:, kind]) for kind in range(3))
-        change = _estimate(of_all[:, 2] - of_reference[:, 2])
+    drawn = bootstrap.draws([key[:2] for key in known], resamples)
+    own, other = (_samples(question, known, r, labels, drawn) for r in (results, reference))
+    precision, recall, f1 = (bootstrap.estimate(own[:, kind]) for kind in range(3))
     return QuestionScore(
         type=question.type,
         n=len(known),
@@ -148,9 +156,9 @@ def _question(
         precision=precision,
         recall=recall,
         f1=f1,
-        f1_change=change,
+        f1_change=bootstrap.estimate(own[:, 2] - other[:, 2]),
         auc=_auc(question, [results[key] for key in known], truth),
-        accuracy=_mean([float(t == s) for t, s in zip(truth, said, strict=True)])
+        accuracy=_mean([float(labels[key] == results[key].answer) for key in known])
         if question.type != "text"
         else np.nan,
         agreement=_mean([float(results[key].answer == reference[key].answer) for key in asked]),
@@ -158,34 +166,16 @@ def _question(
     )
 
 
-def _draws(known: Sequence[Key], resamples: int) -> npt.NDArray[np.int64]:
-    """(1 + resamples, windows): how often each window counts; first all of them once."""
-    clips = sorted({key[0] for key in known})
-    once = np.ones((1, len(known)), np.int64)
-    if not known:
-        return np.ones((1 + resamples, 0), np.int64)
-    if len(clips) < MIN_CLIPS:
-        return np.concatenate([once, metrics.resamplings(len(known), resamples)])
-    place = [clips.index(key[0]) for key in known]
-    return np.concatenate([once, metrics.resamplings(len(clips), resamples)[:, place]])
-
-
-def _samples(counts: metrics.Counts, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
-    """(draws, 3): precision, recall, F1 of windows' outcomes (windows, classes, 3)."""
-    windows, classes, _ = counts.shape
-    return metrics.precision_recall_f1((drawn @ counts.reshape(windows, -1)).reshape(-1, classes, 3))
-
-
-def _means(values: metrics.Floats, drawn: npt.NDArray[np.int64]) -> Estimate:
-    with np.errstate(invalid="ignore"):
-        return _estimate((drawn @ values) / drawn.sum(axis=1))
-
-
-def _estimate(samples: metrics.Floats) -> Estimate:
-    """The first sample is the score itself."""
-    value = float(samples[0])
-    low, high = metrics.interval(samples[1:]) if not np.isnan(value) else (np.nan, np.nan)
-    return Estimate(value, low, high)
+def _samples(
+    question: Question, known: Sequence[Key], results: Results, labels: Labels, drawn: npt.NDArray[np.int64]
+) -> metrics.Floats:
+    """(draws, 3): precision, recall and F1. A text has F1 alone."""
+    truth, said = [labels[key] for key in known], [results[key].answer for key in known]
+    if question.type == "text":
+        f1 = bootstrap.of_means(np.array([metrics.word_f1(t, s) for t, s in zip(truth, said, strict=True)]), drawn)
+        return np.stack([np.full_like(f1, np.nan), np.full_like(f1, np.nan), f1], axis=1)
+    classes = ("yes",) if question.type == "yes-no" else question.labels
+    return bootstrap.of_outcomes(metrics.outcomes(truth, said, classes), drawn)
 
 
 def _auc(question: Question, results: Sequence[Result], truth: Sequence[str]) -> float:

@@ -1,0 +1,61 @@
+"""How far scores would move on other clips like these: the percentile bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import metrics
+
+MIN_CLIPS = 10
+"""From so many clips on, whole clips are drawn anew: windows of one clip resemble each other."""
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A score and its 95 % bootstrap interval; nan where it has no meaning."""
+
+    value: float
+    low: float
+    high: float
+
+
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
+
+
+def draws(places: Sequence[tuple[int, int]], resamples: int) -> npt.NDArray[np.int64]:
+    """(1 + resamples, answers): how often each answer counts; first all of them once.
+
+    `places`: clip and window of each answer. Answers of one place are drawn together, and from MIN_CLIPS clips on those of
+    one clip. The same places give the same drawings, so what is compared on them is compared in pairs.
+    """
+    if not places:
+        return np.ones((1 + resamples, 0), np.int64)
+    many = len({clip for clip, _ in places}) >= MIN_CLIPS
+    units = [(clip, 0) if many else (clip, window) for clip, window in places]
+    known = {unit: place for place, unit in enumerate(sorted(set(units)))}
+    drawn = metrics.resamplings(len(known), resamples)[:, [known[unit] for unit in units]]
+    return np.concatenate([np.ones((1, len(places)), np.int64), drawn])
+
+
+def of_outcomes(counts: metrics.Counts, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
+    """(draws, 3): precision, recall, F1 of answers' outcomes (answers, classes, 3)."""
+    answers, classes, _ = counts.shape
+    return metrics.precision_recall_f1((drawn @ counts.reshape(answers, -1)).reshape(-1, classes, 3))
+
+
+def of_means(values: metrics.Floats, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
+    """(draws,): the mean of one value an answer."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((drawn @ values) / drawn.sum(axis=1))
+
+
+def estimate(samples: metrics.Floats) -> Estimate:
+    """Of (draws,) scores, the first of which is the score itself."""
+    value = float(samples[0])
+    return UNKNOWN if np.isnan(value) else Estimate(value, *metrics.interval(samples[1:]))
