@@ -8,9 +8,9 @@ cover.npy   (N, 7, TOKENS, TOKENS) uint8: share of each token that a channel cov
             vehicle, animal, bag; what moves; who fell and lies; what was left behind by its owner
 facts.npz   by frame. seen (N, 4) int16 things in view; known (N, 4) bool, whether that is certain as to none or some;
             slivers (N, 4) bool, something of the class is barely in view; complete (N, 4) bool, counts are certain; moving
-            (N,) int8 things on the move, -1 not certain; mover, person_at (N, 2) float32, where the one that moves and the one person
-            are, -1 unknown; fall, left (N,) int8, someone fell and lies, a thing was left behind: 1, 0, -1 not certain;
-            left_since (N,) int32, the frame of the clip from which its owner began to leave, -1
+            (N,) int8 things on the move, -1 not certain; mover, person_at (N, 2) float32, where the one that moves and the
+            one person are, -1 unknown; fall, left (N,) int8, someone fell and lies, a thing was left behind: 1, 0, -1 not
+            certain; left_since (N,) int32, the frame of the clip from which its owner began to leave, -1
 clips.json  [{"name", "start", "length", "real", ...}], in order; written last: a folder that has it is finished
 frames.zip  in place of frames.npy where a bank has to travel: one WebP picture a frame, nearly the same pixels
 """

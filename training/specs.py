@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,10 +16,16 @@ from maker import FPS, NEWEST
 
 ASKED = ("person", "vehicle", "moving", "fall", "left_behind", "animal", "bag", "where", "count")
 
-Row = tuple[str, float, float, str, str, str]
+Row = tuple[str, float | str, float | str, str, str, str]
 
 
 def write_spec(path: Path, rows: Iterable[Row]) -> None:
+    """Writes `rows`, less those of a choice between fewer than two answers, which is none."""
+    rows = list(rows)
+    answers: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        answers[row[3]].add(row[5])
+    rows = [row for row in rows if row[4] != "choice" or len(answers[row[3]]) > 1]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["file", "start_s", "end_s", "question", "type", "answer"])
@@ -33,8 +40,13 @@ def rows_of(file: str, name: str, answers: Sequence[str | None], edges: Sequence
         places = list(run)
         if answer is not None:
             rows.append((file, edges[places[0]], edges[places[-1] + 1], q.QUESTIONS[name][0], kind, answer))
-    if kind == "yes-no" and rows and all(row[5] == "Yes" for row in rows) and None in answers:
-        # Only beside a "no" with times is what no row covers left out: this one covers nothing.
+    if kind == "choice" or not rows:
+        return rows
+    yes = [row for row in rows if row[5] == "Yes"]
+    if None not in answers:  # then all else is no
+        return yes or [(file, "", "", q.QUESTIONS[name][0], kind, "No")]
+    if len(yes) == len(rows):
+        # Only beside a "no" with times is left out what no row covers: this one covers nothing of the file.
         rows.append((file, edges[-1], edges[-1] + 1, q.QUESTIONS[name][0], kind, "No"))
     return rows
 
