@@ -1,76 +1,97 @@
-"""Which questions a window is asked in training, and the answers that its labels make certain."""
+"""Which questions a stride is asked in training, and the answers that its facts make certain."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import questions as q
 from maker import NEWEST
-from torch import Tensor
+
+Facts = Mapping[str, npt.NDArray[Any]]
+"""Of one clip, by frame: see bank.py."""
+
+MOST = 4
+"""Questions asked of one stride."""
 
 
-def ask_scenes(
-    facts: dict[str, Tensor], rng: np.random.Generator, every: bool = False
-) -> list[list[tuple[str, str, float]]]:
-    """Questions whose answers the newest stride makes certain, and those answers. `every`: all, in their first spelling."""
-    seen, known, slivers = (facts[n].numpy()[:, -NEWEST:] for n in ("seen", "known", "slivers"))
-    moving, mover, person_at = facts["moving"].numpy()[:, -NEWEST:], facts["mover"].numpy(), facts["person_at"].numpy()
-    fall, left, complete = facts["fall"].numpy(), facts["left"].numpy(), facts["complete"].numpy()
-    frames = facts["seen"].shape[1]
-    asked = []
-    for i in range(len(seen)):
-        certain: dict[str, str] = {}
-        counts, sure = {}, True
-        for c, name in enumerate(q.CLASSES):
-            there = seen[i, :, c] > 0
-            vague = slivers[i, :, c] & ~there
-            share = there.mean()
-            if not known[i, :, c].all() or vague.any() or 0 < share < 0.5:
-                sure = False
-                continue
-            certain[name] = q.yes_no(bool(share >= 0.5))
-            counts[name] = int(seen[i, -1, c])
-            if (
-                c == q.PERSON
-                and complete[i, c]
-                and (seen[i, :, c] == seen[i, -1, c]).all()
-                and not slivers[i, :, c].any()
-            ):
-                certain["count"] = q.count(counts[name])
-                if counts[name] == 1 and person_at[i, 0] >= 0:
-                    certain["person_where"] = q.place(*person_at[i])
-        place = None
-        if frames > 1:
-            still, busy = not moving[i].any(), bool((moving[i] > 0).all())
-            if still or busy:
-                certain["moving"] = q.yes_no(busy)
-            if still:
-                certain["where"] = q.NOWHERE
-            if busy and moving[i, -1] == 1 and (mover[i] >= 0).all() and (mover[i] <= 1).all():
-                certain["where"] = place = q.place(*mover[i])
-            if left[i] >= 0 and frames >= 8:
-                certain["left_behind"] = q.yes_no(bool(left[i]))
-        if fall[i] >= 0:
-            certain["fall"] = q.yes_no(bool(fall[i]))
-        if sure and "count" in certain:
-            certain["caption"] = q.caption(counts, place)
-        asked.append([(q.QUESTIONS[n][0], a, 1.0) for n, a in certain.items()] if every else pick(certain, rng))
-    return asked
+def certain(facts: Facts, end: int, window: int) -> dict[str, str]:
+    """Answers by question name that the stride which ends before frame `end` makes certain; what is not is left out.
+
+    `window`: frames that are looked at; what happened before them cannot be known.
+    """
+    newest = slice(max(0, end - NEWEST), end)
+    answers: dict[str, str] = {}
+    counts = _presence(facts, newest, answers)
+    place = _motion(facts, newest, answers) if end > 1 else None
+    fall, left = facts["fall"][newest], facts["left"][newest]
+    if (fall == 0).all() or (fall[-1] == 1 and (fall == 1).mean() >= 0.5):
+        answers["fall"] = q.yes_no(bool(fall[-1]))
+    if end >= 2 * NEWEST:
+        seen_leaving = facts["left_since"][end - 1] >= max(0, end - window)
+        if (left == 0).all() or (left[-1] == 1 and (left == 1).mean() >= 0.5 and seen_leaving):
+            answers["left_behind"] = q.yes_no(bool(left[-1]))
+    if counts is not None:
+        answers["caption"] = q.caption(counts, place)
+    return answers
 
 
-WEIGHTS = {"person": 1.5, "vehicle": 1.5}
+def _presence(facts: Facts, newest: slice, answers: dict[str, str]) -> dict[str, int] | None:
+    """Who and what is in view. Returns the number of each class, None where one of them is not certain."""
+    seen, known, slivers = facts["seen"][newest], facts["known"][newest], facts["slivers"][newest]
+    counts: dict[str, int] = {}
+    sure = True
+    for c, name in enumerate(q.CLASSES):
+        there = seen[:, c] > 0
+        vague = (slivers[:, c] & ~there).any()
+        share = there.mean()
+        if not known[:, c].all() or vague or 0 < share < 0.5:
+            sure = False
+            continue
+        answers[name] = q.yes_no(bool(share >= 0.5))
+        counts[name] = int(seen[-1, c])
+    people = seen[:, q.PERSON]
+    exact = facts["complete"][newest][:, q.PERSON].all() and not slivers[:, q.PERSON].any()
+    if "person" not in answers or not exact or (people != people[-1]).any():
+        return None
+    answers["count"] = q.count(int(people[-1]))
+    x, y = facts["person_at"][newest][-1]
+    if people[-1] == 1 and x >= 0:
+        answers["person_where"] = q.place(float(x), float(y))
+    return counts if sure else None
 
 
-def pick(certain: dict[str, str], rng: np.random.Generator, most: int = 5) -> list[tuple[str, str, float]]:
-    """Up to `most` of what is certain: person and vehicle always, and one spelling each."""
-    first = [name for name in ("person", "vehicle") if name in certain]
-    rest = [name for name in certain if name not in first]
+def _motion(facts: Facts, newest: slice, answers: dict[str, str]) -> str | None:
+    """Whether something moves, and where; returns that place."""
+    moving = facts["moving"][newest]
+    if (moving == 0).all():
+        answers["moving"], answers["where"] = q.yes_no(False), q.NOWHERE
+        return None
+    if not (moving > 0).all():
+        return None
+    answers["moving"] = q.yes_no(True)
+    x, y = facts["mover"][newest][-1]
+    if moving[-1] != 1 or not (0 <= x <= 1 and 0 <= y <= 1):
+        return None
+    answers["where"] = q.place(float(x), float(y))
+    return answers["where"]
+
+
+WEIGHTS = {"person": 1.5, "vehicle": 1.5, "moving": 1.0, "where": 1.0}
+
+
+def pick(answers: Mapping[str, str], rng: np.random.Generator, most: int = MOST) -> list[tuple[str, str, float]]:
+    """(question, answer, weight) of up to `most` of what is certain: person and vehicle always, one spelling each."""
+    first = [name for name in ("person", "vehicle") if name in answers]
     # Answers that are nearly always "no" are asked less often when they are.
-    rest = [n for n in rest if certain[n] != "No" or n == "moving" or rng.random() < 0.35]
+    rest = [n for n in answers if n not in first and (answers[n] != "No" or n == "moving" or rng.random() < 0.35)]
     rng.shuffle(rest)
     chosen = (first + rest)[:most]
-    return [(spell(name, rng), certain[name], WEIGHTS.get(name, 0.7)) for name in chosen]
+    return [(_spell(name, rng), answers[name], WEIGHTS.get(name, 0.7)) for name in chosen]
 
 
-def spell(name: str, rng: np.random.Generator) -> str:
+def _spell(name: str, rng: np.random.Generator) -> str:
     spellings = q.QUESTIONS[name]
     return spellings[0] if rng.random() < 0.5 else spellings[int(rng.integers(len(spellings)))]

@@ -1,113 +1,168 @@
-"""Windows as token sequences, laid out as the product's engine lays them out, several questions to each."""
+"""Clips as token sequences, laid out as the product's engine lays them out, with questions after every stride."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
+import numpy.typing as npt
+from maker import NEWEST
+
+ALWAYS = 1 << 30
+"""The moment of tokens that belong to no frame: never too old."""
+
+Asked = Mapping[int, Sequence[tuple[str, str, float]]]
+"""(question, answer, weight) of each stride, by the frame before which it ends. An answer may be empty: then only its first
+position is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """`keep`: (frames, tokens) bool. `first`: slot of the first frame. `window`: frames that a stride looks at."""
+
+    keep: npt.NDArray[np.bool_]
+    first: int
+    window: int
+    asked: Asked
 
 
 @dataclass
 class Batch:
-    """`ids`, `positions`: (n, length) int64. `mask`: (n, 1, length, length) bool. `at`: (m, 2) positions whose next token is
-    `target` (m,), with `weight` (m,). `asked`: (m,) index of the question each belongs to, -1 where it is not an answer's
-    first token."""
+    """Sequences padded to one length. numpy arrays when laid, tensors on the device.
 
-    ids: Tensor
-    positions: Tensor
-    mask: Tensor
-    at: Tensor
-    target: Tensor
-    weight: Tensor
-    asked: Tensor
+    `ids`, `positions`: (n, length). `segment`: (n, length), 0 for what questions are asked of, a number for each question,
+    -1 for padding. `moment`: (n, length) frame of each token, `ALWAYS` for those of none; `oldest`: (n, length) the first
+    frame that a token may look at. `at`: (m, 2) positions whose next token is `target` (m,), with `weight` (m,).
+    `question`: (m,) number of the question in the batch whose answer begins here, -1 elsewhere. `frames`: (n,) of each
+    clip, how many frames are in its sequence.
+    """
+
+    ids: Any
+    positions: Any
+    segment: Any
+    moment: Any
+    oldest: Any
+    at: Any
+    target: Any
+    weight: Any
+    question: Any
+    frames: Any
+
+
+class _Row:
+    """One sequence as it grows."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.segment: list[int] = []
+        self.moment: list[int] = []
+        self.oldest: list[int] = []
+        self.position = 0
+        self.questions = 0
+        self.frames = 0
+
+    def add(self, ids: Sequence[int], positions: Sequence[int], segment: int, moment: int, oldest: int) -> None:
+        n = len(ids)
+        self.ids += ids
+        self.positions += positions
+        self.segment += [segment] * n
+        self.moment += [moment] * n
+        self.oldest += [oldest] * n
+
+    def follow(self, ids: Sequence[int], moment: int, oldest: int) -> None:
+        """Tokens of the body that take the next places."""
+        self.add(ids, range(self.position, self.position + len(ids)), 0, moment, oldest)
+        self.position += len(ids)
+
+    def cut(self, length: int, position: int) -> None:
+        """Back to what it was at `length` tokens."""
+        for values in (self.ids, self.positions, self.segment, self.moment, self.oldest):
+            del values[length:]
+        self.position = position
 
 
 class Layout:
-    """Windows as the engine's InternVL family has them: `FrameN: <img>…</img>`, positions of dropped tokens left free."""
+    """`FrameN: <img>…</img>`, places of dropped tokens left free, frames of which nothing is kept left out."""
 
     def __init__(self, tokenizer: Any, image_id: int) -> None:
         self.tokenizer, self.image_id = tokenizer, image_id
+        self._cache: dict[str, list[int]] = {}
         self.prefix = self.ids_of("<|im_start|>user\n")
         self.closing = self.ids_of("</img>\n")
         self.after = self.ids_of("<|im_end|>\n<|im_start|>assistant\n")
         self.end = self.ids_of("<|im_end|>")
-        self._cache: dict[str, list[int]] = {}
 
     def ids_of(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    def _known(self, text: str) -> list[int]:
         if text not in self._cache:
-            self._cache[text] = self.ids_of(text)
+            self._cache[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self._cache[text]
 
-    def lay(self, keeps: Any, first: list[int], questions: list[list[tuple[str, str, float]]], device: Any) -> Batch:
-        """`keeps`: (n, frames, tokens) bool array. `first`: slot of each window's first frame. `questions`: of each window,
-        (question, answer, weight). An answer may be empty: then only its first position is looked at."""
+    def lay(self, clips: Sequence[Clip], longest: int | None = None) -> Batch:
+        """A batch of numpy arrays. `longest`: sequences end with the last stride that fits into so many tokens."""
+        answers: list[tuple[int, int, int, float, int]] = []  # row, position, next token, weight, question
         rows = []
-        for keep, slot, asked in zip(keeps, first, questions, strict=True):
-            ids, positions, segment = [np.array(self.prefix)], [np.arange(len(self.prefix))], []
-            position = len(self.prefix)
-            for i, mask in enumerate(keep):
-                kept = np.flatnonzero(mask)
+        asked = 0
+        for number, clip in enumerate(clips):
+            row = _Row()
+            asked = self._clip(row, clip, number, asked, answers, longest)
+            rows.append(row)
+        length = -(-max(len(row.ids) for row in rows) // 64) * 64
+
+        def padded(name: str, filling: int) -> npt.NDArray[np.int64]:
+            out = np.full((len(rows), length), filling, np.int64)
+            for i, row in enumerate(rows):
+                values = getattr(row, name)
+                out[i, : len(values)] = values
+            return out
+
+        columns = list(zip(*answers, strict=True)) or [[]] * 5
+        return Batch(
+            ids=padded("ids", 0),
+            positions=padded("positions", 0),
+            segment=padded("segment", -1),
+            moment=padded("moment", ALWAYS),
+            oldest=padded("oldest", 0),
+            at=np.array(columns[:2], np.int64).T.reshape(-1, 2),
+            target=np.array(columns[2], np.int64),
+            weight=np.array(columns[3], np.float32),
+            question=np.array(columns[4], np.int64),
+            frames=np.array([row.frames for row in rows]),
+        )
+
+    def _clip(self, row: _Row, clip: Clip, number: int, asked: int, answers: list[Any], longest: int | None) -> int:
+        row.follow(self.prefix, ALWAYS, 0)
+        frames, tokens = clip.keep.shape
+        for begin in range(0, frames, NEWEST):
+            end = min(begin + NEWEST, frames)
+            oldest = max(0, end - clip.window)
+            before, known, position = len(row.ids), len(answers), row.position
+            for frame in range(begin, end):
+                kept = np.flatnonzero(clip.keep[frame])
                 if not len(kept):
                     continue
-                head = self._known(f"Frame{slot + i + 1}: <img>")
-                ids += [np.array(head), np.full(len(kept), self.image_id), np.array(self.closing)]
-                after = position + len(head) + len(mask)
-                positions += [
-                    position + np.arange(len(head)),
-                    position + len(head) + kept,
-                    after + np.arange(len(self.closing)),
-                ]
-                position = after + len(self.closing)
-            body = sum(len(x) for x in ids)
-            segment, at, target, weight = [np.zeros(body, np.int64)], [], [], []
-            length = body
-            for number, (question, answer, w) in enumerate(asked):
-                ask = [*self._known(question), *self.after]
-                say = [*self._known(answer), *self.end] if answer else []
+                row.follow(self.ids_of(f"Frame{clip.first + frame + 1}: <img>"), frame, oldest)
+                places = (row.position + kept).tolist()
+                row.add([self.image_id] * len(kept), places, 0, frame, oldest)
+                row.position += tokens
+                row.follow(self.closing, frame, oldest)
+            for question, answer, weight in clip.asked.get(end, ()):
+                ask = [*self.ids_of(question), *self.after]
+                say = [*self.ids_of(answer), *self.end] if answer else [0]
                 one = [*ask, *say[:-1]]
-                ids.append(np.array(one))
-                positions.append(position + np.arange(len(one)))
-                segment.append(np.full(len(one), number + 1))
-                for j, token in enumerate(say or [0]):
-                    at.append(length + len(ask) - 1 + j)
-                    target.append(token)
-                    weight.append((w if j == 0 else 0.3 * w, number if j == 0 else -1))
-                length += len(one)
-            rows.append((np.concatenate(ids), np.concatenate(positions), np.concatenate(segment), at, target, weight))
-        longest = -(-max(len(r[0]) for r in rows) // 64) * 64
-        n = len(rows)
-        ids = np.zeros((n, longest), np.int64)
-        positions = np.zeros((n, longest), np.int64)
-        segments = np.full((n, longest), -1, np.int64)
-        at, target, weight, asked_at = [], [], [], []
-        base = 0
-        for i, (a, b, c, d, e, f) in enumerate(rows):
-            ids[i, : len(a)], positions[i, : len(b)], segments[i, : len(c)] = a, b, c
-            at += [(i, j) for j in d]
-            target += e
-            weight += [x for x, _ in f]
-            asked_at += [base + q if q >= 0 else -1 for _, q in f]
-            base += len(questions[i])
-
-        def up(array: Any) -> Tensor:
-            return torch.from_numpy(np.asarray(array)).to(device, non_blocking=True)
-
-        seg = up(segments)
-        causal = torch.ones(longest, longest, dtype=torch.bool, device=device).tril()
-        mask = causal[None] & ((seg[:, None, :] == 0) | (seg[:, None, :] == seg[:, :, None]))
-        mask |= torch.eye(longest, dtype=torch.bool, device=device)[None]  # padding must attend to something
-        return Batch(
-            up(ids),
-            up(positions),
-            mask[:, None],
-            up(np.array(at).reshape(-1, 2)),
-            up(np.array(target, np.int64)),
-            up(np.array(weight, np.float32)),
-            up(np.array(asked_at, np.int64)),
-        )
+                row.questions += 1
+                for j, token in enumerate(say):
+                    first = j == 0
+                    place = len(row.ids) + len(ask) - 1 + j
+                    answers.append((number, place, token, weight if first else 0.3 * weight, asked if first else -1))
+                row.add(one, range(row.position, row.position + len(one)), row.questions, ALWAYS, oldest)
+                asked += 1
+            if longest is not None and len(row.ids) > longest and begin:
+                asked -= sum(1 for a in answers[known:] if a[4] >= 0)
+                del answers[known:]
+                row.cut(before, position)
+                break
+            row.frames = end
+        return asked

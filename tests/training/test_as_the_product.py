@@ -1,65 +1,134 @@
-"""The recipe's own batched code does what the product does: nearly the same masks, the same sequences and positions."""
+"""The recipe's own batched code computes what the product computes: the same sequences, positions, features and logits."""
 
 from __future__ import annotations
 
-from fractions import Fraction
+import copy
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import pytest
 import torch
 
-from codecflow.codec.footprints import TokenGrid
-from codecflow.keep.config import KeepConfig
-from codecflow.keep.state import KeepState
+from codecflow.messages import Question
+from codecflow.trained.assemble import cached_checkpoint
+from codecflow.trained.parts import CACHE
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
-from codecflow.vlm.tiny import make_tiny
+from codecflow.vlm.work import Frame, StreamWork
+
+QUESTIONS = ("Is a person in view?", "Is something moving?")
+FIRST, FRAMES, STRIDE = 6, 8, 4
 
 
-def test_replenish_on_the_gpu_takes_nearly_the_masks_of_the_product() -> None:
-    from camera import replenish
-    from maker import SIDE, TOKENS
-
-    rng = np.random.default_rng(0)
-    frames = np.repeat(rng.integers(40, 200, (1, SIDE, SIDE), np.uint8), 10, 0).astype(np.int16)
-    for i in range(1, 10):  # changes of every size around the thresholds, some of them undone again
-        for _ in range(30):
-            x, y = rng.integers(0, SIDE - 20, 2)
-            w, h = rng.integers(4, 60, 2)
-            frames[i:, y : y + h, x : x + w] += rng.integers(-14, 15)
-    grey = frames.clip(0, 255).astype(np.uint8)
-    rgb = torch.from_numpy(grey)[None, :, None].expand(1, 10, 3, SIDE, SIDE)
-    masks = replenish(rgb, anchor_every=8, phase=0)[0].numpy()
-    config = KeepConfig(fps=Fraction(2), period_s=Fraction(4))
-    state = KeepState(TokenGrid.regular(TOKENS, TOKENS, SIDE, SIDE), config)
-    expected = np.stack([state.step(i, None, lambda i=i: grey[i]).keep for i in range(10)])  # type: ignore[misc]
-    assert 0.05 < expected[1:8].mean() < 0.95
-    np.testing.assert_array_equal(masks[[0, 8]], expected[[0, 8]])
-    # The product lays its detail cells on the coded picture's blocks, the recipe on the token: few tokens differ by it.
-    assert (masks == expected).mean() > 0.95
+@pytest.fixture(scope="module")
+def family() -> Family:
+    return load_model(str(cached_checkpoint(CACHE)), dtype="float32", device="cpu")
 
 
-def test_windows_are_laid_out_as_the_engine_lays_them_out(tmp_path: Path) -> None:
-    from layout import Layout
+@pytest.fixture(scope="module")
+def keep(family: Family) -> npt.NDArray[np.bool_]:
+    """(8, tokens): one whole frame, then few, none, many, ..."""
+    tokens = family.grid(448, 448).tokens
+    shares = np.array([1.1, 0.1, 0.0, 0.6, 0.2, 0.0, 0.1, 0.3])
+    mask: npt.NDArray[np.bool_] = np.random.default_rng(0).random((FRAMES, tokens)) < shares[:, None]
+    return mask
 
-    family = load_model(str(make_tiny(tmp_path / "tiny")))
-    grid = family.grid(448, 448)
-    rng = np.random.default_rng(0)
-    keep = rng.random((1, 4, grid.tokens)) < np.array([1.1, 0.4, 0.0, 0.2])[None, :, None]
-    image_id = family.config.image_token_id
-    batch = Layout(family.tokenizer, image_id).lay(keep, [7], [[("Is a person in view?", "", 1.0)]], "cpu")
-    before, after = family.chat("Is a person in view?")
-    ids, positions, at = [*before], [*range(len(before))], len(before)
-    for i, mask in enumerate(keep[0]):
-        if not mask.any():
-            continue
-        kept = torch.from_numpy(np.flatnonzero(mask))
-        head, tail = family.frame_text(7 + i, 0.0)
-        ids += [*head, *[image_id] * len(kept), *tail]
-        relative, span = family.frame_positions(grid, kept, len(head), len(tail))
-        positions += (relative[0] + at).tolist()
-        at += span
-    ids += after
-    positions += range(at, at + len(after))
-    assert batch.ids[0, : len(ids)].tolist() == ids
-    assert batch.positions[0, : len(ids)].tolist() == positions
-    assert batch.at.tolist() == [[0, len(ids) - 1]]
+
+def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
+    family: Family, keep: npt.NDArray[np.bool_]
+) -> None:
+    from layout import Batch, Clip, Layout
+    from model import Learner
+
+    side = family.model.config.vision_config.image_size[0]
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 255, (FRAMES, side, side, 3), np.uint8)
+    logits: dict[tuple[int, str], torch.Tensor] = {}
+    engine = Engine(
+        family,
+        window_frames=FRAMES,
+        refresh="none",
+        observe=lambda stream, question, scores: logits.__setitem__((len(logits) // 2, question.prompt), scores),
+    )
+    questions = [Question(str(i), text, "yes-no") for i, text in enumerate(QUESTIONS)]
+    for begin in range(0, FRAMES, STRIDE):
+        frames = [
+            Frame(FIRST + i, 0.0, keep[i], pixels[i] if keep[i].any() else None, bool(keep[i].all()))
+            for i in range(begin, begin + STRIDE)
+        ]
+        engine.step([StreamWork("camera", frames, FIRST, questions)])
+
+    learner = Learner(copy.deepcopy(family.model), family.tokenizer)
+    layout = Layout(family.tokenizer, learner.image_id)
+    asked = {end: [(text, "", 1.0) for text in QUESTIONS] for end in (4, 8)}
+    batch = layout.lay([Clip(keep, FIRST, FRAMES, asked)])
+    batch = Batch(**{name: torch.from_numpy(value) for name, value in vars(batch).items()})
+    shown = keep.any(1)
+    images = torch.from_numpy(pixels[shown].transpose(0, 3, 1, 2).copy())
+    with torch.no_grad():
+        hidden = learner.read(batch, learner.see(images, keep[shown]))
+        scores = learner.score(hidden[batch.at[:, 0], batch.at[:, 1]])
+    expected = torch.stack([logits[stride, text] for stride in range(2) for text in QUESTIONS])
+    torch.testing.assert_close(scores, expected, rtol=0, atol=2e-3)
+    assert float((scores[:2] - scores[2:]).abs().max()) > 0.05  # the strides do not say the same
+
+
+def test_frames_that_left_the_window_and_other_questions_are_not_seen(family: Family) -> None:
+    from layout import ALWAYS, Batch, Clip, Layout
+    from model import Learner
+
+    layout = Layout(family.tokenizer, family.config.image_token_id)
+    keep = np.ones((12, 4), bool)
+    asked = {end: [(QUESTIONS[0], "Yes", 1.0), (QUESTIONS[1], "No", 1.0)] for end in (4, 8, 12)}
+    batch = layout.lay([Clip(keep, 0, 8, asked)])
+    visible = Learner._visible(Batch(**{name: torch.from_numpy(value) for name, value in vars(batch).items()}))[0, 0]
+    moment, segment = batch.moment[0], batch.segment[0]
+    last = int(np.flatnonzero(segment == 6)[-1])  # of the last stride's second question
+    seen = set(moment[visible[last].numpy()]) - {ALWAYS}
+    assert seen == set(range(4, 12))
+    assert set(segment[visible[last].numpy()]) == {0, 6}
+    ninth = int(np.flatnonzero(moment == 8)[0])
+    assert set(moment[visible[ninth].numpy()]) - {ALWAYS} == {4, 5, 6, 7, 8}
+    assert visible[ninth, : len(layout.prefix)].all()
+    assert batch.question.tolist().count(-1) == len(batch.at) - 6
+
+
+def test_a_sequence_is_cut_after_a_whole_stride(family: Family) -> None:
+    from layout import Clip, Layout
+
+    layout = Layout(family.tokenizer, family.config.image_token_id)
+    clip = Clip(np.ones((12, 4), bool), 0, 80, {end: [(QUESTIONS[0], "Yes", 1.0)] for end in (4, 8, 12)})
+    whole, cut = layout.lay([clip]), layout.lay([clip], longest=len(layout.lay([clip]).ids[0]) // 2)
+    assert whole.frames.tolist() == [12]
+    assert cut.frames.tolist() == [4]
+    first = (whole.at[:, 1] < cut.ids.shape[1]).sum()
+    np.testing.assert_array_equal(cut.at, whole.at[: len(cut.at)])
+    assert 0 < len(cut.at) <= first
+
+
+def test_what_was_trained_is_written_and_read_under_the_checkpoints_names(family: Family, tmp_path: Path) -> None:
+    from model import Learner
+
+    from codecflow.trained.assemble import apply_trained_part, read_trained_part
+
+    model = copy.deepcopy(family.model)
+    learner, again = (Learner(copy.deepcopy(model), family.tokenizer) for _ in range(2))
+    with torch.no_grad():
+        for value in learner.parts().values():
+            value.add_(torch.randn_like(value) * 0.01)
+    learner.export(tmp_path / "part.safetensors", 224)
+    apply_trained_part(model, read_trained_part(tmp_path / "part.safetensors"))
+    joined = Learner(model, family.tokenizer)  # with low-rank additions of its own, which are nothing yet
+    ids, places = torch.arange(20)[None] + 1000, torch.arange(20)[None]
+    mask = torch.ones(20, 20, dtype=torch.bool).tril()[None, None]
+    with torch.no_grad():
+        expected, got, before = (
+            one.text(one.table[ids], places, mask, save_memory=False) for one in (joined, learner, again)
+        )
+    assert float((expected - before).abs().mean()) > 0.05
+    assert float((expected - got).abs().mean()) < 0.01  # the file's bfloat16
+    again.start_from(tmp_path / "part.safetensors")
+    for name, value in again.parts().items():
+        torch.testing.assert_close(value, learner.parts()[name], rtol=0.01, atol=1e-3)

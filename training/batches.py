@@ -1,0 +1,176 @@
+"""What the training loop reads: batch number k, drawn from the banks by seed and k alone, made by processes on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import questions as q
+import torch
+from asking import MOST, Facts, certain, pick
+from bank import Bank
+from layout import Batch, Clip, Layout
+from maker import NEWEST, TOKENS
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A kind of batch: `clips` clips of `frames` frames, whole or pruned, `share` of all batches.
+
+    `longest`: tokens after which a sequence is cut. `asked`: questions a stride. `first`: it occurs from the first batch on;
+    the others come later, since what things look like comes before what happens to them.
+    """
+
+    name: str
+    clips: int
+    frames: int
+    pruned: bool
+    share: float
+    longest: int
+    asked: int = MOST
+    first: bool = False
+
+
+MODES = (
+    Mode("frame", 224, 1, False, 0.26, 400, 5, first=True),
+    Mode("stride", 88, 4, False, 0.09, 600, 5, first=True),
+    Mode("stride-pruned", 112, 4, True, 0.06, 600, 5),
+    Mode("window", 24, 16, False, 0.14, 1700),
+    Mode("window-pruned", 44, 16, True, 0.18, 1300),
+    Mode("long", 5, 80, False, 0.08, 7400, 3),
+    Mode("long-pruned", 11, 80, True, 0.19, 4200, 3),
+)
+WINDOWS = (8, 16, 16, 32, 80)
+"""Frames that a window may have."""
+
+
+@dataclass
+class Draft:
+    """A batch on its way. `frames`: (n, 3, S, S) uint8, those of which something is kept. `keep`: (n, tokens) bool. `cover`:
+    (kept tokens, 7) uint8. `names`: of each question asked, in the batch's numbering."""
+
+    mode: str
+    frames: Tensor
+    keep: npt.NDArray[np.bool_]
+    cover: Tensor
+    batch: Batch
+    names: list[str]
+
+    def pin_memory(self) -> Draft:
+        """Where a GPU can fetch it from without waiting; called by the loader."""
+        batch = Batch(**{f.name: getattr(self.batch, f.name).pin_memory() for f in fields(Batch)})
+        return replace(self, frames=self.frames.pin_memory(), cover=self.cover.pin_memory(), batch=batch)
+
+
+class Batches(Dataset[Draft]):
+    """Batch `k` is the same in every run of one `seed`. `early`: before this batch only modes that are `first`."""
+
+    def __init__(
+        self,
+        scenes: Bank,
+        real: Bank | None,
+        layout: Layout,
+        seed: int,
+        *,
+        share_real: float = 0.1,
+        early: int = 0,
+        scale: float = 1.0,
+        modes: Sequence[Mode] = MODES,
+    ) -> None:
+        self.scenes, self.real, self.layout, self.seed = scenes, real, layout, seed
+        self.share_real, self.early, self.scale, self.modes = share_real, early, scale, modes
+        self.by_length = {n: [e for e in scenes.clips if e["length"] == n] for n in {m.frames for m in modes}}
+        if real is not None:
+            self.real_weights = np.array([e["length"] for e in real.clips]) ** 0.5
+            self.real_weights /= self.real_weights.sum()
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+    def __getitem__(self, number: int) -> Draft:
+        rng = np.random.default_rng((self.seed, number))
+        modes = [m for m in self.modes if m.first or number >= self.early]
+        shares = np.array([m.share for m in modes])
+        return self.draw(modes[int(rng.choice(len(modes), p=shares / shares.sum()))], rng)
+
+    def draw(self, mode: Mode, rng: np.random.Generator) -> Draft:
+        parts = [self._clip(mode, rng) for _ in range(max(1, round(mode.clips * self.scale)))]
+        batch = self.layout.lay([part[0] for part in parts], mode.longest)
+        frames, keeps, covers = [], [], []
+        for (clip, pixels, cover), used in zip(parts, batch.frames, strict=True):
+            shown = np.flatnonzero(clip.keep[:used].any(1))
+            frames.append(pixels[shown])
+            keeps.append(clip.keep[shown])
+            covers.append(cover[shown])
+        keep, cover = np.concatenate(keeps), np.concatenate(covers)
+        names = []
+        for (clip, *_), used in zip(parts, batch.frames, strict=True):
+            names += [_NAMES[text] for end, asked in clip.asked.items() if end <= used for text, *_ in asked]
+        return Draft(
+            mode.name,
+            torch.from_numpy(np.concatenate(frames)),
+            keep,
+            torch.from_numpy(cover.reshape(len(cover), cover.shape[1], -1).transpose(0, 2, 1)[keep]),
+            Batch(**{f.name: torch.from_numpy(getattr(batch, f.name)) for f in fields(Batch)}),
+            names,
+        )
+
+    def _clip(self, mode: Mode, rng: np.random.Generator) -> tuple[Clip, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """A clip ready to be laid, its frames (T, 3, S, S) and cover (T, 7, tokens a side, tokens a side)."""
+        if self.real is not None and rng.random() < self.share_real:
+            bank = self.real
+            entry = bank.clips[int(rng.choice(len(bank.clips), p=self.real_weights))]
+        else:
+            bank = self.scenes
+            choice = self.by_length[mode.frames]
+            entry = choice[int(rng.integers(len(choice)))]
+        length = min(mode.frames, entry["length"])
+        length -= length % NEWEST if length > NEWEST else 0
+        begin = entry["start"] + int(rng.integers(entry["length"] - length + 1))
+        part = slice(begin, begin + length)
+        pixels, cover, facts = bank.frames[part], bank.cover[part], {n: v[part] for n, v in bank.facts.items()}
+        keep = np.array(bank.keep[part]) if mode.pruned else np.ones((length, TOKENS**2), bool)
+        keep[0] = True
+        if rng.random() < 0.5:
+            pixels, cover, keep, facts = _mirrored(pixels, cover, keep, facts)
+        if entry["real"]:
+            pixels = _lit(pixels, rng)
+        window = _window(keep, mode, rng)
+        ends = range(min(NEWEST, length), length + 1, NEWEST)
+        asked = {end: pick(certain(facts, end, window), rng, mode.asked) for end in ends}
+        if not any(asked.values()):
+            asked = {length: [(q.QUESTIONS["person"][0], "", 0.0)]}
+        first = int(rng.integers(8 if rng.random() < 0.3 else 4000))
+        return Clip(keep, first, window, asked), pixels, cover
+
+
+_NAMES = {text: name for name, spellings in q.QUESTIONS.items() for text in spellings}
+
+
+def _window(keep: npt.NDArray[np.bool_], mode: Mode, rng: np.random.Generator) -> int:
+    """Frames that a stride of this clip looks at: at least from one whole frame to the next, as in the product."""
+    whole = np.flatnonzero(keep.all(1))
+    gap = int(np.diff([*whole, len(keep)]).max())
+    options = [w for w in WINDOWS if w >= gap and (w <= len(keep) or w == WINDOWS[-1])]
+    return int(rng.choice(options or [WINDOWS[-1]])) if mode.frames > NEWEST else WINDOWS[-1]
+
+
+def _mirrored(pixels: Any, cover: Any, keep: npt.NDArray[np.bool_], facts: Facts) -> tuple[Any, Any, Any, Facts]:
+    facts = dict(facts)
+    for name in ("mover", "person_at"):
+        x = facts[name][:, :1]
+        facts[name] = np.concatenate([np.where(x >= 0, 1 - x, x), facts[name][:, 1:]], 1)
+    grid = keep.reshape(-1, TOKENS, TOKENS)[:, :, ::-1]
+    return pixels[..., ::-1], cover[..., ::-1], grid.reshape(keep.shape), facts
+
+
+def _lit(pixels: Any, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """The same camera in another light."""
+    gain, gamma = rng.uniform(0.7, 1.2), rng.uniform(0.75, 1.3)
+    table = ((np.arange(256) / 255) ** gamma * gain * 255).round().clip(0, 255).astype(np.uint8)
+    return np.asarray(table[pixels])

@@ -1,0 +1,127 @@
+"""The text model while it learns: low-rank additions to every linear layer, few kernels, a mask that hides what is over.
+
+The weights are transformers' Llama layers'; the arithmetic is theirs too (a test compares both). What is different is how it
+is launched: a GPU that waits for Python was busy 29 % of the first run. So the low-rank products of all layers are summed in
+one batched product a kind of matrix, and query, key and value, or gate and up, are one matrix.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+RANK, SCALE = 16, 2.0
+
+KINDS = {
+    "attention_in": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "attention_out": ("self_attn.o_proj",),
+    "mlp_in": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp_out": ("mlp.down_proj",),
+}
+"""Matrices that take the same input and so are one."""
+
+
+class LowRank(nn.Module):
+    """A kind of matrix in all layers: frozen weights (layers, out, in), and a trained product for each module of the kind."""
+
+    def __init__(self, layers: list[nn.Module], modules: tuple[str, ...]) -> None:
+        super().__init__()
+        self.modules_of_kind = modules
+        found = [[layer.get_submodule(name).weight.detach().float() for name in modules] for layer in layers]
+        self.register_buffer("weight", torch.stack([torch.cat(parts) for parts in found]), persistent=False)
+        self.sizes = [part.shape[0] for part in found[0]]
+        n, wide = len(layers), found[0][0].shape[1]
+        device = self.weight.device
+        self.a = nn.ParameterList(torch.randn(n, RANK, wide, device=device) / math.sqrt(wide) for _ in modules)
+        self.b = nn.ParameterList(torch.zeros(n, size, RANK, device=device) for size in self.sizes)
+
+    def forward(self, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """The sums, one (out, in) for each layer."""
+        product = torch.cat([torch.bmm(b, a) for a, b in zip(self.a, self.b, strict=True)], 1)
+        return torch.add(self.weight, product, alpha=SCALE).to(dtype).unbind(0)
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """`<layer>.<module>.a` and `.b`, views of the stacked parameters."""
+        for at, module in enumerate(self.modules_of_kind):
+            for layer in range(len(self.weight)):
+                yield f"{layer}.{module}.a", self.a[at][layer]
+                yield f"{layer}.{module}.b", self.b[at][layer]
+
+
+class Text(nn.Module):
+    """transformers' LlamaModel `llama` with low-rank additions. Matrices are in `dtype`, the residual in float32."""
+
+    def __init__(self, llama: Any, dtype: torch.dtype) -> None:
+        super().__init__()
+        config = llama.config
+        layers = list(llama.layers)
+        self.dtype, self.layers, self.eps = dtype, len(layers), config.rms_norm_eps
+        self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.kinds = nn.ModuleDict({kind: LowRank(layers, modules) for kind, modules in KINDS.items()})
+        norms = [torch.stack([layer.get_submodule(n).weight.detach().float() for layer in layers]) for n in _NORMS]
+        self.register_buffer("norms", torch.stack(norms, 1), persistent=False)  # (layers, 2, hidden)
+        self.register_buffer("last", llama.norm.weight.detach().float(), persistent=False)
+        self.register_buffer("frequencies", llama.rotary_emb.inv_freq.detach().float(), persistent=False)
+
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, save_memory: bool) -> Tensor:
+        """(n, length, hidden) float32 hidden states after the last norm.
+
+        `embeds`: (n, length, hidden) float32. `positions`: (n, length). `mask`: (n, 1, length, length) bool. `save_memory`:
+        layers are computed again in the backward pass instead of kept.
+        """
+        additive = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, -math.inf)
+        angles = positions[..., None].float() * self.frequencies
+        angles = torch.cat([angles, angles], -1)[:, :, None]  # (n, length, 1, width)
+        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        weights = {kind: module(self.dtype) for kind, module in self.kinds.items()}
+        x = embeds
+        for i in range(self.layers):
+            own = [weights[kind][i] for kind in KINDS]
+            if save_memory:
+                x = checkpoint(self._layer, x, cos, sin, additive, self.norms[i], *own, use_reentrant=False)
+            else:
+                x = self._layer(x, cos, sin, additive, self.norms[i], *own)
+        return functional.rms_norm(x, self.last.shape, self.last, self.eps)
+
+    def _layer(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor,
+        norms: Tensor,
+        into: Tensor,
+        out: Tensor,
+        up: Tensor,
+        down: Tensor,
+    ) -> Tensor:
+        n, length, hidden = x.shape
+        y = functional.rms_norm(x, (hidden,), norms[0], self.eps).to(self.dtype)
+        both = functional.linear(y, into).view(n, length, self.heads + 2 * self.groups, self.width)
+        turned = both[:, :, : self.heads + self.groups]
+        half = torch.cat([-turned[..., self.width // 2 :], turned[..., : self.width // 2]], -1)
+        turned = torch.addcmul(turned * cos, half, sin)
+        q = turned[:, :, : self.heads].transpose(1, 2)
+        k, v = (
+            t.transpose(1, 2).repeat_interleave(self.heads // self.groups, 1)
+            for t in (turned[:, :, self.heads :], both[:, :, self.heads + self.groups :])
+        )
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        x = x + functional.linear(y.transpose(1, 2).reshape(n, length, hidden), out)
+        y = functional.rms_norm(x, (hidden,), norms[1], self.eps).to(self.dtype)
+        gate, value = functional.linear(y, up).chunk(2, -1)
+        return x + functional.linear(functional.silu(gate) * value, down)
+
+    def named(self) -> Iterator[tuple[str, Tensor]]:
+        """The low-rank parameters of every module, by `<layer>.<module>.a` and `.b`."""
+        for kind in self.kinds.values():
+            yield from kind.named()
+
+
+_NORMS = ("input_layernorm", "post_attention_layernorm")
