@@ -85,7 +85,7 @@ class Told:
         # One picture does not show what moves.
         flags[:, 0, MOVING] = -1.0 * (moves | vague)[:, 0] if self.t > 1 else -1.0
         if slot == 0:
-            flags[:, :, FALLEN] = self.fall.lying.float() - self.fall.falling.float()
+            flags[:, :, FALLEN] = torch.where(self.fall.lying, 1.0, -self.fall.falling.float())
         if slot == 1:
             flags[:, :, LEFT] = self.left(torch.ones_like(thing.inside)).float()
         return flags

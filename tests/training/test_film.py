@@ -1,0 +1,207 @@
+"""Banks hold what the product would see of real H.264, and their facts what was drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+
+from codecflow.codec.footprints import TokenGrid
+from codecflow.evaluate.spec import read_spec
+from codecflow.keep.config import KeepConfig
+from codecflow.keep.state import KeepState
+from codecflow.vlm.pictures import Preprocessing
+
+COLOURS = {"person": (230, 20, 20), "vehicle": (20, 20, 230), "animal": (20, 200, 20), "bag": (20, 200, 200)}
+PERSON, MOVING, FALLEN, LEFT = 0, 4, 5, 6
+
+
+SEED = 182
+"""Of a batch of two windows in which people come, walk and go, someone falls, and something is left behind."""
+
+
+@dataclass
+class Made:
+    bank: Any
+    folder: Path
+    videos: Path
+
+    def clips(self, kind: str) -> list[dict[str, Any]]:
+        return [clip for clip in self.bank.clips if clip["name"].startswith(kind)]
+
+
+def _pack(folder: Path) -> None:
+    """A library of one empty grey place and one cut-out of each class: upright or lying rectangles of their colours."""
+    for name in ("photos", "cutouts"):
+        (folder / name).mkdir(parents=True)
+    ramp = np.linspace(70, 130, 128, dtype=np.uint8)
+    Image.fromarray(np.stack([np.tile(ramp, (96, 1))] * 3, -1)).save(folder / "photos" / "place.png")
+    place = {"file": "place.png", "boxes": [], "known": [True] * 4, "split": "train", "aspect": 4 / 3}
+    (folder / "photos.json").write_text(json.dumps([place]))
+    rows = []
+    for name, colour in (COLOURS | {"other": (40, 40, 40)}).items():
+        size = (24, 60) if name == "person" else (60, 40)
+        Image.new("RGBA", size, (*colour, 255)).save(folder / "cutouts" / f"{name}.png")
+        rows.append({"file": f"{name}.png", "kind": name, "split": "train", "aspect": size[0] / size[1]})
+    (folder / "cutouts.json").write_text(json.dumps(rows))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    import bank
+    from film import Film, Order
+    from library import load_library
+    from specs import scene_rows, write_spec
+
+    folder = tmp_path_factory.mktemp("film")
+    _pack(folder / "pack")
+    order = Order({"long": 0, "window": 2, "stride": 1, "single": 2}, SEED, folder / "videos", batch=32)
+    film = Film(load_library(folder / "pack", torch.device("cpu"), "train"), folder / "bank", order, workers=1)
+    film.make()
+    write_spec(folder / "videos" / "spec.csv", scene_rows(film.facts, film.clips[:2], 16))
+    return Made(bank.load_bank(folder / "bank"), folder / "bank", folder / "videos")
+
+
+def _red(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """(SIDE, SIDE) bool: pixels of the people that were drawn."""
+    red, green, blue = frame.astype(np.int16)
+    return np.asarray((red - np.maximum(green, blue)) > 50)
+
+
+def test_a_bank_has_every_frame_of_every_clip(made: Made) -> None:
+    from bank import FACTS, finished
+
+    bank, frames = made.bank, 2 * 16 + 4 + 2
+    assert finished(made.folder)
+    assert bank.frames.shape == (frames, 3, 224, 224)
+    assert bank.keep.shape == (frames, 64)
+    assert bank.cover.shape == (frames, 7, 8, 8)
+    assert {name: (v.shape, v.dtype) for name, v in bank.facts.items()} == {
+        name: ((frames, *shape), np.dtype(kind)) for name, (shape, kind, _) in FACTS.items()
+    }
+    assert [(c["start"], c["length"]) for c in bank.clips] == [(0, 16), (16, 16), (32, 4), (36, 1), (37, 1)]
+    assert all(bank.keep[clip["start"]].all() for clip in bank.clips)
+    assert not list(made.folder.glob("*.raw"))
+    assert (bank.frames.reshape(frames, -1).std(1) > 1).all()
+
+
+def test_frames_and_masks_are_what_the_product_makes_of_the_exported_bits(made: Made) -> None:
+    resize = Preprocessing((0.5,) * 3, (0.5,) * 3).resize
+    for clip in made.clips("window"):
+        coding = clip["coding"]
+        config = KeepConfig(fps=Fraction(2), period_s=Fraction(coding["period_s"]))
+        state = KeepState(TokenGrid.regular(8, 8, 448, 448), config)
+        with av.open(str(made.videos / f"{clip['name']}.mp4")) as container:
+            pictures = list(container.decode(video=0))
+        assert [float(p.time) for p in pictures] == [i / 2 for i in range(16)]
+        for i, picture in enumerate(pictures):
+            luma = picture.to_ndarray(format="yuv420p")[:448].astype(np.uint8)
+            keep = state.step(coding["phase"] + i, None, lambda luma=luma: luma).keep  # type: ignore[misc]
+            at = clip["start"] + i
+            np.testing.assert_array_equal(made.bank.keep[at], keep)
+            rgb = picture.to_ndarray(format="rgb24").astype(np.uint8)
+            expected = resize(rgb, 224, 224, torch.device("cpu"))
+            np.testing.assert_array_equal(made.bank.frames[at], expected.numpy())
+    assert 0.02 < made.bank.keep[:32].mean() < 0.9
+
+
+def _shares(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """(8, 8) share of each token that is red."""
+    return np.asarray(_red(frame).reshape(8, 28, 8, 28).mean((1, 3)))
+
+
+def test_who_is_in_view_and_moves_is_what_was_drawn(made: Made) -> None:
+    bank, facts = made.bank, made.bank.facts
+    checked = {"person": 0, "nobody": 0, "moved": 0}
+    for clip in made.clips("window"):
+        previous = None
+        for at in range(clip["start"], clip["start"] + 16):
+            red, cover = _red(bank.frames[at]), bank.cover[at, PERSON]
+            seen, slivers = facts["seen"][at, PERSON], facts["slivers"][at, PERSON]
+            if seen == 0 and not slivers:
+                assert red.mean() < 1e-3
+                assert cover.max() < 25
+                checked["nobody"] += 1
+            if seen != 1 or slivers or facts["person_at"][at, 0] < 0:
+                previous = None
+                continue
+            share = _shares(bank.frames[at])
+            assert cover[share > 0.8].min(initial=255) > 150
+            assert cover[share < 0.02].max(initial=0) < 60
+            ys, xs = np.nonzero(red)
+            middle = np.array([xs.mean(), ys.mean()]) / 224
+            np.testing.assert_allclose(middle, facts["person_at"][at], atol=0.06)
+            checked["person"] += 1
+            moved = 0.0 if previous is None else np.abs(middle - previous).max()
+            if facts["moving"][at] == 1 and previous is not None and (facts["mover"] == facts["person_at"])[at].all():
+                assert moved > 0.01
+                assert bank.cover[at, MOVING].max() > 25
+                checked["moved"] += 1
+            elif facts["moving"][at] == 0:
+                assert moved < 0.01
+                assert bank.cover[at, MOVING].max() == 0
+            previous = middle
+    assert all(checked.values()), checked
+
+
+def test_falls_and_what_was_left_behind_are_where_they_were_drawn(made: Made) -> None:
+    bank, facts = made.bank, made.bank.facts
+    checked = {"lies": 0, "left": 0}
+    for clip in made.clips("window"):
+        for at in range(clip["start"], clip["start"] + 16):
+            fallen, left = bank.cover[at, FALLEN], bank.cover[at, LEFT]
+            if facts["fall"][at] == 1:
+                lying = (fallen > 40) & (fallen < 255)
+                assert lying.any()
+                assert _shares(bank.frames[at])[lying].min() > 0.08
+                checked["lies"] += 1
+            elif facts["fall"][at] == 0:
+                assert fallen.max() == 0
+            if facts["left"][at] == 1:
+                assert left.max() > 25
+                assert 0 <= facts["left_since"][at] <= at - clip["start"]
+                checked["left"] += 1
+            elif facts["left"][at] == 0:
+                assert left.max() == 0
+                assert facts["left_since"][at] == -1
+    assert all(checked.values()), checked
+
+
+def test_exported_clips_are_a_spec_that_eval_reads(made: Made) -> None:
+    spec = read_spec(made.videos / "spec.csv")
+    assert [clip.file.name for clip in spec.clips] == ["window-00000.mp4", "window-00001.mp4"]
+    facts = made.bank.facts
+    for clip, start in zip(spec.clips, (0, 16), strict=True):
+        for one in clip.labels.get("Is a person in view?", []):
+            frames = slice(start + round(one.start_s * 2), start + round(min(one.end_s, 8) * 2))
+            there = facts["seen"][frames, PERSON] > 0
+            assert there.mean() >= 0.5 if one.answer == "yes" else not there.any()
+    assert {"Is a person in view?", "Is something moving?", "Did someone fall?"} <= set(spec.questions)
+
+
+def test_a_finished_bank_is_left_alone_and_travels_as_pictures(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import bank
+    import film
+
+    monkeypatch.setattr("sys.argv", ["film.py", "--pack", str(tmp_path / "none"), "--out", str(made.folder)])
+    film.main()
+    assert "finished" in capsys.readouterr().err
+    copy = tmp_path / "copy"
+    shutil.copytree(made.folder, copy)
+    bank.fold(copy)
+    assert not (copy / "frames.npy").exists()
+    again = bank.load_bank(copy)
+    assert again.clips == made.bank.clips
+    assert np.abs(again.frames.astype(int) - made.bank.frames).mean() < 3
