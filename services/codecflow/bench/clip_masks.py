@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,10 @@ import numpy.typing as npt
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ConfigError
 
-KEEP_POLICIES = ("all", "motion", "replenish")
+if TYPE_CHECKING:
+    from codecflow.keep.config import PolicyName
+
+KEEP_POLICIES: tuple[PolicyName, ...] = ("all", "motion", "replenish")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: 
         frame = sampled.frame
         if not states:
             grid = TokenGrid.regular(rows, columns, frame.width, frame.height)
-            configs = {p: KeepConfig(policy=p, fps=fps, period_s=anchor_s) for p in KEEP_POLICIES}  # type: ignore[arg-type]
+            configs = {p: KeepConfig(policy=p, fps=fps, period_s=anchor_s) for p in KEEP_POLICIES}
             states = {policy: KeepState(grid, config) for policy, config in configs.items()}
         for policy, state in states.items():
             decision = state.step(sampled.slot, sampled.signal, partial(luma, frame))
@@ -87,7 +91,7 @@ def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
     for number in range(sum(key.endswith("/name") for key in content)):
         if tuple(content[f"{number}/grid"].tolist()) != (rows, columns):
             raise ConfigError(f"masks {file}: made for another token grid than {rows}x{columns}; make them anew")
-        keep = {
+        keep: dict[str, npt.NDArray[np.bool_]] = {
             policy: np.unpackbits(content[f"{number}/keep/{policy}"], axis=1, count=rows * columns).astype(bool)
             for policy in KEEP_POLICIES
         }

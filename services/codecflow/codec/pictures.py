@@ -117,9 +117,9 @@ class PictureDecoder:
             return []
         ready = []
         for frame in frames:
-            if frame.opaque is None:
+            if not isinstance(frame.opaque, tuple):
                 continue
-            picture: CodedPicture = frame.opaque[0]  # type: ignore[index]
+            picture: CodedPicture = frame.opaque[0]
             if frame.is_corrupt:
                 self._lose(picture.seq)
             elif not any(picture.seq in lost for lost in self._lost_ranges):

@@ -128,14 +128,12 @@ def merge_signals(first: Signal, second: Signal) -> Signal:
     if first.change.shape != second.change.shape or second.tick != first.tick + 1 or first.interval != second.interval:
         return Signal(second.tick, second.interval, np.full_like(second.change, NO_BOUND), second.motion, second.intra)
     change = np.minimum(first.change.astype(np.uint16) + second.change, NO_BOUND).astype(np.uint8)
-    both = first.motion is not None and second.motion is not None
-    both_intra = first.intra is not None and second.intra is not None
     return Signal(
         tick=second.tick,
         interval=second.interval,
         change=change,
-        motion=np.maximum(first.motion, second.motion) if both else None,  # type: ignore[arg-type]
-        intra=first.intra | second.intra if both_intra else None,  # type: ignore[operator]
+        motion=None if first.motion is None or second.motion is None else np.maximum(first.motion, second.motion),
+        intra=None if first.intra is None or second.intra is None else first.intra | second.intra,
     )
 
 

@@ -38,7 +38,7 @@ class VectorGrid:
         if frame.pict_type not in (PictureType.P, PictureType.B, PictureType.S):
             return
         predicted = np.zeros(self._rows * self._columns, np.bool_)
-        vectors = frame.side_data.get(Type.MOTION_VECTORS)  # type: ignore[call-overload]
+        vectors = frame.side_data.get(Type.MOTION_VECTORS)  # type: ignore[call-overload]  # its stub: by name only
         if vectors is not None:
             self._add(np.frombuffer(vectors, np.int64).reshape(len(vectors), -1), predicted)
         self._intra |= ~predicted

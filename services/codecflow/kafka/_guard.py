@@ -51,7 +51,8 @@ def main(pid_file: str, owners_lock: str, broker_lock_fd: str, *command: str) ->
     signal.signal(signal.SIGTERM, on_signal)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     owners = None if owners_lock == "-" else os.open(owners_lock, os.O_RDWR | os.O_CREAT, 0o600)
-    # One thread only, so the parent-death signal, which is bound to the forking thread, is bound to this process.
+    # One thread only: nothing holds a lock across the fork, and the parent-death signal, which is bound to the forking
+    # thread, is bound to this process.
     child = subprocess.Popen(command, pass_fds=[int(broker_lock_fd)], preexec_fn=die_with_parent)  # noqa: PLW1509
     with open(pid_file, "a") as file:
         file.write(f" {child.pid}")

@@ -104,7 +104,7 @@ class TopicTail:
         return sorted(found.partitions)
 
     def _ends(self, isolation: IsolationLevel) -> dict[int, int]:
-        asked = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in self._partitions}  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in self._partitions}
         deadline = time.monotonic() + _REQUEST_S
         while True:
             answers = self._admin.list_offsets(asked, isolation_level=isolation)

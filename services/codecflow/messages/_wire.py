@@ -57,7 +57,7 @@ def field(document: Mapping[str, Any], name: str, kind: type[T], what: str) -> T
     """`document[name]`, checked to be of `kind` (an int passes for a float, a bool never for an int)."""
     value = document.get(name)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return kind(value)  # type: ignore[call-arg]
+        value = float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise MessageError(f"{what}: field {name!r} must be {kind.__name__}, not {value!r}"[:300])
     return value

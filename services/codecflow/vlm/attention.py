@@ -25,7 +25,7 @@ from transformers import AttentionInterface
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch < 2.10: frames of unequal length are then attended to one by one on the GPU too
-    varlen_attn = None  # type: ignore[assignment]
+    varlen_attn = None  # type: ignore[assignment]  # asked for before each use
 
 NAME = "codecflow"
 

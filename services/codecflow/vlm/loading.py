@@ -73,12 +73,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 def quiet() -> Iterator[None]:
     """No progress bars of transformers inside."""
     shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            logging.enable_progress_bar()
 
 
 def _family(name: str, model_type: str) -> type[Family]:

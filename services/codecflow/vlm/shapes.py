@@ -90,7 +90,7 @@ def build_shape(name: str, dtype: torch.dtype, device: torch.device, seed: int =
     base, tokenizer, files = tiny_internvl(image_size=shape.side)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)
-        model = AutoModelForImageTextToText.from_config(  # type: ignore[no-untyped-call]
+        model = AutoModelForImageTextToText.from_config(
             shape.config(base.config), dtype=dtype, attn_implementation=NAME
         )
     model.config.codecflow_untrained = True

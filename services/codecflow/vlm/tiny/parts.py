@@ -43,7 +43,7 @@ def byte_tokenizer(special: list[str], chat_template: str, **named: str) -> PreT
     tokenizer.decoder = decoders.ByteLevel()
     turns = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in (*turns, *special)])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
