@@ -18,7 +18,7 @@ class Backgrounds(Maker):
         camera (n,)). `quiet`: mostly places without people and vehicles, few mosaics."""
         lib, dev = self.library, self.device
         cells = torch.tensor([1] * 17 + [2] if quiet else [1, 1, 1, 1, 1, 2, 2, 3, 4] * 2)[self.integers(18, n)]
-        weights = lib.quiet if quiet else lib.weights
+        weights = lib.quiet if quiet else lib.weights / lib.weights.sum() + lib.quiet / lib.quiet.sum()
         aspect = torch.tensor([16 / 9, 16 / 9, 4 / 3, 1.25, 1.0])[self.integers(5, n)]
         pictures = torch.empty(n, 3, RENDER, RENDER, device=dev, dtype=torch.float32)
         cover = torch.zeros(n, 4, TOKENS, TOKENS, device=dev)

@@ -22,6 +22,9 @@ MOVES, STANDS = 0.02, 0.004
 IN_VIEW = 0.45
 """Share of a thing that must lie within the picture, and not behind others, for it to count as in view."""
 
+SHOWS = 0.25
+"""Share of it that is enough to see that it moves."""
+
 FAR = 0.25
 """From here on an owner has left what was put down, as a share of the picture's width."""
 
@@ -56,7 +59,7 @@ class Thing:
     def moves(self) -> tuple[Tensor, Tensor]:
         """(n, t) bool, whether it visibly moves, and whether that is not certain; others in front of it left aside."""
         track, had = self.track, torch.cat([self.inside[:, :1], self.inside[:, :-1]], 1)
-        moves = (track.speed > MOVES) & (self.inside > IN_VIEW) & self.large[:, None] & ~track.popped
+        moves = (track.speed > MOVES) & (self.inside > SHOWS) & self.large[:, None] & ~track.popped
         vague = (track.speed > STANDS) & (self.inside > 0) | track.popped | ((had > 0) != (self.inside > 0))
         return moves, vague & ~moves
 
@@ -116,7 +119,7 @@ def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]]
     # What others hide of the background's things.
     slivers |= there & (rest < 0.6)
     seen = torch.where(rest < 0.3, 0.0, seen)
-    moving, doubt = torch.zeros(n, t), torch.full((n, t), t == 1)
+    moving, doubt = torch.zeros(n, t), torch.full((n, t), t == 1)  # one picture does not show what moves
     mover, person_at = torch.full((n, t, 2), -1.0), torch.full((n, t, 2), -1.0)
     visible = [share(layer, whole) for layer, whole in zip(canvas.layers, canvas.whole, strict=True)]
     shown = torch.zeros(n, t, dtype=torch.bool)
@@ -140,7 +143,8 @@ def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]]
         "known": told.known[:, None] | (seen > 0),
         "slivers": slivers,
         "complete": told.complete[:, None].expand(n, t, 4),
-        "moving": torch.where(doubt, -1.0, moving).to(torch.int8),
+        # Where one thing moves for certain, something does, whatever the others do.
+        "moving": torch.where(doubt & (moving == 0), -1.0, moving).to(torch.int8),
         "mover": torch.where(((moving == 1) & ~doubt)[..., None], mover, -1.0),
         "person_at": torch.where((seen[:, :, PERSON] == 1)[..., None], person_at, -1.0),
         "fall": _fall(told, shown),

@@ -74,10 +74,11 @@ class Studio(Backgrounds, Camera, Tracks):
         story = self.uniform(n)
         falls, leaves = story < FALLS, (story > 1 - LEAVES) & torch.tensor(t >= 8)
         number = torch.where(falls, number.clamp(min=1), torch.where(leaves, number.clamp(min=2), number))
+        ground_of = self.grounds(n)
         told = Told(n, t, seen.cpu(), known.cpu(), complete.cpu())
         for slot in range(int(number.max())):
             cast = self._cast(slot, n, t > 16, falls, leaves, aspect, told)
-            track = self.track(t, cast)
+            track = self.track(t, cast, ground_of)
             if slot == 0:
                 told.fall = self.fall(t, falls, cast, track, aspect)
                 told.leaving = self.leaving(t, leaves, cast, track)

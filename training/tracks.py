@@ -25,6 +25,10 @@ SHARES = {
 """How often each, for people, vehicles and animals, and for things that do not move by themselves."""
 
 
+SWAY = 0.0014
+"""How far what stands is off its place at most, as a share of the picture's width."""
+
+
 @dataclass
 class Track:
     """`x`, `y`: (n, t) centres. `speed`: (n, t) since the frame before. `turn`: (n, t) angle of lying down, radians.
@@ -71,10 +75,19 @@ class Leaving:
 
 
 class Tracks(Maker):
-    def track(self, t: int, cast: Cast) -> Track:
-        """A way of its own for each of `cast`."""
+    def grounds(self, n: int) -> Tensor:
+        """(n, 2): where the ground of a clip's camera begins, and how high a thing at the picture's lower edge is; the
+        latter 0 where things stand anywhere."""
+        near = self.uniform(n, low=0.4, high=1.0) * self.chance(n, 0.6)
+        return torch.stack([self.uniform(n, low=0.05, high=0.55), near], 1)
+
+    def track(self, t: int, cast: Cast, ground: Tensor) -> Track:
+        """A way of its own for each of `cast`, from where it stands on its clip's `ground`."""
         n = len(cast.kind)
         start = torch.stack([self.uniform(n, low=0.04, high=0.96), self.uniform(n, low=0.1, high=1.0)], 1)
+        horizon, near = ground.unbind(1)
+        foot = horizon + (1.02 - horizon) * cast.size / near.clamp(min=0.1) + self.uniform(n, low=-0.04, high=0.04)
+        start[:, 1] = torch.where(near > 0, foot - cast.half_h, start[:, 1])
         start[:, 1] = torch.minimum(start[:, 1], 1.02 - cast.half_h * 0.6)
         lives = cast.kind <= ANIMAL
         shares = torch.where(lives[:, None], SHARES["lives-long" if t > 16 else "lives"], SHARES["thing"])
@@ -95,17 +108,37 @@ class Tracks(Maker):
         after = (steps - depart[:, None]).clamp(min=0) * goes[:, None]
         x = start[:, 0, None] + pace_in[:, 0, None] * before + pace_out[:, 0, None] * after
         y = start[:, 1, None] + pace_in[:, 1, None] * before + pace_out[:, 1, None] * after
+        if t > 1:
+            x = x + self._about(steps, cast, lives, arrive, torch.where(goes, depart, 1e3))
         begin = torch.where(way == POP, (self.uniform(n) * (t + stay) - stay).ceil(), -9.0)
         end = torch.where(way == POP, (begin + stay).ceil(), t + 9.0)
         there = (steps >= begin[:, None]) & (steps < end[:, None]) | torch.tensor(t == 1)
         there[:, 0] = there[:, 1]  # what came before the clip is not known to have come
         return finish(x, y, torch.zeros(n, t + 1), there)
 
+    def _about(self, steps: Tensor, cast: Cast, lives: Tensor, arrive: Tensor, depart: Tensor) -> Tensor:
+        """(n, t + 1): what is added to x by those who walk to and fro while they stay, or sway as they stand."""
+        n = len(cast.kind)
+        paces = self.chance(n, 0.3) & lives & ((cast.kind != VEHICLE) | self.chance(n, 0.3))
+        reach = self.uniform(n, low=0.08, high=0.35)
+        pace = (cast.size * self.uniform(n, low=0.1, high=0.35)).clamp(0.025, 0.1)
+        since = (
+            torch.minimum(steps.clamp(min=arrive.clamp(min=-1)[:, None]), depart[:, None])
+            - arrive.clamp(min=-1)[:, None]
+        )
+        wave = (since.clamp(min=0) * (pace / reach)[:, None] + 1) % 4
+        to_and_fro = ((wave - 2).abs() - 1) * (reach * torch.where(self.chance(n, 0.5), 1.0, -1.0))[:, None]
+        sway = (
+            self.uniform(*to_and_fro.shape, low=-SWAY, high=SWAY)
+            * (self.chance(n, 0.5) & (cast.kind != VEHICLE))[:, None]
+        )
+        return torch.where(paces[:, None], to_and_fro, torch.where(lives[:, None], sway, 0.0))
+
     def _paces(self, cast: Cast) -> tuple[Tensor, Tensor]:
         """How far each walks a frame, (n, 2) on its way in and out: mostly sideways, some hardly at all."""
         n = len(cast.kind)
-        walk = (cast.size * self.uniform(n, low=0.15, high=0.6)).clamp(0.024, 0.2)
-        drive = 0.025 * 10.0 ** self.uniform(n)
+        walk = (cast.size * self.uniform(n, low=0.12, high=0.5)).clamp(0.024, 0.15)
+        drive = 0.025 * 8.0 ** self.uniform(n)
         pace = torch.where(cast.kind == VEHICLE, drive, walk)
         pace = torch.where(self.chance(n, 0.06), self.uniform(n, low=0.006, high=0.02), pace)
         tilt = torch.where(cast.kind == VEHICLE, 1.2, 0.5) * self.uniform(n, low=-1.0, high=1.0)
@@ -144,7 +177,7 @@ class Tracks(Maker):
         walks_in = self.chance(n, 0.5)
         arrive = torch.where(walks_in, self.uniform(n, low=0.0, high=0.3 * t), -1e3).floor()
         put = arrive.clamp(min=0) + 1 + self.integers(3, n)
-        off = (put + 2 + self.uniform(n) ** 2 * (0.85 * t - put - 2).clamp(min=0)).floor()
+        off = (put + 2 + self.uniform(n) ** 3 * (0.85 * t - put - 2).clamp(min=0)).floor()
         stays = self.chance(n, 0.25)
         place = self.uniform(n, low=0.3, high=0.7)
         inward = torch.where(self.chance(n, 0.5), 1.0, -1.0) * self.uniform(n, low=0.03, high=0.12)
