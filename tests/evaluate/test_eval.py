@@ -186,13 +186,30 @@ def test_random_weights_are_told_loudly(evaluated: Evaluated) -> None:
 
 
 def test_pictures_show_something(evaluated: Evaluated) -> None:
-    png, svg, _ = map(Path, evaluated.policies["run"]["files"])
-    with Image.open(png) as picture:
-        assert min(picture.size) > 400
-        assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096) or ()) > 30
-    text = svg.read_text(encoding="utf-8")
-    assert text.count("<path") > 20
-    assert "MEANINGLESS" in text
+    files = list(map(Path, evaluated.policies["run"]["files"]))
+    assert [file.name for file in files] == [
+        "f1-flops.png", "f1-flops.svg", "answers.png", "answers.svg", "answers.csv",
+    ]  # fmt: skip
+    for png, svg in (files[:2], files[2:4]):
+        with Image.open(png) as picture:
+            assert min(picture.size) > 400
+            assert len(picture.convert("RGB").resize((64, 64)).getcolors(4096) or ()) > 30
+        text = svg.read_text(encoding="utf-8")
+        assert text.count("<path") > 20
+        assert "MEANINGLESS" in text
+
+
+def test_answers_over_time_are_those_of_a_few_contenders(evaluated: Evaluated) -> None:
+    text = (evaluated.out / "answers.svg").read_text(encoding="utf-8")
+    shares = {name: evaluated.policies[name]["flops_share"] for name in ("all/all", "replenish/none", "random/none")}
+    for name, share in shares.items():
+        assert text.count(f"<!-- {name} -->") == 2  # in the rows of both yes-no questions
+        assert text.count(f"<!-- {100 * share:.1f}".removesuffix(".0") + " % of FLOPs -->") >= 2
+    assert f"<!-- {PERSON} -->" in text
+    assert f"<!-- {CAR}  (never) -->" in text
+    assert SCENE not in text
+    assert "<!-- all/none -->" not in text
+    assert "<image" in text  # the clip, at regular times
 
 
 def test_trained_weights_are_not_called_meaningless(

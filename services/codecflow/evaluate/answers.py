@@ -32,8 +32,17 @@ class Answers:
         for result in results:
             key = (number, result.window, result.prompt)
             self.by_contender[contender.name][key] = result
-            # The stride, not the window: a window of the last few frames may be shorter than its stride.
-            start_s, end_s = (float(self._plan.time((result.window + k) * self._plan.stride_slots)) for k in (0, 1))
-            right = label(result.type, clip.labels[result.prompt], start_s, end_s)
+            right = label(result.type, clip.labels[result.prompt], *self.stride(result.window))
             if right is not None:
                 self.labels[key] = right
+
+    def of(self, contender: str, number: int, prompt: str) -> dict[Key, Result]:
+        """A contender's answers to one question about one clip, in order of time."""
+        found = {key: result for key, result in self.by_contender[contender].items() if key[::2] == (number, prompt)}
+        return dict(sorted(found.items()))
+
+    def stride(self, window: int) -> tuple[float, float]:
+        """Begin and end, in seconds, of the newest stride of a window: what it is scored on. Not the window's own, which may
+        be shorter than its stride, as where only the last frames are looked at."""
+        start_s, end_s = (float(self._plan.time((window + k) * self._plan.stride_slots)) for k in (0, 1))
+        return start_s, end_s

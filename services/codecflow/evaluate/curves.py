@@ -38,19 +38,24 @@ def draw_curves(standings: Sequence[Standing], title: str, trained: bool, paths:
         save(figure, path)
 
 
+def colour(contender: str) -> str:
+    """Of a contender's keep policy, whatever its number."""
+    return _COLOURS[contender.partition("/")[0].partition("-")[0]]
+
+
 def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:
     points = sorted((100 * one.flops_share, one.questions[prompt].f1.value) for one in standings)
     best = [(x, y) for at, (x, y) in enumerate(points) if all(y > other for _, other in points[:at])]
     axis.plot(*zip(*best, strict=True), color="#c9c9c9", lw=1, zorder=0, label="best at its FLOPs")
     for one in standings:
         f1 = one.questions[prompt].f1
-        keep, _, refresh = one.name.partition("/")
+        refresh = one.name.partition("/")[2]
         axis.errorbar(
             100 * one.flops_share,
             f1.value,
             # The interval of few windows may end short of the score itself.
             [[max(0.0, f1.value - f1.low)], [max(0.0, f1.high - f1.value)]],
-            color=_COLOURS[keep.partition("-")[0]],
+            color=colour(one.name),
             marker=_MARKERS.get(refresh, _OTHER_MARKER),
             markersize=6,
             linestyle="none",

@@ -34,18 +34,17 @@ QUESTION_COLUMNS = (
 )
 
 
-def print_standings(standings: Sequence[Standing], title: str, trained: bool) -> None:
-    """A table of the policies, then one for each question."""
-    heading = title if trained else f"{UNTRAINED}\n{title}"
+def print_policies(standings: Sequence[Standing], title: str, trained: bool) -> None:
+    """What each pair of policies comes to over all questions."""
     print_table(
-        heading,
+        _marked(title, trained),
         POLICY_COLUMNS,
         [
             [
                 one.name,
                 one.windows,
                 _number(one.f1),
-                _estimate(one.f1_change, signed=True),
+                _estimate(one.f1_change, signed=True, digits=3),
                 _percent(one.flops_share, 2),
                 _percent(one.tokens_kept),
                 f"{one.tokens_window:.0f}",
@@ -57,11 +56,15 @@ def print_standings(standings: Sequence[Standing], title: str, trained: bool) ->
         note="Δ: against all/all, drawn in pairs; FLOPs and tokens are shares of all/all's; agree and |Δp(yes)| compare with"
         " all/all's answers",
     )
+
+
+def print_questions(standings: Sequence[Standing], trained: bool) -> None:
+    """A table for each question."""
     for prompt in standings[0].questions:
         always = standings[0].questions[prompt].f1_always_yes
         asked = prompt if always is None else f"{prompt}  (always yes: F1 {always:.3f})"
         print_table(
-            asked if trained else f"{UNTRAINED}\n{asked}",
+            _marked(asked, trained),
             QUESTION_COLUMNS,
             [_row(one.name, one.questions[prompt]) for one in standings],
             note="n: labelled windows, yes: of them; ΔF1: against all/all, drawn in pairs; -: has no meaning here",
@@ -73,7 +76,7 @@ def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) ->
     cost = _percent(target.flops_share, 2)
     heading = f"At {target.name}'s FLOPs, {cost} % of all/all's, for which it has a mean F1 of {_number(target.f1)}"
     print_table(
-        heading if trained else f"{UNTRAINED}\n{heading}",
+        _marked(heading, trained),
         ("other", "read from", "FLOP %", "mean F1", f"Δ to {target.name} (95 %)"),
         [
             [
@@ -82,7 +85,7 @@ def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) ->
                 _percent(one.flops_share, 2)
                 + {-1: " (no dearer one ran)", 0: "", 1: " (no cheaper one ran)"}[one.beside],
                 _number(one.f1),
-                _estimate(one.change, signed=True),
+                _estimate(one.change, signed=True, digits=3),
             ]
             for one in rivals
         ],
@@ -206,9 +209,13 @@ def _percent(value: float, digits: int = 1) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
 
 
-def _estimate(estimate: Estimate, *, signed: bool = False) -> str:
+def _estimate(estimate: Estimate, *, signed: bool = False, digits: int = 2) -> str:
+    """`digits`: of the interval's ends."""
     if math.isnan(estimate.value):
         return "-"
-    if signed:
-        return f"{estimate.value:+.3f} ({estimate.low:+.2f} to {estimate.high:+.2f})"
-    return f"{estimate.value:.3f} ({estimate.low:.2f}-{estimate.high:.2f})"
+    low, high = (f"{end:{'+' if signed else ''}.{digits}f}" for end in (estimate.low, estimate.high))
+    return f"{estimate.value:+.3f} ({low} to {high})" if signed else f"{estimate.value:.3f} ({low}-{high})"
+
+
+def _marked(heading: str, trained: bool) -> str:
+    return heading if trained else f"{UNTRAINED}\n{heading}"
