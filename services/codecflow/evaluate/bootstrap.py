@@ -28,19 +28,26 @@ class Estimate:
 UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
-def draws(places: Sequence[tuple[int, int]], resamples: int) -> npt.NDArray[np.int64]:
-    """(1 + resamples, answers): how often each answer counts; first all of them once.
+class Drawings:
+    """Bootstrap samples of answers, each at a place: its clip and window.
 
-    `places`: clip and window of each answer. Answers of one place are drawn together, and from MIN_CLIPS clips on those of
-    one clip. The same places give the same drawings, so what is compared on them is compared in pairs.
+    Answers of one place are drawn together, and from MIN_CLIPS clips on those of one clip. The same places give the same
+    drawings, so what is compared on them is compared in pairs.
     """
-    if not places:
-        return np.ones((1 + resamples, 0), np.int64)
-    many = len({clip for clip, _ in places}) >= MIN_CLIPS
-    units = [(clip, 0) if many else (clip, window) for clip, window in places]
-    known = {unit: place for place, unit in enumerate(sorted(set(units)))}
-    drawn = metrics.resamplings(len(known), resamples)[:, [known[unit] for unit in units]]
-    return np.concatenate([np.ones((1, len(places)), np.int64), drawn])
+
+    def __init__(self, places: Sequence[tuple[int, int]], resamples: int) -> None:
+        self._by_clip = len({clip for clip, _ in places}) >= MIN_CLIPS
+        units = sorted({self._unit(place) for place in places})
+        self._known = {unit: at for at, unit in enumerate(units)}
+        drawn = metrics.resamplings(len(units), resamples) if units else np.ones((resamples, 0), np.int64)
+        self._drawn = np.concatenate([np.ones((1, len(units)), np.int64), drawn])
+
+    def of(self, places: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
+        """(1 + resamples, answers): how often the answers at `places`, or some of them, count; first all of them once."""
+        return self._drawn[:, [self._known[self._unit(place)] for place in places]]
+
+    def _unit(self, place: tuple[int, int]) -> tuple[int, int]:
+        return (place[0], 0) if self._by_clip else place
 
 
 def of_outcomes(counts: metrics.Counts, drawn: npt.NDArray[np.int64]) -> metrics.Floats:

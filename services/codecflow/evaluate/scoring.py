@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from codecflow.messages import Question, Result
 
@@ -76,18 +75,18 @@ def score(
     common = set.intersection(*(set(results) for results in by_contender.values()))
     keys = sorted(common, key=lambda key: (key[2], key[0], key[1]))
     known = [key for key in keys if key in labels]
-    drawn = bootstrap.draws([key[:2] for key in known], resamples)
-    places = [[at for at, key in enumerate(known) if key[2] == question.prompt] for question in questions]
+    drawings = bootstrap.Drawings([key[:2] for key in known], resamples)
+    of_question = [[key for key in known if key[2] == question.prompt] for question in questions]
 
     def f1_draws(results: Results) -> metrics.Floats:
         of_each = [
-            _samples(question, [known[at] for at in own], results, labels, drawn[:, own])[:, 2]
-            for question, own in zip(questions, places, strict=True)
+            _samples(question, own, results, labels, drawings)[:, 2]
+            for question, own in zip(questions, of_question, strict=True)
             if own
         ]
         return np.stack(of_each, axis=1) if of_each else np.full((1 + resamples, 1), np.nan)
 
-    drawings = {name: f1_draws(results) for name, results in by_contender.items()}
+    of_contender = {name: f1_draws(results) for name, results in by_contender.items()}
     reference = by_contender[REFERENCE]
     return [
         _standing(
@@ -99,7 +98,7 @@ def score(
             },
             keys,
             (results, reference),
-            (drawings[name], drawings[REFERENCE]),
+            (of_contender[name], of_contender[REFERENCE]),
         )
         for name, results in by_contender.items()
     ]
@@ -115,9 +114,9 @@ def _standing(
     scores: dict[str, QuestionScore],
     keys: Sequence[Key],
     both: tuple[Results, Results],
-    drawings: tuple[metrics.Floats, metrics.Floats],
+    f1_draws: tuple[metrics.Floats, metrics.Floats],
 ) -> Standing:
-    """`both`, `drawings`: this contender's and all/all's."""
+    """`both`, `f1_draws`: this contender's and all/all's."""
     results, reference = both
     windows = {(clip, window): (clip, window, prompt) for clip, window, prompt in keys}.values()
     kept, held = 0, 0
@@ -130,13 +129,13 @@ def _standing(
         name=name,
         windows=len(windows),
         f1=_mean([one.f1.value for one in scores.values()]),
-        f1_change=mean_change(*drawings),
+        f1_change=mean_change(*f1_draws),
         flops_share=executed / full,
         tokens_kept=kept / whole,
         tokens_window=held / len(windows),
         agreement=_mean([float(results[key].answer == reference[key].answer) for key in keys]),
         dp_yes=_mean(_dp_yes(keys, results, reference)),
-        f1_draws=drawings[0],
+        f1_draws=f1_draws[0],
         questions=scores,
     )
 
@@ -146,8 +145,8 @@ def _question(
 ) -> QuestionScore:
     known = [key for key in asked if key in labels]
     truth = [labels[key] for key in known]
-    drawn = bootstrap.draws([key[:2] for key in known], resamples)
-    own, other = (_samples(question, known, r, labels, drawn) for r in (results, reference))
+    drawings = bootstrap.Drawings([key[:2] for key in known], resamples)
+    own, other = (_samples(question, known, r, labels, drawings) for r in (results, reference))
     precision, recall, f1 = (bootstrap.estimate(own[:, kind]) for kind in range(3))
     return QuestionScore(
         type=question.type,
@@ -167,10 +166,11 @@ def _question(
 
 
 def _samples(
-    question: Question, known: Sequence[Key], results: Results, labels: Labels, drawn: npt.NDArray[np.int64]
+    question: Question, known: Sequence[Key], results: Results, labels: Labels, drawings: bootstrap.Drawings
 ) -> metrics.Floats:
     """(draws, 3): precision, recall and F1. A text has F1 alone."""
     truth, said = [labels[key] for key in known], [results[key].answer for key in known]
+    drawn = drawings.of([key[:2] for key in known])
     if question.type == "text":
         f1 = bootstrap.of_means(np.array([metrics.word_f1(t, s) for t, s in zip(truth, said, strict=True)]), drawn)
         return np.stack([np.full_like(f1, np.nan), np.full_like(f1, np.nan), f1], axis=1)
