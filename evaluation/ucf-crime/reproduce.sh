@@ -19,11 +19,12 @@ asking=(--ask "${ASK:-any}")
 
 mkdir -p "$out"
 "$python" "$(dirname "$0")/make_spec.py" "$annotations" "$videos" --out "$out/spec.csv" "${asking[@]}"
+# One clip at a time: the KV of one window (4 to 5 GB) is what fits beside 64 GB of weights. With more memory, add --streams 8.
 for model in $models; do
 	folder="$out/$(basename "$model")"
 	mkdir -p "$folder"
 	"$python" -m codecflow eval "$out/spec.csv" --model "$model" \
-		--window 40 --stride 8 --fps 2 --transcode fps=2,gop=16 --coverage 8 \
+		--window 40 --stride 8 --fps 2 --transcode fps=2,gop=16 --coverage 8 --streams 1 \
 		--policies all/all,all/none,motion/anchors,motion/none,replenish/anchors,replenish/none \
 		--out "$folder" "$@" | tee "$folder/report.txt"
 	tail -n 1 "$folder/report.txt" >"$folder/scores.json"
