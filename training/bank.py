@@ -107,7 +107,8 @@ def unfold(folder: Path) -> None:
         frames = np.empty((len(names), *SHAPES["frames"][0]), np.uint8)
         for i, name in enumerate(names):
             frames[i] = np.asarray(Image.open(archive.open(name)).convert("RGB")).transpose(2, 0, 1)
-    np.save(folder / "frames.npy", frames)
+    np.save(folder / "frames.part.npy", frames)
+    (folder / "frames.part.npy").rename(folder / "frames.npy")
 
 
 def load_bank(folder: Path) -> Bank:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -40,6 +41,15 @@ EXPORTED = 16
 IN_FLIGHT = 14
 """Batches that wait for a core or are on one."""
 
+WORKERS = {
+    "OMP_NUM_THREADS": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+    # Frames are some hundred kilobytes: without these each is a system call, and fresh pages.
+    "MALLOC_MMAP_THRESHOLD_": "1000000000",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+}
+"""Environment of the processes that encode."""
+
 JOB = 16
 """Frames of a worker's job at least, from as many clips as that takes."""
 
@@ -65,6 +75,21 @@ class Order:
                 yield kind, first, min(step, self.counts[kind] - first)
 
 
+@contextmanager
+def environment(values: dict[str, str]) -> Iterator[None]:
+    """`values` for processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ |= values
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 class Film:
     """Fills one bank. `workers`: processes that encode."""
 
@@ -77,16 +102,13 @@ class Film:
         self.at = 0
 
     def make(self) -> None:
-        # Frames are some hundred kilobytes: without these, each is a system call and fresh pages.
-        os.environ |= {"MALLOC_MMAP_THRESHOLD_": "1000000000", "MALLOC_TRIM_THRESHOLD_": "1000000000"}
-        os.environ |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         begun = time.monotonic()
         bank.begin(self.folder, self.order.frames)
         cover = np.load(self.folder / "cover.npy", mmap_mode="r+")
         if self.order.videos:
             self.order.videos.mkdir(parents=True, exist_ok=True)
         pending: deque[list[Future[int]]] = deque()
-        with ProcessPoolExecutor(self.workers, get_context("spawn"), set_up) as pool:
+        with environment(WORKERS), ProcessPoolExecutor(self.workers, get_context("spawn"), set_up) as pool:
             for number, (kind, first, count) in enumerate(self.order.batches()):
                 scenes = self.studio.make(count, LENGTHS[kind])
                 while len(pending) >= IN_FLIGHT:
