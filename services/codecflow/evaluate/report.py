@@ -109,7 +109,7 @@ def document(
         for one in rivals
     }
     policies = {one.name: _policy(one) for one in standings}
-    return {**policies, "matched": {"to": target, **matched}, "run": dict(run)}
+    return {**policies, **({"matched": {"to": target, **matched}} if rivals else {}), "run": dict(run)}
 
 
 def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], labels: Labels) -> None:
