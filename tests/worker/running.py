@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
@@ -18,15 +18,7 @@ from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.keep.config import KeepConfig
 from codecflow.lifecycle import GracefulStop
-from codecflow.messages import (
-    CodedPicture,
-    EndOfEpoch,
-    PictureMetadata,
-    Question,
-    Result,
-    encode_metadata,
-    encode_packet,
-)
+from codecflow.messages import Question, Result, encode_metadata, encode_packet
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.worker.answering import Described
@@ -35,13 +27,14 @@ from codecflow.worker.settings import WorkerSettings
 from codecflow.worker.summary import Summary
 from codecflow.worker.windows import WindowPlan
 
+from .memory import Published
+
 PLAN = WindowPlan.of(6, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
 ASKED = Question("person", "Is a person in view?", "yes-no")
 QUICK = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "1000"}
 """The shortest that a broker takes: a killed worker's partitions are given to others after six seconds."""
 
-Published = tuple[Sequence[CodedPicture], Sequence[PictureMetadata | EndOfEpoch]]
 Key = tuple[str, int, int, str]
 """(stream, epoch, window, question)"""
 

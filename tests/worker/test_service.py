@@ -7,8 +7,10 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions
 
 from codecflow import subscriber
+from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokersGoneError
 from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
@@ -57,6 +59,15 @@ def test_every_stride_of_every_stream_is_answered(kafka_settings: KafkaSettings,
         ("b", 5, 10, True),
         ("c", 1, 10, True),
     }
+    assert group_reads(kafka_settings) == {kafka_settings.topics.packets, kafka_settings.topics.metadata}
+
+
+def group_reads(settings: KafkaSettings) -> set[str]:
+    """Topics that the prefix's one worker group has come forward in, as Kafka's own tools see it."""
+    asked = [ConsumerGroupTopicPartitions(f"{settings.topic_prefix}.worker")]
+    admin = require_broker(settings)
+    (group,) = admin.list_consumer_group_offsets(asked).values()
+    return {place.topic for place in group.result(30).topic_partitions if place.offset > 0}
 
 
 def test_questions_change_while_the_worker_runs(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:

@@ -75,7 +75,6 @@ def worker(
         str | None, typer.Option(metavar="TEXT", help="Asked of every stream of which nothing is asked by name.")
     ] = None,
     yes_no: Annotated[bool, typer.Option("--yes-no", help="--question is answered with a probability of yes.")] = False,
-    group: Annotated[str, typer.Option(help="Workers of one group share the streams.")] = "codecflow",
     idle: Annotated[
         float,
         typer.Option(
@@ -96,11 +95,13 @@ def worker(
 ) -> None:
     """Answer the questions of all streams that fall to this worker: one for each window, on the results topic.
 
+    All workers of one --topic-prefix share its streams.
+
     Ctrl-C or SIGTERM finishes and emits what is being computed; a second one quits. Nothing is emitted twice, however a
     worker ends.
     """
     settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no)
-    settings = replace(settings, group=group, until_end=until_end, limits=replace(settings.limits, idle_s=idle))
+    settings = replace(settings, until_end=until_end, limits=replace(settings.limits, idle_s=idle))
     kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     from codecflow.kafka.topics import check_topics
     from codecflow.lifecycle import GracefulStop
@@ -151,7 +152,7 @@ def _settings(
     kind, period_s = parse_coverage(coverage, plan.window_slots / plan.fps, plan.fps)
     policy, _, share = refresh.partition("=")
     try:
-        refreshing = Refresh(policy, float(share)) if share else Refresh.named(policy)  # type: ignore[arg-type]
+        refreshing = Refresh(policy, float(share)) if share else Refresh.named(policy)  # type: ignore[arg-type]  # likewise
     except ValueError:
         raise ConfigError(f"refresh {refresh!r}: budget=SHARE takes a number from 0 to 1") from None
     asked = None if question is None else Question("default", question, "yes-no" if yes_no else "text")

@@ -133,6 +133,12 @@ class KafkaSettings:
         """Names of the six topics under this prefix."""
         return TopicNames(self.topic_prefix)
 
+    @property
+    def worker_group(self) -> str:
+        """The consumer group of this prefix's workers. There is one, as there is one codecflow.state: a second would answer
+        live windows again and leave earlier ones out."""
+        return f"{self.topic_prefix}.worker"
+
 
 def _read_file(path: Path) -> dict[str, str]:
     try:

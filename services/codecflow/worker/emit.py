@@ -22,12 +22,12 @@ _ATTEMPTS = 5
 
 
 class Emission:
-    """The worker's end of a transaction. Its transactional id is its own: workers are told apart by their group, which
-    refuses the offsets of one that it has given up on, and with them the whole transaction."""
+    """The worker's end of a transaction. Its transactional id is its own: a worker that is replaced is stopped by its
+    group, which refuses the offsets of one that it has given up on, and with them the whole transaction."""
 
-    def __init__(self, settings: KafkaSettings, group: str) -> None:
+    def __init__(self, settings: KafkaSettings) -> None:
         self._topics = settings.topics
-        name = f"{settings.topic_prefix}-{group}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        name = f"{settings.worker_group}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._emitter = TransactionalEmitter(settings, name)
         self._emitter.open()
 

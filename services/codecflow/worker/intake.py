@@ -47,22 +47,21 @@ class Arrival:
 class Intake:
     """A member of the worker group.
 
-    `assigned` is called with the partitions, where the group has come to in them, and whether it has ever been there; it
-    gives the offsets to begin at. `revoked` is called when they are taken away, with True when they are lost already, so
-    that nothing can be emitted for them. Both run within `poll`.
+    `assigned` is called with the partitions and where the group has come to in them; it gives the offsets to begin at.
+    `revoked` is called when they are taken away, with True when they are lost already, so that nothing can be emitted for
+    them. Both run within `poll`.
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
-        group: str,
-        assigned: Callable[[dict[int, Offsets], bool], dict[int, Offsets]],
+        assigned: Callable[[dict[int, Offsets]], dict[int, Offsets]],
         revoked: Callable[[list[int], bool], None],
     ) -> None:
         self._settings = settings
         self.topics = (settings.topics.packets, settings.topics.metadata)
         self._watch = BrokerWatch(settings)
-        self._consumer: Consumer = consumer(settings, group, self._watch, **_OWN)
+        self._consumer: Consumer = consumer(settings, settings.worker_group, self._watch, **_OWN)
         self._assigned, self._revoked = assigned, revoked
         self._paused: set[tuple[int, int]] = set()
         self._begun: list[TopicPartition] | None = None
@@ -79,6 +78,7 @@ class Intake:
             # Partitions were assigned meanwhile. Some of these messages may be from before, of a partition that is now to
             # be read again from an earlier offset: begin anew, with nothing on the way.
             self._consumer.assign(self._begun)
+            self._consumer.resume(self._begun)  # librdkafka keeps a pause through revocation and assignment
             return []
         arrivals = []
         for message in messages:
@@ -179,9 +179,8 @@ class Intake:
     def _on_assign(self, client: Consumer, places: list[TopicPartition]) -> None:
         self._paused.clear()
         numbers = self._numbers(places)
-        found = self._committed(numbers)
-        committed = {number: self._within(number, offsets) for number, offsets in found.items()}
-        begin = self._assigned(committed, any(max(offsets) >= 0 for offsets in found.values()))
+        committed = {number: self._within(number, offsets) for number, offsets in self._committed(numbers).items()}
+        begin = self._assigned(committed)
         self._begun = [place for number in numbers for place in self.offsets(number, begin[number])]
         client.assign(self._begun)
 

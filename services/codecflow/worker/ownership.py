@@ -35,17 +35,9 @@ class Ownership:
         self._suspended: dict[int, Partition] = {}
         self._sent: dict[int, Offsets] = {}
 
-    def assigned(self, committed: dict[int, Offsets], known: bool) -> dict[int, Offsets]:
-        """Take partitions in; where to begin to read them. `known`: the group has been here before.
-
-        Raises KafkaError, MessageError.
-        """
+    def assigned(self, committed: dict[int, Offsets]) -> dict[int, Offsets]:
+        """Take partitions in; where to begin to read them. Raises KafkaError, MessageError."""
         states = read_states(self._settings, sorted(committed))
-        if not known and any(states.values()):
-            self._reports.say(
-                f"this group is new, but {self._settings.topics.state} says that streams were answered before: what is "
-                f"answered is not answered again (for a second set of answers publish with another --topic-prefix)"
-            )
         topics = (self._settings.topics.packets, self._settings.topics.metadata, self._of)
         for number, offsets in committed.items():
             partition = self._suspended.pop(number, None)

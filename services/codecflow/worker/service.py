@@ -63,7 +63,7 @@ class Worker:
         self._round: _Round | None = None
         self._next_chores = 0.0
         self._questions = Questions(kafka, settings.question, self._letters.add)
-        self._emission = Emission(kafka, settings.group)
+        self._emission = Emission(kafka)
         self._answering = Answering(engine, settings.plan, described, notice)
         self._owned = Ownership(
             kafka,
@@ -73,7 +73,7 @@ class Worker:
             Reports(self._summary.counts, self._letters.add, notice),
             self._answering.drop,
         )
-        self._intake = Intake(kafka, settings.group, self._owned.assigned, self._revoked)
+        self._intake = Intake(kafka, self._owned.assigned, self._revoked)
 
     def run(self) -> Summary:
         """Until the stop is requested or, with `until_end`, every stream has ended; what was done.

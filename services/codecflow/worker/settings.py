@@ -15,15 +15,14 @@ from .windows import WindowPlan
 class WorkerSettings:
     """How streams are answered.
 
-    `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `group`: the consumer group whose members share
-    the streams. `question`: asked of every stream that has no description. `until_end`: stop once every stream that was
-    seen has ended and is answered. `stuck_after_s`: how long the loop may stand still before it dumps its stacks: longer
-    than anything in it may take (a transaction, a broker's silence).
+    `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream that
+    has no description. `until_end`: stop once every stream that was seen has ended and is answered. `stuck_after_s`: how
+    long the loop may stand still before it dumps its stacks: longer than anything in it may take (a transaction, a
+    broker's silence).
     """
 
     plan: WindowPlan
     keep: KeepConfig
-    group: str = "codecflow"
     question: Question | None = None
     until_end: bool = False
     limits: Limits = field(default_factory=Limits)
