@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -58,6 +59,9 @@ def test_rows_are_the_answers_in_order_of_time(answers: Answers) -> None:
     assert not whole.wrong.any()
     assert default.wrong.tolist() == [True, True, False, False, False]
     assert "×: answered wrong" in shown.legend
+    assert not shown.always_no(PERSON)
+    assert replace(shown, spans={PERSON: []}, questions={PERSON: []}).always_no(PERSON)
+    assert not replace(shown, spans={PERSON: []}, questions={PERSON: [whole]}).always_no(PERSON)  # 0.9 once
 
 
 def test_of_each_other_kind_the_one_of_like_cost_is_shown(answers: Answers) -> None:

@@ -33,7 +33,7 @@ def draw_timeline(
     across = _WIDTH - _LEFT - _RIGHT
     thumb_wide = across / len(pictures) - _THUMBNAIL_GAP
     thumb_high = max(thumb_wide * picture.shape[0] / picture.shape[1] for picture in pictures)
-    blocks = [_HEADING + len(rows) * (_ROW + _ROW_GAP) + _BLOCK_GAP for rows in timeline.questions.values()]
+    blocks = [_HEADING + _rows_high(timeline, prompt) + _BLOCK_GAP for prompt in timeline.questions]
     tall = thumb_high + _POINTER + sum(blocks)
     high = _ABOVE + tall + _BELOW
     figure = Figure(figsize=(_WIDTH, high))
@@ -47,9 +47,9 @@ def draw_timeline(
     figure.text(0.14 / _WIDTH, 1 - 0.5 / high, timeline.legend, size=8.5, color=_QUIET, va="center")
     _thumbnails(axis, timeline.seconds, pictures, thumb_high, across)
     top = thumb_high + _POINTER
-    for prompt, rows in timeline.questions.items():
-        _block(axis, timeline, prompt, rows, top)
-        top += blocks.pop(0)
+    for prompt, block in zip(timeline.questions, blocks, strict=True):
+        _block(axis, timeline, prompt, top)
+        top += block
     for path in paths:
         save(figure, path)
 
@@ -70,14 +70,25 @@ def _thumbnails(
     axis.set(xlim=(0, seconds))  # imshow moves it
 
 
-def _block(axis: Any, timeline: Timeline, prompt: str, rows: Sequence[Row], top: float) -> None:
+def _rows_high(timeline: Timeline, prompt: str) -> float:
+    """Rows that would all be empty are not drawn."""
+    return 0.0 if timeline.always_no(prompt) else len(timeline.questions[prompt]) * (_ROW + _ROW_GAP)
+
+
+def _block(axis: Any, timeline: Timeline, prompt: str, top: float) -> None:
     """One question: where it is yes, and a row for each contender."""
-    bottom = top + _HEADING + len(rows) * (_ROW + _ROW_GAP)
-    spans = timeline.spans[prompt]
+    heading = {"size": 9.5, "color": _INK, "va": "center"}
+    if timeline.always_no(prompt):
+        told = axis.annotate(prompt, (0, top + _HEADING / 2 - 0.03), weight="bold", **heading)
+        beside = {"xycoords": told, "textcoords": "offset points", "va": "center", "size": 8.5, "color": _QUIET}
+        axis.annotate("Never, and no answer says yes.", (1, 0.5), (8, 0), **beside)
+        return
+    rows, spans = timeline.questions[prompt], timeline.spans[prompt]
+    bottom = top + _HEADING + _rows_high(timeline, prompt)
     for start, end in spans:
         axis.fill_between([start, end], top + _HEADING - 0.06, bottom - _ROW_GAP + 0.06, color=_YES, lw=0, zorder=0)
     told = prompt if spans else f"{prompt}  (never)"
-    axis.text(0, top + _HEADING / 2 - 0.03, told, size=9.5, weight="bold", color=_INK, va="center")
+    axis.text(0, top + _HEADING / 2 - 0.03, told, weight="bold", **heading)
     for at, row in enumerate(rows):
         _row(axis, row, timeline.seconds, top + _HEADING + at * (_ROW + _ROW_GAP) + _ROW)
 

@@ -44,6 +44,10 @@ class Timeline:
     spans: dict[str, list[tuple[float, float]]]
     legend: str
 
+    def always_no(self, prompt: str) -> bool:
+        """Whether a question is never labelled yes, and never answered so."""
+        return not self.spans[prompt] and all((row.p_yes < 0.5).all() for row in self.questions[prompt])
+
 
 def timeline(answers: Answers, number: int, standings: Sequence[Standing], target: str) -> Timeline | None:
     """Of the clip at place `number` of the spec; None where nothing was asked of it that is answered yes or no."""
