@@ -45,13 +45,12 @@ def _presence(facts: Facts, newest: slice, answers: dict[str, str]) -> dict[str,
     sure = True
     for c, name in enumerate(q.CLASSES):
         there = seen[:, c] > 0
-        vague = (slivers[:, c] & ~there).any()
-        share = there.mean()
-        if not known[:, c].all() or vague or 0 < share < 0.5:
-            sure = False
-            continue
-        answers[name] = q.yes_no(bool(share >= 0.5))
-        counts[name] = int(seen[-1, c])
+        share, vague = there.mean(), (slivers[:, c] & ~there).any()
+        settled = known[:, c].all() and (share >= 0.5 or not (share or vague))
+        sure &= bool(settled and share in (0, 1) and not vague)
+        if settled:
+            answers[name] = q.yes_no(bool(share))
+            counts[name] = int(seen[-1, c])
     people = seen[:, q.PERSON]
     exact = facts["complete"][newest][:, q.PERSON].all() and not slivers[:, q.PERSON].any()
     if "person" not in answers or not exact or (people != people[-1]).any():
@@ -82,14 +81,26 @@ def _motion(facts: Facts, newest: slice, answers: dict[str, str]) -> str | None:
 WEIGHTS = {"person": 1.5, "vehicle": 1.5, "moving": 1.0, "where": 1.0}
 
 
-def pick(answers: Mapping[str, str], rng: np.random.Generator, most: int = MOST) -> list[tuple[str, str, float]]:
-    """(question, answer, weight) of up to `most` of what is certain: person and vehicle always, one spelling each."""
+def changing(facts: Facts, end: int) -> set[str]:
+    """Classes of which something came into view or left it during the newest two strides."""
+    there = facts["seen"][max(0, end - 2 * NEWEST) : end] > 0
+    return {name for c, name in enumerate(q.CLASSES) if (there[:, c] != there[-1, c]).any()}
+
+
+def pick(
+    answers: Mapping[str, str], changed: set[str], rng: np.random.Generator, most: int = MOST
+) -> list[tuple[str, str, float]]:
+    """(question, answer, weight) of up to `most` of what is certain: person and vehicle always, one spelling each.
+
+    What has just changed weighs double: there alone it matters which of two pictures of a place is the newer one.
+    """
     first = [name for name in ("person", "vehicle") if name in answers]
     # Answers that are nearly always "no" are asked less often when they are.
     rest = [n for n in answers if n not in first and (answers[n] != "No" or n == "moving" or rng.random() < 0.35)]
     rng.shuffle(rest)
     chosen = (first + rest)[:most]
-    return [(_spell(name, rng), answers[name], WEIGHTS.get(name, 0.7)) for name in chosen]
+    weights = {name: WEIGHTS.get(name, 0.7) * (2 if name in changed else 1) for name in chosen}
+    return [(_spell(name, rng), answers[name], weights[name]) for name in chosen]
 
 
 def _spell(name: str, rng: np.random.Generator) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import questions as q
 import torch
-from asking import MOST, Facts, certain, pick
+from asking import MOST, Facts, certain, changing, pick
 from bank import Bank
 from layout import Batch, Clip, Layout
 from maker import NEWEST, TOKENS
@@ -142,7 +142,7 @@ class Batches(Dataset[Draft]):
             pixels = _lit(pixels, rng)
         window = _window(keep, mode, rng)
         ends = range(min(NEWEST, length), length + 1, NEWEST)
-        asked = {end: pick(certain(facts, end, window), rng, mode.asked) for end in ends}
+        asked = {end: pick(certain(facts, end, window), changing(facts, end), rng, mode.asked) for end in ends}
         if not any(asked.values()):
             asked = {length: [(q.QUESTIONS["person"][0], "", 0.0)]}
         first = int(rng.integers(8 if rng.random() < 0.3 else 4000))

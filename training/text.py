@@ -28,7 +28,7 @@ KINDS = {
 
 
 class LowRank(nn.Module):
-    """A kind of matrix in all layers: frozen weights (layers, out, in), and a trained product for each module of the kind."""
+    """A kind of matrix in all layers: frozen weights (layers, out, in), and trained products of each module of the kind."""
 
     def __init__(self, layers: list[nn.Module], modules: tuple[str, ...]) -> None:
         super().__init__()
