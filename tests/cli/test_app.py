@@ -35,7 +35,7 @@ def test_help_names_the_commands() -> None:
 def test_help_shows_what_stands_in_brackets() -> None:
     done = run("demo", "--help", TERM="dumb", COLUMNS="200")
     assert "codecflow[demo]" in done.stdout
-    assert "[default: 40; codecflow-tiny: " in done.stdout
+    assert "[default: 8; codecflow-tiny: " in done.stdout
 
 
 def test_an_expected_failure_is_one_line_and_its_own_exit_status() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, InternVLVisionConfig, InternVLVisionModel
 
-from codecflow.trained.parts import CACHE, VISION, locate
+from codecflow.cache import cache_dir
+from codecflow.trained.parts import VISION, locate
 from codecflow.trained.vision import HEADS, LAYERS, PATCH, TRAINED_GRID, WIDTH, read_vision_weights
 
 pytestmark = pytest.mark.slow
@@ -26,7 +27,7 @@ def dinov2() -> torch.nn.Module:
         hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, image_size=side, patch_size=PATCH
     )
     model = Dinov2Model(config)
-    weights = read_vision_weights(locate(VISION, CACHE), side)
+    weights = read_vision_weights(locate(VISION, cache_dir()), side)
     for ours, theirs in DINOV2_NAMES.items():
         weights = {name.replace(ours, theirs): weight for name, weight in weights.items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -47,7 +48,7 @@ def test_features_are_those_of_dinov2(side: int) -> None:
         use_mean_pooling=False,
     )
     tower = InternVLVisionModel(config)
-    tower.load_state_dict(read_vision_weights(locate(VISION, CACHE), side))
+    tower.load_state_dict(read_vision_weights(locate(VISION, cache_dir()), side))
     picture = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         got, expected = (model.train(False)(picture).last_hidden_state for model in (tower, dinov2()))

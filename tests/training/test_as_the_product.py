@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from codecflow.cache import cache_dir
 from codecflow.messages import Question
 from codecflow.trained.assemble import cached_checkpoint
-from codecflow.trained.parts import CACHE
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
@@ -24,7 +24,7 @@ FIRST, FRAMES, STRIDE = 6, 8, 4
 
 @pytest.fixture(scope="module")
 def family() -> Family:
-    return load_model(str(cached_checkpoint(CACHE)), dtype="float32", device="cpu")
+    return load_model(str(cached_checkpoint(cache_dir())), dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,9 @@ import typer
 
 from codecflow.errors import ConfigError
 
-TINY_WINDOW_S, TINY_STRIDE_S = 4, 2
-"""Defaults with codecflow-tiny: it answers about the newest 2 s of its window, so strides of 2 s show people come and go."""
+WINDOW_S, STRIDE_S = 40, 8
+TINY_STRIDE_S = 2
+"""With codecflow-tiny, which answers about the newest 2 s of its window: so an answer every 2 s shows people come and go."""
 
 
 def register(app: typer.Typer) -> None:
@@ -30,14 +31,11 @@ def demo(
             " Without one, a tiny untrained one is made."
         ),
     ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(min=1, help=f"Seconds that one answer looks at.  [default: 40; codecflow-tiny: {TINY_WINDOW_S}]"),
-    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="Seconds that one answer looks at.")] = WINDOW_S,
     stride: Annotated[
         int | None,
         typer.Option(
-            min=1, help=f"Seconds from one answer to the next.  [default: 8; codecflow-tiny: {TINY_STRIDE_S}]"
+            min=1, help=f"Seconds from one answer to the next.  [default: {STRIDE_S}; codecflow-tiny: {TINY_STRIDE_S}]"
         ),
     ] = None,
     fps: Annotated[str, typer.Option(help="Frames that are sampled a second, such as 2 or 1/2.")] = "2",
@@ -66,12 +64,11 @@ def demo(
     # Ended by an orchestrator or a closed terminal as by Ctrl-C: what was started is stopped on the way out.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    usual = (TINY_WINDOW_S, TINY_STRIDE_S) if model == DEMO_MODEL else (40, 8)
     options = DemoOptions(
         source=source,
         model=model,
-        window_s=window or usual[0],
-        stride_s=stride or usual[1],
+        window_s=window,
+        stride_s=stride or (TINY_STRIDE_S if model == DEMO_MODEL else STRIDE_S),
         fps=positive(fps, "--fps"),
         realtime=realtime,
         worker=("--keep", keep, "--refresh", refresh),

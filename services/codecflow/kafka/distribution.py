@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from codecflow.cache import cache_dir
 from codecflow.errors import ConfigError, KafkaError
 
 KAFKA_VERSION = "4.3.1"
@@ -29,14 +30,6 @@ _TELL_EVERY_S = 3.0
 
 Progress = Callable[[str], None]
 """Called with one line of text now and then while something takes long."""
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: CODECFLOW_CACHE, else codecflow/ in the user's cache folder."""
-    chosen = os.environ.get("CODECFLOW_CACHE")
-    if chosen:
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecflow"
 
 
 def find_java() -> Path:

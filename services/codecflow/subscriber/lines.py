@@ -10,22 +10,25 @@ from codecflow.messages import Result, decode_result, encode_result
 
 
 def result_line(result: Result) -> str:
-    """One answer for people."""
+    """One answer for people: at what time of the stream, and in the brackets what it looked at and cost."""
     answer = " ".join(result.answer.split()) or "(nothing)"
     if result.p_yes is not None:
         answer = f"{answer} (p(yes) {result.p_yes:.2f})"
     elif result.label_probabilities:
         answer = f"{answer} ({result.label_probabilities.get(result.answer, 0):.2f})"
     kept = result.tokens.kept / result.tokens.total if result.tokens.total else 0
-    notes = [f"{kept:.0%} of tokens", f"{sum(result.seconds.values()):.2f} s"]
+    notes = [
+        f"last {result.end_s - result.start_s:g} s",
+        f"{kept:.0%} of tokens",
+        f"{sum(result.seconds.values()):.2f} s",
+    ]
     if result.frames.missing:
         notes.append(f"{result.frames.missing} of {result.frames.expected} frames missing")
     if result.restarted:
         notes.append("restarted")
     if not result.trained:
         notes.append("untrained model")
-    window = f"{clock(result.start_s)}-{clock(result.end_s)}"
-    return f"{result.stream}  {window}  {result.question}: {answer}  [{', '.join(notes)}]"
+    return f"{result.stream}  {clock(result.end_s)}  {result.question}: {answer}  [{', '.join(notes)}]"
 
 
 def result_json(result: Result) -> str:

@@ -15,8 +15,9 @@ def checkpoint(model: str, say: Callable[[str], None]) -> str:
     """
     if model != NAME:
         return model
+    from codecflow.cache import cache_dir
+
     from .assemble import cached_checkpoint
-    from .parts import CACHE
 
     say(f"{NAME}: a small trained model; the first time, 180 MB are downloaded and it is assembled")
-    return str(cached_checkpoint(CACHE))
+    return str(cached_checkpoint(cache_dir()))

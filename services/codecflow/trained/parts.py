@@ -13,9 +13,6 @@ from pathlib import Path
 
 from codecflow.errors import ModelError
 
-CACHE = Path("~/.cache/codecflow").expanduser()
-"""Where the parts, once downloaded, and the assembled model are kept."""
-
 
 @dataclass(frozen=True, slots=True)
 class Part:
