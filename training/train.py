@@ -98,8 +98,11 @@ class Trainer:
         self.optimiser.step()
         return {name: loss.detach() for name, loss in losses.items()} | {"norm": norm}
 
-    def run(self) -> None:
+    def run(self) -> bool:
+        """Trains, from where it was left. Returns whether all is done."""
         args, budget = self.args, self.args.minutes * 60
+        if self.spent >= budget or self.step >= args.steps:
+            return True
         scenes = load_bank(Path(args.scenes))
         batches = Batches(
             scenes, self.real, self.layout, args.seed, share_real=args.share_real, early=args.early, scale=args.scale
@@ -131,6 +134,7 @@ class Trainer:
             if self.spent >= budget or self.spent - spent >= args.stop_after:
                 break
         self.save()
+        return self.spent >= budget or self.step >= args.steps
 
     def _report(self, log: list[tuple[str, dict[str, Tensor]]]) -> None:
         by: dict[str, list[float]] = defaultdict(list)
@@ -195,10 +199,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     trainer = Trainer(arguments())
-    trainer.run()
-    if trainer.args.held_out:
-        table = trainer.validate(trainer.args.held_out)
-        (trainer.out / "held-out.json").write_text(json.dumps(table, indent=1))
+    told = trainer.out / "held-out.json"
+    if trainer.run() and trainer.args.held_out and not told.exists():
+        told.write_text(json.dumps(trainer.validate(trainer.args.held_out), indent=1))
 
 
 if __name__ == "__main__":
