@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import questions as q
+from bank import Facts
 from maker import NEWEST
-
-Facts = Mapping[str, npt.NDArray[Any]]
-"""Of one clip, by frame: see bank.py."""
 
 MOST = 4
 """Questions asked of one stride."""
@@ -20,7 +16,7 @@ MOST = 4
 def certain(facts: Facts, end: int, window: int) -> dict[str, str]:
     """Answers by question name that the stride which ends before frame `end` makes certain; what is not is left out.
 
-    `window`: frames that are looked at; what happened before them cannot be known.
+    `facts`: of one clip. `window`: frames that are looked at; what happened before them cannot be known.
     """
     newest = slice(max(0, end - NEWEST), end)
     answers: dict[str, str] = {}

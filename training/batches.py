@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import questions as q
 import torch
-from asking import MOST, Facts, certain, changing, pick
-from bank import Bank
+from asking import MOST, certain, changing, pick
+from bank import Bank, Facts
 from layout import Batch, Clip, Layout
 from maker import NEWEST, TOKENS
 from torch import Tensor

@@ -17,10 +17,23 @@ import numpy as np
 import numpy.typing as npt
 from maker import RENDER
 from PIL import Image, ImageDraw
+from questions import CLASSES
 
 Bytes = npt.NDArray[np.uint8]
 
-NAMES = {0: "person", 1: "vehicle", 2: "animal", 3: "bag"}
+ANIMALS = ["bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"]
+KINDS = {
+    "person": 0,
+    "car": 1,
+    "truck": 1,
+    "bus": 1,
+    "motorcycle": 1,
+    "ambulance": 1,
+    "handbag": 3,
+    "backpack": 3,
+    "suitcase": 3,
+}
+KINDS |= dict.fromkeys(ANIMALS, 2)
 AMBIGUOUS = {"bicycle", "train", "boat", "airplane", "tie", "teddy bear"}
 LONGEST = 224
 
@@ -71,8 +84,6 @@ class Writer:
 
 def pack_cutouts(data: Path, pack: Path) -> None:
     writer = Writer(pack / "cutouts")
-    from prepare import KINDS
-
     for name, cut in (("coco128", _polygons), ("vehicles", _grabcut)):
         with tarfile.open(data / "train" / f"{name}.tar") as archive:
             labels = [json.loads(line) for line in io.TextIOWrapper(archive.extractfile("labels.jsonl"))]  # type: ignore[arg-type]
@@ -80,7 +91,7 @@ def pack_cutouts(data: Path, pack: Path) -> None:
             for label in labels:
                 image = Image.open(io.BytesIO(archive.extractfile(label["file"]).read())).convert("RGB")  # type: ignore[union-attr]
                 split = "val" if label["file"] in held else "train"
-                for kind, alpha in cut(label, image, KINDS):
+                for kind, alpha in cut(label, image):
                     writer.save(np.asarray(image), alpha, kind, split)
     _pedestrians(pack, writer)
     for stem in FROM_ABOVE:
@@ -88,7 +99,7 @@ def pack_cutouts(data: Path, pack: Path) -> None:
     (pack / "cutouts.json").write_text(json.dumps(writer.rows))
 
 
-def _polygons(label: dict[str, Any], image: Image.Image, kinds: dict[str, int]) -> list[tuple[str, Bytes]]:
+def _polygons(label: dict[str, Any], image: Image.Image) -> list[tuple[str, Bytes]]:
     found = []
     for polygon in label.get("polygons") or []:
         if polygon["label"] in AMBIGUOUS:
@@ -99,11 +110,12 @@ def _polygons(label: dict[str, Any], image: Image.Image, kinds: dict[str, int]) 
         mask = Image.new("L", (image.width * 2, image.height * 2), 0)
         ImageDraw.Draw(mask).polygon([tuple(p * 2) for p in points], fill=255)
         alpha = np.asarray(mask.resize(image.size, Image.Resampling.BILINEAR))
-        found.append((NAMES.get(kinds.get(polygon["label"], -1), "other"), cv2.GaussianBlur(alpha, (3, 3), 0.8)))
+        kind = KINDS.get(polygon["label"])
+        found.append(("other" if kind is None else CLASSES[kind], cv2.GaussianBlur(alpha, (3, 3), 0.8)))
     return found
 
 
-def _grabcut(label: dict[str, Any], image: Image.Image, kinds: dict[str, int]) -> list[tuple[str, Bytes]]:
+def _grabcut(label: dict[str, Any], image: Image.Image) -> list[tuple[str, Bytes]]:
     """The largest vehicle of a photograph that shows it whole."""
     x0, y0, x1, y1 = max((b["xyxy"] for b in label["boxes"]), key=lambda b: (b[2] - b[0]) * (b[3] - b[1]))
     if len(label["boxes"]) > 3 or x0 < 0.02 or x1 > 0.98 or y0 < 0.01 or y1 > 0.99 or (x1 - x0) * (y1 - y0) < 0.06:

@@ -56,7 +56,8 @@ JOB = 16
 
 @dataclass(frozen=True)
 class Order:
-    """What is wanted: how many clips of each kind, and where their bits go besides (those of 16 frames or more)."""
+    """What is wanted: how many clips of each kind; `videos`: where the bits of those of 16 frames or more go besides, with
+    a spec of them for `codecflow eval`."""
 
     counts: dict[str, int]
     seed: int
@@ -129,6 +130,9 @@ class Film:
         self._say(begun)
         for file in self.folder.glob("input-*.raw"):
             file.unlink()
+        if self.order.videos:
+            exported = [clip for clip in self.clips if clip["length"] >= EXPORTED]
+            write_spec(self.order.videos / "spec.csv", scene_rows(self.facts, exported, max(LENGTHS.values())))
         bank.finish(self.folder, self.facts, self.clips)
 
     def _put(self, scenes: Scenes, slot: int) -> Path:
@@ -181,11 +185,7 @@ def main() -> None:
     counts = {kind: int(getattr(args, f"{kind}s")) for kind in LENGTHS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     order = Order(counts, args.seed, args.export, args.batch)
-    film = Film(load_library(args.pack, device, args.split), args.out, order, args.workers)
-    film.make()
-    if args.export:
-        exported = [clip for clip in film.clips if clip["length"] >= EXPORTED]
-        write_spec(args.export / "spec.csv", scene_rows(film.facts, exported, max(LENGTHS.values())))
+    Film(load_library(args.pack, device, args.split), args.out, order, args.workers).make()
 
 
 if __name__ == "__main__":

@@ -27,11 +27,9 @@ def _cut(path: Path) -> Tensor:
     return torch.from_numpy(rgba).permute(2, 0, 1)
 
 
-def load_library(pack: Path, device: torch.device, split: str, most: int | None = None) -> Library:
-    """Everything of `split`; empty cameras count many times. `most`: no more photographs than this."""
-    photos = [row for row in json.loads((pack / "photos.json").read_text()) if row["split"] == split][
-        -(most or 10**9) :
-    ]
+def load_library(pack: Path, device: torch.device, split: str) -> Library:
+    """Everything of `split`; empty cameras count many times."""
+    photos = [row for row in json.loads((pack / "photos.json").read_text()) if row["split"] == split]
     cuts = [row for row in json.loads((pack / "cutouts.json").read_text()) if row["split"] == split]
     with ThreadPoolExecutor(16) as pool:
         pictures = torch.stack(list(pool.map(_picture, [pack / "photos" / row["file"] for row in photos])))

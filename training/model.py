@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from bank import CHANNELS
 from layout import Batch
+from questions import CLASSES
 from text import SCALE, Text
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,9 +20,6 @@ from codecflow.trained.assemble import IMAGE_MEAN, IMAGE_STD, read_trained_part
 from codecflow.trained.parts import TEXT, VISION
 
 OPEN_BLOCKS = 5  # upper ViT blocks that are trained whole
-CLASSES, SHOWN = 4, 7
-"""Channels of a bank's cover: the first four are classes, which one frame shows; the others take the frames before it."""
-
 FEW = 24
 """Frames that keep at most so many tokens are computed on those alone; the others whole, with a mask."""
 
@@ -28,13 +27,14 @@ FEW = 24
 class Learner(nn.Module):
     """An assembled codecflow-tiny and what is trained of it.
 
-    `looks`, `knows`: heads of training alone. The first says of each visual token which classes it shows, from the very
-    features that the text model gets; the second, from what the text model has made of them, what moves, fell, was left.
+    `looks`, `knows`: heads of training alone. The first says of each visual token which classes it shows, the first channels
+    of a bank's cover, from the very features that the text model gets; the second all channels, from what the text model
+    has made of them: what moves, fell, was left takes the frames before.
     """
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.tokenizer, self.image_id = tokenizer, model.config.image_token_id
+        self.image_id = model.config.image_token_id
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         core = model.model.float()
@@ -47,8 +47,8 @@ class Learner(nn.Module):
         self.text = Text(core.language_model, self.dtype)
         self.register_buffer("table", core.language_model.embed_tokens.weight.detach(), persistent=False)
         hidden = self.table.shape[1]
-        self.looks = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, CLASSES))
-        self.knows = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, SHOWN))
+        self.looks = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, len(CLASSES)))
+        self.knows = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, CHANNELS))
         self.rows = nn.Parameter(self.table[-4:].clone())
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
@@ -150,13 +150,13 @@ class Learner(nn.Module):
 
     # --- text -----------------------------------------------------------------------------------------------
 
-    def read(self, batch: Batch, features: Tensor, save_memory: bool = False) -> Tensor:
+    def read(self, batch: Batch, features: Tensor) -> Tensor:
         """Hidden states (n, length, hidden) float32 of the text model over `batch`, whose arrays are on the device."""
         ids, plain = batch.ids, len(self.table) - 4
         special = functional.embedding((ids - plain).clamp(min=0), self.rows)
         embeds = torch.where((ids >= plain)[..., None], special, functional.embedding(ids, self.table))
         embeds = embeds.masked_scatter((ids == self.image_id)[..., None], features.float())
-        return self.text(embeds, batch.positions, self._visible(batch), save_memory)
+        return self.text(embeds, batch.positions, self._visible(batch))
 
     @staticmethod
     def _visible(batch: Batch) -> Tensor:

@@ -24,19 +24,6 @@ from PIL import Image
 from real import RealClip, pack_bank, spec_rows, watch_clip
 from specs import write_spec
 
-ANIMALS = ["bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe"]
-KINDS = {
-    "person": 0,
-    "car": 1,
-    "truck": 1,
-    "bus": 1,
-    "motorcycle": 1,
-    "ambulance": 1,
-    "handbag": 3,
-    "backpack": 3,
-    "suitcase": 3,
-}
-KINDS |= dict.fromkeys(ANIMALS, 2)
 VAGUE = {1: {"bicycle", "train", "boat", "airplane"}, 2: {"teddy bear"}}
 """Labels that leave a class in doubt: is a bicycle a vehicle?"""
 
@@ -58,7 +45,7 @@ def pack_photos(data: Path, pack: Path) -> None:
                 (pack / "photos" / file).write_bytes(archive.extractfile(label["file"]).read())  # type: ignore[union-attr]
                 names = {box["label"] for box in label["boxes"]}
                 known = [name == "coco128" and not names & VAGUE.get(c, set()) for c in range(4)]
-                boxes = [[KINDS[b["label"]], *b["xyxy"]] for b in label["boxes"] if b["label"] in KINDS]
+                boxes = [[cutouts.KINDS[b["label"]], *b["xyxy"]] for b in label["boxes"] if b["label"] in cutouts.KINDS]
                 split = "val" if label["file"] in held else "train"
                 rows.append(
                     {

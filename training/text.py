@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 RANK, SCALE = 16, 2.0
 
@@ -69,11 +68,10 @@ class Text(nn.Module):
         self.register_buffer("last", llama.norm.weight.detach().float(), persistent=False)
         self.register_buffer("frequencies", llama.rotary_emb.inv_freq.detach().float(), persistent=False)
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor, save_memory: bool) -> Tensor:
+    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """(n, length, hidden) float32 hidden states after the last norm.
 
-        `embeds`: (n, length, hidden) float32. `positions`: (n, length). `mask`: (n, 1, length, length) bool. `save_memory`:
-        layers are computed again in the backward pass instead of kept.
+        `embeds`: (n, length, hidden) float32. `positions`: (n, length). `mask`: (n, 1, length, length) bool.
         """
         additive = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, -math.inf)
         angles = positions[..., None].float() * self.frequencies
@@ -82,11 +80,7 @@ class Text(nn.Module):
         weights = {kind: module(self.dtype) for kind, module in self.kinds.items()}
         x = embeds
         for i in range(self.layers):
-            own = [weights[kind][i] for kind in KINDS]
-            if save_memory:
-                x = checkpoint(self._layer, x, cos, sin, additive, self.norms[i], *own, use_reentrant=False)
-            else:
-                x = self._layer(x, cos, sin, additive, self.norms[i], *own)
+            x = self._layer(x, cos, sin, additive, self.norms[i], *(weights[kind][i] for kind in KINDS))
         return functional.rms_norm(x, self.last.shape, self.last, self.eps)
 
     def _layer(

@@ -15,18 +15,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bank import load_bank
+from bank import UNKNOWN, load_bank
 from batches import MODES, Batches, Draft
 from layout import Batch, Layout
 from maker import SIDE
-from model import CLASSES, Learner
+from model import Learner
+from questions import CLASSES
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
+from codecflow.cache import cache_dir
 from codecflow.trained.assemble import assemble
 
-UNKNOWN = 255
 SHOWS, BARELY = 0.12, 0.02
 """Shares of a token from which, and below which, it is certain that something is in it, or is not."""
 
@@ -38,7 +39,7 @@ class Trainer:
         torch.manual_seed(args.seed)
         model, tokenizer = assemble(Path(args.cache), None)
         self.layout = Layout(tokenizer, model.config.image_token_id)
-        self.learner = Learner(model.to(self.device), tokenizer)
+        self.learner = Learner(model.to(self.device))
         if args.start:
             self.learner.start_from(Path(args.start))
         self.real = load_bank(Path(args.real)) if args.real else None
@@ -85,7 +86,7 @@ class Trainer:
         seen = hidden[batch.ids == self.learner.image_id]
         losses = {
             "answers": each.sum() / batch.weight.sum().clamp(min=1),
-            "looks": _dense(self.learner.looks(features.float()), cover[:, :CLASSES]),
+            "looks": _dense(self.learner.looks(features.float()), cover[:, : len(CLASSES)]),
             "knows": _dense(self.learner.knows(seen), cover),
         }
         return losses, logits, batch
@@ -182,7 +183,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--real", help="bank of real cameras that prepare.py made")
     parser.add_argument("--held-out", type=Path, help="bank of scenes to score the result on")
     parser.add_argument("--out", required=True, help="folder for the trained part, and to resume from")
-    parser.add_argument("--cache", default="training/cache", help="where the published parts lie or are downloaded to")
+    parser.add_argument("--cache", default=cache_dir(), help="where the published parts lie or are downloaded to")
     parser.add_argument("--start", help="a trained part to go on from")
     parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds of this call; the next one goes on")

@@ -60,7 +60,7 @@ def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
         ]
         engine.step([StreamWork("camera", frames, FIRST, questions)])
 
-    learner = Learner(copy.deepcopy(family.model), family.tokenizer)
+    learner = Learner(copy.deepcopy(family.model))
     layout = Layout(family.tokenizer, learner.image_id)
     asked = {end: [(text, "", 1.0) for text in QUESTIONS] for end in (4, 8)}
     batch = layout.lay([Clip(keep, FIRST, FRAMES, asked)])
@@ -114,19 +114,17 @@ def test_what_was_trained_is_written_and_read_under_the_checkpoints_names(family
     from codecflow.trained.assemble import apply_trained_part, read_trained_part
 
     model = copy.deepcopy(family.model)
-    learner, again = (Learner(copy.deepcopy(model), family.tokenizer) for _ in range(2))
+    learner, again = (Learner(copy.deepcopy(model)) for _ in range(2))
     with torch.no_grad():
         for value in learner.parts().values():
             value.add_(torch.randn_like(value) * 0.01)
     learner.export(tmp_path / "part.safetensors", 224)
     apply_trained_part(model, read_trained_part(tmp_path / "part.safetensors"))
-    joined = Learner(model, family.tokenizer)  # with low-rank additions of its own, which are nothing yet
+    joined = Learner(model)  # with low-rank additions of its own, which are nothing yet
     ids, places = torch.arange(20)[None] + 1000, torch.arange(20)[None]
     mask = torch.ones(20, 20, dtype=torch.bool).tril()[None, None]
     with torch.no_grad():
-        expected, got, before = (
-            one.text(one.table[ids], places, mask, save_memory=False) for one in (joined, learner, again)
-        )
+        expected, got, before = (one.text(one.table[ids], places, mask) for one in (joined, learner, again))
     assert float((expected - before).abs().mean()) > 0.05
     assert float((expected - got).abs().mean()) < 0.01  # the file's bfloat16
     again.start_from(tmp_path / "part.safetensors")

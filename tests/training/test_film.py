@@ -61,14 +61,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     import bank
     from film import Film, Order
     from library import load_library
-    from specs import scene_rows, write_spec
 
     folder = tmp_path_factory.mktemp("film")
     _pack(folder / "pack")
     order = Order({"long": 0, "window": 2, "stride": 1, "single": 2}, SEED, folder / "videos", batch=32)
-    film = Film(load_library(folder / "pack", torch.device("cpu"), "train"), folder / "bank", order, workers=1)
-    film.make()
-    write_spec(folder / "videos" / "spec.csv", scene_rows(film.facts, film.clips[:2], 16))
+    Film(load_library(folder / "pack", torch.device("cpu"), "train"), folder / "bank", order, workers=1).make()
     return Made(bank.load_bank(folder / "bank"), folder / "bank", folder / "videos")
 
 
