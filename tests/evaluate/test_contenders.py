@@ -68,6 +68,7 @@ def test_families_differ_in_a_number_alone() -> None:
         ("replenish", "use KEEP/REFRESH"),
         ("last-0/all", "KEEP one of"),
         ("every-x/none", "KEEP one of"),
+        ("last-²/all", "KEEP one of"),
         ("motion-/none", "KEEP one of"),
         ("motion-fast/none", "KEEP one of"),
         ("motion-100/none", "tau 100.0 px: use 0.25 to 63.75"),

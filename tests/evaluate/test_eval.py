@@ -13,7 +13,6 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import orjson
 import pytest
 from PIL import Image
@@ -231,6 +230,7 @@ def test_trained_weights_are_not_called_meaningless(
     ("arguments", "told"),
     [
         (["--policies", "some/none"], "--policies 'some/none'"),
+        (["--match", "motion/none,last-1/all"], "--match 'motion/none,last-1/all': give one KEEP/REFRESH"),
         (["--window", "3.3"], "--window 3.3 s is no whole number of frames"),
         (["--transcode", "gop=3"], "--transcode 'gop=3'"),
         (["--coverage", "100"], "coverage '100'"),
@@ -245,31 +245,3 @@ def test_bad_options_are_told_before_the_model_is_loaded(spec: Path, arguments: 
 def test_clips_shorter_than_a_stride_are_one_line(spec: Path, model: Path) -> None:
     with pytest.raises(ConfigError, match=r"spec\.csv: not one window can be scored"):
         evaluate(spec, "--model", model, "--policies", "all/all", "--window", "20", "--stride", "20")
-
-
-def test_intervals_are_drawn_by_clip_where_there_are_many() -> None:
-    """Ten clips whose windows are all alike within a clip: the interval of F1 must be that of ten drawings, not of forty."""
-    from codecflow.evaluate.scoring import score
-    from codecflow.messages import Flops, Frames, Question, Result, Tokens
-
-    question = Question("q1", PERSON, "yes-no")
-
-    def result(clip: int, window: int) -> Result:
-        says = "yes" if clip < 7 else "no"
-        return Result(
-            f"clip-{clip}", 1, window, 0, 1, 0, 0, "q1", PERSON, "yes-no", says, 0.5, None, Frames(1, 1),
-            Tokens(1, 1, 1, 0), Flops(1, 1, 2), {}, "all", "all", "m", True,
-        )  # fmt: skip
-
-    def width(clips: int, windows: int) -> float:
-        keys = [(c, w, PERSON) for c in range(clips) for w in range(windows)]
-        (standing,) = score(
-            [question], {"all/all": {k: result(*k[:2]) for k in keys}}, dict.fromkeys(keys, "yes"), resamples=400
-        )
-        f1 = standing.questions[PERSON].f1
-        assert f1.value == pytest.approx(2 * 0.7 / 1.7, abs=0.05)
-        return f1.high - f1.low
-
-    assert width(10, 40) > 0.25  # as from ten drawings
-    assert width(10, 40) == pytest.approx(width(10, 1), abs=0.01)
-    assert np.isfinite(width(10, 2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -16,6 +17,7 @@ from codecflow.evaluate.spec import read_spec
 from codecflow.evaluate.timelines import chosen, pictures_at, timeline
 from codecflow.messages import Flops, Frames, Result, Tokens
 from codecflow.worker.windows import WindowPlan
+from tests.codec.clips import encode
 
 PLAN = WindowPlan.of(4, 2, 2)
 PERSON = "person?"
@@ -82,3 +84,9 @@ def test_pictures_are_those_of_their_times(clip: Path) -> None:
         distances = [np.abs(picture.astype(float) - frame[rows][:, columns]).mean() for frame in frames[::10]]
         own = np.abs(picture.astype(float) - frames[at][rows][:, columns]).mean()
         assert own <= min(distances) + 0.5
+
+
+def test_the_last_pictures_which_a_decoder_holds_back_have_their_own_times(tmp_path: Path) -> None:
+    found = pictures_at(encode(tmp_path / "clip", pictures=12), [n / 10 - 0.05 for n in range(12)])
+    assert len(found) == 12
+    assert all(np.abs(one.astype(int) - other).mean() > 0.1 for one, other in pairwise(found))

@@ -63,7 +63,7 @@ def _contender(name: str, plan: WindowPlan, coverage: str | None) -> Contender:
     policy, _, number = keep.partition("-")
     known = (
         keep in (*POLICY_NAMES, "random")
-        or (policy in ("last", "every") and number.isdigit() and int(number) > 0)
+        or (policy in ("last", "every") and number.isdecimal() and int(number) > 0)
         or (policy == "motion" and _is_number(number))
     )
     if not slash or not known:
@@ -94,7 +94,7 @@ def family_of(name: str) -> str:
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
+    return text.replace(".", "", 1).isdecimal()
 
 
 def _refresh(name: str, refresh: str) -> Refresh:

@@ -57,7 +57,10 @@ def run(options: Options) -> None:
     """Evaluates and prints. Raises ConfigError, before the model is loaded, SourceError and ModelError."""
     spec = read_spec(options.spec)
     plan = WindowPlan.of(options.window_s, options.stride_s, options.fps)
-    wanted = contenders(f"{options.policies or DEFAULT},{options.match or ''}", plan, options.coverage)
+    match = (options.match or "").strip()
+    if "," in match:
+        raise ConfigError(f"--match {match!r}: give one KEEP/REFRESH")
+    wanted = contenders(f"{options.policies or DEFAULT},{match}", plan, options.coverage)
     transcode = Transcode.parse(options.transcode) if options.transcode else None
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
@@ -98,7 +101,7 @@ def run(options: Options) -> None:
         "streams": options.streams,
         "resamples": RESAMPLES,
     }
-    tell(answers, options.match or TARGET, title, figures, options.out)
+    tell(answers, match or TARGET, title, figures, options.out)
 
 
 def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:

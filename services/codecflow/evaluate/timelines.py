@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
-from codecflow.codec.decode import Decoder
+from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.source import Source
+from codecflow.errors import SourceError
 from codecflow.messages import Result
 
 from .answers import Answers
@@ -92,26 +94,28 @@ def chosen(standings: Sequence[Standing], target: str) -> list[Standing]:
 def pictures_at(file: Path, times: Sequence[float]) -> list[npt.NDArray[np.uint8]]:
     """The pictures of a file that are shown at `times`, ascending, in seconds, made small: (h, w, 3) uint8 each. Past its
     end, the last one. Raises SourceError."""
-    decoder, found = Decoder(), list[npt.NDArray[np.uint8]]()
+    found = list[npt.NDArray[np.uint8]]()
     begin, last = None, None
     with Source(str(file)) as source:
-        for coded in source.pictures("thumbnails", 1):
-            for shown in decoder.push(coded):
-                begin = shown.pts if begin is None else begin
-                while len(found) < len(times) and (shown.pts - begin) * coded.time_base >= times[len(found)]:
-                    found.append(_small(shown.frame))
-                last = shown.frame
+        for last in _shown(source):
+            begin = last.pts if begin is None else begin
+            while len(found) < len(times) and (last.pts - begin) * last.picture.time_base >= times[len(found)]:
+                found.append(_small(last.frame))
             if len(found) == len(times):
                 return found
-    for shown in decoder.flush():
-        last = shown.frame
-    return found + [_small(last)] * (len(times) - len(found))
+    if last is None:
+        raise SourceError(f"source {file}: no picture of it can be decoded; give a sound video file")
+    return found + [_small(last.frame)] * (len(times) - len(found))
 
 
-def _small(frame: object) -> npt.NDArray[np.uint8]:
-    from av.video.frame import VideoFrame
+def _shown(source: Source) -> Iterator[ShownPicture]:
+    decoder = Decoder()
+    for coded in source.pictures("thumbnails", 1):
+        yield from decoder.push(coded)
+    yield from decoder.flush()
 
-    assert isinstance(frame, VideoFrame)
+
+def _small(frame: VideoFrame) -> npt.NDArray[np.uint8]:
     width = max(2, round(_HEIGHT * frame.width / frame.height))
     small = frame.reformat(width=width, height=_HEIGHT, format="rgb24", interpolation="AREA")
     return np.asarray(small.to_ndarray(), np.uint8)
