@@ -59,6 +59,9 @@ def test_a_trained_part_of_other_parts_or_none_is_refused(tmp_path: Path) -> Non
         save_file({"x": torch.zeros(1)}, path, {"codecflow": json.dumps(about)})
         with pytest.raises(ModelError, match=f"{side} pixels"):
             read_trained_part(path)
+    save_file({"x": torch.zeros(1)}, path, {"codecflow": json.dumps({"parts": [VISION.sha256, TEXT.sha256]})})
+    with pytest.raises(ModelError, match="does not say for which inputs"):
+        read_trained_part(path)
     path.write_bytes(b"no safetensors at all")
     with pytest.raises(ModelError, match="cannot be read"):
         read_trained_part(path)

@@ -51,9 +51,10 @@ def demo(
 
     from codecflow.codec.urls import is_url
     from codecflow.demo.display import Display
-    from codecflow.demo.run import DEMO_MODEL, DemoOptions, run
+    from codecflow.demo.run import DemoOptions, run
     from codecflow.demo.source import JPEG_QUANTISER
     from codecflow.exact import positive
+    from codecflow.trained.named import NAME
 
     if source is None:
         source = Path(__file__).parents[3] / "tests" / "data" / "intel_one-by-one-person-detection.mp4"
@@ -68,7 +69,7 @@ def demo(
         source=source,
         model=model,
         window_s=window,
-        stride_s=stride or (TINY_STRIDE_S if model == DEMO_MODEL else STRIDE_S),
+        stride_s=stride or (TINY_STRIDE_S if model == NAME else STRIDE_S),
         fps=positive(fps, "--fps"),
         realtime=realtime,
         worker=("--keep", keep, "--refresh", refresh),

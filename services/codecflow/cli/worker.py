@@ -108,8 +108,7 @@ def worker(
 
     partitions = check_topics(kafka)
     family = _load(model, dtype, device)
-    trained = not getattr(family.config, "codecflow_untrained", False)
-    if not trained:
+    if not family.trained:
         typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
     if check:
         typer.echo(f"six topics, {partitions} partitions; model {model} of type {family.model_type}: ready")
@@ -121,7 +120,9 @@ def worker(
     limit = None if memory is None else int(memory * 2**30)
     engine = Engine(family, window_frames=settings.plan.window_slots, refresh=refreshing, memory_bytes=limit)
     with GracefulStop() as stop, StatusLine("joining the group", every_s=5.0) as status:
-        service = Worker(kafka, settings, engine, Described(keep, model, trained), stop, status.show, status.notice)
+        service = Worker(
+            kafka, settings, engine, Described(keep, model, family.trained), stop, status.show, status.notice
+        )
         summary = service.run()
     typer.echo(summary.line(), err=as_json)
     if as_json:

@@ -15,7 +15,7 @@ from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 from codecflow.subscriber.lines import clock, result_line
-from codecflow.trained.named import NAME, checkpoint
+from codecflow.trained.named import checkpoint
 
 from .children import Children
 from .display import Display
@@ -28,15 +28,13 @@ QUESTIONS = (
     subscriber.question("Is a person in view?", yes_no=True, name="person"),
     subscriber.question("Describe what you see.", name="scene", max_tokens=24),
 )
-DEMO_MODEL = NAME
-"""The name by which --model means the trained demo model."""
 
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
-    """`source`: a video file. `model`: hub id, folder or DEMO_MODEL; None makes a tiny one with random weights. `window_s`,
+    """`source`: a video file. `model`: hub id, folder or codecflow-tiny; None makes one with random weights. `window_s`,
     `stride_s`: seconds; both shrink for a clip that is shorter than a stride. `realtime`: at the clip's own pace. `worker`:
     further options of `codecflow worker`, as they are.
     """
@@ -118,7 +116,7 @@ def _windows(options: DemoOptions, display: Display) -> tuple[int, int]:
     stride = fitting_stride(seconds, options.stride_s)
     if stride == options.stride_s:
         return options.window_s, stride
-    window = options.window_s * stride // options.stride_s
+    window = max(1, options.window_s * stride // options.stride_s)
     display.warn(
         f"The clip lasts {seconds:.1f} s, less than one stride of {options.stride_s} s: no window would ever be complete. "
         f"Here windows are {window} s long and move by {stride} s."

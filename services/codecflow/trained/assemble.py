@@ -63,12 +63,17 @@ def read_trained_part(path: Path) -> TrainedPart:
         raise ModelError(f"trained part {path}: cannot be read ({error})") from None
     if about.get("parts") != [VISION.sha256, TEXT.sha256]:
         raise ModelError(f"trained part {path}: not trained on the pinned parts; train it anew (training/README.md)")
-    side = int(about["side"])
+    try:
+        side, lora_scale = int(about["side"]), float(about["lora_scale"])
+    except (KeyError, TypeError, ValueError):
+        raise ModelError(
+            f"trained part {path}: it does not say for which inputs; train it anew (training/README.md)"
+        ) from None
     if side < TOKEN or side % TOKEN:
         raise ModelError(
             f"trained part {path}: for inputs of {side} pixels, which tokens of {TOKEN} pixels do not fill"
         )
-    return TrainedPart(side, float(about["lora_scale"]), tensors)
+    return TrainedPart(side, lora_scale, tensors)
 
 
 def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int, int]:
