@@ -176,6 +176,21 @@ def test_a_number_that_must_be_positive(refused: Refused, command: tuple[str, ..
     assert f"{command[-2]} '0': use a positive number" in refused(2, *command)
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("model", "tiny", "--out"),
+        ("model", "build", "--out"),
+        ("explain", str(BUNDLED), "--out"),
+        ("kafka", "start", "--data-dir"),
+    ],
+    ids=lambda command: " ".join(Path(word).name for word in command[:2]),
+)
+def test_a_folder_that_is_a_file(refused: Refused, command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert f"folder {tmp_path / 'file'}: cannot be made" in refused(2, *command, str(tmp_path / "file"))
+
+
 def test_a_kafka_property_that_does_not_exist(refused: Refused) -> None:
     assert "no.such.property" in refused(2, "results", "-X", "no.such.property=1")
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from codecflow.codec.footprints import TokenGrid
 from codecflow.codec.pictures import luma as frame_luma
 from codecflow.errors import ConfigError
+from codecflow.folders import make_folder
 from codecflow.keep import KeepConfig, KeepDecision, KeepState
 from codecflow.messages import Signal
 from codecflow.worker.windows import WindowPlan
@@ -45,11 +46,7 @@ def run(
     """
     if refresh not in REFRESHES:
         raise ConfigError(f"refresh policy {refresh!r}: use one of {', '.join(REFRESHES)}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"folder {out}: cannot be made ({error.strerror})") from error
-    check_possible(out)
+    check_possible(make_folder(out))
     with progress() as bar:
         task = bar.add_task(clip.name, total=None)
         records: list[FrameRecord] = []

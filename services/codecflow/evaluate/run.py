@@ -15,6 +15,7 @@ from codecflow.bench.table import progress
 from codecflow.codec.source import clip_seconds
 from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError
+from codecflow.folders import make_folder
 from codecflow.keep import KeepConfig
 from codecflow.trained.named import checkpoint
 from codecflow.vlm.loading import load_model
@@ -64,7 +65,7 @@ def run(options: Options) -> None:
     transcode = Transcode.parse(options.transcode) if options.transcode else None
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
-        _folder(options.out)
+        check_possible(make_folder(options.out))
     family = load_model(checkpoint(options.model, _say), options.dtype, options.device)
     if not family.trained:
         _say(f"{UNTRAINED} ({options.model})")
@@ -139,14 +140,6 @@ def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: Answer
     for clip in clips:
         if not answers.has(clip.number):
             _say(f"{clip.file.name}: shorter than a stride, not asked")
-
-
-def _folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"folder {out}: cannot be made ({error.strerror})") from error
-    check_possible(out)
 
 
 def _say(line: str) -> None:

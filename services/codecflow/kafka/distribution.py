@@ -15,6 +15,7 @@ from pathlib import Path
 
 from codecflow.cache import cache_dir
 from codecflow.errors import ConfigError, KafkaError
+from codecflow.folders import make_folder
 
 KAFKA_VERSION = "4.3.1"
 JAVA_AT_LEAST = 17
@@ -63,8 +64,7 @@ def class_path(progress: Progress) -> str:
     """Kafka's jars as Java's -cp takes them, from the cache or fetched into it. Raises ConfigError or KafkaError."""
     folder = cache_dir() / f"apache-kafka-{KAFKA_VERSION}"
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with (folder.parent / "kafka.lock").open("w") as lock:
+        with (make_folder(folder.parent) / "kafka.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not folder.exists():  # nobody was quicker
                 _fetch(folder, progress)

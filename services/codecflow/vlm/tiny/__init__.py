@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from codecflow.errors import ModelError
+from codecflow.folders import make_folder
 from codecflow.vlm.loading import quiet
 
 from .internvl import tiny_internvl
@@ -29,12 +30,14 @@ MAKERS: dict[str, Callable[..., Made]] = {
 
 
 def make_tiny(out: Path, family: str = "internvl", seed: int = 0, **sizes: Any) -> Path:
-    """Writes a checkpoint of `family` into the folder `out` and returns it. Raises ModelError on an unknown family.
+    """Writes a checkpoint of `family` into the folder `out` and returns it. Raises ModelError on an unknown family,
+    ConfigError when `out` cannot be written to.
 
     `sizes`: keyword arguments of the family's maker, to vary what tests must not fix.
     """
     if family not in MAKERS:
         raise ModelError(f"family {family!r}: use one of {', '.join(sorted(MAKERS))}")
+    make_folder(out)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model, tokenizer, processing = MAKERS[family](**sizes)
