@@ -12,6 +12,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -67,7 +68,10 @@ def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: 
 
 
 def save_masks(clips: Sequence[ClipMasks], file: Path) -> None:
-    """Writes `clips` to one compressed .npz file. Pictures are thinned to at most 256 columns: they are only timed."""
+    """Writes `clips` to one compressed .npz file. Pictures are thinned to at most 256 columns: they are only timed.
+
+    Raises ConfigError when it cannot be written.
+    """
     content: dict[str, npt.NDArray[np.generic]] = {}
     for number, clip in enumerate(clips):
         content[f"{number}/name"] = np.array(clip.name)
@@ -77,7 +81,11 @@ def save_masks(clips: Sequence[ClipMasks], file: Path) -> None:
         content[f"{number}/anchors"] = clip.anchors
         for policy, masks in clip.keep.items():
             content[f"{number}/keep/{policy}"] = np.packbits(masks, axis=1)
-    np.savez_compressed(file, **content)  # type: ignore[arg-type]  # its stub has no room for arrays by name
+    try:
+        with file.open("wb") as out:
+            np.savez_compressed(out, **content)  # type: ignore[arg-type]  # its stub has no room for arrays by name
+    except OSError as error:
+        raise ConfigError(f"masks {file}: cannot be written ({error.strerror})") from None
 
 
 def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
@@ -85,7 +93,7 @@ def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
     try:
         with np.load(file) as held:
             content = dict(held)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
         raise ConfigError(f"masks {file}: cannot be read ({error}); make it with --save-masks") from error
     clips = []
     for number in range(sum(key.endswith("/name") for key in content)):
@@ -97,4 +105,6 @@ def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
         }
         pictures, anchors = content[f"{number}/pictures"], content[f"{number}/anchors"]
         clips.append(ClipMasks(str(content[f"{number}/name"]), rows, columns, pictures, keep, anchors))
+    if not clips:
+        raise ConfigError(f"masks {file}: no clip in it; make it with --save-masks")
     return clips
