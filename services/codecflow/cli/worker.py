@@ -151,16 +151,11 @@ def _settings(
 
     plan = WindowPlan.of(window, stride, fps)
     kind, period_s = parse_coverage(coverage, plan.window_slots / plan.fps, plan.fps)
-    policy, _, share = refresh.partition("=")
-    try:
-        refreshing = Refresh(policy, float(share)) if share else Refresh.named(policy)  # type: ignore[arg-type]  # likewise
-    except ValueError:
-        raise ConfigError(f"refresh {refresh!r}: budget=SHARE takes a number from 0 to 1") from None
     asked = None if question is None else Question("default", question, "yes-no" if yes_no else "text")
     if yes_no and question is None:
         raise ConfigError("--yes-no goes with --question")
     config = KeepConfig(keep, plan.fps, kind, period_s)  # type: ignore[arg-type]  # it checks the name
-    return WorkerSettings(plan, config, question=asked), refreshing
+    return WorkerSettings(plan, config, question=asked), Refresh.named(refresh)
 
 
 def _load(model: str, dtype: str, device: str) -> Family:

@@ -98,12 +98,8 @@ def _is_number(text: str) -> bool:
 
 
 def _refresh(name: str, refresh: str) -> Refresh:
-    kind, _, share = refresh.partition("=")
-    if kind == "budget":
-        try:
-            return Refresh("budget", float(share)) if share else Refresh("budget")
-        except ValueError:
-            raise ConfigError(f"--policies {name!r}: budget=SHARE takes a number from 0 to 1") from None
+    if refresh.partition("=")[0] == "budget":
+        return Refresh.named(refresh)
     if refresh not in REFRESHES:
         raise ConfigError(f"--policies {name!r}: REFRESH is one of {', '.join(REFRESHES)} or budget=SHARE")
     return REFRESHES[refresh]

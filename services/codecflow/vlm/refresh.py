@@ -50,9 +50,15 @@ class Refresh:
             raise ConfigError("refresh budget by 'shifted': it takes a budget matched to anchors")
 
     @staticmethod
-    def named(name: str) -> Refresh:
-        """A policy with its default settings. Raises ConfigError on an unknown name."""
-        return Refresh(name)  # type: ignore[arg-type]  # checked by Refresh itself
+    def named(text: str) -> Refresh:
+        """A policy by its name, with its default settings, or budget=SHARE. Raises ConfigError on anything else."""
+        name, equals, share = text.partition("=")
+        if not equals or name != "budget":
+            return Refresh(text)  # type: ignore[arg-type]  # checked by Refresh itself
+        try:
+            return Refresh("budget", float(share))
+        except ValueError:
+            raise ConfigError(f"refresh {text!r}: budget=SHARE takes a number from 0 to 1") from None
 
     def holds_features(self, frame: HeldFrame) -> bool:
         """Whether this frame's features may be needed again."""
