@@ -28,6 +28,7 @@ def answers(clip: Path, tmp_path: Path) -> Answers:
     """all/all answers right; the others say yes in every stride. Of 4-6 s nothing is known, and from 8 s on."""
     spec = tmp_path / "spec.csv"
     rows = [f"{clip},0,4,{PERSON},yes-no,no", f"{clip},6,8,{PERSON},yes-no,yes", f"{clip},0,9,what?,text,x"]
+    rows.append(f"{clip},30,40,{PERSON},yes-no,yes")  # after the clip's end
     spec.write_text("\n".join(["file,start_s,end_s,question,type,answer", *rows]), encoding="utf-8")
     ran = contenders("replenish/none,last-1/all,last-4/all,motion/none,random/none,every-4/none,all/none", PLAN, None)
     answers = Answers(read_spec(spec), PLAN, ran)

@@ -64,7 +64,10 @@ def evaluate(
         int, typer.Option(min=1, help="Clips that are answered side by side, in batches; less takes less memory.")
     ] = 8,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for F1 against FLOPs (PNG, SVG) and a CSV file of every answer.")
+        Path | None,
+        typer.Option(
+            help="Folder for pictures (F1 against FLOPs, answers over time; PNG, SVG) and a CSV file of every answer."
+        ),
     ] = None,
 ) -> None:
     """What each keep and refresh policy costs in answers: F1 and agreement with everything from scratch, against FLOPs."""

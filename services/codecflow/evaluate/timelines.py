@@ -64,7 +64,11 @@ def timeline(answers: Answers, number: int, standings: Sequence[Standing], targe
         return None
     seconds = max(row.ends[-1] for rows in questions.values() for row in rows if len(row.ends))
     spans = {
-        prompt: [(one.start_s, min(one.end_s, seconds)) for one in clip.labels[prompt] if one.answer == "yes"]
+        prompt: [
+            (one.start_s, min(one.end_s, seconds))
+            for one in clip.labels[prompt]
+            if one.answer == "yes" and one.start_s < seconds
+        ]
         for prompt in questions
     }
     of_all = [row for rows in questions.values() for row in rows]
