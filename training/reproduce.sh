@@ -21,7 +21,7 @@ film --split train --seed 0 --out "$work/scenes-0" --singles 16000 --strides 600
 film --split train --seed 1 --out "$work/scenes-1" --singles 4000 --strides 1500 --windows 3000 --longs 320
 film --split val --seed 7 --out "$work/held-out" --singles 800 --strides 200 --windows 60 --longs 24 --export "$work/held-out-clips"
 
-train() { "$python" training/train.py --real "$work/pack/real" --held-out "$work/held-out" --cache "$work/cache" "$@"; }
+train() { "$python" training/train.py --real "$work/pack/real" --held-out "$work/held-out" "$@"; }
 train --scenes "$work/scenes-0" --out "$work/first" --minutes 13.5
 # Scenes that it has not seen, at a lower rate: what it knew by heart it now has to know.
 train --scenes "$work/scenes-1" --out "$work/second" --start "$work/first/trained.safetensors" --rate 2e-4 --early 0 --minutes 3

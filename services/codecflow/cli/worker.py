@@ -28,7 +28,7 @@ def worker(
         str,
         typer.Option(
             metavar="ID_OR_FOLDER",
-            help="Checkpoint: an id on the Hugging Face hub, or a folder.",
+            help="Checkpoint: an id on the Hugging Face hub, a folder, or codecflow-tiny, the demo model.",
             rich_help_panel=_MODEL,
         ),
     ],
@@ -159,6 +159,8 @@ def _settings(
 
 
 def _load(model: str, dtype: str, device: str) -> Family:
+    from codecflow.trained.named import checkpoint
     from codecflow.vlm.loading import load_model
 
-    return load_model(model, dtype, device)
+    folder = checkpoint(model, lambda line: typer.echo(f"codecflow: {line}", err=True))
+    return load_model(folder, dtype, device)
