@@ -56,6 +56,11 @@ def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_pa
                 emitter.emit([record], offsets, group.consumer_group_metadata())
 
         emit(1)
+        # Committed is not yet readable. Kafka 4.3.1, one broker: killed in the milliseconds between the two, it may after
+        # its restart call the commit complete without having marked the records (in the topics' logs: its state goes from
+        # PrepareCommit to CompleteCommit, and the partition has no marker), so that the next abort takes them along.
+        with TopicTail(settings, results) as tail:
+            assert [record.value() for record in tail.catch_up()] == [b"1"]
         os.kill(kafka.broker.pid, signal.SIGKILL)
         os.waitpid(kafka.broker.pid, 0)
 
