@@ -64,22 +64,42 @@ def test_families_differ_in_a_number_alone() -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("some/none", "KEEP one of all, motion, replenish, motion-PX, random, last-N, every-N"),
-        ("replenish", "use KEEP/REFRESH"),
+        (
+            "some/none",
+            "KEEP one of all, motion, replenish, motion-PX, random, last-N, every-N, REFRESH one of none, anch",
+        ),
+        ("replenish", "give KEEP/REFRESH, KEEP one of"),
         ("last-0/all", "KEEP one of"),
         ("every-x/none", "KEEP one of"),
         ("last-²/all", "KEEP one of"),
         ("motion-/none", "KEEP one of"),
         ("motion-fast/none", "KEEP one of"),
         ("motion-100/none", "tau 100.0 px: use 0.25 to 63.75"),
-        ("all/some", "REFRESH is one of none, anchors, shifted"),
+        ("all/some", "REFRESH one of none, anchors, shifted"),
         ("all/budget=x", "a number from 0 to 1"),
         ("all/budget=2", "a number from 0 to 1"),
     ],
 )
-def test_unknown_names_are_told(name: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
-        contenders(name, PLAN, None)
+def test_unknown_names_are_told_with_the_option_that_gave_them(name: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--policies {name!r}: .*{told}"):
+        contenders(f"replenish/none,{name}", PLAN, None)
+    with pytest.raises(ConfigError, match=f"^--match {name!r}: .*{told}"):
+        contenders("replenish/none", PLAN, None, name)
+    with pytest.raises(ConfigError, match=f"^--policies {name!r}: "):
+        contenders(name, PLAN, None, name)
+
+
+def test_what_is_matched_runs_too_and_once() -> None:
+    for names in ("replenish/none", "replenish/none,motion-2/none"):
+        ran = [one.name for one in contenders(names, PLAN, None, "motion-2/none")]
+        assert ran == ["all/all", "replenish/none", "motion-2/none"]
+    assert [one.name for one in contenders("replenish/none", PLAN, None, "all/all")] == ["all/all", "replenish/none"]
+
+
+def test_a_coverage_that_cannot_be_is_no_contenders_fault() -> None:
+    for coverage in ("100", "0.3"):
+        with pytest.raises(ConfigError, match=r"^coverage"):
+            contenders("replenish/none", PLAN, coverage, "motion/none")
 
 
 @given(index=st.integers(0, 500), kept=st.integers(0, 64))

@@ -52,39 +52,49 @@ class Contender:
     thin: Thin | None = None
 
 
-def contenders(names: str, plan: WindowPlan, coverage: str | None) -> list[Contender]:
-    """Those named, separated by commas, `all/all` first: everything is compared with it. Raises ConfigError."""
-    wanted = list(dict.fromkeys([REFERENCE, *(name.strip() for name in names.split(",") if name.strip())]))
-    return [_contender(name, plan, coverage) for name in wanted]
+def contenders(names: str, plan: WindowPlan, coverage: str | None, match: str | None = None) -> list[Contender]:
+    """Those named, separated by commas, `all/all` first: everything is compared with it. `match`: one more, if it is not
+    among them. Raises ConfigError, which says whether it is --policies or --match that names what does not exist."""
+    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
+    keep = KeepConfig("all", plan.fps, kind, period_s)
+    found = [
+        _contender(name, "--policies", plan, keep)
+        for name in dict.fromkeys([REFERENCE, *(name.strip() for name in names.split(",") if name.strip())])
+    ]
+    if match is not None and match not in (one.name for one in found):
+        found.append(_contender(match, "--match", plan, keep))
+    return found
 
 
-def _contender(name: str, plan: WindowPlan, coverage: str | None) -> Contender:
-    keep, slash, refresh = name.partition("/")
+def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> Contender:
+    """`option`: where it was named. `config`: what all have in common, whatever their policy."""
+    keep, _, refresh = name.partition("/")
     policy, _, number = keep.partition("-")
     known = (
         keep in (*POLICY_NAMES, "random")
         or (policy in ("last", "every") and number.isdecimal() and int(number) > 0)
         or (policy == "motion" and _is_number(number))
     )
-    if not slash or not known:
-        raise ConfigError(f"--policies {name!r}: use KEEP/REFRESH, KEEP one of {', '.join(KEEPS)}")
-    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
-
-    def config(keep: str) -> KeepConfig:
-        return KeepConfig(keep, plan.fps, kind, period_s)  # type: ignore[arg-type]  # KeepConfig checks it
-
-    refreshing = _refresh(name, refresh)
-    if policy == "last":
-        # A window of that many frames: what is before them never enters it.
-        short = replace(plan, window_slots=min(plan.window_slots, int(number)))
-        return Contender(name, short, KeepConfig("all", plan.fps, period_s=Fraction(1) / plan.fps), refreshing)
-    if policy == "every":
-        return Contender(name, plan, config("all"), refreshing, every(int(number)))
-    if policy == "random":
-        return Contender(name, plan, config("replenish"), refreshing, at_random)
-    if policy == "motion" and number:
-        return Contender(name, plan, replace(config(policy), tau_px=float(number)), refreshing)
-    return Contender(name, plan, config(keep), refreshing)
+    if not known or not (refresh in REFRESHES or refresh.partition("=")[0] == "budget"):
+        raise ConfigError(
+            f"{option} {name!r}: give KEEP/REFRESH, KEEP one of {', '.join(KEEPS)}, REFRESH one of"
+            f" {', '.join(REFRESHES)} or budget=SHARE"
+        )
+    try:
+        refreshing = REFRESHES.get(refresh) or Refresh.named(refresh)
+        if policy == "last":
+            # A window of that many frames: what is before them never enters it.
+            short = replace(plan, window_slots=min(plan.window_slots, int(number)))
+            return Contender(name, short, KeepConfig("all", plan.fps, period_s=Fraction(1) / plan.fps), refreshing)
+        if policy == "every":
+            return Contender(name, plan, config, refreshing, every(int(number)))
+        if policy == "random":
+            return Contender(name, plan, replace(config, policy="replenish"), refreshing, at_random)
+        if policy == "motion" and number:
+            return Contender(name, plan, replace(config, policy="motion", tau_px=float(number)), refreshing)
+        return Contender(name, plan, replace(config, policy=keep), refreshing)  # type: ignore[arg-type]  # a known one
+    except ConfigError as error:
+        raise ConfigError(f"{option} {name!r}: {error}") from None
 
 
 def family_of(name: str) -> str:
@@ -95,14 +105,6 @@ def family_of(name: str) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdecimal()
-
-
-def _refresh(name: str, refresh: str) -> Refresh:
-    if refresh.partition("=")[0] == "budget":
-        return Refresh.named(refresh)
-    if refresh not in REFRESHES:
-        raise ConfigError(f"--policies {name!r}: REFRESH is one of {', '.join(REFRESHES)} or budget=SHARE")
-    return REFRESHES[refresh]
 
 
 def at_random(frame: Frame) -> Frame:

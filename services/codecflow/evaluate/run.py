@@ -58,10 +58,8 @@ def run(options: Options) -> None:
     """Evaluates and prints. Raises ConfigError, before the model is loaded, SourceError and ModelError."""
     spec = read_spec(options.spec)
     plan = WindowPlan.of(options.window_s, options.stride_s, options.fps)
-    match = (options.match or "").strip()
-    if "," in match:
-        raise ConfigError(f"--match {match!r}: give one KEEP/REFRESH")
-    wanted = contenders(f"{options.policies or DEFAULT},{match}", plan, options.coverage)
+    match = None if options.match is None else options.match.strip()
+    wanted = contenders(options.policies or DEFAULT, plan, options.coverage, match)
     transcode = Transcode.parse(options.transcode) if options.transcode else None
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
