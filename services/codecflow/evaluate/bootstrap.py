@@ -18,7 +18,7 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A score and its 95 % bootstrap interval; nan where it has no meaning."""
+    """A score and its 95 % bootstrap interval; nan where it has no meaning, both ends where nothing tells how sure it is."""
 
     value: float
     low: float
@@ -31,8 +31,8 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 class Drawings:
     """Bootstrap samples of answers, each at a place: its clip and window.
 
-    Answers of one place are drawn together, and from MIN_CLIPS clips on those of one clip. The same places give the same
-    drawings, so what is compared on them is compared in pairs.
+    Answers of one place are drawn together, and from MIN_CLIPS clips on those of one clip. Whatever is scored on one of
+    these, contenders and questions, is drawn alike, so that it can be compared in pairs.
     """
 
     def __init__(self, places: Sequence[tuple[int, int]], resamples: int) -> None:
@@ -46,14 +46,19 @@ class Drawings:
         """(1 + resamples, answers): how often the answers at `places`, or some of them, count; first all of them once."""
         return self._drawn[:, [self._known[self._unit(place)] for place in places]]
 
+    def differ(self, places: Sequence[tuple[int, int]]) -> bool:
+        """Whether not all answers at `places` are drawn together: else every drawing scores alike, and none tells how sure
+        that score is."""
+        return len({self._unit(place) for place in places}) > 1
+
     def _unit(self, place: tuple[int, int]) -> tuple[int, int]:
         return (place[0], 0) if self._by_clip else place
 
 
 def of_outcomes(counts: metrics.Counts, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
     """(draws, 3): precision, recall, F1 of answers' outcomes (answers, classes, 3)."""
-    answers, classes, _ = counts.shape
-    return metrics.precision_recall_f1((drawn @ counts.reshape(answers, -1)).reshape(-1, classes, 3))
+    answers, classes, kinds = counts.shape
+    return metrics.precision_recall_f1((drawn @ counts.reshape(answers, classes * kinds)).reshape(-1, classes, kinds))
 
 
 def of_means(values: metrics.Floats, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
@@ -63,6 +68,6 @@ def of_means(values: metrics.Floats, drawn: npt.NDArray[np.int64]) -> metrics.Fl
 
 
 def estimate(samples: metrics.Floats) -> Estimate:
-    """Of (draws,) scores, the first of which is the score itself."""
+    """Of (draws,) scores, the first of which is the score itself; the others are its drawings, if any."""
     value = float(samples[0])
     return UNKNOWN if np.isnan(value) else Estimate(value, *metrics.interval(samples[1:]))

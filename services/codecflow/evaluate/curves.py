@@ -9,6 +9,7 @@ from typing import Any
 
 from codecflow.bench.charts import COLOURS, save
 
+from .bootstrap import Estimate
 from .report import UNTRAINED
 from .scoring import Standing
 
@@ -49,12 +50,12 @@ def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:
     axis.plot(*zip(*best, strict=True), color="#c9c9c9", lw=1, zorder=0, label="best at its FLOPs")
     for one in standings:
         f1 = one.questions[prompt].f1
+        low, high = _ends(f1)
         refresh = one.name.partition("/")[2]
         axis.errorbar(
             100 * one.flops_share,
             f1.value,
-            # The interval of few windows may end short of the score itself.
-            [[max(0.0, f1.value - f1.low)], [max(0.0, f1.high - f1.value)]],
+            [[f1.value - low], [high - f1.value]],
             color=colour(one.name),
             marker=_MARKERS.get(refresh, _OTHER_MARKER),
             markersize=6,
@@ -63,13 +64,20 @@ def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:
             alpha=0.85,
             label=one.name,
         )
-    low, high = points[0][0] * 0.85, points[-1][0] * 1.15
+    left, right = points[0][0] * 0.85, points[-1][0] * 1.15
     axis.set_title(prompt if len(prompt) <= 70 else prompt[:67] + "...", loc="left", fontsize=9)
-    axis.set(xscale="log", xlabel="FLOPs, % of all/all's", ylabel="F1, with 95 % interval", xlim=(low, high))
-    worst = min(min(one.questions[prompt].f1.low, one.questions[prompt].f1.value) for one in standings)
+    axis.set(xscale="log", xlabel="FLOPs, % of all/all's", ylabel="F1, with 95 % interval", xlim=(left, right))
+    worst = min(_ends(one.questions[prompt].f1)[0] for one in standings)
     axis.set_ylim(max(-0.03, worst - 0.1), 1.03)
-    axis.set_xticks([tick for tick in _TICKS if low <= tick <= high], minor=False)
+    axis.set_xticks([tick for tick in _TICKS if left <= tick <= right], minor=False)
     axis.set_xticks([], minor=True)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _ends(score: Estimate) -> tuple[float, float]:
+    """Of its interval, which may be unknown; that of few windows may end short of the score itself."""
+    if math.isnan(score.low):
+        return score.value, score.value
+    return min(score.low, score.value), max(score.high, score.value)

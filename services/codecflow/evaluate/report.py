@@ -213,8 +213,9 @@ def _estimate(estimate: Estimate, *, signed: bool = False, digits: int = 2) -> s
     """`digits`: of the interval's ends."""
     if math.isnan(estimate.value):
         return "-"
-    low, high = (f"{end:{'+' if signed else ''}.{digits}f}" for end in (estimate.low, estimate.high))
-    return f"{estimate.value:+.3f} ({low} to {high})" if signed else f"{estimate.value:.3f} ({low}-{high})"
+    form, between = ("+", " to ") if signed else ("", "-")
+    ends = [f"{end:{form}.{digits}f}" for end in (estimate.low, estimate.high) if not math.isnan(end)]
+    return f"{estimate.value:{form}.3f} ({between.join(ends) or '-'})"
 
 
 def _marked(heading: str, trained: bool) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 
 from codecflow.messages import Question, Result
 
@@ -68,40 +69,50 @@ class Standing:
     questions: dict[str, QuestionScore] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One question. `keys`: of what it was asked; `known`: which of them are labelled, and with what (`truth`). `drawn`:
+    (draws, known), how often each drawing takes them. `differ`: whether drawings differ at all."""
+
+    question: Question
+    keys: list[Key]
+    known: list[Key]
+    truth: list[str]
+    drawn: npt.NDArray[np.int64]
+    differ: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    """One contender's results, and of each question its (draws, 3) precision, recall and F1."""
+
+    results: Results
+    samples: list[metrics.Floats]
+
+    @property
+    def f1_draws(self) -> metrics.Floats:
+        return np.stack([samples[:, 2] for samples in self.samples], axis=1)
+
+
 def score(
     questions: Sequence[Question], by_contender: Mapping[str, Results], labels: Labels, resamples: int = RESAMPLES
 ) -> list[Standing]:
     """Standings in the order of `by_contender`, which holds all/all."""
     common = set.intersection(*(set(results) for results in by_contender.values()))
     keys = sorted(common, key=lambda key: (key[2], key[0], key[1]))
-    known = [key for key in keys if key in labels]
-    drawings = bootstrap.Drawings([key[:2] for key in known], resamples)
-    of_question = [[key for key in known if key[2] == question.prompt] for question in questions]
-
-    def f1_draws(results: Results) -> metrics.Floats:
-        of_each = [
-            _samples(question, own, results, labels, drawings)[:, 2]
-            for question, own in zip(questions, of_question, strict=True)
-            if own
-        ]
-        return np.stack(of_each, axis=1) if of_each else np.full((1 + resamples, 1), np.nan)
-
-    of_contender = {name: f1_draws(results) for name, results in by_contender.items()}
-    reference = by_contender[REFERENCE]
-    return [
-        _standing(
-            name,
-            {
-                question.prompt: _question(question, asked, results, reference, labels, resamples)
-                for question in questions
-                if (asked := [key for key in keys if key[2] == question.prompt])
-            },
-            keys,
-            (results, reference),
-            (of_contender[name], of_contender[REFERENCE]),
-        )
-        for name, results in by_contender.items()
-    ]
+    drawings = bootstrap.Drawings([key[:2] for key in keys if key in labels], resamples)
+    asked = []
+    for question in questions:
+        of_it = [key for key in keys if key[2] == question.prompt]
+        known = [key for key in of_it if key in labels]
+        places = [key[:2] for key in known]
+        truth = [labels[key] for key in known]
+        if of_it:
+            asked.append(_Asked(question, of_it, known, truth, drawings.of(places), drawings.differ(places)))
+    scored = {
+        name: _Scored(results, [_samples(one, results) for one in asked]) for name, results in by_contender.items()
+    }
+    return [_standing(name, asked, keys, one, scored[REFERENCE]) for name, one in scored.items()]
 
 
 def mean_change(own: metrics.Floats, other: metrics.Floats) -> Estimate:
@@ -109,45 +120,43 @@ def mean_change(own: metrics.Floats, other: metrics.Floats) -> Estimate:
     return bootstrap.estimate(metrics.nan_mean(own - other, axis=1))
 
 
-def _standing(
-    name: str,
-    scores: dict[str, QuestionScore],
-    keys: Sequence[Key],
-    both: tuple[Results, Results],
-    f1_draws: tuple[metrics.Floats, metrics.Floats],
-) -> Standing:
-    """`both`, `f1_draws`: this contender's and all/all's."""
-    results, reference = both
+def _standing(name: str, asked: Sequence[_Asked], keys: Sequence[Key], own: _Scored, reference: _Scored) -> Standing:
+    results, expected = own.results, reference.results
+    scores = {
+        one.question.prompt: _question(one, results, expected, samples, others)
+        for one, samples, others in zip(asked, own.samples, reference.samples, strict=True)
+    }
     windows = {(clip, window): (clip, window, prompt) for clip, window, prompt in keys}.values()
     kept, held = 0, 0
     for key in windows:
         tokens = results[key].tokens
         kept, held = kept + tokens.kept, held + tokens.refreshed + tokens.reused
-    whole = sum(reference[key].tokens.total for key in windows)
-    executed, full = (sum(r[key].flops.vit + r[key].flops.llm for key in keys) for r in both)
+    whole = sum(expected[key].tokens.total for key in windows)
+    executed, full = (sum(r[key].flops.vit + r[key].flops.llm for key in keys) for r in (results, expected))
     return Standing(
         name=name,
         windows=len(windows),
         f1=_mean([one.f1.value for one in scores.values()]),
-        f1_change=mean_change(*f1_draws),
+        f1_change=mean_change(own.f1_draws, reference.f1_draws),
         flops_share=executed / full,
         tokens_kept=kept / whole,
         tokens_window=held / len(windows),
-        agreement=_mean([float(results[key].answer == reference[key].answer) for key in keys]),
-        dp_yes=_mean(_dp_yes(keys, results, reference)),
-        f1_draws=f1_draws[0],
+        agreement=_mean([float(results[key].answer == expected[key].answer) for key in keys]),
+        dp_yes=_mean(_dp_yes(keys, results, expected)),
+        f1_draws=own.f1_draws,
         questions=scores,
     )
 
 
 def _question(
-    question: Question, asked: Sequence[Key], results: Results, reference: Results, labels: Labels, resamples: int
+    asked: _Asked, results: Results, expected: Results, samples: metrics.Floats, others: metrics.Floats
 ) -> QuestionScore:
-    known = [key for key in asked if key in labels]
-    truth = [labels[key] for key in known]
-    drawings = bootstrap.Drawings([key[:2] for key in known], resamples)
-    own, other = (_samples(question, known, r, labels, drawings) for r in (results, reference))
-    precision, recall, f1 = (bootstrap.estimate(own[:, kind]) for kind in range(3))
+    """`expected`, `others`: all/all's results and samples."""
+    if not asked.differ:
+        samples, others = samples[:1], others[:1]
+    question, known, truth = asked.question, asked.known, asked.truth
+    precision, recall, f1 = (bootstrap.estimate(samples[:, kind]) for kind in range(3))
+    right = [float(results[key].answer == t) for key, t in zip(known, truth, strict=True)]
     return QuestionScore(
         type=question.type,
         n=len(known),
@@ -155,27 +164,23 @@ def _question(
         precision=precision,
         recall=recall,
         f1=f1,
-        f1_change=bootstrap.estimate(own[:, 2] - other[:, 2]),
+        f1_change=bootstrap.estimate(samples[:, 2] - others[:, 2]),
         auc=_auc(question, [results[key] for key in known], truth),
-        accuracy=_mean([float(labels[key] == results[key].answer) for key in known])
-        if question.type != "text"
-        else np.nan,
-        agreement=_mean([float(results[key].answer == reference[key].answer) for key in asked]),
-        dp_yes=_mean(_dp_yes(asked, results, reference)),
+        accuracy=_mean(right) if question.type != "text" else np.nan,
+        agreement=_mean([float(results[key].answer == expected[key].answer) for key in asked.keys]),
+        dp_yes=_mean(_dp_yes(asked.keys, results, expected)),
     )
 
 
-def _samples(
-    question: Question, known: Sequence[Key], results: Results, labels: Labels, drawings: bootstrap.Drawings
-) -> metrics.Floats:
+def _samples(asked: _Asked, results: Results) -> metrics.Floats:
     """(draws, 3): precision, recall and F1. A text has F1 alone."""
-    truth, said = [labels[key] for key in known], [results[key].answer for key in known]
-    drawn = drawings.of([key[:2] for key in known])
+    question, said = asked.question, [results[key].answer for key in asked.known]
     if question.type == "text":
-        f1 = bootstrap.of_means(np.array([metrics.word_f1(t, s) for t, s in zip(truth, said, strict=True)]), drawn)
+        overlap = np.array([metrics.word_f1(t, s) for t, s in zip(asked.truth, said, strict=True)], np.float64)
+        f1 = bootstrap.of_means(overlap, asked.drawn)
         return np.stack([np.full_like(f1, np.nan), np.full_like(f1, np.nan), f1], axis=1)
     classes = ("yes",) if question.type == "yes-no" else question.labels
-    return bootstrap.of_outcomes(metrics.outcomes(truth, said, classes), drawn)
+    return bootstrap.of_outcomes(metrics.outcomes(asked.truth, said, classes), asked.drawn)
 
 
 def _auc(question: Question, results: Sequence[Result], truth: Sequence[str]) -> float:
