@@ -23,13 +23,13 @@ def check_possible(folder: Path) -> None:
         raise ConfigError("pictures need matplotlib: pip install 'codecflow[plots]'")
 
 
-def keep_share_chart(standings: Mapping[str, Mapping[str, Tally]], path: Path) -> None:
+def keep_share_chart(by_clip: Mapping[str, Mapping[str, Tally]], path: Path) -> None:
     """Share of tokens kept over time, one row a clip, one line a policy. Raises ConfigError when it cannot be written."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 2.6 * len(standings) + 0.6), layout="constrained")
-    axes = figure.subplots(len(standings), squeeze=False)[:, 0]
-    for axis, (clip, tallies) in zip(axes, standings.items(), strict=True):
+    figure = Figure(figsize=(10, 2.6 * len(by_clip) + 0.6), layout="constrained")
+    axes = figure.subplots(len(by_clip), squeeze=False)[:, 0]
+    for axis, (clip, tallies) in zip(axes, by_clip.items(), strict=True):
         for policy, colour in COLOURS.items():
             tally = tallies[policy]
             shares = [100 * share for share in tally.shares]

@@ -7,11 +7,10 @@ machine that holds the GPU needs neither FFmpeg nor the clip.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,11 +18,7 @@ import numpy.typing as npt
 
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ConfigError
-
-if TYPE_CHECKING:
-    from codecflow.keep.config import PolicyName
-
-KEEP_POLICIES: tuple[PolicyName, ...] = ("all", "motion", "replenish")
+from codecflow.keep import POLICY_NAMES, KeepConfig, KeepState
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +41,16 @@ def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: 
     """Masks of a video on a regular grid, up to `seconds` of it. Raises SourceError when it cannot be read."""
     from codecflow.bench.sampling import sampled_frames
     from codecflow.codec.pictures import luma
-    from codecflow.keep import KeepConfig, KeepState
 
     pictures, anchors = [], []
-    keep: dict[str, list[npt.NDArray[np.bool_]]] = {policy: [] for policy in KEEP_POLICIES}
+    keep: dict[str, list[npt.NDArray[np.bool_]]] = {policy: [] for policy in POLICY_NAMES}
     states: dict[str, KeepState] = {}
     for sampled in sampled_frames(clip, fps, seconds):
         frame = sampled.frame
         if not states:
             grid = TokenGrid.regular(rows, columns, frame.width, frame.height)
-            configs = {p: KeepConfig(policy=p, fps=fps, period_s=anchor_s) for p in KEEP_POLICIES}
-            states = {policy: KeepState(grid, config) for policy, config in configs.items()}
+            config = KeepConfig(fps=fps, period_s=anchor_s)
+            states = {p: KeepState(grid, replace(config, policy=p)) for p in POLICY_NAMES}  # type: ignore[arg-type]
         for policy, state in states.items():
             decision = state.step(sampled.slot, sampled.signal, partial(luma, frame))
             keep[policy].append(decision.keep)
@@ -101,7 +95,7 @@ def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
             raise ConfigError(f"masks {file}: made for another token grid than {rows}x{columns}; make them anew")
         keep: dict[str, npt.NDArray[np.bool_]] = {
             policy: np.unpackbits(content[f"{number}/keep/{policy}"], axis=1, count=rows * columns).astype(bool)
-            for policy in KEEP_POLICIES
+            for policy in POLICY_NAMES
         }
         pictures, anchors = content[f"{number}/pictures"], content[f"{number}/anchors"]
         clips.append(ClipMasks(str(content[f"{number}/name"]), rows, columns, pictures, keep, anchors))

@@ -29,9 +29,9 @@ STALE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """A policy under comparison. `sampled_only`: motion by the vectors of the sampled picture alone, with no memory of those
-    between or before; not a policy that a worker offers, for it goes stale."""
+class Policy:
+    """A keep policy with its coverage, under comparison. `sampled_only`: motion by the vectors of the sampled picture alone,
+    with no memory of those between or before; not a policy that a worker offers, for it goes stale."""
 
     name: str
     config: KeepConfig
@@ -67,18 +67,18 @@ class SampledVectors:
         return KeepDecision(keep, nothing, nothing, forced)
 
 
-def contenders(config: KeepConfig, window_s: Fraction) -> list[Contender]:
+def compared(config: KeepConfig, window_s: Fraction) -> list[Policy]:
     """The policies, each with an anchor every `config.period_s`, then the default policy's other ways of coverage."""
     window = replace(config, period_s=window_s)
     return [
-        Contender("all", replace(config, policy="all")),
-        Contender("motion", replace(config, policy="motion")),
-        Contender("motion-sampled", replace(config, policy="motion"), sampled_only=True),
-        Contender("replenish", config),
-        Contender("replenish-mean", replace(config, detail_threshold=255.0)),
-        Contender("replenish-rolling", replace(config, coverage="rolling")),
-        Contender("replenish-once", window),
-        Contender("replenish-rolling-once", replace(window, coverage="rolling")),
+        Policy("all", replace(config, policy="all")),
+        Policy("motion", replace(config, policy="motion")),
+        Policy("motion-sampled", replace(config, policy="motion"), sampled_only=True),
+        Policy("replenish", config),
+        Policy("replenish-mean", replace(config, detail_threshold=255.0)),
+        Policy("replenish-rolling", replace(config, coverage="rolling")),
+        Policy("replenish-once", window),
+        Policy("replenish-rolling-once", replace(window, coverage="rolling")),
     ]
 
 
@@ -144,17 +144,15 @@ class LastKept:
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
-    """The standing after the frame at `time_s`: a tally for each policy by name."""
+class Interim:
+    """What it has come to by the frame at `time_s`: a tally for each policy by name."""
 
     time_s: float
     tallies: dict[str, Tally]
 
 
-def compare(
-    frames: Iterator[SampledFrame], rows: int, columns: int, policies: Sequence[Contender]
-) -> Iterator[Contest]:
-    """Runs all policies over the frames of a clip side by side; yields the standing after each frame."""
+def compare(frames: Iterator[SampledFrame], rows: int, columns: int, policies: Sequence[Policy]) -> Iterator[Interim]:
+    """Runs all policies over the frames of a clip side by side; yields what it has come to after each frame."""
     tallies = {policy.name: Tally() for policy in policies}
     size = (0, 0)
     for frame in frames:
@@ -168,7 +166,7 @@ def compare(
             signal = frame.own if policy.sampled_only else frame.signal
             decision = states[policy.name].step(frame.slot, signal, partial(frame_luma, frame.frame))
             tallies[policy.name].add(frame.time_s, decision, seen[policy.name].stale(luma, decision.keep))
-        yield Contest(frame.time_s, tallies)
+        yield Interim(frame.time_s, tallies)
 
 
 def run(
@@ -193,26 +191,26 @@ def run(
 
         check_possible(plot.parent)
     side = size // token
-    policies = contenders(config, window_s)
+    policies = compared(config, window_s)
     names = [clip.name if [other.name for other in clips].count(clip.name) == 1 else str(clip) for clip in clips]
-    standings: dict[str, dict[str, Tally]] = {}
+    by_clip: dict[str, dict[str, Tally]] = {}
     for name, clip in zip(names, clips, strict=True):
-        standings[name] = _run_clip(name, clip, config, side, policies, seconds)
+        by_clip[name] = _run_clip(name, clip, config, side, policies, seconds)
     if plot is not None:
         from .charts import keep_share_chart
 
-        keep_share_chart(standings, plot)
-    print_json({name: {p: tally.figures() for p, tally in tallies.items()} for name, tallies in standings.items()})
+        keep_share_chart(by_clip, plot)
+    print_json({name: {p: tally.figures() for p, tally in tallies.items()} for name, tallies in by_clip.items()})
 
 
 def _run_clip(
-    name: str, clip: Path, config: KeepConfig, side: int, policies: Sequence[Contender], seconds: float | None
+    name: str, clip: Path, config: KeepConfig, side: int, policies: Sequence[Policy], seconds: float | None
 ) -> dict[str, Tally]:
     with progress() as bar:
         task = bar.add_task(name, total=None)
-        for contest in compare(sampled_frames(clip, config.fps, seconds), side, side, policies):
-            bar.update(task, completed=contest.time_s)
-    tallies = contest.tallies
+        for so_far in compare(sampled_frames(clip, config.fps, seconds), side, side, policies):
+            bar.update(task, completed=so_far.time_s)
+    tallies = so_far.tallies
     figures = [(policy, tallies[policy.name].figures()) for policy in policies]
     print_table(
         f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {side}x{side} tokens",

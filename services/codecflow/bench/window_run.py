@@ -11,20 +11,19 @@ from pathlib import Path
 import torch
 import transformers
 
-from codecflow.bench.clip_masks import KEEP_POLICIES, ClipMasks, load_masks, masks_of_clip, save_masks
+from codecflow.bench.clip_masks import ClipMasks, load_masks, masks_of_clip, save_masks
 from codecflow.bench.device_check import check_device
-from codecflow.bench.standing import Contender, Plan, Standing, as_figures
 from codecflow.bench.table import print_json, print_table
 from codecflow.bench.window import measure
+from codecflow.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
+from codecflow.keep import POLICY_NAMES
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, load_model
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker.windows import WindowPlan
-
-POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replenish/budget,replenish/none"
 
 COLUMNS = (
     "keep + refresh", "n", "ms", "vit", "llm", "faster", "served", "kept %", "new %", "FLOP %", "TFLOP/s", "KV MiB",
@@ -67,7 +66,7 @@ def run(options: Options) -> None:
     )
     if not options.clips and options.masks is None:
         raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote")
-    contenders = _contenders(options.policies, options.streams)
+    cases = _cases(options.policies, options.streams)
     if options.save_masks is not None:
         cells = named_shape(options.shape).cells
         clips = _masks(options, cells, cells, fps, anchor_s, plan)
@@ -82,8 +81,8 @@ def run(options: Options) -> None:
     family = _model(options)
     grid = family.grid(1280, 720)
     clips = _masks(options, grid.rows, grid.columns, fps, anchor_s, plan)
-    standings = measure(family, clips, contenders, plan, options.profile)
-    _tell(options, family, plan, clips, standings, checked)
+    costs = measure(family, clips, cases, plan, options.profile)
+    _tell(options, family, plan, clips, costs, checked)
 
 
 def _model(options: Options) -> Family:
@@ -105,7 +104,7 @@ def _tell(
     family: Family,
     plan: Plan,
     clips: Sequence[ClipMasks],
-    standings: Sequence[Standing],
+    costs: Sequence[Cost],
     checked: dict[str, float],
 ) -> None:
     device = (
@@ -117,7 +116,7 @@ def _tell(
         print_table(
             f"{clip.name}: {model} ({weights}), {str(family.dtype).removeprefix('torch.')} on {device}",
             COLUMNS,
-            [_row(standing) for standing in standings if standing.clip == clip.name],
+            [_row(cost) for cost in costs if cost.clip == clip.name],
             f"n streams at once, windows of {plan.window} frames of which {plan.stride} are new, {plan.questions} questions;"
             " ms of one window of one stream; new %: share of the window's tokens that were computed for it",
         )
@@ -134,43 +133,43 @@ def _tell(
             "stride_s": plan.stride_s,
             "questions": plan.questions,
             "deviations_from_cpu": checked,
-            "results": as_figures(standings),
+            "results": as_figures(costs),
         }
     )
 
 
-def _row(standing: Standing) -> list[str]:
-    name = f"{standing.keep} + {standing.refresh}"
-    if standing.failed:
-        return [name, str(standing.streams), standing.failed, *[""] * (len(COLUMNS) - 3)]
+def _row(cost: Cost) -> list[str]:
+    name = f"{cost.keep} + {cost.refresh}"
+    if cost.failed:
+        return [name, str(cost.streams), cost.failed, *[""] * (len(COLUMNS) - 3)]
 
     def maybe(value: float | None, form: str) -> str:
         return "" if value is None else form.format(value)
 
     return [
         name,
-        str(standing.streams),
-        f"{standing.ms:.1f}",
-        *(f"{standing.stages_ms[stage]:.1f}" for stage in ("vit", "llm")),
-        maybe(standing.speedup, "{:.1f}x"),
-        f"{standing.streams_served:.1f}",
-        f"{100 * standing.tokens_kept:.1f}",
-        f"{100 * standing.tokens_computed:.1f}",
-        f"{100 * standing.flops_share:.2f}",
-        f"{standing.tflops_per_s:.3g}",
-        f"{standing.kv_bytes / 2**20:.1f}",
-        maybe(standing.max_logit_difference, "{:.2g}"),
-        maybe(standing.agreement and 100 * standing.agreement, "{:.0f}"),
+        str(cost.streams),
+        f"{cost.ms:.1f}",
+        *(f"{cost.stages_ms[stage]:.1f}" for stage in ("vit", "llm")),
+        maybe(cost.speedup, "{:.1f}x"),
+        f"{cost.streams_served:.1f}",
+        f"{100 * cost.tokens_kept:.1f}",
+        f"{100 * cost.tokens_computed:.1f}",
+        f"{100 * cost.flops_share:.2f}",
+        f"{cost.tflops_per_s:.3g}",
+        f"{cost.kv_bytes / 2**20:.1f}",
+        maybe(cost.max_logit_difference, "{:.2g}"),
+        maybe(cost.agreement and 100 * cost.agreement, "{:.0f}"),
     ]
 
 
-def _contenders(policies: str, streams: str) -> list[Contender]:
+def _cases(policies: str, streams: str) -> list[Case]:
     """From "all/all,replenish/none" and "1,8", `all` + `all` first, so that the others can be compared to it."""
     pairs = []
     for text in policies.split(","):
         keep, _, refresh = text.strip().partition("/")
-        if keep not in KEEP_POLICIES:
-            raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(KEEP_POLICIES)}")
+        if keep not in POLICY_NAMES:
+            raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(POLICY_NAMES)}")
         pairs.append((keep, Refresh.named(refresh)))
     pairs.sort(key=lambda pair: (pair[0], pair[1].name) != ("all", "all"))
     try:
@@ -179,4 +178,4 @@ def _contenders(policies: str, streams: str) -> list[Contender]:
         counts = [0]
     if min(counts) < 1:
         raise ConfigError(f"--streams {streams!r}: use whole numbers from 1, separated by commas")
-    return [Contender(keep, refresh, count) for count in counts for keep, refresh in pairs]
+    return [Case(keep, refresh, count) for count in counts for keep, refresh in pairs]

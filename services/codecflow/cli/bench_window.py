@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-_POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replenish/budget,replenish/none"
+from codecflow.bench.window_cost import POLICIES
 
 
 def window(
@@ -19,7 +19,7 @@ def window(
     model: Annotated[str | None, typer.Option(help="A checkpoint instead of a shape: hub id or folder.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    policies: Annotated[str, typer.Option(help="Keep/refresh pairs, separated by commas.")] = _POLICIES,
+    policies: Annotated[str, typer.Option(help="Keep/refresh pairs, separated by commas.")] = POLICIES,
     streams: Annotated[str, typer.Option(help="Streams at once, separated by commas.")] = "1",
     fps: Annotated[str, typer.Option(help="Sampled frames a second.")] = "2",
     window_s: Annotated[str, typer.Option("--window", help="Seconds of a window.")] = "40",

@@ -1,11 +1,16 @@
-"""What `codecflow bench window` compares, and what each contender came to."""
+"""What `codecflow bench window` times, and what each case came to. Imports no torch: the command line's help reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
-from codecflow.vlm.refresh import Refresh
+if TYPE_CHECKING:
+    from codecflow.vlm.refresh import Refresh
+
+POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replenish/budget,replenish/none"
+"""KEEP/REFRESH pairs that are timed where nothing else is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +25,8 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
-    """A keep policy, a refresh policy, and how many streams are served together."""
+class Case:
+    """What is timed: a keep policy, a refresh policy, and how many streams are served together."""
 
     keep: str
     refresh: Refresh
@@ -34,8 +39,10 @@ class Contender:
 
 
 @dataclass(slots=True)
-class Standing:
-    """Means over the timed slides. Times are a window's and a stream's share; bytes are a stream's.
+class Cost:
+    """What a window of one case costs on one clip: means over the timed slides.
+
+    Times are a window's and a stream's share; bytes are a stream's.
 
     `streams_served`: that one device answers in real time, a window each `stride_s`. `tokens_kept`: share of the new frames'
     tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed; `flops_share`: of what
@@ -65,7 +72,7 @@ class Standing:
     failed: str | None = None
 
 
-def as_figures(standings: Sequence[Standing]) -> list[dict[str, object]]:
+def as_figures(costs: Sequence[Cost]) -> list[dict[str, object]]:
     """For the JSON line: what is known, rounded to what is meaningful."""
 
     def rounded(value: object) -> object:
@@ -73,4 +80,4 @@ def as_figures(standings: Sequence[Standing]) -> list[dict[str, object]]:
             return float(f"{value:.5g}")
         return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else value
 
-    return [{k: rounded(v) for k, v in asdict(s).items() if v is not None} for s in standings]
+    return [{k: rounded(v) for k, v in asdict(cost).items() if v is not None} for cost in costs]
