@@ -63,6 +63,19 @@ def test_masks_from_a_file_are_those_of_the_clip(
         assert stored[name] == direct[name], name
 
 
+def test_masks_are_saved_on_the_grid_of_the_model_that_is_given(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small, file = (
+        str(make_tiny(tmp_path / "model", image_size=112, hidden=32, vision_hidden=32)),
+        tmp_path / "masks.npz",
+    )
+    few = {**SHORT, "window_s": "1", "stride_s": "0.5", "slides": 1, "model": small}
+    run(Options(clips=[CLIP], save_masks=file, **few))  # type: ignore[arg-type]
+    run(Options(masks=file, policies="all/all", **few))  # type: ignore[arg-type]
+    assert figures(capsys)["results"][0]["window_tokens"] == 2 * 16  # type: ignore[index]
+
+
 def test_the_demo_model_at_its_real_size_takes_28_gflop_a_frame(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

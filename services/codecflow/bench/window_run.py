@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -53,8 +53,11 @@ class Options:
     profile: bool = False
 
 
-def run(options: Options) -> None:
-    """Measures and prints, or writes masks and ends. Raises ConfigError, SourceError and ModelError."""
+def run(options: Options, locate: Callable[[str], str] = str) -> None:
+    """Measures and prints, or writes masks and ends. Raises ConfigError, SourceError and ModelError.
+
+    `locate`: the hub id or folder of a model by its name, asked for once nothing else can be wrong with the options.
+    """
     windows = WindowPlan.of(options.window_s, options.stride_s, options.fps)
     fps, anchor_s = windows.fps, positive(options.anchor_s, "--anchor")
     plan = Plan(
@@ -68,8 +71,7 @@ def run(options: Options) -> None:
         raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote")
     cases = _cases(options.policies, options.streams)
     if options.save_masks is not None:
-        cells = named_shape(options.shape).cells
-        clips = _masks(options, cells, cells, fps, anchor_s, plan)
+        clips = _masks(options, *_grid(options, locate), fps, anchor_s, plan)
         save_masks(clips, options.save_masks)
         size = options.save_masks.stat().st_size
         print_json(
@@ -78,18 +80,30 @@ def run(options: Options) -> None:
         return
     device = choose_device(options.device)
     checked = check_device(device) if device.type == "cuda" else {}
-    family = _model(options)
-    grid = family.grid(1280, 720)
-    clips = _masks(options, grid.rows, grid.columns, fps, anchor_s, plan)
+    family = _model(options, locate)
+    clips = _masks(options, *_rows_columns(family), fps, anchor_s, plan)
     costs = measure(family, clips, cases, plan, options.profile)
     _tell(options, family, plan, clips, costs, checked)
 
 
-def _model(options: Options) -> Family:
+def _model(options: Options, locate: Callable[[str], str]) -> Family:
     if options.model is not None:
-        return load_model(options.model, options.dtype, options.device)
+        return load_model(locate(options.model), options.dtype, options.device)
     device = choose_device(options.device)
     return build_shape(options.shape, choose_dtype(options.dtype, device), device)
+
+
+def _grid(options: Options, locate: Callable[[str], str]) -> tuple[int, int]:
+    """Rows and columns of a frame's tokens; a shape says them without its model being built."""
+    if options.model is not None:
+        return _rows_columns(_model(options, locate))
+    cells = named_shape(options.shape).cells
+    return cells, cells
+
+
+def _rows_columns(family: Family) -> tuple[int, int]:
+    grid = family.grid(1280, 720)
+    return grid.rows, grid.columns
 
 
 def _masks(options: Options, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, plan: Plan) -> list[ClipMasks]:

@@ -16,7 +16,14 @@ def window(
     shape: Annotated[
         str, typer.Option(help="Sizes of the model, with random weights; --shape help lists them.")
     ] = "internvl-small",
-    model: Annotated[str | None, typer.Option(help="A checkpoint instead of a shape: hub id or folder.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_FOLDER",
+            help="A checkpoint instead of a shape: an id on the Hugging Face hub, a folder, or codecflow-tiny, the trained"
+            " demo model (needs codecflow[demo]).",
+        ),
+    ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     policies: Annotated[str, typer.Option(help="Keep/refresh pairs, separated by commas.")] = POLICIES,
@@ -39,6 +46,7 @@ def window(
 ) -> None:
     """FLOPs and time of a window under each keep and refresh policy, against everything from scratch."""
     from codecflow.bench.window_run import Options, run
+    from codecflow.trained.named import checkpoint
 
     run(
         Options(
@@ -58,5 +66,6 @@ def window(
             save_masks=save_masks,
             masks=masks,
             profile=profile,
-        )
+        ),
+        lambda name: checkpoint(name, lambda line: typer.echo(f"codecflow: {line}", err=True)),
     )
