@@ -26,6 +26,7 @@ from codecflow.evaluate.run import Options, run
 from codecflow.keep import KeepState
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
+from tests.bench.clips import encode
 
 PERSON, CAR, SCENE = "Is a person in view?", "Is a car in view?", "What is to be seen?"
 POLICIES = (
@@ -247,3 +248,13 @@ def test_bad_options_are_told_before_the_model_is_loaded(spec: Path, arguments: 
 def test_clips_shorter_than_a_stride_are_one_line(spec: Path, model: Path) -> None:
     with pytest.raises(ConfigError, match=r"spec\.csv: not one window can be scored"):
         evaluate(spec, "--model", model, "--policies", "all/all", "--window", "20", "--stride", "20")
+
+
+def test_a_contender_that_finds_no_frames_where_it_looks_is_one_line(model: Path, tmp_path: Path) -> None:
+    """At one frame a second every other slot is empty, among them the last one of every stride."""
+    clip = encode(tmp_path / "slow.mp4", "libx264", 64, 48, pictures=8, rate=1)
+    spec = tmp_path / "spec.csv"
+    spec.write_text(f"file,start_s,end_s,question,type,answer\n{clip.name},2,6,{PERSON},yes-no,yes\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"^last-1/all: .*it has 0 answers, all/all has [78]\. .* --fps") as raised:
+        evaluate(spec, "--model", model, "--policies", "last-1/all", "--window", "4", "--stride", "1")
+    assert "\n" not in str(raised.value)

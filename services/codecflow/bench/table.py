@@ -15,13 +15,16 @@ PIPED_WIDTH = 140
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
-    """A table of `columns`: the first holds names, the others figures, already rounded or worded by the caller."""
+    """A table of `columns`: the first holds names, the others figures, already rounded or worded by the caller.
+
+    Everything is shown as it is: names of files and questions hold brackets and colons, which rich would take for its own.
+    """
     table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
@@ -36,13 +39,13 @@ def print_json(figures: Mapping[str, object]) -> None:
 
 def progress(unit: str = "s") -> Progress:
     """A display of how much is done, in `unit`, on standard error, gone when done; none where that is no terminal."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("{task.completed:.0f} " + unit + " done,"),
+        TextColumn("{task.description}", markup=False),
+        TextColumn("{task.completed:.0f} " + unit + " done,", markup=False),
         TimeElapsedColumn(),
-        TextColumn("so far"),
+        TextColumn("so far", markup=False),
         console=console,
         transient=True,
         disable=not console.is_terminal,

@@ -23,7 +23,7 @@ from codecflow.worker.windows import WindowPlan
 
 from .answers import Answers
 from .bootstrap import RESAMPLES
-from .contenders import DEFAULT, TARGET, contenders
+from .contenders import DEFAULT, REFERENCE, TARGET, contenders
 from .lanes import Lane
 from .pipeline import Published, Sampled, publish
 from .report import UNTRAINED
@@ -77,11 +77,7 @@ def run(options: Options) -> None:
                 lambda one: publish(one[0], one[1].file, spec.asked_of(one[1]), plan.fps, transcode), asked
             )
             _evaluate(list(published), lanes, answers)
-    if not answers.labels:
-        raise ConfigError(
-            f"spec {options.spec}: not one window can be scored; no file is as long as a stride of {options.stride_s} s,"
-            " or no interval covers half of one"
-        )
+    _check_comparable(answers, options)
     clips = len(spec.clips)
     title = (
         f"{options.model}: {clips} clip{'s' * (clips > 1)} of {options.spec.name}, windows of {options.window_s} s every "
@@ -101,6 +97,23 @@ def run(options: Options) -> None:
         "resamples": RESAMPLES,
     }
     tell(answers, match or TARGET, title, figures, options.out)
+
+
+def _check_comparable(answers: Answers, options: Options) -> None:
+    """Raises ConfigError where no labelled window was answered by every contender: there is nothing to compare."""
+    if not answers.labels:
+        raise ConfigError(
+            f"spec {options.spec}: not one window can be scored; no file is as long as a stride of {options.stride_s} s,"
+            " or no interval covers half of one"
+        )
+    if answers.labels.keys() & set.intersection(*map(set, answers.by_contender.values())):
+        return
+    name, given = min(answers.by_contender.items(), key=lambda item: len(item[1]))
+    raise ConfigError(
+        f"{name}: no window that can be scored was answered by all; it has {len(given)} answers, {REFERENCE} has"
+        f" {len(answers.by_contender[REFERENCE])}. The clips have fewer than {options.fps} frames a second where it looks:"
+        " use a lower --fps, or leave it out of --policies"
+    )
 
 
 def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
