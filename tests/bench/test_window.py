@@ -12,6 +12,7 @@ from codecflow.bench.device_check import check_device
 from codecflow.bench.window_run import Options, run
 from codecflow.errors import ConfigError, ModelError
 from codecflow.vlm.tiny import make_tiny
+from tests.bench.clips import encode
 
 CLIP = Path(__file__).parent.parent / "data" / "intel_one-by-one-person-detection.mp4"
 SHORT = {"window_s": "6", "stride_s": "2", "anchor_s": "4", "slides": 2, "device": "cpu", "dtype": "float32"}
@@ -46,6 +47,26 @@ def test_policies_are_compared_with_everything_from_scratch(model: str, capsys: 
         assert replenish["max_logit_difference"] > 0
         assert replenish["streams_served"] == pytest.approx(2 * 1000 / replenish["ms"], rel=1e-3)
         assert replenish["speedup"] == pytest.approx(whole["ms"] / replenish["ms"], rel=1e-3)
+
+
+def test_clips_of_the_same_name_and_budgets_are_told_apart(
+    model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    clips = []
+    for folder in ("left", "right"):
+        (tmp_path / folder).mkdir()
+        clips.append(encode(tmp_path / folder / "gate.avi", "mpeg4", 64, 48, pictures=30))
+    few = {**SHORT, "window_s": "1", "stride_s": "0.5", "anchor_s": "1", "model": model}
+    run(Options(clips=clips, policies="all/budget,all/budget=0.5,all/all", **few))  # type: ignore[arg-type]
+    told = capsys.readouterr()
+    results = json.loads(told.out.splitlines()[-1])["results"]
+    assert [(r["clip"], r["refresh"]) for r in results] == [
+        (str(clip), refresh) for clip in clips for refresh in ("all", "budget", "budget=0.5")
+    ]
+    assert told.out.count("all + budget=0.5") == 2  # a row in each clip's table
+    assert "all + budget=0.5, 1 streams:" in told.err
+    some, half = (r["tokens_computed"] for r in results[1:3])
+    assert some < half
 
 
 def test_masks_from_a_file_are_those_of_the_clip(
@@ -113,7 +134,8 @@ def test_a_device_is_checked_against_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
     [
         ({}, "give a CLIP"),
         ({"clips": [CLIP], "policies": "some/none"}, "'some/none'.*all, motion, replenish"),
-        ({"clips": [CLIP], "policies": "all/some"}, "'some'.*none, anchors"),
+        ({"clips": [CLIP], "policies": "all/some"}, "--policies 'all/some': .*none, anchors"),
+        ({"clips": [CLIP], "policies": "all"}, "--policies 'all': .*none, anchors"),
         ({"clips": [CLIP], "streams": "0"}, "--streams '0'"),
         ({"clips": [CLIP], "streams": "one"}, "--streams 'one'"),
         ({"clips": [CLIP], "window_s": "0.3"}, "--window 0.3 s"),

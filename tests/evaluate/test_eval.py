@@ -258,3 +258,18 @@ def test_a_contender_that_finds_no_frames_where_it_looks_is_one_line(model: Path
     with pytest.raises(ConfigError, match=r"^last-1/all: .*it has 0 answers, all/all has [78]\. .* --fps") as raised:
         evaluate(spec, "--model", model, "--policies", "last-1/all", "--window", "4", "--stride", "1")
     assert "\n" not in str(raised.value)
+
+
+def test_clips_of_the_same_name_are_told_apart_in_the_file_of_answers(model: Path, tmp_path: Path) -> None:
+    rows = ["file,start_s,end_s,question,type,answer"]
+    for folder in ("left", "right"):
+        (tmp_path / folder).mkdir()
+        encode(tmp_path / folder / "gate.mp4", "libx264", 64, 48, pictures=20)
+        rows.append(f"{folder}/gate.mp4,0,2,{PERSON},yes-no,yes")
+    spec = tmp_path / "spec.csv"
+    spec.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    evaluate(spec, "--model", model, "--policies", "all/all", "--window", "2", "--stride", "2", "--out", tmp_path)
+    with (tmp_path / "answers.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [
+            str(tmp_path / folder / "gate.mp4") for folder in ("left", "right")
+        ]

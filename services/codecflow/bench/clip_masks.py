@@ -37,8 +37,11 @@ class ClipMasks:
         return len(self.pictures)
 
 
-def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, seconds: float) -> ClipMasks:
-    """Masks of a video on a regular grid, up to `seconds` of it. Raises SourceError when it cannot be read."""
+def masks_of_clip(
+    name: str, clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, seconds: float
+) -> ClipMasks:
+    """Masks of a video on a regular grid, up to `seconds` of it. `name`: what the clip is called. Raises SourceError when
+    it cannot be read."""
     from codecflow.bench.sampling import sampled_frames
     from codecflow.codec.pictures import luma
 
@@ -57,7 +60,7 @@ def masks_of_clip(clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: 
         anchors.append(bool(decision.forced.all()))
         pictures.append(frame.to_ndarray(format="rgb24"))
     return ClipMasks(
-        clip.name, rows, columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
+        name, rows, columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
     )
 
 

@@ -22,7 +22,7 @@ from codecflow.keep.coverage import forced_tokens
 from codecflow.messages import BLOCK, Signal
 
 from .sampling import SampledFrame, sampled_frames
-from .table import print_json, print_table, progress
+from .table import print_json, print_table, progress, told_as
 
 STALE = 4.0
 """Grey levels: a dropped token is stale when its content moved by more than this, on average, since it was last kept."""
@@ -192,9 +192,8 @@ def run(
         check_possible(plot.parent)
     side = size // token
     policies = compared(config, window_s)
-    names = [clip.name if [other.name for other in clips].count(clip.name) == 1 else str(clip) for clip in clips]
     by_clip: dict[str, dict[str, Tally]] = {}
-    for name, clip in zip(names, clips, strict=True):
+    for name, clip in zip(told_as(clips), clips, strict=True):
         by_clip[name] = _run_clip(name, clip, config, side, policies, seconds)
     if plot is not None:
         from .charts import keep_share_chart

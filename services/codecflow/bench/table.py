@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import orjson
 from rich.console import Console
@@ -28,6 +29,12 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     if not console.is_terminal:
         console.width = PIPED_WIDTH
     console.print(table)
+
+
+def told_as(files: Sequence[Path]) -> list[str]:
+    """What each of `files` is called in tables: its name, or its path where another one has that name too."""
+    names = [file.name for file in files]
+    return [name if names.count(name) == 1 else str(file) for name, file in zip(names, files, strict=True)]
 
 
 def print_json(figures: Mapping[str, object]) -> None:

@@ -26,16 +26,16 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is timed: a keep policy, a refresh policy, and how many streams are served together."""
+    """What is timed: a keep policy, a refresh policy as it was named, and how many streams are served together."""
 
     keep: str
+    named: str
     refresh: Refresh
     streams: int
 
     @property
     def name(self) -> str:
-        budget = f" {self.refresh.share:.0%} {self.refresh.by}" if self.refresh.name == "budget" else ""
-        return f"{self.keep} + {self.refresh.name}{budget}"
+        return f"{self.keep} + {self.named}"
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import transformers
 
 from codecflow.bench.clip_masks import ClipMasks, load_masks, masks_of_clip, save_masks
 from codecflow.bench.device_check import check_device
-from codecflow.bench.table import print_json, print_table
+from codecflow.bench.table import print_json, print_table, told_as
 from codecflow.bench.window import measure
 from codecflow.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
 from codecflow.errors import ConfigError
@@ -110,7 +110,10 @@ def _masks(options: Options, rows: int, columns: int, fps: Fraction, anchor_s: F
     if options.masks is not None:
         return load_masks(options.masks, rows, columns)
     seconds = (plan.window + plan.slides * plan.stride) / float(fps)
-    return [masks_of_clip(clip, rows, columns, fps, anchor_s, seconds) for clip in options.clips]
+    return [
+        masks_of_clip(name, clip, rows, columns, fps, anchor_s, seconds)
+        for name, clip in zip(told_as(options.clips), options.clips, strict=True)
+    ]
 
 
 def _tell(
@@ -181,15 +184,18 @@ def _cases(policies: str, streams: str) -> list[Case]:
     """From "all/all,replenish/none" and "1,8", `all` + `all` first, so that the others can be compared to it."""
     pairs = []
     for text in policies.split(","):
-        keep, _, refresh = text.strip().partition("/")
+        keep, _, named = text.strip().partition("/")
         if keep not in POLICY_NAMES:
             raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(POLICY_NAMES)}")
-        pairs.append((keep, Refresh.named(refresh)))
-    pairs.sort(key=lambda pair: (pair[0], pair[1].name) != ("all", "all"))
+        try:
+            pairs.append((keep, named, Refresh.named(named)))
+        except ConfigError as error:
+            raise ConfigError(f"--policies {text!r}: {error}") from None
+    pairs.sort(key=lambda pair: pair[:2] != ("all", "all"))
     try:
         counts = [int(count) for count in streams.split(",")]
     except ValueError:
         counts = [0]
     if min(counts) < 1:
         raise ConfigError(f"--streams {streams!r}: use whole numbers from 1, separated by commas")
-    return [Case(keep, refresh, count) for count in counts for keep, refresh in pairs]
+    return [Case(*pair, count) for count in counts for pair in pairs]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from codecflow.bench.table import print_table
+from codecflow.bench.table import print_table, told_as
 from codecflow.errors import ConfigError
 
 from .bootstrap import Estimate
@@ -114,6 +114,7 @@ def document(
 
 def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], labels: Labels) -> None:
     """One row an answer. Raises ConfigError when it cannot be written."""
+    files = told_as([clip.file for clip in spec.clips])
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
@@ -138,7 +139,7 @@ def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], l
                     writer.writerow(
                         [
                             name,
-                            spec.clips[key[0]].file.name,
+                            files[key[0]],
                             result.window,
                             result.start_s,
                             result.end_s,
