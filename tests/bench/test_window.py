@@ -11,6 +11,7 @@ import torch
 from codecflow.bench.device_check import check_device
 from codecflow.bench.window_run import Options, run
 from codecflow.errors import ConfigError, ModelError
+from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from tests.bench.clips import encode
 
@@ -95,6 +96,23 @@ def test_masks_are_saved_on_the_grid_of_the_model_that_is_given(
     run(Options(clips=[CLIP], save_masks=file, **few))  # type: ignore[arg-type]
     run(Options(masks=file, policies="all/all", **few))  # type: ignore[arg-type]
     assert figures(capsys)["results"][0]["window_tokens"] == 2 * 16  # type: ignore[index]
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "llava_onevision"])
+def test_a_frames_tokens_are_the_models_for_its_size(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str
+) -> None:
+    """Qwen3-VL takes pictures as they are: rows and columns are those of the size, and of the thinned size others."""
+    made = make_tiny(tmp_path / family, family)
+    upright = encode(tmp_path / "upright.avi", "mpeg4", 272, 480, pictures=20)
+    expected = load_model(str(made), "float32", "cpu").grid(272, 480).tokens
+    few = {**SHORT, "window_s": "1", "stride_s": "0.5", "anchor_s": "1", "slides": 1, "model": str(made)}
+    run(Options(clips=[upright], policies="all/all", **few))  # type: ignore[arg-type]
+    assert figures(capsys)["results"][0]["tokens_kept"] == 1  # type: ignore[index]
+    run(Options(clips=[upright], save_masks=tmp_path / "masks.npz", **few))  # type: ignore[arg-type]
+    run(Options(masks=tmp_path / "masks.npz", policies="all/all", **few))  # type: ignore[arg-type]
+    found = figures(capsys)["results"][0]["window_tokens"]  # type: ignore[index]
+    assert found - 2 * expected in range(30)  # beside a few words that the family puts before each frame
 
 
 def test_the_demo_model_at_its_real_size_takes_28_gflop_a_frame(

@@ -6,7 +6,7 @@ machine that holds the GPU needs neither FFmpeg nor the clip.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -19,6 +19,9 @@ import numpy.typing as npt
 from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ConfigError
 from codecflow.keep import POLICY_NAMES, KeepConfig, KeepState
+
+GridOf = Callable[[int, int], TokenGrid]
+"""A model's token grid for a picture (width, height)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,9 @@ class ClipMasks:
 
 
 def masks_of_clip(
-    name: str, clip: Path, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, seconds: float
+    name: str, clip: Path, grid_of: GridOf, fps: Fraction, anchor_s: Fraction, seconds: float
 ) -> ClipMasks:
-    """Masks of a video on a regular grid, up to `seconds` of it. `name`: what the clip is called. Raises SourceError when
-    it cannot be read."""
+    """Masks of a video, up to `seconds` of it; `name` is what it is called. Raises SourceError when it cannot be read."""
     from codecflow.bench.sampling import sampled_frames
     from codecflow.codec.pictures import luma
 
@@ -51,7 +53,7 @@ def masks_of_clip(
     for sampled in sampled_frames(clip, fps, seconds):
         frame = sampled.frame
         if not states:
-            grid = TokenGrid.regular(rows, columns, frame.width, frame.height)
+            grid = grid_of(frame.width, frame.height)
             config = KeepConfig(fps=fps, period_s=anchor_s)
             states = {p: KeepState(grid, replace(config, policy=p)) for p in POLICY_NAMES}  # type: ignore[arg-type]
         for policy, state in states.items():
@@ -60,12 +62,13 @@ def masks_of_clip(
         anchors.append(bool(decision.forced.all()))
         pictures.append(frame.to_ndarray(format="rgb24"))
     return ClipMasks(
-        name, rows, columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
+        name, grid.rows, grid.columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
     )
 
 
-def save_masks(clips: Sequence[ClipMasks], file: Path) -> None:
-    """Writes `clips` to one compressed .npz file. Pictures are thinned to at most 256 columns: they are only timed.
+def save_masks(clips: Sequence[ClipMasks], file: Path, grid_of: GridOf) -> None:
+    """Writes `clips` to one compressed .npz file. Pictures are thinned to at most 256 columns, since they are only timed,
+    where the model would give those as many tokens.
 
     Raises ConfigError when it cannot be written.
     """
@@ -74,7 +77,8 @@ def save_masks(clips: Sequence[ClipMasks], file: Path) -> None:
         content[f"{number}/name"] = np.array(clip.name)
         content[f"{number}/grid"] = np.array([clip.rows, clip.columns])
         step = -(-clip.pictures.shape[2] // 256)
-        content[f"{number}/pictures"] = clip.pictures[:, ::step, ::step]
+        thin = clip.pictures[:, ::step, ::step]
+        content[f"{number}/pictures"] = thin if _cells(thin, grid_of) == (clip.rows, clip.columns) else clip.pictures
         content[f"{number}/anchors"] = clip.anchors
         for policy, masks in clip.keep.items():
             content[f"{number}/keep/{policy}"] = np.packbits(masks, axis=1)
@@ -85,7 +89,7 @@ def save_masks(clips: Sequence[ClipMasks], file: Path) -> None:
         raise ConfigError(f"masks {file}: cannot be written ({error.strerror})") from None
 
 
-def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
+def load_masks(file: Path, grid_of: GridOf) -> list[ClipMasks]:
     """The clips of a file that `save_masks` wrote. Raises ConfigError when it is none, or of another grid."""
     try:
         with np.load(file) as held:
@@ -94,14 +98,21 @@ def load_masks(file: Path, rows: int, columns: int) -> list[ClipMasks]:
         raise ConfigError(f"masks {file}: cannot be read ({error}); make it with --save-masks") from error
     clips = []
     for number in range(sum(key.endswith("/name") for key in content)):
+        pictures, anchors = content[f"{number}/pictures"], content[f"{number}/anchors"]
+        rows, columns = _cells(pictures, grid_of)
         if tuple(content[f"{number}/grid"].tolist()) != (rows, columns):
             raise ConfigError(f"masks {file}: made for another token grid than {rows}x{columns}; make them anew")
         keep: dict[str, npt.NDArray[np.bool_]] = {
             policy: np.unpackbits(content[f"{number}/keep/{policy}"], axis=1, count=rows * columns).astype(bool)
             for policy in POLICY_NAMES
         }
-        pictures, anchors = content[f"{number}/pictures"], content[f"{number}/anchors"]
         clips.append(ClipMasks(str(content[f"{number}/name"]), rows, columns, pictures, keep, anchors))
     if not clips:
         raise ConfigError(f"masks {file}: no clip in it; make it with --save-masks")
     return clips
+
+
+def _cells(pictures: npt.NDArray[np.uint8], grid_of: GridOf) -> tuple[int, int]:
+    """Rows and columns of tokens in each of `pictures` (frames, height, width, 3)."""
+    grid = grid_of(pictures.shape[2], pictures.shape[1])
+    return grid.rows, grid.columns

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from codecflow.bench.clip_masks import ClipMasks, load_masks, masks_of_clip, save_masks
+from codecflow.bench.clip_masks import ClipMasks, GridOf, load_masks, masks_of_clip, save_masks
 from codecflow.bench.device_check import check_device
 from codecflow.bench.table import print_json, print_table, told_as
 from codecflow.bench.window import measure
 from codecflow.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
+from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
 from codecflow.keep import POLICY_NAMES
@@ -71,8 +72,9 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
         raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote")
     cases = _cases(options.policies, options.streams)
     if options.save_masks is not None:
-        clips = _masks(options, *_grid(options, locate), fps, anchor_s, plan)
-        save_masks(clips, options.save_masks)
+        grid_of = _grid_of(options, locate)
+        clips = _masks(options, grid_of, fps, anchor_s, plan)
+        save_masks(clips, options.save_masks, grid_of)
         size = options.save_masks.stat().st_size
         print_json(
             {"masks": str(options.save_masks), "bytes": size, "frames": {clip.name: len(clip) for clip in clips}}
@@ -81,7 +83,7 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
     device = choose_device(options.device)
     checked = check_device(device) if device.type == "cuda" else {}
     family = _model(options, locate)
-    clips = _masks(options, *_rows_columns(family), fps, anchor_s, plan)
+    clips = _masks(options, family.grid, fps, anchor_s, plan)
     costs = measure(family, clips, cases, plan, options.profile)
     _tell(options, family, plan, clips, costs, checked)
 
@@ -93,25 +95,20 @@ def _model(options: Options, locate: Callable[[str], str]) -> Family:
     return build_shape(options.shape, choose_dtype(options.dtype, device), device)
 
 
-def _grid(options: Options, locate: Callable[[str], str]) -> tuple[int, int]:
-    """Rows and columns of a frame's tokens; a shape says them without its model being built."""
+def _grid_of(options: Options, locate: Callable[[str], str]) -> GridOf:
+    """A shape says it without its model being built."""
     if options.model is not None:
-        return _rows_columns(_model(options, locate))
+        return _model(options, locate).grid
     cells = named_shape(options.shape).cells
-    return cells, cells
+    return lambda width, height: TokenGrid.regular(cells, cells, width, height)
 
 
-def _rows_columns(family: Family) -> tuple[int, int]:
-    grid = family.grid(1280, 720)
-    return grid.rows, grid.columns
-
-
-def _masks(options: Options, rows: int, columns: int, fps: Fraction, anchor_s: Fraction, plan: Plan) -> list[ClipMasks]:
+def _masks(options: Options, grid_of: GridOf, fps: Fraction, anchor_s: Fraction, plan: Plan) -> list[ClipMasks]:
     if options.masks is not None:
-        return load_masks(options.masks, rows, columns)
+        return load_masks(options.masks, grid_of)
     seconds = (plan.window + plan.slides * plan.stride) / float(fps)
     return [
-        masks_of_clip(name, clip, rows, columns, fps, anchor_s, seconds)
+        masks_of_clip(name, clip, grid_of, fps, anchor_s, seconds)
         for name, clip in zip(told_as(options.clips), options.clips, strict=True)
     ]
 
