@@ -273,3 +273,15 @@ def test_clips_of_the_same_name_are_told_apart_in_the_file_of_answers(model: Pat
         assert [row["file"] for row in csv.DictReader(file)] == [
             str(tmp_path / folder / "gate.mp4") for folder in ("left", "right")
         ]
+
+
+def test_questions_are_drawn_as_they_are_worded(model: Path, tmp_path: Path) -> None:
+    question = "Is it $^$?"
+    clip = encode(tmp_path / "clip.mp4", "libx264", 64, 48, pictures=40)
+    spec = tmp_path / "spec.csv"
+    spec.write_text(
+        f"file,start_s,end_s,question,type,answer\n{clip.name},0,2,{question},yes-no,yes\n", encoding="utf-8"
+    )
+    evaluate(spec, "--model", model, "--policies", "all/all", "--window", "2", "--stride", "2", "--out", tmp_path)
+    for name in ("f1-flops.svg", "answers.svg"):
+        assert f"<!-- {question} -->" in (tmp_path / name).read_text(encoding="utf-8")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,16 @@ def check_possible(folder: Path) -> None:
         raise ConfigError("pictures need matplotlib: pip install 'codecflow[plots]'")
 
 
+@contextmanager
+def plain_text() -> Iterator[None]:
+    """Text of figures that are drawn and saved inside is shown as it is: a $ in a question begins no formula."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}):
+        yield
+
+
+@plain_text()
 def keep_share_chart(by_clip: Mapping[str, Mapping[str, Tally]], path: Path) -> None:
     """Share of tokens kept over time, one row a clip, one line a policy. Raises ConfigError when it cannot be written."""
     from matplotlib.figure import Figure

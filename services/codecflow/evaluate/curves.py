@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from codecflow.bench.charts import COLOURS, save
+from codecflow.bench.charts import COLOURS, plain_text, save
 
 from .bootstrap import Estimate
 from .report import UNTRAINED
@@ -19,6 +19,7 @@ _OTHER_MARKER = "*"
 _TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
 
 
+@plain_text()
 def draw_curves(standings: Sequence[Standing], title: str, trained: bool, paths: Sequence[Path]) -> None:
     """Writes the chart to each of `paths` (PNG, SVG). Questions without an F1 get no panel. Raises ConfigError."""
     from matplotlib.figure import Figure

@@ -34,9 +34,9 @@ def tell(answers: Answers, target: str, title: str, run: Mapping[str, object], o
     if not trained:
         told["scores"] = UNTRAINED
     if out is not None:
+        write_answers(out / "answers.csv", answers.spec, answers.by_contender, answers.labels)
         pictures = [out / "f1-flops.png", out / "f1-flops.svg"]
         draw_curves(standings, title, trained, pictures)
-        write_answers(out / "answers.csv", answers.spec, answers.by_contender, answers.labels)
         pictures += _timelines(answers, standings, target, run, out)
         told["files"] = [str(path) for path in (*pictures, out / "answers.csv")]
     if not trained:

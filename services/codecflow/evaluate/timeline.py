@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from codecflow.bench.charts import save
+from codecflow.bench.charts import plain_text, save
 
 from .curves import colour
 from .timelines import Row, Timeline
@@ -20,6 +20,7 @@ _ROW, _ROW_GAP, _HEADING, _BLOCK_GAP, _ABOVE, _BELOW = 0.4, 0.13, 0.3, 0.16, 0.6
 _THUMBNAILS, _THUMBNAIL_GAP, _POINTER = 8, 0.05, 0.14
 
 
+@plain_text()
 def draw_timeline(
     timeline: Timeline, pictures: Sequence[npt.NDArray[np.uint8]], title: str, paths: Sequence[Path]
 ) -> None:
