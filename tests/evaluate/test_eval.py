@@ -80,7 +80,8 @@ def evaluate(*arguments: str | Path) -> tuple[str, str]:
 
 
 def test_every_stride_is_answered_and_labelled_by_its_own_time(evaluated: Evaluated) -> None:
-    assert evaluated.policies["run"]["clips"] == 1
+    run = evaluated.policies["run"]
+    assert (run["clips"], run["device"], run["dtype"]) == (1, "cpu", "float32")
     for name, rows in evaluated.answers.items():
         assert [row["label"] for row in rows if row["question"] == PERSON] == ["no", "no", "no", "yes", "yes"], name
         assert [row["label"] for row in rows if row["question"] == CAR] == ["no"] * 5, name

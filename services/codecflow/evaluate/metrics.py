@@ -50,7 +50,8 @@ def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
 
 
 def word_f1(truth: str, said: str) -> float:
-    """Overlap of the words of two texts, as SQuAD scores free answers: F1 over words as a bag, in lower case."""
+    """Overlap of the words of two texts: F1 over words as a bag, in lower case. As SQuAD scores free answers, except that
+    articles count."""
     expected, given = _words(truth), _words(said)
     common = sum(min(expected.count(word), given.count(word)) for word in set(expected))
     return 2 * common / (len(expected) + len(given)) if common else float(expected == given)

@@ -86,6 +86,8 @@ def run(options: Options) -> None:
     figures = {
         "model": options.model,
         "trained": family.trained,
+        "device": str(family.device),
+        "dtype": str(family.dtype).removeprefix("torch."),
         "spec": str(options.spec),
         "clips": clips,
         "window_s": options.window_s,
