@@ -25,6 +25,9 @@ def certain(facts: Facts, end: int, window: int) -> dict[str, str]:
     fall, left = facts["fall"][newest], facts["left"][newest]
     if (fall == 0).all() or (fall[-1] == 1 and (fall == 1).mean() >= 0.5):
         answers["fall"] = q.yes_no(bool(fall[-1]))
+    fight = facts["fight"][newest]
+    if end > 1 and ((fight == 0).all() or (fight == 1).mean() >= 0.5):
+        answers["fight"] = q.yes_no(bool((fight == 1).any()))
     if end >= 2 * NEWEST:
         seen_leaving = facts["left_since"][end - 1] >= max(0, end - window)
         if (left == 0).all() or (left[-1] == 1 and (left == 1).mean() >= 0.5 and seen_leaving):
@@ -77,25 +80,35 @@ def _motion(facts: Facts, newest: slice, answers: dict[str, str]) -> str | None:
 WEIGHTS = {"person": 1.5, "vehicle": 1.5, "moving": 1.0, "where": 1.0}
 
 
-def changing(facts: Facts, end: int) -> set[str]:
-    """Classes of which something came into view or left it during the newest two strides."""
+CHANGED, PARTLY = 2, 3
+"""How much more an answer weighs where something came or went in the newest two strides, and in the newest one."""
+
+
+def changing(facts: Facts, end: int) -> dict[str, int]:
+    """How much more weighs what is said of a class of which something came into view or left it just now.
+
+    There alone it matters which of two pictures of a place is the newer one; and that who was in view for most of the newest
+    stride was in view, though the last picture is empty, is seen nowhere else.
+    """
     there = facts["seen"][max(0, end - 2 * NEWEST) : end] > 0
-    return {name for c, name in enumerate(q.CLASSES) if (there[:, c] != there[-1, c]).any()}
+    weights = {}
+    for c, name in enumerate(q.CLASSES):
+        differs = there[:, c] != there[-1, c]
+        if differs.any():
+            weights[name] = PARTLY if differs[-NEWEST:].any() else CHANGED
+    return weights
 
 
 def pick(
-    answers: Mapping[str, str], changed: set[str], rng: np.random.Generator, most: int = MOST
+    answers: Mapping[str, str], changed: Mapping[str, int], rng: np.random.Generator, most: int = MOST
 ) -> list[tuple[str, str, float]]:
-    """(question, answer, weight) of up to `most` of what is certain: person and vehicle always, one spelling each.
-
-    What has just changed weighs double: there alone it matters which of two pictures of a place is the newer one.
-    """
+    """(question, answer, weight) of up to `most` of what is certain: person and vehicle always, one spelling each."""
     first = [name for name in ("person", "vehicle") if name in answers]
     # Answers that are nearly always "no" are asked less often when they are.
     rest = [n for n in answers if n not in first and (answers[n] != "No" or n == "moving" or rng.random() < 0.35)]
     rng.shuffle(rest)
     chosen = (first + rest)[:most]
-    weights = {name: WEIGHTS.get(name, 0.7) * (2 if name in changed else 1) for name in chosen}
+    weights = {name: WEIGHTS.get(name, 0.7) * changed.get(name, 1) for name in chosen}
     return [(_spell(name, rng), answers[name], weights[name]) for name in chosen]
 
 

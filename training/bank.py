@@ -4,13 +4,13 @@ N is the number of all frames of all clips, one clip after the other; SIDE the m
 
 frames.npy  (N, 3, SIDE, SIDE) uint8 RGB, as the product would give them to the model
 keep.npy    (N, TOKENS^2) bool, replenish's masks, by the product's own code; a clip's first frame is whole
-cover.npy   (N, 7, TOKENS, TOKENS) uint8: share of each token that a channel covers, 0 to 254; 255 unknown. Channels: person,
-            vehicle, animal, bag; what moves; who fell and lies; what was left behind by its owner
+cover.npy   (N, 8, TOKENS, TOKENS) uint8: share of each token that a channel covers, 0 to 254; 255 unknown. Channels: person,
+            vehicle, animal, bag; what moves; who fell and lies; what was left behind by its owner; who fights
 facts.npz   by frame. seen (N, 4) int16 things in view; known (N, 4) bool, whether that is certain as to none or some;
             slivers (N, 4) bool, something of the class is barely in view; complete (N, 4) bool, counts are certain; moving
             (N,) int8 things on the move, -1 not certain; mover, person_at (N, 2) float32, where the one that moves and the
-            one person are, -1 unknown; fall, left (N,) int8, someone fell and lies, a thing was left behind: 1, 0, -1 not
-            certain; left_since (N,) int32, the frame of the clip from which its owner began to leave, -1
+            one person are, -1 unknown; fall, left, fight (N,) int8, someone fell and lies, a thing was left behind, people
+            fight: 1, 0, -1 not certain; left_since (N,) int32, the frame of the clip from which its owner began to leave, -1
 clips.json  [{"name", "start", "length", "real", ...}], in order; written last: a folder that has it is finished
 frames.zip  in place of frames.npy where a bank has to travel: one WebP picture a frame, nearly the same pixels
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from maker import SIDE, TOKENS
 from PIL import Image
 
-CHANNELS = 7
+CHANNELS = 8
 UNKNOWN = 255
 SHAPES: dict[str, tuple[tuple[int, ...], Any]] = {
     "frames": ((3, SIDE, SIDE), np.uint8),
@@ -46,6 +47,7 @@ FACTS: dict[str, tuple[tuple[int, ...], Any, int]] = {
     "person_at": ((2,), np.float32, -1),
     "fall": ((), np.int8, -1),
     "left": ((), np.int8, -1),
+    "fight": ((), np.int8, -1),
     "left_since": ((), np.int32, -1),
 }
 """Shape and type of one frame's, and what says that nothing is known."""
@@ -107,8 +109,9 @@ def unfold(folder: Path) -> None:
         frames = np.empty((len(names), *SHAPES["frames"][0]), np.uint8)
         for i, name in enumerate(names):
             frames[i] = np.asarray(Image.open(archive.open(name)).convert("RGB")).transpose(2, 0, 1)
-    np.save(folder / "frames.part.npy", frames)
-    (folder / "frames.part.npy").rename(folder / "frames.npy")
+    part = folder / f"frames.{os.getpid()}.npy"  # processes may do so side by side
+    np.save(part, frames)
+    part.rename(folder / "frames.npy")
 
 
 def load_bank(folder: Path) -> Bank:

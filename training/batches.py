@@ -1,4 +1,7 @@
-"""What the training loop reads: batch number k, drawn from the banks by seed and k alone, made by processes on the CPU."""
+"""What the training loop reads: batch number k, drawn from the banks by seed and k alone, made by processes on the CPU.
+
+A step learns from PARTS batches of one mode. One GPU takes them one after the other, two side by side.
+"""
 
 from __future__ import annotations
 
@@ -45,6 +48,9 @@ MODES = (
     Mode("long", 5, 80, False, 0.08, 7400, 3),
     Mode("long-pruned", 11, 80, True, 0.19, 4200, 3),
 )
+PARTS = 2
+"""Batches of a step."""
+
 WINDOWS = (8, 16, 16, 32, 80)
 """Frames that a window may have."""
 
@@ -52,7 +58,7 @@ WINDOWS = (8, 16, 16, 32, 80)
 @dataclass
 class Draft:
     """A batch on its way. `frames`: (n, 3, S, S) uint8, those of which something is kept. `keep`: (n, tokens) bool. `cover`:
-    (kept tokens, 7) uint8. `names`: of each question asked, in the batch's numbering."""
+    (kept tokens, 8) uint8. `names`: of each question asked, in the batch's numbering."""
 
     mode: str
     frames: Tensor
@@ -68,23 +74,28 @@ class Draft:
 
 
 class Batches(Dataset[Draft]):
-    """Batch `k` is the same in every run of one `seed`. `early`: before this batch only modes that are `first`."""
+    """Batch `k` is the same in every run of one `seed`. `early`: before this step only modes that are `first`.
+    `share_real`: of clips that are real cameras'; `share_lit`: of the others, how many are put in another light.
+    """
 
     def __init__(
         self,
-        scenes: Bank,
+        scenes: Sequence[Bank],
         real: Bank | None,
         layout: Layout,
         seed: int,
         *,
         share_real: float = 0.1,
+        share_lit: float = 0.3,
         early: int = 0,
         scale: float = 1.0,
         modes: Sequence[Mode] = MODES,
     ) -> None:
-        self.scenes, self.real, self.layout, self.seed = scenes, real, layout, seed
-        self.share_real, self.early, self.scale, self.modes = share_real, early, scale, modes
-        self.by_length = {n: [e for e in scenes.clips if e["length"] == n] for n in {m.frames for m in modes}}
+        self.real, self.layout, self.seed = real, layout, seed
+        self.share_real, self.share_lit, self.early, self.scale, self.modes = share_real, share_lit, early, scale, modes
+        self.by_length = {
+            n: [(bank, e) for bank in scenes for e in bank.clips if e["length"] == n] for n in {m.frames for m in modes}
+        }
         if real is not None:
             self.real_weights = np.array([e["length"] for e in real.clips]) ** 0.5
             self.real_weights /= self.real_weights.sum()
@@ -93,10 +104,11 @@ class Batches(Dataset[Draft]):
         return 1 << 30
 
     def __getitem__(self, number: int) -> Draft:
-        rng = np.random.default_rng((self.seed, number))
-        modes = [m for m in self.modes if m.first or number >= self.early]
+        step = number // PARTS
+        modes = [m for m in self.modes if m.first or step >= self.early]
         shares = np.array([m.share for m in modes])
-        return self.draw(modes[int(rng.choice(len(modes), p=shares / shares.sum()))], rng)
+        which = np.random.default_rng((self.seed, step)).choice(len(modes), p=shares / shares.sum())
+        return self.draw(modes[int(which)], np.random.default_rng((self.seed, step, number % PARTS)))
 
     def draw(self, mode: Mode, rng: np.random.Generator) -> Draft:
         parts = [self._clip(mode, rng) for _ in range(max(1, round(mode.clips * self.scale)))]
@@ -121,14 +133,13 @@ class Batches(Dataset[Draft]):
         )
 
     def _clip(self, mode: Mode, rng: np.random.Generator) -> tuple[Clip, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """A clip ready to be laid, its frames (T, 3, S, S) and cover (T, 7, tokens a side, tokens a side)."""
+        """A clip ready to be laid, its frames (T, 3, S, S) and cover (T, 8, tokens a side, tokens a side)."""
         if self.real is not None and rng.random() < self.share_real:
             bank = self.real
             entry = bank.clips[int(rng.choice(len(bank.clips), p=self.real_weights))]
         else:
-            bank = self.scenes
             choice = self.by_length[mode.frames]
-            entry = choice[int(rng.integers(len(choice)))]
+            bank, entry = choice[int(rng.integers(len(choice)))]
         length = min(mode.frames, entry["length"])
         length -= length % NEWEST if length > NEWEST else 0
         begin = entry["start"] + int(rng.integers(entry["length"] - length + 1))
@@ -138,7 +149,7 @@ class Batches(Dataset[Draft]):
         keep[0] = True
         if rng.random() < 0.5:
             pixels, cover, keep, facts = _mirrored(pixels, cover, keep, facts)
-        if entry["real"]:
+        if entry["real"] or rng.random() < self.share_lit:
             pixels = _lit(pixels, rng)
         window = _window(keep, mode, rng)
         ends = range(min(NEWEST, length), length + 1, NEWEST)

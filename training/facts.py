@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from maker import SMALLEST
-from questions import PERSON
+from maker import SMALLEST, SMALLEST_VEHICLE
+from questions import PERSON, VEHICLE
+from stories import Fall, Fight, Leaving
 from torch import Tensor
-from tracks import Cast, Fall, Leaving, Track
+from tracks import Cast, Track
 
 if TYPE_CHECKING:
     from scenes import Canvas
@@ -28,7 +29,7 @@ SHOWS = 0.25
 FAR = 0.25
 """From here on an owner has left what was put down, as a share of the picture's width."""
 
-MOVING, FALLEN, LEFT = 4, 5, 6
+MOVING, FALLEN, LEFT, FIGHTING = 4, 5, 6, 7
 """Channels of the cover after the four classes."""
 
 
@@ -54,7 +55,7 @@ class Thing:
     @property
     def large(self) -> Tensor:
         """(n,) bool: high enough to be asked about."""
-        return self.cast.size >= SMALLEST
+        return self.cast.size >= torch.where(self.cast.kind == VEHICLE, SMALLEST_VEHICLE, SMALLEST)
 
     def moves(self) -> tuple[Tensor, Tensor]:
         """(n, t) bool, whether it visibly moves, and whether that is not certain; others in front of it left aside."""
@@ -76,11 +77,12 @@ class Told:
     things: list[Thing] = field(default_factory=list)
     fall: Fall = field(init=False)
     leaving: Leaving = field(init=False)
+    fight: Fight = field(init=False)
 
     def flags(self, slot: int) -> Tensor:
-        """(n, t, 7): in which channels of the cover this thing counts, 1, 0, or -1 where that is not certain."""
+        """(n, t, 8): in which channels of the cover this thing counts, 1, 0, or -1 where that is not certain."""
         thing = self.things[slot]
-        flags = torch.zeros(self.n, self.t, 7)
+        flags = torch.zeros(self.n, self.t, 8)
         classes = thing.cast.kind[:, None] == torch.arange(4)
         flags[:, :, :4] = classes[:, None].float()
         moves, vague = thing.moves()
@@ -91,6 +93,9 @@ class Told:
             flags[:, :, FALLEN] = torch.where(self.fall.lying, 1.0, -self.fall.falling.float())
         if slot == 1:
             flags[:, :, LEFT] = self.left(torch.ones_like(thing.inside)).float()
+            flags[:, :, FALLEN] = -self.fight.down.float()
+        if slot < 2:
+            flags[:, :, FIGHTING] = self.fight.fighting.float() * (1 if self.t > 1 else -1)
         return flags
 
     def left(self, visible: Tensor) -> Tensor:
@@ -122,7 +127,7 @@ def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]]
     moving, doubt = torch.zeros(n, t), torch.full((n, t), t == 1)  # one picture does not show what moves
     mover, person_at = torch.full((n, t, 2), -1.0), torch.full((n, t, 2), -1.0)
     visible = [share(layer, whole) for layer, whole in zip(canvas.layers, canvas.whole, strict=True)]
-    shown = torch.zeros(n, t, dtype=torch.bool)
+    shown: list[Tensor] = []
     for slot, thing in enumerate(told.things):
         whole = (thing.inside > IN_VIEW) & (visible[slot] > IN_VIEW) & thing.large[:, None]
         barely = ~whole & (thing.inside > 0) & (visible[slot] > 0.02)
@@ -136,8 +141,7 @@ def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]]
         doubt |= vague | moves & hidden
         mover = torch.where((moves & ~hidden)[..., None], thing.centre, mover)
         person_at = torch.where((whole & (thing.cast.kind == PERSON)[:, None])[..., None], thing.centre, person_at)
-        if slot == 0:
-            shown = whole
+        shown.append(whole)
     facts: dict[str, Any] = {
         "seen": seen.to(torch.int16),
         "known": told.known[:, None] | (seen > 0),
@@ -148,6 +152,7 @@ def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]]
         "mover": torch.where(((moving == 1) & ~doubt)[..., None], mover, -1.0),
         "person_at": torch.where((seen[:, :, PERSON] == 1)[..., None], person_at, -1.0),
         "fall": _fall(told, shown),
+        "fight": _fight(told, shown),
         "left": told.left(visible[1]) if len(visible) > 1 else torch.zeros(n, t, dtype=torch.int8),
     }
     off = told.leaving.off[:, None].to(torch.int32) if told.things else torch.zeros(n, 1, dtype=torch.int32)
@@ -161,11 +166,22 @@ def share(layer: Tensor, whole: Tensor) -> Tensor:
     return (layer.sum((2, 3)) / whole.sum((2, 3)).clamp(min=1e-6)).cpu()
 
 
-def _fall(told: Told, shown: Tensor) -> Tensor:
-    """(n, t) int8: someone fell and lies (1), nobody did (0), or it is not certain (-1)."""
+def _fall(told: Told, shown: list[Tensor]) -> Tensor:
+    """(n, t) int8: someone fell and lies (1), nobody did (0), or it is not certain (-1). `shown`: (n, t) each thing."""
     sure = told.complete[:, PERSON, None].expand(told.n, told.t)
     answer = torch.where(sure, 0, -1).to(torch.int8)
     if told.things:
         answer[told.fall.falling] = -1
-        answer[told.fall.lying] = torch.where(shown, 1, -1).to(torch.int8)[told.fall.lying]
+        answer[told.fall.lying] = torch.where(shown[0], 1, -1).to(torch.int8)[told.fall.lying]
+        answer[told.fight.down] = -1
+    return answer
+
+
+def _fight(told: Told, shown: list[Tensor]) -> Tensor:
+    """(n, t) int8: people fight (1), nobody does (0), or it is not certain (-1): it takes two pictures to see one."""
+    answer = torch.zeros(told.n, told.t, dtype=torch.int8)
+    if len(shown) > 1:
+        fighting = told.fight.fighting
+        begun = torch.cat([torch.zeros_like(fighting[:, :1]), fighting[:, :-1]], 1)
+        answer[fighting] = torch.where(shown[0] & shown[1] & begun, 1, -1).to(torch.int8)[fighting]
     return answer

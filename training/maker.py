@@ -25,6 +25,9 @@ RENDER = 448
 SMALLEST = 0.06
 """Share of the picture's height below which a thing counts as barely in view: 13 pixels of 224."""
 
+SMALLEST_VEHICLE = 0.036
+"""The same of a vehicle, which is wider than high and seen from far away: 8 pixels of 224."""
+
 
 @dataclass
 class Library:

@@ -3,7 +3,8 @@
     python training/prepare.py --data DATA --pack PACK
 
 DATA is laid out as README.md says. Nothing of it goes into the repository. Of PACK, `clips` and `test` are not needed to
-train: frames that cut-outs were made from, and the test cameras as a bank, with a spec of them for `codecflow eval`.
+train: frames that cut-outs were made from, and the test cameras as a bank, with a spec of them for `codecflow eval`, and
+one of clips that are only scored.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import bank
 import cutouts
 import numpy as np
 from PIL import Image
-from real import RealClip, pack_bank, spec_rows, watch_clip
+from real import RealClip, fight_rows, pack_bank, spec_rows, watch_clip
 from specs import write_spec
 
 VAGUE = {1: {"bicycle", "train", "boat", "airplane"}, 2: {"teddy bear"}}
@@ -80,8 +81,11 @@ def main() -> None:
     with (args.data / "MANIFEST.csv").open() as file:
         paths = [row["file"] for row in csv.DictReader(file)]
     clips: dict[str, list[RealClip]] = {"train": [], "test": []}
+    scored = []
     for path in paths:
         split = next((s for p, s in patterns if fnmatch.fnmatch(path, p)), "unused")
+        if split == "scored":
+            scored.append(path)
         if split in clips:
             clips[split].append(watch_clip(args.data, path))
             print(path, split, flush=True)
@@ -94,6 +98,8 @@ def main() -> None:
     bank.fold(args.pack / "real")
     pack_bank(args.pack / "test", clips["test"])
     write_spec(args.pack / "test" / "spec.csv", spec_rows(args.data, clips["test"]))
+    (args.pack / "fights").mkdir(parents=True, exist_ok=True)
+    write_spec(args.pack / "fights" / "spec.csv", fight_rows(args.data, scored))
     pack_photos(args.data, args.pack)
     cutouts.pack_cutouts(args.data, args.pack)
 

@@ -33,10 +33,11 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     "person_where": ("Where is the person?", "Where in the picture is the person?"),
     "left_behind": ("Was an object left behind?", "Did someone leave an object behind?"),
     "fall": ("Did someone fall?", "Has a person fallen?", "Is someone lying on the ground after a fall?"),
+    "fight": ("Are people fighting?", "Is there a fight?", "Do you see people fight?"),
     "caption": ("Describe what you see.", "What is in view?", "Describe the scene in a few words."),
 }
 
-YES_NO = ("person", "vehicle", "animal", "bag", "moving", "left_behind", "fall")
+YES_NO = ("person", "vehicle", "animal", "bag", "moving", "left_behind", "fall", "fight")
 COUNTS = ("0", "1", "2", "3", "4", "5 or more")
 PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 NOWHERE = "nowhere"

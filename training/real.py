@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import cutouts
 import numpy as np
 import numpy.typing as npt
 from encode import squeeze
-from facts import FALLEN
+from facts import FALLEN, FIGHTING, LEFT
 from maker import FPS, RENDER, TOKENS
 from PIL import Image
-from questions import CLASSES
+from questions import CLASSES, QUESTIONS
 from specs import Row, rows_of
 
 from codecflow.codec.footprints import TokenGrid
@@ -31,21 +32,22 @@ from codecflow.keep.state import KeepState
 PERIOD_S = 8
 """Seconds between anchors."""
 
+CALM = {"fall": 0, "fight": 0, "left": 0}
 FIXED: dict[str, dict[str, int]] = {
-    "opencv4nodejs_traffic": {"person": 0, "animal": 0},
-    "bgslibrary_video03": {"person": 0, "animal": 0},
-    "intel_bottle-detection": {"vehicle": 0, "animal": 0},
-    "intel_preview_store-aisle-detection": {"person": 1, "vehicle": 0, "animal": 0},
-    "intel_preview_worker-zone-detection": {"person": 1, "vehicle": 0, "animal": 0},
-    "intel_preview_classroom": {"person": 1, "vehicle": 0, "animal": 0},
-    "vtest_h264": {"person": 1, "animal": 0},
+    "opencv4nodejs_traffic": {"person": 0, "animal": 0, "moving": 2, **CALM},
+    "bgslibrary_video03": {"person": 0, "animal": 0, **CALM},
+    "intel_bottle-detection": {"vehicle": 0, "animal": 0, "fall": 0, "fight": 0},
+    "intel_preview_store-aisle-detection": {"person": 1, "vehicle": 0, "animal": 0, **CALM},
+    "intel_preview_worker-zone-detection": {"person": 1, "vehicle": 0, "animal": 0, **CALM},
+    "intel_preview_classroom": {"person": 1, "vehicle": 0, "animal": 0, **CALM},
+    "vtest_h264": {"person": 1, "animal": 0, "moving": 2, **CALM},
     "intel_one-by-one-person-detection": {"vehicle": 0},
     "intel_car-detection": {"person": 0},
     "bgslibrary_video": {"person": 0},
     "autostrade_svincolo_b": {"vehicle": 1},
     "autostrade_traffic_b": {"vehicle": 1},
 }
-"""What holds of every frame of a clip, seen by eye: 1 in view, 0 not."""
+"""What holds of every frame of a clip, seen by eye: 1 yes, 0 no; `moving`: 2, several things do."""
 
 
 @dataclass
@@ -115,21 +117,23 @@ def pack_bank(folder: Path, clips: list[RealClip]) -> None:
             if name in clip.labels:
                 values = np.array(clip.labels[name])
                 facts["seen"][part, c], facts["known"][part, c] = values == 1, values >= 0
-        if "fall" in clip.labels:
-            facts["fall"][part] = clip.labels["fall"]
+        for name in ("fall", "fight", "left", "moving"):
+            if name in clip.labels:
+                facts[name][part] = clip.labels[name]
         entries.append({"name": clip.stem, "start": at, "length": len(clip.times), "real": True, "path": clip.path})
         at = part.stop
     bank.finish(folder, facts, entries)
 
 
 def cover_of(clip: RealClip) -> npt.NDArray[np.uint8]:
-    """(frames, 7, TOKENS, TOKENS): what is known of where things are."""
+    """(frames, 8, TOKENS, TOKENS): what is known of where things are."""
     cover = np.full((len(clip.times), bank.CHANNELS, TOKENS, TOKENS), -1.0)
     for c, name in enumerate(CLASSES):
         if name in clip.labels:
             cover[np.array(clip.labels[name]) == 0, c] = 0.0
-    if "fall" in clip.labels:
-        cover[np.array(clip.labels["fall"]) == 0, FALLEN] = 0.0
+    for channel, name in ((FALLEN, "fall"), (FIGHTING, "fight"), (LEFT, "left")):
+        if name in clip.labels:
+            cover[np.array(clip.labels[name]) == 0, channel] = 0.0
     edges = np.arange(TOKENS) / TOKENS
     for people, boxes in zip(cover[:, 0], clip.boxes, strict=False):
         for x0, y0, x1, y1 in boxes:
@@ -144,13 +148,24 @@ def cover_of(clip: RealClip) -> npt.NDArray[np.uint8]:
 
 
 def spec_rows(data: Path, clips: list[RealClip]) -> Iterator[Row]:
-    """`clips` as a spec: who and what is in view, and falls, as far as that is known."""
+    """`clips` as a spec: who and what is in view, and falls, as far as that is known; to the labels' own tenths of seconds,
+    not to the frames'."""
     for clip in clips:
-        edges = [0.0, *clip.times[1:], clip.times[-1] + 1 / FPS]
+        end = clip.times[-1] + 1 / FPS
+        changes = {t for spans in intervals(data, clip.path).values() for span in spans for t in span if t < end}
+        edges = sorted({0.0, *changes, end})
+        labels = frame_labels(data, clip.path, clip.stem, [(a + b) / 2 for a, b in pairwise(edges)])
         for name in ("person", "vehicle", "fall"):
-            if name in clip.labels:
-                answers = [{1: "Yes", 0: "No"}.get(value) for value in clip.labels[name]]
+            if name in labels:
+                answers = [{1: "Yes", 0: "No"}.get(value) for value in labels[name]]
                 yield from rows_of(str((data / clip.path).resolve()), name, answers, edges)
+
+
+def fight_rows(data: Path, paths: list[str]) -> Iterator[Row]:
+    """Clips that show a fight from beginning to end, or none, as a spec; their folders say which."""
+    for path in paths:
+        answer = "Yes" if Path(path).parent.name == "fight" else "No"
+        yield str((data / path).resolve()), "", "", QUESTIONS["fight"][0], "yes-no", answer
 
 
 def intervals(data: Path, path: str) -> dict[str, list[tuple[float, float]]]:
@@ -170,7 +185,7 @@ def intervals(data: Path, path: str) -> dict[str, list[tuple[float, float]]]:
 
 
 def frame_labels(data: Path, path: str, stem: str, times: list[float]) -> dict[str, list[int]]:
-    """Per frame and class: 1 in view, 0 not, -1 unknown."""
+    """By what is asked, at each of `times`: 1 in view, 0 not, -1 unknown."""
     at, labels = np.array(times), {}
 
     def inside(spans: list[tuple[float, float]]) -> np.ndarray[Any, Any]:
@@ -182,6 +197,7 @@ def frame_labels(data: Path, path: str, stem: str, times: list[float]) -> dict[s
     if "gmdcsa24" in path:
         labels["person"], labels["vehicle"] = np.ones(len(at), int), np.zeros(len(at), int)
         labels["fall"] = inside(events.get("fall", [])).astype(int)
+        labels["fight"] = np.zeros(len(at), int)
     if "person present" in events:
         labels["person"] = inside(events["person present"]).astype(int)
     if "vehicle(s) present" in events:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Trains codecflow-tiny from DATA (laid out as README.md says): about 25 minutes on one GPU and 16 cores. Each step is left alone
-# once it is finished and goes on where it was stopped, so the same command resumes.
+# Trains codecflow-tiny from DATA (laid out as README.md says): some 45 minutes on one GPU and 16 cores, half on two GPUs and 32.
+# Each step is left alone once it is finished and goes on where it was stopped, so the same command resumes.
 #
 #     training/reproduce.sh DATA WORK
 set -eu
@@ -12,21 +12,32 @@ data=$1 work=$2
 cd "$(dirname "$0")/.."
 export PYTHONPATH="services${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 python=${PYTHON:-python3}
+gpus=$("$python" -c 'import torch; print(min(2, max(1, torch.cuda.device_count())))')
+cores=$("$python" -c 'import os; print(os.cpu_count())')
 mkdir -p "$work"
 
 [ -e "$work/pack/done" ] || { "$python" training/prepare.py --data "$data" --pack "$work/pack" && touch "$work/pack/done"; }
 
-film() { "$python" training/film.py --pack "$work/pack" "$@"; }
-film --split train --seed 0 --out "$work/scenes-0" --singles 16000 --strides 6000 --windows 3000 --longs 600
-film --split train --seed 1 --out "$work/scenes-1" --singles 4000 --strides 1500 --windows 3000 --longs 320
+film() { "$python" training/film.py --pack "$work/pack" --workers $((cores / gpus)) "$@"; }
 film --split val --seed 7 --out "$work/held-out" --singles 800 --strides 200 --windows 60 --longs 24 --export "$work/held-out-clips"
+# As many banks at a time as there are GPUs.
+filming=
+for bank in 0 1 2 3; do
+    CUDA_VISIBLE_DEVICES=$((bank % gpus)) film --split train --seed $bank --out "$work/scenes-$bank" \
+        --singles 15000 --strides 5000 --windows 3750 --longs 500 &
+    filming="$filming $!"
+    if [ $(((bank + 1) % gpus)) -eq 0 ]; then
+        for each in $filming; do wait "$each"; done
+        filming=
+    fi
+done
 
-train() { "$python" training/train.py --real "$work/pack/real" --held-out "$work/held-out" "$@"; }
-train --scenes "$work/scenes-0" --out "$work/first" --minutes 13.5
-# Scenes that it has not seen, at a lower rate: what it knew by heart it now has to know.
-train --scenes "$work/scenes-1" --out "$work/second" --start "$work/first/trained.safetensors" --rate 2e-4 --early 0 --minutes 3
+"$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus" training/train.py \
+    --scenes "$work"/scenes-[0-3] --real "$work/pack/real" --held-out "$work/held-out" --out "$work/trained" \
+    --minutes $((${MINUTES:-30} / gpus))
 
-cp "$work/second/trained.safetensors" models/codecflow-tiny/trained.safetensors
+cp "$work/trained/trained.safetensors" models/codecflow-tiny/trained.safetensors
 echo "models/codecflow-tiny/trained.safetensors is new. Its scores:"
 echo "    codecflow eval $work/pack/test/spec.csv --model codecflow-tiny --window 8 --stride 2"
 echo "    codecflow eval $work/held-out-clips/spec.csv --model codecflow-tiny --window 8 --stride 2"
+echo "    codecflow eval $work/pack/fights/spec.csv --model codecflow-tiny --window 8 --stride 2"

@@ -14,11 +14,12 @@ import torch
 from backgrounds import Backgrounds
 from camera import Camera
 from facts import Thing, Told, tell
-from maker import RENDER, TOKENS
+from maker import RENDER, SMALLEST_VEHICLE, TOKENS, Library
 from questions import BAG, OTHER, PERSON, VEHICLE
+from stories import Stories
 from torch import Tensor
 from torch.nn import functional
-from tracks import Cast, Tracks, extents
+from tracks import Cast, extents
 
 KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 6 + [2] * 2 + [BAG] * 2 + [OTHER] * 5)
 LONG_KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 8 + [2] * 2 + [BAG] + [OTHER] * 3)
@@ -26,13 +27,17 @@ NUMBER = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 4, 5])
 LONG_NUMBER = torch.tensor([0, 1, 2, 3, 3, 4, 4, 5, 6, 8])
 """How many things enter a scene. Often none, so that "no" is as common as "yes"."""
 
-FALLS, LEAVES = 0.12, 0.15
-"""Shares of scenes in which someone falls, and in which something is put down (of which a quarter is not left)."""
+FALLS, PAIRS, FAR, LEAVES = 0.14, 0.14, 0.14, 0.15
+"""Shares of scenes in which someone falls; in which two are close to each other (three in five of them fight); whose things
+are seen from far away; in which something is put down (of which a quarter is not left)."""
+
+LITTER = 0.4
+"""Share of scenes seen from far away whose things are no vehicles: without them whatever is small is taken for one."""
 
 
 @dataclass
 class Scenes:
-    """`planes`: (clips, frames, RENDER * 3 // 2, RENDER) uint8 yuv420p, on the device. `cover`: (clips, frames, 7, TOKENS,
+    """`planes`: (clips, frames, RENDER * 3 // 2, RENDER) uint8 yuv420p, on the device. `cover`: (clips, frames, 8, TOKENS,
     TOKENS) uint8 and `facts`: name -> (clips, frames, ...), as the bank has them (bank.py)."""
 
     planes: Tensor
@@ -42,7 +47,7 @@ class Scenes:
 
 @dataclass
 class Canvas:
-    """`scene`: (n, t, 3, RENDER, RENDER). `cover`: (n, t, 7, TOKENS, TOKENS), -1 unknown. `ground`: (n, t, 4, TOKENS,
+    """`scene`: (n, t, 3, RENDER, RENDER). `cover`: (n, t, 8, TOKENS, TOKENS), -1 unknown. `ground`: (n, t, 4, TOKENS,
     TOKENS), what is still seen of the background's classes, and `behind`, (n, 4), how much there is of them. `layers`:
     (n, t, TOKENS, TOKENS) what is still seen of each thing, `whole` what was pasted of it."""
 
@@ -54,8 +59,23 @@ class Canvas:
     whole: list[Tensor]
 
 
-class Studio(Backgrounds, Camera, Tracks):
-    """Makes scenes."""
+@dataclass
+class Plot:
+    """What a scene is about, (n,) bool each: at most one of them."""
+
+    falls: Tensor
+    pairs: Tensor
+    traffic: Tensor
+    litter: Tensor
+    leaves: Tensor
+
+
+class Studio(Backgrounds, Camera, Stories):
+    """Makes scenes. `far`: share of those whose things are seen from far away."""
+
+    def __init__(self, library: Library, seed: int, far: float = FAR) -> None:
+        super().__init__(library, seed)
+        self.far = far
 
     def make(self, clips: int, frames: int) -> Scenes:
         """`clips` new scenes of `frames` frames."""
@@ -66,42 +86,55 @@ class Studio(Backgrounds, Camera, Tracks):
             picture[drawn] = self.plain(len(drawn))
             cover[drawn], seen[drawn], known[drawn], complete[drawn] = 0.0, 0.0, True, True
         ground = cover.clamp(min=0)[:, None].expand(n, t, 4, TOKENS, TOKENS).clone()
-        cover = functional.pad(cover, (0, 0, 0, 0, 0, 3))[:, None].expand(n, t, 7, TOKENS, TOKENS).clone()
+        cover = functional.pad(cover, (0, 0, 0, 0, 0, 4))[:, None].expand(n, t, 8, TOKENS, TOKENS).clone()
         canvas = Canvas(
             picture[:, None].expand(n, t, 3, RENDER, RENDER).clone(), cover, ground, ground[:, 0].sum((2, 3)), [], []
         )
         number = (LONG_NUMBER if t > 16 else NUMBER)[self.integers(10, n)]
         story = self.uniform(n)
-        falls, leaves = story < FALLS, (story > 1 - LEAVES) & torch.tensor(t >= 8)
-        number = torch.where(falls, number.clamp(min=1), torch.where(leaves, number.clamp(min=2), number))
+        plot = Plot(
+            falls=story < FALLS,
+            pairs=(story >= FALLS) & (story < FALLS + PAIRS),
+            traffic=(story >= FALLS + PAIRS) & (story < FALLS + PAIRS + self.far * (1 - LITTER)),
+            litter=(story >= FALLS + PAIRS + self.far * (1 - LITTER)) & (story < FALLS + PAIRS + self.far),
+            leaves=(story > 1 - LEAVES) & torch.tensor(t >= 8),
+        )
+        least = plot.falls + 2 * (plot.leaves | plot.pairs) + 3 * (plot.traffic | plot.litter)
+        number = torch.maximum(number, least)
         ground_of = self.grounds(n)
         told = Told(n, t, seen.cpu(), known.cpu(), complete.cpu())
         for slot in range(int(number.max())):
-            cast = self._cast(slot, n, t > 16, falls, leaves, aspect, told)
+            cast = self._cast(slot, n, t > 16, plot, aspect, told)
             track = self.track(t, cast, ground_of)
+            self.poses(cast, track, ~(plot.falls | plot.pairs | plot.leaves) | torch.tensor(slot > 1))
             if slot == 0:
-                told.fall = self.fall(t, falls, cast, track, aspect)
-                told.leaving = self.leaving(t, leaves, cast, track)
+                told.fall = self.fall(t, plot.falls, cast, track, aspect)
+                told.leaving = self.leaving(t, plot.leaves, cast, track)
+                told.fight = self.fight(t, plot.pairs, cast)
+                self.spar(told.fight, -1, cast, track, aspect)
             if slot == 1:
                 owner = told.things[0]
                 self.put_down(told.leaving, owner.track, owner.cast, cast, track)
+                self.spar(told.fight, 1, cast, track, aspect)
             track.there &= (number > slot)[:, None]
             track.popped &= (number > slot)[:, None]
-            thing = Thing(cast, track, *extents(cast, track.turn, aspect))
+            thing = Thing(cast, track, *extents(cast, track.turn, aspect, track.squash))
             told.things.append(thing)
             self._paste(canvas, thing, told.flags(slot))
         facts, cover8 = tell(told, canvas)
         return Scenes(self.film(canvas.scene), cover8, facts)
 
-    def _cast(self, slot: int, n: int, long: bool, falls: Tensor, leaves: Tensor, aspect: Tensor, told: Told) -> Cast:
+    def _cast(self, slot: int, n: int, long: bool, plot: Plot, aspect: Tensor, told: Told) -> Cast:
         """What enters in this slot."""
         lib = self.library
         kinds = LONG_KINDS if long else KINDS
         kind = kinds[self.integers(len(kinds), n)]
+        kind = torch.where(plot.traffic, VEHICLE, torch.where(plot.litter, OTHER, kind))
         if slot == 0:
-            kind = torch.where(falls | leaves, PERSON, kind)
+            kind = torch.where(plot.falls | plot.leaves | plot.pairs, PERSON, kind)
         if slot == 1:
-            kind = torch.where(leaves, torch.where(self.chance(n, 0.7), BAG, OTHER), kind)
+            kind = torch.where(plot.leaves, torch.where(self.chance(n, 0.7), BAG, OTHER), kind)
+            kind = torch.where(plot.pairs, PERSON, kind)
         pick = torch.zeros(n, dtype=torch.long)
         for k in range(5):
             mine = torch.nonzero(kind == k).flatten()
@@ -113,19 +146,22 @@ class Studio(Backgrounds, Camera, Tracks):
         low, high = torch.where(small, 0.055, 0.2), torch.where(small, 0.25, 0.95)
         size = low * (high / low) ** self.uniform(n)
         most = torch.where(kind == BAG, 0.25, torch.where(kind == VEHICLE, 0.7, 1.0))
-        size = torch.minimum(size, most)
+        far = SMALLEST_VEHICLE * 5.0 ** self.uniform(n)
+        size = torch.where(plot.traffic | plot.litter, far, torch.minimum(size, most))
         if slot == 0:
-            size = torch.where(falls, size.clamp(0.16, 0.85), torch.where(leaves, size.clamp(0.2, 0.75), size))
-        else:
-            part = told.things[0].cast.size * self.uniform(n, low=0.3, high=0.6)
-            size = torch.where(leaves & torch.tensor(slot == 1), part.clamp(min=0.08), size)
+            size = torch.where(plot.falls, size.clamp(0.16, 0.85), size)
+            size = torch.where(plot.leaves | plot.pairs, size.clamp(0.2, 0.75), size)
+        elif slot == 1:
+            first = told.things[0].cast.size
+            size = torch.where(plot.leaves, (first * self.uniform(n, low=0.3, high=0.6)).clamp(min=0.08), size)
+            size = torch.where(plot.pairs, first * self.uniform(n, low=0.85, high=1.1), size)
         stretch = 1 + (self.uniform(n) - 0.5) * 0.2
         half_h, half_w = size / 2, size * lib.cut_aspect[pick] * stretch / aspect / 2
         limit = (0.6 / half_w.clamp(min=1e-3)).clamp(max=1)
         return Cast(kind, pick, half_w * limit, half_h * limit, size * limit)
 
     def _paste(self, canvas: Canvas, thing: Thing, flags: Tensor) -> None:
-        """Pastes one cut-out a clip where it is there. `flags`: (n, t, 7) whether it counts in a channel of `cover`: 1, 0,
+        """Pastes one cut-out a clip where it is there. `flags`: (n, t, 8) whether it counts in a channel of `cover`: 1, 0,
         -1 for "not certain"."""
         lib, dev, cast, track = self.library, self.device, thing.cast, thing.track
         n, t = track.x.shape
@@ -140,12 +176,13 @@ class Studio(Backgrounds, Camera, Tracks):
             if not len(clip):
                 continue
             cx, cy, hw, hh = track.x[clip, frame], track.y[clip, frame], cast.half_w[clip], cast.half_h[clip]
+            hh = hh * track.squash[clip, frame]
             angle = track.turn[clip, frame]
             cos, sin = (self.up(v)[:, None, None] for v in (angle.cos(), angle.sin()))
             dx = ((axis[None] - self.up(cx)[:, None]) / self.up(hw)[:, None])[:, None, :]
             dy = ((axis[None] - self.up(cy)[:, None]) / self.up(hh)[:, None])[:, :, None]
             own = self.up(lib.cut_aspect[cast.pick[clip]])[:, None, None]
-            u = (cos * dx + sin * dy / own) * self.up(flip[clip])[:, None, None]
+            u = (cos * dx + sin * dy / own) * self.up(flip[clip] * track.mirror[clip, frame])[:, None, None]
             v = -sin * dx * own + cos * dy
             grid = torch.stack([u, v.expand_as(u)], -1).clamp(-4, 4)
             cut = lib.cuts[which][self.up(cast.pick[clip])]

@@ -14,7 +14,7 @@ from asking import certain
 from bank import Facts
 from maker import FPS, NEWEST
 
-ASKED = ("person", "vehicle", "moving", "fall", "left_behind", "animal", "bag", "where", "count")
+ASKED = ("person", "vehicle", "moving", "fall", "fight", "left_behind", "animal", "bag", "where", "count")
 
 Row = tuple[str, float | str, float | str, str, str, str]
 

@@ -1,4 +1,4 @@
-"""Where a scene's things are in each frame: they stand, pass, come, stay a while, go, fall, or leave something behind.
+"""Where a scene's things are in each frame: they stand, pass, come, stay a while, go. What befalls them is in stories.py.
 
 All on the CPU and batched: one thing a clip, (n, t) for n clips of t frames. Places are shares of the picture's sides.
 """
@@ -6,7 +6,7 @@ All on the CPU and batched: one thing a clip, (n, t) for n clips of t frames. Pl
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from maker import Maker
@@ -32,7 +32,8 @@ SWAY = 0.0014
 @dataclass
 class Track:
     """`x`, `y`: (n, t) centres. `speed`: (n, t) since the frame before. `turn`: (n, t) angle of lying down, radians.
-    `there`: (n, t) bool. `popped`: (n, t) bool, came or went in this frame from one place to nowhere."""
+    `there`: (n, t) bool. `popped`: (n, t) bool, came or went in this frame from one place to nowhere. `squash`: (n, t)
+    height as a share of standing. `mirror`: (n, t), -1 where it faces the other way."""
 
     x: Tensor
     y: Tensor
@@ -40,6 +41,8 @@ class Track:
     turn: Tensor
     there: Tensor
     popped: Tensor
+    squash: Tensor
+    mirror: Tensor
 
 
 @dataclass
@@ -51,27 +54,6 @@ class Cast:
     half_w: Tensor
     half_h: Tensor
     size: Tensor
-
-
-@dataclass
-class Fall:
-    """Who falls, (n,) bool; when the fall begins, (n,) frames; (n, t) bool: under way, and over."""
-
-    falls: Tensor
-    begin: Tensor
-    falling: Tensor
-    lying: Tensor
-
-
-@dataclass
-class Leaving:
-    """Who puts something down, (n,) bool; when it is put down, when its owner begins to leave it, (n,) frames;
-    who stays with it after all, (n,) bool."""
-
-    leaves: Tensor
-    put: Tensor
-    off: Tensor
-    stays: Tensor
 
 
 class Tracks(Maker):
@@ -147,77 +129,26 @@ class Tracks(Maker):
         turned = torch.where(self.chance(n, 0.35)[:, None], torch.tensor([-1.0, 1.0]), torch.tensor([1.0, 1.0]))
         return inward, inward * turned
 
-    def fall(self, t: int, falls: Tensor, cast: Cast, track: Track, aspect: Tensor) -> Fall:
-        """Lets those who `falls` stand, go down within two frames at a random time, and lie; changes `track`."""
-        n = len(falls)
-        early = self.chance(n, 0.5) if t == 1 else self.chance(n, 0.15)
-        begin = (self.uniform(n, low=0.05, high=0.85) * t).floor().clamp(min=1)
-        begin = torch.where(early, -4.0, begin)
-        if t == 4:
-            begin = torch.where(early, begin, self.integers(3, n).float() + 1)
-        steps = torch.arange(-1, t)[None]
-        share = ((steps - begin[:, None] + 1) / 2).clamp(0, 1)
-        side = torch.where(self.chance(n, 0.5), 1.0, -1.0) * self.uniform(n, low=0.75, high=1.0)
-        turn = share * (math.pi / 2) * side[:, None]
-        x = self.uniform(n, low=0.2, high=0.8)[:, None].expand(n, t + 1)
-        foot = torch.maximum(self.uniform(n, low=0.5, high=0.98), 2 * cast.half_h * 0.9)
-        _, half = extents(cast, turn, aspect)
-        fallen = finish(x, foot[:, None] - half, turn, torch.ones(n, t + 1, dtype=torch.bool))
-        replace(track, fallen, falls)
-        falling = falls[:, None] & ((steps == begin[:, None]) | (steps == begin[:, None] + 1))[:, :]
-        lying = falls[:, None] & (steps > begin[:, None])
-        falling, lying = falling[:, 1:], lying[:, 1:]
-        track.speed = torch.where(falling, track.speed.clamp(min=0.05), track.speed)
-        return Fall(falls, begin, falling, lying)
-
-    def leaving(self, t: int, leaves: Tensor, cast: Cast, track: Track) -> Leaving:
-        """Lets those who `leaves` come or stand, put something down and walk off; changes `track`, the owner's."""
-        n = len(leaves)
-        steps = torch.arange(-1, t)[None].float()
-        walks_in = self.chance(n, 0.5)
-        arrive = torch.where(walks_in, self.uniform(n, low=0.0, high=0.3 * t), -1e3).floor()
-        put = arrive.clamp(min=0) + 1 + self.integers(3, n)
-        off = (put + 2 + self.uniform(n) ** 3 * (0.85 * t - put - 2).clamp(min=0)).floor()
-        stays = self.chance(n, 0.25)
-        place = self.uniform(n, low=0.3, high=0.7)
-        inward = torch.where(self.chance(n, 0.5), 1.0, -1.0) * self.uniform(n, low=0.03, high=0.12)
-        # The owner walks on, or turns back; most walk out of the picture, some stop further off.
-        out = torch.where(self.chance(n, 0.5), 1.0, -1.0) * self.uniform(n, low=0.04, high=0.16)
-        far = torch.where(self.chance(n, 0.3), self.uniform(n, low=0.28, high=0.5), 9.0)
-        x = place[:, None] + inward[:, None] * (steps - arrive[:, None]).clamp(max=0) * walks_in[:, None]
-        gone = (out.abs()[:, None] * (steps - off[:, None]).clamp(min=0)).minimum(far[:, None])
-        x = x + gone * out.sign()[:, None] * ~stays[:, None]
-        foot = torch.maximum(self.uniform(n, low=0.5, high=0.95), 2 * cast.half_h * 0.95)
-        y = (foot - cast.half_h)[:, None].expand(n, t + 1)
-        replace(track, finish(x, y, torch.zeros(n, t + 1), torch.ones(n, t + 1, dtype=torch.bool)), leaves)
-        return Leaving(leaves, put, off, stays)
-
-    def put_down(self, leaving: Leaving, owner: Track, owner_cast: Cast, cast: Cast, track: Track) -> None:
-        """Places what is put down beside its owner's feet, from then on; changes `track`, the thing's."""
-        n, t = track.x.shape
-        rows, put = torch.arange(n), leaving.put.long().clamp(max=t - 1)
-        foot = owner.y[rows, put] + owner_cast.half_h - cast.half_h
-        side = torch.where(self.chance(n, 0.5), 1.0, -1.0)
-        beside = owner.x[rows, put] + (owner_cast.half_w * 0.8 + cast.half_w) * side
-        there = torch.arange(-1, t)[None] >= leaving.put[:, None]
-        still = finish(beside[:, None].expand(n, t + 1), foot[:, None].expand(n, t + 1), torch.zeros(n, t + 1), there)
-        replace(track, still, leaving.leaves)
-
 
 def finish(x: Tensor, y: Tensor, turn: Tensor, there: Tensor) -> Track:
     """A track from (n, t + 1) values, of which the first are of the frame before the clip."""
     speed = torch.stack([x.diff(dim=1), y.diff(dim=1)]).norm(dim=0)
-    return Track(x[:, 1:], y[:, 1:], speed, turn[:, 1:], there[:, 1:], there[:, 1:] != there[:, :-1])
+    upright = torch.ones_like(speed)
+    return Track(
+        x[:, 1:], y[:, 1:], speed, turn[:, 1:], there[:, 1:], there[:, 1:] != there[:, :-1], upright, upright.clone()
+    )
 
 
 def replace(track: Track, other: Track, where: Tensor) -> None:
     """Puts the rows of `other` where `where`, (n,) bool, says so."""
-    for name in ("x", "y", "speed", "turn", "there", "popped"):
-        setattr(track, name, torch.where(where[:, None], getattr(other, name), getattr(track, name)))
+    for each in fields(Track):
+        setattr(track, each.name, torch.where(where[:, None], getattr(other, each.name), getattr(track, each.name)))
 
 
-def extents(cast: Cast, turn: Tensor, aspect: Tensor) -> tuple[Tensor, Tensor]:
+def extents(cast: Cast, turn: Tensor, aspect: Tensor, squash: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """(n, t) half width and height, shares of the picture's sides, of what is turned by `turn`."""
     cos, sin = turn.cos().abs(), turn.sin().abs()
     half_w, half_h, aspect = cast.half_w[:, None], cast.half_h[:, None], aspect[:, None]
+    if squash is not None:
+        half_h = half_h * squash
     return cos * half_w + sin * half_h / aspect, cos * half_h + sin * half_w * aspect

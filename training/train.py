@@ -1,6 +1,8 @@
-"""Trains codecflow-tiny on banks: one GPU, resumable. See README.md.
+"""Trains codecflow-tiny on banks: on one GPU or on two side by side, resumable. See README.md.
 
-python training/train.py --scenes BANK --real PACK/real --held-out VAL --out OUT --minutes 14
+    torchrun --standalone --nproc-per-node GPUS training/train.py --scenes BANK BANK --real PACK/real --out OUT
+
+What is learnt is the same on one GPU as on two, up to rounding. SIGTERM ends a run as --stop-after does.
 """
 
 from __future__ import annotations
@@ -8,15 +10,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import signal
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from bank import UNKNOWN, load_bank
-from batches import MODES, Batches, Draft
+from batches import MODES, PARTS, Batches, Draft
 from layout import Batch, Layout
 from maker import SIDE
 from model import Learner
@@ -32,12 +38,27 @@ SHOWS, BARELY = 0.12, 0.02
 """Shares of a token from which, and below which, it is certain that something is in it, or is not."""
 
 
+AGREE = 10
+"""Steps between those at which all processes settle whether they go on: one's clock is not another's."""
+
+
 class Trainer:
+    """One process's part of the training: of every step the batches whose number is its own, modulo the processes."""
+
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        torch.manual_seed(args.seed)
+        self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+        if PARTS % self.world:
+            raise SystemExit(f"train.py: {self.world} processes; the {PARTS} batches of a step need one or {PARTS}")
+        if self.world > 1:
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        self.device = torch.device("cpu")
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", self.rank)
+            torch.cuda.set_device(self.device)
+        self.stopped = False
         model, tokenizer = assemble(Path(args.cache), None)
+        torch.manual_seed(args.seed)
         self.layout = Layout(tokenizer, model.config.image_token_id)
         self.learner = Learner(model.to(self.device))
         if args.start:
@@ -65,6 +86,8 @@ class Trainer:
         self.step, self.spent = state["step"], state["spent"]
 
     def save(self) -> None:
+        if self.rank:
+            return
         weights = {n: p.detach() for n, p in self._trained().items()}
         state = {"weights": weights, "optimiser": self.optimiser.state_dict(), "step": self.step, "spent": self.spent}
         torch.save(state, self.out / "resume.tmp")
@@ -91,53 +114,76 @@ class Trainer:
         }
         return losses, logits, batch
 
-    def learn(self, draft: Draft) -> dict[str, Tensor]:
-        losses, _, _ = self.forward(draft)
+    def learn(self, drafts: Sequence[Draft]) -> dict[str, Tensor]:
+        """One step on `drafts`, this process's part of it."""
         self.optimiser.zero_grad(set_to_none=True)
-        torch.stack(list(losses.values())).sum().backward()
-        norm = torch.nn.utils.clip_grad_norm_([p for g in self.groups for p in g["params"]], 1.0)
+        total: dict[str, Tensor] = {}
+        for draft in drafts:
+            losses, _, _ = self.forward(draft)
+            (torch.stack(list(losses.values())).sum() / PARTS).backward()
+            total = {name: total.get(name, 0) + loss.detach() / len(drafts) for name, loss in losses.items()}
+        parameters = [p for group in self.groups for p in group["params"]]
+        if self.world > 1:
+            grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+            flat = torch.cat([grad.flatten() for grad in grads])
+            dist.all_reduce(flat)
+            for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                p.grad = part.view_as(p)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimiser.step()
-        return {name: loss.detach() for name, loss in losses.items()} | {"norm": norm}
+        return total | {"norm": norm}
+
+    def _go_on(self, spent: float, begun: float) -> bool:
+        """Whether all processes take further steps; sets the seconds spent, `spent` before `begun`, to the first one's."""
+        now = time.monotonic() - begun
+        told = torch.tensor([spent + now, float(self.stopped or now >= self.args.stop_after)], device=self.device)
+        if self.world > 1:
+            dist.broadcast(told, 0)
+        self.spent = float(told[0])
+        return not told[1] and self.spent < self.args.minutes * 60
 
     def run(self) -> bool:
         """Trains, from where it was left. Returns whether all is done."""
         args, budget = self.args, self.args.minutes * 60
         if self.spent >= budget or self.step >= args.steps:
             return True
-        scenes = load_bank(Path(args.scenes))
+        signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
+        scenes = [load_bank(Path(folder)) for folder in args.scenes]
         batches = Batches(
             scenes, self.real, self.layout, args.seed, share_real=args.share_real, early=args.early, scale=args.scale
         )
         loader = DataLoader(
             batches,
             batch_size=None,
-            sampler=range(self.step, args.steps),
+            sampler=range(self.step * PARTS + self.rank, args.steps * PARTS, self.world),
             num_workers=args.workers,
+            worker_init_fn=_until_its_parent_ends,
             prefetch_factor=4 if args.workers else None,
             pin_memory=self.device.type == "cuda",
         )
         begun, spent, saved = time.monotonic(), self.spent, time.monotonic()
         log: list[tuple[str, dict[str, Tensor]]] = []
-        for draft in loader:
+        drafts = iter(loader)
+        while self.step < args.steps and (self.step % AGREE or self._go_on(spent, begun)):
             progress = min(1.0, max(self.spent / budget, self.step / args.steps))
             rate = args.rate * min(1, (self.step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            log.append((draft.mode, self.learn(draft)))
+            mine = [next(drafts) for _ in range(PARTS // self.world)]
+            log.append((mine[0].mode, self.learn(mine)))
             self.step += 1
-            self.spent = spent + time.monotonic() - begun
             if self.step % args.report == 0:
                 self._report(log)
                 log = []
             if time.monotonic() - saved > 120:
                 self.save()
                 saved = time.monotonic()
-            if self.spent >= budget or self.spent - spent >= args.stop_after:
-                break
         self.save()
         return self.spent >= budget or self.step >= args.steps
 
     def _report(self, log: list[tuple[str, dict[str, Tensor]]]) -> None:
+        if self.rank:
+            return
         by: dict[str, list[float]] = defaultdict(list)
         for name, parts in log:
             for part, value in parts.items():
@@ -149,7 +195,7 @@ class Trainer:
     @torch.no_grad()
     def validate(self, folder: Path, rounds: int = 3) -> dict[str, dict[str, float]]:
         """Share of answers whose first token is right, by kind of batch and question, on scenes of held-out pictures."""
-        batches = Batches(load_bank(folder), None, self.layout, self.args.seed + 1, scale=0.5 * self.args.scale)
+        batches = Batches([load_bank(folder)], None, self.layout, self.args.seed + 1, scale=0.5 * self.args.scale)
         table = {}
         for number, mode in enumerate(MODES):
             right: dict[str, list[bool]] = defaultdict(list)
@@ -167,6 +213,11 @@ class Trainer:
         return table
 
 
+def _until_its_parent_ends(_: int) -> None:
+    """Of a process that makes batches: SIGTERM is for who reads them."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def _dense(logits: Tensor, cover: Tensor) -> Tensor:
     """How well each token says what it shows. `logits`, `cover`: (tokens, channels); `cover` uint8 as a bank has it."""
     share = cover.float() / 254
@@ -179,7 +230,7 @@ def _dense(logits: Tensor, cover: Tensor) -> Tensor:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", required=True, help="bank that film.py made")
+    parser.add_argument("--scenes", required=True, nargs="+", help="banks that film.py made")
     parser.add_argument("--real", help="bank of real cameras that prepare.py made")
     parser.add_argument("--held-out", type=Path, help="bank of scenes to score the result on")
     parser.add_argument("--out", required=True, help="folder for the trained part, and to resume from")
@@ -201,8 +252,10 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     trainer = Trainer(arguments())
     told = trainer.out / "held-out.json"
-    if trainer.run() and trainer.args.held_out and not told.exists():
+    if trainer.run() and not trainer.rank and trainer.args.held_out and not told.exists():
         told.write_text(json.dumps(trainer.validate(trainer.args.held_out), indent=1))
+    if trainer.world > 1:
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

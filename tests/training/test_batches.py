@@ -53,7 +53,7 @@ def layout() -> Any:
 def test_every_mode_asks_about_the_frames_that_it_shows(banks: tuple[Any, Any], layout: Any) -> None:
     from batches import MODES, Batches
 
-    batches = Batches(*banks, layout, seed=0, share_real=0.3, scale=0.05)
+    batches = Batches([banks[0]], banks[1], layout, seed=0, share_real=0.3, scale=0.05)
     for mode in MODES:
         for number in range(3):
             draft = batches.draw(mode, np.random.default_rng(number))
@@ -70,7 +70,7 @@ def test_every_mode_asks_about_the_frames_that_it_shows(banks: tuple[Any, Any], 
 def test_pixels_masks_and_cover_are_mirrored_together(banks: tuple[Any, Any], layout: Any) -> None:
     from batches import MODES, Batches
 
-    batches = Batches(banks[0], None, layout, seed=0, scale=0.05)
+    batches = Batches([banks[0]], None, layout, seed=0, share_lit=0.0, scale=0.05)
     (mode,) = (mode for mode in MODES if mode.name == "window-pruned")
     mirrored = set()
     for number in range(6):
@@ -89,12 +89,14 @@ def test_a_batch_is_the_same_each_time_and_begins_with_what_things_look_like(
 ) -> None:
     from batches import MODES, Batches
 
-    one, other = (Batches(*banks, layout, seed=3, early=20, scale=0.02) for _ in range(2))
+    one, other = (Batches([banks[0]] * 2, banks[1], layout, seed=3, early=10, scale=0.02) for _ in range(2))
     for number in (0, 7, 25):
         a, b = one[number], other[number]
         assert (a.mode, a.names) == (b.mode, b.names)
         assert torch.equal(a.batch.ids, b.batch.ids)
         assert torch.equal(a.frames, b.frames)
+    assert one[6].mode == one[7].mode
+    assert not torch.equal(one[6].batch.ids, one[7].batch.ids)  # both of one step
     first = {mode.name for mode in MODES if mode.first}
     assert {one[number].mode for number in range(20)} == first
-    assert {one[number].mode for number in range(20, 40)} > first
+    assert {one[number].mode for number in range(20, 60)} > first

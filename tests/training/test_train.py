@@ -1,0 +1,131 @@
+"""Training on banks: what was stopped goes on as if it had not been, and two processes learn what one learns."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from codecflow.cache import cache_dir
+from codecflow.trained.assemble import assemble
+
+LENGTHS = (1, 1, 4, 4, 16, 80)
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of noise in which somebody is in the first half of every clip."""
+    import bank
+
+    folder, n = tmp_path_factory.mktemp("scenes"), sum(LENGTHS)
+    rng = np.random.default_rng(0)
+    bank.begin(folder, n)
+    for name in bank.SHAPES:
+        values = np.load(folder / f"{name}.npy", mmap_mode="r+")
+        values[:] = rng.integers(0, 2 if name == "keep" else 250, values.shape)
+    facts = bank.nothing_known(n)
+    facts["known"][:] = facts["complete"][:] = True
+    clips, at = [], 0
+    for i, length in enumerate(LENGTHS):
+        facts["seen"][at : at + (length + 1) // 2, 0] = 1
+        clips.append({"name": f"clip-{i}", "start": at, "length": length, "real": False})
+        at += length
+    bank.finish(folder, facts, clips)
+    return folder
+
+
+def _arguments(scenes: Path, out: Path) -> list[str]:
+    few = ["--steps", str(STEPS), "--scale", "0.004", "--early", "1000", "--workers", "0", "--report", "1"]
+    return ["--scenes", str(scenes), str(scenes), "--out", str(out), *few]
+
+
+@pytest.fixture(scope="module")
+def assembled() -> tuple[Any, Any]:
+    """The untrained model and its tokenizer, put together once: it takes half a minute."""
+    return assemble(cache_dir(), None)
+
+
+@pytest.fixture(scope="module")
+def make(assembled: tuple[Any, Any], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Makes a trainer of this process, in a folder of that name, that asks after each step whether it goes on."""
+    import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "AGREE", 1)
+        patch.setattr(train, "assemble", lambda *_: copy.deepcopy(assembled))
+
+        def trainer(name: str) -> Any:
+            patch.setattr(sys, "argv", ["train.py", *_arguments(scenes, folder / name)])
+            return train.Trainer(train.arguments())
+
+        yield trainer
+    signal.signal(signal.SIGTERM, before)
+
+
+def _weights(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in trainer._trained().items()}
+
+
+@pytest.fixture(scope="module")
+def learnt(make: Any) -> dict[str, torch.Tensor]:
+    """What one process learns without a break."""
+    trainer = make("whole")
+    before = _weights(trainer)
+    assert trainer.run()
+    after = _weights(trainer)
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > 0.9 * len(before)
+    return after
+
+
+def test_a_run_that_sigterm_ended_goes_on_as_if_it_had_not(
+    make: Any, learnt: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = make("stopped")
+    learn = begun.learn
+
+    def once(drafts: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return learn(drafts)
+
+    monkeypatch.setattr(begun, "learn", once)
+    assert not begun.run()
+    assert begun.step == 1
+    again = make("stopped")
+    assert again.step == 1
+    assert again.run()
+    for name, value in _weights(again).items():
+        torch.testing.assert_close(value, learnt[name], rtol=0, atol=1e-6, msg=name)
+
+
+def test_two_processes_learn_what_one_learns(learnt: dict[str, torch.Tensor], scenes: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = str(Path(__file__).parents[2] / "training" / "train.py")
+    pair = subprocess.run(
+        [sys.executable, *launch, script, *_arguments(scenes, tmp_path)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert pair.returncode == 0, pair.stderr
+    assert pair.stdout.count(f"step {STEPS} ") == 1  # the first process speaks for both
+    for name, value in torch.load(tmp_path / "resume.pt")["weights"].items():
+        torch.testing.assert_close(value, learnt[name], rtol=0, atol=1e-5, msg=name)
+
+
+def test_processes_that_a_step_cannot_be_shared_by_are_refused(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(SystemExit, match="3 processes; the 2 batches of a step need one or 2"):
+        make("three")
