@@ -34,13 +34,10 @@ class Leaving:
 
 @dataclass
 class Fight:
-    """Of clips that have two people close to each other, (n,) bool `pairs`: `begin` and `end` of their fight, (n,) frames
-    (`begin` is `NEVER`: they only stand or walk together); `middle`, `gap`: (n, t + 1) where they are and how far from it;
-    `foot`: (n,). (n, t) bool: `fighting`, and `down`, one of them has been knocked down."""
+    """Of clips that have two people close to each other, (n,) bool `pairs`. `middle`, `gap`: (n, t + 1) where they are and
+    how far from it; `foot`: (n,). (n, t) bool: `fighting`, and `down`, one of them has been knocked down."""
 
     pairs: Tensor
-    begin: Tensor
-    end: Tensor
     middle: Tensor
     gap: Tensor
     foot: Tensor
@@ -49,7 +46,7 @@ class Fight:
 
 
 NEVER = 1e6
-"""Frames until what does not happen."""
+"""Frames until a fight that does not happen."""
 
 POSED = 0.05
 """Speed, in shares of the picture a frame, that a change of pose counts as: it is seen to move."""
@@ -137,7 +134,7 @@ class Stories(Tracks):
         foot = torch.maximum(self.uniform(n, low=0.5, high=0.95), 2 * cast.half_h * 0.95)
         knocked = begin + (end - begin) * self.uniform(n, low=0.3, high=0.8)
         down = (pairs & ever & self.chance(n, 0.2))[:, None] & (steps[:, 1:] >= knocked[:, None])
-        return Fight(pairs, begin, end, middle, near[:, None] + apart * pace[:, None], foot, fighting, down)
+        return Fight(pairs, middle, near[:, None] + apart * pace[:, None], foot, fighting, down)
 
     def spar(self, fight: Fight, side: int, cast: Cast, track: Track, aspect: Tensor) -> None:
         """Puts one of the two where they are, on `side` -1 or 1 of the other; changes `track`."""
