@@ -26,7 +26,7 @@ import torch
 from encode import Clip, Coding, Job, set_up, work
 from library import load_library
 from maker import RENDER, Library
-from scenes import FAR, Scenes, Studio
+from scenes import Scenes, Studio
 from specs import scene_rows, write_spec
 
 LENGTHS = {"long": 80, "window": 16, "stride": 4, "single": 1}
@@ -57,12 +57,11 @@ JOB = 16
 @dataclass(frozen=True)
 class Order:
     """What is wanted: how many clips of each kind; `videos`: where the bits of those of 16 frames or more go besides, with
-    a spec of them for `codecflow eval`; `far`: as of scenes.py."""
+    a spec of them for `codecflow eval`."""
 
     counts: dict[str, int]
     seed: int
     videos: Path | None = None
-    far: float = FAR
     batch: int = BATCH
 
     @property
@@ -97,7 +96,7 @@ class Film:
 
     def __init__(self, library: Library, folder: Path, order: Order, workers: int) -> None:
         self.folder, self.order, self.workers = folder, order, workers
-        self.studio = Studio(library, order.seed, order.far)
+        self.studio = Studio(library, order.seed)
         self.rng = np.random.default_rng(order.seed)
         self.facts = bank.nothing_known(order.frames)
         self.clips: list[dict[str, Any]] = []
@@ -176,7 +175,6 @@ def main() -> None:
     parser.add_argument("--strides", type=int, default=8000)
     parser.add_argument("--windows", type=int, default=4000)
     parser.add_argument("--longs", type=int, default=1000)
-    parser.add_argument("--far", type=float, default=FAR, help="share of scenes whose things are seen from far away")
     parser.add_argument("--batch", type=int, default=BATCH, help="frames rendered at a time")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--export", type=Path, help="folder for videos of 16 and 80 frames and their spec")
@@ -186,7 +184,7 @@ def main() -> None:
         return
     counts = {kind: int(getattr(args, f"{kind}s")) for kind in LENGTHS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    order = Order(counts, args.seed, args.export, args.far, args.batch)
+    order = Order(counts, args.seed, args.export, args.batch)
     Film(load_library(args.pack, device, args.split), args.out, order, args.workers).make()
 
 

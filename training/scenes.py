@@ -14,7 +14,7 @@ import torch
 from backgrounds import Backgrounds
 from camera import Camera
 from facts import Thing, Told, tell
-from maker import RENDER, SMALLEST_VEHICLE, TOKENS, Library
+from maker import RENDER, SMALLEST_VEHICLE, TOKENS
 from questions import BAG, OTHER, PERSON, VEHICLE
 from stories import Stories
 from torch import Tensor
@@ -71,11 +71,7 @@ class Plot:
 
 
 class Studio(Backgrounds, Camera, Stories):
-    """Makes scenes. `far`: share of those whose things are seen from far away."""
-
-    def __init__(self, library: Library, seed: int, far: float = FAR) -> None:
-        super().__init__(library, seed)
-        self.far = far
+    """Makes scenes."""
 
     def make(self, clips: int, frames: int) -> Scenes:
         """`clips` new scenes of `frames` frames."""
@@ -95,8 +91,8 @@ class Studio(Backgrounds, Camera, Stories):
         plot = Plot(
             falls=story < FALLS,
             pairs=(story >= FALLS) & (story < FALLS + PAIRS),
-            traffic=(story >= FALLS + PAIRS) & (story < FALLS + PAIRS + self.far * (1 - LITTER)),
-            litter=(story >= FALLS + PAIRS + self.far * (1 - LITTER)) & (story < FALLS + PAIRS + self.far),
+            traffic=(story >= FALLS + PAIRS) & (story < FALLS + PAIRS + FAR * (1 - LITTER)),
+            litter=(story >= FALLS + PAIRS + FAR * (1 - LITTER)) & (story < FALLS + PAIRS + FAR),
             leaves=(story > 1 - LEAVES) & torch.tensor(t >= 8),
         )
         least = plot.falls + 2 * (plot.leaves | plot.pairs) + 3 * (plot.traffic | plot.litter)

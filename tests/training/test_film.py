@@ -65,10 +65,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
     folder = tmp_path_factory.mktemp("film")
     _pack(folder / "pack")
-    order = Order({"long": 0, "window": 3, "stride": 1, "single": 2}, SEED, folder / "videos", far=0.0, batch=48)
+    order = Order({"long": 0, "window": 3, "stride": 1, "single": 2}, SEED, folder / "videos", batch=48)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("FALLS", "PAIRS", "LEAVES"):
-            patch.setattr(scenes, name, 0.33)
+        for name, share in {"FALLS": 0.33, "PAIRS": 0.33, "FAR": 0.0, "LEAVES": 0.33}.items():
+            patch.setattr(scenes, name, share)
         Film(load_library(folder / "pack", torch.device("cpu"), "train"), folder / "bank", order, workers=1).make()
     return Made(bank.load_bank(folder / "bank"), folder / "bank", folder / "videos")
 
