@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from codecflow.errors import ConfigError
 from codecflow.evaluate import bootstrap, metrics
 from codecflow.evaluate.bootstrap import Estimate
 from codecflow.evaluate.contenders import REFERENCE
+from codecflow.evaluate.figures import estimate_text, json_number, number_text, percent_text
 from codecflow.evaluate.report import UNTRAINED
 from codecflow.evaluate.spec import Clip, read_spec
 
@@ -161,13 +161,13 @@ def tell(scores: Mapping[str, Scores], model: str, trained: bool, counts: Mappin
         [
             [
                 policy,
-                _estimate(one.f1),
-                _estimate(one.f1_change, "+"),
-                _number(one.precision),
-                _number(one.recall),
-                _number(one.auc),
-                _estimate(one.windows_f1),
-                f"{100 * one.flops_share:.2f}",
+                estimate_text(one.f1),
+                estimate_text(one.f1_change, signed=True),
+                number_text(one.precision),
+                number_text(one.recall),
+                number_text(one.auc),
+                estimate_text(one.windows_f1),
+                percent_text(one.flops_share, 2),
             ]
             for policy, one in scores.items()
         ],
@@ -180,26 +180,12 @@ def tell(scores: Mapping[str, Scores], model: str, trained: bool, counts: Mappin
 
 def _document(one: Scores) -> dict[str, object]:
     numbers = ("precision", "recall", "auc", "flops_share")
-    told: dict[str, object] = {name: _known(getattr(one, name)) for name in numbers}
+    told: dict[str, object] = {name: json_number(getattr(one, name)) for name in numbers}
     for name in ("f1", "f1_change", "windows_f1"):
         estimate: Estimate = getattr(one, name)
-        told[name], told[f"{name}_ci95"] = _known(estimate.value), [_known(estimate.low), _known(estimate.high)]
+        told[name] = json_number(estimate.value)
+        told[f"{name}_ci95"] = [json_number(estimate.low), json_number(estimate.high)]
     return told
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
-
-
-def _number(value: float, sign: str = "") -> str:
-    return "-" if math.isnan(value) else f"{value:{sign}.3f}"
-
-
-def _estimate(one: Estimate, sign: str = "") -> str:
-    if math.isnan(one.value):
-        return "-"
-    between = " to " if sign else "-"
-    return f"{_number(one.value, sign)} ({one.low:{sign}.2f}{between}{one.high:{sign}.2f})"
 
 
 def _word(yes: bool) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from codecflow.bench.table import print_table, told_as
 from codecflow.errors import ConfigError
 
-from .bootstrap import Estimate
+from .figures import estimate_text, json_number, number_text, percent_text
 from .matched import Matched
 from .scoring import Labels, QuestionScore, Results, Standing
 from .spec import Spec
@@ -43,13 +43,13 @@ def print_policies(standings: Sequence[Standing], title: str, trained: bool) -> 
             [
                 one.name,
                 one.windows,
-                _number(one.f1),
-                _estimate(one.f1_change, signed=True, digits=3),
-                _percent(one.flops_share, 2),
-                _percent(one.tokens_kept),
+                number_text(one.f1),
+                estimate_text(one.f1_change, signed=True, digits=3),
+                percent_text(one.flops_share, 2),
+                percent_text(one.tokens_kept),
                 f"{one.tokens_window:.0f}",
-                _percent(one.agreement),
-                _number(one.dp_yes),
+                percent_text(one.agreement),
+                number_text(one.dp_yes),
             ]
             for one in standings
         ],
@@ -73,8 +73,8 @@ def print_questions(standings: Sequence[Standing], trained: bool) -> None:
 
 def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) -> None:
     """What others score at the FLOPs of `target`."""
-    cost = _percent(target.flops_share, 2)
-    heading = f"At {target.name}'s FLOPs, {cost} % of all/all's, for which it has a mean F1 of {_number(target.f1)}"
+    cost = percent_text(target.flops_share, 2)
+    heading = f"At {target.name}'s FLOPs, {cost} % of all/all's, for which it has a mean F1 of {number_text(target.f1)}"
     print_table(
         _marked(heading, trained),
         ("other", "read from", "FLOP %", "mean F1", f"Δ to {target.name} (95 %)"),
@@ -82,10 +82,10 @@ def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) ->
             [
                 one.family,
                 " and ".join(one.settings),
-                _percent(one.flops_share, 2)
+                percent_text(one.flops_share, 2)
                 + {-1: " (no dearer one ran)", 0: "", 1: " (no cheaper one ran)"}[one.beside],
-                _number(one.f1),
-                _estimate(one.change, signed=True, digits=3),
+                number_text(one.f1),
+                estimate_text(one.change, signed=True, digits=3),
             ]
             for one in rivals
         ],
@@ -101,10 +101,10 @@ def document(
     matched = {
         one.family: {
             "settings": one.settings,
-            "flops_share": _known(one.flops_share),
-            "f1": _known(one.f1),
-            "f1_change": _known(one.change.value),
-            "f1_change_ci95": [_known(one.change.low), _known(one.change.high)],
+            "flops_share": json_number(one.flops_share),
+            "f1": json_number(one.f1),
+            "f1_change": json_number(one.change.value),
+            "f1_change_ci95": [json_number(one.change.low), json_number(one.change.high)],
         }
         for one in rivals
     }
@@ -160,12 +160,12 @@ def _row(name: str, score: QuestionScore) -> list[object]:
         name,
         score.n,
         "" if score.positive is None else score.positive,
-        _estimate(score.f1),
-        _estimate(score.f1_change, signed=True),
-        _estimate(score.precision),
-        _estimate(score.recall),
-        _number(score.auc),
-        _percent(score.accuracy),
+        estimate_text(score.f1),
+        estimate_text(score.f1_change, signed=True),
+        estimate_text(score.precision),
+        estimate_text(score.recall),
+        number_text(score.auc),
+        percent_text(score.accuracy),
     ]
 
 
@@ -179,9 +179,9 @@ def _policy(standing: Standing) -> dict[str, object]:
         "agreement": standing.agreement,
         "dp_yes": standing.dp_yes,
     }
-    rounded = {name: _known(value) for name, value in figures.items()}
+    rounded = {name: json_number(value) for name, value in figures.items()}
     questions = {prompt: _question(score) for prompt, score in standing.questions.items()}
-    change = [_known(standing.f1_change.low), _known(standing.f1_change.high)]
+    change = [json_number(standing.f1_change.low), json_number(standing.f1_change.high)]
     return {**questions, **rounded, "f1_change_ci95": change, "windows": standing.windows}
 
 
@@ -189,34 +189,13 @@ def _question(score: QuestionScore) -> dict[str, object]:
     estimates = {"f1": score.f1, "precision": score.precision, "recall": score.recall, "f1_change": score.f1_change}
     values: dict[str, object] = {"n": score.n, "type": score.type}
     if score.positive is not None:
-        values |= {"positive": score.positive, "f1_always_yes": _known(score.f1_always_yes or math.nan)}
+        values |= {"positive": score.positive, "f1_always_yes": json_number(score.f1_always_yes or math.nan)}
     for name, estimate in estimates.items():
-        values[name] = _known(estimate.value)
-        values[f"{name}_ci95"] = [_known(estimate.low), _known(estimate.high)]
+        values[name] = json_number(estimate.value)
+        values[f"{name}_ci95"] = [json_number(estimate.low), json_number(estimate.high)]
     for name in ("auc", "accuracy", "agreement", "dp_yes"):
-        values[name] = _known(getattr(score, name))
+        values[name] = json_number(getattr(score, name))
     return values
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else round(value, 6)
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _percent(value: float, digits: int = 1) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
-
-
-def _estimate(estimate: Estimate, *, signed: bool = False, digits: int = 2) -> str:
-    """`digits`: of the interval's ends."""
-    if math.isnan(estimate.value):
-        return "-"
-    form, between = ("+", " to ") if signed else ("", "-")
-    ends = [f"{end:{form}.{digits}f}" for end in (estimate.low, estimate.high) if not math.isnan(end)]
-    return f"{estimate.value:{form}.3f} ({between.join(ends) or '-'})"
 
 
 def _marked(heading: str, trained: bool) -> str:
