@@ -12,6 +12,10 @@ from maker import NEWEST
 MOST = 4
 """Questions asked of one stride."""
 
+BORDER = 0.04
+"""What is nearer than this to the border between two of the nine places, in shares of the picture, is certainly in neither:
+nine pixels of 224, a third of a token."""
+
 
 def certain(facts: Facts, end: int, window: int) -> dict[str, str]:
     """Answers by question name that the stride which ends before frame `end` makes certain; what is not is left out.
@@ -56,7 +60,7 @@ def _presence(facts: Facts, newest: slice, answers: dict[str, str]) -> dict[str,
         return None
     answers["count"] = q.count(int(people[-1]))
     x, y = facts["person_at"][newest][-1]
-    if people[-1] == 1 and x >= 0:
+    if people[-1] == 1 and x >= 0 and not _on_border(float(x), float(y)):
         answers["person_where"] = q.place(float(x), float(y))
     return counts if sure else None
 
@@ -73,8 +77,15 @@ def _motion(facts: Facts, newest: slice, answers: dict[str, str]) -> str | None:
     x, y = facts["mover"][newest][-1]
     if moving[-1] != 1 or not (0 <= x <= 1 and 0 <= y <= 1):
         return None
-    answers["where"] = q.place(float(x), float(y))
-    return answers["where"]
+    place = q.place(float(x), float(y))
+    if not _on_border(float(x), float(y)):
+        answers["where"] = place
+    return place
+
+
+def _on_border(x: float, y: float) -> bool:
+    """Whether (x, y) lies between two places, so that either may be named."""
+    return any(abs(v - border) < BORDER for v in (x, y) for border in (1 / 3, 2 / 3))
 
 
 WEIGHTS = {"person": 1.5, "vehicle": 1.5, "moving": 1.0, "where": 1.0}

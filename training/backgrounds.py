@@ -9,6 +9,9 @@ from maker import RENDER, SMALLEST, TOKENS, Maker
 from torch import Tensor
 from torch.nn import functional
 
+MARKED = 0.7
+"""Share of drawn surfaces that are painted and stained like roads and car parks, which photographs show full of vehicles."""
+
 
 class Backgrounds(Maker):
     """Pictures with what is known of where each class is in them."""
@@ -130,4 +133,49 @@ class Backgrounds(Maker):
             picture = torch.where(
                 mark, self.up(self.uniform(n, 1, 1, 1, low=0.1, high=1.0)) * 0.5 + picture * 0.5, picture
             )
+        marked = torch.nonzero(self.chance(n, MARKED)).flatten()
+        if len(marked):
+            rows = self.up(marked)
+            picture[rows] = self._stained(self._painted(picture[rows]))
         return picture.clamp(0, 1)
+
+    def _painted(self, picture: Tensor) -> Tensor:
+        """`picture`, (n, 3, S, S), with what is painted on roads: rows of strokes, as bays (side by side) or lanes (one
+        after another) have them."""
+        n, one = len(picture), (len(picture), 1, 1, 1)
+        axis = (torch.arange(RENDER, device=self.device) + 0.5) / RENDER
+        x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
+        for _ in range(2):
+            left, top = self.uniform(*one, low=-0.2, high=0.9), self.uniform(*one, low=-0.2, high=0.9)
+            across = self.uniform(*one, high=math.pi)
+            gap = self.uniform(*one, low=0.06, high=0.3)
+            along = torch.where(self.chance(n, 0.3).view(one), across, self.uniform(*one, high=math.pi))
+            fan = self.uniform(*one, low=-0.05, high=0.05)
+            length = 0.04 * 20 ** self.uniform(*one)
+            width, wear = self.uniform(*one, low=0.002, high=0.012), self.uniform(*one, low=0.4, high=0.95)
+            tone = self.uniform(n, 1, 1, 1, low=0.7, high=1.0) * torch.ones(1, 3, 1, 1)
+            tone[:, 2:] *= torch.where(self.chance(n, 0.2), 0.4, 1.0).view(one)  # yellow
+            number = self.integers(9, *one)
+            for i in range(8):
+                angle = along + fan * i
+                dx = x - self.up(left + gap * i * across.cos())
+                dy = y - self.up(top + gap * i * across.sin())
+                cos, sin = self.up(angle.cos()), self.up(angle.sin())
+                reach = (dx * cos + dy * sin).clamp(min=0).minimum(self.up(length))
+                distance = ((dx - reach * cos) ** 2 + (dy - reach * sin) ** 2).sqrt()
+                alpha = ((self.up(width) - distance) * RENDER).clamp(0, 1) * self.up(wear * (number > i))
+                picture = picture * (1 - alpha) + self.up(tone) * alpha
+        return picture
+
+    def _stained(self, picture: Tensor) -> Tensor:
+        """`picture`, (n, 3, S, S), with stains, holes' covers and litter too small to be anything."""
+        one = (len(picture), 1, 1, 1)
+        axis = (torch.arange(RENDER, device=self.device) + 0.5) / RENDER
+        x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
+        for _ in range(8):
+            wide, high = 0.003 * 15 ** self.uniform(*one), 0.003 * 10 ** self.uniform(*one)
+            dx = (x - self.up(self.uniform(*one))) / self.up(wide)
+            dy = (y - self.up(self.uniform(*one))) / self.up(high)
+            darker = self.uniform(*one, low=-0.5, high=0.7) * self.uniform(*one)
+            picture = picture * (1 - (1.5 - (dx**2 + dy**2)).clamp(0, 1) * self.up(darker))
+        return picture

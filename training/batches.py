@@ -1,6 +1,6 @@
 """What the training loop reads: batch number k, drawn from the banks by seed and k alone, made by processes on the CPU.
 
-A step learns from PARTS batches of one mode. One GPU takes them one after the other, two side by side.
+A step learns from several batches of one mode. One GPU takes them one after the other, more of them side by side.
 """
 
 from __future__ import annotations
@@ -48,9 +48,6 @@ MODES = (
     Mode("long", 5, 80, False, 0.08, 7400, 3),
     Mode("long-pruned", 11, 80, True, 0.19, 4200, 3),
 )
-PARTS = 2
-"""Batches of a step."""
-
 WINDOWS = (8, 16, 16, 32, 80)
 """Frames that a window may have."""
 
@@ -74,8 +71,9 @@ class Draft:
 
 
 class Batches(Dataset[Draft]):
-    """Batch `k` is the same in every run of one `seed`. `early`: before this step only modes that are `first`.
-    `share_real`: of clips that are real cameras'; `share_lit`: of the others, how many are put in another light.
+    """Batch `k` is the same in every run of one `seed`. `parts`: batches of a step. `early`: before this step only modes
+    that are `first`. `share_real`: of clips that are real cameras'; `share_lit`: of the others, how many are put in another
+    light.
     """
 
     def __init__(
@@ -85,13 +83,14 @@ class Batches(Dataset[Draft]):
         layout: Layout,
         seed: int,
         *,
+        parts: int,
         share_real: float = 0.1,
         share_lit: float = 0.3,
         early: int = 0,
         scale: float = 1.0,
         modes: Sequence[Mode] = MODES,
     ) -> None:
-        self.real, self.layout, self.seed = real, layout, seed
+        self.real, self.layout, self.seed, self.parts = real, layout, seed, parts
         self.share_real, self.share_lit, self.early, self.scale, self.modes = share_real, share_lit, early, scale, modes
         self.by_length = {
             n: [(bank, e) for bank in scenes for e in bank.clips if e["length"] == n] for n in {m.frames for m in modes}
@@ -104,11 +103,11 @@ class Batches(Dataset[Draft]):
         return 1 << 30
 
     def __getitem__(self, number: int) -> Draft:
-        step = number // PARTS
+        step = number // self.parts
         modes = [m for m in self.modes if m.first or step >= self.early]
         shares = np.array([m.share for m in modes])
         which = np.random.default_rng((self.seed, step)).choice(len(modes), p=shares / shares.sum())
-        return self.draw(modes[int(which)], np.random.default_rng((self.seed, step, number % PARTS)))
+        return self.draw(modes[int(which)], np.random.default_rng((self.seed, step, number % self.parts)))
 
     def draw(self, mode: Mode, rng: np.random.Generator) -> Draft:
         parts = [self._clip(mode, rng) for _ in range(max(1, round(mode.clips * self.scale)))]

@@ -77,7 +77,7 @@ class Studio(Backgrounds, Camera, Stories):
         """`clips` new scenes of `frames` frames."""
         n, t, quiet = clips, frames, frames > 4
         picture, cover, seen, known, complete, aspect = self.backgrounds(n, quiet)
-        drawn = self.up(torch.nonzero(self.chance(n, 0.2 if quiet else 0.15)).flatten())
+        drawn = self.up(torch.nonzero(self.chance(n, 0.25 if quiet else 0.15)).flatten())
         if len(drawn):
             picture[drawn] = self.plain(len(drawn))
             cover[drawn], seen[drawn], known[drawn], complete[drawn] = 0.0, 0.0, True, True

@@ -162,10 +162,10 @@ class Stories(Tracks):
         begin = (self.uniform(n, low=-0.3, high=0.9) * t).floor()
         end = begin + 2 + (self.uniform(n) * t).floor()
         # Some sit all the time: who is low from the beginning has not fallen.
-        sits = self.chance(n, 0.4)
+        sits = self.chance(n, 0.5)
         begin, end = torch.where(sits, -9.0, begin)[:, None], torch.where(sits, t + 9.0, end)[:, None]
         kind = self.uniform(n)
-        low, restless = free & (kind < 0.2), free & (kind > 0.94)
+        low, restless = free & (kind < 0.25), free & (kind > 0.94)
         # Down within two frames, and up again.
         share = ((steps - begin + 1) / 2).clamp(0, 1) * ((end - steps + 1) / 2).clamp(0, 1)
         crouch = 1 - share * self.uniform(n, 1, low=0.2, high=0.55)

@@ -1,8 +1,8 @@
-"""Trains codecflow-tiny on banks: on one GPU or on two side by side, resumable. See README.md.
+"""Trains codecflow-tiny on banks: on one GPU or on several side by side, resumable. See README.md.
 
     torchrun --standalone --nproc-per-node GPUS training/train.py --scenes BANK BANK --real PACK/real --out OUT
 
-What is learnt is the same on one GPU as on two, up to rounding. SIGTERM ends a run as --stop-after does.
+What is learnt is the same on one GPU as on several, up to rounding. SIGTERM ends a run as --stop-after does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from bank import UNKNOWN, load_bank
-from batches import MODES, PARTS, Batches, Draft
+from batches import MODES, Batches, Draft
 from layout import Batch, Layout
 from maker import SIDE
 from model import Learner
@@ -48,8 +48,10 @@ class Trainer:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.rank, self.world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-        if PARTS % self.world:
-            raise SystemExit(f"train.py: {self.world} processes; the {PARTS} batches of a step need one or {PARTS}")
+        if args.parts % self.world:
+            raise SystemExit(
+                f"train.py: {self.world} processes cannot share the {args.parts} batches of a step evenly; see --parts"
+            )
         if self.world > 1:
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         self.device = torch.device("cpu")
@@ -120,7 +122,7 @@ class Trainer:
         total: dict[str, Tensor] = {}
         for draft in drafts:
             losses, _, _ = self.forward(draft)
-            (torch.stack(list(losses.values())).sum() / PARTS).backward()
+            (torch.stack(list(losses.values())).sum() / self.args.parts).backward()
             total = {name: total.get(name, 0) + loss.detach() / len(drafts) for name, loss in losses.items()}
         parameters = [p for group in self.groups for p in group["params"]]
         if self.world > 1:
@@ -150,12 +152,19 @@ class Trainer:
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
         scenes = [load_bank(Path(folder)) for folder in args.scenes]
         batches = Batches(
-            scenes, self.real, self.layout, args.seed, share_real=args.share_real, early=args.early, scale=args.scale
+            scenes,
+            self.real,
+            self.layout,
+            args.seed,
+            parts=args.parts,
+            share_real=args.share_real,
+            early=args.early,
+            scale=args.scale,
         )
         loader = DataLoader(
             batches,
             batch_size=None,
-            sampler=range(self.step * PARTS + self.rank, args.steps * PARTS, self.world),
+            sampler=range(self.step * args.parts + self.rank, args.steps * args.parts, self.world),
             num_workers=args.workers,
             worker_init_fn=_until_its_parent_ends,
             prefetch_factor=4 if args.workers else None,
@@ -169,7 +178,7 @@ class Trainer:
             rate = args.rate * min(1, (self.step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
             for group in self.optimiser.param_groups:
                 group["lr"] = rate * group["factor"]
-            mine = [next(drafts) for _ in range(PARTS // self.world)]
+            mine = [next(drafts) for _ in range(args.parts // self.world)]
             log.append((mine[0].mode, self.learn(mine)))
             self.step += 1
             if self.step % args.report == 0:
@@ -239,6 +248,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds of this call; the next one goes on")
     parser.add_argument("--steps", type=int, default=100_000, help="no more than these")
+    parser.add_argument("--parts", type=int, default=4, help="batches of a step, shared evenly by the processes")
     parser.add_argument("--early", type=int, default=150, help="steps of single frames and strides alone")
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--share-real", type=float, default=0.1, help="of clips from real fixed cameras")

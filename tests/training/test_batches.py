@@ -89,7 +89,7 @@ def test_a_batch_is_the_same_each_time_and_begins_with_what_things_look_like(
 ) -> None:
     from batches import MODES, Batches
 
-    one, other = (Batches([banks[0]] * 2, banks[1], layout, seed=3, early=10, scale=0.02) for _ in range(2))
+    one, other = (Batches([banks[0]] * 2, banks[1], layout, seed=3, parts=2, early=10, scale=0.02) for _ in range(2))
     for number in (0, 7, 25):
         a, b = one[number], other[number]
         assert (a.mode, a.names) == (b.mode, b.names)

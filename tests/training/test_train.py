@@ -45,8 +45,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _arguments(scenes: Path, out: Path) -> list[str]:
-    few = ["--steps", str(STEPS), "--scale", "0.004", "--early", "1000", "--workers", "0", "--report", "1"]
-    return ["--scenes", str(scenes), str(scenes), "--out", str(out), *few]
+    few = f"--steps {STEPS} --parts 2 --scale 0.004 --early 1000 --workers 0 --report 1"
+    return ["--scenes", str(scenes), str(scenes), "--out", str(out), *few.split()]
 
 
 @pytest.fixture(scope="module")
@@ -127,5 +127,5 @@ def test_two_processes_learn_what_one_learns(learnt: dict[str, torch.Tensor], sc
 
 def test_processes_that_a_step_cannot_be_shared_by_are_refused(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(SystemExit, match="3 processes; the 2 batches of a step need one or 2"):
+    with pytest.raises(SystemExit, match="3 processes cannot share the 2 batches of a step evenly"):
         make("three")
