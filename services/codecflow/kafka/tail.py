@@ -11,7 +11,6 @@ from confluent_kafka import KafkaError as ClientError
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
     OffsetSpec,
 )
-from confluent_kafka.cimpl import OFFSET_BEGINNING
 
 from codecflow.errors import KafkaError
 
@@ -41,12 +40,11 @@ class TopicTail:
         self._consumer = consumer(
             settings, f"{settings.topic_prefix}.tail", self._watch, **{"enable.partition.eof": True}
         )
-        # Looked up now, not at the first poll, so that nothing committed in between is passed over.
-        begins = (
-            self._ends(IsolationLevel.READ_COMMITTED) if from_end else dict.fromkeys(self._partitions, OFFSET_BEGINNING)
-        )
-        self._positions = {partition: max(begin, 0) for partition, begin in begins.items()}
-        self._consumer.assign([TopicPartition(topic, partition, begin) for partition, begin in begins.items()])
+        # Looked up now, not at the first poll, so that nothing committed in between is passed over. The beginning too:
+        # librdkafka, told only "from the beginning", looks it up by itself, but half a second to a second later.
+        begin = OffsetSpec.latest() if from_end else OffsetSpec.earliest()
+        self._positions = self._offsets(begin, IsolationLevel.READ_COMMITTED)
+        self._consumer.assign([TopicPartition(topic, *position) for position in self._positions.items()])
 
     def __enter__(self) -> TopicTail:
         return self
@@ -62,7 +60,7 @@ class TopicTail:
         The ends include transactions still open, and are waited for: what a dead worker left is aborted by the broker after
         its time-out, what is being committed is in the answer. Raises KafkaError when `within_s` seconds are not enough.
         """
-        ends = self._ends(IsolationLevel.READ_UNCOMMITTED)
+        ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
         deadline = time.monotonic() + within_s
         found: list[Message] = []
         while any(self._positions[partition] < end for partition, end in ends.items()):
@@ -103,8 +101,9 @@ class TopicTail:
             raise self._error(found.error)
         return sorted(found.partitions)
 
-    def _ends(self, isolation: IsolationLevel) -> dict[int, int]:
-        asked = {TopicPartition(self._topic, partition): OffsetSpec.latest() for partition in self._partitions}
+    def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel) -> dict[int, int]:
+        """By partition."""
+        asked = {TopicPartition(self._topic, partition): spec for partition in self._partitions}
         deadline = time.monotonic() + _REQUEST_S
         while True:
             answers = self._admin.list_offsets(asked, isolation_level=isolation)
@@ -115,7 +114,7 @@ class TopicTail:
                 if client_error(error).code() not in _NO_LEADER_YET or time.monotonic() > deadline:
                     raise self._error(client_error(error)) from error
             except TimeoutError as error:
-                raise KafkaError(f"topic {self._topic}: its end is not told within {_REQUEST_S:.0f} s") from error
+                raise KafkaError(f"topic {self._topic}: its offsets are not told within {_REQUEST_S:.0f} s") from error
             time.sleep(0.1)
 
     def _error(self, error: ClientError) -> KafkaError:
