@@ -19,6 +19,9 @@ from .failures import TopicsError, client_error
 from .settings import KafkaSettings
 
 _BATCH = 500
+_FETCH_MS = 100
+"""How long a broker may hold back an answer that has no records. That a topic has been read to a transaction's marker at its
+end is known when such an answer comes: every reading of results and state waits for one."""
 _REQUEST_S = 30.0
 _NO_LEADER_YET = (ClientError.NOT_LEADER_FOR_PARTITION, ClientError.LEADER_NOT_AVAILABLE, ClientError._NOENT)
 
@@ -38,7 +41,10 @@ class TopicTail:
         self._admin = require_broker(settings)
         self._partitions = list(partitions) if partitions is not None else self._all_partitions()
         self._consumer = consumer(
-            settings, f"{settings.topic_prefix}.tail", self._watch, **{"enable.partition.eof": True}
+            settings,
+            f"{settings.topic_prefix}.tail",
+            self._watch,
+            **{"enable.partition.eof": True, "fetch.wait.max.ms": _FETCH_MS},
         )
         # Looked up now, not at the first poll, so that nothing committed in between is passed over. The beginning too:
         # librdkafka, told only "from the beginning", looks it up by itself, but half a second to a second later.
