@@ -191,6 +191,11 @@ def test_a_folder_that_is_a_file(refused: Refused, command: tuple[str, ...], tmp
     assert f"folder {tmp_path / 'file'}: cannot be made" in refused(2, *command, str(tmp_path / "file"))
 
 
+def test_a_family_that_does_not_exist(refused: Refused, tmp_path: Path) -> None:
+    said = refused(6, "model", "tiny", "--out", str(tmp_path / "tiny"), "--family", "foo")
+    assert said.startswith("codecflow: family 'foo': use one of internvl")
+
+
 def test_a_kafka_property_that_does_not_exist(refused: Refused) -> None:
     assert "no.such.property" in refused(2, "results", "-X", "no.such.property=1")
 

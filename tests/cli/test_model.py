@@ -22,10 +22,3 @@ def test_a_small_checkpoint_is_made_and_measured(tmp_path: Path) -> None:
     assert measured.returncode == 0, measured.stderr
     assert "answers are not" in measured.stdout
     assert json.loads(measured.stdout.splitlines()[-1])["results"][0]["flops_share"] < 1
-
-
-def test_an_unknown_family_is_one_line(tmp_path: Path) -> None:
-    made = run("model", "tiny", "--out", str(tmp_path / "tiny"), "--family", "foo")
-    assert made.returncode == 6
-    assert made.stderr.startswith("codecflow: family 'foo': use one of internvl")
-    assert len(made.stderr.splitlines()) == 1

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from codecflow.kafka.local_files import listens
+from codecflow.vlm.tiny import make_tiny
 from tests.clips import cut
 
 pytestmark = pytest.mark.slow
@@ -25,6 +26,12 @@ DEMO = [sys.executable, "-m", "codecflow", "demo"]
 def clip(tmp_path: Path) -> Path:
     """Six seconds: less than one stride of the usual eight."""
     return cut(6, tmp_path / "six seconds.mp4")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """For demos that give no answer: without one, each would first import torch to make the same."""
+    return make_tiny(tmp_path / "model", image_size=112)
 
 
 def test_a_clip_becomes_answers_and_figures(clip: Path) -> None:
@@ -53,9 +60,9 @@ def test_a_clip_becomes_answers_and_figures(clip: Path) -> None:
     assert nothing_is_left(told)
 
 
-def test_a_service_that_fails_ends_it_in_one_line(clip: Path) -> None:
+def test_a_service_that_fails_ends_it_in_one_line(clip: Path, model: Path) -> None:
     done = subprocess.run(
-        [*DEMO, str(clip), "--keep", "everything"],
+        [*DEMO, str(clip), "--model", str(model), "--keep", "everything"],
         capture_output=True,
         text=True,
         timeout=200,
@@ -68,10 +75,10 @@ def test_a_service_that_fails_ends_it_in_one_line(clip: Path) -> None:
     assert nothing_is_left(done.stdout)
 
 
-def test_ctrl_c_stops_what_it_started(clip: Path) -> None:
+def test_ctrl_c_stops_what_it_started(clip: Path, model: Path) -> None:
     # Where the tests themselves run in the background, SIGINT is ignored, and what they start would inherit that.
     with subprocess.Popen(
-        [*DEMO, str(clip), "--realtime"],
+        [*DEMO, str(clip), "--model", str(model), "--realtime"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
