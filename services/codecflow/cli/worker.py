@@ -145,7 +145,6 @@ def _settings(
     from codecflow.errors import ConfigError
     from codecflow.keep.config import KeepConfig, parse_coverage
     from codecflow.messages import Question
-    from codecflow.vlm.refresh import Refresh
     from codecflow.worker.settings import WorkerSettings
     from codecflow.worker.windows import WindowPlan
 
@@ -155,6 +154,8 @@ def _settings(
     if yes_no and question is None:
         raise ConfigError("--yes-no goes with --question")
     config = KeepConfig(keep, plan.fps, kind, period_s)  # type: ignore[arg-type]  # it checks the name
+    from codecflow.vlm.refresh import Refresh  # and torch with it, which takes seconds: all else is told before
+
     return WorkerSettings(plan, config, question=asked), Refresh.named(refresh)
 
 
