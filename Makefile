@@ -33,7 +33,7 @@ demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, a
 # Bytecode is kept even where the environment says not to, as many images do: the tests start dozens of processes that
 # import torch and transformers, and each would compile them anew, which takes longer than the import itself.
 test: $(READY)  ## all tests, with coverage of services/ (at least 85 %); ARGS="tests/keep -x" for some
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest $(if $(ARGS),$(ARGS),-n 2 --dist loadfile --cov --cov-report=term:skip-covered --cov-fail-under=85)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=85)
 
 check: $(READY)  ## lint, format, types, layers, schemas: what CI checks before the tests
 	$(BIN)/ruff check .
