@@ -19,6 +19,11 @@ hypothesis.settings.register_profile("codecflow", deadline=None)
 hypothesis.settings.load_profile("codecflow")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, else the order as it is: the last process to end is then not alone for a minute."""
+    items.sort(key=lambda item: item.path.parent.name != "training")
+
+
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[LocalKafka]:
     """A real broker, shared by all xdist workers: started by the first to ask, ended with the last, however that ends."""
