@@ -39,6 +39,7 @@ check: $(READY)  ## lint, format, types, layers, schemas: what CI checks before 
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	MYPYPATH=services:training $(BIN)/mypy training
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory schemas
 

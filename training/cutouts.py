@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,21 @@ PLAZA = "vtest_h264"
 """The clip whose pedestrians have boxes."""
 
 
-def held_out(name: str, labels: list[dict[str, Any]]) -> set[str]:
-    """Files kept for validation: neither photograph nor cut-outs of them are trained on."""
-    if name == "coco128":
-        return {x["file"] for x in [c for c in labels if c["split"] == "val"][:48]}
-    return {x["file"] for x in labels if x["split"] == "test"}
+def labelled(data: Path, name: str) -> Iterator[tuple[dict[str, Any], str, bytes]]:
+    """(label, "train" or "val", the file) of each photograph of train/{name}.tar. Of "val" neither the photograph nor
+    cut-outs of it are trained on."""
+    with tarfile.open(data / "train" / f"{name}.tar") as archive:
+
+        def read(file: str) -> bytes:
+            if (member := archive.extractfile(file)) is None:
+                raise SystemExit(f"prepare.py: {file} in train/{name}.tar is no file")
+            return member.read()
+
+        labels = [json.loads(line) for line in read("labels.jsonl").splitlines()]
+        kept = "val" if name == "coco128" else "test"
+        held = [x["file"] for x in labels if x["split"] == kept][: 48 if name == "coco128" else None]
+        for label in labels:
+            yield label, "val" if label["file"] in held else "train", read(label["file"])
 
 
 def pets_boxes(data: Path, times: list[float]) -> list[list[list[float]]]:
@@ -85,14 +96,10 @@ class Writer:
 def pack_cutouts(data: Path, pack: Path) -> None:
     writer = Writer(pack / "cutouts")
     for name, cut in (("coco128", _polygons), ("vehicles", _grabcut)):
-        with tarfile.open(data / "train" / f"{name}.tar") as archive:
-            labels = [json.loads(line) for line in io.TextIOWrapper(archive.extractfile("labels.jsonl"))]  # type: ignore[arg-type]
-            held = held_out(name, labels)
-            for label in labels:
-                image = Image.open(io.BytesIO(archive.extractfile(label["file"]).read())).convert("RGB")  # type: ignore[union-attr]
-                split = "val" if label["file"] in held else "train"
-                for kind, alpha in cut(label, image):
-                    writer.save(np.asarray(image), alpha, kind, split)
+        for label, split, content in labelled(data, name):
+            image = Image.open(io.BytesIO(content)).convert("RGB")
+            for kind, alpha in cut(label, image):
+                writer.save(np.asarray(image), alpha, kind, split)
     _pedestrians(pack, writer)
     for stem in FROM_ABOVE:
         _movers(pack, stem, writer)

@@ -87,7 +87,7 @@ def set_up() -> None:
 def work(job: Job) -> int:
     """Puts frames and masks of the job's clips into the bank. Returns how many frames."""
     if job.folder not in _banks:
-        _banks[job.folder] = tuple(np.load(job.folder / f"{name}.npy", mmap_mode="r+") for name in ("frames", "keep"))  # type: ignore[assignment]
+        _banks[job.folder] = tuple(np.load(job.folder / f"{name}.npy", mmap_mode="r+") for name in ("frames", "keep"))
     frames, keep = _banks[job.folder]
     source = np.memmap(job.source, np.uint8, "r").reshape(-1, RENDER * 3 // 2, RENDER)
     for clip in job.clips:
@@ -130,14 +130,14 @@ def watch(video: bytes, coding: Coding) -> Iterator[tuple[Bytes, npt.NDArray[np.
     """What the product's worker makes of each picture: ((3, SIDE, SIDE) uint8 RGB, (TOKENS^2,) bool what it keeps)."""
     grid = TokenGrid.regular(TOKENS, TOKENS, RENDER, RENDER)
     state = KeepState(grid, KeepConfig(fps=Fraction(FPS), period_s=Fraction(coding.period_s)))
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         container.streams.video[0].thread_count = 1
         for slot, picture in enumerate(container.decode(video=0), coding.phase):
             decision = state.step(slot, None, lambda picture=picture: luma(picture))  # type: ignore[misc]
             yield squeeze(picture.to_ndarray(format="rgb24")), decision.keep
 
 
-def squeeze(rgb: Bytes) -> Bytes:
+def squeeze(rgb: npt.NDArray[Any]) -> Bytes:
     """(height, width, 3) uint8 -> (3, SIDE, SIDE): the resize of the product's InternVL family (vlm/pictures.py)."""
     picture = torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous()
     return interpolate(picture, (SIDE, SIDE), mode="bicubic", antialias=True)[0].numpy()

@@ -118,7 +118,7 @@ class Layout:
                 out[i, : len(values)] = values
             return out
 
-        columns = list(zip(*answers, strict=True)) or [[]] * 5
+        columns = list(zip(*answers, strict=True)) or [()] * 5
         return Batch(
             ids=padded("ids", 0),
             positions=padded("positions", 0),

@@ -32,6 +32,10 @@ class Learner(nn.Module):
     has made of them: what moves, fell, was left takes the frames before.
     """
 
+    table: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.image_id = model.config.image_token_id
@@ -98,7 +102,8 @@ class Learner(nn.Module):
             out = out.index_copy(0, up((few[:, None] * tokens + order)[valid]), merged.to(out.dtype))
         kept = out[up(np.flatnonzero(keep))]
         with torch.autocast(frames.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return self.projector(kept)
+            features: Tensor = self.projector(kept)
+            return features
 
     @torch.no_grad()
     def _patches(self, frames: Tensor) -> tuple[Tensor, Tensor]:
@@ -156,14 +161,15 @@ class Learner(nn.Module):
         special = functional.embedding((ids - plain).clamp(min=0), self.rows)
         embeds = torch.where((ids >= plain)[..., None], special, functional.embedding(ids, self.table))
         embeds = embeds.masked_scatter((ids == self.image_id)[..., None], features.float())
-        return self.text(embeds, batch.positions, self._visible(batch))
+        hidden: Tensor = self.text(embeds, batch.positions, self._visible(batch))
+        return hidden
 
     @staticmethod
     def _visible(batch: Batch) -> Tensor:
         """(n, 1, length, length) bool: the past, without other questions, and without frames that have left the window."""
         length = batch.ids.shape[1]
         to, of = batch.segment[:, None, :], batch.segment[:, :, None]
-        mask = (to == 0) | (to == of)
+        mask: Tensor = (to == 0) | (to == of)
         mask &= batch.moment[:, None, :] >= batch.oldest[:, :, None]
         mask &= torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         mask |= torch.eye(length, dtype=torch.bool, device=mask.device)  # padding must attend to something

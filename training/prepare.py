@@ -12,9 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import fnmatch
-import io
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -38,37 +36,24 @@ def pack_photos(data: Path, pack: Path) -> None:
     rows: list[dict[str, Any]] = []
     (pack / "photos").mkdir(parents=True, exist_ok=True)
     for name in ("coco128", "vehicles"):
-        with tarfile.open(data / "train" / f"{name}.tar") as archive:
-            labels = [json.loads(line) for line in io.TextIOWrapper(archive.extractfile("labels.jsonl"))]  # type: ignore[arg-type]
-            held = cutouts.held_out(name, labels)
-            for label in labels:
-                file = f"{name}-{Path(label['file']).name}"
-                (pack / "photos" / file).write_bytes(archive.extractfile(label["file"]).read())  # type: ignore[union-attr]
-                names = {box["label"] for box in label["boxes"]}
-                known = [name == "coco128" and not names & VAGUE.get(c, set()) for c in range(4)]
-                boxes = [[cutouts.KINDS[b["label"]], *b["xyxy"]] for b in label["boxes"] if b["label"] in cutouts.KINDS]
-                split = "val" if label["file"] in held else "train"
-                rows.append(
-                    {
-                        "file": file,
-                        "boxes": boxes,
-                        "known": known,
-                        "split": split,
-                        "aspect": label["width"] / label["height"],
-                    }
-                )
+        for label, split, content in cutouts.labelled(data, name):
+            file = f"{name}-{Path(label['file']).name}"
+            (pack / "photos" / file).write_bytes(content)
+            names = {box["label"] for box in label["boxes"]}
+            known = [name == "coco128" and not names & VAGUE.get(c, set()) for c in range(4)]
+            boxes = [[cutouts.KINDS[b["label"]], *b["xyxy"]] for b in label["boxes"] if b["label"] in cutouts.KINDS]
+            aspect = label["width"] / label["height"]
+            rows.append({"file": file, "boxes": boxes, "known": known, "split": split, "aspect": aspect})
     for stem, known in (
-        (cutouts.PLAZA, [1, 0, 1, 0]),
-        *((stem, [1, 1, 1, 1]) for stem in cutouts.FROM_ABOVE),
+        (cutouts.PLAZA, [True, False, True, False]),
+        *((stem, [True] * 4) for stem in cutouts.FROM_ABOVE),
     ):
         file = f"empty-{stem}.webp"
         clip = sorted((pack / "clips" / stem).glob("*.webp"))
         frames = np.stack([np.asarray(Image.open(f)) for f in clip[:: max(1, len(clip) // 40)]])
         Image.fromarray(np.median(frames, 0).astype(np.uint8)).save(pack / "photos" / file, quality=92)
         width, height = json.loads((pack / "clips" / stem / "clip.json").read_text())["size"]
-        rows.append(
-            {"file": file, "boxes": [], "known": [bool(k) for k in known], "split": "train", "aspect": width / height}
-        )
+        rows.append({"file": file, "boxes": [], "known": known, "split": "train", "aspect": width / height})
     (pack / "photos.json").write_text(json.dumps(rows))
 
 

@@ -29,10 +29,12 @@ KINDS = {
 class LowRank(nn.Module):
     """A kind of matrix in all layers: frozen weights (layers, out, in), and trained products of each module of the kind."""
 
+    weight: Tensor
+
     def __init__(self, layers: list[nn.Module], modules: tuple[str, ...]) -> None:
         super().__init__()
         self.modules_of_kind = modules
-        found = [[layer.get_submodule(name).weight.detach().float() for name in modules] for layer in layers]
+        found = [[_weight(layer, name) for name in modules] for layer in layers]
         self.register_buffer("weight", torch.stack([torch.cat(parts) for parts in found]), persistent=False)
         self.sizes = [part.shape[0] for part in found[0]]
         n, wide = len(layers), found[0][0].shape[1]
@@ -56,6 +58,10 @@ class LowRank(nn.Module):
 class Text(nn.Module):
     """transformers' LlamaModel `llama` with low-rank additions. Matrices are in `dtype`, the residual in float32."""
 
+    norms: Tensor
+    last: Tensor
+    frequencies: Tensor
+
     def __init__(self, llama: Any, dtype: torch.dtype) -> None:
         super().__init__()
         config = llama.config
@@ -63,7 +69,7 @@ class Text(nn.Module):
         self.dtype, self.layers, self.eps = dtype, len(layers), config.rms_norm_eps
         self.heads, self.groups, self.width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
         self.kinds = nn.ModuleDict({kind: LowRank(layers, modules) for kind, modules in KINDS.items()})
-        norms = [torch.stack([layer.get_submodule(n).weight.detach().float() for layer in layers]) for n in _NORMS]
+        norms = [torch.stack([_weight(layer, name) for layer in layers]) for name in _NORMS]
         self.register_buffer("norms", torch.stack(norms, 1), persistent=False)  # (layers, 2, hidden)
         self.register_buffer("last", llama.norm.weight.detach().float(), persistent=False)
         self.register_buffer("frequencies", llama.rotary_emb.inv_freq.detach().float(), persistent=False)
@@ -115,7 +121,14 @@ class Text(nn.Module):
     def named(self) -> Iterator[tuple[str, Tensor]]:
         """The low-rank parameters of every module, by `<layer>.<module>.a` and `.b`."""
         for kind in self.kinds.values():
+            assert isinstance(kind, LowRank)
             yield from kind.named()
+
+
+def _weight(layer: nn.Module, name: str) -> Tensor:
+    weight = layer.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight.detach().float()
 
 
 _NORMS = ("input_layernorm", "post_attention_layernorm")

@@ -129,7 +129,7 @@ class Trainer:
             grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
             flat = torch.cat([grad.flatten() for grad in grads])
             dist.all_reduce(flat)
-            for p, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            for p, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
                 p.grad = part.view_as(p)
         norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         self.optimiser.step()
@@ -188,7 +188,7 @@ class Trainer:
                 self.save()
                 saved = time.monotonic()
         self.save()
-        return self.spent >= budget or self.step >= args.steps
+        return bool(self.spent >= budget or self.step >= args.steps)
 
     def _report(self, log: list[tuple[str, dict[str, Tensor]]]) -> None:
         if self.rank:
@@ -204,7 +204,9 @@ class Trainer:
     @torch.no_grad()
     def validate(self, folder: Path, rounds: int = 3) -> dict[str, dict[str, float]]:
         """Share of answers whose first token is right, by kind of batch and question, on scenes of held-out pictures."""
-        batches = Batches([load_bank(folder)], None, self.layout, self.args.seed + 1, scale=0.5 * self.args.scale)
+        batches = Batches(
+            [load_bank(folder)], None, self.layout, self.args.seed + 1, parts=1, scale=0.5 * self.args.scale
+        )
         table = {}
         for number, mode in enumerate(MODES):
             right: dict[str, list[bool]] = defaultdict(list)

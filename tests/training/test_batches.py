@@ -53,7 +53,7 @@ def layout() -> Any:
 def test_every_mode_asks_about_the_frames_that_it_shows(banks: tuple[Any, Any], layout: Any) -> None:
     from batches import MODES, Batches
 
-    batches = Batches([banks[0]], banks[1], layout, seed=0, share_real=0.3, scale=0.05)
+    batches = Batches([banks[0]], banks[1], layout, seed=0, parts=1, share_real=0.3, scale=0.05)
     for mode in MODES:
         for number in range(3):
             draft = batches.draw(mode, np.random.default_rng(number))
@@ -70,7 +70,7 @@ def test_every_mode_asks_about_the_frames_that_it_shows(banks: tuple[Any, Any], 
 def test_pixels_masks_and_cover_are_mirrored_together(banks: tuple[Any, Any], layout: Any) -> None:
     from batches import MODES, Batches
 
-    batches = Batches([banks[0]], None, layout, seed=0, share_lit=0.0, scale=0.05)
+    batches = Batches([banks[0]], None, layout, seed=0, parts=1, share_lit=0.0, scale=0.05)
     (mode,) = (mode for mode in MODES if mode.name == "window-pruned")
     mirrored = set()
     for number in range(6):
