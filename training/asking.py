@@ -90,6 +90,9 @@ def _on_border(x: float, y: float) -> bool:
 
 WEIGHTS = {"person": 1.5, "vehicle": 1.5, "moving": 1.0, "where": 1.0}
 
+PLACED = 3.0
+"""How much an answer weighs that names a place: few do, most are "nowhere"."""
+
 
 CHANGED, PARTLY = 2, 3
 """How much more an answer weighs where something came or went in the newest two strides, and in the newest one."""
@@ -119,7 +122,9 @@ def pick(
     rest = [n for n in answers if n not in first and (answers[n] != "No" or n == "moving" or rng.random() < 0.35)]
     rng.shuffle(rest)
     chosen = (first + rest)[:most]
-    weights = {name: WEIGHTS.get(name, 0.7) * changed.get(name, 1) for name in chosen}
+    weights = {
+        name: PLACED if answers[name] in q.PLACES else WEIGHTS.get(name, 0.7) * changed.get(name, 1) for name in chosen
+    }
     return [(_spell(name, rng), answers[name], weights[name]) for name in chosen]
 
 

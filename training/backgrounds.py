@@ -46,7 +46,8 @@ class Backgrounds(Maker):
             x = crop[:, 0, None] + steps * (crop[:, 2] - crop[:, 0])[:, None]
             x = torch.where(flip[:, None], x.flip(1), x)
             y = crop[:, 1, None] + steps * (crop[:, 3] - crop[:, 1])[:, None]
-            grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1) * 2 - 1
+            square = k, cell, cell
+            grid = torch.stack([x[:, None, :].expand(square), y[:, :, None].expand(square)], -1) * 2 - 1
             source = lib.photos[photo] / 255
             if m > 1:
                 source = functional.avg_pool2d(source, m)
@@ -69,6 +70,9 @@ class Backgrounds(Maker):
                 seen[rows, c] = there[c]
                 known[rows, c] = sure.all(1) & ~(barely[c] & (there[c] == 0))
                 complete[rows, c] = sure.all(1) & ~barely[c]
+        # In other colours it is one more place that holds nothing of what is asked about.
+        other = self.up(torch.nonzero(self.chance(n, 0.15)).flatten())
+        pictures[other] = pictures[other].flip(1)
         return pictures, cover, seen, known, complete, aspect
 
     def _boxes(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from made_up import MADE_UP, made_up
 from maker import RENDER, Library
 from PIL import Image
 from questions import CLASSES, OTHER, PERSON, VEHICLE
@@ -35,6 +36,12 @@ def load_library(pack: Path, device: torch.device, split: str) -> Library:
         pictures = torch.stack(list(pool.map(_picture, [pack / "photos" / row["file"] for row in photos])))
         rgba = torch.stack(list(pool.map(_cut, [pack / "cutouts" / row["file"] for row in cuts]))).to(device)
     rgba = rgba / 255
+    empty = [i for i, row in enumerate(photos) if all(row["known"]) and not row["boxes"]]
+    shapes = rgba[[i for i, row in enumerate(cuts) if row["kind"] == "other"], 3].cpu()
+    if empty:
+        things, aspects = made_up(round(MADE_UP * len(shapes)), SIZES[0], shapes, pictures[empty])
+        rgba = torch.cat([rgba, things.to(device)])
+        cuts += [{"kind": "other", "aspect": aspect} for aspect in aspects]
     rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1).contiguous()
     longest = max(1, *(len(row["boxes"]) for row in photos))
     boxes, kinds = torch.zeros(len(photos), longest, 4), torch.full((len(photos), longest), -1)
@@ -47,8 +54,8 @@ def load_library(pack: Path, device: torch.device, split: str) -> Library:
             weights[i] = quiet[i] = 60.0
         elif row["file"].startswith("coco"):
             weights[i] = 4.0
-            empty = not {PERSON, VEHICLE} & {box[0] for box in row["boxes"]} and all(row["known"][:2])
-            quiet[i] = 6.0 if empty else 1.0
+            calm = not {PERSON, VEHICLE} & {box[0] for box in row["boxes"]} and all(row["known"][:2])
+            quiet[i] = 6.0 if calm else 1.0
     names = (*CLASSES, "other")
     by_class = [torch.tensor([i for i, row in enumerate(cuts) if row["kind"] == name]) for name in names]
     by_class = [b if len(b) else by_class[OTHER] for b in by_class]
