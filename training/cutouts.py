@@ -1,7 +1,7 @@
 """Cut-outs of people, vehicles, animals, bags and other things, with soft edges, for scenes.py to paste.
 
-From COCO's polygons; from vehicle photographs by GrabCut inside their boxes; from two fixed cameras by the difference to
-the empty picture, so that some are cut at a camera's own scale and angle.
+From COCO's polygons; from vehicle photographs by GrabCut inside their boxes; furniture.py's models; from two fixed cameras
+by the difference to the empty picture, so that some are cut at a camera's own scale and angle.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from furniture import furniture
 from maker import RENDER
 from PIL import Image, ImageDraw
 from questions import CLASSES
@@ -100,6 +101,8 @@ def pack_cutouts(data: Path, pack: Path) -> None:
             image = Image.open(io.BytesIO(content)).convert("RGB")
             for kind, alpha in cut(label, image):
                 writer.save(np.asarray(image), alpha, kind, split)
+    for model in furniture(data):
+        writer.save(model.rgba[..., :3], model.rgba[..., 3], model.kind, model.split)
     _pedestrians(pack, writer)
     for stem in FROM_ABOVE:
         _movers(pack, stem, writer)

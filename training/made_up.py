@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-MADE_UP = 2.0
+MADE_UP = 1.0
 """Things that are made up, for each thing of no class that was cut out."""
 
 

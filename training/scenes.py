@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 from tracks import Cast, extents
 
-KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 6 + [2] * 2 + [BAG] * 2 + [OTHER] * 5)
-LONG_KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 8 + [2] * 2 + [BAG] + [OTHER] * 3)
+KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 6 + [2] * 2 + [BAG] * 2 + [OTHER] * 7)
+LONG_KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 8 + [2] * 2 + [BAG] + [OTHER] * 5)
 NUMBER = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 4, 5])
 LONG_NUMBER = torch.tensor([0, 1, 2, 3, 3, 4, 4, 5, 6, 8])
 """How many things enter a scene. Often none, so that "no" is as common as "yes"."""
