@@ -23,9 +23,9 @@ film --split val --seed 100 --out "$work/held-out" --singles 800 --strides 200 -
     --export "$work/held-out-clips" --workers "$cores"
 # As many banks at a time as there are GPUs.
 filming=
-for bank in 0 1 2 3 4 5 6 7; do
+for bank in 0 1 2 3; do
     CUDA_VISIBLE_DEVICES=$((bank % gpus)) film --split train --seed $bank --out "$work/scenes-$bank" \
-        --singles 15000 --strides 5000 --windows 3750 --longs 500 &
+        --singles 30000 --strides 10000 --windows 7500 --longs 1000 &
     filming="$filming $!"
     if [ $(((bank + 1) % gpus)) -eq 0 ]; then
         for each in $filming; do wait "$each"; done
@@ -34,7 +34,7 @@ for bank in 0 1 2 3 4 5 6 7; do
 done
 
 "$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus" training/train.py \
-    --scenes "$work"/scenes-[0-7] --real "$work/pack/real" --held-out "$work/held-out" --out "$work/trained" \
+    --scenes "$work"/scenes-[0-3] --real "$work/pack/real" --held-out "$work/held-out" --out "$work/trained" \
     --minutes $((${MINUTES:-60} / gpus))
 
 cp "$work/trained/trained.safetensors" models/codecflow-tiny/trained.safetensors

@@ -52,6 +52,11 @@ POSED = 0.05
 """Speed, in shares of the picture a frame, that a change of pose counts as: it is seen to move."""
 
 
+def _stirs(track: Track, when: Tensor) -> None:
+    """Lets them count as moving `when`, (n, t) bool, they change their pose."""
+    track.speed = torch.where(when, track.speed.clamp(min=POSED), track.speed)
+
+
 class Stories(Tracks):
     def fall(self, t: int, falls: Tensor, cast: Cast, track: Track, aspect: Tensor) -> Fall:
         """Lets those who `falls` stand, go down within two frames at a random time, and lie; changes `track`."""
@@ -73,7 +78,7 @@ class Stories(Tracks):
         falling = falls[:, None] & ((steps == begin[:, None]) | (steps == begin[:, None] + 1))[:, :]
         lying = falls[:, None] & (steps > begin[:, None])
         falling, lying = falling[:, 1:], lying[:, 1:]
-        track.speed = torch.where(falling, track.speed.clamp(min=POSED), track.speed)
+        _stirs(track, falling)
         return Fall(falls, begin, falling, lying)
 
     def leaving(self, t: int, leaves: Tensor, cast: Cast, track: Track) -> Leaving:
@@ -150,7 +155,7 @@ class Stories(Tracks):
         still = finish(x, fight.foot[:, None] - half + hop, turn, torch.ones(n, t + 1, dtype=torch.bool))
         still.squash = squash[:, 1:]
         still.mirror = torch.where(blow & (self.uniform(n, t + 1) < 0.35), -1.0, 1.0)[:, 1:]
-        still.speed = torch.where(fight.fighting, still.speed.clamp(min=POSED), still.speed)
+        _stirs(still, fight.fighting)
         replace(track, still, fight.pairs)
 
     def poses(self, cast: Cast, track: Track, free: Tensor) -> None:
@@ -178,7 +183,7 @@ class Stories(Tracks):
         track.y = track.y + cast.half_h[:, None] * (1 - squash)
         track.turn, track.squash = track.turn + turn, track.squash * squash
         track.mirror = torch.where(about & (self.uniform(n, t) < 0.35), -1.0, track.mirror)
-        track.speed = torch.where(posed, track.speed.clamp(min=POSED), track.speed)
+        _stirs(track, posed)
 
     def _jerk(self, n: int, t: int, most: float) -> Tensor:
         """(n, t): somewhere else in every frame, up to `most` to either side."""

@@ -159,6 +159,7 @@ def test_a_device_is_checked_against_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
         ({"clips": [CLIP], "window_s": "0.3"}, "--window 0.3 s"),
         ({"clips": [CLIP], "fps": "x"}, "--fps 'x'"),
         ({"masks": CLIP}, "--save-masks"),
+        ({"clips": [CLIP], "masks": CLIP}, "not both"),
         ({"masks": Path("/dev/null")}, "masks /dev/null: cannot be read"),
         ({"clips": [CLIP], "save_masks": Path("/dev/null/x"), "window_s": "1", "stride_s": "1"}, "cannot be written"),
         ({"clips": [CLIP], "shape": "huge"}, "'huge'.*internvl3-8b"),

@@ -56,6 +56,12 @@ def test_questions_clips_and_intervals(folder: Path) -> None:
     assert [question.prompt for question in spec.asked_of(a)] == ["Anyone, there?", "What?"]
 
 
+def test_a_file_is_one_clip_however_it_is_spelt(folder: Path) -> None:
+    rows = "clips/a.mp4,1,2,Who?,yes-no,yes\n./clips/../clips/a.mp4,3,4,Who?,yes-no,yes\n"
+    (clip,) = read_spec(written(folder, HEADER + rows)).clips
+    assert [one.start_s for one in clip.labels["Who?"]] == [1, 3]
+
+
 @pytest.mark.parametrize(
     ("rows", "line", "told"),
     [

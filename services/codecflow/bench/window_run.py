@@ -68,8 +68,8 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
         slides=options.slides,
         questions=options.questions,
     )
-    if not options.clips and options.masks is None:
-        raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote")
+    if bool(options.clips) == (options.masks is not None):
+        raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote, not both")
     cases = _cases(options.policies, options.streams)
     if options.save_masks is not None:
         grid_of = _grid_of(options, locate)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,7 +131,7 @@ def _rows(path: Path) -> list[_Row]:
 def _row(path: Path, line: int, cells: dict[str, str]) -> _Row:
     if not cells["file"]:
         raise _bad(path, line, "no file")
-    file = path.parent / cells["file"]
+    file = Path(os.path.normpath(path.parent / cells["file"]))  # one clip, however it is spelt
     if not file.is_file():
         raise _bad(path, line, f"file {cells['file']}: no such file in {path.parent.resolve()}")
     if cells["type"] not in QUESTION_TYPES:
