@@ -13,8 +13,8 @@ MOST = 4
 """Questions asked of one stride."""
 
 BORDER = 0.04
-"""What is nearer than this to the border between two of the nine places, in shares of the picture, is certainly in neither:
-nine pixels of 224, a third of a token."""
+"""What is nearer than this to the border between two of the nine places, in shares of the picture, is in neither for
+certain: nine pixels of 224, a third of a token."""
 
 
 def certain(facts: Facts, end: int, window: int) -> dict[str, str]:

@@ -46,12 +46,18 @@ class Model:
     split: str
 
 
+def package_in(data: Path) -> bytes:
+    """The package. Raises SystemExit when it is not there."""
+    file = data / "train" / PACKAGE
+    content = file.read_bytes() if file.exists() else b""
+    if hashlib.sha256(content).hexdigest() != SHA256:
+        raise SystemExit(f"prepare.py: {file} is missing, or is another one: {FETCH}")
+    return content
+
+
 def furniture(data: Path) -> Iterator[Model]:
     """All models. Raises SystemExit when the package is not there."""
-    file = data / "train" / PACKAGE
-    if not file.exists() or hashlib.sha256(file.read_bytes()).hexdigest() != SHA256:
-        raise SystemExit(f"prepare.py: {file} is missing, or is another one: {FETCH}")
-    with tarfile.open(fileobj=io.BytesIO(_member(file.read_bytes(), "data.tar.xz"))) as package:
+    with tarfile.open(fileobj=io.BytesIO(_member(package_in(data), "data.tar.xz"))) as package:
         for member in package:
             if member.name.endswith(".sh3f") and (library := package.extractfile(member)) is not None:
                 with zipfile.ZipFile(io.BytesIO(library.read())) as models:  # in memory: going back in an .xz is slow

@@ -19,6 +19,7 @@ from typing import Any
 import bank
 import cutouts
 import numpy as np
+from furniture import package_in
 from PIL import Image
 from real import RealClip, fight_rows, pack_bank, spec_rows, watch_clip
 from specs import write_spec
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pack", type=Path, required=True)
     args = parser.parse_args()
+    package_in(args.data)  # told now, not after the clips
     patterns = read_split(Path(__file__).parent / "split.csv")
     with (args.data / "MANIFEST.csv").open() as file:
         paths = [row["file"] for row in csv.DictReader(file)]
