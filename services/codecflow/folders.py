@@ -1,8 +1,11 @@
-"""Folders that a user names, to write to."""
+"""Folders to write to: made, and filled by one process at a time."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from codecflow.errors import ConfigError
@@ -20,3 +23,14 @@ def make_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"folder {path}: cannot be written to")
     return path
+
+
+@contextmanager
+def alone_in(folder: Path, what: str) -> Iterator[None]:
+    """In `folder`, made if need be, nobody else does `what` meanwhile: waits for others, in this process and in others.
+
+    Raises ConfigError as `make_folder` does.
+    """
+    with (make_folder(folder) / f"{what}.lock").open("w") as lock:  # closed, however its holder ends, it is free
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

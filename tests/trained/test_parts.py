@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from codecflow.trained.assemble import (
     TrainedPart,
     apply_trained_part,
     build_checkpoint,
+    cached_checkpoint,
     read_trained_part,
 )
 from codecflow.trained.parts import TEXT, VISION, locate
@@ -37,6 +40,26 @@ def test_a_cached_part_is_taken_only_if_it_is_the_pinned_file(tmp_path: Path) ->
     file.write_bytes(b"other weights")
     with pytest.raises(ModelError, match="SHA-256"):
         locate(part, tmp_path)
+
+
+def test_whoever_comes_while_the_model_is_assembled_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Path] = []
+
+    def slowly(out: Path, part: Path | None, cache: Path) -> tuple[int, int]:
+        built.append(out)
+        time.sleep(0.3)
+        out.mkdir()
+        (out / "config.json").write_text("{}")
+        return 224, 64
+
+    monkeypatch.setattr("codecflow.trained.assemble.build_checkpoint", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(cached_checkpoint, [tmp_path] * 4))
+    assert len(built) == 1
+    (folder,) = folders
+    assert (folder / "config.json").exists()
 
 
 def test_the_part_in_the_repository_is_small_and_of_the_pinned_parts() -> None:

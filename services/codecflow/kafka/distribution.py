@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from codecflow.cache import cache_dir
 from codecflow.errors import ConfigError, KafkaError
-from codecflow.folders import make_folder
+from codecflow.folders import alone_in
 
 KAFKA_VERSION = "4.3.1"
 JAVA_AT_LEAST = 17
@@ -64,8 +63,7 @@ def class_path(progress: Progress) -> str:
     """Kafka's jars as Java's -cp takes them, from the cache or fetched into it. Raises ConfigError or KafkaError."""
     folder = cache_dir() / f"apache-kafka-{KAFKA_VERSION}"
     if not folder.exists():
-        with (make_folder(folder.parent) / "kafka.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with alone_in(folder.parent, "kafka"):
             if not folder.exists():  # nobody was quicker
                 _fetch(folder, progress)
     return f"{folder}/*"

