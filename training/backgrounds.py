@@ -137,18 +137,15 @@ class Backgrounds(Maker):
             picture = torch.where(
                 mark, self.up(self.uniform(n, 1, 1, 1, low=0.1, high=1.0)) * 0.5 + picture * 0.5, picture
             )
-        marked = torch.nonzero(self.chance(n, MARKED)).flatten()
-        if len(marked):
-            rows = self.up(marked)
-            picture[rows] = self._stained(self._painted(picture[rows]))
+        marked = self.up(torch.nonzero(self.chance(n, MARKED)).flatten())
+        picture[marked] = self._stained(self._painted(picture[marked]))
         return picture.clamp(0, 1)
 
     def _painted(self, picture: Tensor) -> Tensor:
         """`picture`, (n, 3, S, S), with what is painted on roads: rows of strokes, as bays (side by side) or lanes (one
         after another) have them."""
         n, one = len(picture), (len(picture), 1, 1, 1)
-        axis = (torch.arange(RENDER, device=self.device) + 0.5) / RENDER
-        x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
+        x, y = self._places()
         for _ in range(2):
             left, top = self.uniform(*one, low=-0.2, high=0.9), self.uniform(*one, low=-0.2, high=0.9)
             across = self.uniform(*one, high=math.pi)
@@ -174,8 +171,7 @@ class Backgrounds(Maker):
     def _stained(self, picture: Tensor) -> Tensor:
         """`picture`, (n, 3, S, S), with stains, holes' covers and litter too small to be anything."""
         one = (len(picture), 1, 1, 1)
-        axis = (torch.arange(RENDER, device=self.device) + 0.5) / RENDER
-        x, y = axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)
+        x, y = self._places()
         for _ in range(8):
             wide, high = 0.003 * 15 ** self.uniform(*one), 0.003 * 10 ** self.uniform(*one)
             dx = (x - self.up(self.uniform(*one))) / self.up(wide)
@@ -183,3 +179,8 @@ class Backgrounds(Maker):
             darker = self.uniform(*one, low=-0.5, high=0.7) * self.uniform(*one)
             picture = picture * (1 - (1.5 - (dx**2 + dy**2)).clamp(0, 1) * self.up(darker))
         return picture
+
+    def _places(self) -> tuple[Tensor, Tensor]:
+        """(x (1, 1, 1, S), y (1, 1, S, 1)) of a picture's pixels, shares of its sides."""
+        axis = (torch.arange(RENDER, device=self.device) + 0.5) / RENDER
+        return axis.view(1, 1, 1, -1), axis.view(1, 1, -1, 1)

@@ -85,7 +85,8 @@ def begin(folder: Path, frames: int) -> None:
 
 def finish(folder: Path, facts: Facts, clips: list[dict[str, Any]]) -> None:
     """Writes what is still missing of a bank whose frames, masks and cover are there."""
-    np.savez_compressed(folder / "facts.npz", allow_pickle=False, **facts)
+    arrays: dict[str, Any] = facts
+    np.savez_compressed(folder / "facts.npz", **arrays)
     part = folder / "clips.json.part"
     part.write_text(json.dumps(clips))
     part.rename(folder / "clips.json")

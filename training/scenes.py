@@ -88,11 +88,13 @@ class Studio(Backgrounds, Camera, Stories):
         )
         number = (LONG_NUMBER if t > 16 else NUMBER)[self.integers(10, n)]
         story = self.uniform(n)
+        shares = torch.tensor([FALLS, PAIRS, FAR * (1 - LITTER), FAR * LITTER])
+        first = torch.bucketize(story, shares.cumsum(0), right=True)
         plot = Plot(
-            falls=story < FALLS,
-            pairs=(story >= FALLS) & (story < FALLS + PAIRS),
-            traffic=(story >= FALLS + PAIRS) & (story < FALLS + PAIRS + FAR * (1 - LITTER)),
-            litter=(story >= FALLS + PAIRS + FAR * (1 - LITTER)) & (story < FALLS + PAIRS + FAR),
+            falls=first == 0,
+            pairs=first == 1,
+            traffic=first == 2,
+            litter=first == 3,
             leaves=(story > 1 - LEAVES) & torch.tensor(t >= 8),
         )
         least = plot.falls + 2 * (plot.leaves | plot.pairs) + 3 * (plot.traffic | plot.litter)

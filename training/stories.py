@@ -75,7 +75,7 @@ class Stories(Tracks):
         _, half = extents(cast, turn, aspect)
         fallen = finish(x, foot[:, None] - half, turn, torch.ones(n, t + 1, dtype=torch.bool))
         replace(track, fallen, falls)
-        falling = falls[:, None] & ((steps == begin[:, None]) | (steps == begin[:, None] + 1))[:, :]
+        falling = falls[:, None] & ((steps == begin[:, None]) | (steps == begin[:, None] + 1))
         lying = falls[:, None] & (steps > begin[:, None])
         falling, lying = falling[:, 1:], lying[:, 1:]
         _stirs(track, falling)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from codecflow.vlm.tiny import make_tiny
 from tests.clips import cut
+from tests.evaluate.ucf import script, three_videos
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first ten seconds of the bundled clip: from 6.0 s on a person is in view."""
     return cut(10, tmp_path_factory.mktemp("evaluate") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> ModuleType:
+    """UCF-Crime's make_spec.py."""
+    return script("make_spec")
+
+
+@pytest.fixture(scope="session")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """UCF-Crime's videos, three of them."""
+    return three_videos(tmp_path_factory.mktemp("ucf") / "videos")

@@ -14,17 +14,7 @@ import pytest
 
 from codecflow.evaluate.spec import read_spec
 from tests.bench.clips import encode
-from tests.evaluate.ucf import ANNOTATIONS, FOLDER, QUESTION, converted, script, three_videos
-
-
-@pytest.fixture(scope="module")
-def make_spec() -> ModuleType:
-    return script("make_spec")
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return three_videos(tmp_path_factory.mktemp("ucf") / "videos")
+from tests.evaluate.ucf import ANNOTATIONS, FOLDER, QUESTION, converted
 
 
 def test_frames_become_seconds_at_the_videos_own_rate(make_spec: ModuleType, videos: Path, tmp_path: Path) -> None:

@@ -9,22 +9,12 @@ from types import ModuleType
 
 import pytest
 
-from tests.evaluate.ucf import ANNOTATIONS, converted, script, three_videos
-
-
-@pytest.fixture(scope="module")
-def make_spec() -> ModuleType:
-    return script("make_spec")
+from tests.evaluate.ucf import ANNOTATIONS, converted, script
 
 
 @pytest.fixture(scope="module")
 def score_videos() -> ModuleType:
     return script("score_videos")
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return three_videos(tmp_path_factory.mktemp("ucf") / "videos")
 
 
 ALARMS: dict[str, list[tuple[str, str, str]]] = {
