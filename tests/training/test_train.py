@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from codecflow.cache import cache_dir
-from codecflow.trained.assemble import assemble
+from codecflow.trained.assemble import assemble, read_trained_part
 
 LENGTHS = (1, 1, 4, 4, 16, 80)
 STEPS = 2
@@ -44,9 +44,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _arguments(scenes: Path, out: Path) -> list[str]:
+def _arguments(scenes: Path, out: Path, part: Path) -> list[str]:
     few = f"--steps {STEPS} --parts 2 --scale 0.004 --early 1000 --workers 0 --report 1"
-    return ["--scenes", str(scenes), str(scenes), "--out", str(out), *few.split()]
+    return ["--scenes", str(scenes), str(scenes), "--out", str(out), "--begin-with", str(part), *few.split()]
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,25 @@ def assembled() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def make(assembled: tuple[Any, Any], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def part(assembled: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained part whose low-rank products are not nothing."""
+    from model import Learner
+
+    learner = Learner(copy.deepcopy(assembled[0]))
+    random = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, values in learner.parts().items():
+            if name.endswith(".b"):
+                values.copy_(torch.randn(values.shape, generator=random) / 100)
+    path: Path = tmp_path_factory.mktemp("part") / "trained.safetensors"
+    learner.export(path, 224)
+    return path
+
+
+@pytest.fixture(scope="module")
+def make(
+    assembled: tuple[Any, Any], scenes: Path, part: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
     """Makes a trainer of this process, in a folder of that name, that asks after each step whether it goes on."""
     import train
 
@@ -66,8 +84,8 @@ def make(assembled: tuple[Any, Any], scenes: Path, tmp_path_factory: pytest.Temp
         patch.setattr(train, "AGREE", 1)
         patch.setattr(train, "assemble", lambda *_: copy.deepcopy(assembled))
 
-        def trainer(name: str) -> Any:
-            patch.setattr(sys, "argv", ["train.py", *_arguments(scenes, folder / name)])
+        def trainer(name: str, *more: str) -> Any:
+            patch.setattr(sys, "argv", ["train.py", *_arguments(scenes, folder / name, part), *more])
             return train.Trainer(train.arguments())
 
         yield trainer
@@ -109,11 +127,22 @@ def test_a_run_that_sigterm_ended_goes_on_as_if_it_had_not(
         torch.testing.assert_close(value, learnt[name], rtol=0, atol=1e-6, msg=name)
 
 
-def test_two_processes_learn_what_one_learns(learnt: dict[str, torch.Tensor], scenes: Path, tmp_path: Path) -> None:
+def test_a_run_begins_with_a_trained_part_and_otherwise_alike_whatever_its_seed(make: Any, part: Path) -> None:
+    tensors = read_trained_part(part).tensors
+    for name, value in make("begun").learner.parts().items():
+        torch.testing.assert_close(value.to(torch.bfloat16), tensors[name], rtol=0, atol=0)
+    one, other = (_weights(make(f"seed-{seed}", "--begin-with", "", "--seed", seed)) for seed in "12")
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_two_processes_learn_what_one_learns(
+    learnt: dict[str, torch.Tensor], scenes: Path, part: Path, tmp_path: Path
+) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     script = str(Path(__file__).parents[2] / "training" / "train.py")
     pair = subprocess.run(
-        [sys.executable, *launch, script, *_arguments(scenes, tmp_path)],
+        [sys.executable, *launch, script, *_arguments(scenes, tmp_path, part)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
