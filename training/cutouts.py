@@ -43,9 +43,9 @@ LONGEST = 224
 FROM_ABOVE = ("bgslibrary_video03", "opencv4nodejs_traffic")
 """Clips of cameras that look down on a road on which nothing but vehicles and leaves moves."""
 LEAVES = 3.0
-"""Levels by which green exceeds red and blue from which a place is leaves (they have 6 to 12, roads -18 to 0)."""
-DRAWN = 60
-"""Vehicles that are drawn as seen from straight above: some two fifths of those seen from above."""
+"""Levels by which green exceeds red and blue from which a place is leaves (they have 6 to 12, roads -30 to 0)."""
+DRAWN = 30
+"""Vehicles that are drawn as seen from straight above: some quarter of those seen from above."""
 SOLID = 0.7
 """Least share of its convex hull that one vehicle fills."""
 PLAZA = "vtest_h264"

@@ -68,15 +68,13 @@ class Drawing:
             self.layer([(front - 0.045 + x, side * y) for x, y in lamp], (225, 225, 215), 0.5)
             self.layer([(back + 0.008 + x * 0.7, side * y) for x, y in lamp], (150, 20, 24), 0.5)
 
-    def glass(self, back: float, front: float, narrower: float) -> None:
-        """What is glass all round a cabin; its roof comes on top."""
+    def glass(self, back: float, front: float, reach: float) -> None:
+        """What is glass all round a cabin, the sky in its windscreen `reach` across; its roof comes on top."""
         tint = int(self.rng.uniform(18, 70))
         pane = (tint, tint + 4, tint + 10)
         self.layer([(back, -0.44), (front, -0.44), (front, 0.44), (back, 0.44)], pane, 0.55)
         shine = self.shade(pane, self.rng.uniform(1.2, 2.4))
-        self.layer(
-            [(front - 0.05, -0.4), (front, -0.42), (front, narrower), (front - 0.05, narrower - 0.1)], shine, 0.6
-        )
+        self.layer([(front - 0.05, -0.4), (front, -0.42), (front, reach), (front - 0.05, reach - 0.1)], shine, 0.6)
 
     def roof(self, paint: Colour, back: float, front: float) -> None:
         self.layer(_rounded(back, front, 0.05, 0.38), self.shade(paint, 0.9), 0.95)
