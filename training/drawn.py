@@ -48,37 +48,33 @@ class Drawing:
         ImageDraw.Draw(over).polygon(xy, fill=(*colour, alpha))
         self.picture.alpha_composite(over)
 
-    def shade(self, colour: Colour, factor: float) -> Colour:
-        r, g, b = (int(np.clip(v * factor + (8 if factor > 1 else 0), 0, 255)) for v in colour)
-        return r, g, b
-
-    def body(self, paint: Colour, back: float, front: float, roundness: float) -> None:
-        """From the shadow up to the bonnet, between `back` and `front`."""
+    def body(self, paint: Colour, roundness: float) -> None:
+        """From the shadow up to the bonnet."""
         shadow = self.rng.uniform(-0.06, 0.06, 2)
-        outline = _rounded(back, front, roundness)
+        outline = _rounded(-0.5, 0.5, roundness)
         self.layer([(x + shadow[0], y * 1.04 + shadow[1]) for x, y in outline], (12, 12, 14), 0, 150)
-        self.layer(outline, self.shade(paint, 0.35), 0.1)
-        self.layer([(x, y * 0.99) for x, y in outline], self.shade(paint, 0.72), 0.35)
+        self.layer(outline, _shaded(paint, 0.35), 0.1)
+        self.layer([(x, y * 0.99) for x, y in outline], _shaded(paint, 0.72), 0.35)
         self.layer([(x, y * 0.93) for x, y in outline], paint, 0.5)
-        self.layer([(x, y * 0.55) for x, y in outline], self.shade(paint, 1.06), 0.5, 120)
+        self.layer([(x, y * 0.55) for x, y in outline], _shaded(paint, 1.06), 0.5, 120)
 
-    def lights(self, back: float, front: float) -> None:
+    def lights(self) -> None:
         for side in (-1, 1):
             lamp = [(0.0, 0.3), (0.0, 0.44), (0.035, 0.44), (0.035, 0.3)]
-            self.layer([(front - 0.045 + x, side * y) for x, y in lamp], (225, 225, 215), 0.5)
-            self.layer([(back + 0.008 + x * 0.7, side * y) for x, y in lamp], (150, 20, 24), 0.5)
+            self.layer([(0.455 + x, side * y) for x, y in lamp], (225, 225, 215), 0.5)
+            self.layer([(x * 0.7 - 0.492, side * y) for x, y in lamp], (150, 20, 24), 0.5)
 
     def glass(self, back: float, front: float, reach: float) -> None:
         """What is glass all round a cabin, the sky in its windscreen `reach` across; its roof comes on top."""
         tint = int(self.rng.uniform(18, 70))
         pane = (tint, tint + 4, tint + 10)
         self.layer([(back, -0.44), (front, -0.44), (front, 0.44), (back, 0.44)], pane, 0.55)
-        shine = self.shade(pane, self.rng.uniform(1.2, 2.4))
+        shine = _shaded(pane, self.rng.uniform(1.2, 2.4))
         self.layer([(front - 0.05, -0.4), (front, -0.42), (front, reach), (front - 0.05, reach - 0.1)], shine, 0.6)
 
     def roof(self, paint: Colour, back: float, front: float) -> None:
-        self.layer(_rounded(back, front, 0.05, 0.38), self.shade(paint, 0.9), 0.95)
-        self.layer(_rounded(back + 0.01, front - 0.01, 0.05, 0.35), self.shade(paint, self.rng.uniform(1.0, 1.12)), 1)
+        self.layer(_rounded(back, front, 0.05, 0.38), _shaded(paint, 0.9), 0.95)
+        self.layer(_rounded(back + 0.01, front - 0.01, 0.05, 0.35), _shaded(paint, self.rng.uniform(1.0, 1.12)), 1)
 
     def finished(self) -> Bytes:
         """(h, w, 4) RGBA, turned some way, cropped to what is drawn."""
@@ -101,26 +97,25 @@ def vehicle_from_above(rng: np.random.Generator) -> Bytes:
     kind = rng.choice(["car", "car", "car", "estate", "van", "pick-up", "lorry"])
     if kind == "lorry":
         car = Drawing(rng, rng.uniform(0.26, 0.36))
-        car.body(paint, -0.5, 0.5, 0.06)
+        car.body(paint, 0.06)
         car.glass(0.38, 0.47, 0.2)
         car.roof(paint, 0.3, 0.42)
         grey = int(rng.uniform(60, 240))
         cargo = paint if rng.random() < 0.3 else (grey, grey, min(255, grey + 4))
         box = [(-0.5, -0.5), (0.26, -0.5), (0.26, 0.5), (-0.5, 0.5)]
-        car.layer(box, car.shade(cargo, 0.6), 0.7)
+        car.layer(box, _shaded(cargo, 0.6), 0.7)
         car.layer([(x + 0.005, y * 0.94) for x, y in box], cargo, 1.3)
         return car.finished()
     car = Drawing(rng, rng.uniform(0.38, 0.47))
-    back, front = -0.5, 0.5
-    car.body(paint, back, front, rng.uniform(0.08, 0.2))
-    car.lights(back, front)
+    car.body(paint, rng.uniform(0.08, 0.2))
+    car.lights()
     for side in (-1, 1):  # mirrors
         car.layer([(0.14, side * 0.48), (0.18, side * 0.48), (0.17, side * 0.58), (0.14, side * 0.58)], paint, 0.5)
     if kind == "van":
         car.glass(-0.47, 0.36, 0.2)
         car.roof(paint, -0.47, 0.24)
     elif kind == "pick-up":
-        car.layer([(-0.46, -0.38), (-0.08, -0.38), (-0.08, 0.38), (-0.46, 0.38)], car.shade(paint, 0.3), 0.45)
+        car.layer([(-0.46, -0.38), (-0.08, -0.38), (-0.08, 0.38), (-0.46, 0.38)], _shaded(paint, 0.3), 0.45)
         car.glass(-0.06, 0.26, 0.2)
         car.roof(paint, -0.02, 0.14)
     else:
@@ -128,6 +123,11 @@ def vehicle_from_above(rng: np.random.Generator) -> Bytes:
         car.glass(rear, rng.uniform(0.2, 0.28), rng.uniform(-0.2, 0.4))
         car.roof(paint, rear + 0.1, rng.uniform(0.06, 0.14))
     return car.finished()
+
+
+def _shaded(colour: Colour, factor: float) -> Colour:
+    r, g, b = (int(np.clip(v * factor + (8 if factor > 1 else 0), 0, 255)) for v in colour)
+    return r, g, b
 
 
 def _rounded(back: float, front: float, corner: float, half: float = 0.5) -> list[tuple[float, float]]:

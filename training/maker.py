@@ -38,7 +38,7 @@ class Library:
     instance is boxed, so that their absence means something. `weights`: (P,) how often each is a background, `quiet`: (P,)
     likewise of long scenes, in which a place must be empty at times. `cuts`: (4 sizes of (N, 4, s, s)) float32
     premultiplied RGBA, each stretched to its square; `cut_aspect`: (N,); `by_class`: indices of each class's cut-outs;
-    `from_above`: indices of vehicles cut from cameras that look down on a road (may be empty).
+    `from_above`: indices of vehicles as cameras see them that look down on a road (may be empty).
     """
 
     photos: Tensor
