@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,26 @@ def test_a_run_begins_with_a_trained_part_and_otherwise_alike_whatever_its_seed(
     one, other = (_weights(make(f"seed-{seed}", "--begin-with", "", "--seed", seed)) for seed in "12")
     for name, value in one.items():
         assert torch.equal(value, other[name]), name
+
+
+def test_heads_that_are_new_learn_alone_at_first(make: Any) -> None:
+    trainer = make("alone", "--alone", "1")
+    seen = [_weights(trainer)]
+    learn = trainer.learn
+
+    def watched(drafts: Any) -> Any:
+        told = learn(drafts)
+        seen.append(_weights(trainer))
+        return told
+
+    trainer.learn = watched
+    assert trainer.run()
+    heads = {name for name in seen[0] if name.startswith(("looks.", "knows."))}
+    first, second = (
+        {name for name in before if not torch.equal(before[name], after[name])} for before, after in pairwise(seen)
+    )
+    assert first == heads
+    assert second > heads
 
 
 def test_two_processes_learn_what_one_learns(
