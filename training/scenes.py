@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from backgrounds import Backgrounds
 from camera import Camera
 from facts import Thing, Told, tell
 from maker import RENDER, SMALLEST_VEHICLE, TOKENS
 from questions import BAG, OTHER, PERSON, VEHICLE
-from rooms import Rooms
 from stories import Stories
 from torch import Tensor
 from torch.nn import functional
@@ -26,9 +26,6 @@ LONG_KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 8 + [2] * 2 + [BAG] + [OTHE
 NUMBER = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 4, 5])
 LONG_NUMBER = torch.tensor([0, 1, 2, 3, 3, 4, 4, 5, 6, 8])
 """How many things enter a scene. Often none, so that "no" is as common as "yes"."""
-
-SURFACE, ROOM = 0.15, 0.2
-"""Shares of scenes in front of a drawn surface, and in a drawn room."""
 
 FALLS, PAIRS, FAR, LEAVES = 0.14, 0.14, 0.14, 0.15
 """Shares of scenes in which someone falls; in which two are close to each other (three in five of them fight); whose things
@@ -64,30 +61,26 @@ class Canvas:
 
 @dataclass
 class Plot:
-    """What a scene is about, (n,) bool each: at most one of them; and whether it is a room, where no vehicles are."""
+    """What a scene is about, (n,) bool each: at most one of them."""
 
     falls: Tensor
     pairs: Tensor
     traffic: Tensor
     litter: Tensor
     leaves: Tensor
-    indoors: Tensor
 
 
-class Studio(Rooms, Camera, Stories):
+class Studio(Backgrounds, Camera, Stories):
     """Makes scenes."""
 
     def make(self, clips: int, frames: int) -> Scenes:
         """`clips` new scenes of `frames` frames."""
         n, t, quiet = clips, frames, frames > 4
         picture, cover, seen, known, complete, aspect = self.backgrounds(n, quiet)
-        place = self.uniform(n)
-        surface, room = (torch.nonzero(mine).flatten() for mine in (place < SURFACE, place > 1 - ROOM))
-        picture[self.up(surface)] = self.plain(len(surface))
-        rooms, aspect[room] = self.rooms(len(room))
-        picture[self.up(room)] = rooms
-        drawn = self.up(torch.cat([surface, room]))
-        cover[drawn], seen[drawn], known[drawn], complete[drawn] = 0.0, 0.0, True, True
+        drawn = self.up(torch.nonzero(self.chance(n, 0.25 if quiet else 0.15)).flatten())
+        if len(drawn):
+            picture[drawn] = self.plain(len(drawn))
+            cover[drawn], seen[drawn], known[drawn], complete[drawn] = 0.0, 0.0, True, True
         ground = cover.clamp(min=0)[:, None].expand(n, t, 4, TOKENS, TOKENS).clone()
         cover = functional.pad(cover, (0, 0, 0, 0, 0, 4))[:, None].expand(n, t, 8, TOKENS, TOKENS).clone()
         canvas = Canvas(
@@ -103,7 +96,6 @@ class Studio(Rooms, Camera, Stories):
             traffic=first == 2,
             litter=first == 3,
             leaves=(story > 1 - LEAVES) & torch.tensor(t >= 8),
-            indoors=place > 1 - ROOM,
         )
         least = plot.falls + 2 * (plot.leaves | plot.pairs) + 3 * (plot.traffic | plot.litter)
         number = torch.maximum(number, least)
@@ -136,7 +128,6 @@ class Studio(Rooms, Camera, Stories):
         kinds = LONG_KINDS if long else KINDS
         kind = kinds[self.integers(len(kinds), n)]
         kind = torch.where(plot.traffic, VEHICLE, torch.where(plot.litter, OTHER, kind))
-        kind = torch.where(plot.indoors & (kind == VEHICLE), OTHER, kind)
         if slot == 0:
             kind = torch.where(plot.falls | plot.leaves | plot.pairs, PERSON, kind)
         if slot == 1:
