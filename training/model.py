@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -199,14 +198,9 @@ class Learner(nn.Module):
                 value.copy_(tensors[name])
 
     def export(self, path: Path, side: int) -> None:
-        """Write what was trained for inputs of `side` pixels to `path`."""
-        write_part(path, {name: tensor.detach() for name, tensor in self.parts().items()}, side)
+        """Write what was trained for inputs of `side` pixels to `path`, in bfloat16, as `codecflow model build` reads it."""
+        from safetensors.torch import save_file
 
-
-def write_part(path: Path, tensors: Mapping[str, Tensor], side: int) -> None:
-    """Write `tensors` as the trained part that `codecflow model build` reads, in bfloat16."""
-    from safetensors.torch import save_file
-
-    about = {"parts": [VISION.sha256, TEXT.sha256], "side": side, "lora_scale": SCALE}
-    plain = {name: tensor.to(torch.bfloat16).contiguous().cpu() for name, tensor in tensors.items()}
-    save_file(plain, str(path), {"codecflow": json.dumps(about)})
+        about = {"parts": [VISION.sha256, TEXT.sha256], "side": side, "lora_scale": SCALE}
+        plain = {name: tensor.detach().to(torch.bfloat16).contiguous().cpu() for name, tensor in self.parts().items()}
+        save_file(plain, str(path), {"codecflow": json.dumps(about)})

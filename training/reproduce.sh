@@ -23,51 +23,36 @@ film() { OMP_NUM_THREADS=4 "$python" training/film.py --pack "$work/pack" --work
 film --split val --seed 100 --out "$work/held-out" --singles 800 --strides 200 --windows 60 --longs 24 \
     --export "$work/held-out-clips" --workers "$cores"
 
-# scenes ROUND RUN: four banks, as many at a time as there are GPUs, unless RUN, the last to need them, has ended.
-scenes() {
-    if [ -e "$work/run-$2/trained/held-out.json" ]; then
+# run NUMBER SHARE ARGUMENTS: scenes of its own, as many banks at a time as there are GPUs, and training on them for SHARE
+# of MINUTES.
+run() {
+    number=$1 folder=$work/run-$1 share=$2
+    shift 2
+    if [ -e "$folder/trained/held-out.json" ]; then
+        rm -rf "$folder"/scenes-[0-3]
         return
     fi
+    mkdir -p "$folder"
     filming=
     for bank in 0 1 2 3; do
-        CUDA_VISIBLE_DEVICES=$((bank % gpus)) film --split train --seed $(($1 * 4 + bank)) \
-            --out "$work/scenes-$1/$bank" --singles 30000 --strides 10000 --windows 7500 --longs 1000 &
+        CUDA_VISIBLE_DEVICES=$((bank % gpus)) film --split train --seed $((number * 4 + bank)) \
+            --out "$folder/scenes-$bank" --singles 30000 --strides 10000 --windows 7500 --longs 1000 &
         filming="$filming $!"
         if [ $(((bank + 1) % gpus)) -eq 0 ]; then
             for each in $filming; do wait "$each"; done
             filming=
         fi
     done
-}
-
-# run NUMBER ROUND SHARE ARGUMENTS: training on the scenes of ROUND for SHARE of MINUTES.
-run() {
-    out=$work/run-$1/trained seed=$1 round=$2 share=$3
-    shift 3
-    if [ -e "$out/held-out.json" ]; then
-        return
-    fi
-    mkdir -p "$out"
-    "$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus" training/train.py --seed "$seed" \
-        --scenes "$work/scenes-$round"/[0-3] --real "$work/pack/real" --held-out "$work/held-out" --out "$out" \
+    "$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus" training/train.py --seed "$number" \
+        --scenes "$folder"/scenes-[0-3] --real "$work/pack/real" --held-out "$work/held-out" --out "$folder/trained" \
         --minutes "$("$python" -c "print(${MINUTES:-60} * $share / $gpus)")" "$@"
-    [ -e "$out/held-out.json" ] || exit 1 # it was stopped
+    [ -e "$folder/trained/held-out.json" ] || exit 1 # it was stopped
+    rm -rf "$folder"/scenes-[0-3]
 }
+run 0 1
+run 1 0.5 --begin-with "$work/run-0/trained/trained.safetensors" --early 0 --alone 100 --rate 2e-4
 
-scenes 0 0
-run 0 0 1
-rm -rf "$work/scenes-0"
-
-# Two runs go on from the first, each in its own order; what one of them mistakes, the mean of both does not.
-scenes 1 2
-for number in 1 2; do
-    run $number 1 0.5 --begin-with "$work/run-0/trained/trained.safetensors" --early 0 --alone 100 \
-        --rate 2e-4
-done
-rm -rf "$work/scenes-1"
-"$python" training/average.py "$work/run-1/trained/trained.safetensors" "$work/run-2/trained/trained.safetensors" \
-    --out models/codecflow-tiny/trained.safetensors
-
+cp "$work/run-1/trained/trained.safetensors" models/codecflow-tiny/trained.safetensors
 echo "models/codecflow-tiny/trained.safetensors is new. Its scores:"
 echo "    codecflow eval $work/pack/test/spec.csv --model codecflow-tiny --window 8 --stride 2"
 echo "    codecflow eval $work/held-out-clips/spec.csv --model codecflow-tiny --window 8 --stride 2"

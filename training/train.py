@@ -62,7 +62,7 @@ class Trainer:
             torch.cuda.set_device(self.device)
         self.stopped = False
         model, tokenizer = assemble(Path(args.cache), None)
-        torch.manual_seed(0)  # whatever the seed: runs that begin alike can be averaged (average.py)
+        torch.manual_seed(0)  # begins alike whatever the order of batches
         self.layout = Layout(tokenizer, model.config.image_token_id)
         self.learner = Learner(model.to(self.device))
         if args.begin_with:
