@@ -13,15 +13,11 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import CONFIGS, check_topics, create_topics
 
 
-def make(settings: KafkaSettings, **partitions: int) -> None:
-    """The six topics with two partitions each and no configuration, but for those named."""
-    counts = {name: partitions.get(name, 2) for name in CONFIGS}
-    asked = [
-        NewTopic(f"{settings.topic_prefix}.{name}", count, 1, config=dict(CONFIGS[name]) if name != "state" else {})
-        for name, count in counts.items()
-    ]
+def make(settings: KafkaSettings, name: str, partitions: int, config: dict[str, str]) -> None:
+    """One topic, as somebody made it by hand."""
+    topic = NewTopic(f"{settings.topic_prefix}.{name}", partitions, 1, config=config)
     client = admin_client(settings)
-    for done in client.create_topics(asked).values():
+    for done in client.create_topics([topic]).values():
         done.result(30)
 
 
@@ -40,7 +36,10 @@ def test_missing_topics_are_named(kafka: LocalKafka, topic_prefix: str) -> None:
 
 def test_unequal_partition_counts_and_wrong_cleanup_are_told_in_one_line(kafka: LocalKafka, topic_prefix: str) -> None:
     settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
-    make(settings, metadata=3, results=1)
+    make(settings, "metadata", 3, dict(CONFIGS["metadata"]))
+    make(settings, "results", 1, dict(CONFIGS["results"]))
+    make(settings, "state", 2, {})
+    create_topics(settings, partitions=2)  # those three are left as they are, and known to the broker when it returns
     with pytest.raises(CodecFlowError) as refused:
         check_topics(settings)
     said = str(refused.value)

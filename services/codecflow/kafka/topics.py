@@ -72,7 +72,7 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
                 raise TopicsError(f"topic {topic}: cannot be created: {reason.str()}") from error
         else:
             created.append(topic)
-    _wait_for_leaders(client, settings, created)
+    _wait_for_leaders(client, settings, [topic.topic for topic in asked])
     return created
 
 
@@ -136,7 +136,7 @@ def _wait_for_leaders(client: AdminClient, settings: KafkaSettings, topics: Sequ
             if topic not in found or any(partition.leader < 0 for partition in found[topic].partitions.values())
         ]
         if topics and time.monotonic() > deadline:
-            raise TopicsError(f"topic {topics[0]}: created, but without a leader for {_REQUEST_S:.0f} s")
+            raise TopicsError(f"topic {topics[0]}: exists, but without a leader for {_REQUEST_S:.0f} s")
         time.sleep(0.05)
 
 
