@@ -59,14 +59,13 @@ class Learner(nn.Module):
         self.to(device)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameters by learning rate, as factors of the base rate; the heads, new in every run, last."""
+        """Parameters by learning rate, as factors of the base rate."""
         vision = [p for p in self.tower.parameters() if p.requires_grad]
-        heads = [*self.looks.parameters(), *self.knows.parameters()]
+        heads = [*self.looks.parameters(), *self.knows.parameters(), self.rows]
         return [
             {"params": list(self.text.parameters()), "factor": 1.0, "weight_decay": 0.0},
             {"params": list(self.projector.parameters()), "factor": 1.5, "weight_decay": 0.01},
             {"params": vision, "factor": 0.2, "weight_decay": 0.01},
-            {"params": [self.rows], "factor": 3.0, "weight_decay": 0.0},
             {"params": heads, "factor": 3.0, "weight_decay": 0.0},
         ]
 

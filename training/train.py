@@ -32,6 +32,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from codecflow.cache import cache_dir
+from codecflow.errors import CodecFlowError
 from codecflow.trained.assemble import assemble
 
 SHOWS, BARELY = 0.12, 0.02
@@ -177,12 +178,10 @@ class Trainer:
         drafts = iter(loader)
         while self.step < args.steps and (self.step % AGREE or self._go_on(spent, begun)):
             progress = min(1.0, max(self.spent / budget, self.step / args.steps))
-            rate = args.rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-            *rest, heads = self.optimiser.param_groups
-            heads["lr"] = rate * heads["factor"] * _warm(self.step)
-            for group in rest:
-                # What heads that know nothing yet would teach is no use to what has been learnt (Kumar et al., 2022).
-                group["lr"] = rate * group["factor"] * _warm(self.step - args.alone)
+            warmth = min(1.0, (self.step + 1) / WARM)
+            rate = args.rate * warmth * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate * group["factor"]
             mine = [next(drafts) for _ in range(args.parts // self.world)]
             log.append((mine[0].mode, self.learn(mine)))
             self.step += 1
@@ -229,11 +228,6 @@ class Trainer:
         return table
 
 
-def _warm(step: int) -> float:
-    """The share of its learning rate that something learns with, `step` steps after it began to."""
-    return min(1.0, max(0.0, (step + 1) / WARM))
-
-
 def _until_its_parent_ends(_: int) -> None:
     """Of a process that makes batches: SIGTERM is for who reads them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -257,9 +251,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder for the trained part, and to resume from")
     parser.add_argument("--cache", default=cache_dir(), help="where the published parts lie or are downloaded to")
     parser.add_argument("--begin-with", help="a trained part to go on from; the heads begin anew")
-    parser.add_argument(
-        "--alone", type=int, default=0, help="steps in which nothing but the heads learns, for --begin-with"
-    )
     parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds of this call; the next one goes on")
     parser.add_argument("--steps", type=int, default=100_000, help="no more than these")
@@ -275,9 +266,13 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    trainer = Trainer(arguments())
+    try:
+        trainer = Trainer(arguments())
+        done = trainer.run()
+    except (CodecFlowError, FileNotFoundError) as error:
+        raise SystemExit(f"train.py: {error}") from error
     told = trainer.out / "held-out.json"
-    if trainer.run() and not trainer.rank and trainer.args.held_out and not told.exists():
+    if done and not trainer.rank and trainer.args.held_out and not told.exists():
         told.write_text(json.dumps(trainer.validate(trainer.args.held_out), indent=1))
     if trainer.world > 1:
         dist.destroy_process_group()
