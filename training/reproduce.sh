@@ -35,19 +35,21 @@ film() { OMP_NUM_THREADS=4 "$python" training/film.py --pack "$pack" --workers $
 # shellcheck disable=SC2086 # several arguments each: $held_out, $scenes, $amount
 film --split val --seed 100 --out "$run/held-out" $held_out --export "$run/held-out-clips" --workers "$cores"
 
-# Scenes, as many banks at a time as there are GPUs, and training on them.
+# Two banks of scenes, at a time where there are two GPUs, and training on them.
+bank() (
+    export CUDA_VISIBLE_DEVICES=$(($1 % gpus))
+    # shellcheck disable=SC2086
+    film --split train --seed $((20 + $1)) --out "$run/scenes-$1" $scenes
+)
 if [ ! -e "$run/trained/held-out.json" ]; then
-    filming=
-    for bank in 0 1; do
-        # shellcheck disable=SC2086
-        CUDA_VISIBLE_DEVICES=$((bank % gpus)) film --split train --seed $((20 + bank)) --out "$run/scenes-$bank" $scenes &
-        filming="$filming $!"
-        if [ "$gpus" -eq 1 ]; then
-            wait "$!"
-            filming=
-        fi
-    done
-    for each in $filming; do wait "$each"; done
+    if [ "$gpus" -eq 1 ]; then
+        bank 0
+        bank 1
+    else
+        bank 0 &
+        bank 1
+        wait "$!"
+    fi
     # shellcheck disable=SC2086
     "$python" -m torch.distributed.run --standalone --nproc-per-node "$gpus" training/train.py --seed 3 $amount \
         --scenes "$run"/scenes-[01] --real "$pack/real" --held-out "$run/held-out" --out "$run/trained"

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from bank import UNKNOWN, load_bank
+from bank import UNKNOWN, Bank, load_bank
 from batches import MODES, Batches, Draft
 from layout import Batch, Layout
 from maker import SIDE
@@ -62,13 +62,15 @@ class Trainer:
             self.device = torch.device("cuda", self.rank)
             torch.cuda.set_device(self.device)
         self.stopped = False
+        self.scenes = [load_bank(Path(folder)) for folder in args.scenes]
+        self.real = load_bank(Path(args.real)) if args.real else None
+        self.held_out = load_bank(args.held_out) if args.held_out else None
         model, tokenizer = assemble(Path(args.cache), None)
         torch.manual_seed(0)  # begins alike whatever the order of batches
         self.layout = Layout(tokenizer, model.config.image_token_id)
         self.learner = Learner(model.to(self.device))
         if args.begin_with:
             self.learner.start_from(Path(args.begin_with))
-        self.real = load_bank(Path(args.real)) if args.real else None
         self.groups = self.learner.groups()
         self.optimiser = torch.optim.AdamW(
             self.groups, lr=args.rate, betas=(0.9, 0.98), fused=self.device.type == "cuda"
@@ -153,9 +155,8 @@ class Trainer:
         if self.spent >= budget or self.step >= args.steps:
             return True
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "stopped", True))
-        scenes = [load_bank(Path(folder)) for folder in args.scenes]
         batches = Batches(
-            scenes,
+            self.scenes,
             self.real,
             self.layout,
             args.seed,
@@ -206,11 +207,9 @@ class Trainer:
         print(f"step {self.step} {self.spent:.0f} s {peak:.0f} GiB {json.dumps(means)}", flush=True)
 
     @torch.no_grad()
-    def validate(self, folder: Path, rounds: int = 3) -> dict[str, dict[str, float]]:
+    def validate(self, scenes: Bank, rounds: int = 3) -> dict[str, dict[str, float]]:
         """Share of answers whose first token is right, by kind of batch and question, on scenes of held-out pictures."""
-        batches = Batches(
-            [load_bank(folder)], None, self.layout, self.args.seed + 1, parts=1, scale=0.5 * self.args.scale
-        )
+        batches = Batches([scenes], None, self.layout, self.args.seed + 1, parts=1, scale=0.5 * self.args.scale)
         table = {}
         for number, mode in enumerate(MODES):
             right: dict[str, list[bool]] = defaultdict(list)
@@ -268,12 +267,11 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     try:
         trainer = Trainer(arguments())
-        done = trainer.run()
     except (CodecFlowError, FileNotFoundError) as error:
         raise SystemExit(f"train.py: {error}") from error
     told = trainer.out / "held-out.json"
-    if done and not trainer.rank and trainer.args.held_out and not told.exists():
-        told.write_text(json.dumps(trainer.validate(trainer.args.held_out), indent=1))
+    if trainer.run() and not trainer.rank and trainer.held_out and not told.exists():
+        told.write_text(json.dumps(trainer.validate(trainer.held_out), indent=1))
     if trainer.world > 1:
         dist.destroy_process_group()
 

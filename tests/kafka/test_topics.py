@@ -17,8 +17,7 @@ def make(settings: KafkaSettings, name: str, partitions: int, config: dict[str, 
     """One topic, as somebody made it by hand."""
     topic = NewTopic(f"{settings.topic_prefix}.{name}", partitions, 1, config=config)
     client = admin_client(settings)
-    for done in client.create_topics([topic]).values():
-        done.result(30)
+    client.create_topics([topic])[topic.topic].result(30)
 
 
 def test_created_topics_pass_the_check_and_are_left_alone_the_next_time(kafka: LocalKafka, topic_prefix: str) -> None:

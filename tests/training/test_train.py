@@ -163,13 +163,14 @@ def test_processes_that_a_step_cannot_be_shared_by_are_refused(make: Any, monkey
 
 
 @pytest.mark.usefixtures("make")
-def test_what_is_not_there_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_is_told_in_one_line(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import train
 
     gone = tmp_path / "gone"
     for wrong, said in (
-        (_arguments(gone, tmp_path, gone), rf"train.py: trained part {gone}: cannot be read"),
+        (_arguments(scenes, tmp_path, gone), rf"train.py: trained part {gone}: cannot be read"),
         ([*_arguments(gone, tmp_path, gone), "--begin-with", ""], rf"train.py: .*No such file .*'{gone}/clips.json'"),
+        ([*_arguments(scenes, tmp_path, gone), "--held-out", str(gone)], rf"train.py: .*'{gone}/clips.json'"),
     ):
         monkeypatch.setattr(sys, "argv", ["train.py", *wrong])
         with pytest.raises(SystemExit, match=said):
