@@ -1,5 +1,5 @@
 #!/bin/sh
-# Trains codecflow-tiny from DATA (laid out as README.md says): some 45 minutes on one GPU and 16 cores, 25 on two GPUs and
+# Trains codecflow-tiny from DATA (laid out as README.md says): some 40 minutes on one GPU and 16 cores, 25 on two GPUs and
 # 32. Each step is left alone once it is finished and goes on where it was stopped: the same command resumes. REHEARSE=1 does
 # all of it with few scenes and three steps, on a CPU too, and leaves the model in the repository alone.
 #
