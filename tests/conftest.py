@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
+from codecflow.localkafka.daemon import LocalKafka
 
 PARTITIONS = 3
 

@@ -16,8 +16,8 @@ import torch
 from maker import FPS, RENDER, SIDE, TOKENS
 from torch.nn.functional import interpolate
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.codec.pictures import luma
+from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
 

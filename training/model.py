@@ -16,8 +16,8 @@ from text import SCALE, Text
 from torch import Tensor, nn
 from torch.nn import functional
 
-from codecflow.trained.assemble import IMAGE_MEAN, IMAGE_STD, read_trained_part
-from codecflow.trained.parts import TEXT, VISION
+from codecflow.tools.demo_model.assemble import IMAGE_MEAN, IMAGE_STD, read_trained_part
+from codecflow.tools.demo_model.parts import TEXT, VISION
 
 OPEN_BLOCKS = 5  # upper ViT blocks that are trained whole
 FEW = 24

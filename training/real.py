@@ -24,8 +24,8 @@ from PIL import Image
 from questions import CLASSES, QUESTIONS
 from specs import Row, rows_of
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.codec.pictures import luma
+from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
 

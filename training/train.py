@@ -31,9 +31,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from codecflow.cache import cache_dir
 from codecflow.errors import CodecFlowError
-from codecflow.trained.assemble import assemble
+from codecflow.folders import cache_dir
+from codecflow.tools.demo_model.assemble import assemble
 
 SHOWS, BARELY = 0.12, 0.02
 """Shares of a token from which, and below which, it is certain that something is in it, or is not."""

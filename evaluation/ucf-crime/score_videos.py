@@ -18,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from codecflow.bench.table import print_json, print_table
 from codecflow.errors import ConfigError
-from codecflow.evaluate import bootstrap, metrics
-from codecflow.evaluate.bootstrap import Estimate
-from codecflow.evaluate.contenders import REFERENCE
-from codecflow.evaluate.figures import estimate_text, json_number, number_text, percent_text
-from codecflow.evaluate.report import UNTRAINED
-from codecflow.evaluate.spec import Clip, read_spec
+from codecflow.tools.evaluate import bootstrap, metrics
+from codecflow.tools.evaluate.bootstrap import Estimate
+from codecflow.tools.evaluate.contenders import REFERENCE
+from codecflow.tools.evaluate.figures import estimate_text, json_number, number_text, percent_text
+from codecflow.tools.evaluate.report import UNTRAINED
+from codecflow.tools.evaluate.spec import Clip, read_spec
+from codecflow.tools.report.table import print_json, print_table
 
 COLUMNS = (
     "keep/refresh", "F1 (95 %)", "ΔF1 (95 %)", "precision", "recall", "AUC", "F1 of windows (95 %)", "FLOP %",

@@ -1,4 +1,4 @@
-"""Folders to write to: made, and filled by one process at a time."""
+"""Folders to write to: where downloads are kept, and folders filled by one process at a time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from codecflow.errors import ConfigError
+
+
+def cache_dir() -> Path:
+    """CODECFLOW_CACHE, else codecflow/ in the user's cache folder (XDG_CACHE_HOME, else ~/.cache)."""
+    chosen = os.environ.get("CODECFLOW_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecflow"
 
 
 def make_folder(path: Path) -> Path:

@@ -7,9 +7,9 @@ import subprocess
 from pathlib import Path
 
 from codecflow.kafka.clients import require_broker
-from codecflow.kafka.local import status
-from codecflow.kafka.local_files import listens
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.localkafka.daemon import status
+from codecflow.localkafka.files import listens
 
 from .test_app import CODECFLOW, run
 

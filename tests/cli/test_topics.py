@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codecflow.kafka.local import LocalKafka
+from codecflow.localkafka.daemon import LocalKafka
 
 from .test_app import run
 

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from codecflow.cli.app import build
-from codecflow.kafka.distribution import KAFKA_VERSION
+from codecflow.localkafka.distribution import KAFKA_VERSION
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -13,14 +13,14 @@ from confluent_kafka import TopicPartition
 
 from codecflow.kafka.clients import consumer
 from codecflow.kafka.failures import BrokersGoneError, TransactionAbortedError
-from codecflow.kafka.local import LocalKafka
-from codecflow.kafka.local_files import listens, topic_bytes
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail, newest_by_key
 from codecflow.kafka.topics import create_topics
 from codecflow.kafka.transactions import TransactionalEmitter
+from codecflow.localkafka.daemon import LocalKafka
+from codecflow.localkafka.files import listens, topic_bytes
 
 # A crashed broker's place is free again sooner than after Kafka's 9 s.
 QUICK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from codecflow.kafka.failures import BrokerUnreachableError
-from codecflow.kafka.local import LocalKafka
-from codecflow.kafka.local_files import free_port
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import check_topics, create_topics
+from codecflow.localkafka.daemon import LocalKafka
+from codecflow.localkafka.files import free_port
 
 PASSWORD = "correct-horse-battery"
 

@@ -9,12 +9,12 @@ import pytest
 from codecflow.errors import ConfigError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokersGoneError, BrokerUnreachableError, DeliveryError, RecordTooLargeError
-from codecflow.kafka.local_files import free_port
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import LARGEST_PICTURE_BYTES
+from codecflow.localkafka.files import free_port
 
 
 def picture(settings: KafkaSettings, number: int, size: int = 10) -> Record:

@@ -10,9 +10,9 @@ import pytest
 from codecflow.errors import ConfigError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokerUnreachableError
-from codecflow.kafka.local_files import free_port
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.localkafka.files import free_port
 
 SECRET = "correct-horse-battery"
 

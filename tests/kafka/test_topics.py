@@ -8,9 +8,9 @@ from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from codecflow.errors import CodecFlowError
 from codecflow.kafka.clients import admin_client
 from codecflow.kafka.failures import TopicsError
-from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import CONFIGS, check_topics, create_topics
+from codecflow.localkafka.daemon import LocalKafka
 
 
 def make(settings: KafkaSettings, name: str, partitions: int, config: dict[str, str]) -> None:

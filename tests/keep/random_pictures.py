@@ -8,7 +8,7 @@ from itertools import pairwise, product
 import numpy as np
 import numpy.typing as npt
 
-from codecflow.codec.footprints import TokenGrid
+from codecflow.grid import TokenGrid
 from codecflow.messages import BLOCK, NO_BOUND, Signal
 
 Picture = npt.NDArray[np.uint8]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import MessageError
+from codecflow.grid import TokenGrid
 from codecflow.keep import KeepConfig, KeepState
 from codecflow.messages import NO_BOUND, Signal
 from tests.keep.random_pictures import (

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ConfigError
+from codecflow.grid import TokenGrid
 from codecflow.keep import COVERAGE_KINDS, POLICY_NAMES, KeepConfig, KeepState, parse_coverage
 from codecflow.messages import Signal
 from tests.keep.random_pictures import Picture, signal_between

@@ -7,7 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from codecflow.codec.footprints import TokenGrid
+from codecflow.grid import TokenGrid
 from codecflow.keep import POLICY_NAMES, KeepConfig, KeepState
 from codecflow.messages import Signal
 

@@ -10,9 +10,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from codecflow.cache import cache_dir
+from codecflow.folders import cache_dir
 from codecflow.messages import Question
-from codecflow.trained.assemble import cached_checkpoint
+from codecflow.tools.demo_model.assemble import cached_checkpoint
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
@@ -111,7 +111,7 @@ def test_a_sequence_is_cut_after_a_whole_stride(family: Family) -> None:
 def test_what_was_trained_is_written_and_read_under_the_checkpoints_names(family: Family, tmp_path: Path) -> None:
     from model import Learner
 
-    from codecflow.trained.assemble import apply_trained_part, read_trained_part
+    from codecflow.tools.demo_model.assemble import apply_trained_part, read_trained_part
 
     model = copy.deepcopy(family.model)
     learner, again = (Learner(copy.deepcopy(model)) for _ in range(2))

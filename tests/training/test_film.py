@@ -16,10 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from codecflow.codec.footprints import TokenGrid
-from codecflow.evaluate.spec import read_spec
+from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
+from codecflow.tools.evaluate.spec import read_spec
 from codecflow.vlm.pictures import Preprocessing
 
 COLOURS = {"person": (230, 20, 20), "vehicle": (20, 20, 230), "animal": (20, 200, 20), "bag": (20, 200, 200)}

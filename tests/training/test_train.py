@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from codecflow.cache import cache_dir
-from codecflow.trained.assemble import assemble, read_trained_part
+from codecflow.folders import cache_dir
+from codecflow.tools.demo_model.assemble import assemble, read_trained_part
 
 LENGTHS = (1, 1, 4, 4, 16, 80)
 STEPS = 2

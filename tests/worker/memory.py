@@ -11,9 +11,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.codec.signal import SignalExtractor
 from codecflow.codec.source import Source
+from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import (
     CodedPicture,

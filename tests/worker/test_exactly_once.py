@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
+from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import Result
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model

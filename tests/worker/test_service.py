@@ -12,11 +12,11 @@ from confluent_kafka import ConsumerGroupTopicPartitions
 from codecflow import subscriber
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokersGoneError
-from codecflow.kafka.local import LocalKafka
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import create_topics
 from codecflow.keep.config import KeepConfig
+from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import Question, decode_state
 from codecflow.vlm.families import Family
 from codecflow.worker.windows import WindowPlan

@@ -23,7 +23,6 @@ COMMAND_MODULES = (
     "eval",
     "explain",
     "model",
-    "model_build",
     "demo",
 )
 

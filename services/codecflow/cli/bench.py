@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from codecflow.cli.bench_window import window
+from codecflow.tools.bench.window_cost import POLICIES
 
 
 def register(app: typer.Typer) -> None:
@@ -34,9 +34,9 @@ def policies(
     plot: Annotated[Path | None, typer.Option(help="Write a chart of the kept share over time (PNG, SVG).")] = None,
 ) -> None:
     """What each keep policy keeps, lets go stale, and certifies by the codec signal alone."""
-    from codecflow.bench.policies import run
     from codecflow.exact import positive
     from codecflow.keep import KeepConfig
+    from codecflow.tools.bench.policies import run
 
     window_s = positive(window, "--window")
     config = KeepConfig(
@@ -55,6 +55,67 @@ def producer(
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of the clip.")] = None,
 ) -> None:
     """What the producer costs: the codec signal against a bare decode, and metadata against the coded pictures."""
-    from codecflow.bench.producer import run
+    from codecflow.tools.bench.producer import run
 
     run(clip, repeats, seconds)
+
+
+def window(
+    clips: Annotated[list[Path] | None, typer.Argument(metavar="CLIP...", help="Video files, any codec.")] = None,
+    *,
+    shape: Annotated[
+        str, typer.Option(help="Sizes of the model, with random weights; --shape help lists them.")
+    ] = "internvl-small",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID_OR_FOLDER",
+            help="A checkpoint instead of a shape: an id on the Hugging Face hub, a folder, or codecflow-tiny, the trained"
+            " demo model (needs codecflow[demo]).",
+        ),
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    policies: Annotated[str, typer.Option(help="Keep/refresh pairs, separated by commas.")] = POLICIES,
+    streams: Annotated[str, typer.Option(help="Streams at once, separated by commas.")] = "1",
+    fps: Annotated[str, typer.Option(help="Sampled frames a second.")] = "2",
+    window_s: Annotated[str, typer.Option("--window", help="Seconds of a window.")] = "40",
+    stride: Annotated[str, typer.Option(help="Seconds between windows.")] = "8",
+    anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
+    slides: Annotated[int, typer.Option(min=1, help="Windows to time, after the first full one.")] = 3,
+    questions: Annotated[int, typer.Option(min=1, help="Questions asked of each window.")] = 1,
+    save_masks: Annotated[
+        Path | None, typer.Option(help="Write pictures and masks of the clips to a file, and end.")
+    ] = None,
+    masks: Annotated[
+        Path | None, typer.Option(help="Read them from such a file instead of clips: no FFmpeg needed.")
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option(help="Also print where one slide's time goes, by kernel, on stderr.")
+    ] = False,
+) -> None:
+    """FLOPs and time of a window under each keep and refresh policy, against everything from scratch."""
+    from codecflow.tools.bench.window_run import Options, run
+    from codecflow.tools.demo_model.named import checkpoint
+
+    run(
+        Options(
+            clips=clips or [],
+            shape=shape,
+            model=model,
+            dtype=dtype,
+            device=device,
+            policies=policies,
+            streams=streams,
+            fps=fps,
+            window_s=window_s,
+            stride_s=stride,
+            anchor_s=anchor,
+            slides=slides,
+            questions=questions,
+            save_masks=save_masks,
+            masks=masks,
+            profile=profile,
+        ),
+        lambda name: checkpoint(name, lambda line: typer.echo(f"codecflow: {line}", err=True)),
+    )

@@ -50,11 +50,11 @@ def demo(
     import orjson
 
     from codecflow.codec.urls import is_url
-    from codecflow.demo.display import Display
-    from codecflow.demo.run import DemoOptions, run
-    from codecflow.demo.source import JPEG_QUANTISER
     from codecflow.exact import positive
-    from codecflow.trained.named import NAME
+    from codecflow.tools.demo.display import Display
+    from codecflow.tools.demo.run import DemoOptions, run
+    from codecflow.tools.demo.source import JPEG_QUANTISER
+    from codecflow.tools.demo_model.named import NAME
 
     if source is None:
         source = Path(__file__).parents[3] / "tests" / "data" / "intel_one-by-one-person-detection.mp4"

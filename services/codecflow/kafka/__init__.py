@@ -1,4 +1,4 @@
-"""Kafka: how to reach it, the clients, the topics, transactions, and a real broker on this machine.
+"""Kafka: settings, clients, topics, sending, transactions.
 
-Import from the modules: settings, clients, topics, sending, transactions, tail, local.
+Import from the modules: settings, clients, topics, sending, transactions, tail.
 """

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from codecflow.codec.footprints import TokenGrid
+from codecflow.grid import TokenGrid
 from codecflow.messages import BLOCK
 
 CELLS = 4

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from codecflow.codec.footprints import TokenGrid
+from codecflow.grid import TokenGrid
 from codecflow.messages import Signal
 
 from .boxes import Footprints

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from codecflow.codec.footprints import TokenGrid
+from codecflow.grid import TokenGrid
 from codecflow.messages import Signal
 
 from .config import KeepConfig

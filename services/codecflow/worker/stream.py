@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from codecflow.codec.decode import Decoder, ShownPicture
-from codecflow.codec.footprints import TokenGrid
 from codecflow.codec.signal import ticks_per_sample
 from codecflow.errors import ModelError, SourceError
+from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
 from codecflow.messages import BLOCK, CodedPicture, EndOfEpoch, PictureMetadata, StreamState

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
+from codecflow.grid import TokenGrid
 from codecflow.vlm.cache import KVShape, PackedCache, cache_keyword
 from codecflow.vlm.flops import TextCost
 from codecflow.vlm.pictures import Preprocessing

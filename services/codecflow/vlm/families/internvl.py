@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
+from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.pictures import grouped_places, project_patches, to_patches

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
+from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.pictures import to_patches

@@ -23,8 +23,8 @@ from torch import Tensor
 from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
-from codecflow.codec.footprints import TokenGrid
 from codecflow.errors import ModelError
+from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.cache import PackedCache

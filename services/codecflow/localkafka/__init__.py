@@ -1,0 +1,1 @@
+"""A real Apache Kafka broker on this machine, for development, tests and the demo (the extra `local`)."""

@@ -1,0 +1,1 @@
+"""`codecflow bench` and `codecflow explain`: measurements, and pictures of the method, on clips."""

@@ -1,0 +1,163 @@
+"""`codecflow explain`: the method on a clip of one's own, as pictures. docs/method.md shows those of the bundled clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from codecflow.codec.pictures import luma as frame_luma
+from codecflow.errors import ConfigError
+from codecflow.folders import make_folder
+from codecflow.grid import TokenGrid
+from codecflow.keep import KeepConfig, KeepDecision, KeepState
+from codecflow.messages import Signal
+from codecflow.tools.report.charts import check_possible
+from codecflow.tools.report.table import print_json, print_table, progress
+from codecflow.worker.windows import WindowPlan
+
+from .sampling import SampledFrame, sampled_frames
+from .savings import MODEL, Savings, savings
+from .windows_kv import REFRESHES, FrameRecord, windows_of
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A frame in which something moves. `picture`: (height, width, 3) uint8 RGB."""
+
+    time_s: float
+    picture: npt.NDArray[np.uint8]
+    signal: Signal
+    decision: KeepDecision
+    grid: TokenGrid
+
+
+def run(
+    clip: Path, out: Path, config: KeepConfig, plan: WindowPlan, *, side: int, refresh: str, seconds: float | None
+) -> None:
+    """Writes frame.png, window.png and share.png to the folder `out`, then one JSON line with their figures.
+
+    `side`: tokens along each side of the grid. `refresh`: none, anchors or all. Raises ConfigError and SourceError.
+    """
+    if refresh not in REFRESHES:
+        raise ConfigError(f"refresh policy {refresh!r}: use one of {', '.join(REFRESHES)}")
+    check_possible(make_folder(out))
+    with progress() as bar:
+        task = bar.add_task(clip.name, total=None)
+        records: list[FrameRecord] = []
+        example: Example | None = None
+        best = -math.inf
+        for record, candidate in _decisions(sampled_frames(clip, config.fps, seconds), config, side):
+            records.append(record)
+            score = -math.inf if candidate is None else _contrast(candidate)
+            if score > best:
+                best, example = score, candidate
+            bar.update(task, completed=record.time_s)
+    windows = windows_of(records, plan, refresh)
+    if example is None:
+        raise ConfigError(f"clip {clip.name}: no frame between anchors has a codec signal; use a lower --fps")
+
+    from .explain_charts import draw_frame, draw_share, draw_window
+
+    draw_frame(example, out / "frame.png")
+    draw_window(windows[-4:], refresh, out / "window.png")
+    draw_share(records, config, out / "share.png")
+    costs = _compare(records, plan)
+    tokens = sum(record.total for record in records)
+    print_json(
+        {
+            "clip": clip.name,
+            "frames": len(records),
+            "frame_s": example.time_s,
+            "kept_share": round(sum(record.kept for record in records) / tokens, 4),
+            "motion_kept_share": round(sum(record.motion_kept for record in records) / tokens, 4),
+            "certified_share": round(sum(record.certified for record in records) / tokens, 4),
+            "flops": {name: round(cost.total) for name, cost in costs.items()},
+            "pictures": [str(out / name) for name in ("frame.png", "window.png", "share.png")],
+        }
+    )
+
+
+def _compare(records: Sequence[FrameRecord], plan: WindowPlan) -> dict[str, Savings]:
+    """Prints and returns what a full window costs under each pair of policies; of growing windows where none is full."""
+    everything = [replace(record, kept=record.total) for record in records]
+    by_motion = [replace(record, kept=record.motion_kept) for record in records]
+    contenders = [
+        ("all + all", everything, "all"),
+        ("all + none", everything, "none"),
+        ("motion + anchors", by_motion, "anchors"),
+        ("replenish + anchors", records, "anchors"),
+        ("replenish + none", records, "none"),
+    ]
+    costs: dict[str, Savings] = {}
+    for name, kept, refresh in contenders:
+        windows = windows_of(kept, plan, refresh)
+        full = [window for window in windows if any(window.evicted)] or windows[-1:]
+        costs[name] = savings(full, from_scratch=refresh == "all")
+    whole = costs["all + all"].total
+    print_table(
+        f"A window at {MODEL}'s shapes, mean over {len(full)} windows",
+        [
+            "keep + refresh",
+            "through the ViT",
+            "through the LLM",
+            "held in KV",
+            "ViT TFLOP",
+            "LLM TFLOP",
+            "of all + all",
+        ],
+        [
+            [
+                name,
+                *(f"{tokens:.0f}" for tokens in (cost.encoded, cost.computed, cost.held)),
+                *(f"{flops / 1e12:.1f}" for flops in (cost.vit, cost.llm)),
+                f"{100 * cost.total / whole:.1f} %",
+            ]
+            for name, cost in costs.items()
+        ],
+        note="tokens and FLOPs a window, one question of 40 tokens included",
+    )
+    return costs
+
+
+def _decisions(
+    frames: Iterator[SampledFrame], config: KeepConfig, side: int
+) -> Iterator[tuple[FrameRecord, Example | None]]:
+    """The record of each frame, and the frame itself where coverage did not keep it whole."""
+    size = (0, 0)
+    for frame in frames:
+        if size != (frame.frame.width, frame.frame.height):
+            size = (frame.frame.width, frame.frame.height)
+            grid = TokenGrid.regular(side, side, *size)
+            state, motion = KeepState(grid, config), KeepState(grid, replace(config, policy="motion"))
+        decision = state.step(frame.slot, frame.signal, partial(frame_luma, frame.frame))
+        record = FrameRecord(
+            slot=frame.slot,
+            time_s=frame.time_s,
+            total=grid.tokens,
+            kept=int(decision.keep.sum()),
+            compared=int((decision.compared & ~decision.keep).sum()),
+            certified=int(decision.certified.sum()),
+            anchor=decision.anchor,
+            motion_kept=int(motion.step(frame.slot, frame.signal, partial(frame_luma, frame.frame)).keep.sum()),
+        )
+        if decision.anchor or frame.signal is None:
+            yield record, None
+        else:
+            picture = frame.frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
+            yield record, Example(frame.time_s, picture, frame.signal, decision, grid)
+
+
+def _contrast(example: Example) -> float:
+    """How well a frame shows the method: something clear moves in some of it, and little in the rest."""
+    keep = example.decision.keep
+    if not 0.04 <= keep.mean() <= 0.3:
+        return -abs(float(keep.mean()) - 0.15)
+    change = np.repeat(np.repeat(example.signal.change.astype(float), 16, 0), 16, 1)
+    means = np.array([change[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in example.grid.boxes.tolist()])
+    return float((means[keep].mean() - means[~keep].mean()) * np.sqrt(keep.mean()))

@@ -1,0 +1,177 @@
+"""The pictures of `codecflow explain`, with matplotlib (the extra `plots`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.colors import LogNorm, to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from codecflow.keep import KeepConfig
+from codecflow.messages import BLOCK
+from codecflow.tools.report.charts import save
+
+from .explain import Example
+from .windows_kv import FrameRecord, WindowRecord
+
+KEPT, COMPARED, CERTIFIED = "#00798c", "#edae49", "#b8c4cc"
+REFRESHED, REUSED, EVICTED = "#d1495b", "#7fb8c4", "#d9d9d9"
+
+
+def draw_frame(example: Example, path: Path) -> None:
+    """One frame, what the codec saw of it, and which tokens are kept: four panels."""
+    height, width = example.picture.shape[:2]
+    gap, above, below = 0.25, 0.4, 0.8  # inches
+    panel_height = min(6.2, 6.2 * height / width)
+    panel_width = max(panel_height * width / height, 4.0)
+    figure_width, figure_height = 2 * panel_width + 3 * gap, 2 * (above + panel_height + below)
+    figure = Figure(figsize=(figure_width, figure_height))
+
+    def place(row: int, column: int, down: float, tall: float, narrower: float = 0.0) -> Any:
+        """Axes of `tall` inches, `down` inches below the top of a panel."""
+        x = gap + column * (panel_width + gap) + narrower
+        y = figure_height - row * (above + panel_height + below) - above - down - tall
+        wide = panel_width - 2 * narrower
+        return figure.add_axes((x / figure_width, y / figure_height, wide / figure_width, tall / figure_height))
+
+    seen, motion, change, mask = (place(row, column, 0, panel_height) for row in (0, 1) for column in (0, 1))
+    grey = example.picture.mean(axis=2)
+    seen.imshow(example.picture)
+    seen.set_title(f"1  The camera's picture at {example.time_s:g} s", loc="left")
+    vectors = example.signal.motion
+    if vectors is None:
+        vectors = np.zeros_like(example.signal.change)
+        motion.text(width / 2, height / 2, "this codec exports no vectors", ha="center", color="white", size=14)
+    bars = [place(row, column, panel_height + 0.1, 0.13, narrower=1.0) for row, column in ((0, 1), (1, 0))]
+    _heat(motion, bars[0], grey, vectors / 4, "largest motion vector over a 16x16 block, in pixels")
+    motion.set_title("2  Codec signal: motion since the sampled frame before", loc="left")
+    _heat(change, bars[1], grey, example.signal.change / 8, "bound of a 16x16 block's mean change, in grey levels")
+    change.set_title("3  Codec signal: change since the sampled frame before", loc="left")
+    _mask(mask, example)
+    for axis in (seen, motion, change, mask):
+        axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    save(figure, path)
+
+
+def _heat(axis: Any, bar: Any, grey: npt.NDArray[Any], values: npt.NDArray[Any], label: str) -> None:
+    """Blocks with a value of 0.5 or more, coloured on a logarithmic scale, over the picture in grey."""
+    axis.imshow(grey * 0.55, cmap="gray", vmin=0, vmax=255)
+    rows, columns = values.shape
+    image = axis.imshow(
+        np.ma.masked_less(values, 0.5),
+        cmap="YlOrRd",
+        norm=LogNorm(0.5, 32),
+        alpha=0.8,
+        extent=(0, columns * BLOCK, rows * BLOCK, 0),
+        interpolation="nearest",
+    )
+    scale = bar.figure.colorbar(image, cax=bar, orientation="horizontal", label=label, extend="max")
+    ticks = [0.5, 1, 2, 4, 8, 16, 32]
+    scale.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks], minor=False)
+    scale.minorticks_off()
+
+
+def _mask(axis: Any, example: Example) -> None:
+    """Kept tokens as they are, dropped ones darkened and coloured by why they could be dropped."""
+    decision = example.decision
+    picture = example.picture.astype(float) / 255
+    kinds = [
+        ("kept: encoded by the ViT", decision.keep, KEPT),
+        ("dropped: pixels compared, alike", decision.compared & ~decision.keep, COMPARED),
+        ("dropped: certified by the codec signal, not looked at", decision.certified, CERTIFIED),
+    ]
+    for _, members, colour in kinds[1:]:
+        for x0, y0, x1, y1 in example.grid.boxes[members].tolist():
+            picture[y0:y1, x0:x1] = picture[y0:y1, x0:x1] * 0.3 + np.array(to_rgb(colour)) * 0.3
+    axis.imshow(picture)
+    for _, members, colour in kinds:
+        kept = colour == KEPT
+        for x0, y0, x1, y1 in example.grid.boxes[members].tolist():
+            box = Rectangle(
+                (x0, y0),
+                x1 - x0,
+                y1 - y0,
+                fill=False,
+                edgecolor=colour,
+                linewidth=2 if kept else 0.4,
+                zorder=3 if kept else 2,
+            )
+            axis.add_patch(box)
+    axis.set_title(f"4  Keep mask: {decision.keep.sum()} of {decision.keep.size} tokens are encoded", loc="left")
+    handles = [Patch(facecolor=c, edgecolor="black", linewidth=0.3, label=f"{int(m.sum())} {n}") for n, m, c in kinds]
+    axis.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False, fontsize=9)
+
+
+def draw_window(windows: Sequence[WindowRecord], refresh: str, path: Path) -> None:
+    """The KV of windows in a row, a bar a frame, coloured by what happens to its tokens."""
+    figure = Figure(figsize=(12, 2.1 * len(windows) + 1.2), layout="constrained")
+    axes = figure.subplots(len(windows), sharex=True, sharey=True, squeeze=False)[:, 0]
+    step = windows[-1].times_s[1] - windows[-1].times_s[0] if len(windows[-1].times_s) > 1 else 1.0
+    for axis, record in zip(axes, windows, strict=True):
+        bars = [(record.evicted, EVICTED), (record.reused, REUSED), (record.refreshed, REFRESHED), (record.new, KEPT)]
+        for tokens, colour in bars:
+            edge = "#8a8a8a" if colour == EVICTED else "none"
+            axis.bar(
+                record.times_s,
+                tokens,
+                width=step * 0.9,
+                align="edge",
+                color=colour,
+                edgecolor=edge,
+                linewidth=0.4,
+                hatch="////" if colour == EVICTED else None,
+            )
+        axis.axvspan(record.start_s, record.end_s, color="#00798c", alpha=0.05, zorder=0)
+        axis.axvline(record.end_s, color="black", linewidth=1)
+        axis.set_title(
+            f"window from {record.start_s:g} to {record.end_s:g} s: {record.computed} tokens computed, "
+            f"{sum(record.reused)} reused; {record.full} if nothing were dropped or reused",
+            loc="left",
+            fontsize=10,
+        )
+        axis.set_ylabel("tokens")
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("presentation time, s: one bar a sampled frame, the black line is when the window is answered")
+    names = [("evicted: left the window", EVICTED), ("reused: keys and values as they are", REUSED)]
+    names += [("refreshed: computed again in context", REFRESHED), ("new: encoded and computed now", KEPT)]
+    figure.legend(
+        handles=[Patch(facecolor=colour, label=name) for name, colour in names],
+        loc="outside upper center",
+        ncols=4,
+        frameon=False,
+        fontsize=9,
+        title=f"What the language model's KV cache holds of a stream, refresh policy “{refresh}”",
+        title_fontsize=12,
+    )
+    save(figure, path)
+
+
+def draw_share(records: Sequence[FrameRecord], config: KeepConfig, path: Path) -> None:
+    """What became of each frame's tokens over time."""
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    axis = figure.subplots()
+    times = [record.time_s for record in records]
+    shares = [
+        [100 * part / r.total for r in records for part in [getattr(r, name)]]
+        for name in ("kept", "compared", "certified")
+    ]
+    labels = ["kept: encoded", "dropped: pixels compared", "dropped: certified by the codec signal alone"]
+    axis.stackplot(times, shares, colors=[KEPT, COMPARED, CERTIFIED], labels=labels, step="post", linewidth=0)
+    motion = [100 * record.motion_kept / record.total for record in records]
+    axis.step(times, motion, where="post", color=REFRESHED, linewidth=1.3, label="kept by the policy motion")
+    kept = 100 * sum(record.kept for record in records) / sum(record.total for record in records)
+    axis.set(
+        xlabel="presentation time, s", ylabel="tokens of a frame, %", ylim=(0, 100), xlim=(times[0], times[-1] or 1)
+    )
+    axis.set_title(
+        f"Policy {config.policy}, {float(config.fps):g} frames/s: {kept:.0f} % of all tokens are encoded, coverage included",
+        loc="left",
+    )
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False, fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
+    save(figure, path)

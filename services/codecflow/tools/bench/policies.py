@@ -1,0 +1,247 @@
+"""`codecflow bench policies`: what each keep policy keeps of a real clip, and what it lets go stale.
+
+Staleness is measured here by the plainest means, from the pictures and the masks alone; none of the policies' code is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from codecflow.codec.pictures import luma as frame_luma
+from codecflow.errors import ConfigError
+from codecflow.grid import TokenGrid
+from codecflow.keep import KeepConfig, KeepDecision, KeepState, Luma
+from codecflow.keep.coverage import forced_tokens
+from codecflow.messages import BLOCK, Signal
+from codecflow.tools.report.charts import COLOURS, check_possible, plain_text, save
+from codecflow.tools.report.table import print_json, print_table, progress, told_as
+
+from .sampling import SampledFrame, sampled_frames
+
+STALE = 4.0
+"""Grey levels: a dropped token is stale when its content moved by more than this, on average, since it was last kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A keep policy with its coverage, under comparison. `sampled_only`: motion by the vectors of the sampled picture alone,
+    with no memory of those between or before; not a policy that a worker offers, for it goes stale."""
+
+    name: str
+    config: KeepConfig
+    sampled_only: bool = False
+
+    @property
+    def coverage(self) -> str:
+        period = f"{float(self.config.period_s):g} s"
+        return f"anchor every {period}" if self.config.coverage == "anchor" else f"rolling in {period}"
+
+    def begin(self, grid: TokenGrid) -> KeepState | SampledVectors:
+        return SampledVectors(grid, self.config) if self.sampled_only else KeepState(grid, self.config)
+
+
+class SampledVectors:
+    """Keeps the tokens that a vector of the sampled picture itself, or an intra block of it, touches."""
+
+    def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
+        self._grid, self._config = grid, config
+        self._previous: int | None = None
+
+    def step(self, slot: int, signal: Signal | None, _: Luma) -> KeepDecision:
+        forced = forced_tokens(self._config, self._grid.tokens, self._previous, slot)
+        self._previous = slot
+        keep = forced.copy()
+        if signal is None or signal.motion is None or signal.intra is None:
+            keep[:] = True
+        else:
+            moving = (signal.motion >= self._config.tau_px * 4) | (signal.intra > 0)
+            for token, (x0, y0, x1, y1) in enumerate(self._grid.boxes.tolist()):
+                keep[token] |= moving[y0 // BLOCK : -(-y1 // BLOCK), x0 // BLOCK : -(-x1 // BLOCK)].any()
+        nothing = np.zeros_like(keep)
+        return KeepDecision(keep, nothing, nothing, forced)
+
+
+def compared(config: KeepConfig, window_s: Fraction) -> list[Policy]:
+    """The policies, each with an anchor every `config.period_s`, then the default policy's other ways of coverage."""
+    window = replace(config, period_s=window_s)
+    return [
+        Policy("all", replace(config, policy="all")),
+        Policy("motion", replace(config, policy="motion")),
+        Policy("motion-sampled", replace(config, policy="motion"), sampled_only=True),
+        Policy("replenish", config),
+        Policy("replenish-mean", replace(config, detail_threshold=255.0)),
+        Policy("replenish-rolling", replace(config, coverage="rolling")),
+        Policy("replenish-once", window),
+        Policy("replenish-rolling-once", replace(window, coverage="rolling")),
+    ]
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one policy did with one clip, in tokens. `shares`: kept share of each frame's tokens, `times`: when."""
+
+    total: int = 0
+    kept: int = 0
+    forced: int = 0
+    stale: int = 0
+    certified: int = 0
+    compared: int = 0
+    times: list[float] = field(default_factory=list)
+    shares: list[float] = field(default_factory=list)
+
+    def add(self, time_s: float, decision: KeepDecision, stale: int) -> None:
+        self.total += decision.keep.size
+        self.kept += int(decision.keep.sum())
+        self.forced += int(decision.forced.sum())
+        self.certified += int(decision.certified.sum())
+        self.compared += int(decision.compared.sum())
+        self.stale += stale
+        self.times.append(time_s)
+        self.shares.append(float(decision.keep.mean()))
+
+    def figures(self) -> dict[str, float]:
+        """Percentages. `kept`, `certified` and `compared`: of the tokens that coverage did not force. `kept_total`: of all
+        tokens, the forced ones included. `peak`: of the fullest frame after the first. `stale`: of the dropped tokens."""
+
+        def percent(part: int, whole: int) -> float:
+            return round(100 * part / whole, 3) if whole else 0.0
+
+        free = self.total - self.forced
+        return {
+            "kept": percent(self.kept - self.forced, free) if free else 100.0,
+            "kept_total": percent(self.kept, self.total),
+            "peak": round(100 * max(self.shares[1:], default=1.0), 3),
+            "stale": percent(self.stale, self.total - self.kept),
+            "stale_tokens": self.stale,
+            "certified": percent(self.certified, free),
+            "compared": percent(self.compared, free),
+        }
+
+
+class LastKept:
+    """What the model last saw of each token: a copy of its pixels."""
+
+    def __init__(self, grid: TokenGrid) -> None:
+        self._boxes = [np.s_[y0:y1, x0:x1] for x0, y0, x1, y1 in grid.boxes.tolist()]
+        self._seen: dict[int, npt.NDArray[np.int16]] = {}
+
+    def stale(self, luma: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> int:
+        """Remembers the kept tokens of a frame; how many of the others moved by more than STALE since they were kept."""
+        stale = 0
+        picture = luma.astype(np.int16)
+        for token, box in enumerate(self._boxes):
+            if keep[token]:
+                self._seen[token] = picture[box].copy()
+            elif np.abs(picture[box] - self._seen[token]).sum() > STALE * self._seen[token].size:
+                stale += 1
+        return stale
+
+
+@dataclass(frozen=True, slots=True)
+class Interim:
+    """What it has come to by the frame at `time_s`: a tally for each policy by name."""
+
+    time_s: float
+    tallies: dict[str, Tally]
+
+
+def compare(frames: Iterator[SampledFrame], rows: int, columns: int, policies: Sequence[Policy]) -> Iterator[Interim]:
+    """Runs all policies over the frames of a clip side by side; yields what it has come to after each frame."""
+    tallies = {policy.name: Tally() for policy in policies}
+    size = (0, 0)
+    for frame in frames:
+        if size != (frame.frame.width, frame.frame.height):
+            size = (frame.frame.width, frame.frame.height)
+            grid = TokenGrid.regular(rows, columns, *size)
+            states = {policy.name: policy.begin(grid) for policy in policies}
+            seen = {policy.name: LastKept(grid) for policy in policies}
+        luma = frame.luma
+        for policy in policies:
+            signal = frame.own if policy.sampled_only else frame.signal
+            decision = states[policy.name].step(frame.slot, signal, partial(frame_luma, frame.frame))
+            tallies[policy.name].add(frame.time_s, decision, seen[policy.name].stale(luma, decision.keep))
+        yield Interim(frame.time_s, tallies)
+
+
+def run(
+    clips: Sequence[Path],
+    config: KeepConfig,
+    *,
+    size: int,
+    token: int,
+    window_s: Fraction,
+    seconds: float | None = None,
+    plot: Path | None = None,
+) -> None:
+    """Compares the policies on each clip: a table a clip, then one JSON line {clip: {policy: figures}}, in percent.
+
+    `size`, `token`: side of the model's square input and of a token in it, in pixels. `seconds`: only so much of each clip.
+    `plot`: file of a chart. Raises ConfigError and SourceError.
+    """
+    if token < 1 or size < token or size % token:
+        raise ConfigError(f"--size {size} with --token {token}: the size must be a whole multiple of the token")
+    if plot is not None:
+        check_possible(plot.parent)
+    side = size // token
+    policies = compared(config, window_s)
+    by_clip: dict[str, dict[str, Tally]] = {}
+    for name, clip in zip(told_as(clips), clips, strict=True):
+        by_clip[name] = _run_clip(name, clip, config, side, policies, seconds)
+    if plot is not None:
+        keep_share_chart(by_clip, plot)
+    print_json({name: {p: tally.figures() for p, tally in tallies.items()} for name, tallies in by_clip.items()})
+
+
+def _run_clip(
+    name: str, clip: Path, config: KeepConfig, side: int, policies: Sequence[Policy], seconds: float | None
+) -> dict[str, Tally]:
+    with progress() as bar:
+        task = bar.add_task(name, total=None)
+        for so_far in compare(sampled_frames(clip, config.fps, seconds), side, side, policies):
+            bar.update(task, completed=so_far.time_s)
+    tallies = so_far.tallies
+    figures = [(policy, tallies[policy.name].figures()) for policy in policies]
+    print_table(
+        f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {side}x{side} tokens",
+        ["policy", "coverage", "kept %", "with forced %", "fullest frame %", "stale %", "certified %", "compared %"],
+        [
+            [
+                policy.name,
+                policy.coverage,
+                *(f"{row[key]:.1f}" for key in ("kept", "kept_total", "peak")),
+                f"{row['stale']:.3g}",
+                *(f"{row[key]:.1f}" for key in ("certified", "compared")),
+            ]
+            for policy, row in figures
+        ],
+        note="kept, certified, compared: of the tokens that coverage does not force; "
+        f"stale: dropped tokens that moved by more than {STALE:g} grey levels since last kept.",
+    )
+    return tallies
+
+
+@plain_text()
+def keep_share_chart(by_clip: Mapping[str, Mapping[str, Tally]], path: Path) -> None:
+    """Share of tokens kept over time, one row a clip, one line a policy. Raises ConfigError when it cannot be written."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 2.6 * len(by_clip) + 0.6), layout="constrained")
+    axes = figure.subplots(len(by_clip), squeeze=False)[:, 0]
+    for axis, (clip, tallies) in zip(axes, by_clip.items(), strict=True):
+        for policy, colour in COLOURS.items():
+            tally = tallies[policy]
+            shares = [100 * share for share in tally.shares]
+            axis.step(tally.times, shares, where="post", color=colour, linewidth=1.2, label=policy)
+        axis.set_title(clip, loc="left", fontsize=10)
+        axis.set(ylabel="tokens kept, %", ylim=(-2, 104), xlim=(0, max(tallies["all"].times) or 1))
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[-1].set_xlabel("presentation time, s")
+    axes[0].legend(ncols=len(COLOURS), frameon=False, loc="lower right", bbox_to_anchor=(1, 1))
+    save(figure, path)

@@ -1,0 +1,185 @@
+"""`codecflow bench window`: what one window costs under each keep and refresh policy, against everything from scratch.
+
+Masks come from real clips; weights are random, so time, memory and FLOPs are real, answers are not. Each case fills its
+streams' windows once, then slides; only slides are timed.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecflow.errors import ModelError
+from codecflow.messages import Question
+from codecflow.tools.bench.clip_masks import ClipMasks
+from codecflow.tools.bench.window_cost import Case, Cost, Plan
+from codecflow.tools.bench.window_profile import profiled
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
+from codecflow.vlm.work import Frame, StreamOutcome, StreamWork
+
+QUESTIONS = ("Is there a person?", "Is a car moving?", "Is anything on fire?", "Is the light on?")
+
+Logits = dict[tuple[str, int, str], Tensor]
+
+
+class Measurement:
+    """All cases on one model, one clip after another."""
+
+    def __init__(self, family: Family, plan: Plan, profile: bool = False) -> None:
+        self.family, self.plan, self.profile = family, plan, profile
+        self.questions = [Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "yes-no") for n in range(plan.questions)]
+        self._reference: dict[tuple[str, int], tuple[Cost, Logits, list[list[str]]]] = {}
+
+    def run(self, clip: ClipMasks, case: Case) -> Cost:
+        """Fills the windows of `case.streams` streams and times the slides. Too little memory is told, not raised."""
+        cost = Cost(clip.name, case.keep, case.named, case.streams)
+        try:
+            logits, answers = self._measure(clip, case, cost)
+        except (ModelError, torch.OutOfMemoryError) as error:
+            cost.failed = str(error).splitlines()[0]
+        else:
+            self._compare(case, cost, logits, answers)
+        finally:
+            if self.family.device.type == "cuda":
+                torch.cuda.empty_cache()
+        return cost
+
+    def _measure(self, clip: ClipMasks, case: Case, cost: Cost) -> tuple[Logits, list[list[str]]]:
+        plan, logits, step = self.plan, {}, 0  # type: Plan, Logits, int
+
+        def observe(stream: str, question: Question, row: Tensor) -> None:
+            logits[stream, step, question.id] = row.cpu()
+
+        engine = Engine(
+            self.family,
+            window_frames=plan.window,
+            refresh=case.refresh,
+            kv_tokens=self._most_tokens(clip, case),
+            batch_tokens=32768,
+            observe=observe,
+        )
+        self._reset_peak()
+        # The question is asked in the filling step too, so that nothing is done for the first time when the clock runs.
+        engine.step(self._work(clip, case, 0, plan.window))
+        logits.clear()
+        end = plan.window
+        outcomes: list[StreamOutcome] = []
+        seconds = 0.0
+        for step in range(1, plan.slides + 1):  # read by `observe`
+            end = plan.window + step * plan.stride
+            work = self._work(clip, case, end - plan.stride, end)
+            begun = time.perf_counter()
+            outcomes += engine.step(work)  # its stages are timed, so it ends with the device at rest
+            seconds += time.perf_counter() - begun
+        self._fill(cost, engine, outcomes, seconds)
+        if self.profile:
+            step, end = plan.slides + 1, end + plan.stride
+            work = self._work(clip, case, end - plan.stride, end)
+            print(
+                f"{case.name}, {case.streams} streams:\n{profiled(lambda: engine.step(work))}",
+                file=sys.stderr,
+            )
+        for stream in list(engine.windows):
+            engine.drop(stream)
+        return logits, [[answer.text for answer in outcome.answers] for outcome in outcomes]
+
+    def _work(self, clip: ClipMasks, case: Case, begin: int, end: int) -> list[StreamWork]:
+        first = end - self.plan.window
+        return [
+            StreamWork(f"camera-{n}", [_frame(clip, case.keep, n, i) for i in range(begin, end)], first, self.questions)
+            for n in range(case.streams)
+        ]
+
+    def _most_tokens(self, clip: ClipMasks, case: Case) -> int:
+        """The fullest window of any stream, so that memory is what this policy needs on this clip."""
+        plan = self.plan
+        text = self.family.frame_text_bound
+        most = 0
+        for n in range(case.streams):
+            total = plan.window + plan.slides * plan.stride
+            kept = np.array([_kept(clip, case.keep, n, i).sum() for i in range(total)])
+            tokens = kept + text * (kept > 0)
+            most = max(most, *(int(tokens[i : i + plan.window].sum()) for i in range(0, total - plan.window + 1)))
+        return most
+
+    def _fill(self, cost: Cost, engine: Engine, outcomes: list[StreamOutcome], seconds: float) -> None:
+        count = len(outcomes)
+        windows = list(engine.windows.values())
+        tokens = [outcome.tokens for outcome in outcomes]
+        flops = [outcome.flops for outcome in outcomes]
+        executed = sum(f.vit + f.llm for f in flops)
+        cost.ms = 1000 * seconds / count
+        cost.stages_ms = {
+            stage: 1000 * sum(o.seconds[stage] for o in outcomes) / count for stage in outcomes[0].seconds
+        }
+        cost.streams_served = self.plan.stride_s * count / seconds
+        cost.window_tokens = sum(t.refreshed + t.reused for t in tokens) / count
+        cost.tokens_kept = sum(t.kept for t in tokens) / sum(t.total for t in tokens)
+        held = sum(t.refreshed + t.reused for t in tokens)
+        cost.tokens_computed = sum(t.refreshed for t in tokens) / held if held else 0.0
+        cost.flops = executed / count
+        cost.flops_share = executed / sum(f.full for f in flops)
+        cost.tflops_per_s = executed / seconds / 1e12
+        cost.kv_bytes = sum(w.tokens * w.buffers.shape.bytes_per_token for w in windows) / len(windows)
+        cost.held_bytes = sum(w.held_bytes for w in windows) / len(windows)
+        if self.family.device.type == "cuda":
+            cost.peak_bytes = torch.cuda.max_memory_allocated(self.family.device)
+
+    def _compare(self, case: Case, cost: Cost, logits: Logits, answers: list[list[str]]) -> None:
+        """Against `all` + `all` of the same clip: its logits for as many streams, or its time for fewer."""
+        if (case.keep, case.refresh.name) == ("all", "all"):
+            self._reference[cost.clip, case.streams] = cost, logits, answers
+        known = [n for clip, n in self._reference if clip == cost.clip and n <= case.streams]
+        if not known:
+            return
+        reference, expected, told = self._reference[cost.clip, max(known)]
+        cost.speedup = reference.ms / cost.ms
+        if max(known) == case.streams:
+            cost.max_logit_difference = max(float((logits[k] - expected[k]).abs().max()) for k in expected)
+            same = [a == b for one, other in zip(answers, told, strict=True) for a, b in zip(one, other, strict=True)]
+            cost.agreement = sum(same) / len(same)
+
+    def _reset_peak(self) -> None:
+        if self.family.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.family.device)
+
+
+def _place(clip: ClipMasks, stream: int, index: int) -> int:
+    """Streams begin at different anchors of the clip, and begin it again when it ends."""
+    anchors = np.flatnonzero(clip.anchors)
+    begin = int(anchors[stream % len(anchors)]) if len(anchors) else 0
+    return (begin + index) % len(clip)
+
+
+def _kept(clip: ClipMasks, policy: str, stream: int, index: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    kept: np.ndarray[tuple[int], np.dtype[np.bool_]] = clip.keep[policy][_place(clip, stream, index)]
+    return kept
+
+
+def _frame(clip: ClipMasks, policy: str, stream: int, index: int) -> Frame:
+    place = _place(clip, stream, index)
+    keep = clip.keep[policy][place]
+    return Frame(index, index / 2, keep, clip.pictures[place] if keep.any() else None, bool(clip.anchors[place]))
+
+
+def measure(
+    family: Family, clips: Sequence[ClipMasks], cases: Sequence[Case], plan: Plan, profile: bool = False
+) -> list[Cost]:
+    """Every case on every clip; `all` + `all`, which no mask changes, for many streams on the first only."""
+    measurement = Measurement(family, plan, profile)
+    costs: list[Cost] = []
+    for number, clip in enumerate(clips):
+        for case in cases:
+            if number and (case.keep, case.refresh.name) == ("all", "all") and case.streams > 1:
+                continue
+            cost = measurement.run(clip, case)
+            costs.append(cost)
+            told = cost.failed or f"{cost.ms:.1f} ms a window, {100 * cost.flops_share:.2f} % of the FLOPs"
+            print(f"{clip.name}: {case.name}, {case.streams} streams: {told}", file=sys.stderr, flush=True)
+    return costs

@@ -1,0 +1,198 @@
+"""`codecflow bench window` from its options to its table and JSON line."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import transformers
+
+from codecflow.errors import ConfigError
+from codecflow.exact import positive
+from codecflow.grid import TokenGrid
+from codecflow.keep import POLICY_NAMES
+from codecflow.tools.bench.clip_masks import ClipMasks, GridOf, load_masks, masks_of_clip, save_masks
+from codecflow.tools.bench.device_check import check_device
+from codecflow.tools.bench.window import measure
+from codecflow.tools.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
+from codecflow.tools.report.table import print_json, print_table, told_as
+from codecflow.vlm.families import Family
+from codecflow.vlm.loading import choose_device, choose_dtype, load_model
+from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.shapes import build_shape, named_shape
+from codecflow.worker.windows import WindowPlan
+
+COLUMNS = (
+    "keep + refresh", "n", "ms", "vit", "llm", "faster", "served", "kept %", "new %", "FLOP %", "TFLOP/s", "KV MiB",
+    "|Δlogit|", "agree %",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """As given on the command line; the defaults are the paper's set-up on a model for a CPU."""
+
+    clips: Sequence[Path] = ()
+    shape: str = "internvl-small"
+    model: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    policies: str = POLICIES
+    streams: str = "1"
+    fps: str = "2"
+    window_s: str = "40"
+    stride_s: str = "8"
+    anchor_s: str = "8"
+    slides: int = 3
+    questions: int = 1
+    save_masks: Path | None = None
+    masks: Path | None = None
+    profile: bool = False
+
+
+def run(options: Options, locate: Callable[[str], str] = str) -> None:
+    """Measures and prints, or writes masks and ends. Raises ConfigError, SourceError and ModelError.
+
+    `locate`: the hub id or folder of a model by its name, asked for once nothing else can be wrong with the options.
+    """
+    windows = WindowPlan.of(options.window_s, options.stride_s, options.fps)
+    fps, anchor_s = windows.fps, positive(options.anchor_s, "--anchor")
+    plan = Plan(
+        window=windows.window_slots,
+        stride=windows.stride_slots,
+        stride_s=float(windows.stride_slots / fps),
+        slides=options.slides,
+        questions=options.questions,
+    )
+    if bool(options.clips) == (options.masks is not None):
+        raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote, not both")
+    cases = _cases(options.policies, options.streams)
+    if options.save_masks is not None:
+        grid_of = _grid_of(options, locate)
+        clips = _masks(options, grid_of, fps, anchor_s, plan)
+        save_masks(clips, options.save_masks, grid_of)
+        size = options.save_masks.stat().st_size
+        print_json(
+            {"masks": str(options.save_masks), "bytes": size, "frames": {clip.name: len(clip) for clip in clips}}
+        )
+        return
+    device = choose_device(options.device)
+    checked = check_device(device) if device.type == "cuda" else {}
+    family = _model(options, locate)
+    clips = _masks(options, family.grid, fps, anchor_s, plan)
+    costs = measure(family, clips, cases, plan, options.profile)
+    _tell(options, family, plan, clips, costs, checked)
+
+
+def _model(options: Options, locate: Callable[[str], str]) -> Family:
+    if options.model is not None:
+        return load_model(locate(options.model), options.dtype, options.device)
+    device = choose_device(options.device)
+    return build_shape(options.shape, choose_dtype(options.dtype, device), device)
+
+
+def _grid_of(options: Options, locate: Callable[[str], str]) -> GridOf:
+    """A shape says it without its model being built."""
+    if options.model is not None:
+        return _model(options, locate).grid
+    cells = named_shape(options.shape).cells
+    return lambda width, height: TokenGrid.regular(cells, cells, width, height)
+
+
+def _masks(options: Options, grid_of: GridOf, fps: Fraction, anchor_s: Fraction, plan: Plan) -> list[ClipMasks]:
+    if options.masks is not None:
+        return load_masks(options.masks, grid_of)
+    seconds = (plan.window + plan.slides * plan.stride) / float(fps)
+    return [
+        masks_of_clip(name, clip, grid_of, fps, anchor_s, seconds)
+        for name, clip in zip(told_as(options.clips), options.clips, strict=True)
+    ]
+
+
+def _tell(
+    options: Options,
+    family: Family,
+    plan: Plan,
+    clips: Sequence[ClipMasks],
+    costs: Sequence[Cost],
+    checked: dict[str, float],
+) -> None:
+    device = (
+        torch.cuda.get_device_name(family.device) if family.device.type == "cuda" else platform.processor() or "CPU"
+    )
+    model = options.model or options.shape
+    weights = "trained" if family.trained else "random weights: times and FLOPs are real, answers are not"
+    for clip in clips:
+        print_table(
+            f"{clip.name}: {model} ({weights}), {str(family.dtype).removeprefix('torch.')} on {device}",
+            COLUMNS,
+            [_row(cost) for cost in costs if cost.clip == clip.name],
+            f"n streams at once, windows of {plan.window} frames of which {plan.stride} are new, {plan.questions} questions;"
+            " ms of one window of one stream; new %: share of the window's tokens that were computed for it",
+        )
+    print_json(
+        {
+            "model": model,
+            "trained": family.trained,
+            "device": device,
+            "dtype": str(family.dtype).removeprefix("torch."),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "window_frames": plan.window,
+            "stride_frames": plan.stride,
+            "stride_s": plan.stride_s,
+            "questions": plan.questions,
+            "deviations_from_cpu": checked,
+            "results": as_figures(costs),
+        }
+    )
+
+
+def _row(cost: Cost) -> list[str]:
+    name = f"{cost.keep} + {cost.refresh}"
+    if cost.failed:
+        return [name, str(cost.streams), cost.failed, *[""] * (len(COLUMNS) - 3)]
+
+    def maybe(value: float | None, form: str) -> str:
+        return "" if value is None else form.format(value)
+
+    return [
+        name,
+        str(cost.streams),
+        f"{cost.ms:.1f}",
+        *(f"{cost.stages_ms[stage]:.1f}" for stage in ("vit", "llm")),
+        maybe(cost.speedup, "{:.1f}x"),
+        f"{cost.streams_served:.1f}",
+        f"{100 * cost.tokens_kept:.1f}",
+        f"{100 * cost.tokens_computed:.1f}",
+        f"{100 * cost.flops_share:.2f}",
+        f"{cost.tflops_per_s:.3g}",
+        f"{cost.kv_bytes / 2**20:.1f}",
+        maybe(cost.max_logit_difference, "{:.2g}"),
+        maybe(cost.agreement and 100 * cost.agreement, "{:.0f}"),
+    ]
+
+
+def _cases(policies: str, streams: str) -> list[Case]:
+    """From "all/all,replenish/none" and "1,8", `all` + `all` first, so that the others can be compared to it."""
+    pairs = []
+    for text in policies.split(","):
+        keep, _, named = text.strip().partition("/")
+        if keep not in POLICY_NAMES:
+            raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(POLICY_NAMES)}")
+        try:
+            pairs.append((keep, named, Refresh.named(named)))
+        except ConfigError as error:
+            raise ConfigError(f"--policies {text!r}: {error}") from None
+    pairs.sort(key=lambda pair: pair[:2] != ("all", "all"))
+    try:
+        counts = [int(count) for count in streams.split(",")]
+    except ValueError:
+        counts = [0]
+    if min(counts) < 1:
+        raise ConfigError(f"--streams {streams!r}: use whole numbers from 1, separated by commas")
+    return [Case(*pair, count) for count in counts for pair in pairs]

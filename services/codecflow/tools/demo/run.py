@@ -1,0 +1,152 @@
+"""The demo's order of events. What a process here learns of another it learns from Kafka."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from codecflow import subscriber
+from codecflow.codec.source import clip_seconds
+from codecflow.errors import SourceError
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import create_topics
+from codecflow.localkafka.daemon import LocalKafka
+from codecflow.subscriber.lines import clock, result_line
+from codecflow.tools.demo_model.named import checkpoint
+
+from .children import Children
+from .display import Display
+from .figures import Figures, tally
+from .source import fitting_stride, jpeg_bytes
+from .watch import Answers, Published
+
+STREAM = "demo"
+QUESTIONS = (
+    subscriber.question("Is a person in view?", yes_no=True, name="person"),
+    subscriber.question("Describe what you see.", name="scene", max_tokens=24),
+)
+
+_POLL_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class DemoOptions:
+    """`source`: a video file. `model`: hub id, folder or codecflow-tiny; None makes one with random weights. `window_s`,
+    `stride_s`: seconds; both shrink for a clip that is shorter than a stride. `realtime`: at the clip's own pace. `worker`:
+    further options of `codecflow worker`, as they are.
+    """
+
+    source: Path
+    model: str | None = None
+    window_s: int = 40
+    stride_s: int = 8
+    fps: Fraction = Fraction(2)
+    realtime: bool = False
+    worker: tuple[str, ...] = ()
+
+
+def run(options: DemoOptions, display: Display) -> Figures:
+    """Play the clip through a broker of its own to answers; what it came to. Nothing that it started is left running.
+
+    Raises SourceError, ConfigError, KafkaError, ModelError or ServiceError, whose text is one line.
+    """
+    window, stride = _windows(options, display)
+    with tempfile.TemporaryDirectory(prefix="codecflow-demo-") as folder, LocalKafka(progress=display.line) as kafka:
+        settings = KafkaSettings(kafka.bootstrap_servers)
+        create_topics(settings, partitions=2)
+        model = _model(options.model, Path(folder), display)
+        for question in QUESTIONS:
+            subscriber.ask(settings, STREAM, question)
+            display.line(f"asked of every window: {question.prompt}")
+        follow = ["results", "--json", "--from-beginning"]
+        answer = [
+            "worker",
+            "--model",
+            model,
+            "--window",
+            str(window),
+            "--stride",
+            str(stride),
+            "--fps",
+            str(options.fps),
+        ]
+        answer += ["--until-end", "--json", *options.worker]
+        produce = ["produce", str(options.source), "--stream", STREAM, *([] if options.realtime else ["--fast"])]
+        began = time.monotonic()
+        environment = {"CODECFLOW_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}
+        with Children(Path(folder), environment) as services, Published(settings) as published:
+            answers = Answers(services.start(*follow))
+            services.start(*answer)
+            services.start(*produce)
+            for service in (follow, answer, produce):
+                display.line(f"started: codecflow {' '.join(service)}", style="dim")
+            while services.runs("worker"):
+                for result in answers.arrived(_POLL_S):
+                    display.line(result_line(result))
+                published.update(to_end=not services.runs("produce"))
+                if published.pictures and (words := services.failure("produce")):
+                    display.warn(words)  # some of the clip is damaged; what is sound is worth an answer
+                services.check()
+                display.status(_status(published, answers))
+            services.check()
+            services.stop("results")
+            for result in answers.rest():
+                display.line(result_line(result))
+            published.update()
+        took = time.monotonic() - began
+        if not answers.all:
+            raise SourceError(f"source {options.source}: not one window of {stride} s came of it")
+        return tally(
+            answers.all,
+            pictures=published.pictures,
+            packets_bytes=kafka.topic_bytes(settings.topics.packets),
+            metadata_bytes=kafka.topic_bytes(settings.topics.metadata),
+            source_bytes=options.source.stat().st_size,
+            jpeg=jpeg_bytes(options.source, options.fps),
+            seconds=took,
+        )
+
+
+def _windows(options: DemoOptions, display: Display) -> tuple[int, int]:
+    """(window, stride) in seconds that the clip can fill."""
+    seconds = clip_seconds(options.source)
+    stride = fitting_stride(seconds, options.stride_s)
+    if stride == options.stride_s:
+        return options.window_s, stride
+    window = max(1, options.window_s * stride // options.stride_s)
+    display.warn(
+        f"The clip lasts {seconds:.1f} s, less than one stride of {options.stride_s} s: no window would ever be complete. "
+        f"Here windows are {window} s long and move by {stride} s."
+    )
+    return window, stride
+
+
+def _model(name: str | None, folder: Path, display: Display) -> str:
+    """What the worker is to load."""
+    if name is None:
+        return _untrained_model(folder, display)
+    return checkpoint(name, display.line)
+
+
+def _untrained_model(folder: Path, display: Display) -> str:
+    from codecflow.vlm.tiny import make_tiny
+
+    path = make_tiny(folder / "untrained")
+    display.warn(
+        "The model is UNTRAINED: tiny, with random weights, made on the spot. Its answers mean nothing; windows, tokens, "
+        "FLOPs and bytes are real. --model takes a trained checkpoint."
+    )
+    return str(path)
+
+
+def _status(published: Published, answers: Answers) -> str:
+    windows = {result.window: result for result in answers.all}.values()
+    kept, total = sum(r.tokens.kept for r in windows), sum(r.tokens.total for r in windows)
+    behind = published.seconds - max((result.end_s for result in windows), default=0.0)
+    return (
+        f"{published.pictures} pictures published ({clock(published.seconds)}), {len(windows)} windows answered, "
+        f"tokens kept {f'{kept / total:.0%}' if total else '-'}, lag {clock(max(behind, 0.0))}"
+    )

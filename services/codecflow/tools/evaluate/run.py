@@ -1,0 +1,159 @@
+"""`codecflow eval` from its options to its table, pictures and JSON line."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from codecflow.codec.source import clip_seconds
+from codecflow.codec.transcode import Transcode
+from codecflow.errors import ConfigError
+from codecflow.folders import make_folder
+from codecflow.keep import KeepConfig
+from codecflow.tools.demo_model.named import checkpoint
+from codecflow.tools.report.charts import check_possible
+from codecflow.tools.report.table import progress
+from codecflow.vlm.loading import load_model
+from codecflow.worker.windows import WindowPlan
+
+from .answers import Answers
+from .bootstrap import RESAMPLES
+from .contenders import DEFAULT, REFERENCE, TARGET, contenders
+from .lanes import Lane
+from .pipeline import Published, Sampled, publish
+from .report import UNTRAINED
+from .spec import read_spec
+from .tell import tell
+
+HELD_BYTES = 4 << 30
+"""The most that decoded pictures of the clips side by side may take: beyond it, each contender decodes them again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """As given on the command line. `policies` None: the product's and every baseline. `streams`: clips side by side.
+    `match`: at whose FLOPs others are compared; None: at those of the product's default, if it runs."""
+
+    spec: Path
+    model: str
+    window_s: str = "40"
+    stride_s: str = "8"
+    fps: str = "2"
+    policies: str | None = None
+    coverage: str | None = None
+    transcode: str | None = None
+    dtype: str = "auto"
+    device: str = "auto"
+    streams: int = 8
+    match: str | None = None
+    out: Path | None = None
+
+
+def run(options: Options) -> None:
+    """Evaluates and prints. Raises ConfigError, before the model is loaded, SourceError and ModelError."""
+    spec = read_spec(options.spec)
+    plan = WindowPlan.of(options.window_s, options.stride_s, options.fps)
+    match = None if options.match is None else options.match.strip()
+    wanted = contenders(options.policies or DEFAULT, plan, options.coverage, match)
+    transcode = Transcode.parse(options.transcode) if options.transcode else None
+    waves = in_waves([clip.file for clip in spec.clips], options.streams)
+    if options.out is not None:
+        check_possible(make_folder(options.out))
+    family = load_model(checkpoint(options.model, _say), options.dtype, options.device)
+    if not family.trained:
+        _say(f"{UNTRAINED} ({options.model})")
+    answers = Answers(spec, plan, wanted)
+    with ExitStack() as stack:
+        threads = stack.enter_context(ThreadPoolExecutor(options.streams, thread_name_prefix="decoder"))
+        lanes = [stack.enter_context(closing(Lane(one, family, options.model, threads))) for one in wanted]
+        for wave in waves:
+            asked = [(number, spec.clips[number]) for number in wave]
+            published = threads.map(
+                lambda one: publish(one[0], one[1].file, spec.asked_of(one[1]), plan.fps, transcode), asked
+            )
+            _evaluate(list(published), lanes, answers)
+    _check_comparable(answers, options)
+    clips = len(spec.clips)
+    title = (
+        f"{options.model}: {clips} clip{'s' * (clips > 1)} of {options.spec.name}, windows of {options.window_s} s every "
+        f"{options.stride_s} s at {options.fps} frames/s"
+    )
+    figures = {
+        "model": options.model,
+        "trained": family.trained,
+        "device": str(family.device),
+        "dtype": str(family.dtype).removeprefix("torch."),
+        "spec": str(options.spec),
+        "clips": clips,
+        "window_s": options.window_s,
+        "stride_s": options.stride_s,
+        "fps": options.fps,
+        "coverage": options.coverage,
+        "transcode": options.transcode,
+        "streams": options.streams,
+        "resamples": RESAMPLES,
+    }
+    tell(answers, match or TARGET, title, figures, options.out)
+
+
+def _check_comparable(answers: Answers, options: Options) -> None:
+    """Raises ConfigError where no labelled window was answered by every contender: there is nothing to compare."""
+    if not answers.labels:
+        raise ConfigError(
+            f"spec {options.spec}: not one window can be scored; no file is as long as a stride of {options.stride_s} s,"
+            " or no interval covers half of one"
+        )
+    if answers.labels.keys() & set.intersection(*map(set, answers.by_contender.values())):
+        return
+    name, given = min(answers.by_contender.items(), key=lambda item: len(item[1]))
+    raise ConfigError(
+        f"{name}: no window that can be scored was answered by all; it has {len(given)} answers, {REFERENCE} has"
+        f" {len(answers.by_contender[REFERENCE])}. The clips have fewer than {options.fps} frames a second where it looks:"
+        " use a lower --fps, or leave it out of --policies"
+    )
+
+
+def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
+    """Places of the files that are answered side by side, `streams` at a time, the longest first: such as are of like length
+    end together, so that batches stay full. Raises ConfigError and, when a file is no video, SourceError."""
+    if streams < 1:
+        raise ConfigError(f"--streams {streams}: use 1 or more")
+    seconds = [clip_seconds(file) for file in files]
+    order = sorted(range(len(files)), key=lambda number: -seconds[number])
+    return [order[first : first + streams] for first in range(0, len(order), streams)]
+
+
+def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: Answers) -> None:
+    """A wave of clips through every lane. Lanes that take the same tokens follow each other, to decode them once."""
+    name = clips[0].file.name if len(clips) == 1 else f"{clips[0].file.name} and {len(clips) - 1} more"
+    for clip in clips:
+        if clip.lost:
+            _say(f"{clip.file.name}: {clip.lost} pictures are damaged and were left out")
+    alike: dict[tuple[WindowPlan, KeepConfig], list[Lane]] = {}
+    for lane in lanes:
+        alike.setdefault((lane.contender.plan, lane.contender.keep), []).append(lane)
+    with progress("windows") as bar:
+        task = bar.add_task(name, total=None)
+        for group in alike.values():
+            sampled = [Sampled(clip, group[0].sampling, HELD_BYTES // len(clips)) for clip in clips]
+            for lane in group:
+                bar.update(task, description=f"{name}: {lane.contender.name}", completed=0)
+                begun, count = time.perf_counter(), 0
+                for number, results in lane.answers(sampled):
+                    answers.add(lane.contender, number, results)
+                    count += 1
+                    bar.update(task, completed=count)
+                told = f"{count} windows in {time.perf_counter() - begun:.1f} s"
+                bar.console.print(f"{name}: {lane.contender.name}: {told}", highlight=False)
+    for clip in clips:
+        if not answers.has(clip.number):
+            _say(f"{clip.file.name}: shorter than a stride, not asked")
+
+
+def _say(line: str) -> None:
+    print(f"codecflow: {line}", file=sys.stderr, flush=True)

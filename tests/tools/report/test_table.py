@@ -1,0 +1,33 @@
+"""How benchmarks show their figures: whatever a file or a question is called."""
+
+from __future__ import annotations
+
+import pytest
+
+from codecflow.tools.report.table import print_table, progress
+
+ODD = ("Yes or no [yes/no]?", "clip[/1].mp4", "[red]gate[/red].mp4", "Is a :car: in view?")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    print_table(f"title {name}", ["names"], [[f"row {name}"]], note=f"note {name}")
+    printed = " ".join(capsys.readouterr().out.split())
+    for part in ("row", "note"):
+        assert f"{part} {name}" in printed
+    assert printed.startswith(f"title {name}")
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_progress_names_what_is_under_way(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")  # as on a terminal
+    monkeypatch.setenv("COLUMNS", "120")
+    with progress("windows") as bar:
+        bar.add_task(name, total=None)
+        bar.refresh()
+        bar.console.print(f"{name}: done", highlight=False)
+    told = capsys.readouterr().err
+    assert f"{name}: done" in told
+    assert f"{name} " in told
