@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from codecflow.orientation import UPRIGHT, coded_boxes, shown_size
+
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
@@ -37,3 +39,14 @@ class TokenGrid:
             [np.tile(x0, rows), np.repeat(y0, columns), np.tile(x1, rows), np.repeat(y1, columns)], axis=1
         ).astype(np.int32)
         return TokenGrid(rows, columns, width, height, boxes)
+
+    def oriented(self, orientation: int) -> TokenGrid:
+        """This grid, laid over the shown picture, over the coded picture that `orientation` turns upright.
+
+        Tokens keep their order, which is that of the shown picture, and `rows` and `columns` with it; `width`, `height` and
+        `boxes` become those of the coded picture.
+        """
+        if orientation == UPRIGHT:
+            return self
+        width, height = shown_size(self.width, self.height, orientation)
+        return TokenGrid(self.rows, self.columns, width, height, coded_boxes(self.boxes, width, height, orientation))
