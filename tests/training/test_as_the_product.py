@@ -55,7 +55,14 @@ def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
     questions = [Question(str(i), text, "yes-no") for i, text in enumerate(QUESTIONS)]
     for begin in range(0, FRAMES, STRIDE):
         frames = [
-            Frame(FIRST + i, 0.0, keep[i], pixels[i] if keep[i].any() else None, bool(keep[i].all()))
+            Frame(
+                FIRST + i,
+                0.0,
+                keep[i],
+                family.model_pixels(pixels[i]) if keep[i].any() else None,
+                (side, side),
+                bool(keep[i].all()),
+            )
             for i in range(begin, begin + STRIDE)
         ]
         engine.step([StreamWork("camera", frames, FIRST, questions)])

@@ -72,15 +72,16 @@ class Case(ABC):
         for index in indices:
             anchor = anchors > 0 and index % anchors == 0
             keep = np.ones(self.tokens, bool) if anchor else rng.random(self.tokens) < share
-            pixels = self.picture(rng)
-            result.append(Frame(index, index / 2, keep, pixels if keep.any() else None, anchor))
+            pixels = self.family.model_pixels(self.picture(rng))
+            size = (self.width, self.height)
+            result.append(Frame(index, index / 2, keep, pixels if keep.any() else None, size, anchor))
         return result
 
     def normalised(self, frames: Sequence[Frame]) -> Tensor:
         """(frames, 3, height, width), as the processor's formula has it; pictures need no resize."""
         settings = self.family.processing
         mean, std = (torch.tensor(settings[x]).view(3, 1, 1) for x in ("image_mean", "image_std"))
-        raw = torch.stack([torch.from_numpy(f.pixels).permute(2, 0, 1) for f in frames if f.pixels is not None])
+        raw = torch.stack([f.pixels for f in frames if f.pixels is not None])
         return (raw / 255 - mean) / std
 
     @torch.inference_mode()

@@ -89,7 +89,7 @@ class Oracle:
         held = hold(self.family, frame)
         if not held.tokens:
             return
-        features = iter(self.family.encode([self.family.prepare(frame.pixels, frame.keep)])[0])
+        features = iter(self.family.encode(self.family.prepare([frame])))
         for place in range(held.tokens):
             feature = next(features) if held.visual[place] else None
             position = held.positions[:, place] + self.next

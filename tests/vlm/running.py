@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from hypothesis import HealthCheck, settings
 from torch import Tensor
 
 from codecflow.messages import Question
 from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Frame, StreamOutcome, StreamWork
 
@@ -24,6 +27,14 @@ TOLERANCE = 1e-4
 properties = settings(
     max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+def whole(family: Family, rgb: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_] | None = None) -> Frame:
+    """Frame 0 of a picture (height, width, 3), all of it kept unless `keep` says otherwise."""
+    height, width = rgb.shape[:2]
+    if keep is None:
+        keep = np.ones(family.grid(width, height).tokens, bool)
+    return Frame(0, 0.0, keep, family.model_pixels(rgb), (width, height))
 
 
 class Run:

@@ -42,7 +42,9 @@ def test_full_is_what_keep_all_with_refresh_all_executes(case: Case) -> None:
         new = case.frames(rng, range(2 * step, 2 * step + 2))
         first = max(0, 2 * step - 2)
         whole.step(new, first, questions)
-        kept = [type(f)(f.index, f.time_s, k, f.pixels) for f in new if (k := rng.random(case.tokens) < 0.3).any()]
+        kept = [
+            type(f)(f.index, f.time_s, k, f.pixels, f.size) for f in new if (k := rng.random(case.tokens) < 0.3).any()
+        ]
         pruned.step(kept, first, questions)
         flops = whole.outcome.flops
         assert flops.vit + flops.llm == flops.full

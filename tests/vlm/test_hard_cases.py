@@ -20,7 +20,7 @@ PROMPTS = (QUESTION.prompt, THIRD.prompt)
 def picture_of(case: Case, rng: np.random.Generator, index: int, width: int, height: int, share: float) -> Frame:
     keep = rng.random(case.family.grid(width, height).tokens) < share
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Frame(index, index / 2, keep, pixels if keep.any() else None)
+    return Frame(index, index / 2, keep, case.family.model_pixels(pixels) if keep.any() else None, (width, height))
 
 
 def test_sizes_change_in_mid_stream_portrait_and_odd_ones_too(case: Case) -> None:

@@ -11,9 +11,9 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
-from codecflow.vlm.work import Frame
 
 from .cases import InternVLCase
+from .running import whole
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,11 @@ def test_pictures_are_those_of_its_processor(case: InternVLCase, width: int, hei
     pixels = np.kron(cells, np.ones((8, 8, 1)))[:height, :width].astype(np.uint8)
     processor = GotOcr2ImageProcessorPil.from_pretrained(case.folder)
     expected = torch.as_tensor(processor(pixels, return_tensors="np")["pixel_values"][0])
-    patches = case.family.prepare(pixels, np.ones(case.tokens, bool))
+    patches = case.family.prepare([whole(case.family, pixels)])
     grey = 1 / (255 * min(processor.image_std))
-    for patch, (row, column) in zip(patches.pixels, patches.places.tolist(), strict=True):
-        whole = expected[:, row * 14 : row * 14 + 14, column * 14 : column * 14 + 14]
-        difference = (patch - whole).abs() / grey
+    for patch, (row, column) in zip(case.family.normalised(patches), patches.places.tolist(), strict=True):
+        own = expected[:, row * 14 : row * 14 + 14, column * 14 : column * 14 + 14]
+        difference = (patch - own).abs() / grey
         assert difference.max() <= 2.01, f"patch {row}, {column} differs by {difference.max():.2f} grey levels"
         assert difference.mean() <= 0.2
 
@@ -61,8 +61,8 @@ def test_features_of_an_earlier_layer_may_be_the_ones_projected(tmp_path: Path) 
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (112, 112, 3), dtype=np.uint8)
     with torch.inference_mode():
-        (found,) = case.family.encode([case.family.prepare(pixels, np.ones(16, bool))])
+        frame = whole(case.family, pixels)
+        found = case.family.encode(case.family.prepare([frame]))
         model = type(case.family.model).from_pretrained(folder, dtype=torch.float32).eval()
-        frame = Frame(0, 0.0, np.ones(16, bool), pixels)
         expected = model.model.get_image_features(case.normalised([frame]), return_dict=True).pooler_output[0]
     torch.testing.assert_close(found[:, 0], expected, rtol=1e-4, atol=1e-5)

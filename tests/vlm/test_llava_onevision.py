@@ -15,7 +15,7 @@ from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 
 from .llava_onevision import LlavaOnevisionCase
-from .running import assert_equal
+from .running import assert_equal, whole
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def test_a_token_looks_at_the_patches_that_it_is_pooled_from(family: Family, wid
     assert (grid.rows, grid.columns) == (14, 14)
     pixels = np.zeros((height, width, 3), np.uint8)
     for token in (0, 6, 7, 6 * 14 + 7, 7 * 14 + 6, 195):
-        patches = family.prepare(pixels, np.arange(196) == token)
+        patches = family.prepare([whole(family, pixels, np.arange(196) == token)])
         top, left = patches.places.min(0).values.tolist()
         bottom, right = (patches.places.max(0).values + 1).tolist()
         assert len(patches.places) == (bottom - top) * (right - left) == 4
@@ -46,11 +46,11 @@ def test_a_token_looks_at_the_patches_that_it_is_pooled_from(family: Family, wid
 
 def test_neighbours_in_the_middle_share_patches_and_a_whole_frame_has_all(family: Family) -> None:
     pixels = np.zeros((384, 384, 3), np.uint8)
-    middle = family.prepare(pixels, np.isin(np.arange(196), [6, 7]))  # columns 12, 13 and 13, 14
+    middle = family.prepare([whole(family, pixels, np.isin(np.arange(196), [6, 7]))])  # columns 12, 13 and 13, 14
     assert len(middle.places) == 6
-    apart = family.prepare(pixels, np.isin(np.arange(196), [5, 6]))
+    apart = family.prepare([whole(family, pixels, np.isin(np.arange(196), [5, 6]))])
     assert len(apart.places) == 8
-    assert len(family.prepare(pixels, np.ones(196, bool)).places) == 27 * 27
+    assert len(family.prepare([whole(family, pixels)]).places) == 27 * 27
 
 
 class SeveralLayers(LlavaOnevisionCase):
@@ -61,9 +61,8 @@ def test_features_of_several_layers_are_joined_as_the_model_does_it(tmp_path: Pa
     case = SeveralLayers(tmp_path)
     rng = np.random.default_rng(0)
     for frame in case.frames(rng, range(3), 0.5):
-        assert frame.pixels is not None
         with torch.inference_mode():
-            (found,) = case.family.encode([case.family.prepare(frame.pixels, frame.keep)])
+            found = case.family.encode(case.family.prepare([frame]))
         assert_equal(found, case.masked_features(frame), f"{frame.keep.sum()} tokens")
 
 

@@ -17,7 +17,7 @@ from codecflow.vlm.work import Frame
 
 from .oracle import Oracle
 from .qwen3_vl import Qwen3VLCase
-from .running import QUESTION, Run, assert_equal
+from .running import QUESTION, Run, assert_equal, whole
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def test_a_frame_is_prepared_as_the_familys_image_processor_does_it(qwen: Qwen3V
         image_std=[0.5, 0.5, 0.5],
     )
     own = processor(pixels, return_tensors="pt")
-    patches = qwen.family.prepare(pixels, np.ones(qwen.family.grid(width, height).tokens, bool))
-    assert own["image_grid_thw"].tolist() == [[1, patches.rows, patches.columns]]
+    patches = qwen.family.prepare([whole(qwen.family, pixels)])
+    assert own["image_grid_thw"].tolist() == [[1, *patches.shapes[0]]]
     expected = own["pixel_values"].view(-1, 3, 2, 16, 16)  # the picture twice: a patch is two deep
-    repeated = patches.pixels[:, :, None].expand_as(expected)
+    repeated = qwen.family.normalised(patches)[:, :, None].expand_as(expected)
     assert float((repeated - expected).abs().max()) <= 1.01 / 127.5  # both round to 8 bits
 
 
@@ -98,7 +98,8 @@ def test_a_window_whose_pictures_change_shape_is_one_long_masked_forward(qwen: Q
             width, height = sizes[index % 4]
             keep = rng.random(qwen.family.grid(width, height).tokens) < 0.6
             pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            frames.append(Frame(index, index / 2, keep, pixels if keep.any() else None))
+            taken = qwen.family.model_pixels(pixels) if keep.any() else None
+            frames.append(Frame(index, index / 2, keep, taken, (width, height)))
         first = max(0, 2 * step - 2)
         assert_equal(run.step(frames, first), oracle.step(frames, first, [QUESTION.prompt]), f"step {step}")
 
@@ -118,7 +119,7 @@ def test_without_deepstack_there_is_one_level(tmp_path: Path) -> None:
     family: Family = load_model(str(folder), "float32", "cpu")
     pixels = np.zeros((96, 128, 3), np.uint8)
     with torch.inference_mode():
-        (features,) = family.encode([family.prepare(pixels, np.arange(12) < 5)])
+        features = family.encode(family.prepare([whole(family, pixels, np.arange(12) < 5)]))
     assert features.shape == (5, 1, 64)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from codecflow.codec.signal import SignalExtractor
 from codecflow.codec.source import Source
@@ -126,6 +128,11 @@ class Committed:
 LIMITS = Limits()
 
 
+def _planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
+    """In place of a model's input: the picture as it is."""
+    return torch.from_numpy(rgb).permute(2, 0, 1)
+
+
 class Worker:
     """A worker's bookkeeping on one partition, with a window that is only remembered in place of a model."""
 
@@ -143,7 +150,7 @@ class Worker:
         self.dead: list[DeadLetter] = []
         self.said: list[str] = []
         self._held: dict[str, tuple[int, list[Frame]]] = {}
-        sampling = Sampling(plan, keep, lambda width, height: TokenGrid.regular(6, 8, width, height))
+        sampling = Sampling(plan, keep, lambda width, height: TokenGrid.regular(6, 8, width, height), _planes)
         reports = Reports(lambda stream: self.counts.setdefault(stream, Counter()), self.dead.append, self.said.append)
         self.partition = Partition(
             0, ("packets", "metadata", 1), sampling, committed.states, committed.offsets, reports, limits, clock

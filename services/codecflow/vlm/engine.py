@@ -18,13 +18,13 @@ from codecflow.vlm.batching import batches, timed
 from codecflow.vlm.cache import Memory, StreamBuffers
 from codecflow.vlm.costs import flops_used, tokens_used
 from codecflow.vlm.deviation import deviations
-from codecflow.vlm.families.base import Family, Patches
+from codecflow.vlm.families.base import Family
 from codecflow.vlm.framing import hold
 from codecflow.vlm.packing import Branch, Pack, Run
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.task import Task
 from codecflow.vlm.window import HeldFrame, StreamWindow
-from codecflow.vlm.work import StreamOutcome, StreamRefusedError, StreamWork
+from codecflow.vlm.work import Frame, StreamOutcome, StreamRefusedError, StreamWork
 
 Observer = Callable[[str, Question, Tensor], None]
 
@@ -145,8 +145,6 @@ class Engine:
     def _beside(self, most: int) -> int:
         """Bytes beside keys and values that a frame of `most` tokens may hold, for its refresh."""
         family = self.family
-        if self.refresh.name == "all":
-            return int(family.patches_of(most) * 3 * family.patch**2 * family.dtype.itemsize)
         if self.refresh.name in {"anchors", "budget"}:
             return int(most * family.levels * family.text_config.hidden_size * family.dtype.itemsize)
         return 0
@@ -154,22 +152,25 @@ class Engine:
     def _encode(self, tasks: Sequence[Task]) -> None:
         """Kept patches of new frames, and of every frame in the window where it is computed from scratch."""
         family = self.family
-        waiting: list[tuple[Task, HeldFrame, Patches]] = []
+        waiting: list[tuple[Task, HeldFrame, Frame]] = []
         for task in tasks:
             frames = {frame.index: frame for frame in task.work.frames}
             if self.refresh.name == "all":
-                waiting += [(task, held, held.patches) for held in task.window.live if held.patches is not None]
+                waiting += [(task, held, held.source) for held in task.window.live if held.source is not None]
             for held in task.new:
-                frame = frames[held.index]
-                if held.tokens and frame.pixels is not None:
-                    patches = family.prepare(frame.pixels, frame.keep)
-                    held.patches = patches if self.refresh.name == "all" else None
-                    waiting.append((task, held, patches))
-        for batch in batches(waiting, lambda entry: len(entry[2].places), self.batch_patches):
-            features = family.encode([patches for _, _, patches in batch])
-            for (task, held, patches), found in zip(batch, features, strict=True):
+                if held.tokens:
+                    held.source = frames[held.index] if self.refresh.name == "all" else None
+                    waiting.append((task, held, frames[held.index]))
+        for batch in batches(waiting, lambda entry: self._patches(entry[1]), self.batch_patches):
+            prepared = family.prepare([frame for _, _, frame in batch])
+            features = torch.split(family.encode(prepared), prepared.tokens)
+            for (task, held, _), found, count in zip(batch, features, prepared.counts, strict=True):
                 held.features = found
-                task.spent.encoded.append((len(patches.places), len(found)))
+                task.spent.encoded.append((count, len(found)))
+
+    def _patches(self, frame: HeldFrame) -> int:
+        """About how many patches of it go through the ViT."""
+        return max(1, self.family.patches_of(frame.total) * frame.kept // frame.total)
 
     def _read(self, tasks: Sequence[Task]) -> None:
         """Keys and values of new and refreshed tokens and of questions, and the questions' first logits."""

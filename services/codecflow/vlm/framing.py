@@ -21,12 +21,14 @@ def hold(family: Family, frame: Frame) -> HeldFrame:
         return held
     if frame.pixels is None:
         raise ValueError(f"frame {frame.index}: tokens are kept but there are no pixels")
-    height, width = frame.pixels.shape[:2]
+    width, height = frame.size
     grid = family.known_grid(width, height)
     if grid.tokens != frame.keep.size:
         raise ValueError(
             f"frame {frame.index}: a keep mask of {frame.keep.size} for {grid.tokens} tokens at {width}x{height}"
         )
+    if tuple(frame.pixels.shape) != (3, *family.model_size(width, height)):
+        raise ValueError(f"frame {frame.index}: pixels {tuple(frame.pixels.shape)} are not of the model's input size")
     kept = torch.from_numpy(np.flatnonzero(frame.keep))
     held.kept = len(kept)
     held.positions, held.span = family.frame_positions(grid, kept, len(before), len(after))

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from codecflow.errors import ModelError
 from codecflow.vlm.cache import StreamBuffers
-from codecflow.vlm.families.base import Family, Patches
+from codecflow.vlm.families.base import Family
 from codecflow.vlm.packing import Run
+from codecflow.vlm.work import Frame
 
 
 @dataclass(slots=True)
@@ -23,7 +24,7 @@ class HeldFrame:
 
     `total`: tokens of the whole frame, `kept`: those that it holds, `text`: tokens of its tags. `slot`, `position`: where
     its first token stands. `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes.
-    `features`: (kept, levels, hidden) and `patches`: held only as far as the refresh policy may need them.
+    `features`: (kept, levels, hidden) and `source`, the frame as it was given: held only if the refresh policy needs them.
     """
 
     index: int
@@ -36,7 +37,7 @@ class HeldFrame:
     positions: Tensor | None = None
     span: int = 0
     features: Tensor | None = None
-    patches: Patches | None = None
+    source: Frame | None = None
     slot: int = 0
     position: int = 0
     fresh: bool = True  # computed in the present step
@@ -47,8 +48,7 @@ class HeldFrame:
 
     @property
     def held_bytes(self) -> int:
-        features = 0 if self.features is None else self.features.numel() * self.features.element_size()
-        return features + (0 if self.patches is None else self.patches.nbytes)
+        return 0 if self.features is None else self.features.numel() * self.features.element_size()
 
     def run(self) -> Run:
         assert self.ids is not None

@@ -1,4 +1,4 @@
-"""What the engine is given and what it gives back: plain data, no tensors of the model's own."""
+"""What the engine is given and what it gives back."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from codecflow.errors import ModelError
 from codecflow.messages import Flops, Question, Tokens
@@ -18,13 +19,15 @@ class Frame:
 
     `index`: its slot on the stream's sampling grid, counted from the start of the epoch (slots may be skipped: lost frames).
     `time_s`: presentation time. `keep`: (tokens,) bool, row by row over the family's token grid for this picture size.
-    `pixels`: (height, width, 3) uint8 RGB of the coded picture; None when nothing is kept. `anchor`: all of it is kept.
+    `pixels`: (3, height, width) uint8 at the model's input size, as `Family.model_pixels` returns it; None when nothing is
+    kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept.
     """
 
     index: int
     time_s: float
     keep: npt.NDArray[np.bool_]
-    pixels: npt.NDArray[np.uint8] | None
+    pixels: Tensor | None
+    size: tuple[int, int]
     anchor: bool = False
 
 

@@ -68,7 +68,7 @@ class Worker:
         self._owned = Ownership(
             kafka,
             partitions,
-            Sampling(settings.plan, settings.keep, engine.family.grid),
+            Sampling(settings.plan, settings.keep, engine.family.grid, engine.family.model_pixels),
             settings.limits,
             Reports(self._summary.counts, self._letters.add, notice),
             self._answering.drop,

@@ -9,6 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
 from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.signal import ticks_per_sample
 from codecflow.errors import ModelError, SourceError
@@ -26,11 +30,13 @@ from .windows import WindowPlan
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What all streams of a worker share: windows, keep policy, and the model's token grid for a picture (width, height)."""
+    """What all streams of a worker share: windows, keep policy, and the model's token grid for a picture (width, height) and
+    its input for the picture's RGB (height, width, 3)."""
 
     plan: WindowPlan
     keep: KeepConfig
     grid_of: Callable[[int, int], TokenGrid]
+    pixels_of: Callable[[npt.NDArray[np.uint8]], Tensor]
 
 
 class _Epoch:
@@ -221,10 +227,10 @@ class Stream:
         with self._timed("keep"):
             decision = epoch.keep.step(slot, signal, picture.luma)
             kept = int(decision.keep.sum())
-            pixels = picture.rgb() if kept else None
+            pixels = self._sampling.pixels_of(picture.rgb()) if kept else None
         self.trouble = None
         self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
-        return Frame(slot, time_s, decision.keep, pixels, decision.anchor)
+        return Frame(slot, time_s, decision.keep, pixels, size, decision.anchor)
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +19,8 @@ PLAN = WindowPlan.of(40, 8, 2)
 
 
 def frame(index: int, keep: np.ndarray) -> Frame:
-    return Frame(index, index / 2, keep, np.zeros((4, 4, 3), np.uint8) if keep.any() else None, bool(keep.all()))
+    pixels = torch.zeros(3, 4, 4, dtype=torch.uint8) if keep.any() else None
+    return Frame(index, index / 2, keep, pixels, (4, 4), bool(keep.all()))
 
 
 def test_all_all_is_there_first_and_once() -> None:

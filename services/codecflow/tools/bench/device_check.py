@@ -28,7 +28,7 @@ QUESTIONS = (
     Question("c", "What?", "text", max_tokens=3),
 )
 REFRESHES = ("none", "anchors", "budget", "all")
-# In standard deviations of the logits. Pictures are resized in 8 bits on a CPU and in float32 on a GPU: a grey level apart.
+# In standard deviations of the logits.
 TOLERANCES = {"float32": 0.02, "bfloat16": 0.4}
 
 
@@ -83,4 +83,5 @@ def _frame(family: Family, rng: np.random.Generator, index: int) -> Frame:
     keep = np.ones(family.grid(width, height).tokens, bool)
     if not anchor:
         keep = rng.random(keep.size) < 0.5
-    return Frame(index, index / 2, keep, rng.integers(64, 192, (height, width, 3), dtype=np.uint8), anchor)
+    pixels = family.model_pixels(rng.integers(64, 192, (height, width, 3), dtype=np.uint8))
+    return Frame(index, index / 2, keep, pixels, (width, height), anchor)

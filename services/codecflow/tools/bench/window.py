@@ -34,6 +34,7 @@ class Measurement:
     def __init__(self, family: Family, plan: Plan, profile: bool = False) -> None:
         self.family, self.plan, self.profile = family, plan, profile
         self.questions = [Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "yes-no") for n in range(plan.questions)]
+        self._pixels: dict[tuple[str, int], Tensor] = {}
         self._reference: dict[tuple[str, int], tuple[Cost, Logits, list[list[str]]]] = {}
 
     def run(self, clip: ClipMasks, case: Case) -> Cost:
@@ -92,9 +93,21 @@ class Measurement:
     def _work(self, clip: ClipMasks, case: Case, begin: int, end: int) -> list[StreamWork]:
         first = end - self.plan.window
         return [
-            StreamWork(f"camera-{n}", [_frame(clip, case.keep, n, i) for i in range(begin, end)], first, self.questions)
+            StreamWork(
+                f"camera-{n}", [self._frame(clip, case.keep, n, i) for i in range(begin, end)], first, self.questions
+            )
             for n in range(case.streams)
         ]
+
+    def _frame(self, clip: ClipMasks, policy: str, stream: int, index: int) -> Frame:
+        place = _place(clip, stream, index)
+        keep, rgb = clip.keep[policy][place], clip.pictures[place]
+        pixels = None
+        if keep.any():
+            if (clip.name, place) not in self._pixels:
+                self._pixels[clip.name, place] = self.family.model_pixels(rgb)
+            pixels = self._pixels[clip.name, place]
+        return Frame(index, index / 2, keep, pixels, (rgb.shape[1], rgb.shape[0]), bool(clip.anchors[place]))
 
     def _most_tokens(self, clip: ClipMasks, case: Case) -> int:
         """The fullest window of any stream, so that memory is what this policy needs on this clip."""
@@ -160,12 +173,6 @@ def _place(clip: ClipMasks, stream: int, index: int) -> int:
 def _kept(clip: ClipMasks, policy: str, stream: int, index: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     kept: np.ndarray[tuple[int], np.dtype[np.bool_]] = clip.keep[policy][_place(clip, stream, index)]
     return kept
-
-
-def _frame(clip: ClipMasks, policy: str, stream: int, index: int) -> Frame:
-    place = _place(clip, stream, index)
-    keep = clip.keep[policy][place]
-    return Frame(index, index / 2, keep, clip.pictures[place] if keep.any() else None, bool(clip.anchors[place]))
 
 
 def measure(

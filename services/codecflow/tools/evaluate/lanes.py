@@ -23,7 +23,7 @@ class Lane:
 
     def __init__(self, contender: Contender, family: Family, model: str, decoders: ThreadPoolExecutor) -> None:
         self.contender = contender
-        self.sampling = Sampling(contender.plan, contender.keep, family.grid)
+        self.sampling = Sampling(contender.plan, contender.keep, family.grid, family.model_pixels)
         self._engine = Engine(family, window_frames=contender.plan.window_slots, refresh=contender.refresh)
         self._refusals: list[str] = []
         self._answering = Answering(

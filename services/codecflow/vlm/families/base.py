@@ -7,6 +7,7 @@ embedded, merged and projected, what text stands around a frame, and how positio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,28 +22,26 @@ from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm.cache import KVShape, PackedCache, cache_keyword
 from codecflow.vlm.flops import TextCost
-from codecflow.vlm.pictures import Preprocessing
+from codecflow.vlm.pictures import Preprocessing, to_patches
 from codecflow.vlm.rotation import shift_keys
+from codecflow.vlm.work import Frame
 
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """The kept patches of one frame, ready to be embedded.
+    """The kept patches of some frames, frame after frame, on the model's device.
 
-    `pixels`: (patches, channels, size, size), normalised, in the model's dtype, in the order of merging.
-    `places`: (patches, 2) int64, row and column in the patch grid of `rows` x `columns`. `kept`: (tokens,) int64, the kept
-    tokens' indices in the frame's token grid, ascending.
+    `pixels`: (patches, channels, size, size) uint8, in the order of merging. `places`: (patches, 2) int64, row and column in
+    the frame's patch grid. `kept`: (tokens,) int64, the kept tokens' indices in the frame's token grid, ascending per frame.
+    `counts`, `tokens`, `shapes`: per frame its patches, its kept tokens, and the rows and columns of its patch grid.
     """
 
     pixels: Tensor
     places: Tensor
-    rows: int
-    columns: int
     kept: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        return self.pixels.numel() * self.pixels.element_size()
+    counts: list[int]
+    tokens: list[int]
+    shapes: list[tuple[int, int]]
 
 
 class Family(ABC):
@@ -95,15 +94,59 @@ class Family(ABC):
 
     @abstractmethod
     def grid(self, width: int, height: int) -> TokenGrid:
-        """The tokens of a frame of this size, and what each looks at in the coded picture. Raises ModelError."""
+        """The tokens of a shown picture of this size, and what each looks at in it. Raises ModelError."""
 
     @abstractmethod
-    def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
-        """The kept patches of a picture (height, width, 3), preprocessed as the family's own processor does it."""
+    def model_size(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) of the model's input for a shown picture of `width` x `height`. Raises ModelError."""
+
+    def model_pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
+        """A shown picture (height, width, 3) as the model takes it: (3, height, width) uint8, resized as the family's own
+        processor does it; in pinned memory when the model is on a GPU. Thread-safe; releases the GIL."""
+        height, width = self.model_size(rgb.shape[1], rgb.shape[0])
+        picture = self.preprocess.resize(rgb, height, width)
+        return picture.pin_memory() if self.device.type == "cuda" else picture
 
     @abstractmethod
-    def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
-        """Features of each frame's kept tokens: (tokens, levels, hidden). All frames in one packed forward."""
+    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+        """Row and column (patches, 2) of the patches that `kept` tokens (tokens,) are made of, in the order of merging, in a
+        patch grid of `shape` (rows, columns)."""
+
+    def prepare(self, frames: Sequence[Frame]) -> Patches:
+        """The kept patches of frames that all have pixels: uploaded and gathered together, per size of picture."""
+        pixels = [frame.pixels for frame in frames if frame.pixels is not None]
+        shapes = [(own.shape[1] // self.patch, own.shape[2] // self.patch) for own in pixels]
+        kept = [np.flatnonzero(frame.keep) for frame in frames]
+        places = [self.patches_seen(own, shape) for own, shape in zip(kept, shapes, strict=True)]
+        counts = [len(own) for own in places]
+        index = torch.from_numpy(np.concatenate(places)).to(self.device, non_blocking=True)
+        by_size: dict[torch.Size, list[int]] = defaultdict(list)
+        for number, own in enumerate(pixels):
+            by_size[own.shape].append(number)
+        parts: dict[int, Tensor] = {}
+        for size, members in by_size.items():
+            pictures = torch.empty((len(members), *size), dtype=torch.uint8, device=self.device)
+            for picture, number in zip(pictures, members, strict=True):
+                picture.copy_(pixels[number], non_blocking=True)
+            lengths = [counts[number] for number in members]
+            numbers = torch.from_numpy(np.repeat(np.arange(len(members)), lengths)).to(self.device, non_blocking=True)
+            where = (
+                index if len(by_size) == 1 else torch.cat([torch.split(index, counts)[number] for number in members])
+            )
+            parts.update(
+                zip(members, torch.split(to_patches(pictures, self.patch, numbers, where), lengths), strict=True)
+            )
+        patches = torch.cat([parts[number] for number in range(len(frames))])
+        tokens = torch.from_numpy(np.concatenate(kept)).to(self.device, non_blocking=True)
+        return Patches(patches, index, tokens, counts, [len(own) for own in kept], shapes)
+
+    @abstractmethod
+    def encode(self, frames: Patches) -> Tensor:
+        """Features of the kept tokens of all frames: (tokens, levels, hidden). One packed forward of the ViT."""
+
+    def normalised(self, patches: Patches) -> Tensor:
+        """(patches, channels, size, size) in the model's dtype."""
+        return self.preprocess.normalise(patches.pixels).to(self.dtype)
 
     @abstractmethod
     def vision_flops(self, patches: int, tokens: int) -> int:

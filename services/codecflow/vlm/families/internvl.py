@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
-from codecflow.vlm.pictures import grouped_places, project_patches, to_patches
+from codecflow.vlm.pictures import grouped_places, project_patches
 
 from .base import Family, Patches
 
@@ -45,33 +45,30 @@ class InternVL(Family):
     def grid(self, width: int, height: int) -> TokenGrid:
         return TokenGrid.regular(self.rows, self.columns, width, height)
 
-    def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
-        kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
-        picture = self.preprocess.resize(pixels, self.height, self.width, self.device)
-        places = grouped_places(kept, self.columns, self.merge)
-        patches = self.preprocess.normalise(to_patches(picture, self.patch, places[:, 0], places[:, 1])).to(self.dtype)
-        return Patches(patches, places, self.rows * self.merge, self.columns * self.merge, kept)
+    def model_size(self, width: int, height: int) -> tuple[int, int]:
+        return self.height, self.width
 
-    def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
+    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+        return grouped_places(kept, self.columns, self.merge)
+
+    def encode(self, frames: Patches) -> Tensor:
         tower = self.core.vision_tower
         embeddings = tower.embeddings
-        patches = torch.cat([frame.pixels for frame in frames])
-        places = torch.cat([frame.places for frame in frames])
-        embedded = project_patches(embeddings.patch_embeddings.projection, patches)
+        places = frames.places
+        embedded = project_patches(embeddings.patch_embeddings.projection, self.normalised(frames))
         start = embeddings.cls_token[0]
         if self._places is not None:
             embedded = embedded + self._places[1 + places[:, 0] * self.columns * self.merge + places[:, 1]]
             start = start + self._places[:1]
-        counts = [len(frame.places) for frame in frames]
-        packed = torch.cat([x for part in torch.split(embedded, counts) for x in (start, part)])[None]
-        lengths = [1 + count for count in counts]
+        packed = torch.cat([x for part in torch.split(embedded, frames.counts) for x in (start, part)])[None]
+        lengths = [1 + count for count in frames.counts]
         with attending(FrameLayout(tuple(lengths))):
             hidden = self._selected(tower, packed)[0]
         own = torch.cat([part[1:] for part in torch.split(hidden, lengths)])
         groups = own.view(-1, self.merge, self.merge, own.shape[-1])  # complete merge groups only
         merged = self.core.pixel_shuffle(groups, scale_factor=self.config.downsample_ratio).flatten(1)
         features: Tensor = self.core.multi_modal_projector(merged)
-        return list(torch.split(features[:, None], [len(frame.kept) for frame in frames]))
+        return features[:, None]
 
     def _selected(self, tower: Any, hidden: Tensor) -> Tensor:
         """The hidden state that the configuration feeds to the projector."""

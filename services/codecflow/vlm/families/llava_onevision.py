@@ -21,7 +21,6 @@ from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
-from codecflow.vlm.pictures import to_patches
 
 from .base import Family, Patches
 
@@ -68,38 +67,33 @@ class LlavaOnevision(Family):
         boxes = np.stack([columns[:, 0], rows[:, 0], columns[:, 1], rows[:, 1]], axis=1).astype(np.int32)
         return TokenGrid(self.pooled, self.pooled, width, height, boxes)
 
-    def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
-        kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
-        seen = torch.from_numpy(np.unique(self._seen[keep])).to(self.device)
-        places = torch.stack([seen // self.side, seen % self.side], dim=1)
-        whole = self.side * self.patch
-        picture = self.preprocess(pixels, self.size, self.size, self.device)[:, :whole, :whole]
-        patches = to_patches(picture, self.patch, places[:, 0], places[:, 1]).to(self.dtype)
-        return Patches(patches, places, self.side, self.side, kept)
+    def model_size(self, width: int, height: int) -> tuple[int, int]:
+        return self.size, self.size
 
-    def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
+    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+        return np.stack(np.divmod(np.unique(self._seen[kept]), self.side), axis=1)
+
+    def encode(self, frames: Patches) -> Tensor:
         tower, embeddings = self.core.vision_tower, self.core.vision_tower.embeddings
-        patches = torch.cat([frame.pixels for frame in frames])
-        places = torch.cat([frame.places for frame in frames])
-        flat = places[:, 0] * self.side + places[:, 1]
+        flat = frames.places[:, 0] * self.side + frames.places[:, 1]
+        patches = self.normalised(frames)
         hidden = (embeddings.patch_embedding(patches).flatten(1) + embeddings.position_embedding(flat))[None]
-        counts = [len(frame.places) for frame in frames]
         states = [hidden]
-        with attending(FrameLayout(tuple(counts))):
+        with attending(FrameLayout(tuple(frames.counts))):
             for layer in tower.encoder.layers[: max(self.chosen)]:
                 states.append(layer(states[-1], None))
         projected = self.core.multi_modal_projector(torch.cat([states[layer][0] for layer in self.chosen], dim=-1))
         # Patches ascend within a frame, and frames follow one another: one search finds each token's among all of them.
-        apart = self.side**2
-        lengths = torch.tensor(counts, device=self.device)
-        numbers = torch.arange(len(frames), device=self.device) * apart
-        packed = flat + numbers.repeat_interleave(lengths, output_size=len(flat))
-        kept = torch.cat([frame.kept for frame in frames])
-        tokens = [len(frame.kept) for frame in frames]
-        offsets = numbers.repeat_interleave(torch.tensor(tokens, device=self.device), output_size=len(kept))
-        index = torch.searchsorted(packed, self._taps[kept] + offsets[:, None])
-        features = (projected[index] * self._weights[kept][:, :, None]).sum(1)
-        return list(torch.split(features[:, None], tokens))
+        numbers = torch.arange(len(frames.counts), device=self.device) * self.side**2
+        packed = flat + self._each(numbers, frames.counts)
+        index = torch.searchsorted(packed, self._taps[frames.kept] + self._each(numbers, frames.tokens)[:, None])
+        features: Tensor = (projected[index] * self._weights[frames.kept][:, :, None]).sum(1)
+        return features[:, None]
+
+    def _each(self, values: Tensor, counts: Sequence[int]) -> Tensor:
+        """Each of `values` as often as `counts` says."""
+        repeats = torch.tensor(counts, device=self.device)
+        return values.repeat_interleave(repeats, output_size=sum(counts))
 
     def closing(self) -> Tensor:
         newline: Tensor = self.core.image_newline

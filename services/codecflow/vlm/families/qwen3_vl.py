@@ -12,7 +12,7 @@ The processor of transformers 5 leaves an outer pair of markers standing around 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -28,7 +28,7 @@ from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.cache import PackedCache
-from codecflow.vlm.pictures import grouped_places, to_patches
+from codecflow.vlm.pictures import grouped_places
 
 from .base import Family, Patches
 
@@ -68,37 +68,35 @@ class Qwen3VL(Family):
             raise ModelError(f"pictures of {width}x{height}: {error}") from error
         return tall // cell, wide // cell
 
-    def prepare(self, pixels: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> Patches:
-        kept = torch.from_numpy(np.flatnonzero(keep)).to(self.device)
-        rows, columns = self._tokens(pixels.shape[1], pixels.shape[0])
+    def model_size(self, width: int, height: int) -> tuple[int, int]:
+        rows, columns = self._tokens(width, height)
         cell = self.patch * self.merge
-        picture = self.preprocess(pixels, rows * cell, columns * cell, self.device)
-        places = grouped_places(kept, columns, self.merge)
-        patches = to_patches(picture, self.patch, places[:, 0], places[:, 1]).to(self.dtype)
-        return Patches(patches, places, rows * self.merge, columns * self.merge, kept)
+        return rows * cell, columns * cell
 
-    def encode(self, frames: Sequence[Patches]) -> list[Tensor]:
+    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
+        return grouped_places(kept, shape[1] // self.merge, self.merge)
+
+    def encode(self, frames: Patches) -> Tensor:
         tower = self.core.visual
-        patches = torch.cat([frame.pixels for frame in frames])
-        repeated = patches[:, :, None].expand(-1, -1, self.depth, -1, -1).flatten(1)
-        learned = torch.cat([self._placed(frame.rows, frame.columns)[self._order(frame)] for frame in frames])
+        repeated = self.normalised(frames)[:, :, None].expand(-1, -1, self.depth, -1, -1).flatten(1)
+        order = torch.split(self._order(frames.kept), frames.counts)
+        learned = torch.cat([self._placed(*shape)[own] for shape, own in zip(frames.shapes, order, strict=True)])
         hidden = tower.patch_embed(repeated) + learned
-        turned = tower.rotary_pos_emb(hidden, torch.cat([frame.places for frame in frames]))
+        turned = tower.rotary_pos_emb(hidden, frames.places)
         everything = torch.tensor([0, len(hidden)], dtype=torch.int32)  # the layout splits by frame, not the module
         chosen = list(tower.deepstack_visual_indexes)
         further = []
-        with attending(FrameLayout(tuple(len(frame.places) for frame in frames))):
+        with attending(FrameLayout(tuple(frames.counts))):
             for number, block in enumerate(tower.blocks):
                 hidden = block(hidden, cu_seqlens=everything, position_embeddings=turned)
                 if number in chosen:
                     further.append(tower.deepstack_merger_list[chosen.index(number)](hidden))
-        features = torch.stack([tower.merger(hidden), *further], dim=1)
-        return list(torch.split(features, [len(frame.kept) for frame in frames]))
+        return torch.stack([tower.merger(hidden), *further], dim=1)
 
-    def _order(self, frame: Patches) -> Tensor:
-        """Indices of a frame's patches among those of the whole frame in the order of merging."""
+    def _order(self, kept: Tensor) -> Tensor:
+        """Indices of the patches of `kept` tokens among those of their whole frame in the order of merging."""
         group = self.merge**2
-        return (frame.kept[:, None] * group + torch.arange(group, device=self.device)).flatten()
+        return (kept[:, None] * group + torch.arange(group, device=self.device)).flatten()
 
     def _position_table(self, rows: int, columns: int) -> Tensor:
         """(patches, hidden): learned positions of a whole frame's patches in the order of merging."""
