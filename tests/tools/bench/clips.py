@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-CLIP = Path(__file__).parents[1] / "data" / "intel_one-by-one-person-detection.mp4"
+CLIP = Path(__file__).parents[2] / "data" / "intel_one-by-one-person-detection.mp4"
 
 
 def encode(path: Path, codec: str, width: int, height: int, pictures: int, rate: int = 10) -> Path:

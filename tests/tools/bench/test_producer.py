@@ -11,7 +11,7 @@ from codecflow.errors import SourceError
 from codecflow.tools.bench.producer import run
 from tests.codec.clips import encode
 
-CLIP = Path(__file__).parents[1] / "data" / "intel_one-by-one-person-detection.mp4"
+CLIP = Path(__file__).parents[2] / "data" / "intel_one-by-one-person-detection.mp4"
 
 
 def test_the_signal_is_little_beside_decoding_and_metadata_beside_the_pictures(

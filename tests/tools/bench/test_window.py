@@ -15,7 +15,7 @@ from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from tests.tools.bench.clips import encode
 
-CLIP = Path(__file__).parent.parent / "data" / "intel_one-by-one-person-detection.mp4"
+CLIP = Path(__file__).parents[2] / "data" / "intel_one-by-one-person-detection.mp4"
 SHORT = {"window_s": "6", "stride_s": "2", "anchor_s": "4", "slides": 2, "device": "cpu", "dtype": "float32"}
 
 
