@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from codecflow.errors import ConfigError, KafkaError
-from codecflow.kafka import distribution
+from codecflow.localkafka import distribution
 from codecflow.localkafka.daemon import LocalKafka, start_daemon, status, stop
 from codecflow.localkafka.files import BrokerFiles, Identity, free_port, listens, new_cluster_id
 

@@ -23,7 +23,7 @@ from codecflow.worker.windows import WindowPlan
 from tests.clips import BUNDLED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SPEC = Path(__file__).parents[2] / "evaluation" / "specs" / "bundled.csv"
+SPEC = Path(__file__).parents[3] / "evaluation" / "specs" / "bundled.csv"
 PERSON = "Is a person in view?"
 
 

@@ -11,7 +11,7 @@ import pytest
 from codecflow.errors import ConfigError
 from codecflow.tools.evaluate.spec import read_spec
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEADER = "file,start_s,end_s,question,type,answer\n"
 
 

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from tests.tools.bench.clips import encode
 
-FOLDER = Path(__file__).parents[2] / "evaluation" / "ucf-crime"
+FOLDER = Path(__file__).parents[3] / "evaluation" / "ucf-crime"
 ANNOTATIONS = """\
 Fighting003_x264.mp4  Fighting  11  20  31  36
 RoadAccidents004_x264.mp4  RoadAccidents  1  40  -1  -1
