@@ -205,7 +205,7 @@ def test_a_change_of_size_leaves_no_bound(tmp_path: Path) -> None:
 def test_merging_across_a_gap_leaves_no_bound() -> None:
     def signal(tick: int, change: int) -> Signal:
         grid = np.full((2, 2), change, np.uint8)
-        return Signal(tick, HALF, grid, grid, grid)
+        return Signal(tick, HALF, grid, grid, grid, since=tick - 1)
 
     assert (merge_signals(signal(1, 100), signal(2, 100)).change == 200).all()
     assert (merge_signals(signal(1, 200), signal(2, 200)).change == NO_BOUND).all()

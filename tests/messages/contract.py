@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -16,26 +16,49 @@ from codecflow.messages import Headers
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 
 
+def schema(message: str) -> dict[str, Any]:
+    """schemas/`message`.schema.json."""
+    document: dict[str, Any] = json.loads((SCHEMAS / f"{message}.schema.json").read_text())
+    return document
+
+
 @cache
 def validator(message: str) -> Draft202012Validator:
-    """The validator of schemas/`message`.schema.json."""
-    schema = json.loads((SCHEMAS / f"{message}.schema.json").read_text())
-    Draft202012Validator.check_schema(schema)
-    return Draft202012Validator(schema)
+    """The validator of schemas/`message`.schema.json, as a program of somebody else would use it."""
+    Draft202012Validator.check_schema(schema(message))
+    return Draft202012Validator(schema(message))
+
+
+@cache
+def strict(message: str) -> Draft202012Validator:
+    """A validator that refuses members of which the schema says nothing: CodecFlow itself writes none."""
+    document = copy.deepcopy(schema(message))
+
+    def close(part: Any) -> None:
+        if isinstance(part, dict):
+            if part.get("type") == "object" and "properties" in part:
+                part["additionalProperties"] = False
+            for value in part.values():
+                close(value)
+        elif isinstance(part, list):
+            for value in part:
+                close(value)
+
+    close(document)
+    return Draft202012Validator(document)
 
 
 def check(message: str, value: bytes) -> dict[str, Any]:
-    """The document in `value`, which must be of the contract."""
+    """The document in `value`, which must be of the contract and have nothing beside it."""
     document: dict[str, Any] = orjson.loads(value)
     validator(message).validate(document)
+    strict(message).validate(document)
     return document
 
 
-def headers_document(headers: Headers) -> dict[str, str]:
-    """Record headers as packet-headers.schema.json sees them."""
-    document = {name: value.decode() for name, value in headers if name != "extradata"}
-    for name, value in headers:
-        if name == "extradata":
-            document[name] = base64.b64encode(value).decode()
-    assert len(document) == len(headers), "a header occurs twice"
-    return document
+def check_headers(headers: Headers) -> dict[str, Any]:
+    """The document in a packet's headers, which must be of the contract."""
+    values = dict(headers)
+    assert len(values) == len(headers), "a header occurs twice"
+    assert values.keys() <= {"picture", "extradata"}
+    return check("picture", values["picture"])

@@ -9,6 +9,9 @@ import numpy as np
 from hypothesis import strategies as st
 
 from codecflow.messages import (
+    MAX_INTERVAL,
+    MIN_INTERVAL,
+    VIDEO_CODECS,
     CodedPicture,
     DeadLetter,
     EndOfEpoch,
@@ -19,32 +22,41 @@ from codecflow.messages import (
     Question,
     QuestionType,
     Result,
+    ResultError,
     Signal,
     StreamDescription,
     StreamState,
     Tokens,
+    WindowGrid,
     round_change,
     round_motion,
 )
 
-INT64 = 2**63 - 1
+INT32, INT64 = 2**31 - 1, 2**63 - 1
+SIZES = st.sampled_from([0, 1, 8191, 8192])
 
 counts = st.integers(0, INT64)
+clocks = st.integers(0, 4_102_444_800_000)
+seqs = st.integers(0, 2**53 - 1)
 stamps = st.integers(-INT64, INT64)
 small = st.integers(0, 10**6)
-seconds = st.floats(0, 1e9, allow_nan=False)
+seconds = st.floats(0, 2**31, allow_nan=False)
 shares = st.floats(0, 1)
-texts = st.text(st.characters(exclude_categories=["Cs"]))
-words = texts.filter(str.strip)
+characters = st.characters(exclude_categories=["Cs"])
+texts = st.text(characters)
+words = st.text(characters, max_size=200).filter(str.strip)
+lines = st.text(st.characters(categories=["L", "N", "P", "S"]), max_size=300)
 stream_ids = st.from_regex(r"[A-Za-z0-9._:-]{1,200}", fullmatch=True)
-codecs = st.sampled_from(["h264", "hevc", "mpeg4", "vp9", "av1", "mjpeg"])
-fractions = st.builds(Fraction, st.integers(1, 10**6), st.integers(1, 10**6))
+codes = st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True)
+codecs = st.sampled_from(sorted(VIDEO_CODECS))
+int32s = st.integers(1, INT32) | st.sampled_from([1, INT32])
+fractions = st.builds(Fraction, int32s, int32s)
 
 pictures = st.builds(
     CodedPicture,
     stream=stream_ids,
-    epoch=counts,
-    seq=counts,
+    epoch=clocks,
+    seq=seqs,
     data=st.binary(min_size=1, max_size=200),
     codec=codecs,
     keyframe=st.booleans(),
@@ -52,11 +64,14 @@ pictures = st.builds(
     dts=st.none() | stamps,
     duration=counts,
     time_base=fractions,
-    captured_at_ms=counts,
-    width=small,
-    height=small,
+    captured_at_ms=clocks,
+    width=SIZES,
+    height=SIZES,
     discard=st.booleans(),
     extradata=st.none() | st.binary(max_size=50),
+    live=st.booleans(),
+    orientation=st.integers(1, 8),
+    disposable=st.booleans(),
 )
 
 
@@ -72,29 +87,38 @@ def signals(draw: st.DrawFn) -> Signal:
         return np.asarray(values * (random.random(shape) < density), np.uint8)
 
     vectors, intra = draw(st.booleans()), grid(1)
+    tick = draw(small)
     return Signal(
-        tick=draw(small),
-        interval=draw(fractions),
+        tick=tick,
+        since=draw(st.none() | st.integers(0, tick - 1)) if tick else None,
+        interval=draw(st.fractions(MIN_INTERVAL, MAX_INTERVAL, max_denominator=10**6)),
         change=round_change(grid(255)),
         motion=round_motion(grid(255), intra) if vectors else None,
         intra=intra if vectors else None,
     )
 
 
-picture_metadata = st.builds(
-    PictureMetadata,
-    stream=stream_ids,
-    epoch=counts,
-    seq=counts,
-    pts=stamps,
-    start_pts=stamps,
-    time_base=fractions,
-    codec=codecs,
-    picture_type=st.sampled_from("IPB?"),
-    size=counts,
-    signal=st.none() | signals(),
-)
-metadata = picture_metadata | st.builds(EndOfEpoch, stream=stream_ids, epoch=counts, pictures=counts)
+@st.composite
+def picture_metadata(draw: st.DrawFn) -> PictureMetadata:
+    """Presentation times of up to 68 years after the epoch's start, or before it."""
+    time_base, start = draw(fractions), draw(stamps)
+    most = min(INT64, 2**31 * time_base.denominator // time_base.numerator)
+    pts = start + draw(st.integers(max(-most, -INT64 - start), min(most, INT64 - start)))
+    return PictureMetadata(
+        stream=draw(stream_ids),
+        epoch=draw(clocks),
+        seq=draw(seqs),
+        pts=pts,
+        start_pts=start,
+        time_base=time_base,
+        codec=draw(codecs),
+        picture_type=draw(st.sampled_from("IPB?")),
+        size=draw(st.integers(0, INT32)),
+        signal=draw(st.none() | signals()),
+    )
+
+
+metadata = picture_metadata() | st.builds(EndOfEpoch, stream=stream_ids, epoch=clocks, pictures=seqs)
 
 
 @st.composite
@@ -104,7 +128,7 @@ def questions(draw: st.DrawFn, identifier: st.SearchStrategy[str] = words) -> Qu
         id=draw(identifier),
         prompt=draw(words),
         type=kind,
-        labels=tuple(draw(st.lists(words, min_size=2, max_size=4, unique=True))) if kind == "choice" else (),
+        labels=tuple(draw(st.lists(words, min_size=2, max_size=4, unique_by=str.strip))) if kind == "choice" else (),
         max_tokens=draw(st.integers(1, 1024)) if kind == "text" else 32,
     )
 
@@ -120,22 +144,23 @@ def results(draw: st.DrawFn) -> Result:
     question = draw(questions())
     expected = draw(small)
     specific: dict[str, Any] = {"p_yes": None, "label_probabilities": None}
-    if question.type == "yes-no":
+    error = draw(st.none() | st.builds(ResultError, codes, lines))
+    if question.type == "yes-no" and error is None:
         specific["p_yes"] = draw(shares)
-    if question.type == "choice":
+    if question.type == "choice" and error is None:
         specific["label_probabilities"] = {label: draw(shares) for label in question.labels}
     return Result(
         stream=draw(stream_ids),
-        epoch=draw(counts),
+        epoch=draw(clocks),
         window=draw(counts),
         start_s=draw(seconds),
         end_s=draw(seconds),
-        captured_at_ms=draw(counts),
-        answered_at_ms=draw(counts),
+        captured_at_ms=draw(clocks),
+        answered_at_ms=draw(clocks),
         question=question.id,
         prompt=question.prompt,
         type=question.type,
-        answer=draw(texts),
+        answer=draw(texts) if error is None else "",
         frames=Frames(expected, draw(st.integers(0, expected))),
         tokens=draw(st.builds(Tokens, counts, counts, counts, counts)),
         flops=draw(st.builds(Flops, counts, counts, counts)),
@@ -145,6 +170,8 @@ def results(draw: st.DrawFn) -> Result:
         model=draw(words),
         trained=draw(st.booleans()),
         restarted=draw(st.booleans()),
+        error=error,
+        skipped=draw(st.integers(0, INT32)),
         **specific,
     )
 
@@ -152,8 +179,9 @@ def results(draw: st.DrawFn) -> Result:
 states = st.builds(
     StreamState,
     stream=stream_ids,
-    epoch=counts,
-    next_window=counts,
+    epoch=clocks,
+    answered_until=st.builds(Fraction, counts, int32s),
+    plan=st.builds(WindowGrid, fractions, int32s, int32s),
     packets_offset=counts,
     metadata_offset=counts,
     ended=st.booleans(),
@@ -161,10 +189,10 @@ states = st.builds(
 
 dead_letters = st.builds(
     DeadLetter,
-    topic=words,
+    topic=st.text(st.sampled_from("abc._-9"), min_size=1, max_size=249),
     partition=small,
     offset=counts,
-    stream=stream_ids,
-    code=st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True),
+    stream=stream_ids | texts,
+    code=codes,
     reason=texts,
 )

@@ -18,9 +18,8 @@ from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError, SourceError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import TopicsError
-from codecflow.kafka.partitions import partition_of
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.topics import largest_record_bytes
+from codecflow.kafka.topics import largest_record_bytes, partition_of
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import CodedPicture
 from codecflow.producer.options import ProduceOptions

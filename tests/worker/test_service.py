@@ -54,10 +54,10 @@ def test_every_stride_of_every_stream_is_answered(kafka_settings: KafkaSettings,
         assert found["b", 5, k, "person"].p_yes == pytest.approx(found["c", 1, k, "person"].p_yes, abs=1e-5)
     with TopicTail(kafka_settings, kafka_settings.topics.state) as tail:
         states = {s.stream: s for s in (decode_state(r.key(), r.value()) for r in tail.catch_up())}
-    assert {(s.stream, s.epoch, s.next_window, s.ended) for s in states.values()} == {
-        ("a", 1, 10, True),
-        ("b", 5, 10, True),
-        ("c", 1, 10, True),
+    assert {(s.stream, s.epoch, s.answered_until, s.plan, s.ended) for s in states.values()} == {
+        ("a", 1, 20, PLAN.grid, True),
+        ("b", 5, 20, PLAN.grid, True),
+        ("c", 1, 20, PLAN.grid, True),
     }
     assert group_reads(kafka_settings) == {kafka_settings.topics.packets, kafka_settings.topics.metadata}
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codecflow.keep.config import KeepConfig
+from codecflow.messages import decode_packet
 from codecflow.worker.windows import WindowPlan
 
 from .memory import Committed, Topics, Worker, encode_clip, publish, slots, undisturbed
@@ -94,10 +95,10 @@ def test_a_take_over_begins_at_the_keyframe_that_the_oldest_open_window_needs(tw
         first.transaction()
     state = committed.states["a"]
     # Window 6 begins at 10 s and masks remember 4 s: the keyframe at 6 s, with a GOP of one second.
-    key, _, headers = two_streams.packets[state.packets_offset] or (b"", b"", [])
-    assert key == b"a"
-    assert dict(headers)["keyframe"] == b"1"
-    assert Fraction(int(dict(headers)["pts"])) * Fraction(dict(headers)["time_base"].decode()) == 6
+    record = two_streams.packets[state.packets_offset]
+    assert record is not None
+    keyframe = decode_packet(*record)
+    assert (keyframe.stream, keyframe.keyframe, keyframe.pts * keyframe.time_base) == ("a", True, 6)
     before = set(committed.answered)
     Worker(two_streams, committed, PLAN, keep).run()
     assert committed.twice == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -90,8 +91,9 @@ class SignalExtractor:
         now = luma(frame)
         change = np.full(shape, NO_BOUND, np.uint8) if self._before is None else block_change(now, self._before)
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
+        since = None if self._before is None else self._tick
         self._tick, self._before, self._vectors = tick, now, None
-        return Signal(tick, self._interval, round_change(change), motion, intra)
+        return Signal(tick, self._interval, round_change(change), motion, intra, since)
 
     def _complete(self, overdue: int) -> list[PictureMetadata]:
         """Takes complete pictures from the head of the queue; up to seq `overdue`, also those without a frame."""
@@ -122,11 +124,11 @@ class SignalExtractor:
 def merge_signals(first: Signal, second: Signal) -> Signal:
     """The signal of two intervals in a row, as the second picture's.
 
-    Bounds of change add up (triangle inequality), saturating at NO_BOUND; a change of size, or a tick between the two that
-    has no signal, leaves no bound.
+    Bounds of change add up (triangle inequality), saturating at NO_BOUND; where the second is not measured against the
+    picture of the first, or the size changed, there is no bound.
     """
-    if first.change.shape != second.change.shape or second.tick != first.tick + 1 or first.interval != second.interval:
-        return Signal(second.tick, second.interval, np.full_like(second.change, NO_BOUND), second.motion, second.intra)
+    if first.change.shape != second.change.shape or second.since != first.tick or first.interval != second.interval:
+        return replace(second, change=np.full_like(second.change, NO_BOUND), since=None)
     change = np.minimum(first.change.astype(np.uint16) + second.change, NO_BOUND).astype(np.uint8)
     return Signal(
         tick=second.tick,
@@ -134,6 +136,7 @@ def merge_signals(first: Signal, second: Signal) -> Signal:
         change=change,
         motion=None if first.motion is None or second.motion is None else np.maximum(first.motion, second.motion),
         intra=None if first.intra is None or second.intra is None else first.intra | second.intra,
+        since=first.since,
     )
 
 

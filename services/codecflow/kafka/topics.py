@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, murmur2
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
     AdminClient,
     ConfigResource,
@@ -49,6 +49,11 @@ CONFIGS: Mapping[str, Mapping[str, str]] = {
 
 CO_PARTITIONED = ("packets", "metadata", "state")
 """One worker owns the same partition of all three, so their partition counts are equal."""
+
+
+def partition_of(stream: str, partitions: int) -> int:
+    """The partition of `stream` in a topic of `partitions`, by the default rule of JVM clients."""
+    return murmur2(stream.encode(), partitions)
 
 
 def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS, replication: int = 1) -> list[str]:

@@ -3,10 +3,21 @@
 from ._wire import SCHEMA_VERSION, Headers
 from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
 from .grids import CHANGE_LEVELS, MOTION_LEVELS, Grid, round_change, round_motion
-from .metadata import BLOCK, NO_BOUND, EndOfEpoch, PictureMetadata, Signal, decode_metadata, encode_metadata
+from .limits import MAX_SIDE, VIDEO_CODECS, one_line
+from .metadata import (
+    BLOCK,
+    MAX_INTERVAL,
+    MIN_INTERVAL,
+    NO_BOUND,
+    EndOfEpoch,
+    PictureMetadata,
+    Signal,
+    decode_metadata,
+    encode_metadata,
+)
 from .packets import ANNEX_B_CODECS, CodedPicture, decode_packet, encode_packet
-from .results import Flops, Frames, Result, Tokens, decode_result, encode_result
-from .state import StreamState, decode_state, encode_state
+from .results import Flops, Frames, Result, ResultError, Tokens, decode_result, encode_result
+from .state import StreamState, WindowGrid, decode_state, encode_state
 from .streams import (
     QUESTION_TYPES,
     Question,
@@ -21,10 +32,14 @@ __all__ = [
     "ANNEX_B_CODECS",
     "BLOCK",
     "CHANGE_LEVELS",
+    "MAX_INTERVAL",
+    "MAX_SIDE",
+    "MIN_INTERVAL",
     "MOTION_LEVELS",
     "NO_BOUND",
     "QUESTION_TYPES",
     "SCHEMA_VERSION",
+    "VIDEO_CODECS",
     "CodedPicture",
     "DeadLetter",
     "EndOfEpoch",
@@ -36,10 +51,12 @@ __all__ = [
     "Question",
     "QuestionType",
     "Result",
+    "ResultError",
     "Signal",
     "StreamDescription",
     "StreamState",
     "Tokens",
+    "WindowGrid",
     "check_stream_id",
     "decode_dead_letter",
     "decode_metadata",
@@ -53,6 +70,7 @@ __all__ = [
     "encode_result",
     "encode_state",
     "encode_stream",
+    "one_line",
     "round_change",
     "round_motion",
 ]

@@ -1,69 +1,125 @@
-"""Reading and writing one JSON document, and the rules that all of them share."""
+"""Reading and writing one record, and the rules that all of them share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
-import orjson
+import msgspec
 
 from codecflow.errors import MessageError
 
-SCHEMA_VERSION = 1
-"""Version of every message below. A reader refuses any other: a guess at unknown fields would be a silent wrong answer."""
+from .limits import MAX_INT32, MAX_INT64, MAX_LINE, STREAM_ID, fraction, one_line
+
+SCHEMA_VERSION: Literal[1] = 1
+"""Version of every message. A reader refuses any other: a guess at unknown fields would be a silent wrong answer."""
+
+Version = Literal[1]
 
 Headers = list[tuple[str, bytes]]
 """Kafka record headers as confluent-kafka takes and gives them."""
 
 T = TypeVar("T")
 
-
-def dump(document: Mapping[str, Any]) -> bytes:
-    """JSON bytes with the schema version first."""
-    return orjson.dumps({"v": SCHEMA_VERSION, **document})
+REFUSALS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises on bytes that are not the document which is expected."""
 
 
-def load(value: bytes | None, what: str) -> dict[str, Any]:
-    """The JSON object in `value`. Raises MessageError when it is none, or of another schema version."""
-    if not value:
-        raise MessageError(f"{what}: empty record")
+class _Versioned(msgspec.Struct):
+    v: Any = None
+
+
+_versions = msgspec.json.Decoder(_Versioned)
+_documents = msgspec.json.Decoder(dict[str, Any])
+
+
+def dump(message: Any, **derived: Any) -> bytes:
+    """JSON bytes of a message's fields with the schema version first, without those that are None and the stream, which is
+    the key.
+
+    `derived`: members that readers get beside the fields, or in place of them.
+    """
+    document: dict[str, Any] = {"v": SCHEMA_VERSION, **msgspec.to_builtins(message, enc_hook=_pair), **derived}
+    del document["stream"]
+    return msgspec.json.encode({name: member for name, member in document.items() if member is not None})
+
+
+def load(kind: type[T], key: bytes | None, value: bytes | None, what: str, **absent: Any) -> T:
+    """The message of `kind` in a record: an object of its fields, with the stream as key. Unknown members are ignored.
+
+    `absent`: values of members that may be lacking and have no default.
+
+    Raises MessageError when it is none, of another schema version, or beyond a bound.
+    """
+    stream = stream_of(key, what)
+    document = {**absent, **load_members(value, what), "stream": stream}
     try:
-        document = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise MessageError(f"{what}: not JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise MessageError(f"{what}: a JSON object is expected, not {type(document).__name__}")
-    check_version(document.get("v"), what)
+        return msgspec.convert(document, kind, dec_hook=_unpair)
+    except REFUSALS as error:
+        raise refused(value, what, error) from error
+
+
+def load_members(value: bytes | None, what: str) -> dict[str, Any]:
+    """The JSON object in `value`, which is of this schema version. Raises MessageError."""
+    try:
+        document = _documents.decode(value or b"")
+    except REFUSALS as error:
+        raise refused(value, what, error) from error
+    if type(document.get("v")) is not int or document["v"] != SCHEMA_VERSION:
+        raise refused(value, what, ValueError("schema version"))
     return document
 
 
-def check_version(version: object, what: str) -> None:
+def refused(value: bytes | None, what: str, error: Exception) -> MessageError:
+    """Why `value`, which gave `error`, is no message."""
+    if not value:
+        return MessageError(f"{what}: empty record")
+    if isinstance(error, RecursionError):
+        return MessageError(f"{what}: nested too deeply")
+    try:
+        version = _versions.decode(value).v
+    except REFUSALS:
+        version = SCHEMA_VERSION  # it is not even an object, as `error` says
     if type(version) is not int or version != SCHEMA_VERSION:
-        raise MessageError(f"{what}: schema version {version!r}; this CodecFlow reads version {SCHEMA_VERSION}")
+        shown = "that is missing" if version is None else one_line(repr(version), 40)
+        return MessageError(f"{what}: schema version {shown}; this CodecFlow reads version {SCHEMA_VERSION}")
+    return MessageError(f"{what}: {one_line(str(error), MAX_LINE)}")
 
 
 def stream_of(key: bytes | None, what: str) -> str:
     """The stream id in a record's key. Raises MessageError when there is none."""
-    try:
-        stream = (key or b"").decode()
-    except UnicodeDecodeError as error:
-        raise MessageError(f"{what}: the key is not UTF-8") from error
-    if not stream:
-        raise MessageError(f"{what}: a stream is expected as key")
+    if key is None or len(key) > 200 or (stream := _stream_of(key)) is None:
+        shown = "none" if key is None else repr(one_line(key[:50].decode(errors="replace")))
+        raise MessageError(f"{what}: the key must be a stream id (1 to 200 of A-Z a-z 0-9 . _ : -), not {shown}")
     return stream
 
 
-def field(document: Mapping[str, Any], name: str, kind: type[T], what: str) -> T:
-    """`document[name]`, checked to be of `kind` (an int passes for a float, a bool never for an int)."""
-    value = document.get(name)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise MessageError(f"{what}: field {name!r} must be {kind.__name__}, not {value!r}"[:300])
-    return value
+@lru_cache(maxsize=4096)
+def _stream_of(key: bytes) -> str | None:
+    text = key.decode("ascii", errors="replace")
+    return text if is_stream_id(text) else None
 
 
-def numbers(document: Mapping[str, Any], name: str, what: str) -> dict[str, float]:
-    """`document[name]`, an object whose values are all numbers."""
-    part = field(document, name, dict, what)
-    return {key: field(part, key, float, f"{what}: {name}") for key in part}
+def is_stream_id(text: str) -> bool:
+    return _stream_id(text) is not None
+
+
+_stream_id: Callable[[str], re.Match[str] | None] = re.compile(STREAM_ID.strip("^$")).fullmatch
+
+
+def _pair(value: object) -> list[int]:
+    if isinstance(value, Fraction):
+        return [value.numerator, value.denominator]
+    raise TypeError(f"no wire form of {type(value).__name__}")
+
+
+def _unpair(kind: type, value: object) -> Fraction:
+    """A fraction of an integer of 64 bits and one of 32 bits that are not negative."""
+    match value:
+        case [int(numerator), int(denominator)] if kind is Fraction and not {bool} & {type(n) for n in value}:
+            if 0 <= numerator <= MAX_INT64 and 0 < denominator <= MAX_INT32:
+                return fraction(numerator, denominator)
+    raise ValueError("[numerator, denominator] of integers is expected, of 64 and 32 bits and not negative")

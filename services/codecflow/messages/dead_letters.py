@@ -3,35 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
 
 from codecflow.errors import MessageError
 
-from ._wire import dump, field, load
+from ._wire import REFUSALS, dump, load_members, refused
+from .limits import CODE, MAX_LINE, Count32, Line, Natural, one_line
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Coordinates of one unusable record. `code` is a short word to count by; `reason` one line for people."""
+    """Coordinates of one unusable record. `code` is a short word to count by; `reason` one line for people.
 
-    topic: str
-    partition: int
-    offset: int
+    `stream`: the record's key, whatever it is. It and the reason are cut to 300 characters that can be shown: a dead letter
+    must fit into its topic whatever the record holds.
+    """
+
+    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=249)]  # the most that Kafka allows
+    partition: Count32
+    offset: Natural
     stream: str
-    code: str
-    reason: str
+    code: Annotated[str, msgspec.Meta(pattern=CODE)]
+    reason: Line
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stream", one_line(self.stream, MAX_LINE))
+        object.__setattr__(self, "reason", one_line(self.reason, MAX_LINE))
+
+    @staticmethod
+    def key_text(key: bytes | None) -> str:
+        """A record's key as `stream` takes it, without decoding more of a large one than can be shown."""
+        return (key or b"")[: 4 * MAX_LINE + 4].decode(errors="replace")
 
 
 def encode_dead_letter(letter: DeadLetter) -> tuple[bytes, bytes]:
     """(key, value) of the record."""
-    return letter.stream.encode(), dump(
-        {
-            "topic": letter.topic,
-            "partition": letter.partition,
-            "offset": letter.offset,
-            "code": letter.code,
-            "reason": letter.reason,
-        }
-    )
+    return letter.stream.encode(), dump(letter)
 
 
 def decode_dead_letter(key: bytes | None, value: bytes | None) -> DeadLetter:
@@ -39,12 +48,9 @@ def decode_dead_letter(key: bytes | None, value: bytes | None) -> DeadLetter:
     what = "dead letter"
     if key is None:
         raise MessageError(f"{what}: a stream is expected as key")
-    document = load(value, what)
-    return DeadLetter(
-        topic=field(document, "topic", str, what),
-        partition=field(document, "partition", int, what),
-        offset=field(document, "offset", int, what),
-        stream=key.decode(errors="replace"),
-        code=field(document, "code", str, what),
-        reason=field(document, "reason", str, what),
-    )
+    document = load_members(value, what)
+    document["stream"] = DeadLetter.key_text(key)
+    try:
+        return msgspec.convert(document, DeadLetter)
+    except REFUSALS as error:
+        raise refused(value, what, error) from error

@@ -1,4 +1,4 @@
-"""Codec-signal grids as text: one character a block.
+"""Codec-signal grids as text: one character per block.
 
 Both grids are held to a few levels, rounded up, and the two levels of a block share one printable character: '#' plus ten
 times the level of motion plus the level of change, the tenth level of motion saying that some picture had no vector there.
@@ -37,6 +37,13 @@ _CHANGE_VALUE = np.array(CHANGE_LEVELS, np.uint8)
 _MOTION_VALUE = np.array((*MOTION_LEVELS, 255), np.uint8)
 
 
+# By character; what stands for no levels is refused before.
+_LEVELS = np.clip(np.arange(256) - _FIRST, 0, _SYMBOLS - 1)
+_CHANGE_OF = _CHANGE_VALUE[_LEVELS % len(CHANGE_LEVELS)]
+_MOTION_OF = _MOTION_VALUE[_LEVELS // len(CHANGE_LEVELS)]
+_INTRA_OF = (_LEVELS // len(CHANGE_LEVELS) == _INTRA).astype(np.uint8)
+
+
 def round_change(change: Grid) -> Grid:
     """The lowest level that is not below each value: a bound stays a bound."""
     return _CHANGE_VALUE[_CHANGE_INDEX[change]]
@@ -61,8 +68,7 @@ def decode_blocks(text: str, rows: int, columns: int) -> tuple[Grid, Grid, Grid]
         raise MessageError(f"metadata: {rows}x{columns} blocks are expected, got {len(text)} characters")
     if not text.isascii():
         raise MessageError("metadata: a character among the blocks stands for no levels")
-    symbols = np.frombuffer(text.encode("ascii"), np.uint8) - np.uint8(_FIRST)  # below '#' it wraps to a large number
-    if symbols.max() >= _SYMBOLS:
+    symbols = np.frombuffer(text.encode("ascii"), np.uint8).reshape(rows, columns)
+    if symbols.min() < _FIRST or symbols.max() >= _FIRST + _SYMBOLS:
         raise MessageError("metadata: a character among the blocks stands for no levels")
-    motion, change = np.divmod(symbols.reshape(rows, columns), np.uint8(len(CHANGE_LEVELS)))
-    return _CHANGE_VALUE[change], _MOTION_VALUE[motion], (motion == _INTRA).astype(np.uint8)
+    return _CHANGE_OF[symbols], _MOTION_OF[symbols], _INTRA_OF[symbols]

@@ -1,4 +1,4 @@
-"""codecflow.metadata: what the codec already knows about each coded picture, one JSON document a picture.
+"""codecflow.metadata: what the codec already knows about each coded picture, one JSON document per picture.
 
 Documents of an epoch come in decode order, as its packets do, so both topics are read as two ordered sequences. The last
 document of an epoch that ended in good order says so (`EndOfEpoch`).
@@ -8,17 +8,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated, Literal
+
+import msgspec
 
 from codecflow.errors import MessageError
 
-from ._wire import dump, field, load, stream_of
+from ._wire import REFUSALS, SCHEMA_VERSION, Version, refused, stream_of
 from .grids import Grid, decode_blocks, encode_blocks
+from .limits import MAX_GRID_SIDE, MAX_TIME_S, ClockMs, Codec, Count32, GridSide, Ratio, Seq, Stamp, fraction
 
 BLOCK = 16
 """Side of a block, in luma samples of the coded picture."""
 
 NO_BOUND = 255
 """Value of `change` that bounds nothing: the block may have changed by any amount."""
+
+MIN_INTERVAL, MAX_INTERVAL = Fraction(1, 1000), Fraction(60)
+"""Seconds from one signal picture to the next."""
+
+Tick = Annotated[int, msgspec.Meta(ge=0, le=1000 * MAX_TIME_S)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +43,8 @@ class Signal:
     columns) uint8 of 0 and 1, blocks that some inter picture among them has no vector for; there `motion` is 255. None as
     for motion.
 
+    `since`: tick of the signal picture that `change` is measured against; None where nothing came before.
+
     On the wire change and motion keep to the levels of grids.py, rounded up.
     """
 
@@ -42,6 +53,7 @@ class Signal:
     change: Grid
     motion: Grid | None
     intra: Grid | None
+    since: int | None = None
 
     @property
     def rows(self) -> int:
@@ -86,81 +98,124 @@ class EndOfEpoch:
     pictures: int
 
 
+class _Signal(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    tick: Tick
+    every: Ratio
+    grid: tuple[GridSide, GridSide]
+    blocks: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_GRID_SIDE**2)]
+    since: Tick | None = None
+    vectors: bool = False
+
+
+class _Picture(msgspec.Struct, frozen=True, omit_defaults=True):
+    v: Version
+    epoch: ClockMs
+    seq: Seq
+    pts: Stamp
+    start: Stamp
+    tb: Ratio
+    codec: Codec
+    type: Literal["I", "P", "B", "?"]
+    size: Count32
+    signal: _Signal | None = None
+
+
+class _End(msgspec.Struct, frozen=True, gc=False):
+    v: Version
+    epoch: ClockMs
+    end: Seq
+
+
+class _HasEnd(msgspec.Struct):
+    end: object = None
+
+
+_decode_picture = msgspec.json.Decoder(_Picture).decode
+_decode_end = msgspec.json.Decoder(_End).decode
+_decode_has_end = msgspec.json.Decoder(_HasEnd).decode
+_encode = msgspec.json.Encoder().encode
+
+
 def encode_metadata(message: PictureMetadata | EndOfEpoch) -> tuple[bytes, bytes]:
     """(key, value) of the record."""
     key = message.stream.encode()
     if isinstance(message, EndOfEpoch):
-        return key, dump({"epoch": message.epoch, "end": message.pictures})
-    document: dict[str, object] = {
-        "epoch": message.epoch,
-        "seq": message.seq,
-        "pts": message.pts,
-        "start": message.start_pts,
-        "tb": [message.time_base.numerator, message.time_base.denominator],
-        "codec": message.codec,
-        "type": message.picture_type,
-        "size": message.size,
-    }
-    if message.signal is not None:
-        document["signal"] = _signal_document(message.signal)
-    return key, dump(document)
+        return key, _encode(_End(SCHEMA_VERSION, message.epoch, message.pictures))
+    base, signal = message.time_base, message.signal
+    return key, _encode(
+        _Picture(
+            SCHEMA_VERSION,
+            message.epoch,
+            message.seq,
+            message.pts,
+            message.start_pts,
+            (base.numerator, base.denominator),
+            message.codec,  # type: ignore[arg-type]  # a reader checks it
+            message.picture_type,  # type: ignore[arg-type]
+            message.size,
+            None if signal is None else _document(signal),
+        )
+    )
 
 
 def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata | EndOfEpoch:
     """The document in a record. Raises MessageError on anything that is not of this contract."""
     what = "metadata"
     stream = stream_of(key, what)
-    document = load(value, what)
-    epoch = field(document, "epoch", int, what)
-    if "end" in document:
-        return EndOfEpoch(stream, epoch, field(document, "end", int, what))
-    signal = document.get("signal")
+    try:
+        one = _decode_picture(value or b"")
+    except REFUSALS as error:
+        return _end(stream, value or b"", error)
+    if abs(one.pts - one.start) * one.tb[0] > MAX_TIME_S * one.tb[1]:
+        raise MessageError(f"{what}: pts is more than {MAX_TIME_S} s away from start")
     return PictureMetadata(
-        stream=stream,
-        epoch=epoch,
-        seq=field(document, "seq", int, what),
-        pts=field(document, "pts", int, what),
-        start_pts=field(document, "start", int, what),
-        time_base=_fraction(field(document, "tb", list, what)),
-        codec=field(document, "codec", str, what),
-        picture_type=field(document, "type", str, what),
-        size=field(document, "size", int, what),
-        signal=None if signal is None else _signal(field(document, "signal", dict, what)),
+        stream,
+        one.epoch,
+        one.seq,
+        one.pts,
+        one.start,
+        fraction(*one.tb),
+        one.codec,
+        one.type,
+        one.size,
+        None if one.signal is None else _signal(one.signal),
     )
 
 
-def _signal_document(signal: Signal) -> dict[str, object]:
-    document: dict[str, object] = {
-        "tick": signal.tick,
-        "every": [signal.interval.numerator, signal.interval.denominator],
-        "grid": [signal.rows, signal.columns],
-    }
-    if signal.motion is not None:
-        document["vectors"] = True
-    document["blocks"] = encode_blocks(signal.change, signal.motion, signal.intra)
-    return document
+def _end(stream: str, value: bytes, error: Exception) -> EndOfEpoch:
+    """The end of an epoch, in what was refused as metadata of a picture with `error`."""
+    what = "metadata"
+    try:
+        if _decode_has_end(value).end is not None:
+            end = _decode_end(value)
+            return EndOfEpoch(stream, end.epoch, end.end)
+    except REFUSALS as other:
+        raise refused(value, what, other) from other
+    raise refused(value, what, error) from error
 
 
-def _signal(document: dict[str, object]) -> Signal:
+def _document(signal: Signal) -> _Signal:
+    return _Signal(
+        signal.tick,
+        (signal.interval.numerator, signal.interval.denominator),
+        (signal.rows, signal.columns),
+        encode_blocks(signal.change, signal.motion, signal.intra),
+        signal.since,
+        signal.motion is not None,
+    )
+
+
+def _signal(document: _Signal) -> Signal:
     what = "metadata: signal"
-    shape = field(document, "grid", list, what)
-    if len(shape) != 2 or not all(isinstance(n, int) and 0 < n <= 4096 for n in shape):
-        raise MessageError(f"{what}: grid must be [rows, columns], not {shape}")
-    rows, columns = shape
-
-    change, motion, intra = decode_blocks(field(document, "blocks", str, what), rows, columns)
-    vectors = "vectors" in document and field(document, "vectors", bool, what)
+    interval = fraction(*document.every)
+    if not MIN_INTERVAL <= interval <= MAX_INTERVAL:
+        raise MessageError(
+            f"{what}: every {float(interval):g} s; {float(MIN_INTERVAL):g} to {MAX_INTERVAL} s are allowed"
+        )
+    if document.since is not None and document.since >= document.tick:
+        raise MessageError(f"{what}: since {document.since} is not before tick {document.tick}")
+    change, motion, intra = decode_blocks(document.blocks, *document.grid)
+    vectors = document.vectors
     return Signal(
-        tick=field(document, "tick", int, what),
-        interval=_fraction(field(document, "every", list, what)),
-        change=change,
-        motion=motion if vectors else None,
-        intra=intra if vectors else None,
+        document.tick, interval, change, motion if vectors else None, intra if vectors else None, document.since
     )
-
-
-def _fraction(pair: list[object]) -> Fraction:
-    match pair:
-        case [int(numerator), int(denominator)] if numerator > 0 and denominator > 0:
-            return Fraction(numerator, denominator)
-    raise MessageError(f"metadata: [numerator, denominator] of positive integers is expected, not {pair}")

@@ -1,13 +1,28 @@
-"""codecflow.packets: one coded picture a record, untouched; everything else in headers."""
+"""codecflow.packets: one coded picture per record, untouched; what is known of it in the header `picture`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Annotated
+
+import msgspec
 
 from codecflow.errors import MessageError
 
-from ._wire import SCHEMA_VERSION, Headers, check_version, stream_of
+from ._wire import REFUSALS, SCHEMA_VERSION, Headers, Version, refused, stream_of
+from .limits import (
+    MAX_EXTRADATA,
+    MAX_PICTURE_HEADER,
+    ClockMs,
+    Codec,
+    Natural,
+    Ratio,
+    Seq,
+    Side,
+    Stamp,
+    fraction,
+)
 
 ANNEX_B_CODECS = frozenset({"h264", "hevc"})
 """Published as Annex B with parameter sets before every keyframe; all other codecs as demuxed, extradata in a header."""
@@ -19,7 +34,9 @@ class CodedPicture:
 
     `seq` counts the pictures of an epoch in decode order from 0; (stream, epoch, seq) is the join key with its metadata.
     `pts`, `dts`, `duration` are in units of `time_base` seconds. `discard`: to be decoded, since others refer to it, but
-    never shown (MP4 edit lists). `extradata` only on keyframes of codecs that are not Annex B.
+    never shown (MP4 edit lists). `extradata` only on keyframes of codecs that are not Annex B. `live`: it arrives in real
+    time, from a camera or a file played as one, so a reader that is behind may skip it. `orientation`: what a viewer must do
+    to the coded picture to show it upright, as in EXIF, 1 to 8. `disposable`: no other picture refers to it.
     """
 
     stream: str
@@ -37,95 +54,113 @@ class CodedPicture:
     height: int
     discard: bool = False
     extradata: bytes | None = None
+    live: bool = False
+    orientation: int = 1
+    disposable: bool = False
+
+
+class _Picture(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The header `picture`. Members that have their default value are left out."""
+
+    v: Version
+    epoch: ClockMs
+    seq: Seq
+    pts: Stamp
+    time_base: Ratio
+    captured_at_ms: ClockMs
+    codec: Codec
+    dts: Stamp | None = None
+    duration: Natural = 0
+    keyframe: bool = False
+    discard: bool = False
+    disposable: bool = False
+    live: bool = False
+    width: Side = 0
+    height: Side = 0
+    orientation: Annotated[int, msgspec.Meta(ge=1, le=8)] = 1
+
+
+_decode = msgspec.json.Decoder(_Picture).decode
+_encode = msgspec.json.Encoder().encode
 
 
 def encode_packet(picture: CodedPicture) -> tuple[bytes, bytes, Headers]:
     """(key, value, headers) of the record."""
-    text = {
-        "v": SCHEMA_VERSION,
-        "epoch": picture.epoch,
-        "seq": picture.seq,
-        "pts": picture.pts,
-        "dts": "" if picture.dts is None else picture.dts,
-        "duration": picture.duration,
-        "time_base": f"{picture.time_base.numerator}/{picture.time_base.denominator}",
-        "captured_at_ms": picture.captured_at_ms,
-        "codec": picture.codec,
-        "keyframe": int(picture.keyframe),
-        "discard": int(picture.discard),
-        "width": picture.width,
-        "height": picture.height,
-    }
-    headers: Headers = [(name, str(value).encode()) for name, value in text.items()]
+    base = picture.time_base
+    document = _Picture(
+        SCHEMA_VERSION,
+        picture.epoch,
+        picture.seq,
+        picture.pts,
+        (base.numerator, base.denominator),
+        picture.captured_at_ms,
+        picture.codec,  # type: ignore[arg-type]  # a reader checks it
+        picture.dts,
+        picture.duration,
+        picture.keyframe,
+        picture.discard,
+        picture.disposable,
+        picture.live,
+        picture.width,
+        picture.height,
+        picture.orientation,
+    )
+    headers: Headers = [("picture", _encode(document))]
     if picture.extradata is not None:
         headers.append(("extradata", picture.extradata))
     return picture.stream.encode(), picture.data, headers
 
 
 def decode_packet(key: bytes | None, value: bytes | None, headers: Headers | None) -> CodedPicture:
-    """The coded picture in a record. Raises MessageError on anything that is not of this contract."""
+    """The coded picture in a record. Other headers than its own are ignored. Raises MessageError."""
     what = "packet"
     stream = stream_of(key, what)
     if not value:
         raise MessageError(f"{what}: a picture as value is expected")
-    fields = dict(headers or [])
-    check_version(_natural(fields, "v"), what)
+    text, extradata = _own(headers or [])
+    try:
+        one = _decode(text)
+    except REFUSALS as error:
+        raise refused(text, f"{what}: header 'picture'", error) from error
     return CodedPicture(
-        stream=stream,
-        epoch=_natural(fields, "epoch"),
-        seq=_natural(fields, "seq"),
-        data=value,
-        codec=_text(fields, "codec"),
-        keyframe=_flag(fields, "keyframe"),
-        pts=_integer(fields, "pts"),
-        dts=_integer(fields, "dts") if _text(fields, "dts") else None,
-        duration=_natural(fields, "duration"),
-        time_base=_time_base(fields),
-        captured_at_ms=_natural(fields, "captured_at_ms"),
-        width=_natural(fields, "width"),
-        height=_natural(fields, "height"),
-        discard=_flag(fields, "discard"),
-        extradata=fields.get("extradata"),
+        stream,
+        one.epoch,
+        one.seq,
+        value,
+        one.codec,
+        one.keyframe,
+        one.pts,
+        one.dts,
+        one.duration,
+        fraction(*one.time_base),
+        one.captured_at_ms,
+        one.width,
+        one.height,
+        one.discard,
+        extradata,
+        one.live,
+        one.orientation,
+        one.disposable,
     )
 
 
-def _text(fields: dict[str, bytes], name: str) -> str:
-    try:
-        return fields[name].decode()
-    except KeyError as error:
-        raise MessageError(f"packet: header {name!r} is missing") from error
-    except (AttributeError, UnicodeDecodeError) as error:  # Kafka allows a header without a value
-        raise MessageError(f"packet: header {name!r} is no text") from error
-
-
-def _integer(fields: dict[str, bytes], name: str) -> int:
-    text = _text(fields, name)
-    try:
-        return int(text)
-    except ValueError as error:
-        raise MessageError(f"packet: header {name!r} must be an integer, not {text!r}"[:300]) from error
-
-
-def _natural(fields: dict[str, bytes], name: str) -> int:
-    number = _integer(fields, name)
-    if number < 0:
-        raise MessageError(f"packet: header {name!r} must not be negative, not {number}")
-    return number
-
-
-def _flag(fields: dict[str, bytes], name: str) -> bool:
-    text = _text(fields, name)
-    if text not in ("0", "1"):
-        raise MessageError(f"packet: header {name!r} must be 0 or 1, not {text!r}"[:300])
-    return text == "1"
-
-
-def _time_base(fields: dict[str, bytes]) -> Fraction:
-    text = _text(fields, "time_base")
-    try:
-        time_base = Fraction(text)
-    except (ValueError, ZeroDivisionError) as error:
-        raise MessageError(f"packet: header 'time_base' must be a fraction, not {text!r}"[:300]) from error
-    if time_base <= 0:
-        raise MessageError(f"packet: header 'time_base' must be positive, not {text!r}")
-    return time_base
+def _own(headers: Headers) -> tuple[bytes, bytes | None]:
+    """The values of the headers `picture` and `extradata`."""
+    picture: bytes | None = None
+    extradata: bytes | None = None
+    for name, value in headers:
+        if name == "picture":
+            if picture is not None:
+                raise MessageError("packet: header 'picture' occurs twice")
+            if not isinstance(value, bytes) or len(value) > MAX_PICTURE_HEADER:  # Kafka allows one without a value
+                raise MessageError(f"packet: header 'picture' must be a document of at most {MAX_PICTURE_HEADER} bytes")
+            picture = value
+        elif name == "extradata":
+            if extradata is not None:
+                raise MessageError("packet: header 'extradata' occurs twice")
+            if not isinstance(value, bytes) or len(value) > MAX_EXTRADATA:
+                raise MessageError(f"packet: header 'extradata' must be of at most {MAX_EXTRADATA} bytes")
+            extradata = value
+    if picture is None:
+        raise MessageError("packet: header 'picture' is missing")
+    return picture, extradata

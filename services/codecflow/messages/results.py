@@ -1,19 +1,39 @@
-"""codecflow.results: one JSON document a (window, question)."""
+"""codecflow.results: one JSON document per (window, question)."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated
 
-from ._wire import dump, field, load, numbers, stream_of
+import msgspec
+
+from ._wire import dump, load
+from .limits import (
+    CODE,
+    MAX_LABEL,
+    MAX_LINE,
+    MAX_PROMPT,
+    ClockMs,
+    Count32,
+    Line,
+    Name,
+    Natural,
+    Seconds,
+    Share,
+    one_line,
+)
+from .streams import QuestionType
+
+MAX_ANSWER = 65_536
+"""Characters of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
     """Sampled frames of the window: how many it should hold, and how many the worker had."""
 
-    expected: int
-    seen: int
+    expected: Count32
+    seen: Count32
 
     @property
     def missing(self) -> int:
@@ -25,10 +45,10 @@ class Tokens:
     """Visual tokens. Of this stride's new frames `kept` of `total` were encoded. Of the tokens in the window's KV cache
     when the answer was given, `refreshed` were computed for this window (new ones included), `reused` were not."""
 
-    kept: int
-    total: int
-    refreshed: int
-    reused: int
+    kept: Natural
+    total: Natural
+    refreshed: Natural
+    reused: Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +58,21 @@ class Flops:
     `full` is what keep `all` with refresh `all` would have executed for the same window and question.
     """
 
-    vit: int
-    llm: int
-    full: int
+    vit: Natural
+    llm: Natural
+    full: Natural
+
+
+@dataclass(frozen=True, slots=True)
+class ResultError:
+    """Why a question was not answered. `code` is a short word to count by; `text` one line for people, cut to 300
+    characters."""
+
+    code: Annotated[str, msgspec.Meta(pattern=CODE)]
+    text: Line
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "text", one_line(self.text, MAX_LINE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,77 +83,42 @@ class Result:
     newest frame's capture, `answered_at_ms` of the answer. `p_yes`: for yes-no questions, the probability of yes among
     yes and no. `label_probabilities`: for choice questions, by label. `seconds`: by stage. `restarted`: the window was
     rebuilt after a take-over, so under refresh `none` and `anchors` its KV lacks the context of frames evicted before.
-    `trained`: False where the checkpoint says that its weights are random.
+    `trained`: False where the checkpoint says that its weights are random. `error`: why there is no answer; `answer` is then
+    empty and there are no probabilities. `skipped`: windows left out right before this one, for the worker was behind.
     """
 
     stream: str
-    epoch: int
-    window: int
-    start_s: float
-    end_s: float
-    captured_at_ms: int
-    answered_at_ms: int
-    question: str
-    prompt: str
-    type: str
-    answer: str
-    p_yes: float | None
-    label_probabilities: dict[str, float] | None
+    epoch: ClockMs
+    window: Natural
+    start_s: Seconds
+    end_s: Seconds
+    captured_at_ms: ClockMs
+    answered_at_ms: ClockMs
+    question: Name
+    prompt: Annotated[str, msgspec.Meta(max_length=MAX_PROMPT)]
+    type: QuestionType
+    answer: Annotated[str, msgspec.Meta(max_length=MAX_ANSWER)]
+    p_yes: Share | None
+    label_probabilities: dict[Annotated[str, msgspec.Meta(max_length=MAX_LABEL)], Share] | None
     frames: Frames
     tokens: Tokens
     flops: Flops
-    seconds: dict[str, float]
-    keep: str
-    refresh: str
-    model: str
+    seconds: Annotated[dict[Name, Seconds], msgspec.Meta(max_length=64)]
+    keep: Name
+    refresh: Name
+    model: Line
     trained: bool
     restarted: bool = False
+    error: ResultError | None = None
+    skipped: Count32 = 0
 
 
 def encode_result(result: Result) -> tuple[bytes, bytes]:
     """(key, value) of the record."""
-    document = asdict(result)
-    stream = document.pop("stream")
-    document["frames"]["missing"] = result.frames.missing
-    for name in ("p_yes", "label_probabilities"):
-        if document[name] is None:
-            del document[name]
-    return stream.encode(), dump(document)
+    frames = {**msgspec.to_builtins(result.frames), "missing": result.frames.missing}
+    return result.stream.encode(), dump(result, frames=frames)
 
 
 def decode_result(key: bytes | None, value: bytes | None) -> Result:
     """The result in a record. Raises MessageError on anything that is not of this contract."""
-    what = "result"
-    stream = stream_of(key, what)
-    document = load(value, what)
-    frames, tokens, flops = (field(document, name, dict, what) for name in ("frames", "tokens", "flops"))
-
-    def integers(part: dict[str, Any], *names: str) -> list[int]:
-        return [field(part, name, int, what) for name in names]
-
-    return Result(
-        stream=stream,
-        epoch=field(document, "epoch", int, what),
-        window=field(document, "window", int, what),
-        start_s=field(document, "start_s", float, what),
-        end_s=field(document, "end_s", float, what),
-        captured_at_ms=field(document, "captured_at_ms", int, what),
-        answered_at_ms=field(document, "answered_at_ms", int, what),
-        question=field(document, "question", str, what),
-        prompt=field(document, "prompt", str, what),
-        type=field(document, "type", str, what),
-        answer=field(document, "answer", str, what),
-        p_yes=field(document, "p_yes", float, what) if "p_yes" in document else None,
-        label_probabilities=(
-            numbers(document, "label_probabilities", what) if "label_probabilities" in document else None
-        ),
-        frames=Frames(*integers(frames, "expected", "seen")),
-        tokens=Tokens(*integers(tokens, "kept", "total", "refreshed", "reused")),
-        flops=Flops(*integers(flops, "vit", "llm", "full")),
-        seconds=numbers(document, "seconds", what),
-        keep=field(document, "keep", str, what),
-        refresh=field(document, "refresh", str, what),
-        model=field(document, "model", str, what),
-        trained=field(document, "trained", bool, what),
-        restarted=field(document, "restarted", bool, what),
-    )
+    return load(Result, key, value, "result", p_yes=None, label_probabilities=None)

@@ -3,49 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
-from ._wire import dump, field, load, stream_of
+from ._wire import dump, load
+from .limits import MAX_INT32, ClockMs, Natural, Positive32
+
+
+@dataclass(frozen=True, slots=True)
+class WindowGrid:
+    """How windows lie on presentation time: each spans `window_slots` slots of 1/`fps` seconds and ends with one of the
+    strides of `stride_slots` that follow each other from the start of the epoch."""
+
+    fps: Fraction
+    window_slots: Positive32
+    stride_slots: Positive32
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fps <= MAX_INT32:
+            raise ValueError(f"{self.fps} frames/s: a positive number of 32 bits is expected")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
     """Where a worker that takes the stream over begins, and what it must not emit again.
 
-    `next_window`: index of the first window of `epoch` that has no result yet. `packets_offset`, `metadata_offset`: records
-    of the keyframe from which that window can be rebuilt. `ended`: the epoch is closed and answered; nothing is to rebuild.
+    `answered_until`: seconds of presentation time since the start of `epoch` up to which windows were emitted or left out:
+    the end of the newest one, under `plan`. `packets_offset`, `metadata_offset`: records of the keyframe from which the next
+    window can be rebuilt. `ended`: the epoch is closed and answered; nothing is to rebuild.
     """
 
     stream: str
-    epoch: int
-    next_window: int
-    packets_offset: int
-    metadata_offset: int
+    epoch: ClockMs
+    answered_until: Fraction
+    plan: WindowGrid
+    packets_offset: Natural
+    metadata_offset: Natural
     ended: bool = False
 
 
 def encode_state(state: StreamState) -> tuple[bytes, bytes]:
     """(key, value) of the record."""
-    return state.stream.encode(), dump(
-        {
-            "epoch": state.epoch,
-            "next_window": state.next_window,
-            "packets_offset": state.packets_offset,
-            "metadata_offset": state.metadata_offset,
-            "ended": state.ended,
-        }
-    )
+    return state.stream.encode(), dump(state)
 
 
 def decode_state(key: bytes | None, value: bytes | None) -> StreamState:
     """The state in a record. Raises MessageError on anything that is not of this contract."""
-    what = "state"
-    stream = stream_of(key, what)
-    document = load(value, what)
-    return StreamState(
-        stream=stream,
-        epoch=field(document, "epoch", int, what),
-        next_window=field(document, "next_window", int, what),
-        packets_offset=field(document, "packets_offset", int, what),
-        metadata_offset=field(document, "metadata_offset", int, what),
-        ended=field(document, "ended", bool, what),
-    )
+    return load(StreamState, key, value, "state")

@@ -1,26 +1,27 @@
-"""codecflow.streams: what is asked of a stream. Compacted: the newest value rules, applied at the next window."""
+"""codecflow.streams: the questions of a stream. Compacted: the newest value applies, from the next window on."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any, Literal, get_args
 
-from codecflow.errors import ConfigError, MessageError
+import msgspec
 
-from ._wire import dump, field, load, stream_of
+from codecflow.errors import ConfigError
+
+from ._wire import REFUSALS, Version, dump, is_stream_id, refused, stream_of
+from .limits import MAX_ANSWER_TOKENS, MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_PROMPT, MAX_QUESTIONS, one_line
 
 QuestionType = Literal["text", "yes-no", "choice"]
 QUESTION_TYPES: tuple[str, ...] = get_args(QuestionType)
 
-_STREAM_ID = re.compile(r"[A-Za-z0-9._:-]{1,200}")
-
 
 def check_stream_id(stream: str) -> str:
     """`stream` itself. Raises ConfigError when it is no stream id."""
-    if not _STREAM_ID.fullmatch(stream):
-        raise ConfigError(f"stream id {stream!r}: use 1 to 200 letters, digits, '.', '_', ':' or '-'")
+    if not is_stream_id(stream):
+        shown = one_line(stream, 60)
+        raise ConfigError(f"stream id {shown!r}: use 1 to 200 letters, digits, '.', '_', ':' or '-'")
     return stream
 
 
@@ -28,7 +29,8 @@ def check_stream_id(stream: str) -> str:
 class Question:
     """A prompt asked of every window of a stream.
 
-    `labels`: the answers to choose among (`choice` only). `max_tokens`: limit of a `text` answer.
+    `labels`: the answers to choose among (`choice` only). `max_tokens`: limit of a `text` answer. Raises ConfigError on
+    anything that could not be answered: blank or equal labels among it.
     """
 
     id: str
@@ -38,22 +40,58 @@ class Question:
     max_tokens: int = 32
 
     def __post_init__(self) -> None:
+        name = f"question {one_line(self.id, 60)!r}"
         if self.type not in QUESTION_TYPES:
-            raise ConfigError(f"question type {self.type!r}: use one of {', '.join(QUESTION_TYPES)}")
-        if not self.id or not self.prompt.strip():
-            raise ConfigError("a question needs an id and a prompt that is not empty")
+            raise ConfigError(f"{name}: type {one_line(self.type, 60)!r}; use one of {', '.join(QUESTION_TYPES)}")
+        if not self.id.strip() or not self.prompt.strip():
+            raise ConfigError("a question needs an id and a prompt that are not empty")
+        for what, text, most in (("id", self.id, MAX_NAME), ("prompt", self.prompt, MAX_PROMPT)):
+            _check_text(f"{name}: its {what}", text, most)
         if (self.type == "choice") != (len(self.labels) >= 2):
-            raise ConfigError(f"question {self.id!r}: two or more labels go with type choice, and only with it")
-        if not 1 <= self.max_tokens <= 1024:
-            raise ConfigError(f"question {self.id!r}: max_tokens {self.max_tokens} is not within 1 to 1024")
+            raise ConfigError(f"{name}: two or more labels go with type choice, and only with it")
+        if len(self.labels) > MAX_LABELS:
+            raise ConfigError(f"{name}: {len(self.labels)} labels; at most {MAX_LABELS} are allowed")
+        for label in self.labels:
+            if not label.strip():
+                raise ConfigError(f"{name}: a label is empty; give every label at least one character")
+            _check_text(f"{name}: a label", label, MAX_LABEL)
+        if len({label.strip() for label in self.labels}) != len(self.labels):
+            raise ConfigError(f"{name}: two labels are equal; each must occur once")
+        if not 1 <= self.max_tokens <= MAX_ANSWER_TOKENS:
+            raise ConfigError(f"{name}: max_tokens {self.max_tokens} is not within 1 to {MAX_ANSWER_TOKENS}")
 
 
 @dataclass(frozen=True, slots=True)
 class StreamDescription:
-    """The questions of one stream. An empty list asks nothing: the stream is followed but not answered."""
+    """The questions of one stream. Without any the stream is followed but not answered. Raises ConfigError on more than 64
+    questions, and on two of one id."""
 
     stream: str
     questions: tuple[Question, ...] = dataclass_field(default=())
+
+    def __post_init__(self) -> None:
+        if len(self.questions) > MAX_QUESTIONS:
+            raise ConfigError(
+                f"stream {self.stream}: {len(self.questions)} questions; at most {MAX_QUESTIONS} are allowed"
+            )
+        if len({question.id for question in self.questions}) != len(self.questions):
+            raise ConfigError(f"stream {self.stream}: two questions have one id")
+
+
+class _Question(msgspec.Struct):
+    id: str
+    prompt: str
+    type: QuestionType
+    labels: tuple[str, ...] = ()
+    max_tokens: int = 32
+
+
+class _Description(msgspec.Struct):
+    v: Version
+    questions: list[_Question]
+
+
+_decode = msgspec.json.Decoder(_Description).decode
 
 
 def encode_stream(description: StreamDescription) -> tuple[bytes, bytes]:
@@ -66,36 +104,25 @@ def encode_stream(description: StreamDescription) -> tuple[bytes, bytes]:
         if question.type == "text":
             document["max_tokens"] = question.max_tokens
         questions.append(document)
-    return description.stream.encode(), dump({"questions": questions})
+    return description.stream.encode(), dump(description, questions=questions)
 
 
 def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
-    """The description in a record; a tombstone (no value) asks nothing. Raises MessageError."""
+    """The description in a record; a tombstone (no value) has no questions. Raises MessageError."""
     what = "stream"
     stream = stream_of(key, what)
     if value is None:
         return StreamDescription(stream)
-    questions = []
-    for entry in field(load(value, what), "questions", list, what):
-        if not isinstance(entry, dict):
-            raise MessageError(f"{what}: a question must be an object, not {entry!r}"[:300])
-        try:
-            questions.append(
-                Question(
-                    id=field(entry, "id", str, what),
-                    prompt=field(entry, "prompt", str, what),
-                    type=field(entry, "type", str, what),  # type: ignore[arg-type]  # checked by Question itself
-                    labels=_labels(entry, what) if "labels" in entry else (),
-                    max_tokens=field(entry, "max_tokens", int, what) if "max_tokens" in entry else 32,
-                )
-            )
-        except ConfigError as error:
-            raise MessageError(f"{what}: {error}") from error
-    return StreamDescription(stream, tuple(questions))
+    try:
+        entries = _decode(value).questions
+        questions = (Question(one.id, one.prompt, one.type, one.labels, one.max_tokens) for one in entries)
+        return StreamDescription(stream, tuple(questions))
+    except (*REFUSALS, ConfigError) as error:
+        raise refused(value, what, error) from error
 
 
-def _labels(entry: dict[str, Any], what: str) -> tuple[str, ...]:
-    labels = field(entry, "labels", list, what)
-    if not all(isinstance(label, str) for label in labels):
-        raise MessageError(f"{what}: labels must be texts, not {labels!r}"[:300])
-    return tuple(labels)
+def _check_text(what: str, text: str, most: int) -> None:
+    if len(text) > most:
+        raise ConfigError(f"{what} has {len(text)} characters; at most {most} are allowed")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ConfigError(f"{what} is not valid UTF-8")

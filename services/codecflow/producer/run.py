@@ -124,6 +124,7 @@ class _Run:
     def _play(self, source: Source, publisher: EpochPublisher, epoch: int) -> None:
         """Every picture of the source, of a looped file again and again with times that go on, until its end or `stop`."""
         pacer = None if self._options.fast or source.live else Pacer(self._stop)
+        live = source.live or pacer is not None
         transcoder = self._options.transcode and Transcoder(self._options.transcode)
         seq, shift = 0, 0
         while True:
@@ -134,7 +135,7 @@ class _Run:
                         pacer.wait(picture)
                     if self._stop.requested:
                         return
-                    now = replace(picture, captured_at_ms=int(time.time() * 1000))
+                    now = replace(picture, captured_at_ms=int(time.time() * 1000), live=live)
                     for coded in transcoder.push(now) if transcoder else [now]:
                         publisher.push(coded)
                     self._report()

@@ -11,14 +11,23 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from codecflow.errors import MessageError
-from codecflow.kafka.partitions import partition_of
-from codecflow.messages import DeadLetter, Headers, StreamState, decode_metadata, decode_packet
+from codecflow.kafka.topics import partition_of
+from codecflow.messages import (
+    CodedPicture,
+    DeadLetter,
+    EndOfEpoch,
+    Headers,
+    PictureMetadata,
+    StreamState,
+    decode_metadata,
+    decode_packet,
+)
 
 from .feed import Offsets
 from .stream import Sampling, Stream
 from .turns import Limits, Reports, Turn
 
-T = TypeVar("T")
+T = TypeVar("T", CodedPicture, PictureMetadata | EndOfEpoch)
 
 PACKETS, METADATA = 0, 1
 """The two topics, as an index of `Offsets`."""
@@ -176,7 +185,7 @@ class Partition:
         except MessageError as error:
             self._dead(topic, key, offset, "unreadable", str(error))
             return None
-        return None if self._misplaced(topic, key, offset) else message
+        return None if self._misplaced(topic, message.stream, offset) else message
 
     def _follow(self, name: str) -> _Followed:
         followed = self._followed.get(name)
@@ -198,16 +207,16 @@ class Partition:
                 followed.told.add(line)
                 self._reports.say(line)
 
-    def _misplaced(self, topic: int, key: bytes | None, offset: int) -> bool:
+    def _misplaced(self, topic: int, stream: str, offset: int) -> bool:
         """Whether a record lies in a partition that is not its stream's: two workers would then answer the stream."""
-        home = partition_of((key or b"").decode(), self._topics[2])
+        home = partition_of(stream, self._topics[2])
         if home != self.number:
-            reason = f"this stream belongs into partition {home}: publish with partitioner murmur2"
-            self._dead(topic, key, offset, "misplaced", reason)
+            reason = f"wrong partition, expected {home}: publish with partitioner murmur2"
+            self._dead(topic, stream.encode(), offset, "misplaced", reason)
         return home != self.number
 
     def _dead(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
-        stream = (key or b"").decode(errors="replace")
+        stream = DeadLetter.key_text(key)
         self._reports.dead(DeadLetter(str(self._topics[topic]), self.number, offset, stream, code, reason))
 
 

@@ -1,4 +1,4 @@
-"""What is asked of each stream, as codecflow.streams says now."""
+"""The questions of each stream, as codecflow.streams says now."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Questions:
             try:
                 description = decode_stream(key, value)
             except MessageError as error:
-                stream = (key or b"").decode(errors="replace")
+                stream = DeadLetter.key_text(key)
                 partition, offset = record.partition() or 0, record.offset() or 0
                 self._dead(DeadLetter(self._topic, partition, offset, stream, "unreadable", str(error)))
                 continue

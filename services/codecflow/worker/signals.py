@@ -23,16 +23,12 @@ class SignalTrack:
             self._signals[signal.tick] = signal
 
     def take(self, tick: int) -> Signal | None:
-        """The signal since the frame that took before, up to and with `tick`; None where any of it may be missing.
-
-        A tick in whose time no picture was shown has no signal. It cannot be told from one that was lost, so a tick that is
-        missing means that nothing is known.
-        """
+        """The signal since the frame that took before, up to and with `tick`; None where any of it may be missing: each
+        signal must be measured against the one before it, and the first against that frame."""
         since, self._taken = self._taken, tick
-        ticks = sorted(t for t in self._signals if t <= tick)
-        signals = [self._signals.pop(t) for t in ticks]
-        if since is None or ticks != list(range(since + 1, tick + 1)):
+        signals = [self._signals.pop(t) for t in sorted(t for t in self._signals if t <= tick)]
+        if since is None or not signals or [s.since for s in signals] != [since, *(s.tick for s in signals[:-1])]:
             return None
-        if len({signal.change.shape for signal in signals}) > 1:
+        if signals[-1].tick != tick or len({signal.change.shape for signal in signals}) > 1:
             return None
         return reduce(merge_signals, signals)

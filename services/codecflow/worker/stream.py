@@ -80,6 +80,10 @@ class Stream:
         self._epoch: _Epoch | None = None
         self._seconds = {"decode": 0.0, "keep": 0.0}  # since the window before
 
+    @property
+    def plan(self) -> WindowPlan:
+        return self._sampling.plan
+
     def holds(self, state: StreamState | None, steps: int) -> tuple[int | None, int | None]:
         """The oldest packets and metadata record that a worker that takes over needs (None: it needs none) once `state` is
         what was emitted last and `steps` of `ready` are taken out."""
@@ -147,7 +151,7 @@ class Stream:
         resume = self._resume
         if resume is not None and resume.epoch == epoch:
             offsets = (resume.packets_offset, resume.metadata_offset)
-            self._epoch = _Epoch(WindowFeed(plan, memory_s, epoch, offsets, resume.next_window))
+            self._epoch = _Epoch(WindowFeed(plan, memory_s, epoch, offsets, plan.open_at(resume.answered_until)))
         else:
             self._epoch = _Epoch(WindowFeed(plan, memory_s, epoch, offsets))
             self.ready.append(Step(epoch, 0, offsets))  # from now on a worker that takes over begins here

@@ -55,7 +55,9 @@ class Turn:
                     break
                 window, epoch = step.window, step.epoch
             count, last = count + 1, step
-        state = StreamState(stream.name, last.epoch, last.next_window, *last.rewind, ended=last.ended)
+        plan = stream.plan
+        until = plan.time(last.next_window * plan.stride_slots)
+        state = StreamState(stream.name, last.epoch, until, plan.grid, *last.rewind, ended=last.ended)
         return Turn(stream, epoch, window, state, count)
 
 

@@ -12,6 +12,9 @@ from fractions import Fraction
 
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
+from codecflow.messages import WindowGrid
+
+_MOST_SLOTS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,18 @@ class WindowPlan:
                     f"{name} {value} s is no whole number of frames at {rate} frames/s: use a multiple of {1 / rate} s"
                 )
             slots.append(int(seconds * rate))
+            if slots[-1] > _MOST_SLOTS:
+                raise ConfigError(f"{name} {value} s holds {slots[-1]} frames; at most {_MOST_SLOTS} are allowed")
         return WindowPlan(slots[0], slots[1], rate)
+
+    @property
+    def grid(self) -> WindowGrid:
+        """As the wire has it."""
+        return WindowGrid(self.fps, self.window_slots, self.stride_slots)
+
+    def open_at(self, time: Fraction) -> int:
+        """The first window that ends after `time` seconds."""
+        return self.window_of(self.slot_at(time))
 
     def first(self, window: int) -> int:
         """First slot of a window."""
