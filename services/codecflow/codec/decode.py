@@ -10,13 +10,17 @@ import numpy.typing as npt
 from av.video.frame import VideoFrame
 
 from codecflow.messages import CodedPicture
+from codecflow.orientation import shown_size, upright
 
 from .pictures import DecodedPicture, PictureDecoder, luma
 
 
 @dataclass(frozen=True, slots=True)
 class ShownPicture:
-    """One shown picture of an epoch. Its samples are converted only when they are asked for."""
+    """One shown picture of an epoch. Its samples are converted only when they are asked for.
+
+    `width`, `height`: of the coded picture, as are the samples of `luma`. `size`: of the shown one, as is `rgb`.
+    """
 
     seq: int
     pts: int
@@ -31,13 +35,25 @@ class ShownPicture:
     def height(self) -> int:
         return int(self.frame.height)
 
+    @property
+    def orientation(self) -> int:
+        """What turns the coded picture into the shown one (EXIF, 1 to 8)."""
+        return self.picture.orientation
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture as it is shown: upright."""
+        return shown_size(self.width, self.height, self.orientation)
+
     def luma(self) -> npt.NDArray[np.uint8]:
-        """(height, width) uint8, read-only; bit for bit what the producer's signal was computed from."""
+        """(height, width) uint8 of the coded picture, read-only; bit for bit what
+        the producer's signal was computed from."""
         return luma(self.frame)
 
     def rgb(self) -> npt.NDArray[np.uint8]:
-        """(height, width, 3) uint8."""
-        return cast(npt.NDArray[np.uint8], self.frame.to_ndarray(format="rgb24"))
+        """(height, width, 3) uint8 of the shown picture, upright."""
+        coded = cast(npt.NDArray[np.uint8], self.frame.to_ndarray(format="rgb24"))
+        return np.ascontiguousarray(upright(coded, self.orientation))
 
 
 class Decoder:
