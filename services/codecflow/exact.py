@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from codecflow.errors import ConfigError
+
+_NUMBER = re.compile(r"\+?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,2})?|\+?\d{1,10}/\d{1,10}", re.IGNORECASE)
+"""Short enough to be computed: 1e2000000000 is a text of 12 characters, and a number that takes hours."""
+
+_MOST = 2**31 - 1
+"""Numerator and denominator, as the wire has them."""
 
 
 def positive(text: str | float | Fraction, name: str) -> Fraction:
     """The number that `text` is, exactly: 8, 0.5 and 1/3 all work. `name`: the option, as the error is to call it.
 
-    Raises ConfigError on anything else, zero and less among it.
+    Raises ConfigError on anything else: zero and less, and fractions whose parts take more than 31 bits.
     """
+    written = str(text)
     try:
-        value = Fraction(str(text))
-    except (ValueError, ZeroDivisionError):
+        value = Fraction(written) if _NUMBER.fullmatch(written.strip()) else Fraction(0)
+    except ZeroDivisionError:
         value = Fraction(0)
-    if value <= 0:
-        raise ConfigError(f"{name} {str(text)!r}: use a positive number, such as 2, 0.5 or 1/3")
+    if value <= 0 or max(value.numerator, value.denominator) > _MOST:
+        raise ConfigError(f"{name} {written[:60]!r}: use a positive number, such as 2, 0.5 or 1/3")
     return value

@@ -15,7 +15,7 @@ import av.error
 from av.packet import Packet
 
 from codecflow.errors import SourceError
-from codecflow.messages import ANNEX_B_CODECS, CodedPicture
+from codecflow.messages import ANNEX_B_CODECS, VIDEO_CODECS, CodedPicture
 
 from .annexb import AnnexB
 from .source_errors import source_error
@@ -58,6 +58,11 @@ class Source:
             self.close()
             raise SourceError(f"source {self.name}: no decoder for its video track; convert it to H.264", "codec")
         self.codec = context.codec.canonical_name
+        if self.codec not in VIDEO_CODECS:
+            self.close()
+            raise SourceError(
+                f"source {self.name}: codec {self.codec} cannot be published; convert it to H.264", "codec"
+            )
         self.width, self.height = context.width, context.height
         self.time_base: Fraction = self._track.time_base or Fraction(1, 90_000)
         track_s = (self._track.duration or 0) * self.time_base

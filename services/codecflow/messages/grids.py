@@ -37,11 +37,12 @@ _CHANGE_VALUE = np.array(CHANGE_LEVELS, np.uint8)
 _MOTION_VALUE = np.array((*MOTION_LEVELS, 255), np.uint8)
 
 
-# By character; what stands for no levels is refused before.
+# By character, as tables of bytes.translate; what stands for no levels is refused before.
 _LEVELS = np.clip(np.arange(256) - _FIRST, 0, _SYMBOLS - 1)
-_CHANGE_OF = _CHANGE_VALUE[_LEVELS % len(CHANGE_LEVELS)]
-_MOTION_OF = _MOTION_VALUE[_LEVELS // len(CHANGE_LEVELS)]
-_INTRA_OF = (_LEVELS // len(CHANGE_LEVELS) == _INTRA).astype(np.uint8)
+_CHANGE_OF = _CHANGE_VALUE[_LEVELS % len(CHANGE_LEVELS)].tobytes()
+_MOTION_OF = _MOTION_VALUE[_LEVELS // len(CHANGE_LEVELS)].tobytes()
+_INTRA_OF = (_LEVELS // len(CHANGE_LEVELS) == _INTRA).astype(np.uint8).tobytes()
+_CHARACTERS = bytes(range(_FIRST, _FIRST + _SYMBOLS))
 
 
 def round_change(change: Grid) -> Grid:
@@ -63,12 +64,15 @@ def encode_blocks(change: Grid, motion: Grid | None, intra: Grid | None) -> str:
 
 
 def decode_blocks(text: str, rows: int, columns: int) -> tuple[Grid, Grid, Grid]:
-    """(change, motion, intra), each (rows, columns). Raises MessageError when the text does not hold exactly that."""
+    """(change, motion, intra), each (rows, columns) and read-only. Raises MessageError when the text does not hold exactly
+    that."""
     if len(text) != rows * columns:
         raise MessageError(f"metadata: {rows}x{columns} blocks are expected, got {len(text)} characters")
-    if not text.isascii():
+    symbols = text.encode()
+    if symbols.translate(None, _CHARACTERS):
         raise MessageError("metadata: a character among the blocks stands for no levels")
-    symbols = np.frombuffer(text.encode("ascii"), np.uint8).reshape(rows, columns)
-    if symbols.min() < _FIRST or symbols.max() >= _FIRST + _SYMBOLS:
-        raise MessageError("metadata: a character among the blocks stands for no levels")
-    return _CHANGE_OF[symbols], _MOTION_OF[symbols], _INTRA_OF[symbols]
+    change, motion, intra = (
+        np.frombuffer(symbols.translate(table), np.uint8).reshape(rows, columns)
+        for table in (_CHANGE_OF, _MOTION_OF, _INTRA_OF)
+    )
+    return change, motion, intra

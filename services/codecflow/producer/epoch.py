@@ -7,9 +7,11 @@ from fractions import Fraction
 from typing import Protocol
 
 from codecflow.codec.signal import SignalExtractor
+from codecflow.errors import SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import (
+    MAX_SIDE,
     CodedPicture,
     EndOfEpoch,
     PictureMetadata,
@@ -19,8 +21,9 @@ from codecflow.messages import (
 
 from .summary import TOO_LARGE, Summary
 
-_RECORD_OVERHEAD = 256
-"""Bytes that Kafka adds to a record at most: batch header (61), lengths, and room for its own fields (message format v2)."""
+_RECORD_OVERHEAD = 256 + 512
+"""Bytes of a record beside key, value and extradata, at most: Kafka's batch header (61), lengths and fields (message format
+v2), and the header with what is known of the picture (less than 400 bytes, whatever the numbers)."""
 
 
 class Sender(Protocol):
@@ -73,6 +76,12 @@ class EpochPublisher:
             return
         self._pending[picture.seq] = picture
         complete = self._extractor.push(picture)
+        if max(self._extractor.width, self._extractor.height) > MAX_SIDE:
+            raise SourceError(
+                f"stream {self._stream}: pictures of {self._extractor.width}x{self._extractor.height}; at most "
+                f"{MAX_SIDE}x{MAX_SIDE} can be published: let the camera send smaller ones, or scale the file down",
+                "codec",
+            )
         if picture.seq in self._pending and self._extractor.width:
             # The decoder knows the size of this very picture; the container may know only that of its first.
             self._pending[picture.seq] = replace(picture, width=self._extractor.width, height=self._extractor.height)
@@ -115,5 +124,5 @@ class EpochPublisher:
         summary.seconds = max(summary.seconds, self._before_s + metadata.time_s)
 
     def _record_bytes(self, picture: CodedPicture) -> int:
-        key, value, headers = encode_packet(picture)
-        return len(key) + len(value) + sum(len(name) + len(text) + 4 for name, text in headers) + _RECORD_OVERHEAD
+        """What its record takes at most; it is encoded only once its size in samples is known."""
+        return len(picture.stream) + len(picture.data) + len(picture.extradata or b"") + _RECORD_OVERHEAD

@@ -8,6 +8,7 @@ from fractions import Fraction
 from codecflow.codec.signal import DEFAULT_INTERVAL
 from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError
+from codecflow.messages import MAX_INTERVAL, MIN_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,10 @@ class ProduceOptions:
     timeout_s: float = 10.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.signal_interval <= 60:
-            raise ConfigError(f"signal interval {float(self.signal_interval):g} s: use more than 0 and at most 60 s")
+        if not MIN_INTERVAL <= self.signal_interval <= MAX_INTERVAL:
+            raise ConfigError(
+                f"signal interval {float(self.signal_interval):g} s: use {float(MIN_INTERVAL):g} to {MAX_INTERVAL} s"
+            )
         if self.transcode and (self.signal_interval * self.transcode.fps).denominator != 1:
             raise ConfigError(
                 f"signal interval {float(self.signal_interval):g} s: at {float(self.transcode.fps):g} re-encoded pictures/s "

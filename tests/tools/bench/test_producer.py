@@ -24,6 +24,8 @@ def test_the_signal_is_little_beside_decoding_and_metadata_beside_the_pictures(
     assert figures["ratio"] == pytest.approx(figures["signal_per_s"] / figures["decode_per_s"], rel=0.01)
     assert figures["ratio"] > 0.45
     assert 0.03 < figures["metadata_share"] < figures["metadata_share_real_time"] <= 0.08
+    assert figures["wire_encode_us"] > 0
+    assert figures["wire_decode_us"] > 0
     assert "decode and signal" in "\n".join(table)
 
 

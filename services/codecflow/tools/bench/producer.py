@@ -1,7 +1,9 @@
-"""What the producer costs: pictures/s/core with the codec signal against a bare decode, and bytes of metadata."""
+"""What the producer costs: pictures/s/core with the codec signal against a bare decode, bytes of metadata, and what the two
+records of a picture take to write and read."""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +20,14 @@ from codecflow.errors import ConfigError, SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import CodedPicture, PictureMetadata, encode_metadata
+from codecflow.messages import (
+    CodedPicture,
+    PictureMetadata,
+    decode_metadata,
+    decode_packet,
+    encode_metadata,
+    encode_packet,
+)
 from codecflow.producer.run import METADATA_LINGER_MS, METADATA_PROPERTIES
 from codecflow.producer.wire_bytes import WireBytes
 from codecflow.tools.report.table import print_json, print_table
@@ -50,13 +59,16 @@ def run(clip: Path, repeats: int = 5, seconds: float | None = None) -> None:
     rates = {name: len(pictures) / median(times) for name, times in spent.items()}
     coded = sum(len(picture.data) for picture in pictures)
     shares = {pace: _metadata_bytes(documents, pace == "in real time") / coded for pace in ("--fast", "in real time")}
+    wire = _wire_us(pictures, documents)
     bare = rates["bare decode"]
     print_table(
         f"{clip.name}: {len(pictures)} pictures of {width}x{height}, {pictures[0].codec}",
         ["", "pictures/s/core", "of bare decode"],
         [(name, f"{rate:.0f}", f"{rate / bare:.2f}") for name, rate in rates.items()],
         note="Metadata, batched and compressed as it is published, of the pictures' bytes: "
-        + ", ".join(f"{100 * share:.2f} % {pace}" for pace, share in shares.items()),
+        + ", ".join(f"{100 * share:.2f} % {pace}" for pace, share in shares.items())
+        + ". On the wire, per picture with its metadata, median: "
+        + ", ".join(f"{us:.1f} us to {step}" for step, us in wire.items()),
     )
     print_json(
         {
@@ -65,6 +77,8 @@ def run(clip: Path, repeats: int = 5, seconds: float | None = None) -> None:
             "ratio": round(rates["decode and signal"] / bare, 3),
             "metadata_share": round(shares["--fast"], 4),
             "metadata_share_real_time": round(shares["in real time"], 4),
+            "wire_encode_us": round(wire["encode"], 1),
+            "wire_decode_us": round(wire["decode"], 1),
         }
     )
 
@@ -104,6 +118,31 @@ def _signal(pictures: Sequence[CodedPicture]) -> list[PictureMetadata]:
     extractor = SignalExtractor()
     documents = [document for picture in pictures for document in extractor.push(picture)]
     return documents + extractor.flush()
+
+
+def _wire_us(pictures: Sequence[CodedPicture], documents: Sequence[PictureMetadata]) -> dict[str, float]:
+    """Microseconds to encode and to decode the two records of a picture: the median over the pictures, of each the best of
+    five, so that other programs of this machine are left out."""
+    by_seq = {document.seq: document for document in documents}
+    pairs = [(picture, by_seq[picture.seq]) for picture in pictures if picture.seq in by_seq]
+    records = [(encode_packet(picture), encode_metadata(document)) for picture, document in pairs]
+    encode = [
+        _best_us(lambda picture, document: (encode_packet(picture), encode_metadata(document)), pair) for pair in pairs
+    ]
+    decode = [
+        _best_us(lambda packet, document: (decode_packet(*packet), decode_metadata(*document)), pair)
+        for pair in records
+    ]
+    return {"encode": median(encode), "decode": median(decode)}
+
+
+def _best_us(work: Callable[[Any, Any], object], pair: tuple[Any, Any], times: int = 5) -> float:
+    best = math.inf
+    for _ in range(times):
+        began = time.perf_counter()
+        work(*pair)
+        best = min(best, time.perf_counter() - began)
+    return best * 1e6
 
 
 def _metadata_bytes(documents: Sequence[PictureMetadata], real_time: bool) -> int:
