@@ -11,12 +11,16 @@ import math
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from codecflow.grid import TokenGrid
 from codecflow.messages import BLOCK
 
 CELLS = 4
 """Cells along each axis of a footprint, about."""
+
+_CACHED = 1 << 18
+"""Bytes of patches that are compared at a time, so that they stay in a core's cache."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -60,8 +64,14 @@ class Footprints:
         x0, y0, x1, y1 = boxes.T
         self.areas = (x1 - x0) * (y1 - y0)
         self.cell = cell_side(x1 - x0), cell_side(y1 - y0)
-        x_edges, y_edges = _cell_edges(x0, x1, self.cell[0]), _cell_edges(y0, y1, self.cell[1])
+        x_edges, self._left = _cell_edges(x0, x1, self.cell[0], grid.width)
+        y_edges, self._top = _cell_edges(y0, y1, self.cell[1], grid.height)
         self.cell_shape = y_edges.shape[1] - 1, x_edges.shape[1] - 1
+        height, width = self.cell_shape[0] * self.cell[1], self.cell_shape[1] * self.cell[0]
+        self._patch = height, width
+        self._within_rows = _within(self._top, y0, y1, height)
+        self._within_columns = _within(self._left, x0, x1, width)
+        self._beyond = max(0, int(self._left.max()) + width - grid.width)
         cell_boxes = np.broadcast_arrays(
             x_edges[:, None, :-1], y_edges[:, :-1, None], x_edges[:, None, 1:], y_edges[:, 1:, None]
         )
@@ -73,22 +83,31 @@ class Footprints:
         footprint. luma: (height, width) uint8 of the coded picture."""
         if luma.shape != (self.grid.height, self.grid.width):
             raise ValueError(f"luma of {luma.shape[::-1]} does not fit a grid over {self.grid.width, self.grid.height}")
-        (rows, columns), (cell_width, cell_height) = self.cell_shape, self.cell
-        patches = np.zeros((len(tokens), rows * cell_height, columns * cell_width), np.uint8)
-        # A copy a token is quicker than one gather by index: rows of a footprint are long enough to be moved as they are.
-        for patch, (x0, y0, x1, y1) in zip(patches, self.grid.boxes[tokens].tolist(), strict=True):
-            x, y = x0 % cell_width, y0 % cell_height
-            patch[y : y + y1 - y0, x : x + x1 - x0] = luma[y0:y1, x0:x1]
+        height, width = self._patch
+        if self._beyond:  # the picture ends within a cell
+            luma = np.pad(luma, ((0, 0), (0, self._beyond)))
+        # One gather of rows, without the interpreter's lock. Rows below the picture are not within a footprint.
+        rows = np.minimum(self._top[tokens, None] + np.arange(height), self.grid.height - 1)
+        patches = np.asarray(sliding_window_view(luma, width, axis=1)[rows, self._left[tokens, None]])
+        for within in (self._within_rows[tokens][:, :, None], self._within_columns[tokens][:, None, :]):
+            if not within.all():
+                patches &= within
         return patches
 
     def cell_differences(self, now: npt.NDArray[np.uint8], then: npt.NDArray[np.uint8]) -> Ints:
         """(n, *cell_shape) int64 sums of |now - then| over the cells of two (n, height, width) sets of patches."""
-        difference = np.maximum(now, then) - np.minimum(now, then)
         (rows, columns), (cell_width, cell_height) = self.cell_shape, self.cell
-        # Sums along rows as a matrix product: every sum is far below 2**24, so float32 holds it exactly.
-        members = np.kron(np.eye(columns, dtype=np.float32), np.ones((cell_width, 1), np.float32))
-        sums = difference.reshape(-1, columns * cell_width).astype(np.float32) @ members
-        return np.asarray(sums.reshape(len(now), rows, cell_height, columns).sum(2, dtype=np.float64), np.int64)
+        # Rows of a cell first, in the smallest type that holds their sum: most of the time goes into moving memory.
+        small = np.uint16 if 255 * cell_height < 1 << 16 else np.uint32
+        sums = np.empty((len(now), rows, columns), np.int64)
+        step = max(1, _CACHED // (self._patch[0] * self._patch[1]))
+        for start in range(0, len(now), step):
+            part = slice(start, start + step)
+            difference = np.maximum(now[part], then[part])
+            difference -= np.minimum(now[part], then[part])
+            of_rows = difference.reshape(-1, rows, cell_height, columns * cell_width).sum(2, dtype=small)
+            of_rows.reshape(-1, rows, columns, cell_width).sum(3, dtype=np.int64, out=sums[part])
+        return sums
 
 
 def cell_side(lengths: Ints) -> int:
@@ -98,13 +117,21 @@ def cell_side(lengths: Ints) -> int:
     return below if wanted - below <= 2 * below - wanted else 2 * below
 
 
-def _cell_edges(starts: Ints, ends: Ints, side: int) -> Ints:
-    """(tokens, cells + 1) edges of the cells that each stretch [start, end) touches, cut to it; empty beyond its end."""
+def _cell_edges(starts: Ints, ends: Ints, side: int, length: int) -> tuple[Ints, Ints]:
+    """The cells that each stretch [start, end) touches: their (tokens, cells + 1) edges, cut to it, and where the first
+    begins. As many for all: those that a stretch lacks are empty, behind it or, at the end of the picture, before it."""
     first = starts // side
     count = int((-(-ends // side) - first).max())
+    first = np.minimum(first, max(0, -(-length // side) - count))
     edges = (first[:, None] + np.arange(count + 1)) * side
     cut: Ints = np.clip(edges, starts[:, None], ends[:, None])
-    return cut
+    return cut, first * side
+
+
+def _within(origins: Ints, starts: Ints, ends: Ints, length: int) -> npt.NDArray[np.uint8]:
+    """(tokens, length) uint8: 255 where the place at origin + index is within [start, end), else 0."""
+    places = origins[:, None] + np.arange(length)
+    return np.where((places >= starts[:, None]) & (places < ends[:, None]), np.uint8(255), np.uint8(0))
 
 
 def _block_lengths(length: int) -> Ints:
