@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from codecflow import subscriber
 from codecflow.kafka.settings import DEFAULT_TOPIC_PREFIX, KafkaSettings
@@ -22,6 +22,7 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.messages import StreamDescription
 
 if TYPE_CHECKING:
+    from codecflow.codec.opening import RtspTransport
     from codecflow.producer.summary import Summary
 
 
@@ -34,6 +35,10 @@ def publish(
     signal_interval_s: float | Fraction | None = None,
     transcode: str | None = None,
     timeout_s: float = 10.0,
+    track: int | None = None,
+    rtsp_transport: str = "auto",
+    tls_ca: Path | None = None,
+    insecure: bool = False,
     stop: GracefulStop | None = None,
     progress: Callable[[Summary], None] = lambda summary: None,
     notice: Callable[[str], None] = lambda line: None,
@@ -46,11 +51,14 @@ def publish(
     `fast`: a file as fast as the brokers take it, not in real time. `loop`: a file again and again. `signal_interval_s`:
     seconds of presentation time between two signal pictures, half a second unless given. `transcode`: encode again at the
     sampling rate, as in "fps=2,gop=16"; otherwise pictures are published untouched. `timeout_s`: a camera that is silent
-    for so many seconds is opened again. `stop`: another thread ends it in good order with `stop.request()`. `progress` is
-    called about twice a second, `notice` with a line for people when a camera is lost and found. Kafka as in `subscribe`.
+    for so many seconds is opened again. `track`: which of several video tracks, counted from 1. `rtsp_transport`: tcp, udp
+    or auto. `tls_ca`: file of the certificates (PEM) to trust instead of the system's; `insecure`: check none. `stop`:
+    another thread ends it cleanly with `stop.request()`. `progress` is called about twice a second, `notice` with a line
+    for people, such as when a camera is lost and found. Kafka as in `subscribe`.
 
     Raises SourceError, KafkaError or ConfigError (codecflow.errors), whose text is one line.
     """
+    from codecflow.codec.opening import SourceOptions
     from codecflow.codec.transcode import Transcode
     from codecflow.producer.options import ProduceOptions
     from codecflow.producer.run import produce
@@ -60,7 +68,9 @@ def publish(
         loop=loop,
         interval=None if signal_interval_s is None else Fraction(signal_interval_s).limit_denominator(1000),
         transcode=None if transcode is None else Transcode.parse(transcode),
-        timeout_s=timeout_s,
+        source=SourceOptions(
+            timeout_s, track, cast("RtspTransport", rtsp_transport), tls_ca, insecure, piped_live=not fast
+        ),
     )
     settings = _settings(bootstrap_servers, topic_prefix, properties)
     return produce(settings, str(source), stream, options, stop, progress, notice)

@@ -22,7 +22,8 @@ class ConfigError(CodecFlowError):
 class SourceError(CodecFlowError):
     """A camera or file that cannot be read, or not any further.
 
-    `code` is a word to count by: missing, codec, auth, tls, timeout or gone.
+    `code` is a word to count by: missing, read (no permission, a bad disk), codec, protocol, transport (RTSP over TCP or
+    UDP), dns, refused, unreachable, auth, tls, timeout or gone.
     """
 
     exit_code = 3

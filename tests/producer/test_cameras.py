@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from codecflow.codec.opening import SourceOptions
 from codecflow.errors import SourceError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
@@ -42,7 +43,7 @@ def test_a_lost_camera_is_found_again_in_a_new_epoch(
             kafka_settings,
             f"http://admin:{PASSWORD}@{address}/live",
             "gate",
-            ProduceOptions(timeout_s=0.5),
+            ProduceOptions(source=SourceOptions(timeout_s=0.5)),
             stop,
             notice=notice,
         )
@@ -58,7 +59,7 @@ def test_a_lost_camera_is_found_again_in_a_new_epoch(
     assert [end.epoch for end in topics.ends] == [epochs[1]], "only the stop ended an epoch in good order"
     assert ["gone" in line for line in lines[:2]] == [True, True]
     assert "timeout" in lines[2]
-    assert "found again" in lines[3]
+    assert "reconnected" in lines[3]
     assert not any(PASSWORD in line for line in [*lines, summary.source, str(summary)])
 
 

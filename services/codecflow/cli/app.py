@@ -6,9 +6,11 @@ import importlib
 import logging
 import os
 import sys
+from typing import Any, NoReturn
 
 import typer
 
+from codecflow.codec.addresses import one_line, redact
 from codecflow.errors import CodecFlowError, ConfigError
 
 # Each has `register(app)`. They import torch, transformers and av inside their commands only: --help stays quick.
@@ -43,16 +45,47 @@ def build() -> typer.Typer:
 
 
 def main() -> None:
-    """Run a command. Expected failures are one line on stderr and the error's own exit code; Ctrl-C is 130."""
+    """Run a command. Expected failures are one line on stderr and the error's own exit code; Ctrl-C is 130.
+
+    No line shows the user, password or parameters of an address, whichever command it was given to.
+    """
     try:
         _log_to_stderr(os.environ.get("CODECFLOW_LOG", "warning"))
-        build()(prog_name="codecflow")
+        status = build()(prog_name="codecflow", standalone_mode=False)
     except CodecFlowError as error:
-        line = " ".join(str(error).split())
-        print(f"codecflow: {line}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
     except KeyboardInterrupt:  # before or after the command itself, which typer ends with the same status
         sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # what typer's usage errors have, whose class depends on its version
+            raise
+        _usage(error)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _usage(error: Any) -> NoReturn:
+    """What was wrong with the command line."""
+    told = error.format_message()
+    if "help" in type(error).__name__.lower():  # a command without arguments: its help is the message
+        error.show()
+        sys.exit(error.exit_code)
+    file = next(
+        (word for word in sys.argv[1:] if word.startswith("-") and len(word) > 2 and os.path.exists(word)), None
+    )
+    if file is not None:
+        told += f" For the file of this name write ./{file}"
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "codecflow"
+    _fail(f"{told.rstrip('.')}; see {command} --help", error.exit_code)
+
+
+def _fail(text: str, status: int) -> NoReturn:
+    print(f"codecflow: {one_line(' '.join(redact(text, sys.argv[1:]).split()))}", file=sys.stderr)
+    sys.exit(status)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record), sys.argv[1:])
 
 
 def _log_to_stderr(level: str) -> None:
@@ -64,7 +97,7 @@ def _log_to_stderr(level: str) -> None:
         # Read when the hub's client is imported: each retry would be a line, before ours that says what is wrong.
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("codecflow")
     logger.addHandler(handler)
     logger.setLevel(name)

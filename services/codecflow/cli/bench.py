@@ -9,6 +9,8 @@ import typer
 
 from codecflow.tools.bench.window_cost import POLICIES
 
+from .options import video_file
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
@@ -21,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 
 def policies(
-    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Video files, any codec.")],
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)],
     *,
     fps: Annotated[str, typer.Option(help="Sampled frames a second; 2, 0.5 and 1/3 all work.")] = "2",
     size: Annotated[int, typer.Option(min=1, help="Side of the model's square input, in pixels.")] = 448,
@@ -49,7 +51,7 @@ def policies(
 
 
 def producer(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video file, any codec.")],
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video file, any codec.", parser=video_file)],
     *,
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs; medians are reported.")] = 5,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of the clip.")] = None,
@@ -61,7 +63,9 @@ def producer(
 
 
 def window(
-    clips: Annotated[list[Path] | None, typer.Argument(metavar="CLIP...", help="Video files, any codec.")] = None,
+    clips: Annotated[
+        list[Path] | None, typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)
+    ] = None,
     *,
     shape: Annotated[
         str, typer.Option(help="Sizes of the model, with random weights; --shape help lists them.")

@@ -10,6 +10,8 @@ import typer
 
 from codecflow.errors import ConfigError
 
+from .options import video_file
+
 WINDOW_S, STRIDE_S = 40, 8
 TINY_STRIDE_S = 2
 """With codecflow-tiny, which answers about the newest 2 s of its window: so an answer every 2 s shows people come and go."""
@@ -21,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     source: Annotated[
-        Path | None, typer.Argument(help="Any video file; without one, the clip that comes with the source code.")
+        Path | None,
+        typer.Argument(
+            metavar="[SOURCE]",
+            help="Any video file; without one, the clip that comes with the source code.",
+            parser=video_file,
+        ),
     ] = None,
     *,
     model: Annotated[
@@ -49,7 +56,6 @@ def demo(
     """
     import orjson
 
-    from codecflow.codec.urls import is_url
     from codecflow.exact import positive
     from codecflow.tools.demo.display import Display
     from codecflow.tools.demo.run import DemoOptions, run
@@ -60,8 +66,6 @@ def demo(
         source = Path(__file__).parents[3] / "tests" / "data" / "intel_one-by-one-person-detection.mp4"
         if not source.is_file():
             raise ConfigError("demo: no clip comes with this installation; give a video file: codecflow demo any.mp4")
-    elif is_url(str(source)):
-        raise ConfigError("demo: it plays video files; for a camera see codecflow produce --help")
     # Ended by an orchestrator or a closed terminal as by Ctrl-C: what was started is stopped on the way out.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from .options import video_file
+
 
 def register(app: typer.Typer) -> None:
     app.command("explain")(explain)
 
 
 def explain(
-    clip: Annotated[Path, typer.Argument(help="Video file, any codec.")],
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="Video file, any codec.", parser=video_file)],
     *,
     out: Annotated[Path, typer.Option(help="Folder for the pictures; made if it is not there.")],
     fps: Annotated[str, typer.Option(help="Sampled frames a second; 2, 0.5 and 1/3 all work.")] = "2",

@@ -55,6 +55,18 @@ KafkaConfig = Annotated[
     ),
 ]
 
+
+def video_file(text: str) -> Path:
+    """For commands that take recordings: the path of a file. Raises ConfigError for a camera's address or a pipe."""
+    from codecflow.codec.addresses import is_address, shown
+
+    if text == "-" or is_address(text):
+        raise ConfigError(
+            f"{shown(text)}: this command takes video files; a camera or a pipe is published with codecflow produce"
+        )
+    return Path(text)
+
+
 DEFAULT_PREFIX = DEFAULT_TOPIC_PREFIX
 
 

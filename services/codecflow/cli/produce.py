@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,8 +23,9 @@ def produce(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="A video file, a camera's address (rtsp://...), or @FILE whose first line is one of these: so that a "
-            "password is on no command line.",
+            help="A video file, a camera's address (rtsp://..., http://..., udp://...), - for standard input, or @FILE "
+            "whose first line is one of these, so that a password is on no command line. A file whose name begins with a "
+            "dash: ./-name.",
         ),
     ],
     *,
@@ -49,8 +51,32 @@ def produce(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="A camera that is silent for so long is opened again.")
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Reconnect to a camera that is silent for so long.")
     ] = 10.0,
+    track: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Which of several video tracks, counted from 1.  [default: the first]",
+            show_default=False,
+        ),
+    ] = None,
+    rtsp_transport: Annotated[
+        str, typer.Option(metavar="tcp|udp|auto", help="How an RTSP camera sends; auto: by TCP, or else by UDP.")
+    ] = "auto",
+    tls_ca: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Certificates (PEM) to trust for https and rtsps instead of the system's: the camera's own, or its "
+            "authority's.",
+            show_default=False,
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Do not check certificates: the password may go to an impostor.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="End with the summary as one JSON line.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
@@ -61,8 +87,8 @@ def produce(
 
     Ctrl-C or SIGTERM ends the stream in good order; a second one quits.
     """
+    from codecflow.codec.opening import SourceOptions
     from codecflow.codec.transcode import Transcode
-    from codecflow.codec.urls import is_live
     from codecflow.exact import positive
     from codecflow.lifecycle import GracefulStop
     from codecflow.producer.options import ProduceOptions
@@ -75,21 +101,26 @@ def produce(
         loop=loop,
         interval=None if signal_interval is None else positive(signal_interval, "--signal-interval"),
         transcode=Transcode.parse(transcode) if transcode else None,
-        timeout_s=timeout,
+        source=SourceOptions(
+            timeout_s=timeout,
+            track=track,
+            rtsp_transport=rtsp_transport,  # type: ignore[arg-type]  # checked there
+            tls_ca=tls_ca,
+            insecure=insecure,
+            piped_live=not fast,
+        ),
     )
     with GracefulStop() as stop, StatusLine("opening the source", every_s=10.0) as status:
         summary = run(settings, source, stream, options, stop, status.show, status.notice)
     typer.echo(summary.line(), err=as_json)
     if as_json:
         _print_json(summary)
-    if summary.lost and not is_live(source):
+    if summary.lost and not summary.live:
         _tell_loss(summary, settings.topics.packets)
 
 
 def _named_in_file(source: str) -> str:
     """`source` itself, or for @FILE what the file's first line says."""
-    from pathlib import Path
-
     from codecflow.errors import ConfigError
 
     if not source.startswith("@"):

@@ -2,72 +2,95 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import av
 import av.error
+from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Discard
 
 from codecflow.errors import SourceError
-from codecflow.messages import ANNEX_B_CODECS, VIDEO_CODECS, CodedPicture
+from codecflow.messages import ANNEX_B_CODECS, CodedPicture
 
+from .addresses import Address
 from .annexb import AnnexB
+from .display import Display
+from .opening import SourceOptions, open_container
+from .reader import Reader, SilentError, StoppedError
 from .source_errors import source_error
 from .timestamps import Timestamps
-from .urls import is_live, is_url, redact
+from .tracks import choose_track, codec_name
 
 MAX_UNREADABLE = 100
 """Reads that may fail in a row before a file counts as unreadable from there on."""
 
+KEYFRAME_WITHIN_S = 30.0
+"""After how long without a keyframe people are told; then again at four times the time, and so on, up to an hour."""
+
+_GRACE_S = 2.0
+"""Seconds that FFmpeg's own time-out is given to say what was wrong."""
+
+_DEFAULTS = SourceOptions()
+
 
 class Source:
-    """One opening of a video file or camera.
+    """One opening of a video file, a pipe or a camera.
 
     `codec`: FFmpeg's name of the video track's codec. `width`, `height`: as the container says, luma samples.
-    `seconds`: how long it lasts, as the container says, else 0. `live`: pictures come at the camera's own pace. `dropped`:
-    pictures and reads that were not passed on, by reason.
+    `seconds`: how long it lasts, as the container says, else 0. `live`: pictures come at the camera's own pace. `again`:
+    it is worth opening again when it ends or breaks off. `dropped`: pictures and reads that were not passed on, by reason.
 
-    Raises SourceError, whose `code` is missing, codec, auth, tls, timeout or gone.
+    `stopped` is asked while the source is waited for. `notice` is called with a line for people: which of several tracks
+    is taken, no keyframe for long, pictures turned by an odd angle.
+
+    Raises StoppedError once `stopped` says so, and SourceError, whose `code` is one of those listed there.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
-        self.name = redact(url)
+    def __init__(
+        self,
+        source: str,
+        options: SourceOptions = _DEFAULTS,
+        *,
+        stopped: Callable[[], bool] = lambda: False,
+        notice: Callable[[str], None] = lambda line: None,
+    ) -> None:
+        self._address = address = Address.parse(source)
+        self.name = address.shown
         self.dropped: Counter[str] = Counter()
-        if not is_url(url) and not Path(url).is_file():
-            kind = "is not a file" if Path(url).exists() else "no such file"
-            raise SourceError(f"source {self.name}: {kind}; give a video file or a camera's address", "missing")
-        options = {"rtsp_transport": "tcp"} if url.lower().startswith(("rtsp://", "rtsps://")) else {}
+        self._options, self._notice = options, notice
+        # A file's reads end by themselves; all else may take for ever.
+        self._reader = None if address.kind == "file" else Reader(stopped)
+        self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after nobody waits for it any more
+        self._container = self._open()
         try:
-            self._container = av.open(url, "r", options=options, timeout=timeout_s)
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            # Not chained: FFmpeg's own error names the whole address, password included.
-            raise source_error(self.name, error, opening=True) from None
-        videos = self._container.streams.video
-        if not videos:
+            tracks = choose_track(self._container, self.name, options.track)
+        except SourceError:
             self.close()
-            raise SourceError(f"source {self.name}: it has no video track; give a file or camera that has one", "codec")
-        self._track = videos[0]
-        context = self._track.codec_context
-        if context is None:
-            self.close()
-            raise SourceError(f"source {self.name}: no decoder for its video track; convert it to H.264", "codec")
-        self.codec = context.codec.canonical_name
-        if self.codec not in VIDEO_CODECS:
-            self.close()
-            raise SourceError(
-                f"source {self.name}: codec {self.codec} cannot be published; convert it to H.264", "codec"
+            raise
+        self._track = tracks.track
+        if len(tracks.videos) > 1 and options.track is None:
+            notice(
+                f"source {self.name}: {len(tracks.videos)} video tracks: {tracks.told()}; "
+                f"taking {tracks.chosen + 1}, --track N takes another"
             )
+        for other in self._container.streams:
+            if other is not self._track:
+                other.discard = Discard.all  # an HLS source then fetches one rendition only
+        context = self._track.codec_context
+        self.codec = codec_name(self._track)
         self.width, self.height = context.width, context.height
         self.time_base: Fraction = self._track.time_base or Fraction(1, 90_000)
         track_s = (self._track.duration or 0) * self.time_base
         self.seconds = float(track_s or Fraction(self._container.duration or 0, 1_000_000))
-        self.live = is_live(url) or (is_url(url) and not self._container.duration)
+        self.live = self._is_live()
+        self.again = self.live and address.remote
 
     def pictures(self, stream: str, epoch: int, first_seq: int = 0, shift: int = 0) -> Iterator[CodedPicture]:
         """The coded pictures of the source, from its first keyframe on, `seq` counting from `first_seq`.
@@ -79,11 +102,14 @@ class Source:
         extradata = context.extradata
         annex_b = AnnexB(self.codec, extradata) if self.codec in ANNEX_B_CODECS else None
         times = Timestamps(self._track, self._container.format.name, self.codec)
+        display = Display(self._track, self.codec, self._turned)
+        waiting = _KeyframeWatch(self.name, self._notice)
         seq = first_seq
         for packet in times.complete(self._packets()):
             keyframe = packet.is_keyframe
             if seq == first_seq and not keyframe:
                 self.dropped["before the first keyframe"] += 1
+                waiting.still()
                 continue
             if packet.has_sidedata("new_extradata"):
                 extradata = bytes(packet.get_sidedata("new_extradata"))
@@ -114,15 +140,69 @@ class Source:
                 height=self.height,
                 discard=packet.is_discard,
                 extradata=extradata if keyframe and annex_b is None else None,
+                live=self.live,
+                orientation=display.of(packet, data),
             )
             seq += 1
 
+    @property
+    def arrived_s(self) -> float:
+        """`time.time()` at which the newest packet of what is not a file came out of the source."""
+        return time.time() if self._reader is None else self._reader.arrived_s
+
+    def _is_live(self) -> bool:
+        """A camera's address and a pipe have no end that anybody knows; a file on a web server has."""
+        kind, container = self._address.kind, self._container
+        if kind == "http":
+            return not (container.duration or (container.format.name != "hls" and container.size > 0))
+        if kind == "pipe":
+            return self._options.piped_live and container.size <= 0
+        return kind != "file"
+
+    def _open(self) -> InputContainer:
+        def opened() -> InputContainer:
+            container = open_container(self._address, self._options, self._notice)
+            self._opened.append(container)
+            return container
+
+        # Connecting, then looking at what comes; over RTSP perhaps twice.
+        within = 4 * self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
+        try:
+            return opened() if self._reader is None else self._reader.call(opened, within)
+        except (SourceError, StoppedError):
+            self.close()
+            raise
+        except SilentError:
+            error: Exception | str = "timeout"
+        except (av.error.FFmpegError, OSError, ValueError) as failed:
+            error = failed
+        self.close()
+        # Not chained: FFmpeg's own error names the whole address, password included.
+        raise self._error(error, opening=True)
+
     def _packets(self) -> Iterator[Packet[Any]]:
-        """Packets as the container gives them. Unreadable places of a file are counted and passed over."""
+        """Packets as the container gives them. Raises SourceError when no more come before the source's end."""
+        try:
+            if self._reader is None:
+                yield from self._demuxed()
+            else:
+                within = self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
+                yield from self._reader.iterate(self._demuxed, within)
+            return
+        except SilentError:
+            error: Exception | str = "timeout"
+        except av.error.FFmpegError as failed:
+            error = failed
+        raise self._error(error, opening=False)
+
+    def _demuxed(self) -> Iterator[Packet[Any]]:
+        """Packets of the track. Unreadable places of what is no camera are counted and skipped."""
         failures = 0
         while True:
+            began = time.monotonic()
             try:
                 for packet in self._container.demux(self._track):
+                    began = time.monotonic()
                     if packet.size:
                         failures = 0
                         yield packet
@@ -130,21 +210,62 @@ class Source:
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:
+                if self._reader is not None and time.monotonic() - began >= self._options.timeout_s:
+                    raise SilentError from None
                 failures += 1
                 if self.live or not isinstance(error, av.error.InvalidDataError):
-                    raise source_error(self.name, error, opening=False) from None
+                    raise
                 self.dropped["unreadable"] += 1
                 if failures >= MAX_UNREADABLE:
                     return
 
+    def _error(self, error: Exception | str, *, opening: bool) -> SourceError:
+        return source_error(self._address, error, opening=opening, timeout_s=self._options.timeout_s)
+
+    def _turned(self, off: float) -> None:
+        self._notice(
+            f"source {self.name}: its pictures are to be turned by an odd angle; shown by the nearest quarter turn, "
+            f"{off:.0f} degrees off"
+        )
+
     def close(self) -> None:
-        self._container.close()
+        """Let go of the source. Never waits for a host that is silent."""
+
+        def let_go() -> None:
+            while self._opened:
+                self._opened.pop().close()
+
+        if self._reader is None:
+            let_go()
+        else:
+            self._reader.close(let_go)
 
     def __enter__(self) -> Source:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.close()
+
+
+class _KeyframeWatch:
+    """Tells people when a source sends pictures but no keyframe for long."""
+
+    def __init__(self, name: str, notice: Callable[[str], None]) -> None:
+        self._name, self._notice = name, notice
+        self._began = time.monotonic()
+        self._next_s = KEYFRAME_WITHIN_S
+        self._pictures = 0
+
+    def still(self) -> None:
+        """One more picture came that is no keyframe."""
+        self._pictures += 1
+        waited_s = time.monotonic() - self._began
+        if waited_s >= self._next_s:
+            self._next_s = waited_s + min(3 * waited_s, 3600.0)
+            self._notice(
+                f"source {self._name}: no keyframe for {waited_s:.0f} s, so none of its {self._pictures} pictures can be "
+                "decoded; set an interval of 1 to 4 s between keyframes (I-frames) in the camera"
+            )
 
 
 def clip_seconds(path: Path) -> float:

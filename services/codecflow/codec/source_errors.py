@@ -1,44 +1,119 @@
-"""What FFmpeg says when a source fails, as one clear line and a code word to count by."""
+"""Why a source cannot be opened or read any further, as one clear line and a code word to count by."""
 
 from __future__ import annotations
+
+import errno
 
 import av.error
 
 from codecflow.errors import SourceError
 
-_SECURE = ("https://", "rtsps://", "rtmps://", "tls://")
+from .addresses import Address
 
 _ADVICE = {
-    "auth": "the camera refused the user name or password; check the address",
-    "tls": "the secure connection failed; check the certificate and the address",
-    "timeout": "nothing came within the time-out; check that the camera is on and reachable",
-    "codec": "not a video that FFmpeg can read, or cut off before its index",
-    "gone": "the connection was refused, broken or ended",
-    "missing": "nothing is there under this address",
+    "auth": "the user name or password was refused; check them, and write special characters in them as %XX",
+    "tls": "the secure connection failed: the certificate is not that of a known authority or not of this host; give the "
+    "camera's certificate or its authority's with --tls-ca FILE, or turn the check off with --insecure",
+    "timeout": "nothing came within {timeout_s:g} s; check that the camera is on and sends, or raise --timeout",
+    "dns": "no host of this name was found; check the address and the name server",
+    "refused": "the connection was refused: nothing listens on this port; check the port and that the camera is on",
+    "unreachable": "no route to this host; check the address and the network",
+    "transport": "it refuses this way of sending; try --rtsp-transport udp, tcp or auto",
+    "codec": "not a video that can be read{what}",
+    "protocol": "this build of FFmpeg has not got the protocol {scheme}://; give the camera's rtsp:// address, or let a "
+    "gateway such as mediamtx offer it as RTSP",
+    "gone": "the connection broke off or was ended by the other side",
+    "missing": "nothing is there under this address; check its path",
+    "read": "it cannot be read ({reason}); check the disk and the permissions",
+}
+
+_KINDS: dict[type[Exception], str] = {
+    av.error.HTTPUnauthorizedError: "auth",
+    av.error.HTTPForbiddenError: "auth",
+    av.error.HTTPNotFoundError: "missing",
+    av.error.ExitError: "timeout",
+    av.error.ProtocolNotFoundError: "protocol",
+}
+
+_ERRNO = {
+    errno.ECONNREFUSED: "refused",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+    errno.EHOSTDOWN: "unreachable",
+    errno.EADDRNOTAVAIL: "unreachable",
+    errno.ETIMEDOUT: "timeout",
+    errno.EPROTONOSUPPORT: "transport",
 }
 
 
-def source_error(name: str, error: Exception, *, opening: bool) -> SourceError:
-    """The SourceError for an FFmpeg error on the source shown as `name`.
+def source_error(address: Address, error: Exception | str, *, opening: bool, timeout_s: float) -> SourceError:
+    """The SourceError for what FFmpeg or the operating system says, or for a code word.
 
     Only the kind of the error is used: FFmpeg's texts repeat the address with its password.
     """
-    code = _code(error, opening, secure=name.startswith(_SECURE))
+    code = error if isinstance(error, str) else _code(address, error, opening)
     doing = "cannot be opened" if opening else "failed"
-    return SourceError(f"source {name}: {doing}: {code}: {_ADVICE[code]}", code)
+    reason = getattr(error, "strerror", None) or "an error of the system"
+    what = _what_it_is(address) if code == "codec" else ""
+    advice = _ADVICE[code].format(timeout_s=timeout_s, scheme=address.scheme, reason=reason, what=what)
+    return SourceError(f"source {address.shown}: {doing}: {code}: {advice}", code)
 
 
-def _code(error: Exception, opening: bool, secure: bool) -> str:
-    match error:
-        case av.error.HTTPUnauthorizedError() | av.error.HTTPForbiddenError():
-            return "auth"
-        case av.error.HTTPNotFoundError() | av.error.FileNotFoundError():
-            return "missing"
-        case av.error.TimeoutError() | av.error.ExitError():
-            return "timeout"
-        case av.error.InvalidDataError() | av.error.DecoderNotFoundError() | av.error.ProtocolNotFoundError():
-            return "codec" if opening else "gone"
-        case av.error.ConnectionRefusedError() | av.error.ConnectionResetError():
-            return "gone"
+def _code(address: Address, error: Exception, opening: bool) -> str:
+    for kind, code in _KINDS.items():
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, av.error.InvalidDataError | av.error.DecoderNotFoundError):
+        return "codec" if opening else "gone"
+    number = getattr(error, "errno", None)
+    if not address.remote:
+        return "missing" if number == errno.ENOENT else "read"
+    if number in _ERRNO:
+        return _ERRNO[number]
     # A handshake that fails is a plain input error to FFmpeg, or one of the library that it was built with.
-    return "tls" if secure and opening and not isinstance(error, av.error.HTTPError) else "gone"
+    return "tls" if address.secure and opening and not isinstance(error, av.error.HTTPError) else "gone"
+
+
+_DASH = ": DASH is not supported; give an HLS address (.m3u8) or the camera's rtsp:// address"
+_SDP = ": an SDP description is not supported; give the camera's rtsp:// address"
+_PLAYLIST = ": a playlist whose parts are not videos in its own folder; give one of them, or its http:// address"
+_PAGE = ": a web page or XML; download the video itself"
+
+_ENDINGS = {".mpd": _DASH, ".sdp": _SDP, ".m3u8": ": a playlist that cannot be read, or whose parts cannot"}
+
+_BEGINNINGS = {
+    "#extm3u": _PLAYLIST,
+    "ffconcat": ": a list of files for FFmpeg; give the files themselves",
+    "v=0\r\n": _SDP,
+    "v=0\n": _SDP,
+    "<!doctype": _PAGE,
+    "<html": _PAGE,
+    "<?xml": _PAGE,
+}
+
+
+def _what_it_is(address: Address) -> str:
+    """What something that is no video is, as far as that shows: the end of a line that says so, and what to do."""
+    if address.scheme == "rtp":
+        return ": rtp:// needs a description of the stream (SDP), which is not supported; give the rtsp:// address"
+    path = address.url.partition("?")[0].lower()
+    told = next((told for ending, told in _ENDINGS.items() if path.endswith(ending)), "")
+    if address.kind == "file":
+        return _what_file(address.url) or told or "; give a video file"
+    if address.kind == "http":
+        return told or "; is it the stream's own address, not that of the camera's page?"
+    return told
+
+
+def _what_file(name: str) -> str:
+    try:
+        with open(name, "rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
+        return ": an MP4 file that is cut off before its index; record or copy it again"
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().decode("latin-1").lower()
+    if "<mpd" in text:
+        return _DASH
+    return next((told for beginning, told in _BEGINNINGS.items() if text.startswith(beginning)), "")

@@ -108,6 +108,7 @@ class Transcoder:
                     captured_at_ms=picture.captured_at_ms,
                     width=size[0],
                     height=size[1],
+                    orientation=picture.orientation,
                     live=picture.live,
                 )
             )

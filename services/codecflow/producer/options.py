@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
+from codecflow.codec.opening import SourceOptions
 from codecflow.codec.signal import DEFAULT_INTERVAL
 from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError
@@ -18,14 +19,14 @@ class ProduceOptions:
     `fast`: as fast as the brokers take it, not in real time (files only; cameras keep their own pace). `loop`: play a file
     again after its end, in the same epoch. `interval`: seconds of presentation time from one signal picture to the next;
     None: half a second, or one re-encoded picture. `transcode`: encode again at the sampling rate; None: publish the
-    coded pictures untouched. `timeout_s`: after how long without data a camera counts as stalled.
+    coded pictures untouched. `source`: how it is opened.
     """
 
     fast: bool = False
     loop: bool = False
     interval: Fraction | None = None
     transcode: Transcode | None = None
-    timeout_s: float = 10.0
+    source: SourceOptions = field(default_factory=SourceOptions)
 
     def __post_init__(self) -> None:
         if not MIN_INTERVAL <= self.signal_interval <= MAX_INTERVAL:

@@ -1,4 +1,4 @@
-"""Finding a lost camera again, at a pace that does it no harm."""
+"""Reconnecting to a camera that was lost, at a pace that does it no harm."""
 
 from __future__ import annotations
 
@@ -6,39 +6,67 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from codecflow.codec.reader import StoppedError
 from codecflow.codec.source import Source
 from codecflow.errors import SourceError
 from codecflow.lifecycle import GracefulStop
 
-FIRST_PAUSE_S = 1.0
-LONGEST_PAUSE_S = 30.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
+"""Pauses double from the first to the longest, and begin again once a camera has played for the longest."""
+
+AUTH_PAUSES_S = (60.0, 300.0, 900.0)
+"""Pauses after a camera refused user or password: it may just be starting, but many tries lock the account."""
+
 _HOUR_S = 3600.0
 
 
 class Reconnects:
-    """Opens a camera again until it answers. `count`: how often that worked."""
+    """Opens a camera again, with exponential backoff. `count`: how often that worked.
 
-    def __init__(self, stop: GracefulStop) -> None:
+    `open_source` opens it; `notice` is called with a line for people.
+    """
+
+    def __init__(self, open_source: Callable[[], Source], stop: GracefulStop, notice: Callable[[str], None]) -> None:
         self.count = 0
-        self._stop = stop
+        self._open, self._stop, self._notice = open_source, stop, notice
         self._recent: deque[float] = deque()
+        self._pause: float | None = None
+        self._opened = time.monotonic()
 
-    def again(self, url: str, timeout_s: float, error: SourceError, notice: Callable[[str], None]) -> Source | None:
-        """The camera, opened anew; None when the run is to stop. Pauses double from 1 s to 30 s while it is away."""
-        pause = FIRST_PAUSE_S
+    def again(self, error: SourceError) -> Source | None:
+        """The camera, opened again after `error`; None when the run is to stop.
+
+        Raises SourceError when the camera goes on refusing user and password.
+        """
+        if self._pause is None or time.monotonic() - self._opened >= LONGEST_PAUSE_S:
+            self._pause = FIRST_PAUSE_S
+        refused = 0
         while True:
-            notice(f"{error}; trying again in {pause:.0f} s ({self._in_last_hour()} reconnects in the last hour)")
+            if error.code == "auth":
+                if refused == len(AUTH_PAUSES_S):
+                    raise SourceError(
+                        f"{error}; refused {refused + 1} times, so no further try is made: many lock the account",
+                        "auth",
+                    )
+                pause = AUTH_PAUSES_S[refused]
+                refused += 1
+            else:
+                refused = 0
+                pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_S)
+            self._notice(f"{error}; reconnecting in {pause:.3g} s ({self._in_last_hour()} reconnects in the last hour)")
             if self._stop.wait(pause):
                 return None
-            pause = min(2 * pause, LONGEST_PAUSE_S)
             try:
-                source = Source(url, timeout_s=timeout_s)
+                source = self._open()
             except SourceError as failed:
                 error = failed
+            except StoppedError:
+                return None
             else:
                 self.count += 1
-                self._recent.append(time.monotonic())
-                notice(f"source {source.name}: found again")
+                self._opened = time.monotonic()
+                self._recent.append(self._opened)
+                self._notice(f"source {source.name}: reconnected")
                 return source
 
     def _in_last_hour(self) -> int:

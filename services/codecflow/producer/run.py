@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from codecflow.codec.addresses import shown
+from codecflow.codec.reader import StoppedError
 from codecflow.codec.source import Source
 from codecflow.codec.transcode import Transcoder
 from codecflow.errors import SourceError
@@ -46,12 +48,16 @@ def produce(
     """Publish a file or camera until it ends or `stop` is set; what was done.
 
     `progress` is called about twice a second with the figures so far, `notice` with a line for people when a camera is
-    lost and found. Raises ConfigError, SourceError or KafkaError.
+    lost and found, and for what is remarkable about a source. Raises ConfigError, SourceError or KafkaError.
     """
     check_stream_id(stream)
-    options = options or ProduceOptions()
-    with Source(url, timeout_s=options.timeout_s) as source:
-        return _Run(settings, url, stream, options, stop or GracefulStop(), progress, notice).run(source)
+    run = _Run(settings, url, stream, options or ProduceOptions(), stop or GracefulStop(), progress, notice)
+    try:
+        source = run.open()
+    except StoppedError:
+        return Summary(stream, shown(url))
+    with source:
+        return run.run(source)
 
 
 class _Run:
@@ -69,8 +75,13 @@ class _Run:
         self._stop, self._progress, self._notice = stop, progress, notice
         self._next_progress = 0.0
 
+    def open(self) -> Source:
+        """The source, newly opened. Raises SourceError, and StoppedError when the run is to stop first."""
+        stop = self._stop
+        return Source(self._url, self._options.source, stopped=lambda: stop.requested, notice=self._notice)
+
     def run(self, source: Source) -> Summary:
-        self._summary = Summary(self._stream, source.name, source.codec)
+        self._summary = Summary(self._stream, source.name, source.codec, live=source.live)
         check_topics(self._settings)
         self._largest = largest_record_bytes(self._settings, self._settings.topics.packets)
         self._sent = WireBytes()
@@ -83,14 +94,15 @@ class _Run:
         ):
             self._senders = (packets, metadata)
             self._epochs(source)
-            self._sent.settle(metadata)
+            if not self._stop.requested:
+                self._sent.settle(metadata)
         self._summary.metadata_sent_bytes = self._sent.total
         self._progress(self._summary)
         return self._summary
 
     def _epochs(self, source: Source) -> None:
         """One epoch after another, a new one each time that a camera was lost and found."""
-        reconnects = Reconnects(self._stop)
+        reconnects = Reconnects(self.open, self._stop, self._notice)
         epoch = 0
         while True:
             epoch = max(int(time.time() * 1000), epoch + 1)
@@ -105,13 +117,17 @@ class _Run:
             )
             try:
                 self._play(source, publisher, epoch)
-                if source.live and not self._stop.requested:
+                if source.again and not self._stop.requested:
                     raise SourceError(f"source {source.name}: failed: gone: the camera ended the stream")
             except SourceError as error:
                 publisher.finish()
-                if not source.live:
+                if not source.again:
                     raise
-                found = reconnects.again(self._url, self._options.timeout_s, error, self._notice)
+                try:
+                    found = reconnects.again(error)
+                except SourceError:
+                    publisher.close()
+                    raise
                 self._summary.reconnects = reconnects.count
                 if found is None:
                     publisher.close()
@@ -143,6 +159,8 @@ class _Run:
                     if not picture.discard:
                         begin = picture.pts if begin is None else min(begin, picture.pts)
                         end = max(end, picture.pts + picture.duration)
+            except StoppedError:
+                return
             finally:
                 source.close()
                 self._summary.dropped.update(source.dropped)
@@ -151,7 +169,7 @@ class _Run:
             if not self._options.loop or source.live:
                 break
             shift += end - begin
-            source = Source(self._url, timeout_s=self._options.timeout_s)
+            source = self.open()
         if transcoder:
             for coded in transcoder.flush():
                 publisher.push(coded)

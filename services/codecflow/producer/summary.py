@@ -19,7 +19,7 @@ class Summary:
     `pictures` published, of them `signals` signal pictures; `seconds` of presentation time; `packets_bytes`: coded
     pictures; `metadata_bytes`: documents as they are; `metadata_sent_bytes`: as they go to the brokers, batched and
     compressed. `dropped`: pictures that were not published, by reason. `epoch`: of the newest opening. `reconnects`
-    after the first. `ended`: the newest epoch was closed in good order.
+    after the first. `ended`: the newest epoch was closed in good order. `live`: the source is a camera.
     """
 
     stream: str
@@ -34,6 +34,7 @@ class Summary:
     metadata_sent_bytes: int = 0
     reconnects: int = 0
     ended: bool = False
+    live: bool = False
     dropped: Counter[str] = field(default_factory=Counter)
 
     @property

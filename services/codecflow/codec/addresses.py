@@ -1,0 +1,205 @@
+"""What a user means by SOURCE: a file, standard input or a camera's address, and how it may be shown."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, unquote
+
+from codecflow.errors import SourceError
+
+Kind = Literal["file", "pipe", "http", "rtsp", "rtmp", "network"]
+
+_KINDS: dict[str, Kind] = {
+    "http": "http",
+    "https": "http",
+    "rtsp": "rtsp",
+    "rtsps": "rtsp",
+    **dict.fromkeys(("rtmp", "rtmps", "rtmpt", "rtmpts", "rtmpe", "rtmpte"), "rtmp"),
+    **dict.fromkeys(("udp", "rtp", "tcp", "tls", "srt", "mmsh", "mmst"), "network"),
+}
+_SECURE = ("https", "rtsps", "rtmps", "rtmpts", "tls")
+
+_HINTS = {
+    "rtspt": "give the rtsp:// address with --rtsp-transport tcp",
+    "rtspu": "give the rtsp:// address with --rtsp-transport udp",
+    "onvif": "give the stream's own rtsp:// address, which the camera's ONVIF page lists",
+    "dash": "give an HLS address (.m3u8) or the camera's rtsp:// address",
+    "v4l2": "pipe the device in: ffmpeg -f v4l2 -i /dev/video0 -c:v libx264 -f mpegts - | codecflow produce -",
+}
+_GATEWAY = "give the camera's rtsp:// address, or let a gateway such as mediamtx offer it as RTSP"
+
+_SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
+# What was meant as an address: one slash after a scheme, or user:password@host without a scheme.
+_MEANT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/|[^/\s:@]+:.*@")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A source. `url`: for FFmpeg; the path of a file. `shown`: for people, without secrets. `scheme`: in lower case, empty
+    where there is none. `host`: of a network address, else empty."""
+
+    kind: Kind
+    url: str
+    shown: str
+    scheme: str = ""
+    host: str = ""
+
+    @property
+    def secure(self) -> bool:
+        """Whether it is reached through TLS."""
+        return self.scheme in _SECURE
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is on the network, and so worth opening again when it breaks off."""
+        return self.kind not in ("file", "pipe")
+
+    @classmethod
+    def parse(cls, source: str) -> Address:
+        """What `source` means: a file if there is one of that name, `-` or a pipe, else an address.
+
+        Raises SourceError: missing, protocol.
+        """
+        if source == "-":
+            return cls("pipe", "-", "standard input")
+        for name in _file_names(source):
+            if os.path.lexists(name):
+                return cls._of_path(name)
+        match = _SCHEME.match(source)
+        if match is None or match[1].lower() == "file":
+            raise _missing(source)
+        scheme = match[1].lower()
+        if scheme not in _KINDS:
+            hint = _HINTS.get(scheme, _GATEWAY)
+            raise SourceError(
+                f"source {shown(source)}: protocol {scheme}:// is not supported; {hint}",
+                "protocol",
+            )
+        rest = _with_quoted_user(source[match.end() :])
+        authority = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+        host = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+        return cls(_KINDS[scheme], f"{scheme}://{rest}", shown(source), scheme, host)
+
+    @classmethod
+    def _of_path(cls, name: str) -> Address:
+        path, told = Path(name), one_line(name)
+        if path.is_dir():
+            raise SourceError(f"source {told}: is not a file but a folder; give a video file in it", "missing")
+        if path.is_fifo():
+            return cls("pipe", name, told)
+        if not path.exists():
+            raise SourceError(f"source {told}: a link to a file that is not there; give a video file", "missing")
+        if not path.is_file():
+            hint = f"; {_HINTS['v4l2']}" if name.startswith("/dev/video") else "; give a video file"
+            raise SourceError(f"source {told}: is not a file but a device{hint}", "protocol")
+        if not os.access(path, os.R_OK):
+            raise SourceError(f"source {told}: no permission to read it; ask for it, or give another file", "missing")
+        if path.stat().st_size == 0:
+            raise SourceError(f"source {told}: not a video: the file is empty; give a video file", "codec")
+        return cls("file", name, told)
+
+
+def is_address(source: str) -> bool:
+    """Whether `source` is, or was meant as, a camera's address and not a file's name. No file of that name exists."""
+    if any(os.path.lexists(name) for name in _file_names(source)):
+        return False
+    match = _SCHEME.match(source)
+    return match[1].lower() != "file" if match else bool(_MEANT.match(source))
+
+
+def shown(source: str) -> str:
+    """A whole source as it may be shown, in one line: without user, password, and whatever follows the path.
+
+    Cameras take secrets as parameters, too (`?token=...`, `/user=admin&password=...`), so nothing after the path's first
+    `?`, `#`, `=`, `;` or `&` is shown. A password may hold any character: all up to the last `@` goes.
+    """
+    if any(os.path.lexists(name) for name in _file_names(source)):
+        return one_line(source)
+    match = _SCHEME.match(source) or _MEANT.match(source)
+    if match is None:
+        return one_line(source)
+    scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}", source)
+    begin = scheme[0] if scheme else ""
+    rest = source[len(begin) :]
+    if "@" in rest:
+        begin, rest = begin + "***@", rest.rpartition("@")[2]
+    plain = re.split(r"[?#=;&]", rest, maxsplit=1)[0]
+    secret = rest[len(plain) :]
+    if secret[1:].rstrip(".,:;") == "***":  # a text that was redacted before
+        return one_line(begin + rest)
+    return one_line(begin + plain + (f"{secret[0]}***" if secret else ""))
+
+
+_ADDRESS_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}(?:.*@)?[^\s'\"]*", re.DOTALL)
+_USER_IN_TEXT = re.compile(r"[^\s/:@'\"]+:[^\s]*@")
+
+
+def redact(text: str, sources: Iterable[str] = ()) -> str:
+    """`text` without the secrets of the addresses in it.
+
+    `sources`: addresses that may occur in it, such as a command's arguments; those are found whatever characters they
+    hold. Of others all from `scheme://` to the text's last `@` goes.
+    """
+    for source in sorted((one for one in sources if is_address(one)), key=len, reverse=True):
+        for written in (source, repr(source)[1:-1]):
+            text = text.replace(written, shown(source))
+    text = _ADDRESS_IN_TEXT.sub(lambda match: shown(match.group()), text)
+    return _USER_IN_TEXT.sub(lambda match: match.group() if "***@" in match.group() else "***@", text)
+
+
+def one_line(text: str) -> str:
+    """`text` with its control characters, which move a terminal's cursor, written as escapes."""
+    return _CONTROLS.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
+
+
+def _file_names(source: str) -> list[str]:
+    """The names that `source` may be as a file: as it is, and without file: (with %20 and the like, where it is a URL)."""
+    names = [] if "\0" in source else [source]
+    if source[:5].lower() == "file:":
+        rest = source[5:]
+        if rest.startswith("//"):
+            host, _, path = rest[2:].partition("/")
+            if host in ("", "localhost"):
+                names += [f"/{path}", unquote(f"/{path}")]
+        else:
+            names += [rest, unquote(rest)]
+    return [name for name in names if name and "\0" not in name]
+
+
+def _with_quoted_user(rest: str) -> str:
+    """What follows `scheme://`, the user and password made safe for FFmpeg where they hold characters with a meaning."""
+    if "@" not in rest:
+        return rest
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    if "@" in authority:  # as the standard has it; FFmpeg takes the last "@" in there, too
+        user, _, host = authority.rpartition("@")
+        rest_after = rest[len(authority) :]
+    elif ":" in authority and not authority.rpartition(":")[2].isdigit():
+        user, _, after = rest.rpartition("@")
+        host = re.split(r"[/?#]", after, maxsplit=1)[0]
+        rest_after = after[len(host) :]
+    else:
+        return rest  # host, host:port, and an "@" somewhere in its path
+    name, colon, password = user.partition(":")
+    return "@".join([colon.join([_quoted(name), _quoted(password)]), host]) + rest_after
+
+
+def _quoted(text: str) -> str:
+    """Percent-encoded, unless it is already: FFmpeg takes %XX apart."""
+    encoded = "%" if re.search(r"%[0-9a-fA-F]{2}", text) else ""
+    return quote(text, safe="!$&'()*+,;=-._~" + encoded)
+
+
+def _missing(source: str) -> SourceError:
+    if _MEANT.match(source) and source[:5].lower() != "file:":
+        return SourceError(
+            f"source {shown(source)}: no such file, and not an address, which begins with rtsp://, http:// or the like",
+            "missing",
+        )
+    return SourceError(f"source {one_line(source)}: no such file; give a video file or a camera's address", "missing")

@@ -1,0 +1,167 @@
+"""Which way up a source's pictures are to be shown, as its container and the pictures themselves say it.
+
+Sources: ISO/IEC 14496-12, 6.2.2 (the matrix of a track); EXIF 2.32 and TIFF 6.0 (Orientation of a JPEG); ITU-T H.264 D.1.29
+and H.265 D.2.22 (SEI display orientation).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import av.error
+import numpy as np
+from av.packet import Packet
+from av.sidedata.sidedata import Type
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from codecflow.orientation import ORIENTATIONS, UPRIGHT, Nearest, nearest
+
+from .annexb import nal_type, split_annex_b
+
+TOLERATED = 1.0
+"""Degrees by which a transform may miss a quarter turn before people are told."""
+
+_EXIF_ORIENTATION = 0x0112
+_SEI = {"h264": (6, 1, range(1, 6)), "hevc": (39, 2, range(32))}  # type of a (prefix) SEI, header bytes, coded slices
+_DISPLAY_ORIENTATION = 47
+
+
+class Display:
+    """The orientation of each picture of one track, in decode order: the container's, or else the picture's own.
+
+    `told`: called with an angle, once, when pictures are to be turned by one that is no quarter turn.
+    """
+
+    def __init__(self, track: VideoStream, codec: str, told: Callable[[float], None]) -> None:
+        self._track, self._codec, self._told = track, codec, told
+        self._container: int | None = None
+        self._started = False
+        self._off = False
+        self._own = UPRIGHT
+
+    def of(self, packet: Packet[Any], data: bytes) -> int:
+        """The orientation (1 to 8) of a picture. `data`: of a H.264 or HEVC picture, in Annex B; else the packet's bytes."""
+        found = self._picture(data)
+        if found is not None or packet.is_keyframe:
+            self._own = self._nearest(found) if found else UPRIGHT
+        if not self._started:
+            self._started = True
+            matrix = _matrix(self._track, packet)
+            if matrix is not None and not (found and matrix.orientation == found.orientation):
+                self._container = self._nearest(matrix)
+        return self._own if self._container is None else self._container
+
+    def _picture(self, data: bytes) -> Nearest | None:
+        if self._codec == "mjpeg":
+            return Nearest(exif_orientation(data), 0.0)
+        return sei_orientation(data, self._codec) if self._codec in _SEI else None
+
+    def _nearest(self, found: Nearest) -> int:
+        if found.off > TOLERATED and not self._off:
+            self._off = True
+            self._told(found.off)
+        return found.orientation
+
+
+def frame_matrix(frame: VideoFrame) -> Nearest | None:
+    """What FFmpeg says of how a frame is to be shown; None when it says nothing."""
+    matrix = frame.side_data.get(cast(Any, Type.DISPLAYMATRIX))
+    if matrix is None:
+        return None
+    a, b, _, c, d, *_ = np.frombuffer(cast(Any, matrix), np.int32, 9).tolist()
+    return nearest((a, b, c, d))
+
+
+def _matrix(track: VideoStream, packet: Packet[Any]) -> Nearest | None:
+    """The container's display matrix: FFmpeg hands it out with decoded frames only, so the first picture is decoded."""
+    context = track.codec_context
+    try:
+        context.thread_count = 1
+        frames = [*context.decode(packet), *context.decode(None)]
+        context.flush_buffers()
+    except (av.error.FFmpegError, ValueError):
+        return None
+    return frame_matrix(frames[0]) if frames else None
+
+
+def exif_orientation(jpeg: bytes) -> int:
+    """The orientation in a JPEG's EXIF segment; 1 where there is none or it says nothing sensible."""
+    position = 2
+    while jpeg[position : position + 1] == b"\xff" and position + 4 <= len(jpeg):
+        marker = jpeg[position + 1]
+        if marker == 0xFF:  # padding
+            position += 1
+            continue
+        if marker in (0xDA, 0xD9):  # the picture begins
+            break
+        length = int.from_bytes(jpeg[position + 2 : position + 4])
+        segment = jpeg[position + 4 : position + 2 + length]
+        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
+            return _tiff_orientation(segment[6:])
+        position += 2 + length
+    return UPRIGHT
+
+
+def _tiff_orientation(tiff: bytes) -> int:
+    order = {b"II": "little", b"MM": "big"}.get(tiff[:2])
+    if order is None:
+        return UPRIGHT
+
+    def number(position: int, size: int) -> int:
+        return int.from_bytes(tiff[position : position + size], cast(Any, order))
+
+    directory = number(4, 4)
+    for entry in range(directory + 2, directory + 2 + 12 * number(directory, 2), 12):
+        if entry + 12 > len(tiff):
+            break
+        if number(entry, 2) == _EXIF_ORIENTATION:
+            size = {1: 1, 3: 2, 4: 4}.get(number(entry + 2, 2), 0)
+            value = number(entry + 8, size)
+            return value if value in ORIENTATIONS else UPRIGHT
+    return UPRIGHT
+
+
+def sei_orientation(data: bytes, codec: str) -> Nearest | None:
+    """What a display orientation message before a picture says; None where there is none. `data`: in Annex B."""
+    sei, header, slices = _SEI[codec]
+    for unit in split_annex_b(data):
+        kind = nal_type(unit, codec)
+        if kind in slices:
+            return None
+        if kind != sei:
+            continue
+        payload = _sei_payload(unit[header:].replace(b"\0\0\3", b"\0\0"), _DISPLAY_ORIENTATION)
+        if payload is not None and len(payload) >= 3:
+            bits = int.from_bytes(payload[:3])
+            if bits >> 23:  # cancelled
+                return Nearest(UPRIGHT, 0.0)
+            across, down = (-1 if bits >> shift & 1 else 1 for shift in (22, 21))
+            turn = math.tau * (bits >> 5 & 0xFFFF) / 65536  # counter-clockwise, after the mirrors
+            sine, cosine = math.sin(turn), math.cos(turn)
+            return nearest((across * cosine, -across * sine, down * sine, down * cosine))
+    return None
+
+
+def _sei_payload(messages: bytes, wanted: int) -> bytes | None:
+    """The payload of the first SEI message of type `wanted` (H.264, 7.3.2.3.1)."""
+    position = 0
+    while position + 2 <= len(messages):
+        numbers = []
+        for _ in range(2):  # type, then size: each the sum of bytes up to the first that is not 255
+            number = 0
+            while position < len(messages) and messages[position] == 0xFF:
+                number, position = number + 0xFF, position + 1
+            if position >= len(messages):
+                return None
+            numbers.append(number + messages[position])
+            position += 1
+        kind, size = numbers
+        if kind == wanted:
+            return messages[position : position + size]
+        position += size
+        if messages[position : position + 1] == b"\x80":  # trailing bits
+            return None
+    return None

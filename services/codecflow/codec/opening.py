@@ -1,0 +1,277 @@
+"""Opening a source with FFmpeg: by which protocols, with which certificates, and never further than the user meant.
+
+A playlist or a container can name other files and hosts. What a source may open is limited by its kind: a file only files
+in its own folder, an address only the network. Formats that exist to open others (concat) or devices are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import os
+import socket
+import ssl
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import av
+import av.error
+from av.container import InputContainer
+from av.format import ContainerFormat, formats_available
+
+from codecflow.errors import ConfigError
+
+from .addresses import Address, Kind
+from .reader import SilentError
+from .source_errors import source_error
+
+RtspTransport = Literal["auto", "tcp", "udp"]
+
+_PROTOCOLS: dict[Kind, str] = {
+    "file": "file,crypto,data",
+    "pipe": "crypto,data",
+    "http": "http,https,httpproxy,tcp,tls,crypto,data",
+    "rtsp": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,http,https,httpproxy",
+    "rtmp": "rtmp,rtmps,rtmpt,rtmpts,rtmpe,rtmpte,ffrtmphttp,ffrtmpcrypt,http,https,httpproxy,tcp,tls",
+    "network": "udp,rtp,tcp,tls,srt,mmsh,mmst,http,httpproxy",
+}
+
+_NO_SOURCES = ("concat", "image2", "jpeg_pipe", "lavfi", "sdp", "smoothstreaming")
+"""Demuxers of lists and made-up sources, and of pictures by a pattern of names. A JPEG stream is format mjpeg, too."""
+
+_RECEIVE_BUFFER = 4 << 20
+"""Bytes that the system may hold of UDP packets: a keyframe of a 4K camera comes in one burst."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """How a source is opened.
+
+    `timeout_s`: after how long without data a camera counts as silent. `track`: which video track, counted from 1; None:
+    the first. `rtsp_transport`: how an RTSP camera sends; auto: TCP, then UDP. `tls_ca`: file of certificates, in PEM, that
+    are trusted instead of the system's. `insecure`: certificates of cameras are not checked. `piped_live`: what comes
+    through a pipe is a camera's, at its own pace. Raises ConfigError.
+    """
+
+    timeout_s: float = 10.0
+    track: int | None = None
+    rtsp_transport: RtspTransport = "auto"
+    tls_ca: Path | None = None
+    insecure: bool = False
+    piped_live: bool = True
+
+    def __post_init__(self) -> None:
+        if self.rtsp_transport not in get_args(RtspTransport):
+            raise ConfigError(
+                f"--rtsp-transport {self.rtsp_transport!r}: use one of {', '.join(get_args(RtspTransport))}"
+            )
+        if self.track is not None and self.track < 1:
+            raise ConfigError(f"--track {self.track}: tracks count from 1")
+        if self.tls_ca is not None:
+            if self.insecure:
+                raise ConfigError("--tls-ca with --insecure: give one of them; without a check no authority is needed")
+            _check_certificates(self.tls_ca)
+
+
+def open_container(
+    address: Address, options: SourceOptions, notice: Callable[[str], None] = lambda line: None
+) -> InputContainer:
+    """The opened container. Blocks.
+
+    `notice` is told when an RTSP camera sends by UDP since it refuses TCP. Raises FFmpeg's or the system's own errors,
+    SilentError when the time-out was the reason, and SourceError when the host's name is not known.
+    """
+    try:
+        return _by_transport(address, options, notice)
+    except av.error.OSError:
+        # A host that has no address is a plain input error to FFmpeg.
+        if address.host and not _resolves(address):
+            raise source_error(address, "dns", opening=True, timeout_s=options.timeout_s) from None
+        raise
+
+
+def _by_transport(address: Address, options: SourceOptions, notice: Callable[[str], None]) -> InputContainer:
+    if address.kind != "rtsp":
+        return _open(address, options)
+    if options.rtsp_transport != "auto":
+        return _open(address, options, rtsp_transport=options.rtsp_transport)
+    try:
+        return _open(address, options, rtsp_transport="tcp")
+    except av.error.FFmpegError as error:
+        if not _refuses_tcp(error):
+            raise
+    container = _open(address, options, rtsp_transport="udp")
+    notice(f"source {address.shown}: it refuses RTSP over TCP, so it sends by UDP, where packets can get lost")
+    return container
+
+
+def _refuses_tcp(error: av.error.FFmpegError) -> bool:
+    """Whether a camera may take UDP: it answered, with 461 or another refusal that is not about rights or names."""
+    return error.errno == errno.EPROTONOSUPPORT or isinstance(
+        error, av.error.InvalidDataError | av.error.HTTPBadRequestError | av.error.HTTPOtherClientError
+    )
+
+
+def _open(address: Address, options: SourceOptions, **more: str) -> InputContainer:
+    settings = {"protocol_whitelist": _PROTOCOLS[address.kind], "format_whitelist": _formats(), **more}
+    if address.kind in ("rtsp", "network"):
+        settings |= {"buffer_size": str(_RECEIVE_BUFFER)}
+    if address.scheme == "udp":
+        settings |= {"overrun_nonfatal": "1", "fifo_size": str(_RECEIVE_BUFFER // 188)}
+    settings |= _tls(options)
+    source: Any = address.url
+    how: dict[str, Any] = {}
+    if address.kind == "file":
+        source = f"file:{address.url}"
+        if _is_playlist(address.url):
+            how["io_open"] = _in_folder_of(Path(address.url))
+    elif address.kind == "pipe":
+        # Unbuffered: what has come is read at once. Not closed, where it is standard input, which is not ours.
+        own = address.url != "-"
+        source = open(address.url if own else 0, "rb", buffering=0, closefd=own)  # noqa: SIM115
+    container = _within(
+        options.timeout_s, lambda: av.open(source, "r", options=settings, timeout=options.timeout_s, **how)
+    )
+    if container.format.name == "hls" and address.secure and not options.insecure:
+        # FFmpeg checks the playlist's certificate but not those of what the playlist names.
+        container.close()
+        how["io_open"] = _verified(options)
+        container = _within(
+            options.timeout_s, lambda: av.open(source, "r", options=settings, timeout=options.timeout_s, **how)
+        )
+    return container
+
+
+def _within(timeout_s: float, opened: Callable[[], Any]) -> InputContainer:
+    """What `opened` gives. Raises SilentError for any failure after the time-out: FFmpeg names it variously."""
+    began = time.monotonic()
+    try:
+        return cast(InputContainer, opened())
+    except av.error.FFmpegError:
+        if time.monotonic() - began >= timeout_s:
+            raise SilentError from None
+        raise
+
+
+def _tls(options: SourceOptions) -> dict[str, str]:
+    if options.insecure:
+        return {"tls_verify": "0"}
+    authorities = options.tls_ca or _system_authorities()
+    return {"tls_verify": "1"} | ({"ca_file": str(authorities)} if authorities else {})
+
+
+@cache
+def _system_authorities() -> str | None:
+    """File of the certificates that this system trusts. FFmpeg's own build looks for it in one place, if at all."""
+    paths = ssl.get_default_verify_paths()
+    places = [
+        paths.cafile,
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/cert.pem",
+    ]
+    for place in places:
+        if place and os.path.isfile(place):
+            return place
+    try:
+        import certifi
+    except ImportError:
+        return None
+    return str(certifi.where())
+
+
+def _check_certificates(file: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
+    except (OSError, ssl.SSLError) as error:
+        reason = "no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"--tls-ca {file}: {reason}; give a file of certificates in PEM") from None
+
+
+@cache
+def _formats() -> str:
+    """FFmpeg's demuxers of files and streams, for its option format_whitelist."""
+    allowed = set()
+    for name in formats_available:
+        try:
+            form = ContainerFormat(name, "r")
+        except ValueError:
+            continue
+        if form.name not in _NO_SOURCES and "device" not in form.long_name and not _is_device(name):
+            allowed.add(name)
+    return ",".join(sorted(allowed))
+
+
+def _is_device(name: str) -> bool:
+    return name in (
+        "alsa",
+        "fbdev",
+        "kmsgrab",
+        "x11grab",
+        "xcbgrab",
+        "video4linux2,v4l2",
+        "oss",
+        "pulse",
+        "avfoundation",
+    )
+
+
+def _is_playlist(file: str) -> bool:
+    with open(file, "rb") as opened:
+        return opened.read(16).removeprefix(b"\xef\xbb\xbf").startswith(b"#EXTM3U")
+
+
+def _in_folder_of(playlist: Path) -> Callable[..., Any]:
+    """For FFmpeg's io_open: opens a playlist, and what it names if that lies in the same folder."""
+    folder = playlist.resolve().parent
+
+    def io_open(url: str, flags: int, options: dict[str, str]) -> Any:
+        named = Path(url.removeprefix("file:")).resolve()
+        if not named.is_relative_to(folder):
+            raise PermissionError(errno.EACCES, "outside the playlist's folder")
+        return named.open("rb")
+
+    return io_open
+
+
+def _verified(options: SourceOptions) -> Callable[..., Any]:
+    """For FFmpeg's io_open: opens http and https addresses, certificates checked."""
+    context = ssl.create_default_context(cafile=options.tls_ca or _system_authorities())
+    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
+
+    def io_open(url: str, flags: int, more: dict[str, str]) -> Any:
+        if not url.startswith(("http://", "https://")):
+            raise PermissionError(errno.EACCES, "not an address")
+        plain, user = _without_user(url)
+        request = urllib.request.Request(plain, headers={"Authorization": user} if user else {})
+        if (first := int(more.get("offset", 0))) or "end_offset" in more:
+            last = int(more.get("end_offset", 0))
+            request.add_header("Range", f"bytes={first}-{last - 1 if last else ''}")
+        return opener.open(request, timeout=options.timeout_s)
+
+    return io_open
+
+
+def _without_user(url: str) -> tuple[str, str]:
+    """An address without its user and password, and those as an Authorization header."""
+    parts = urlsplit(url)
+    if "@" not in parts.netloc:
+        return url, ""
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=host)), "Basic " + base64.b64encode(unquote(user).encode()).decode()
+
+
+def _resolves(address: Address) -> bool:
+    if os.environ.get("http_proxy") and address.kind == "http":
+        return True  # the proxy finds it
+    try:
+        socket.getaddrinfo(address.host, None)
+    except (socket.gaierror, UnicodeError):
+        return False
+    return True

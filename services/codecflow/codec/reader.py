@@ -1,0 +1,111 @@
+"""A thread that opens and reads a source, so that whoever waits for it can leave within a moment.
+
+FFmpeg's calls block for as long as a host is silent, some of them (name look-up, a pipe) beyond FFmpeg's own time-out. The
+thread does them; the caller waits with a time-out of its own and asks meanwhile whether it is to stop.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+AHEAD = 256
+"""Items that the thread may be ahead of its caller; then it waits, and the host with it."""
+
+_ASK_EVERY_S = 0.05
+_LINGER_S = 0.2
+
+T = TypeVar("T")
+
+
+class StoppedError(Exception):
+    """The caller is to stop, so nothing is waited for any longer."""
+
+
+class SilentError(Exception):
+    """Nothing came within the time-out."""
+
+
+class Reader:
+    """Runs one call or iteration at a time in a thread of its own.
+
+    `stopped`: asked every 50 ms while the caller waits. The thread ends after `close`, or with the program.
+    """
+
+    def __init__(self, stopped: Callable[[], bool]) -> None:
+        self.arrived_s = 0.0
+        """`time.time()` at which the item that `iterate` gave last came out of the source."""
+        self._stopped = stopped
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._results: queue.Queue[tuple[str, Any, float]] = queue.Queue(AHEAD)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="source", daemon=True)
+        self._thread.start()
+
+    def call(self, job: Callable[[], T], timeout_s: float) -> T:
+        """The result of `job`, or its exception. Raises StoppedError, or SilentError after `timeout_s`."""
+
+        def answer() -> None:
+            self._put("item", job())
+
+        self._jobs.put(answer)
+        return cast(T, self._next(timeout_s)[1])
+
+    def iterate(self, items: Callable[[], Iterator[T]], timeout_s: float) -> Iterator[T]:
+        """The items, as they come. Raises their exception, StoppedError, or SilentError when none came for `timeout_s`."""
+
+        def job() -> None:
+            for item in items():
+                if not self._put("item", item):
+                    return
+            self._put("end", None)
+
+        self._jobs.put(job)
+        while True:
+            kind, item, self.arrived_s = self._next(timeout_s)
+            if kind == "end":
+                return
+            yield item
+
+    def close(self, last: Callable[[], None]) -> None:
+        """End the thread, which calls `last` once it comes out of what it is doing. Waits for a moment only."""
+        self._closing.set()
+        self._jobs.put(last)
+        self._jobs.put(None)
+        self._thread.join(_LINGER_S)
+
+    def _next(self, timeout_s: float) -> tuple[str, Any, float]:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            if self._stopped():
+                raise StoppedError
+            try:
+                result = self._results.get(timeout=_ASK_EVERY_S)
+            except queue.Empty:
+                if time.monotonic() > deadline:
+                    raise SilentError from None
+                continue
+            if result[0] == "error":
+                raise result[1]
+            return result
+
+    def _work(self) -> None:
+        for job in iter(self._jobs.get, None):
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is the caller's
+                self._put("error", error)
+
+    def _put(self, kind: str, item: object) -> bool:
+        """Hand `item` to the caller; False when there is none any more."""
+        arrived = time.time()
+        while not self._closing.is_set():
+            try:
+                self._results.put((kind, item, arrived), timeout=_ASK_EVERY_S)
+            except queue.Full:
+                continue
+            return True
+        return False
