@@ -100,7 +100,7 @@ def window(
 ) -> None:
     """FLOPs and time of a window under each keep and refresh policy, against everything from scratch."""
     from codecflow.tools.bench.window_run import Options, run
-    from codecflow.tools.demo_model.named import checkpoint
+    from codecflow.tools.demo_model.assemble import checkpoint
 
     run(
         Options(

@@ -57,10 +57,10 @@ def demo(
     import orjson
 
     from codecflow.exact import positive
-    from codecflow.tools.demo.display import Display
-    from codecflow.tools.demo.run import DemoOptions, run
+    from codecflow.tools.demo.session import DemoOptions, run
     from codecflow.tools.demo.source import JPEG_QUANTISER
-    from codecflow.tools.demo_model.named import NAME
+    from codecflow.tools.demo.watch import Display
+    from codecflow.tools.demo_model.assemble import NAME
 
     if source is None:
         source = Path(__file__).parents[3] / "tests" / "data" / "intel_one-by-one-person-detection.mp4"

@@ -71,7 +71,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """What each keep and refresh policy costs in answers: F1 and agreement with everything from scratch, against FLOPs."""
-    from codecflow.tools.evaluate.run import Options, run
+    from codecflow.tools.evaluate.evaluation import Options, run
 
     run(
         Options(

@@ -160,7 +160,7 @@ def _settings(
 
 
 def _load(model: str, dtype: str, device: str) -> Family:
-    from codecflow.tools.demo_model.named import checkpoint
+    from codecflow.tools.demo_model.assemble import checkpoint
     from codecflow.vlm.loading import load_model
 
     folder = checkpoint(model, lambda line: typer.echo(f"codecflow: {line}", err=True))

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from codecflow.tools.bench.savings import QUESTION_TOKENS, savings
-from codecflow.tools.bench.windows_kv import REFRESHES, FrameRecord, windows_of
+from codecflow.tools.bench.savings import QUESTION_TOKENS, REFRESHES, FrameRecord, savings, windows_of
 from codecflow.vlm.flops import causal_pairs
 from codecflow.worker.windows import WindowPlan
 from tests.tools.bench.clips import CLIP, encode

@@ -13,11 +13,10 @@ from codecflow import subscriber
 from codecflow.cli.demo import TINY_STRIDE_S, WINDOW_S
 from codecflow.folders import cache_dir
 from codecflow.tools.demo_model.assemble import cached_checkpoint
+from codecflow.tools.evaluate.answers import Lane
 from codecflow.tools.evaluate.contenders import contenders
-from codecflow.tools.evaluate.labels import label
-from codecflow.tools.evaluate.lanes import Lane
 from codecflow.tools.evaluate.pipeline import Sampled, publish
-from codecflow.tools.evaluate.spec import read_spec
+from codecflow.tools.evaluate.spec import label, read_spec
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
 from tests.clips import BUNDLED

@@ -23,7 +23,7 @@ from codecflow.errors import ConfigError
 from codecflow.keep import KeepState
 from codecflow.tools.bench.sampling import sampled_frames
 from codecflow.tools.evaluate.contenders import contenders
-from codecflow.tools.evaluate.run import Options, run
+from codecflow.tools.evaluate.evaluation import Options, run
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
 from tests.tools.bench.clips import encode

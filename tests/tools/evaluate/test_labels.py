@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecflow.tools.evaluate.labels import label
-from codecflow.tools.evaluate.spec import Interval
+from codecflow.tools.evaluate.spec import Interval, label
 
 spans = st.lists(st.tuples(st.integers(0, 100), st.integers(1, 60)), max_size=4)
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from codecflow.messages import Flops, Frames, Question, Result, Tokens
-from codecflow.tools.evaluate.matched import matched
-from codecflow.tools.evaluate.scoring import Key, Standing, score
+from codecflow.tools.evaluate.scoring import Key, Standing, matched, score
 
 PERSON, CAR = Question("q1", "person?", "yes-no"), Question("q2", "car?", "yes-no")
 WINDOWS = 200

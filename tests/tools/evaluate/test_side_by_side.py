@@ -12,8 +12,8 @@ import pytest
 from codecflow.errors import ConfigError, SourceError
 from codecflow.keep import KeepConfig
 from codecflow.messages import Question
+from codecflow.tools.evaluate.evaluation import Options, in_waves, run
 from codecflow.tools.evaluate.pipeline import Sampled, publish
-from codecflow.tools.evaluate.run import Options, in_waves, run
 from codecflow.vlm.loading import load_model
 from codecflow.worker.stream import Sampling
 from codecflow.worker.windows import WindowPlan

@@ -22,8 +22,7 @@ from codecflow.tools.report.table import print_json, print_table, progress
 from codecflow.worker.windows import WindowPlan
 
 from .sampling import SampledFrame, sampled_frames
-from .savings import MODEL, Savings, savings
-from .windows_kv import REFRESHES, FrameRecord, windows_of
+from .savings import MODEL, REFRESHES, FrameRecord, Savings, savings, windows_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from codecflow.messages import BLOCK
 from codecflow.tools.report.charts import save
 
 from .explain import Example
-from .windows_kv import FrameRecord, WindowRecord
+from .savings import FrameRecord, WindowRecord
 
 KEPT, COMPARED, CERTIFIED = "#00798c", "#edae49", "#b8c4cc"
 REFRESHED, REUSED, EVICTED = "#d1495b", "#7fb8c4", "#d9d9d9"

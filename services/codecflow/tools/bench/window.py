@@ -1,4 +1,4 @@
-"""`codecflow bench window`: what one window costs under each keep and refresh policy, against everything from scratch.
+"""`codecflow bench window`: what one window costs under each keep and refresh policy, compared with full computation.
 
 Masks come from real clips; weights are random, so time, memory and FLOPs are real, answers are not. Each case fills its
 streams' windows once, then slides; only slides are timed.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from codecflow.errors import ModelError
 from codecflow.messages import Question
 from codecflow.tools.bench.clip_masks import ClipMasks
 from codecflow.tools.bench.window_cost import Case, Cost, Plan
-from codecflow.tools.bench.window_profile import profiled
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.vlm.work import Frame, StreamOutcome, StreamWork
@@ -190,3 +190,14 @@ def measure(
             told = cost.failed or f"{cost.ms:.1f} ms a window, {100 * cost.flops_share:.2f} % of the FLOPs"
             print(f"{clip.name}: {case.name}, {case.streams} streams: {told}", file=sys.stderr, flush=True)
     return costs
+
+
+def profiled(step: Callable[[], object], rows: int = 25) -> str:
+    """Runs `step` under torch's profiler: a table of the kernels (operators on a CPU) that took the most time."""
+    gpu = torch.cuda.is_available()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if gpu else [])]
+    with profile(activities=activities) as found:
+        step()
+    order = "self_cuda_time_total" if gpu else "self_cpu_time_total"
+    table: str = found.key_averages().table(sort_by=order, row_limit=rows, max_name_column_width=60)
+    return table

@@ -7,7 +7,7 @@ import importlib.util
 import json
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,3 +188,22 @@ def make_processor(tokenizer: Any, side: int) -> Any:
         image_seq_length=(side // TOKEN) ** 2,
         chat_template=tokenizer.chat_template,
     )
+
+
+NAME = "codecflow-tiny"
+"""What --model takes for the trained demo model."""
+
+
+def checkpoint(model: str, say: Callable[[str], None]) -> str:
+    """`model`, a hub id or folder; for NAME the folder of the demo model, assembled in the cache when it is first asked for.
+
+    `say` takes a line for people. Raises ModelError when it cannot be assembled.
+    """
+    if model != NAME:
+        return model
+    from codecflow.folders import cache_dir
+
+    from .assemble import cached_checkpoint
+
+    say(f"{NAME}: a small trained model; the first time, 180 MB are downloaded and it is assembled")
+    return str(cached_checkpoint(cache_dir()))

@@ -1,16 +1,24 @@
-"""What was answered, and what would have been right."""
+"""Contenders answer clips as a worker answers its streams; their answers are collected with the labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+from codecflow.errors import ModelError
 from codecflow.messages import Result
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
+from codecflow.worker.answering import Answering, Described
+from codecflow.worker.stream import Sampling
+from codecflow.worker.turns import Turn
 from codecflow.worker.windows import WindowPlan
 
 from .contenders import REFERENCE, Contender
-from .labels import label
+from .pipeline import Sampled
 from .scoring import Key
-from .spec import Spec
+from .spec import Spec, label
 
 
 class Answers:
@@ -46,3 +54,54 @@ class Answers:
         be shorter than its stride, as where only the last frames are looked at."""
         start_s, end_s = (float(self._plan.time((window + k) * self._plan.stride_slots)) for k in (0, 1))
         return start_s, end_s
+
+
+class Lane:
+    """One contender's worker: its own streams, engine and KV."""
+
+    def __init__(self, contender: Contender, family: Family, model: str, decoders: ThreadPoolExecutor) -> None:
+        self.contender = contender
+        self.sampling = Sampling(contender.plan, contender.keep, family.grid, family.model_pixels)
+        self._engine = Engine(family, window_frames=contender.plan.window_slots, refresh=contender.refresh)
+        self._refusals: list[str] = []
+        self._answering = Answering(
+            self._engine, contender.plan, Described(contender.name, model, family.trained), self._refusals.append
+        )
+        self._decoders = decoders
+
+    def close(self) -> None:
+        self._answering.close()
+
+    def answers(self, clips: Sequence[Sampled]) -> Iterator[tuple[int, list[Result]]]:
+        """(a clip's number, the results of its next window), the windows of each clip in order.
+
+        Raises ModelError when a window does not fit or the model takes no such pictures.
+        """
+        asked = {one.clip.stream: one.clip.questions for one in clips}
+        numbers = {one.clip.stream: one.clip.number for one in clips}
+        going = {one.clip.stream: one.windows() for one in clips}
+        turns = self._next(going)
+        while turns:
+            answering = self._answering.begin(turns, asked.__getitem__)
+            turns = self._next(going)  # decoded while the engine computes
+            for answered in answering.result():
+                if answered.refused:
+                    raise ModelError(
+                        f"{self.contender.name}: {self._refusals[-1]}; use a shorter window, or fewer --streams"
+                    )
+                if answered.results:
+                    yield numbers[answered.turn.stream.name], answered.results
+
+    def _next(self, going: dict[str, Iterator[Turn]]) -> list[Turn]:
+        """The next window of each clip; those that have no more leave `going`, and the engine once it has come so far."""
+        turns = list(self._decoders.map(lambda windows: next(windows, None), going.values()))
+        for stream in [stream for stream, turn in zip(going, turns, strict=True) if turn is None]:
+            del going[stream]
+            self._answering.drop(stream)
+        return [self._thinned(turn) for turn in turns if turn is not None]
+
+    def _thinned(self, turn: Turn) -> Turn:
+        thin = self.contender.thin
+        if turn.window is None or thin is None:
+            return turn
+        return replace(turn, window=replace(turn.window, frames=tuple(thin(frame) for frame in turn.window.frames)))

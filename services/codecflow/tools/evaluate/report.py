@@ -1,4 +1,4 @@
-"""The standings as a table for people, one JSON line for machines, and a CSV file of every answer."""
+"""Scores as tables for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from pathlib import Path
 from codecflow.errors import ConfigError
 from codecflow.tools.report.table import print_table, told_as
 
-from .figures import estimate_text, json_number, number_text, percent_text
-from .matched import Matched
-from .scoring import Labels, QuestionScore, Results, Standing
+from .bootstrap import Estimate
+from .scoring import Labels, Matched, QuestionScore, Results, Standing
 from .spec import Spec
 
 UNTRAINED = "MEANINGLESS SCORES: this checkpoint's weights are random, not trained"
@@ -200,3 +199,26 @@ def _question(score: QuestionScore) -> dict[str, object]:
 
 def _marked(heading: str, trained: bool) -> str:
     return heading if trained else f"{UNTRAINED}\n{heading}"
+
+
+def json_number(value: float) -> float | None:
+    """As in a JSON line: None where it has no meaning."""
+    return None if math.isnan(value) else round(value, 6)
+
+
+def number_text(value: float) -> str:
+    """As in a table, where `-` is what has no meaning."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def percent_text(value: float, digits: int = 1) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.{digits}f}"
+
+
+def estimate_text(estimate: Estimate, *, signed: bool = False, digits: int = 2) -> str:
+    """A score and its interval. `digits`: of the interval's ends."""
+    if math.isnan(estimate.value):
+        return "-"
+    form, between = ("+", " to ") if signed else ("", "-")
+    ends = [f"{end:{form}.{digits}f}" for end in (estimate.low, estimate.high) if not math.isnan(end)]
+    return f"{estimate.value:{form}.3f} ({between.join(ends) or '-'})"

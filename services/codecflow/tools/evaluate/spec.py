@@ -1,20 +1,12 @@
-"""Labelled clips: what is asked of which file, and when the answer is what.
-
-A spec is a CSV file with a header and the columns file, start_s, end_s, question, type, answer. Each row says: from
-`start_s` to `end_s` (presentation time of the file in seconds; both empty: all of it) the answer to `question` is `answer`.
-
-yes-no   rows give the intervals where the answer is yes; outside them it is no. A file in which it never is yes has one row
-         with the answer no and no times: so that it is asked there too. With rows that give a time for no, outside all rows
-         of this file and question nothing is scored.
-choice   the labels are all answers that the spec gives to this question. Where no row speaks, nothing is scored.
-text     likewise, with free text.
-"""
+"""The spec of an evaluation: clips, questions and labelled intervals, and the right answer in one window."""
 
 from __future__ import annotations
 
 import csv
 import math
 import os
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -162,3 +154,33 @@ def _times(path: Path, line: int, cells: dict[str, str]) -> tuple[float, float] 
 
 def _bad(path: Path, line: int, what: str) -> ConfigError:
     return ConfigError(f"spec {path} line {line}: {what}")
+
+
+def label(kind: str, intervals: Sequence[Interval], start_s: float, end_s: float) -> str | None:
+    """The right answer over the stride [start_s, end_s), or None: not to be scored.
+
+    The answer whose intervals cover at least half of the stride. yes-no without intervals of the answer no: no, where they
+    cover nothing of it. Left out are all other strides, and those of which two answers cover half each.
+    """
+    stride = end_s - start_s
+    covered: dict[str, float] = defaultdict(float)
+    for answer in {interval.answer for interval in intervals}:
+        covered[answer] = _covered([one for one in intervals if one.answer == answer], start_s, end_s)
+    # Times are decimal, strides are fractions: half of a stride is not to be missed by a rounding error.
+    half = stride / 2 - 1e-9
+    right = [answer for answer, seconds in covered.items() if seconds >= half]
+    if len(right) == 1:
+        return right[0]
+    if kind == "yes-no" and "no" not in covered and not any(seconds > 1e-9 for seconds in covered.values()):
+        return "no"
+    return None
+
+
+def _covered(intervals: Sequence[Interval], start_s: float, end_s: float) -> float:
+    """Seconds of [start_s, end_s) within any of `intervals`, which may overlap."""
+    total, reached = 0.0, start_s
+    for one in sorted(intervals, key=lambda interval: interval.start_s):
+        begin, end = max(one.start_s, reached), min(one.end_s, end_s)
+        if end > begin:
+            total, reached = total + end - begin, end
+    return total

@@ -15,13 +15,12 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.subscriber.lines import clock, result_line
-from codecflow.tools.demo_model.named import checkpoint
+from codecflow.tools.demo_model.assemble import checkpoint
 
 from .children import Children
-from .display import Display
-from .figures import Figures, tally
 from .source import fitting_stride, jpeg_bytes
-from .watch import Answers, Published
+from .tally import Figures, tally
+from .watch import Answers, Display, Published
 
 STREAM = "demo"
 QUESTIONS = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -15,20 +15,21 @@ from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError
 from codecflow.folders import make_folder
 from codecflow.keep import KeepConfig
-from codecflow.tools.demo_model.named import checkpoint
+from codecflow.tools.demo_model.assemble import checkpoint
 from codecflow.tools.report.charts import check_possible
-from codecflow.tools.report.table import progress
+from codecflow.tools.report.table import print_json, progress
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
 
-from .answers import Answers
+from .answers import Answers, Lane
 from .bootstrap import RESAMPLES
 from .contenders import DEFAULT, REFERENCE, TARGET, contenders
-from .lanes import Lane
+from .curves import draw_curves
 from .pipeline import Published, Sampled, publish
-from .report import UNTRAINED
+from .report import UNTRAINED, document, print_matched, print_policies, print_questions, write_answers
+from .scoring import Standing, matched, score
 from .spec import read_spec
-from .tell import tell
+from .timeline import draw_timeline, pictures_at, thumbnail_times, timeline
 
 HELD_BYTES = 4 << 30
 """The most that decoded pictures of the clips side by side may take: beyond it, each contender decodes them again."""
@@ -157,3 +158,51 @@ def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: Answer
 
 def _say(line: str) -> None:
     print(f"codecflow: {line}", file=sys.stderr, flush=True)
+
+
+MOST_CLIPS = 10
+"""Clips whose answers over time are drawn: pictures of all clips of a data set nobody would look at."""
+
+
+def tell(answers: Answers, target: str, title: str, run: Mapping[str, object], out: Path | None) -> None:
+    """Prints, and writes to the folder `out`. `target`: at whose FLOPs others are compared, if it ran. `run`: what ran, for
+    the JSON line; `trained` among it. Raises ConfigError when a file cannot be written."""
+    trained, told = bool(run["trained"]), dict(run)
+    standings = score(tuple(answers.spec.questions.values()), answers.by_contender, answers.labels)
+    print_policies(standings, title, trained)
+    chosen = next((one for one in standings if one.name == target), None)
+    rivals = matched(standings, chosen) if chosen else []
+    if chosen and rivals:
+        print_matched(chosen, rivals, trained)
+    print_questions(standings, trained)
+    if not trained:
+        told["scores"] = UNTRAINED
+    if out is not None:
+        write_answers(out / "answers.csv", answers.spec, answers.by_contender, answers.labels)
+        pictures = [out / "f1-flops.png", out / "f1-flops.svg"]
+        draw_curves(standings, title, trained, pictures)
+        pictures += _timelines(answers, standings, target, run, out)
+        told["files"] = [str(path) for path in (*pictures, out / "answers.csv")]
+    if not trained:
+        print(f"codecflow: {UNTRAINED}", file=sys.stderr, flush=True)
+    print_json(document(standings, target, rivals, told))
+
+
+def _timelines(
+    answers: Answers, standings: Sequence[Standing], target: str, run: Mapping[str, object], out: Path
+) -> list[Path]:
+    """The pictures of the answers over time of the first clips, and where they lie."""
+    clips, paths = answers.spec.clips, []
+    for number in range(min(len(clips), MOST_CLIPS)):
+        if (shown := timeline(answers, number, standings, target)) is None:
+            continue
+        stem = "answers" if len(clips) == 1 else f"answers-{number + 1}-{shown.file.stem}"
+        files = [out / f"{stem}.png", out / f"{stem}.svg"]
+        title = f"{run['model']}, asked every {run['stride_s']} s about {shown.file.name}"
+        if not run["trained"]:
+            title = UNTRAINED
+        draw_timeline(shown, pictures_at(shown.file, thumbnail_times(shown.seconds)), title, files)
+        paths += files
+    if len(clips) > MOST_CLIPS:
+        print(f"codecflow: answers over time are drawn of the first {MOST_CLIPS} clips", file=sys.stderr, flush=True)
+    return paths
