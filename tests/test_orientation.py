@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from codecflow.grid import TokenGrid
-from codecflow.orientation import ORIENTATIONS, nearest, shown_size, upright
+from codecflow.orientation import ORIENTATIONS, inverse, nearest, shown_size, upright
 
 sizes = st.integers(1, 40)
 orientations = st.sampled_from(ORIENTATIONS)
@@ -26,6 +26,7 @@ def test_pictures_are_turned_as_pillow_turns_them(orientation: int) -> None:
     ours = upright(picture, orientation)
     assert np.array_equal(ours, theirs)
     assert ours.shape[1::-1] == shown_size(11, 7, orientation)
+    assert np.array_equal(upright(ours, inverse(orientation)), picture)
 
 
 @given(orientations, sizes, sizes, st.integers(1, 6), st.integers(1, 6))

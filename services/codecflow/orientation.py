@@ -58,6 +58,11 @@ def shown_size(width: int, height: int, orientation: int) -> tuple[int, int]:
     return (height, width) if _TURNS[orientation][0] else (width, height)
 
 
+def inverse(orientation: int) -> int:
+    """The orientation that undoes another."""
+    return {6: 8, 8: 6}.get(orientation, orientation)
+
+
 def coded_boxes(boxes: npt.NDArray[np.int32], width: int, height: int, orientation: int) -> npt.NDArray[np.int32]:
     """Where boxes of the shown picture lie in the coded one.
 

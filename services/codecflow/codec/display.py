@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 from codecflow.orientation import ORIENTATIONS, UPRIGHT, Nearest, nearest
 
 from .annexb import nal_type, split_annex_b
+from .side_data import side_data
 
 TOLERATED = 1.0
 """Degrees by which a transform may miss a quarter turn before people are told."""
@@ -30,34 +31,40 @@ _DISPLAY_ORIENTATION = 47
 
 
 class Display:
-    """The orientation of each picture of one track, in decode order: the container's, or else the picture's own.
+    """The orientation of each picture of one track, in decode order, as the container or the picture itself says.
 
     `told`: called with an angle, once, when pictures are to be turned by one that is no quarter turn.
     """
 
     def __init__(self, track: VideoStream, codec: str, told: Callable[[float], None]) -> None:
         self._track, self._codec, self._told = track, codec, told
-        self._container: int | None = None
+        self._container = UPRIGHT
         self._started = False
         self._off = False
         self._own = UPRIGHT
 
     def of(self, packet: Packet[Any], data: bytes) -> int:
         """The orientation (1 to 8) of a picture. `data`: of a H.264 or HEVC picture, in Annex B; else the packet's bytes."""
-        found = self._picture(data)
-        if found is not None or packet.is_keyframe:
-            self._own = self._nearest(found) if found else UPRIGHT
         if not self._started:
             self._started = True
-            matrix = _matrix(self._track, packet)
-            if matrix is not None and not (found and matrix.orientation == found.orientation):
-                self._container = self._nearest(matrix)
-        return self._own if self._container is None else self._container
+            self._container = self._of_container(packet, data)
+        if self._codec == "mjpeg":  # whose EXIF outranks the container, as in FFmpeg
+            own = exif_orientation(data)
+            return self._container if own == UPRIGHT else own
+        if self._codec in _SEI and self._container == UPRIGHT:
+            found = sei_orientation(data, self._codec)
+            if found is not None or packet.is_keyframe:
+                self._own = self._nearest(found) if found else UPRIGHT
+            return self._own
+        return self._container
 
-    def _picture(self, data: bytes) -> Nearest | None:
+    def _of_container(self, packet: Packet[Any], data: bytes) -> int:
+        """What the container says of all pictures, by the first one. What that says itself is not counted."""
         if self._codec == "mjpeg":
-            return Nearest(exif_orientation(data), 0.0)
-        return sei_orientation(data, self._codec) if self._codec in _SEI else None
+            packet = Packet(without_exif(data))
+        matrix = _matrix(self._track, packet)
+        own = sei_orientation(data, self._codec) if self._codec in _SEI else None
+        return UPRIGHT if matrix is None or matrix == own else self._nearest(matrix)
 
     def _nearest(self, found: Nearest) -> int:
         if found.off > TOLERATED and not self._off:
@@ -68,10 +75,10 @@ class Display:
 
 def frame_matrix(frame: VideoFrame) -> Nearest | None:
     """What FFmpeg says of how a frame is to be shown; None when it says nothing."""
-    matrix = frame.side_data.get(cast(Any, Type.DISPLAYMATRIX))
+    matrix = side_data(frame, Type.DISPLAYMATRIX)
     if matrix is None:
         return None
-    a, b, _, c, d, *_ = np.frombuffer(cast(Any, matrix), np.int32, 9).tolist()
+    a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32, 9).tolist()
     return nearest((a, b, c, d))
 
 
@@ -89,6 +96,18 @@ def _matrix(track: VideoStream, packet: Packet[Any]) -> Nearest | None:
 
 def exif_orientation(jpeg: bytes) -> int:
     """The orientation in a JPEG's EXIF segment; 1 where there is none or it says nothing sensible."""
+    begin, end = _exif_segment(jpeg)
+    return _tiff_orientation(jpeg[begin + 10 : end])
+
+
+def without_exif(jpeg: bytes) -> bytes:
+    """A JPEG without its EXIF segment."""
+    begin, end = _exif_segment(jpeg)
+    return jpeg[:begin] + jpeg[end:]
+
+
+def _exif_segment(jpeg: bytes) -> tuple[int, int]:
+    """Where a JPEG's EXIF segment begins, marker included, and ends; (0, 0) where there is none."""
     position = 2
     while jpeg[position : position + 1] == b"\xff" and position + 4 <= len(jpeg):
         marker = jpeg[position + 1]
@@ -98,11 +117,10 @@ def exif_orientation(jpeg: bytes) -> int:
         if marker in (0xDA, 0xD9):  # the picture begins
             break
         length = int.from_bytes(jpeg[position + 2 : position + 4])
-        segment = jpeg[position + 4 : position + 2 + length]
-        if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
-            return _tiff_orientation(segment[6:])
+        if marker == 0xE1 and jpeg[position + 4 : position + 10] == b"Exif\0\0":
+            return position, position + 2 + length
         position += 2 + length
-    return UPRIGHT
+    return 0, 0
 
 
 def _tiff_orientation(tiff: bytes) -> int:
@@ -134,10 +152,10 @@ def sei_orientation(data: bytes, codec: str) -> Nearest | None:
         if kind != sei:
             continue
         payload = _sei_payload(unit[header:].replace(b"\0\0\3", b"\0\0"), _DISPLAY_ORIENTATION)
+        if payload and payload[0] & 0x80:  # cancelled
+            return Nearest(UPRIGHT, 0.0)
         if payload is not None and len(payload) >= 3:
             bits = int.from_bytes(payload[:3])
-            if bits >> 23:  # cancelled
-                return Nearest(UPRIGHT, 0.0)
             across, down = (-1 if bits >> shift & 1 else 1 for shift in (22, 21))
             turn = math.tau * (bits >> 5 & 0xFFFF) / 65536  # counter-clockwise, after the mirrors
             sine, cosine = math.sin(turn), math.cos(turn)
@@ -162,6 +180,4 @@ def _sei_payload(messages: bytes, wanted: int) -> bytes | None:
         if kind == wanted:
             return messages[position : position + size]
         position += size
-        if messages[position : position + 1] == b"\x80":  # trailing bits
-            return None
     return None

@@ -9,6 +9,8 @@ from av.video.frame import PictureType, VideoFrame
 
 from codecflow.messages import BLOCK, Grid, round_motion
 
+from .side_data import side_data
+
 VECTOR_CODECS = frozenset({"h264", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "mpeg1video", "mpeg2video", "h263"})
 """Codecs whose decoders in FFmpeg export vectors. Measured: HEVC, VP9, AV1 and MJPEG export none."""
 
@@ -38,7 +40,7 @@ class VectorGrid:
         if frame.pict_type not in (PictureType.P, PictureType.B, PictureType.S):
             return
         predicted = np.zeros(self._rows * self._columns, np.bool_)
-        vectors = frame.side_data.get(Type.MOTION_VECTORS)  # type: ignore[call-overload]  # its stub: by name only
+        vectors = side_data(frame, Type.MOTION_VECTORS)
         if vectors is not None:
             self._add(np.frombuffer(vectors, np.int64).reshape(len(vectors), -1), predicted)
         self._intra |= ~predicted

@@ -53,14 +53,14 @@ def masks_of_clip(
     for sampled in sampled_frames(clip, fps, seconds):
         frame = sampled.frame
         if not states:
-            grid = grid_of(frame.width, frame.height)
+            grid = grid_of(*sampled.size).oriented(sampled.orientation)
             config = KeepConfig(fps=fps, period_s=anchor_s)
             states = {p: KeepState(grid, replace(config, policy=p)) for p in POLICY_NAMES}  # type: ignore[arg-type]
         for policy, state in states.items():
             decision = state.step(sampled.slot, sampled.signal, partial(luma, frame))
             keep[policy].append(decision.keep)
         anchors.append(bool(decision.forced.all()))
-        pictures.append(frame.to_ndarray(format="rgb24"))
+        pictures.append(sampled.rgb())
     return ClipMasks(
         name, grid.rows, grid.columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
     )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,8 @@ from codecflow.errors import ConfigError
 from codecflow.folders import make_folder
 from codecflow.grid import TokenGrid
 from codecflow.keep import KeepConfig, KeepDecision, KeepState
-from codecflow.messages import Signal
+from codecflow.messages import BLOCK, Signal
+from codecflow.orientation import coded_boxes, inverse, upright
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, print_table, progress
 from codecflow.worker.windows import WindowPlan
@@ -27,13 +29,27 @@ from .savings import MODEL, REFRESHES, FrameRecord, Savings, savings, windows_of
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A frame in which something moves. `picture`: (height, width, 3) uint8 RGB."""
+    """A frame in which something moves.
+
+    `picture`: (height, width, 3) uint8 RGB, upright, as `grid` is laid over it. `signal`: of the coded picture, which
+    `orientation` turns upright.
+    """
 
     time_s: float
     picture: npt.NDArray[np.uint8]
     signal: Signal
     decision: KeepDecision
     grid: TokenGrid
+    orientation: int
+
+    def blocks(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[int, int, int, int]]:
+        """Values of the coded picture's blocks as they lie over the shown one, and their (left, right, bottom, top): a row
+        of blocks may stick out on any side."""
+        rows, columns = values.shape
+        coded = np.array([[0, 0, columns * BLOCK, rows * BLOCK]], np.int32)
+        box = coded_boxes(coded, self.grid.width, self.grid.height, inverse(self.orientation))
+        left, top, right, bottom = box[0].tolist()
+        return upright(values, self.orientation), (left, right, bottom, top)
 
 
 def run(
@@ -128,12 +144,13 @@ def _decisions(
     frames: Iterator[SampledFrame], config: KeepConfig, side: int
 ) -> Iterator[tuple[FrameRecord, Example | None]]:
     """The record of each frame, and the frame itself where coverage did not keep it whole."""
-    size = (0, 0)
+    shape: tuple[tuple[int, int], int] | None = None
     for frame in frames:
-        if size != (frame.frame.width, frame.frame.height):
-            size = (frame.frame.width, frame.frame.height)
-            grid = TokenGrid.regular(side, side, *size)
-            state, motion = KeepState(grid, config), KeepState(grid, replace(config, policy="motion"))
+        if shape != (frame.size, frame.orientation):
+            shape = (frame.size, frame.orientation)
+            grid = TokenGrid.regular(side, side, *frame.size)
+            coded = grid.oriented(frame.orientation)
+            state, motion = KeepState(coded, config), KeepState(coded, replace(config, policy="motion"))
         decision = state.step(frame.slot, frame.signal, partial(frame_luma, frame.frame))
         record = FrameRecord(
             slot=frame.slot,
@@ -148,8 +165,7 @@ def _decisions(
         if decision.anchor or frame.signal is None:
             yield record, None
         else:
-            picture = frame.frame.to_ndarray(format="rgb24").astype(np.uint8, copy=False)
-            yield record, Example(frame.time_s, picture, frame.signal, decision, grid)
+            yield record, Example(frame.time_s, frame.rgb(), frame.signal, decision, grid, frame.orientation)
 
 
 def _contrast(example: Example) -> float:
@@ -158,5 +174,6 @@ def _contrast(example: Example) -> float:
     if not 0.04 <= keep.mean() <= 0.3:
         return -abs(float(keep.mean()) - 0.15)
     change = np.repeat(np.repeat(example.signal.change.astype(float), 16, 0), 16, 1)
-    means = np.array([change[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in example.grid.boxes.tolist()])
+    boxes = example.grid.oriented(example.orientation).boxes.tolist()
+    means = np.array([change[y0:y1, x0:x1].mean() for x0, y0, x1, y1 in boxes])
     return float((means[keep].mean() - means[~keep].mean()) * np.sqrt(keep.mean()))

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from codecflow.keep import KeepConfig
-from codecflow.messages import BLOCK
 from codecflow.tools.report.charts import save
 
 from .explain import Example
@@ -48,9 +47,15 @@ def draw_frame(example: Example, path: Path) -> None:
         vectors = np.zeros_like(example.signal.change)
         motion.text(width / 2, height / 2, "this codec exports no vectors", ha="center", color="white", size=14)
     bars = [place(row, column, panel_height + 0.1, 0.13, narrower=1.0) for row, column in ((0, 1), (1, 0))]
-    _heat(motion, bars[0], grey, vectors / 4, "largest motion vector over a 16x16 block, in pixels")
+    _heat(motion, bars[0], grey, *example.blocks(vectors / 4), "largest motion vector over a 16x16 block, in pixels")
     motion.set_title("2  Codec signal: motion since the sampled frame before", loc="left")
-    _heat(change, bars[1], grey, example.signal.change / 8, "bound of a 16x16 block's mean change, in grey levels")
+    _heat(
+        change,
+        bars[1],
+        grey,
+        *example.blocks(example.signal.change / 8),
+        "bound of a 16x16 block's mean change, in grey levels",
+    )
     change.set_title("3  Codec signal: change since the sampled frame before", loc="left")
     _mask(mask, example)
     for axis in (seen, motion, change, mask):
@@ -58,16 +63,22 @@ def draw_frame(example: Example, path: Path) -> None:
     save(figure, path)
 
 
-def _heat(axis: Any, bar: Any, grey: npt.NDArray[Any], values: npt.NDArray[Any], label: str) -> None:
+def _heat(
+    axis: Any,
+    bar: Any,
+    grey: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    extent: tuple[int, int, int, int],
+    label: str,
+) -> None:
     """Blocks with a value of 0.5 or more, coloured on a logarithmic scale, over the picture in grey."""
     axis.imshow(grey * 0.55, cmap="gray", vmin=0, vmax=255)
-    rows, columns = values.shape
     image = axis.imshow(
         np.ma.masked_less(values, 0.5),
         cmap="YlOrRd",
         norm=LogNorm(0.5, 32),
         alpha=0.8,
-        extent=(0, columns * BLOCK, rows * BLOCK, 0),
+        extent=extent,
         interpolation="nearest",
     )
     scale = bar.figure.colorbar(image, cax=bar, orientation="horizontal", label=label, extend="max")

@@ -155,11 +155,11 @@ class Interim:
 def compare(frames: Iterator[SampledFrame], rows: int, columns: int, policies: Sequence[Policy]) -> Iterator[Interim]:
     """Runs all policies over the frames of a clip side by side; yields what it has come to after each frame."""
     tallies = {policy.name: Tally() for policy in policies}
-    size = (0, 0)
+    shape: tuple[tuple[int, int], int] | None = None
     for frame in frames:
-        if size != (frame.frame.width, frame.frame.height):
-            size = (frame.frame.width, frame.frame.height)
-            grid = TokenGrid.regular(rows, columns, *size)
+        if shape != (frame.size, frame.orientation):
+            shape = (frame.size, frame.orientation)
+            grid = TokenGrid.regular(rows, columns, *frame.size).oriented(frame.orientation)
             states = {policy.name: policy.begin(grid) for policy in policies}
             seen = {policy.name: LastKept(grid) for policy in policies}
         luma = frame.luma

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from codecflow.codec.source import Source
 from codecflow.codec.vectors import VectorGrid
 from codecflow.errors import ConfigError, SourceError
 from codecflow.messages import PictureMetadata, Signal
+from codecflow.orientation import shown_size, upright
 from codecflow.worker.signals import SignalTrack
 
 
@@ -26,7 +28,7 @@ class SampledFrame:
     """One sampled frame.
 
     `signal`: what changed since the sampled frame before; None where that is not known. `own`: the same with the vectors of
-    this picture alone.
+    this picture alone. `orientation`: what turns the coded picture, which `frame`, `luma` and the signals are of, upright.
     """
 
     slot: int
@@ -34,6 +36,16 @@ class SampledFrame:
     signal: Signal | None
     own: Signal | None
     frame: VideoFrame
+    orientation: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the picture as it is shown."""
+        return shown_size(self.frame.width, self.frame.height, self.orientation)
+
+    def rgb(self) -> npt.NDArray[np.uint8]:
+        """(height, width, 3) uint8 of the picture as it is shown."""
+        return np.ascontiguousarray(upright(cast(Any, self.frame.to_ndarray(format="rgb24")), self.orientation))
 
     @property
     def luma(self) -> npt.NDArray[np.uint8]:
@@ -53,14 +65,15 @@ def sampled_frames(clip: Path, fps: Fraction, seconds: float | None = None) -> I
     interval = DEFAULT_INTERVAL if ticks_per_slot.denominator == 1 else 1 / fps
     track = SignalTrack()
     frames = 0
-    for document, signal, frame in _signal_pictures(clip, interval):
+    for document, signal, picture in _signal_pictures(clip, interval):
         if seconds is not None and document.time_s >= seconds:
             break
         track.add(signal)
         slot = signal.tick * interval * fps
         if slot.denominator == 1:
             merged = track.take(signal.tick)
-            yield SampledFrame(int(slot), document.time_s, merged, merged and _own(merged, frame), frame)
+            own = merged and _own(merged, picture.frame)
+            yield SampledFrame(int(slot), document.time_s, merged, own, picture.frame, picture.picture.orientation)
             frames += 1
     if not frames:
         raise SourceError(f"source {clip}: no picture of it can be decoded; give a sound video file")
@@ -75,18 +88,18 @@ def _own(signal: Signal, frame: VideoFrame) -> Signal:
     return replace(signal, motion=motion, intra=intra)
 
 
-def _signal_pictures(clip: Path, interval: Fraction) -> Iterator[tuple[PictureMetadata, Signal, VideoFrame]]:
+def _signal_pictures(clip: Path, interval: Fraction) -> Iterator[tuple[PictureMetadata, Signal, DecodedPicture]]:
     """Signal pictures, in presentation order."""
     extractor, decoder = SignalExtractor(interval), PictureDecoder(vectors=True)
     documents: dict[int, PictureMetadata] = {}
     shown: deque[DecodedPicture] = deque()
 
-    def matched(ended: bool) -> Iterator[tuple[PictureMetadata, Signal, VideoFrame]]:
+    def matched(ended: bool) -> Iterator[tuple[PictureMetadata, Signal, DecodedPicture]]:
         while shown and (ended or shown[0].picture.seq in documents):
             one = shown.popleft()
             document = documents.pop(one.picture.seq, None)
             if document is not None and document.signal is not None:
-                yield document, document.signal, one.frame
+                yield document, document.signal, one
 
     with Source(str(clip)) as source:
         for picture in source.pictures(stream=clip.name, epoch=0):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
-import av.error
 from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
 
-from codecflow.errors import ConfigError, SourceError
+from codecflow.codec.decode import Decoder
+from codecflow.codec.source import Source
+from codecflow.errors import ConfigError
 
 JPEG_QUANTISER = 3
 """FFmpeg's quality of the JPEG comparison, 2 (best) to 31: about as large as libjpeg's quality 80."""
@@ -26,34 +27,31 @@ def fitting_stride(seconds: float, wanted: int) -> int:
 
 
 def jpeg_bytes(path: Path, fps: Fraction) -> tuple[int, int]:
-    """(frames, bytes): the clip's pictures at `fps`, each as a JPEG of its own, as systems without a codec send them."""
+    """(frames, bytes): the clip's pictures at `fps`, each as a JPEG of its own, as systems without a codec send them.
+
+    Raises SourceError when the clip cannot be read.
+    """
     frames = total = 0
     encoder: VideoCodecContext | None = None
-    try:
-        with av.open(str(path)) as container:
-            track = container.streams.video[0]
-            track.thread_type = "AUTO"
-            due: Fraction | None = None
-            for picture in container.decode(track):
-                if picture.pts is None or picture.time_base is None:
-                    continue
-                time = picture.pts * picture.time_base
+    due: Fraction | None = None
+    with Source(str(path)) as source:
+        decoder = Decoder()
+        for coded in source.pictures(path.name, 0):
+            for picture in decoder.push(coded):
+                time = picture.pts * coded.time_base
                 due = time if due is None else due
                 if time < due:
                     continue
                 due += 1 / fps
-                encoder = encoder or _encoder(picture, fps)
-                flat = picture.reformat(width=encoder.width, height=encoder.height, format="yuvj420p")
+                encoder = encoder or _encoder(picture.frame, fps)
+                flat = picture.frame.reformat(width=encoder.width, height=encoder.height, format="yuvj420p")
                 flat.pts, flat.time_base = frames, 1 / fps
                 total += sum(packet.size for packet in encoder.encode(flat))
                 frames += 1
-    except av.error.FFmpegError as error:
-        if not frames:
-            raise SourceError(f"source {path.name}: cannot be decoded ({error.strerror})") from None
     return frames, total + (sum(packet.size for packet in encoder.encode(None)) if encoder else 0)
 
 
-def _encoder(picture: Any, fps: Fraction) -> VideoCodecContext:
+def _encoder(picture: VideoFrame, fps: Fraction) -> VideoCodecContext:
     encoder = av.CodecContext.create("mjpeg", "w")
     assert isinstance(encoder, VideoCodecContext)
     encoder.width, encoder.height, encoder.pix_fmt = picture.width, picture.height, "yuvj420p"

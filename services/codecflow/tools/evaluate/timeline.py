@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from av.video.frame import VideoFrame
 
 from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.source import Source
 from codecflow.errors import SourceError
 from codecflow.messages import Result
+from codecflow.orientation import shown_size, upright
 from codecflow.tools.report.charts import plain_text, save
 
 from .answers import Answers
@@ -107,12 +107,12 @@ def pictures_at(file: Path, times: Sequence[float]) -> list[npt.NDArray[np.uint8
         for last in _shown(source):
             begin = last.pts if begin is None else begin
             while len(found) < len(times) and (last.pts - begin) * last.picture.time_base >= times[len(found)]:
-                found.append(_small(last.frame))
+                found.append(_small(last))
             if len(found) == len(times):
                 return found
     if last is None:
         raise SourceError(f"source {file}: no picture of it can be decoded; give a sound video file")
-    return found + [_small(last.frame)] * (len(times) - len(found))
+    return found + [_small(last)] * (len(times) - len(found))
 
 
 def _shown(source: Source) -> Iterator[ShownPicture]:
@@ -122,10 +122,11 @@ def _shown(source: Source) -> Iterator[ShownPicture]:
     yield from decoder.flush()
 
 
-def _small(frame: VideoFrame) -> npt.NDArray[np.uint8]:
-    width = max(2, round(_HEIGHT * frame.width / frame.height))
-    small = frame.reformat(width=width, height=_HEIGHT, format="rgb24", interpolation="AREA")
-    return np.asarray(small.to_ndarray(), np.uint8)
+def _small(picture: ShownPicture) -> npt.NDArray[np.uint8]:
+    size = max(2, round(_HEIGHT * picture.size[0] / picture.size[1])), _HEIGHT
+    width, height = shown_size(*size, picture.orientation)
+    small = picture.frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    return np.ascontiguousarray(upright(np.asarray(small.to_ndarray(), np.uint8), picture.orientation))
 
 
 def _row_of(answers: Answers, number: int, prompt: str, standing: Standing) -> Row:
