@@ -12,13 +12,16 @@ import av
 import numpy as np
 import pytest
 
+from codecflow import subscriber
 from codecflow.cli.app import main
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import create_topics
+from codecflow.messages import Question, StreamDescription, encode_stream
 from codecflow.vlm.tiny import make_tiny
 from tests.clips import BUNDLED, cut
+from tests.subscriber.example_results import publish_raw
 
 NEED_TOPICS = (
     ("produce", str(BUNDLED), "--stream", "gate"),
@@ -174,6 +177,71 @@ def test_names_that_do_not_exist(refused: Refused, at: tuple[str, ...], tmp_path
 )
 def test_a_number_that_must_be_positive(refused: Refused, command: tuple[str, ...]) -> None:
     assert f"{command[-2]} '0': use a positive number" in refused(2, *command)
+
+
+@pytest.mark.parametrize(
+    ("question", "says"),
+    [
+        (("Which?", "--choice", "red,"), "a label is empty"),
+        (("Which?", "--choice", ",, ,"), "a label is empty"),
+        (("Which?", "--choice", "red, red"), "two labels are equal"),
+        (("Which?", "--choice", "red"), "two or more labels"),
+        (("Which?", "--choice", ",".join(map(str, range(65)))), "65 labels; at most 64"),
+        (("Which?", "--choice", "red," + "b" * 201), "a label has 201 characters; at most 200"),
+        (("Which?", "--choice", "a,b", "--yes-no"), "exclude each other"),
+        (("word " * 801,), "its prompt has 4005 characters; at most 4000"),
+        ((" \t",), "an id and a prompt that are not empty"),
+        (("Which?", "--id", " "), "an id and a prompt that are not empty"),
+        (("Which?", "--id", "i" * 201), "its id has 201 characters; at most 200"),
+        (("Which?", "--max-tokens", "0"), "max_tokens 0 is not within 1 to 1024"),
+        (("Which?\udcff",), "its prompt is not valid UTF-8"),
+    ],
+)
+def test_a_question_that_cannot_be_answered(refused: Refused, question: tuple[str, ...], says: str) -> None:
+    """Found before a broker is looked for."""
+    assert says in refused(2, "ask", "gate", *question, "--bootstrap-servers", "nowhere:9")
+
+
+def test_more_questions_than_a_stream_may_have(
+    refused: Refused, kafka_settings: KafkaSettings, at: tuple[str, ...]
+) -> None:
+    questions = tuple(Question(f"q{number}", "Which?") for number in range(64))
+    key, value = encode_stream(StreamDescription("gate", questions))
+    publish_raw(kafka_settings, "streams", key.decode(), value)
+    assert "stream gate: 65 questions; at most 64 are allowed" in refused(2, "ask", "gate", "One more?", *at)
+
+
+def test_a_description_that_cannot_be_read_can_be_cleared(
+    refused: Refused,
+    kafka_settings: KafkaSettings,
+    at: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    publish_raw(kafka_settings, "streams", "gate", b'{"v":1,"questions":[{"id":"q","prompt":" ","type":"text"}]}')
+    assert "to begin again run: codecflow ask gate --clear" in refused(5, "ask", "gate", "Is it open?", *at)
+    monkeypatch.setattr(sys, "argv", ["codecflow", "ask", "gate", "--clear", *at])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert "gate: no questions configured" in capfd.readouterr().out
+
+
+def test_questions_of_others_do_not_control_the_terminal(
+    kafka_settings: KafkaSettings,
+    at: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    hostile = "\x1b]0;owned\x07 \x9b2J \u202e red\r\n"
+    labels = (hostile, "blue")
+    subscriber.ask(kafka_settings, "gate", Question(f"q{hostile}", f"Which{hostile}?", "choice", labels))
+    monkeypatch.setattr(sys, "argv", ["codecflow", "ask", "gate", "--list", *at])
+    with pytest.raises(SystemExit):
+        main()
+    (line,) = capfd.readouterr().out.splitlines()
+    assert line.isprintable()
+    assert "]0;owned" in line
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_a_few_unreadable_records_are_told_by_their_coordinates(
         ("packets", 2, "a", "unreadable"),
         ("streams", 0, "a", "unreadable"),
     ]
-    assert {x.reason for x in found if x.topic.endswith("packets")} == {"packet: header 'v' is missing"}
+    assert {x.reason for x in found if x.topic.endswith("packets")} == {"packet: header 'picture' is missing"}
 
 
 def test_too_many_unreadable_records_end_the_worker_with_nothing_lost(

@@ -10,8 +10,9 @@ from typing import Any, NoReturn
 
 import typer
 
-from codecflow.codec.addresses import one_line, redact
+from codecflow.codec.addresses import redact
 from codecflow.errors import CodecFlowError, ConfigError
+from codecflow.text import one_line
 
 # Each has `register(app)`. They import torch, transformers and av inside their commands only: --help stays quick.
 COMMAND_MODULES = (
@@ -79,7 +80,7 @@ def _usage(error: Any) -> NoReturn:
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    print(f"codecflow: {one_line(' '.join(redact(text, sys.argv[1:]).split()))}", file=sys.stderr)
+    print(f"codecflow: {one_line(redact(text, sys.argv[1:]))}", file=sys.stderr)
     sys.exit(status)
 
 

@@ -1,4 +1,4 @@
-"""`codecflow ask`: what every window of a stream is asked."""
+"""`codecflow ask`: the questions of a stream."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from codecflow.errors import ConfigError
+from codecflow.text import one_line
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
 
@@ -53,7 +54,7 @@ def ask(
     else:
         asked = subscriber.asked(settings, stream)
     if not asked.questions:
-        typer.echo(f"{stream}: nothing is asked")
+        typer.echo(f"{stream}: no questions configured")
     for each in asked.questions:
         kind = f"choice: {', '.join(each.labels)}" if each.type == "choice" else each.type
-        typer.echo(f"{stream}  {each.id}  [{kind}]  {each.prompt}")
+        typer.echo(f"{stream}  {one_line(each.id)}  [{one_line(kind)}]  {one_line(each.prompt)}")

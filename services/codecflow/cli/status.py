@@ -7,6 +7,8 @@ from typing import Protocol
 
 import typer
 
+from codecflow.text import one_line
+
 
 class _Summary(Protocol):
     def line(self) -> str: ...
@@ -44,4 +46,4 @@ class StatusLine:
             self._next = time.monotonic() + self._every_s
 
     def notice(self, line: str) -> None:
-        typer.echo(f"codecflow: {line}", err=True)
+        typer.echo(f"codecflow: {one_line(line)}", err=True)

@@ -11,6 +11,7 @@ from typing import Literal
 from urllib.parse import quote, unquote
 
 from codecflow.errors import SourceError
+from codecflow.text import visible
 
 Kind = Literal["file", "pipe", "http", "rtsp", "rtmp", "network"]
 
@@ -36,7 +37,6 @@ _GATEWAY = "give the camera's rtsp:// address, or let a gateway such as mediamtx
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 # What was meant as an address: one slash after a scheme, or user:password@host without a scheme.
 _MEANT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/|[^/\s:@]+:.*@")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Address:
 
     @classmethod
     def _of_path(cls, name: str) -> Address:
-        path, told = Path(name), one_line(name)
+        path, told = Path(name), visible(name)
         if path.is_dir():
             raise SourceError(f"source {told}: is not a file but a folder; give a video file in it", "missing")
         if path.is_fifo():
@@ -120,10 +120,10 @@ def shown(source: str) -> str:
     `?`, `#`, `=`, `;` or `&` is shown. A password may hold any character: all up to the last `@` goes.
     """
     if any(os.path.lexists(name) for name in _file_names(source)):
-        return one_line(source)
+        return visible(source)
     match = _SCHEME.match(source) or _MEANT.match(source)
     if match is None:
-        return one_line(source)
+        return visible(source)
     scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}", source)
     begin = scheme[0] if scheme else ""
     rest = source[len(begin) :]
@@ -132,8 +132,8 @@ def shown(source: str) -> str:
     plain = re.split(r"[?#=;&]", rest, maxsplit=1)[0]
     secret = rest[len(plain) :]
     if secret[1:].rstrip(".,:;") == "***":  # a text that was redacted before
-        return one_line(begin + rest)
-    return one_line(begin + plain + (f"{secret[0]}***" if secret else ""))
+        return visible(begin + rest)
+    return visible(begin + plain + (f"{secret[0]}***" if secret else ""))
 
 
 _ADDRESS_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}(?:.*@)?[^\s'\"]*", re.DOTALL)
@@ -151,11 +151,6 @@ def redact(text: str, sources: Iterable[str] = ()) -> str:
             text = text.replace(written, shown(source))
     text = _ADDRESS_IN_TEXT.sub(lambda match: shown(match.group()), text)
     return _USER_IN_TEXT.sub(lambda match: match.group() if "***@" in match.group() else "***@", text)
-
-
-def one_line(text: str) -> str:
-    """`text` with its control characters, which move a terminal's cursor, written as escapes."""
-    return _CONTROLS.sub(lambda match: match.group().encode("unicode_escape").decode(), text)
 
 
 def _file_names(source: str) -> list[str]:
@@ -202,4 +197,4 @@ def _missing(source: str) -> SourceError:
             f"source {shown(source)}: no such file, and not an address, which begins with rtsp://, http:// or the like",
             "missing",
         )
-    return SourceError(f"source {one_line(source)}: no such file; give a video file or a camera's address", "missing")
+    return SourceError(f"source {visible(source)}: no such file; give a video file or a camera's address", "missing")

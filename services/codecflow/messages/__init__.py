@@ -3,7 +3,7 @@
 from ._wire import SCHEMA_VERSION, Headers
 from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
 from .grids import CHANGE_LEVELS, MOTION_LEVELS, Grid, round_change, round_motion
-from .limits import MAX_SIDE, VIDEO_CODECS, one_line
+from .limits import MAX_SIDE, VIDEO_CODECS
 from .metadata import (
     BLOCK,
     MAX_INTERVAL,
@@ -70,7 +70,6 @@ __all__ = [
     "encode_result",
     "encode_state",
     "encode_stream",
-    "one_line",
     "round_change",
     "round_motion",
 ]

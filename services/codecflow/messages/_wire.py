@@ -11,8 +11,9 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from codecflow.errors import MessageError
+from codecflow.text import one_line
 
-from .limits import MAX_INT32, MAX_INT64, MAX_LINE, STREAM_ID, fraction, one_line
+from .limits import MAX_INT32, MAX_INT64, MAX_LINE, STREAM_ID, fraction
 
 SCHEMA_VERSION: Literal[1] = 1
 """Version of every message. A reader refuses any other: a guess at unknown fields would be a silent wrong answer."""
@@ -84,7 +85,7 @@ def refused(value: bytes | None, what: str, error: Exception) -> MessageError:
     except REFUSALS:
         version = SCHEMA_VERSION  # it is not even an object, as `error` says
     if type(version) is not int or version != SCHEMA_VERSION:
-        shown = "that is missing" if version is None else one_line(repr(version), 40)
+        shown = one_line(repr(version), 40)
         return MessageError(f"{what}: schema version {shown}; this CodecFlow reads version {SCHEMA_VERSION}")
     return MessageError(f"{what}: {one_line(str(error), MAX_LINE)}")
 

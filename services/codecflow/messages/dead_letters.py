@@ -8,9 +8,10 @@ from typing import Annotated
 import msgspec
 
 from codecflow.errors import MessageError
+from codecflow.text import one_line
 
 from ._wire import REFUSALS, dump, load_members, refused
-from .limits import CODE, MAX_LINE, Count32, Line, Natural, one_line
+from .limits import CODE, MAX_LINE, Count32, Line, Natural
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ A type here is a Python type with its bounds, which msgspec checks while it read
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
 from functools import lru_cache
 from typing import Annotated, Literal, get_args
@@ -73,20 +72,6 @@ Codec = Literal[
 VIDEO_CODECS: frozenset[str] = frozenset(get_args(Codec))
 """FFmpeg's names of the codecs that may be published: those of cameras and of recordings, which it decodes in software. A
 record cannot choose any other of FFmpeg's decoders."""
-
-_CONTROLS = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-"""What can move a terminal's cursor, change its state or reorder a line, and halves of characters that have no UTF-8."""
-
-
-def one_line(text: str, most: int | None = None) -> str:
-    """`text` in one line that is safe to show on a terminal: white space is one space, controls are U+FFFD. Cut to `most`
-    characters, with an ellipsis."""
-    if most is not None and len(text) > most:
-        text = text[: most + 1]  # what follows cannot be seen, and may be megabytes
-    line = _CONTROLS.sub("\ufffd", " ".join(text.split()))
-    return line if most is None or len(line) <= most else f"{line[: most - 1]}…"
 
 
 @lru_cache(maxsize=4096)

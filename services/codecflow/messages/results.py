@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from codecflow.text import one_line
+
 from ._wire import dump, load
 from .limits import (
     CODE,
@@ -20,7 +22,6 @@ from .limits import (
     Natural,
     Seconds,
     Share,
-    one_line,
 )
 from .streams import QuestionType
 

@@ -9,9 +9,10 @@ from typing import Any, Literal, get_args
 import msgspec
 
 from codecflow.errors import ConfigError
+from codecflow.text import one_line
 
 from ._wire import REFUSALS, Version, dump, is_stream_id, refused, stream_of
-from .limits import MAX_ANSWER_TOKENS, MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_PROMPT, MAX_QUESTIONS, one_line
+from .limits import MAX_ANSWER_TOKENS, MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_PROMPT, MAX_QUESTIONS
 
 QuestionType = Literal["text", "yes-no", "choice"]
 QUESTION_TYPES: tuple[str, ...] = get_args(QuestionType)

@@ -6,13 +6,17 @@ from typing import Any
 
 import orjson
 
+from codecflow.errors import MessageError
 from codecflow.messages import Result, decode_result, encode_result
+from codecflow.text import escape_controls, one_line
 
 
 def result_line(result: Result) -> str:
     """One answer for people: at what time of the stream, and in the brackets what it looked at and cost."""
-    answer = " ".join(result.answer.split()) or "(nothing)"
-    if result.p_yes is not None:
+    answer = one_line(result.answer) or "(nothing)"
+    if result.error is not None:
+        answer = f"no answer: {one_line(result.error.text)} ({result.error.code})"
+    elif result.p_yes is not None:
         answer = f"{answer} (p(yes) {result.p_yes:.2f})"
     elif result.label_probabilities:
         answer = f"{answer} ({result.label_probabilities.get(result.answer, 0):.2f})"
@@ -24,22 +28,27 @@ def result_line(result: Result) -> str:
     ]
     if result.frames.missing:
         notes.append(f"{result.frames.missing} of {result.frames.expected} frames missing")
+    if result.skipped:
+        notes.append(f"{result.skipped} windows skipped before")
     if result.restarted:
         notes.append("restarted")
     if not result.trained:
         notes.append("untrained model")
-    return f"{result.stream}  {clock(result.end_s)}  {result.question}: {answer}  [{', '.join(notes)}]"
+    return f"{result.stream}  {clock(result.end_s)}  {one_line(result.question)}: {answer}  [{', '.join(notes)}]"
 
 
 def result_json(result: Result) -> str:
-    """The document on the topic, with the stream, which is its record's key."""
+    """The document on the topic, with the stream, which is its record's key. Nothing in it controls a terminal."""
     _, value = encode_result(result)
-    return orjson.dumps({"stream": result.stream, **orjson.loads(value)}).decode()
+    return escape_controls(orjson.dumps({"stream": result.stream, **orjson.loads(value)}).decode())
 
 
 def read_result_json(text: str | bytes) -> Result:
     """Inverse of `result_json`. Raises MessageError."""
-    document: dict[str, Any] = orjson.loads(text)
+    try:
+        document: dict[str, Any] = {**orjson.loads(text)}
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise MessageError(f"result: a JSON object is expected ({error})") from error
     return decode_result(str(document.pop("stream", "")).encode(), orjson.dumps(document))
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from codecflow.errors import ConfigError
+from codecflow.errors import ConfigError, MessageError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail, newest_by_key
 from codecflow.messages import Question, StreamDescription, check_stream_id, decode_stream, encode_stream
+from codecflow.text import one_line
 
 TAKEN_WITHIN_S = 30.0
 """How long the brokers may take to acknowledge a description before that is an error."""
@@ -25,7 +26,14 @@ def asked(settings: KafkaSettings, stream: str) -> StreamDescription:
     key = check_stream_id(stream).encode()
     with TopicTail(settings, settings.topics.streams) as tail:
         newest = newest_by_key(tail.catch_up())
-    return decode_stream(key, newest[key]) if key in newest else StreamDescription(stream)
+    if key not in newest:
+        return StreamDescription(stream)
+    try:
+        return decode_stream(key, newest[key])
+    except MessageError as error:
+        raise MessageError(
+            f"stream {stream}: its questions cannot be read: {error}; to begin again run: codecflow ask {stream} --clear"
+        ) from error
 
 
 def ask(settings: KafkaSettings, stream: str, question: Question) -> StreamDescription:
@@ -47,8 +55,8 @@ def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDesc
 
 
 def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
-    """Ask nothing of `stream` any more."""
-    return _change(settings, stream, lambda questions: ())
+    """Remove all questions of `stream`, also those of a description that cannot be read."""
+    return _write(settings, StreamDescription(check_stream_id(stream)))
 
 
 def question(
@@ -56,12 +64,12 @@ def question(
 ) -> Question:
     """A question of the type that the arguments make it; named by its words, where no name is given. Raises ConfigError."""
     if yes_no and choices:
-        raise ConfigError(f"question {prompt!r}: yes-no and a choice exclude each other")
+        raise ConfigError(f"question {one_line(prompt, 60)!r}: yes-no and a choice exclude each other")
     return Question(
         id=question_id(prompt) if name is None else name,
         prompt=prompt,
         type="yes-no" if yes_no else "choice" if choices else "text",
-        labels=tuple(choices),
+        labels=tuple(label.strip() for label in choices),
         max_tokens=max_tokens,
     )
 
@@ -75,7 +83,11 @@ def question_id(prompt: str) -> str:
 def _change(
     settings: KafkaSettings, stream: str, change: Callable[[tuple[Question, ...]], tuple[Question, ...]]
 ) -> StreamDescription:
-    description = StreamDescription(stream, change(asked(settings, stream).questions))
+    return _write(settings, StreamDescription(stream, change(asked(settings, stream).questions)))
+
+
+def _write(settings: KafkaSettings, description: StreamDescription) -> StreamDescription:
+    stream = description.stream
     key, value = encode_stream(description)
     with RecordSender(settings) as sender:
         sender.send(Record(settings.topics.streams, key, value, f"stream {stream}, its questions"))
