@@ -8,14 +8,14 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from .serving import serving
+from .serving import secure, serving
 
 Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 
 @contextmanager
-def camera(behave: Behaviour) -> Iterator[str]:
-    """host:port of a server that answers every GET with `behave`."""
+def camera(behave: Behaviour, certificate: Path | None = None) -> Iterator[str]:
+    """host:port of a server that answers every GET with `behave`; with TLS where there is a certificate."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # http.server's name
@@ -25,7 +25,11 @@ def camera(behave: Behaviour) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    with serving(ThreadingHTTPServer(("127.0.0.1", 0), Handler)) as address:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.handle_error = lambda request, client_address: None  # type: ignore[method-assign]  # clients leave
+    if certificate is not None:
+        secure(server, certificate)
+    with serving(server) as address:
         yield address
 
 

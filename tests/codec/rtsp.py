@@ -1,4 +1,4 @@
-"""A small real RTSP camera: one H.264 track, interleaved over TCP (RFC 2326, RFC 6184), with a password if wanted."""
+"""A small real RTSP camera: one H.264 track over TCP, interleaved, or UDP (RFC 2326, RFC 6184); with a password or TLS."""
 
 from __future__ import annotations
 
@@ -15,14 +15,27 @@ from codecflow.codec.annexb import split_annex_b
 from codecflow.codec.source import Source
 from codecflow.messages import CodedPicture
 
-from .serving import serving
+from .serving import quiet_server, serving
 
 _LARGEST = 1200
 
 
 @contextmanager
-def rtsp_camera(clip: Path, password: str | None = None, start: int = 0) -> Iterator[str]:
-    """host:port of a camera that plays the H.264 `clip` from its picture `start` on, ten times real time, then hangs up."""
+def rtsp_camera(
+    clip: Path,
+    password: str | None = None,
+    start: int = 0,
+    *,
+    transport: str = "tcp",
+    certificate: Path | None = None,
+    hangs: bool = False,
+    asked: list[str] | None = None,
+) -> Iterator[str]:
+    """host:port of a camera that plays the H.264 `clip` from its picture `start` on, ten times real time, then hangs up.
+
+    `transport`: tcp or udp, the only one that it takes. `certificate`: PEM of a key and its certificate, for TLS. `hangs`:
+    it says nothing more after the last picture, instead. `asked` is added to: its requests, with their headers.
+    """
     with Source(str(clip)) as source:
         pictures = list(source.pictures("camera", 0))[start:]
 
@@ -40,6 +53,8 @@ def rtsp_camera(clip: Path, password: str | None = None, start: int = 0) -> Iter
                 return False
             headers = dict(line.split(": ", 1) for line in iter(lambda: self.rfile.readline().decode().strip(), ""))
             verb, sequence = request[0], headers["CSeq"]
+            if asked is not None:
+                asked.append(f"{verb} {headers}")
             wanted = password and "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
             if wanted and verb != "OPTIONS" and headers.get("Authorization") != wanted:
                 self.reply("401 Unauthorized", sequence, 'WWW-Authenticate: Basic realm="camera"')
@@ -50,15 +65,30 @@ def rtsp_camera(clip: Path, password: str | None = None, start: int = 0) -> Iter
                 sdp += "a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:track\r\n"
                 self.reply("200 OK", sequence, "Content-Type: application/sdp", f"Content-Length: {len(sdp)}", body=sdp)
             elif verb == "SETUP":
-                self.reply("200 OK", sequence, "Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1")
+                self.set_up(sequence, headers["Transport"])
             elif verb == "PLAY":
                 self.reply("200 OK", sequence, "Session: 1")
                 self.play()
+                if hangs:
+                    self.rfile.read()
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return False
             else:
                 self.reply("200 OK", sequence)
             return True
+
+        def set_up(self, sequence: str, wanted: str) -> None:
+            if ("TCP" in wanted) != (transport == "tcp"):
+                self.reply("461 Unsupported transport", sequence)
+            elif transport == "tcp":
+                self.reply("200 OK", sequence, "Transport: RTP/AVP/TCP;unicast;interleaved=0-1", "Session: 1")
+            else:
+                self.port = int(wanted.partition("client_port=")[2].partition("-")[0])
+                self.udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                self.udp.bind(("127.0.0.1", 0))
+                ours = self.udp.getsockname()[1]
+                ports = f"client_port={self.port}-{self.port + 1};server_port={ours}-{ours + 1}"
+                self.reply("200 OK", sequence, f"Transport: RTP/AVP;unicast;{ports}", "Session: 1")
 
         def reply(self, status: str, sequence: str, *lines: str, body: str = "") -> None:
             head = "\r\n".join([f"RTSP/1.0 {status}", f"CSeq: {sequence}", *lines])
@@ -72,11 +102,13 @@ def rtsp_camera(clip: Path, password: str | None = None, start: int = 0) -> Iter
                     header = struct.pack(">BBHII", 0x80, 96 | (0x80 if last else 0), number & 0xFFFF, stamp, 7)
                     number += 1
                     packet = header + payload
-                    self.wfile.write(b"$\0" + struct.pack(">H", len(packet)) + packet)
+                    if transport == "udp":
+                        self.udp.sendto(packet, ("127.0.0.1", self.port))
+                    else:
+                        self.wfile.write(b"$\0" + struct.pack(">H", len(packet)) + packet)
                 time.sleep(float(picture.duration * picture.time_base) / 10)
 
-    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Session)
-    server.daemon_threads = True
+    server = quiet_server(Session, certificate)
     with serving(server) as address:
         yield address
 

@@ -84,6 +84,13 @@ class Address:
         rest = _with_quoted_user(source[match.end() :])
         authority = re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2]
         host = authority[1:].partition("]")[0] if authority.startswith("[") else authority.partition(":")[0]
+        port = authority.removeprefix(f"[{host}]").removeprefix(host)
+        if not re.fullmatch(r"(:\d{0,5})?", port) or int(port[1:] or 0) > 65535:
+            raise SourceError(
+                f"source {shown(source)}: an address whose port is no number up to 65535; write special characters of the "
+                "user name and password as %XX",
+                "missing",
+            )
         return cls(_KINDS[scheme], f"{scheme}://{rest}", shown(source), scheme, host)
 
     @classmethod

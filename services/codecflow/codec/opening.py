@@ -119,7 +119,7 @@ def _refuses_tcp(error: av.error.FFmpegError) -> bool:
 
 
 def _open(address: Address, options: SourceOptions, **more: str) -> InputContainer:
-    settings = {"protocol_whitelist": _PROTOCOLS[address.kind], "format_whitelist": _formats(), **more}
+    settings = {"protocol_whitelist": _PROTOCOLS[address.kind], **more}
     if address.kind in ("rtsp", "network"):
         settings |= {"buffer_size": str(_RECEIVE_BUFFER)}
     if address.scheme == "udp":
@@ -135,17 +135,21 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
         # Unbuffered: what has come is read at once. Not closed, where it is standard input, which is not ours.
         own = address.url != "-"
         source = open(address.url if own else 0, "rb", buffering=0, closefd=own)  # noqa: SIM115
-    container = _within(
-        options.timeout_s, lambda: av.open(source, "r", options=settings, timeout=options.timeout_s, **how)
-    )
-    if container.format.name == "hls" and address.secure and not options.insecure:
-        # FFmpeg checks the playlist's certificate but not those of what the playlist names.
-        container.close()
-        how["io_open"] = _verified(options)
-        container = _within(
-            options.timeout_s, lambda: av.open(source, "r", options=settings, timeout=options.timeout_s, **how)
+
+    def opened(formats: str) -> InputContainer:
+        with_formats = settings | {"format_whitelist": formats}
+        return _within(
+            options.timeout_s, lambda: av.open(source, "r", options=with_formats, timeout=options.timeout_s, **how)
         )
-    return container
+
+    if not (address.kind == "http" and address.secure and not options.insecure):
+        return opened(_formats())
+    # FFmpeg checks the certificate of a playlist's host, but not those of the hosts that it names.
+    try:
+        return opened(_formats(without="hls"))
+    except av.error.ArgumentError:  # a format that is not on the list
+        how["io_open"] = _verified(options)
+        return opened(_formats())
 
 
 def _within(timeout_s: float, opened: Callable[[], Any]) -> InputContainer:
@@ -195,7 +199,7 @@ def _check_certificates(file: Path) -> None:
 
 
 @cache
-def _formats() -> str:
+def _formats(without: str = "") -> str:
     """FFmpeg's demuxers of files and streams, for its option format_whitelist."""
     allowed = set()
     for name in formats_available:
@@ -203,7 +207,7 @@ def _formats() -> str:
             form = ContainerFormat(name, "r")
         except ValueError:
             continue
-        if form.name not in _NO_SOURCES and "device" not in form.long_name and not _is_device(name):
+        if form.name not in (*_NO_SOURCES, without) and "device" not in form.long_name and not _is_device(name):
             allowed.add(name)
     return ",".join(sorted(allowed))
 

@@ -33,6 +33,7 @@ _KINDS: dict[type[Exception], str] = {
     av.error.HTTPNotFoundError: "missing",
     av.error.ExitError: "timeout",
     av.error.ProtocolNotFoundError: "protocol",
+    av.error.ArgumentError: "codec",  # a format that is not opened, such as a list of files
 }
 
 _ERRNO = {
@@ -66,6 +67,8 @@ def _code(address: Address, error: Exception, opening: bool) -> str:
     if isinstance(error, av.error.InvalidDataError | av.error.DecoderNotFoundError):
         return "codec" if opening else "gone"
     number = getattr(error, "errno", None)
+    if address.kind == "file" and _what_file(address.url) == _PLAYLIST:
+        return "codec"  # one of its parts is what failed
     if not address.remote:
         return "missing" if number == errno.ENOENT else "read"
     if number in _ERRNO:

@@ -1,0 +1,261 @@
+"""Reaching a source: what is wrong is named, nobody waits for a silent host, and nobody is trusted without a certificate."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from codecflow.codec.opening import SourceOptions
+from codecflow.codec.reader import StoppedError
+from codecflow.codec.source import Source
+from codecflow.errors import ConfigError, SourceError
+
+from .cameras import Behaviour, camera, plays
+from .clips import encode
+from .rtsp import rtsp_camera
+from .serving import CERTIFICATES
+
+QUICK = SourceOptions(timeout_s=1.0)
+
+
+@contextmanager
+def tarpit() -> Iterator[str]:
+    """host:port of a host that takes connections and never says anything."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(5)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def read(source: Source) -> int:
+    return sum(1 for _ in source.pictures("gate", 1))
+
+
+def refusal(url: str, options: SourceOptions = QUICK) -> SourceError:
+    with pytest.raises(SourceError) as refused:
+        Source(url, options)
+    return refused.value
+
+
+@pytest.mark.parametrize("scheme", ["rtsp", "http", "tcp", "rtmp", "https", "rtsps"])
+def test_a_host_that_accepts_and_says_nothing(scheme: str) -> None:
+    with tarpit() as address:
+        began = time.monotonic()
+        error = refusal(f"{scheme}://{address}/cam")
+    assert error.code == "timeout"
+    assert "timeout: nothing came within 1 s" in str(error)
+    assert time.monotonic() - began < 10
+
+
+def test_a_name_that_nobody_has() -> None:
+    for scheme in ("rtsp", "http", "tcp"):
+        error = refusal(f"{scheme}://camera.invalid:8554/cam")
+        assert (error.code, "dns" in str(error)) == ("dns", True)
+
+
+def test_rtsp_over_udp(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-plain", 40, (320, 240))
+    notices: list[str] = []
+    options = SourceOptions(timeout_s=2.0)
+    with rtsp_camera(clip, transport="udp", hangs=True) as address:
+        with Source(f"rtsp://{address}/cam", options, notice=notices.append) as source:
+            pictures = source.pictures("gate", 1)
+            assert [next(pictures).seq for _ in range(30)] == list(range(30))
+        assert len(notices) == 1
+        assert "refuses RTSP over TCP, so it sends by UDP" in notices[0]
+        with Source(f"rtsp://{address}/cam", SourceOptions(2.0, rtsp_transport="udp"), notice=notices.append) as source:
+            next(source.pictures("gate", 1))
+        assert len(notices) == 1
+        error = refusal(f"rtsp://{address}/cam", SourceOptions(2.0, rtsp_transport="tcp"))
+    assert error.code == "transport"
+    assert "--rtsp-transport udp" in str(error)
+
+
+def test_rtsp_over_tcp_only(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-plain", 40, (320, 240))
+    with rtsp_camera(clip) as address:
+        assert refusal(f"rtsp://{address}/cam", SourceOptions(2.0, rtsp_transport="udp")).code == "transport"
+        notices: list[str] = []
+        with Source(f"rtsp://{address}/cam", notice=notices.append) as source:
+            assert read(source) >= 38
+    assert not notices
+
+
+def test_a_camera_that_stops_in_mid_stream(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-plain", 40, (320, 240))
+    with (
+        rtsp_camera(clip, hangs=True) as address,
+        Source(f"rtsp://{address}/cam", QUICK) as source,
+        pytest.raises(SourceError, match="failed: timeout: nothing came within 1 s") as failed,
+    ):
+        read(source)
+    assert failed.value.code == "timeout"
+
+
+def stalls_after(clip: Path) -> Behaviour:
+    def behave(request: object) -> None:
+        plays(clip)(request)  # type: ignore[arg-type]
+        time.sleep(20)
+
+    return behave
+
+
+@pytest.mark.parametrize("where", ["opening", "reading"])
+@pytest.mark.parametrize("kind", ["rtsp", "http", "pipe"])
+def test_a_stop_is_heard_within_a_moment(where: str, kind: str, tmp_path: Path) -> None:
+    stop = threading.Event()
+    timer = threading.Timer(1.0, stop.set)
+
+    def waited(url: str) -> float:
+        timer.start()
+        with pytest.raises(StoppedError):
+            open_and_read(url)
+        return time.monotonic()
+
+    def open_and_read(url: str) -> None:
+        with Source(url, SourceOptions(30.0), stopped=stop.is_set) as source:
+            assert where == "reading"
+            read(source)
+
+    clip = encode(tmp_path / "clip", "h264-ts" if kind != "rtsp" else "h264-plain", 40, (320, 240))
+    began = time.monotonic()
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "pipe")
+        if where == "reading":
+            writer = os.open(tmp_path / "pipe", os.O_RDWR)
+            threading.Thread(target=os.write, args=(writer, clip.read_bytes()), daemon=True).start()
+        ended = waited(str(tmp_path / "pipe"))
+    elif where == "opening":
+        with tarpit() as address:
+            ended = waited(f"{kind}://{address}/cam")
+    elif kind == "http":
+        with camera(stalls_after(clip)) as address:
+            ended = waited(f"http://{address}/cam")
+    else:
+        with rtsp_camera(clip, hangs=True) as address:
+            ended = waited(f"rtsp://{address}/cam")
+    assert ended - began < 3.0, "a second, and room for a busy machine"
+
+
+def test_https_and_rtsps_cameras_must_prove_who_they_are(tmp_path: Path) -> None:
+    """An impostor is sent no password."""
+    ts, mp4 = encode(tmp_path / "clip", "h264-ts"), encode(tmp_path / "clip", "h264-plain")
+    trusted = SourceOptions(5.0, tls_ca=CERTIFICATES / "ca.pem")
+    for name, options, code in [
+        ("camera", trusted, None),
+        ("camera", SourceOptions(5.0), "tls"),
+        ("other", trusted, "tls"),
+        ("other", SourceOptions(5.0, insecure=True), None),
+    ]:
+        asked: list[str] = []
+        with (
+            camera(plays(ts), CERTIFICATES / f"{name}.pem") as http,
+            rtsp_camera(mp4, "secret", certificate=CERTIFICATES / f"{name}.pem", asked=asked) as rtsp,
+        ):
+            for url in (f"https://admin:secret@{http}/live", f"rtsps://admin:secret@{rtsp}/live"):
+                if code:
+                    error = refusal(url, options)
+                    assert error.code == code
+                    assert "--tls-ca FILE" in str(error)
+                    assert not asked
+                else:
+                    with Source(url, options) as source:
+                        assert next(source.pictures("gate", 1)).keyframe
+
+
+def playlist(*entries: str) -> bytes:
+    lines = ["#EXTM3U", "#EXT-X-VERSION:3", "#EXT-X-TARGETDURATION:3"]
+    for entry in entries:
+        lines += ["#EXTINF:3,", entry]
+    return "\n".join([*lines, "#EXT-X-ENDLIST", ""]).encode()
+
+
+def serves(files: dict[str, Callable[[], bytes]], requests: list[str]) -> Behaviour:
+    def behave(request: object) -> None:
+        path = request.path  # type: ignore[attr-defined]
+        requests.append(path)
+        content = files[path]()
+        request.send_response(200)  # type: ignore[attr-defined]
+        request.send_header("Content-Length", str(len(content)))  # type: ignore[attr-defined]
+        request.end_headers()  # type: ignore[attr-defined]
+        request.wfile.write(content)  # type: ignore[attr-defined]
+
+    return behave
+
+
+def test_hls_over_https_is_checked_to_its_last_part(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-ts").read_bytes()
+    options, asked = SourceOptions(5.0, tls_ca=CERTIFICATES / "ca.pem"), list[str]()
+    with camera(serves({"/part.ts": lambda: clip}, asked), CERTIFICATES / "other.pem") as impostor:
+        files = {
+            "/own.m3u8": lambda: playlist("part.ts"),
+            "/foreign.m3u8": lambda: playlist(f"https://{impostor}/part.ts"),
+            "/part.ts": lambda: clip,
+        }
+        with camera(serves(files, list[str]()), CERTIFICATES / "camera.pem") as address:
+            with Source(f"https://{address}/own.m3u8", options) as source:
+                assert read(source) == 30
+            with pytest.raises(SourceError):
+                Source(f"https://{address}/foreign.m3u8", options)
+    assert not asked
+
+
+def test_a_playlist_opens_nothing_beside_its_own_folder(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-ts")
+    folder = tmp_path / "recording"
+    folder.mkdir()
+    (folder / "part.ts").write_bytes(clip.read_bytes())
+    (folder / "own.m3u8").write_bytes(playlist("part.ts"))
+    with Source(str(folder / "own.m3u8")) as source:
+        assert read(source) == 30
+    for entry in (str(clip), f"file://{clip}", "../clip.ts", "http://127.0.0.1:1/part.ts"):
+        (folder / "foreign.m3u8").write_bytes(playlist(entry))
+        assert refusal(str(folder / "foreign.m3u8")).code == "codec"
+    (folder / "list.mp4").write_text(f"ffconcat version 1.0\nfile '{folder}/part.ts'\n")
+    assert "a list of files" in str(refusal(str(folder / "list.mp4")))
+
+
+def test_a_playlist_from_the_network_opens_no_local_file(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-ts")
+    for entry in (str(clip), f"file://{clip}", f"concat:{clip}", f"subfile,,start,0,end,0,,:{clip}"):
+        files = {"/x.m3u8": partial(playlist, entry)}
+        with camera(serves(files, list[str]())) as address, pytest.raises(SourceError):
+            Source(f"http://{address}/x.m3u8", QUICK)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("srt://camera.invalid:9000", "srt://"),
+        ("rtspt://camera.invalid/cam", "--rtsp-transport tcp"),
+        ("webrtc://camera.invalid/cam", "protocol webrtc:// is not supported"),
+        ("onvif://camera.invalid/cam", "rtsp:// address"),
+        ("concat:///etc/hostname", "protocol concat:// is not supported"),
+        ("subfile://x", "protocol subfile:// is not supported"),
+    ],
+)
+def test_protocols_that_are_not_supported(url: str, says: str) -> None:
+    error = refusal(url)
+    assert error.code == "protocol"
+    assert says in str(error)
+
+
+def test_options_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "no.pem").write_text("no certificate")
+    for options in (
+        {"rtsp_transport": "http"},
+        {"track": 0},
+        {"tls_ca": tmp_path / "missing.pem"},
+        {"tls_ca": tmp_path / "no.pem"},
+        {"tls_ca": CERTIFICATES / "ca.pem", "insecure": True},
+    ):
+        with pytest.raises(ConfigError):
+            SourceOptions(**options)  # type: ignore[arg-type]
