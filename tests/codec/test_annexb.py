@@ -53,3 +53,12 @@ def test_the_newest_sets_are_repeated() -> None:
 def test_lengths_that_do_not_add_up_are_an_error() -> None:
     with pytest.raises(ValueError, match="longer than its picture"):
         AnnexB("h264", AVCC).convert(prefixed(IDR)[:-1], keyframe=True)
+
+
+def test_sets_of_layers_above_the_base_are_not_repeated() -> None:
+    """In multi-view HEVC a second layer has sets of its own, whose ids and types are those of the base's."""
+    vps, sps, pps, slices = b"\x40\x01\x0c\x01", b"\x42\x01\x01\x01", b"\x44\x01\xc0\x73", b"\x26\x01\xaf\x08"
+    layer = [bytes([unit[0], unit[1] | 8]) + unit[2:] + b"\x01" for unit in (vps, sps, pps, slices)]
+    annex_b = AnnexB("hevc", None)
+    annex_b.convert(stream(vps, sps, pps, slices, *layer), keyframe=True)
+    assert list(split_annex_b(annex_b.convert(stream(slices), keyframe=True))) == [vps, sps, pps, slices]

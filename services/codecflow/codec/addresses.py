@@ -36,7 +36,7 @@ _GATEWAY = "give the camera's rtsp:// address, or let a gateway such as mediamtx
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 # What was meant as an address: one slash after a scheme, or user:password@host without a scheme.
-_MEANT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/|[^/\s:@]+:.*@")
+_MEANT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/|(?![./]).*:.*@", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

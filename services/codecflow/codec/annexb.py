@@ -61,7 +61,7 @@ class AnnexB:
         if len(unit) < 3:
             return None
         kind = nal_type(unit, self._codec)
-        if kind not in _KINDS[self._codec]:
+        if kind not in _KINDS[self._codec] or (self._codec == "hevc" and _layer(unit)):
             return None
         name = (kind, _set_id(unit, kind))
         if kind in (_H264_SPS, _HEVC_SPS) and self._sets.get(name, unit) != unit:
@@ -75,6 +75,11 @@ class AnnexB:
 def nal_type(unit: bytes, codec: str) -> int:
     """nal_unit_type of a NAL unit without its start code."""
     return unit[0] & 0x1F if codec == "h264" else unit[0] >> 1 & 0x3F
+
+
+def _layer(unit: bytes) -> int:
+    """nuh_layer_id of an HEVC NAL unit: 0 is the base video, what is above adds views, depth or quality to it."""
+    return (unit[0] & 1) << 5 | unit[1] >> 3
 
 
 def has_idr(data: bytes) -> bool:
