@@ -48,7 +48,6 @@ def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
     logits: dict[tuple[int, str], torch.Tensor] = {}
     engine = Engine(
         family,
-        window_frames=FRAMES,
         refresh="none",
         observe=lambda stream, question, scores: logits.__setitem__((len(logits) // 2, question.prompt), scores),
     )

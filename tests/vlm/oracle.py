@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from codecflow.vlm.families import Family
-from codecflow.vlm.framing import hold
+from codecflow.vlm.window import HeldFrame
 from codecflow.vlm.work import Frame
 
 from .cases import Case
@@ -86,7 +86,7 @@ class Oracle:
         return self._forward()[places]
 
     def _take(self, frame: Frame) -> None:
-        held = hold(self.family, frame)
+        held = HeldFrame.of(self.family, frame)
         if not held.tokens:
             return
         features = iter(self.family.encode(self.family.prepare([frame])))

@@ -42,7 +42,6 @@ class Run:
 
     def __init__(self, case: Case, refresh: Refresh | str = "none", **options: Any) -> None:
         self.logits: dict[tuple[str, str], Tensor] = {}
-        options.setdefault("window_frames", 8)
         self.engine = Engine(case.family, refresh=refresh, observe=self._observe, **options)
 
     def _observe(self, stream: str, question: Question, logits: Tensor) -> None:
@@ -54,8 +53,8 @@ class Run:
         """(questions, vocabulary)."""
         self.work = [StreamWork(stream, frames, first, questions)]
         self.outcomes = self.engine.step(self.work)
-        for window in self.engine.windows.values():
-            window.check_integrity()
+        assert self.outcome.error is None, self.outcome.error
+        self.engine.check_integrity()
         return torch.stack([self.logits[stream, q.id] for q in questions])
 
     @property

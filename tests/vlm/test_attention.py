@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from codecflow.vlm.attention import FrameLayout, Segment, StreamLayout, attending, packed_attention
-from codecflow.vlm.rotation import shift_keys
+from codecflow.vlm.attention import FrameLayout, PagedKeys, Segment, StreamLayout, attending, packed_attention
+from codecflow.vlm.kv_pool import PAGE, KVPool, KVShape, shift_keys
 
 HEADS, KV_HEADS, DIM = 4, 2, 8
 
@@ -46,18 +46,27 @@ def test_streams_attend_to_their_own_slots(parts: list[tuple[int, int, bool]], s
     """Parts: queries, slots before them, masked or causal."""
     generator = torch.Generator().manual_seed(seed)
     query = torch.randn(1, HEADS, sum(queries for queries, _, _ in parts), DIM, generator=generator)
-    segments, expected, at = [], [], 0
+    shape = KVShape(3, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
+    pool = KVPool(shape, 40 * PAGE * shape.bytes_per_token)
+    for stored in (pool.keys, pool.values):
+        stored.copy_(torch.randn(stored.shape, generator=generator))
+    free = torch.randperm(pool.pages, generator=generator)
+    streams, expected, at = [], [], 0
     for queries, before, masked in parts:
-        keys, values = (torch.randn(3, KV_HEADS, before + queries + 5, DIM, generator=generator) for _ in range(2))
-        start, stop = 2, 2 + before + queries
+        offset, length = int(torch.randint(PAGE, (1,), generator=generator)), before + queries
+        count = -(-(offset + length) // PAGE)
+        pages, free = free[:count], free[count:]
+        slots = (pages[:, None] * PAGE + torch.arange(PAGE)).flatten()[offset : offset + length]
         causal = torch.ones(queries, before + queries, dtype=torch.bool).tril(before)
         mask = causal & (torch.rand(causal.shape, generator=generator) < 0.7) | causal.roll(-1, 1) & causal
         mask[:, 0] = True
-        segments.append(Segment(at, at + queries, keys, values, start, stop, mask if masked else None))
+        segment = Segment(at, at + queries, length, mask if masked else None)
+        streams.append(PagedKeys(pages, offset, length, (segment,)))
         own = query[0, :, at : at + queries]
-        expected.append(plain(own, keys[1, :, start:stop], values[1, :, start:stop], mask if masked else causal))
+        keys, values = (stored[1, slots].transpose(0, 1) for stored in (pool.keys, pool.values))
+        expected.append(plain(own, keys, values, mask if masked else causal))
         at += queries
-    with attending(StreamLayout(tuple(segments))):
+    with attending(StreamLayout(pool, tuple(streams))):
         found, _ = packed_attention(Layer(), query, query, query, None, DIM**-0.5)
     torch.testing.assert_close(found[0], torch.cat(expected), rtol=1e-4, atol=1e-5)
 

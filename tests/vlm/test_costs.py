@@ -27,9 +27,10 @@ def test_flops_are_those_that_torch_counts(case: Case, share: float) -> None:
     suffix = run.engine.windows["camera"].family.chat(QUESTION.prompt)[1]
     closing = case.family.closing()
     asked = len(suffix) + (0 if closing is None else len(closing))
-    # torch counts whole rectangles of queries by keys; we count the pairs that see each other.
-    rectangle = window.tokens**2 + asked * (window.tokens + asked)
-    pairs = causal_pairs(window.tokens, window.tokens) + causal_pairs(asked, window.tokens + asked)
+    # torch counts whole rectangles of queries by keys; we count the pairs that see each other. Prefixes are read before.
+    new = window.tokens - len(window.prefix) + asked
+    rectangle = new * (window.tokens + asked)
+    pairs = causal_pairs(new, window.tokens + asked)
     hidden = (rectangle - pairs) * TextCost.of(case.family.text_config).per_pair
     assert flops.vit + flops.llm + hidden == pytest.approx(executed, rel=0.01)
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 
-from codecflow.vlm.work import Frame
+from codecflow.vlm.work import Frame, StreamWork
 
 from .cases import Case
 from .oracle import Oracle
@@ -78,15 +76,10 @@ def test_everything_moves(case: Case) -> None:
     assert run.outcome.tokens.kept == run.outcome.tokens.total == 2 * case.tokens
 
 
-def test_a_mask_that_is_not_of_the_picture_is_an_error(case: Case) -> None:
-    frame = picture_of(case, np.random.default_rng(4), 0, case.width, case.height, 1.0)
-    run = Run(case)
-    with pytest.raises(ValueError, match="keep mask"):
-        run.step([replace(frame, keep=np.ones(case.tokens + 1, bool))], 0)
-    with pytest.raises(ValueError, match="no pixels"):
-        run.step([replace(frame, pixels=None)], 0)
+def test_a_stream_cannot_come_twice(case: Case) -> None:
+    work = StreamWork("camera", [], 0, [QUESTION])
     with pytest.raises(ValueError, match="twice"):
-        run.engine.step([*run.work, *run.work])
+        Run(case).engine.step([work, work])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -98,6 +91,6 @@ def test_half_precision_gives_nearly_the_same(case: Case, dtype: torch.dtype) ->
         new = case.frames(rng, range(2 * step, 2 * step + 2), 0.6)
         first = max(0, 2 * step - 2)
         got, expected = run.step(new, first, (QUESTION, THIRD)), exact.step(new, first, (QUESTION, THIRD))
-        assert run.engine.windows["camera"].buffers.keys.dtype == dtype
+        assert run.engine.pool.keys.dtype == dtype
         spread = float(expected.std())
         assert_equal(got / spread, expected / spread, f"{dtype}, step {step}, in deviations", 0.3)

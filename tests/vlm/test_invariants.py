@@ -1,4 +1,4 @@
-"""DESIGN.md section 6: six invariants, on every family, float32, on the CPU."""
+"""What holds whatever comes, on every family, float32, on the CPU."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def test_80_frames_of_64_tokens_slide_on_within_8192_positions(tmp_path: Path) -
     folder = make_tiny(tmp_path / "model", hidden=16, layers=1, vision_hidden=16, image_size=224)
     family = load_model(str(folder), "float32", "cpu")
     assert family.grid(640, 360).tokens == 64
-    rebasing, free = (Engine(family, window_frames=WINDOW, position_limit=limit) for limit in (8192, None))
+    rebasing, free = (Engine(family, position_limit=limit) for limit in (8192, None))
     rng = np.random.default_rng(0)
     rebased, before = 0, 0
     for end in range(BEGIN + WINDOW, BEGIN + WINDOW + 6 * STRIDE, STRIDE):

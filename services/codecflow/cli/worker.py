@@ -118,7 +118,7 @@ def worker(
     from codecflow.worker.service import Worker
 
     limit = None if memory is None else int(memory * 2**30)
-    engine = Engine(family, window_frames=settings.plan.window_slots, refresh=refreshing, memory_bytes=limit)
+    engine = Engine(family, refresh=refreshing, memory_bytes=limit)
     with GracefulStop() as stop, StatusLine("joining the group", every_s=5.0) as status:
         service = Worker(
             kafka, settings, engine, Described(keep, model, family.trained), stop, status.show, status.notice

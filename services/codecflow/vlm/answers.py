@@ -9,9 +9,8 @@ choice   each label's full log-likelihood, its end of turn included, softmaxed o
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 
 import torch
@@ -20,68 +19,111 @@ from torch import Tensor
 from codecflow.errors import ConfigError
 from codecflow.messages import Question
 from codecflow.vlm.families.base import Family
-from codecflow.vlm.packing import NOTHING, Branch, Pack, Run, Work
+from codecflow.vlm.kv_pool import KVPool
+from codecflow.vlm.runner import NOTHING, Branch, Pack, Run, Work
 from codecflow.vlm.window import StreamWindow
-from codecflow.vlm.work import Answer
+from codecflow.vlm.work import Answer, Failure
+
+HEAD_ROWS = 256
+"""Tokens whose scores of the whole vocabulary exist at a time: 150 MB in float32 for 152,000 words."""
+
+BRANCH_TOKENS = 2048
+"""Question tokens of one stream in one forward, unless one question alone has more: their mask is that many rows high."""
 
 
 @dataclass(slots=True)
 class Asked:
-    """One question of one stream in one step. `logits`: (vocabulary,) float32 at the first position of the answer."""
+    """One question of one stream in one step. `suffix`: its tokens. `labels`: theirs, with the end of turn. `slot`: where it
+    stands behind its window.
+
+    `first`: what the first position of the answer says: p(yes), the most likely token, or log p of each label's first token.
+    `error`: why it is not answered; the other questions are.
+    """
 
     question: Question
     window: StreamWindow
-    suffix: list[int]
-    labels: tuple[list[int], ...]
+    suffix: list[int] = field(default_factory=list)
+    labels: tuple[list[int], ...] = ()
+    slot: int = 0
+    error: Failure | None = None
+    answer: Answer | None = None
     branch: Branch | None = None
-    logits: Tensor | None = None
-    work: Work = NOTHING  # of its stream's questions together, kept with the first of them
+    first: float | list[float] = 0.0
+    work: Work = NOTHING  # of its stream's questions together, kept with the first of each forward
+    later: Work = NOTHING  # likewise, after the first position of the answer
     generated: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     scored: int = 0  # tokens that went through the head
 
     @property
+    def asking(self) -> int:
+        """Tokens of its suffix, closing features included: what one forward computes of it."""
+        closing = self.window.family.closing()
+        return len(self.suffix) + (0 if closing is None else len(closing))
+
+    @property
     def reserve(self) -> int:
         """Slots that its suffix and its answer may take."""
-        closing = self.window.family.closing()
         answer = self.question.max_tokens if self.question.type == "text" else sum(len(x) - 1 for x in self.labels)
-        return len(self.suffix) + (0 if closing is None else len(closing)) + answer
+        return self.asking + answer
 
-    def begin(self, slot: int) -> tuple[Branch, Run]:
-        """Its branch from `slot` on, and the tokens of its suffix."""
+    @property
+    def span(self) -> int:
+        """Positions that its suffix and its answer may reach beyond the window."""
+        longest = max((len(label) - 1 for label in self.labels), default=0)
+        return self.asking + (self.question.max_tokens if self.question.type == "text" else longest)
+
+    def begin(self) -> tuple[Branch, Run]:
+        """Its branch, and the tokens of its suffix."""
         window, family = self.window, self.window.family
-        run = Run.of_text(slot, self.suffix, window.position, family.axes, family.closing())
-        self.branch = Branch(slot, window.position)
+        run = Run.of_text(self.slot, self.suffix, window.position, family.axes, family.closing())
+        self.branch = Branch(self.slot, window.position)
         self.branch.advance(len(run))
         return self.branch, run
 
-    def say(self, token: int) -> Run:
+    def say(self, token: int) -> tuple[Branch, Run]:
         """One more token of its branch."""
         assert self.branch is not None
         run = Run.of_text(self.branch.own[1], [token], self.branch.position, self.window.family.axes)
         self.branch.advance(1)
-        return run
+        return self.branch, run
 
 
 class Answers:
-    """The answering part of a step, for all streams' questions at once."""
+    """The answering part of a step, for all streams' questions at once. `batch_tokens`: the most that one forward takes."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, pool: KVPool, batch_tokens: int) -> None:
         self.family = family
+        self.pool = pool
+        self.batch_tokens = batch_tokens
         self.yes, self.no = _yes_no(family)
 
-    def finish(self, asked: Sequence[Asked]) -> None:
-        """After every question's first logits are known: decodes texts and scores labels, in common forwards."""
-        self._score_labels([a for a in asked if a.question.type == "choice"])
-        self._decode([a for a in asked if a.question.type == "text"])
+    def read_first(self, asked: Sequence[Asked], scores: Tensor) -> None:
+        """`scores`: (questions, vocabulary) float32 at the first position of each answer."""
+        yes, no = (scores[:, ids].logsumexp(1) for ids in (self.yes, self.no))
+        p_yes, best = torch.sigmoid(yes - no).tolist(), scores.argmax(1).tolist()
+        for row, one in enumerate(asked):
+            one.scored = 1
+            if one.question.type == "choice":
+                starts = [label[0] for label in one.labels]
+                one.first = (scores[row, starts] - scores[row].logsumexp(0)).tolist()
+            else:
+                one.first = p_yes[row] if one.question.type == "yes-no" else best[row]
 
-    def answer(self, asked: Asked) -> Answer:
+    def finish(self, asked: Sequence[Asked]) -> None:
+        """After `read_first`: scores labels and decodes texts, in common forwards. May be repeated."""
+        for one in asked:
+            one.scored, one.later, one.generated, one.scores = 1, NOTHING, [], []
+        self._score_labels([one for one in asked if one.question.type == "choice"])
+        self._decode([one for one in asked if one.question.type == "text"])
+        for one in asked:
+            one.answer = self._answer(one)
+
+    def _answer(self, asked: Asked) -> Answer:
         question = asked.question
-        assert asked.logits is not None
         if question.type == "yes-no":
-            yes, no = (asked.logits[ids].logsumexp(0) for ids in (self.yes, self.no))
-            p_yes = float(torch.sigmoid(yes - no))
-            return Answer(question, "yes" if p_yes >= 0.5 else "no", p_yes=p_yes)
+            assert isinstance(asked.first, float)
+            return Answer(question, "yes" if asked.first >= 0.5 else "no", p_yes=asked.first)
         if question.type == "choice":
             p = torch.tensor(asked.scores, dtype=torch.float64).softmax(0).tolist()
             best = max(range(len(p)), key=p.__getitem__)
@@ -93,74 +135,101 @@ class Answers:
 
     def _decode(self, asked: Sequence[Asked]) -> None:
         stops = self.family.stop_ids
-        logits = [a.logits for a in asked if a.logits is not None]
-        active = list(asked)
+        active = []
+        for one in asked:
+            assert one.branch is not None
+            one.branch = replace(one.branch, length=one.asking, position=one.window.position + one.asking)
+            assert isinstance(one.first, int)
+            active.append((one, one.first))
         while active:
-            tokens = torch.stack(logits).argmax(1).tolist()
             going = []
-            for one, token in zip(active, tokens, strict=True):
+            for one, token in active:
                 if token not in stops:
                     one.generated.append(token)
                     if len(one.generated) < one.question.max_tokens:
                         going.append(one)
-            active = going
-            if active:
-                hidden = self._forward([(a, [(a.branch, a.say(a.generated[-1]))]) for a in active if a.branch])
-                logits = list(self.family.logits(hidden))
-                for one in active:
-                    one.scored += 1
+            grown = [(one, [one.say(one.generated[-1])]) for one in going]
+            tokens = [token for rows in self._scores(grown) for token in rows.argmax(1).tolist()]
+            for one in going:
+                one.scored += 1
+            active = list(zip(going, tokens, strict=True))
 
     def _score_labels(self, asked: Sequence[Asked]) -> None:
         """Each label continues its question's suffix in a branch of its own."""
-        family = self.family
-        grown = []
+        grown, wanted = [], []
         for one in asked:
             assert one.branch is not None
+            assert isinstance(one.first, list)
+            one.scores = list(one.first)
             slot = one.branch.own[1]
             branches = []
-            for label in one.labels:
+            for number, label in enumerate(one.labels):
                 if len(label) > 1:
-                    run = Run.of_text(slot, label[:-1], one.branch.position, family.axes)
+                    run = Run.of_text(slot, label[:-1], one.branch.position, self.family.axes)
                     branch = one.branch.fork(slot)
                     branch.advance(len(run))
                     branches.append((branch, run))
+                    wanted += [(one, number, token) for token in label[1:]]
                     slot = run.stop
             if branches:
                 grown.append((one, branches))
-        rows = iter(family.logits(self._forward(grown)).log_softmax(1) if grown else ())
-        by_question = defaultdict(list)
-        for one, branches in grown:
-            for _, run in branches:
-                by_question[id(one)].append([next(rows) for _ in range(len(run))])
-        for one in asked:
-            assert one.logits is not None
-            first = one.logits.log_softmax(0)
-            later = iter(by_question[id(one)])
-            for label in one.labels:
-                score = float(first[label[0]])
-                if len(label) > 1:
-                    score += sum(float(row[token]) for row, token in zip(next(later), label[1:], strict=True))
-                    one.scored += len(label) - 1
-                one.scores.append(score)
+        at = 0
+        for rows in self._scores(grown):
+            part = wanted[at : at + len(rows)]
+            at += len(rows)
+            tokens = torch.tensor([token for _, _, token in part], device=rows.device)
+            found = (rows.gather(1, tokens[:, None])[:, 0] - rows.logsumexp(1)).tolist()
+            for (one, number, _), score in zip(part, found, strict=True):
+                one.scores[number] += score
+                one.scored += 1
 
-    def _forward(self, grown: Sequence[tuple[Asked, Sequence[tuple[Branch, Run]]]]) -> Tensor:
+    def _scores(self, grown: Sequence[tuple[Asked, Sequence[tuple[Branch, Run]]]]) -> Iterator[Tensor]:
+        """(rows, vocabulary) float32 for new branch tokens in the order given, HEAD_ROWS at a time at most."""
+        pieces = [(one, pair) for one, pairs in grown for pair in pairs]
+        for batch in self._batches(pieces):
+            hidden = self._forward(batch)
+            for rows in torch.split(hidden, HEAD_ROWS):
+                yield self.family.logits(rows)
+
+    def _batches(
+        self, pieces: Sequence[tuple[Asked, tuple[Branch, Run]]]
+    ) -> Iterator[list[tuple[Asked, tuple[Branch, Run]]]]:
+        batch: list[tuple[Asked, tuple[Branch, Run]]] = []
+        tokens = own = 0
+        for one, pair in pieces:
+            size = len(pair[1])
+            own = own if batch and batch[-1][0].window is one.window else 0
+            if batch and (tokens + size > self.batch_tokens or own + size > BRANCH_TOKENS):
+                yield batch
+                batch, tokens, own = [], 0, 0
+            batch.append((one, pair))
+            tokens, own = tokens + size, own + size
+        if batch:
+            yield batch
+
+    def _forward(self, batch: Sequence[tuple[Asked, tuple[Branch, Run]]]) -> Tensor:
         """Hidden states of new branch tokens in the order given. Branches of one stream share one attention call."""
-        pack = Pack(self.family)
-        for _, group in groupby(grown, key=lambda entry: entry[0].window.stream):
-            entries = list(group)
-            first, window = entries[0][0], entries[0][0].window
-            branches = [pair for _, pairs in entries for pair in pairs]
-            first.work += pack.branches(window.buffers, window.start, window.slots, branches)
-        return pack.run()
+        pack = Pack(self.family, self.pool)
+        spent = []
+        for _, group in groupby(batch, key=lambda piece: piece[0].window.stream):
+            pieces = list(group)
+            window = pieces[0][0].window
+            spent.append((pieces[0][0], pack.branches(window, [pair for _, pair in pieces])))
+        hidden = pack.run()
+        for one, work in spent:
+            one.later += work
+        return hidden
 
 
-def compile_question(family: Family, window: StreamWindow, question: Question) -> Asked:
-    """Tokenises a question and its labels. Raises ConfigError when a label has no tokens."""
-    _, suffix = family.chat(question.prompt)
-    labels = tuple([*family.ids(label), family.end_id] for label in question.labels)
-    if any(len(label) < 2 for label in labels):
+def compile_question(family: Family, asked: Asked) -> None:
+    """Tokenises a question and its labels. Raises ConfigError when a label has no tokens or two are alike."""
+    question = asked.question
+    _, asked.suffix = family.chat(question.prompt)
+    asked.labels = tuple([*family.ids(label), family.end_id] for label in question.labels)
+    if any(len(label) < 2 for label in asked.labels):
         raise ConfigError(f"question {question.id!r}: a label is empty")
-    return Asked(question, window, suffix, labels)
+    if len(set(question.labels)) != len(asked.labels):
+        raise ConfigError(f"question {question.id!r}: a label occurs twice")
 
 
 def _yes_no(family: Family) -> tuple[list[int], list[int]]:

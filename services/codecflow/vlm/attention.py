@@ -22,6 +22,8 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from codecflow.vlm.kv_pool import KVPool
+
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # torch < 2.10: frames of unequal length are then attended to one by one on the GPU too
@@ -35,44 +37,53 @@ _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 
 @dataclass(frozen=True, slots=True)
 class FrameLayout:
-    """Vision: each frame's patches attend to one another and to nothing else. `lengths`: patches a frame, in order."""
+    """Vision: each frame's patches attend to one another and to nothing else. `lengths`: patches per frame, in order."""
 
     lengths: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Packed queries [start, stop) attend to slots [kv_start, kv_stop) of one stream's buffers.
+    """Packed queries [start, stop) attend to the first `kv_stop` keys of their stream.
 
-    `keys`, `values`: (layers, kv_heads, capacity, head_dim). `mask`: (queries, slots) bool, True where a query sees a slot;
-    None: the queries are the last slots in order, and each sees the slots up to its own.
+    `mask`: (queries, kv_stop) bool, True where a query sees a key; None: the queries are the last keys in order, and each
+    sees the keys up to its own.
     """
 
     start: int
     stop: int
-    keys: Tensor
-    values: Tensor
-    kv_start: int
     kv_stop: int
     mask: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class StreamLayout:
-    """Text: the segments of all streams; together they cover the packed queries in order."""
+class PagedKeys:
+    """One stream's keys and who reads them: `length` tokens in `pages` (pages,) of the pool, from place `offset` of the
+    first page on. `segments` cover the stream's packed queries in order."""
 
+    pages: Tensor
+    offset: int
+    length: int
     segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLayout:
+    """Text: what a step attends to, streams in the order of their packed queries."""
+
+    pool: KVPool
+    streams: tuple[PagedKeys, ...]
     masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
 
     def mask(self, segment: Segment, device: torch.device) -> Tensor:
-        """(queries, slots) bool, built once for all layers."""
+        """(queries, keys) bool, built once for all layers."""
         if segment.mask is not None:
             return segment.mask
-        queries, slots = segment.stop - segment.start, segment.kv_stop - segment.kv_start
-        if (queries, slots) not in self.masks:
-            ones = torch.ones(queries, slots, dtype=torch.bool, device=device)
-            self.masks[queries, slots] = ones.tril(slots - queries)
-        return self.masks[queries, slots]
+        queries, keys = segment.stop - segment.start, segment.kv_stop
+        if (queries, keys) not in self.masks:
+            ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
+            self.masks[queries, keys] = ones.tril(keys - queries)
+        return self.masks[queries, keys]
 
 
 _layout: ContextVar[FrameLayout | StreamLayout] = ContextVar("codecflow_layout")
@@ -100,7 +111,7 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface. `query`: (1, heads, tokens, head_dim); returns (1, tokens, heads, head_dim).
 
-    For text, `key` and `value` were written into the streams' buffers by the cache just before, and are read from there.
+    For text, `key` and `value` were written into the pool by the cache just before, and are read from there.
     Raises LookupError outside `attending`: there is no layout to guess.
     """
     layout = _layout.get()
@@ -108,8 +119,7 @@ def packed_attention(
         output = _within_frames(query, key, value, layout.lengths, scaling)
     else:
         layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int on every text attention module
-        parts = [_segment(query, segment, layout, layer, scaling) for segment in layout.segments]
-        output = torch.cat(parts, dim=2)
+        output = _within_streams(query, layout, layer, scaling)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -137,21 +147,33 @@ def _within_frames(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[
     return torch.cat([scaled_dot_product_attention(q, k, v, scale=scaling) for q, k, v in parts], dim=2)
 
 
-def _segment(query: Tensor, segment: Segment, layout: StreamLayout, layer: int, scaling: float) -> Tensor:
-    q = query[:, :, segment.start : segment.stop]
-    k = segment.keys[layer, None, :, segment.kv_start : segment.kv_stop]
-    v = segment.values[layer, None, :, segment.kv_start : segment.kv_stop]
-    queries, slots = q.shape[2], k.shape[2]
-    causal = segment.mask is None and queries > 1
-    grouped = q.shape[1] != k.shape[1]
-    if grouped and not (causal and q.is_cuda and q.dtype != torch.float32):  # only flash kernels take grouped heads
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+def _within_streams(query: Tensor, layout: StreamLayout, layer: int, scaling: float) -> Tensor:
+    """The one place in which a step's plan becomes attention. It has each stream's keys as a table of pages, an offset and a
+    length, and queries as consecutive rows: what a kernel for paged or ragged sequences takes."""
+    parts = []
+    for stream in layout.streams:
+        keys, values = layout.pool.gather(layer, stream.pages, stream.offset, stream.offset + stream.length)
+        for segment in stream.segments:
+            q = query[:, :, segment.start : segment.stop]
+            k, v = (x[: segment.kv_stop].transpose(0, 1)[None] for x in (keys, values))
+            parts.append(_segment(q, k, v, segment, layout, scaling))
+    return torch.cat(parts, dim=2)
+
+
+def _segment(q: Tensor, k: Tensor, v: Tensor, segment: Segment, layout: StreamLayout, scaling: float) -> Tensor:
+    """`q`: (1, heads, queries, head_dim); `k`, `v`: (1, kv_heads, keys, head_dim). Returns as `q`."""
+    (heads, queries, head_dim), (kv_heads, keys) = q.shape[1:], k.shape[1:3]
+    if segment.mask is None and queries == 1:  # heads that share keys become queries of one head: keys are read once
+        folded = scaled_dot_product_attention(q.reshape(1, kv_heads, -1, head_dim), k, v, scale=scaling)
+        return folded.reshape(1, heads, 1, head_dim)
+    causal = segment.mask is None
+    grouped = heads != kv_heads
+    if (
+        grouped and q.is_cuda and not (causal and q.dtype != torch.float32)
+    ):  # there only flash kernels take grouped heads
+        k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
         grouped = False
-    if segment.mask is None and queries == 1:
-        return scaled_dot_product_attention(q, k, v, scale=scaling)
-    if causal and queries == slots:
+    if causal and queries == keys:
         return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
-    if causal and q.is_cuda:
-        bias = causal_lower_right(queries, slots)
-        return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=grouped)
-    return scaled_dot_product_attention(q, k, v, attn_mask=layout.mask(segment, q.device), scale=scaling)
+    bias = causal_lower_right(queries, keys) if causal and q.is_cuda else layout.mask(segment, q.device)
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=grouped)

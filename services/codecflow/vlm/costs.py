@@ -9,7 +9,7 @@ from codecflow.messages import Flops, Tokens
 from codecflow.vlm.answers import Asked
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import TextCost, causal_pairs, linear
-from codecflow.vlm.packing import NOTHING, Work
+from codecflow.vlm.runner import NOTHING, Work
 from codecflow.vlm.window import HeldFrame, StreamWindow
 
 
@@ -42,7 +42,7 @@ def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], spent: Spent, re
 def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequence[Asked]) -> Flops:
     """FLOPs of one step, and what keep `all` with refresh `all` would have taken for the same window and questions."""
     cost = family.text_cost
-    asking = sum((a.work for a in asked), NOTHING)
+    asking = sum((a.work + a.later for a in asked), NOTHING)
     scored = sum(a.scored for a in asked)
     own = asking.pairs - asking.tokens * window.tokens  # pairs among the questions' own tokens
 

@@ -1,234 +1,290 @@
 """The engine: many streams' windows, moved and asked together.
 
-A step takes a list of streams' work. Pictures of all streams go through the ViT packed, kept patches only; then new tokens,
-refreshed tokens and questions of all streams go through the language model packed; then answers are decoded together.
+A step takes a list of streams' work. Admission finds room for each; pictures of all streams go through the ViT packed, kept
+patches only; then new tokens, refreshed tokens and questions of all streams go through the language model packed; then
+answers are decoded together. A stream or question that cannot be computed carries an error, and the others are answered.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from codecflow.errors import ConfigError, ModelError
-from codecflow.messages import Question
-from codecflow.vlm.answers import Answers, Asked, compile_question
-from codecflow.vlm.batching import batches, timed
-from codecflow.vlm.cache import Memory, StreamBuffers
+from codecflow.errors import ConfigError
+from codecflow.messages import Flops, Question, Tokens
+from codecflow.vlm.admission import Admission
+from codecflow.vlm.answers import HEAD_ROWS, Answers, Asked
 from codecflow.vlm.costs import flops_used, tokens_used
-from codecflow.vlm.deviation import deviations
 from codecflow.vlm.families.base import Family
-from codecflow.vlm.framing import hold
-from codecflow.vlm.packing import Branch, Pack, Run
-from codecflow.vlm.refresh import Refresh
-from codecflow.vlm.task import Task
-from codecflow.vlm.window import HeldFrame, StreamWindow
-from codecflow.vlm.work import Frame, StreamOutcome, StreamRefusedError, StreamWork
+from codecflow.vlm.kv_pool import KVPool
+from codecflow.vlm.refresh import Refresh, deviations
+from codecflow.vlm.runner import Pack, Work
+from codecflow.vlm.scheduler import Part, Task, batches, forwards, isolated, timed
+from codecflow.vlm.window import Prefix, StreamWindow
+from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
 
 Observer = Callable[[str, Question, Tensor], None]
 
-_QUESTION_RESERVE = 256  # slots set aside for questions and answers; buffers grow when more are asked
-_ACTIVATIONS = 0.25  # of a GPU's free memory is left to activations
+
+@dataclass(frozen=True, slots=True)
+class PoolUse:
+    """Bytes of the pool of keys and values: in all, of pages that streams hold, and the most that they ever held."""
+
+    total: int
+    held: int
+    peak: int
+    streams: int
 
 
 class Engine:
     """Answers questions about sliding windows of many streams.
 
-    `window_frames`: frames a full window has; with the first frames' size it fixes a stream's buffers. `kv_tokens`: the
-    tokens that a stream may hold, instead of every token of a full window; the oldest frames leave early when more are kept.
-    `memory_bytes`: limit of all streams' buffers together (default: three quarters of a GPU's free memory; none on the CPU).
-    `position_limit`: positions are rebased before they reach it (default and upper bound: what the model was made for).
-    `batch_tokens`, `batch_patches`: the most that one forward takes, unless one stream alone has more. `observe`: called
-    with each question's first logits, (vocabulary,) float32.
+    `memory_bytes`: what keys and values of all streams, and features held for refreshing, may take together (default: three
+    quarters of a GPU's free memory, half of the machine's for the CPU); raises ModelError when that is too little.
+    `idle_after_s`: a stream that was not part of a step for so long may lose its window to others. `clock`: seconds, for
+    that. `position_limit`: positions are rebased before they reach it (default and upper bound: what the model was made
+    for). `batch_tokens`, `batch_patches`: the most that one forward takes, unless one stream or question alone has more.
+    `observe`: called with each question's first logits, (vocabulary,) float32.
     """
 
     def __init__(
         self,
         family: Family,
         *,
-        window_frames: int,
         refresh: Refresh | str = "none",
-        kv_tokens: int | None = None,
         memory_bytes: int | None = None,
+        idle_after_s: float = 60.0,
         position_limit: int | None = None,
         batch_tokens: int = 16384,
         batch_patches: int = 32768,
         observe: Observer | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if window_frames < 1:
-            raise ConfigError(f"window of {window_frames} frames: it needs at least one")
+        if memory_bytes is not None and memory_bytes < 1:
+            raise ConfigError(f"memory of {memory_bytes} bytes: give more")
         self.family = family
-        self.window_frames = window_frames
         self.refresh = refresh if isinstance(refresh, Refresh) else Refresh.named(refresh)
-        self.kv_tokens = kv_tokens
-        self.memory = Memory(_free_memory(family.device) if memory_bytes is None else memory_bytes)
-        self.limit = min(position_limit or family.position_limit, family.position_limit)
         self.batch_tokens, self.batch_patches = batch_tokens, batch_patches
         self.observe = observe
-        self.answers = Answers(family)
-        self.windows: dict[str, StreamWindow] = {}
+        self.pool = KVPool(family.kv, memory_bytes, self._beside())
+        self.answers = Answers(family, self.pool, batch_tokens)
+        limit = min(position_limit or family.position_limit, family.position_limit)
+        prefix = self._read_prefix()
+        self.admission = Admission(family, self.pool, prefix, self.refresh, limit, idle_after_s, clock)
+
+    @property
+    def windows(self) -> dict[str, StreamWindow]:
+        return self.admission.windows
+
+    @property
+    def lost(self) -> frozenset[str]:
+        """Streams whose window is gone: refused, evicted, failed or dropped. Each begins again at its next anchor frame."""
+        return frozenset(self.admission.lost)
 
     @property
     def memory_by_stream(self) -> dict[str, int]:
-        """Bytes that each open stream holds: keys and values, and what may be refreshed."""
+        """Bytes that each stream holds: pages of keys and values, and what may be refreshed."""
         return {stream: window.held_bytes for stream, window in self.windows.items()}
 
+    @property
+    def pool_use(self) -> PoolUse:
+        pool = self.pool
+        held = (pool.pages - pool.free) * pool.page_bytes
+        return PoolUse(pool.nbytes, held, pool.peak * pool.page_bytes, len(self.windows))
+
     def drop(self, stream: str) -> None:
-        """Forgets a stream and frees what it held."""
-        window = self.windows.pop(stream, None)
-        if window is not None:
-            window.buffers.release()
+        """Forgets a stream and gives back everything that it held."""
+        self.admission.drop(stream)
+
+    def check_integrity(self) -> None:
+        """The bookkeeping's own invariants; for tests and for idle moments."""
+        self.admission.check_integrity()
 
     @torch.inference_mode()
     def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
         """Moves and asks every stream of `work`; outcomes in the same order.
 
-        Raises StreamRefusedError before anything is computed when a stream does not fit: the same call without that stream
-        can then be made.
+        Nothing that one stream or question has in it raises: its outcome or answer carries an error. Raises ValueError when
+        a stream occurs twice, and what torch raises when a device has failed for everybody.
         """
         if len({one.stream for one in work}) != len(work):
             raise ValueError("a stream occurs twice in one step")
+        tasks = [Task(one) for one in work]
+        try:
+            self._compute(tasks)
+            outcomes = [self._outcome(task) for task in tasks]
+        except BaseException:  # nobody knows what was computed: all begin again
+            for task in tasks:
+                self.admission.drop(task.work.stream)
+            raise
+        for task in tasks:
+            if task.error is not None and task.error.code != "restarting":
+                self.admission.refuse(task, task.error)
+        return outcomes
+
+    def _compute(self, tasks: Sequence[Task]) -> None:
         device = self.family.device
-        tasks = [self._admit(one) for one in work]
-        for group in batches(tasks, lambda task: task.tokens(self.refresh), self.batch_tokens):
+        self.admission.admit(tasks)
+        admitted = [task for task in tasks if task.error is None]
+        rounds = self.admission.rounds(admitted) or [[]]
+        by_window = {id(task.window): task for task in admitted}
+        self.admission.reserve(rounds[0])
+        first = {id(asked) for asked in rounds[0]}
+        for group in batches(admitted, lambda task: task.tokens(self.refresh), self.batch_tokens):
             with timed("vit", group, lambda task: task.spent.patches, device):
                 self._encode(group)
             with timed("llm", group, lambda task: task.spent.trunk.tokens + len(task.asked), device):
-                self._read(group)
-        with timed("answer", tasks, lambda task: sum(asked.work.tokens for asked in task.asked), device):
-            self.answers.finish([asked for task in tasks for asked in task.asked])
-            answers = [[self.answers.answer(asked) for asked in task.asked] for task in tasks]
-        restarted = self.refresh.name == "all"
-        return [
-            StreamOutcome(
-                stream=task.work.stream,
-                answers=told,
-                tokens=tokens_used(task.window, task.new, task.spent, restarted),
-                flops=flops_used(self.family, task.window, task.spent, task.asked),
-                frames_seen=len(task.window.frames),
-                seconds=task.seconds,
-            )
-            for task, told in zip(tasks, answers, strict=True)
-        ]
+                self._choose(group)
+                self._read([part for task in group for part in self._parts(task, first)])
+                self._settle(group)
+        for number, asked in enumerate(rounds):
+            with timed("answer", admitted, lambda task: sum(a.work.tokens for a in task.asked), device):
+                parts = [Part(by_window[id(one.window)], one.asking, asked=one) for one in asked]
+                if number:
+                    self.admission.reserve([part.asked for part in parts if part.alive and part.asked])
+                    self._read(parts)
+                isolated(parts, self._finish)
+                for task in admitted:
+                    task.held.reserve(0)
 
-    def _admit(self, work: StreamWork) -> Task:
-        """Moves a stream's window on and makes room for what is to come. May be repeated."""
-        new = [hold(self.family, frame) for frame in work.frames if frame.index >= work.first]
-        try:
-            window = self.windows.get(work.stream) or self._open(work)
-            moved = window.evict(work.first, sum(frame.tokens for frame in new))
-            if self.refresh.name == "all":
-                window.restart()
-            asked = [compile_question(self.family, window, question) for question in work.questions]
-            reserves = [one.reserve for one in asked]
-            window.make_room(
-                sum(frame.tokens for frame in new) + sum(reserves),
-                sum(frame.span for frame in new) + max(reserves, default=0),
-            )
-        except ModelError as error:
-            raise StreamRefusedError(work.stream, str(error)) from error
-        return Task(work, window, asked, new, moved)
-
-    def _open(self, work: StreamWork) -> StreamWindow:
-        family = self.family
-        prefix, _ = family.chat("")
-        most = max((frame.keep.size for frame in work.frames), default=0) or family.grid(1280, 720).tokens
-        tokens = self.window_frames * (most + family.frame_text_bound)
-        tokens = tokens if self.kv_tokens is None else min(tokens, self.kv_tokens)
-        beside = tokens * self._beside(most) // (most + family.frame_text_bound)
-        buffers = StreamBuffers(work.stream, family.kv, len(prefix) + tokens + _QUESTION_RESERVE, self.memory, beside)
-        window = StreamWindow(work.stream, family, prefix, len(prefix) + tokens, buffers, self.limit)
-        self.windows[work.stream] = window
-        return window
-
-    def _beside(self, most: int) -> int:
-        """Bytes beside keys and values that a frame of `most` tokens may hold, for its refresh."""
-        family = self.family
-        if self.refresh.name in {"anchors", "budget"}:
-            return int(most * family.levels * family.text_config.hidden_size * family.dtype.itemsize)
-        return 0
+    def _parts(self, task: Task, first: set[int]) -> list[Part]:
+        """A stream's new and refreshed tokens, then the questions of the first round."""
+        trunk = sum(len(run) for run in task.trunk(self.refresh))
+        questions = [Part(task, one.asking, asked=one) for one in task.questions if id(one) in first]
+        return [Part(task, trunk), *questions]
 
     def _encode(self, tasks: Sequence[Task]) -> None:
         """Kept patches of new frames, and of every frame in the window where it is computed from scratch."""
-        family = self.family
-        waiting: list[tuple[Task, HeldFrame, Frame]] = []
+        parts = []
         for task in tasks:
             frames = {frame.index: frame for frame in task.work.frames}
-            if self.refresh.name == "all":
-                waiting += [(task, held, held.source) for held in task.window.live if held.source is not None]
-            for held in task.new:
-                if held.tokens:
-                    held.source = frames[held.index] if self.refresh.name == "all" else None
-                    waiting.append((task, held, frames[held.index]))
-        for batch in batches(waiting, lambda entry: self._patches(entry[1]), self.batch_patches):
-            prepared = family.prepare([frame for _, _, frame in batch])
-            features = torch.split(family.encode(prepared), prepared.tokens)
-            for (task, held, _), found, count in zip(batch, features, prepared.counts, strict=True):
-                held.features = found
-                task.spent.encoded.append((count, len(found)))
+            for held in task.held.live:
+                if held.fresh:
+                    source = held.source or frames[held.index]
+                    held.source = source if self.refresh.name == "all" else None
+                    patches = self.family.patches_of(held.total) * held.kept // held.total
+                    parts.append(Part(task, max(1, patches), frame=(held, source)))
+        for batch in batches(parts, lambda part: part.size, self.batch_patches):
+            isolated(batch, self._see)
 
-    def _patches(self, frame: HeldFrame) -> int:
-        """About how many patches of it go through the ViT."""
-        return max(1, self.family.patches_of(frame.total) * frame.kept // frame.total)
+    def _see(self, parts: Sequence[Part]) -> None:
+        """One packed forward of the ViT."""
+        frames = [part.frame for part in parts if part.frame is not None]
+        patches = self.family.prepare([source for _, source in frames])
+        features = torch.split(self.family.encode(patches), patches.tokens)
+        for part, (held, _), found, count in zip(parts, frames, features, patches.counts, strict=True):
+            held.features = found
+            part.task.spent.encoded.append((count, len(found)))
 
-    def _read(self, tasks: Sequence[Task]) -> None:
+    def _choose(self, tasks: Sequence[Task]) -> None:
+        """Which tokens of each overlap are refreshed."""
+        overlapping = [Part(task) for task in tasks if task.overlap]
+        isolated(overlapping, self._probe if self.refresh.probes else self._pick)
+
+    def _probe(self, parts: Sequence[Part]) -> None:
+        found = deviations(self.family, self.pool, [(part.task.held, part.task.overlap) for part in parts])
+        for part, (deviation, cost) in zip(parts, found, strict=True):
+            task = part.task
+            task.refreshed, task.spent.probe = self.refresh.runs(task.held, task.overlap, deviation), cost
+
+    def _pick(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            part.task.refreshed = self.refresh.runs(part.task.held, part.task.overlap)
+
+    def _read(self, parts: Sequence[Part]) -> None:
         """Keys and values of new and refreshed tokens and of questions, and the questions' first logits."""
-        overlaps = [task.window.live if task.moved and self.refresh.name != "all" else [] for task in tasks]
+        for batch in forwards(parts, self.batch_tokens):
+            isolated(batch, self._forward)
+
+    def _forward(self, parts: Sequence[Part]) -> None:
+        """One packed forward: what is to be computed of each window, and its questions after it."""
+        pack = Pack(self.family, self.pool)
+        last: list[tuple[Part, Asked, int]] = []  # questions, and the packed place of their last token
+        trunks: list[tuple[Task, Work]] = []
+        asking: list[tuple[Asked, Work]] = []
+        for _, group in groupby(parts, key=lambda part: id(part.task)):
+            own = list(group)
+            task = own[0].task
+            if own[0].asked is None:
+                trunks.append((task, pack.trunk(task.held, task.trunk(self.refresh))))
+            grown = []
+            at = pack.tokens
+            for part in own:
+                if part.asked is not None:
+                    grown.append(part.asked.begin())
+                    at += part.size
+                    last.append((part, part.asked, at - 1))
+            if grown:
+                first = next(part.asked for part in own if part.asked is not None)
+                asking.append((first, pack.branches(task.held, grown)))
+        if not pack.tokens:
+            return
+        hidden = pack.run()
+        for begin in range(0, len(last), HEAD_ROWS):
+            rows = last[begin : begin + HEAD_ROWS]
+            scores = self.family.logits(hidden[[place for _, _, place in rows]])
+            if self.observe:
+                for (part, one, _), row in zip(rows, scores, strict=True):
+                    self.observe(part.task.work.stream, one.question, row)
+            self.answers.read_first([one for _, one, _ in rows], scores)
+        for task, work in trunks:
+            task.spent.trunk = work
+        for one, work in asking:
+            one.work = work
+
+    def _settle(self, tasks: Sequence[Task]) -> None:
+        """After the forward: features are let go of unless they may be needed again."""
         for task in tasks:
-            for frame in task.new:
-                task.window.take(frame)
-        self._choose([(task, overlap) for task, overlap in zip(tasks, overlaps, strict=True) if overlap])
-        self._forward(tasks)
-        for task in tasks:
-            if not task.window.prefix_known and task.spent.trunk.tokens:
-                task.window.remember_prefix()
-            for frame in task.window.frames:
+            task.spent.refreshed = sum(int(run.visual.sum()) for run in task.refreshed)
+            for frame in task.held.frames:
                 frame.fresh = False
                 if not self.refresh.holds_features(frame):
                     frame.features = None
 
-    def _choose(self, overlaps: Sequence[tuple[Task, list[HeldFrame]]]) -> None:
-        """Which tokens of each overlap are refreshed."""
-        if self.refresh.probes and overlaps:
-            found = deviations(self.family, [(task.window, overlap) for task, overlap in overlaps])
-            for (task, overlap), (deviation, cost) in zip(overlaps, found, strict=True):
-                task.refreshed, task.spent.probe = self.refresh.runs(task.window, overlap, deviation), cost
-        else:
-            for task, overlap in overlaps:
-                task.refreshed = self.refresh.runs(task.window, overlap)
-        for task, _ in overlaps:
-            task.spent.refreshed = sum(int(run.visual.sum()) for run in task.refreshed)
+    def _finish(self, parts: Sequence[Part]) -> None:
+        self.answers.finish([part.asked for part in parts if part.asked is not None])
 
-    def _forward(self, batch: Sequence[Task]) -> None:
-        """One packed forward: what is to be computed of each window, and its questions after it."""
-        pack = Pack(self.family)
-        asked: list[tuple[Task, Asked, int]] = []  # and the packed place of its last token
-        for task in batch:
-            window = task.window
-            task.spent.trunk = pack.trunk(window.buffers, window.start, task.trunk())
-            slot = window.slots
-            grown: list[tuple[Branch, Run]] = []
-            for one in task.asked:
-                branch, run = one.begin(slot)
-                grown.append((branch, run))
-                slot += one.reserve
-                asked.append((task, one, pack.tokens + sum(len(r) for _, r in grown) - 1))
-            if grown:
-                task.asked[0].work += pack.branches(window.buffers, window.start, window.slots, grown)
-        if not pack.tokens:
-            return
-        hidden = pack.run()
-        logits = self.family.logits(hidden[[place for _, _, place in asked]]) if asked else ()
-        for (task, one, _), row in zip(asked, logits, strict=True):
-            one.logits, one.scored = row, 1
-            if self.observe:
-                self.observe(task.work.stream, one.question, row)
+    def _outcome(self, task: Task) -> StreamOutcome:
+        if task.error is not None:
+            return StreamOutcome(task.work.stream, (), Tokens(0, 0, 0, 0), Flops(0, 0, 0), 0, task.seconds, task.error)
+        window = task.held
+        return StreamOutcome(
+            stream=task.work.stream,
+            answers=[one.answer or Answer(one.question, "", error=one.error or _UNANSWERED) for one in task.asked],
+            tokens=tokens_used(window, task.new, task.spent, self.refresh.name == "all"),
+            flops=flops_used(self.family, window, task.spent, task.asked),
+            frames_seen=len(window.frames),
+            seconds=task.seconds,
+            restarted=task.work.first < window.since,
+        )
+
+    @torch.inference_mode()
+    def _read_prefix(self) -> Prefix:
+        """The tokens before every video are computed once, for all streams: nothing stands before them."""
+        family, pool = self.family, self.pool
+        ids, _ = family.chat("")
+        empty = pool.keys[:, :0]
+        window = StreamWindow("", family, Prefix(ids, empty, empty), pool)
+        window.reserve(0)
+        pack = Pack(family, pool)
+        pack.trunk(window, [window.prefix_run()])
+        pack.run()
+        slots = window.where(0, len(ids)).to(family.device)
+        prefix = Prefix(ids, pool.keys[:, slots], pool.values[:, slots])
+        window.release()
+        return prefix
+
+    def _beside(self) -> int:
+        """Bytes that a token may hold beside its keys and values, for its refresh."""
+        if self.refresh.name in {"anchors", "budget"}:
+            family = self.family
+            return int(family.levels * family.text_config.hidden_size * family.dtype.itemsize)
+        return 0
 
 
-def _free_memory(device: torch.device) -> int | None:
-    """Bytes for streams' buffers on a GPU that already holds the weights; None on the CPU, where memory is the system's."""
-    if device.type != "cuda":
-        return None
-    free, _ = torch.cuda.mem_get_info(device)
-    return int(free * (1 - _ACTIVATIONS))
+_UNANSWERED = Failure("failed", "no answer came of it")

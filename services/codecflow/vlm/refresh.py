@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 from codecflow.errors import ConfigError
-from codecflow.vlm.packing import Run
+from codecflow.vlm.families.base import Family
+from codecflow.vlm.kv_pool import KVPool, ProbeCache, ProbedError
+from codecflow.vlm.runner import Pack, Run, Work
 from codecflow.vlm.window import HeldFrame, StreamWindow
 
 RefreshName = Literal["none", "anchors", "budget", "all"]
@@ -106,3 +109,29 @@ def _pieces(run: Run, picked: Tensor) -> list[Run]:
     edges = torch.nn.functional.pad(picked.int(), (1, 1)).diff()
     starts, stops = (edges.eq(step).nonzero().flatten().tolist() for step in (1, -1))
     return [run.part(a, b) for a, b in zip(starts, stops, strict=True)]
+
+
+def deviations(
+    family: Family, pool: KVPool, windows: Sequence[tuple[StreamWindow, Sequence[HeldFrame]]]
+) -> list[tuple[Tensor, Work]]:
+    """How far cached keys and values are from what they would be in today's context (CacheBlend, arXiv 2405.16444).
+
+    The first layer's keys depend on the token alone. The second layer's are the first to show context, and a token that
+    deviates there tends to deviate in the layers above, so one layer over the overlap is enough to choose.
+
+    For each window and its overlap, frames in order: squared distance of keys and values, (tokens,) on the CPU, and cost.
+    A model of one layer has no context in its cache: nothing deviates.
+    """
+    pack = Pack(family, pool)
+    work = [pack.trunk(window, [frame.run() for frame in overlap]) for window, overlap in windows]
+    slots = [window.where(overlap[0].slot, overlap[-1].slot + overlap[-1].tokens) for window, overlap in windows]
+    probe = ProbeCache(pool, torch.cat(slots))
+    with suppress(ProbedError):
+        pack.run(probe)
+    if probe.keys is None or probe.values is None:
+        return [(torch.zeros(one.tokens), one) for one in work]
+    where = probe.slots.to(family.device)
+    distance = torch.zeros(len(where), device=family.device)
+    for now, cached in ((probe.keys, pool.keys[1, where]), (probe.values, pool.values[1, where])):
+        distance += (now.transpose(0, 1).float() - cached.float()).square().sum((1, 2))
+    return list(zip(torch.split(distance.cpu(), [one.tokens for one in work]), work, strict=True))

@@ -1,20 +1,25 @@
 """One stream's sliding window: its frames, and where their keys and values lie.
 
-The live region of the buffers is contiguous: prefix, frames oldest first, then room for questions. When the window moves,
-the video stays where it is, in slots and in positions; the prefix alone is moved to stand right before the first live
-frame, its keys turned there from the copy that was computed at position 0. Thousands of keys never move, so nothing drifts.
+A window numbers its slots on and on: prefix, frames oldest first, then room for questions. Its pages lie under those slots
+in order, so slot `s` is on page `s // PAGE - first_page` of its list. When frames leave, whole pages before the oldest frame
+go back to the pool at once. The video stays where it is, in slots and in positions; the prefix alone is written again, right
+before the oldest frame, its keys turned there from the copy that was computed at position 0. Thousands of keys never move,
+so nothing drifts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor
 
-from codecflow.errors import ModelError
-from codecflow.vlm.cache import StreamBuffers
 from codecflow.vlm.families.base import Family
-from codecflow.vlm.packing import Run
+from codecflow.vlm.kv_pool import PAGE, KVPool
+from codecflow.vlm.runner import Run
 from codecflow.vlm.work import Frame
 
 
@@ -42,6 +47,37 @@ class HeldFrame:
     position: int = 0
     fresh: bool = True  # computed in the present step
 
+    @staticmethod
+    def of(family: Family, frame: Frame) -> HeldFrame:
+        """The frame's tokens: tags of the family's video template around the kept ones. No pixel is touched yet.
+
+        Raises ValueError when mask or pixels are not of the family's grid and input size for this picture, ModelError when
+        the family takes no such picture.
+        """
+        before, after = family.frame_text(frame.index, frame.time_s)
+        held = HeldFrame(frame.index, frame.keep.size, len(before) + len(after), frame.anchor)
+        if not frame.keep.any():
+            return held
+        if frame.pixels is None:
+            raise ValueError(f"frame {frame.index}: tokens are kept but there are no pixels")
+        width, height = frame.size
+        grid = family.known_grid(width, height)
+        if grid.tokens != frame.keep.size:
+            raise ValueError(
+                f"frame {frame.index}: a keep mask of {frame.keep.size} for {grid.tokens} tokens at {width}x{height}"
+            )
+        if tuple(frame.pixels.shape) != (3, *family.model_size(width, height)):
+            raise ValueError(
+                f"frame {frame.index}: pixels {tuple(frame.pixels.shape)} are not of the model's input size"
+            )
+        kept = torch.from_numpy(np.flatnonzero(frame.keep))
+        held.kept = len(kept)
+        held.positions, held.span = family.frame_positions(grid, kept, len(before), len(after))
+        held.ids = torch.tensor([*before, *[0] * len(kept), *after], dtype=torch.int64)
+        held.visual = torch.zeros(len(held.ids), dtype=torch.bool)
+        held.visual[len(before) : len(before) + len(kept)] = True
+        return held
+
     @property
     def tokens(self) -> int:
         return 0 if self.ids is None else len(self.ids)
@@ -57,24 +93,60 @@ class HeldFrame:
         return Run(self.slot, self.ids, self.visual, self.positions + self.position, self.features)
 
 
-class StreamWindow:
-    """See the module. `capacity`: tokens of prefix and frames; `limit`: the first position that may not be used."""
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The tokens before every video, and their keys and values at position 0: (layers, tokens, kv_heads, head_dim)."""
 
-    def __init__(
-        self, stream: str, family: Family, prefix: list[int], capacity: int, buffers: StreamBuffers, limit: int
-    ) -> None:
+    ids: list[int]
+    keys: Tensor
+    values: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Slide:
+    """What a window will be after its next move; computed before anything is changed.
+
+    `stays`: frames that remain. `moved`: tokens left, so what stays has lost context. `start`, `slots`, `position`: as of
+    StreamWindow, new frames included. `turn`: by how much positions can be rebased. `pages`: that it will hold, without room
+    for questions.
+    """
+
+    stays: list[HeldFrame]
+    moved: bool
+    start: int
+    slots: int
+    position: int
+    turn: int
+
+    @property
+    def pages(self) -> int:
+        return pages_of(self.start, self.slots)
+
+
+class StreamWindow:
+    """See the module. `start`: slot of the prefix; `slots`: first slot after the frames; `position`: of the next token.
+
+    `since`: slot on the sampling grid from which on frames were taken in, when frames before it were lost; 0 otherwise.
+    `answered_s`: when it was last part of a step, by the engine's clock.
+    """
+
+    def __init__(self, stream: str, family: Family, prefix: Prefix, pool: KVPool, since: int = 0) -> None:
         self.stream = stream
         self.family = family
         self.prefix = prefix
-        self.capacity = capacity
-        self.limit = limit
-        self.buffers = buffers
+        self.pool = pool
+        self.since = since
+        self.answered_s = 0.0
         self.frames: list[HeldFrame] = []
-        self.start = 0  # slot of the prefix
-        self.slots = len(prefix)  # prefix and frames: first free slot
-        self.position = len(prefix)  # of the next token
-        self._prefix_keys: Tensor | None = None  # (layers, kv_heads, prefix, head_dim), as computed at position 0
-        self._prefix_values: Tensor | None = None
+        self.pages: list[int] = []
+        self.first_page = 0
+        self.start = 0
+        self.slots = len(prefix)
+        self.position = len(prefix)
+        self._placed = False  # the prefix stands at `start`
 
     @property
     def live(self) -> list[HeldFrame]:
@@ -87,99 +159,64 @@ class StreamWindow:
         return self.slots - self.start
 
     @property
-    def prefix_known(self) -> bool:
-        return self._prefix_keys is not None
+    def held_bytes(self) -> int:
+        """Bytes that this stream takes: pages of keys and values, and what is held for refreshing."""
+        return len(self.pages) * self.pool.page_bytes + sum(frame.held_bytes for frame in self.frames)
 
     def prefix_run(self) -> Run:
-        return Run.of_text(self.start, self.prefix, 0, self.family.axes)
+        return Run.of_text(self.start, self.prefix.ids, self.position_of_prefix, self.family.axes)
 
-    def evict(self, first: int, room: int) -> bool:
-        """Frames before slot `first` leave, and more of the oldest when `room` tokens would not fit. True: tokens left.
-
-        Raises ModelError when `room` alone is more than this stream may hold.
-        """
-        held = self.frames
-        keep = [frame for frame in held if frame.index >= first]
-        while keep and len(self.prefix) + sum(frame.tokens for frame in keep) + room > self.capacity:
-            keep.pop(0)
-        if len(self.prefix) + room > self.capacity:
-            raise ModelError(
-                f"stream {self.stream!r}: {room} new tokens do not fit in a window of {self.capacity};"
-                " allow more kv tokens a stream or shorten the stride"
-            )
-        self.frames = keep
-        moved = any(frame.tokens for frame in held[: len(held) - len(keep)])
-        if moved:
-            self._follow()
-        return moved
-
-    def _follow(self) -> None:
-        """Puts the prefix right before the first live frame."""
+    @property
+    def position_of_prefix(self) -> int:
         live = self.live
-        if live:
-            self.start = live[0].slot - len(self.prefix)
-            self._place_prefix(live[0].position - len(self.prefix))
+        return live[0].position - len(self.prefix) if live else 0
+
+    def plan(self, first: int, new: Sequence[HeldFrame], *, anew: bool = False) -> Slide:
+        """What becomes of it when frames before slot `first` leave and `new` ones come. `anew`: all is computed again, from
+        slot and position 0 on."""
+        stays = [frame for frame in self.frames if frame.index >= first]
+        live = [frame for frame in stays if frame.tokens]
+        moved = any(frame.tokens for frame in self.frames if frame.index < first)
+        start, slots, position = self.start, self.slots, self.position
+        if anew or not live:
+            start = 0
+            slots = position = len(self.prefix)
+        elif moved:
+            start = live[0].slot - len(self.prefix)
+        if anew:
+            slots += sum(frame.tokens for frame in live)
+            position += sum(frame.span for frame in live)
+        turn = live[0].position - len(self.prefix) if live and not anew else 0
+        slots += sum(frame.tokens for frame in new)
+        position += sum(frame.span for frame in new)
+        return Slide(stays, moved, start, slots, position, turn)
+
+    def slide(self, plan: Slide, new: Sequence[HeldFrame], *, anew: bool = False, rebase: bool = False) -> None:
+        """Carries a plan out: pages of what leaves go back, `new` frames get their places. Their keys and values, and with
+        `anew` those of all frames and of the prefix, are yet to be computed."""
+        before = self.start, self.position_of_prefix
+        self.frames = plan.stays
+        live = self.live
+        if anew or not live:
+            self.first_page, self.start, self.slots, self.position = 0, 0, len(self.prefix), len(self.prefix)
         else:
-            self.start, self.slots, self.position = 0, len(self.prefix), len(self.prefix)
-            self._place_prefix(0)
-
-    def _place_prefix(self, distance: int) -> None:
-        if self._prefix_keys is None or self._prefix_values is None:
-            return
-        slots = slice(self.start, self.start + len(self.prefix))
-        self.buffers.keys[:, :, slots] = self.family.shift(self._prefix_keys, distance)
-        self.buffers.values[:, :, slots] = self._prefix_values
-
-    def remember_prefix(self) -> None:
-        """After the first forward: keeps what was computed for the prefix at position 0."""
-        slots = slice(self.start, self.start + len(self.prefix))
-        self._prefix_keys = self.buffers.keys[:, :, slots].clone()
-        self._prefix_values = self.buffers.values[:, :, slots].clone()
-
-    def restart(self) -> None:
-        """From scratch: every frame held is to be computed again, from slot and position 0 on."""
-        self.start, self.slots, self.position = 0, len(self.prefix), len(self.prefix)
-        self._prefix_keys = self._prefix_values = None
-        for frame in self.frames:
-            frame.fresh = True
-            self._place(frame)
-
-    def make_room(self, tokens: int, span: int) -> None:
-        """Before `tokens` more are written, of which the positions reach `span` further."""
-        if self.slots + tokens > self.buffers.capacity:
-            if self.tokens + tokens > self.buffers.capacity:
-                self.buffers.grow(self.tokens + tokens, self.start, self.slots)
-            else:
-                self.buffers.to_front(self.start, self.slots)
+            self.start = plan.start
+            unused = self.start // PAGE - self.first_page
+            self.pool.give(self.pages[:unused])
+            del self.pages[:unused]
+            self.first_page += unused
+        self._hold(plan.pages)
+        if anew:
             for frame in self.frames:
-                frame.slot -= self.start
-            self.start, self.slots = 0, self.slots - self.start
-        if self.position + span > self.limit:
-            self._rebase()
-        if self.position + span > self.limit:
-            raise ModelError(
-                f"stream {self.stream!r}: its window spans {self.position + span} positions, but the model takes"
-                f" {self.limit}: use a shorter window or fewer frames a second"
-            )
-
-    def _rebase(self) -> None:
-        """Positions start from 0 again: every live key is turned back by the same distance, which changes no difference."""
-        live = self.live
-        distance = live[0].position - len(self.prefix) if live else 0
-        if not distance:
-            return
-        slots = slice(live[0].slot, self.slots)
-        for layer in self.buffers.keys:
-            layer[:, slots] = self.family.shift(layer[:, slots], -distance)
-        for frame in self.frames:
-            frame.position -= distance
-        self.position -= distance
-        self._place_prefix(0)
-
-    def take(self, frame: HeldFrame) -> None:
-        """A new frame, after those held. Its keys and values are yet to be computed."""
-        self.frames.append(frame)
-        self._place(frame)
+                frame.fresh = True
+                self._place(frame)
+        elif rebase and plan.turn:
+            self._rebase(plan.turn)
+        if not anew and (not self._placed or before != (self.start, self.position_of_prefix)):
+            self._place_prefix()
+        for frame in new:
+            self.frames.append(frame)
+            self._place(frame)
 
     def _place(self, frame: HeldFrame) -> None:
         if frame.tokens:
@@ -187,10 +224,49 @@ class StreamWindow:
             self.slots += frame.tokens
             self.position += frame.span
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes that this stream takes: keys and values, and what is held for refreshing."""
-        return self.buffers.nbytes + sum(frame.held_bytes for frame in self.frames)
+    def _place_prefix(self) -> None:
+        slots = self.where(self.start, self.start + len(self.prefix)).to(self.pool.keys.device)
+        self.pool.keys[:, slots] = self.family.shift(self.prefix.keys, self.position_of_prefix)
+        self.pool.values[:, slots] = self.prefix.values
+        self._placed = True
+
+    def _rebase(self, distance: int) -> None:
+        """Positions start from 0 again: every live key is turned back by the same distance, which changes no difference."""
+        slots = self.where(self.live[0].slot, self.slots).to(self.pool.keys.device)
+        for layer in self.pool.keys:
+            layer[slots] = self.family.shift(layer[slots], -distance)
+        for frame in self.frames:
+            frame.position -= distance
+        self.position -= distance
+
+    # --- pages ---------------------------------------------------------------------------------------------------------
+
+    def reserve(self, tokens: int) -> None:
+        """Room for `tokens` after the frames, for questions; with 0 that room is given back."""
+        self._hold(pages_of(self.start, self.slots + tokens))
+
+    def release(self) -> None:
+        """Gives every page back. The window is of no use afterwards."""
+        self._hold(0)
+        self.frames = []
+
+    def _hold(self, pages: int) -> None:
+        """Takes pages behind the last one, or gives the last ones back."""
+        if pages > len(self.pages):
+            self.pages += self.pool.take(pages - len(self.pages))
+        else:
+            self.pool.give(self.pages[pages:])
+            del self.pages[pages:]
+
+    def where(self, start: int, stop: int) -> Tensor:
+        """The pool's slots under slots [start, stop): (stop - start,) int64 on the CPU."""
+        return torch.from_numpy(self.located(np.arange(start, stop)))
+
+    def located(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The pool's slots under `slots`."""
+        pages, places = np.divmod(slots, PAGE)
+        found: npt.NDArray[np.int64] = np.asarray(self.pages, dtype=np.int64)[pages - self.first_page] * PAGE + places
+        return found
 
     def check_integrity(self) -> None:
         """The bookkeeping's own invariants; for tests and for idle moments."""
@@ -201,4 +277,10 @@ class StreamWindow:
             slot, position = frame.slot + frame.tokens, frame.position + frame.span
         assert slot == self.slots, f"{self.stream}: {self.slots} slots in use, frames end at {slot}"
         assert position is None or position == self.position
-        assert self.slots <= self.buffers.capacity
+        assert self.first_page == self.start // PAGE
+        assert len(self.pages) == pages_of(self.start, self.slots), f"{self.stream}: {len(self.pages)} pages"
+
+
+def pages_of(start: int, stop: int) -> int:
+    """Pages under slots [start, stop)."""
+    return -(-stop // PAGE) - start // PAGE

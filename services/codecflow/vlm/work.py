@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from codecflow.errors import ModelError
 from codecflow.messages import Flops, Question, Tokens
 
 
@@ -42,23 +42,37 @@ class StreamWork:
     questions: Sequence[Question] = ()
 
 
+class Failure(NamedTuple):
+    """Why a stream or a question was not answered in a step, others were. `text`: one line.
+
+    `code`: `question` (it cannot be asked as it stands), `no-room` (no memory, or no positions, for its window),
+    `restarting` (its window was lost and no anchor frame has come since), `out-of-memory` (its part alone did not fit in the
+    memory for computing), `failed` (an error came of computing it).
+    """
+
+    code: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One question's answer. `p_yes` for yes-no, `label_probabilities` for choice questions."""
+    """One question's answer. `p_yes` for yes-no, `label_probabilities` for choice questions. With `error` there is none."""
 
     question: Question
     text: str
     p_yes: float | None = None
     label_probabilities: dict[str, float] | None = None
+    error: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOutcome:
     """What came of one stream's work: its answers in the order of its questions, and what they cost.
 
-    `tokens` and `flops` are of the whole step of this stream (all questions together). `seconds`: stage -> seconds; stages
-    are timed once for the whole batch and divided among its streams in proportion to their tokens. `frames_seen`: frames in
-    the window when it was asked.
+    `error`: why there are no answers; the engine holds nothing of the stream then, and takes it up again at the next
+    anchor frame. `restarted`: the window lacks frames from before such a restart. `tokens` and `flops` are of the whole
+    step of this stream (all questions together). `seconds`: stage -> seconds; stages are timed once for the whole batch and
+    divided among its streams in proportion to their tokens. `frames_seen`: frames in the window when it was asked.
     """
 
     stream: str
@@ -67,11 +81,5 @@ class StreamOutcome:
     flops: Flops
     frames_seen: int
     seconds: dict[str, float] = field(default_factory=dict)
-
-
-class StreamRefusedError(ModelError):
-    """A stream that does not fit beside those already held, or in what its own window may take."""
-
-    def __init__(self, stream: str, reason: str) -> None:
-        super().__init__(reason)
-        self.stream = stream
+    error: Failure | None = None
+    restarted: bool = False

@@ -8,9 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 
-from codecflow.messages import Flops, Frames, Question, Result
+from codecflow.messages import Flops, Frames, Question, Result, ResultError
 from codecflow.vlm.engine import Engine
-from codecflow.vlm.work import StreamOutcome, StreamRefusedError, StreamWork
+from codecflow.vlm.work import StreamOutcome, StreamWork
 
 from .turns import Turn
 from .windows import WindowPlan
@@ -81,23 +81,18 @@ class Answering:
         return answered
 
     def _step(self, work: dict[str, StreamWork]) -> dict[str, StreamOutcome]:
-        """Of all streams for which there is room."""
-        work = dict(work)
-        while work:
-            try:
-                outcomes = self._engine.step(list(work.values()))
-            except StreamRefusedError as refusal:
-                del work[refusal.stream]
-                self._forget(refusal.stream)
-                if refusal.stream not in self._refused:
-                    self._refused.add(refusal.stream)
-                    self._say(f"{refusal}; its windows stay unanswered until there is room")
-            else:
-                for stream in self._refused & work.keys():
-                    self._refused.discard(stream)
-                    self._say(f"stream {stream!r} fits now and is answered again")
-                return {outcome.stream: outcome for outcome in outcomes}
-        return {}
+        """Of all streams that could be answered."""
+        outcomes = self._engine.step(list(work.values())) if work else []
+        for outcome in outcomes:
+            stream, error = outcome.stream, outcome.error
+            if error is None and stream in self._refused:
+                self._refused.discard(stream)
+                self._say(f"stream {stream!r} is answered again")
+            elif error is not None and stream not in self._refused:
+                self._refused.add(stream)
+                reason = "does not fit" if error.code == "no-room" else f"is set aside ({error.code})"
+                self._say(f"stream {stream!r} {reason}: {error.text}; its windows stay unanswered until that is over")
+        return {outcome.stream: outcome for outcome in outcomes if outcome.error is None}
 
     def _results(self, turn: Turn, outcome: StreamOutcome) -> list[Result]:
         window, plan = turn.window, self._plan
@@ -129,7 +124,8 @@ class Answering:
                 refresh=self._engine.refresh.name,
                 model=self._described.model,
                 trained=self._described.trained,
-                restarted=window.rebuilt and self._engine.refresh.name != "all",
+                restarted=outcome.restarted or (window.rebuilt and self._engine.refresh.name != "all"),
+                error=None if answer.error is None else ResultError(*answer.error),
             )
             for answer in outcome.answers
         ]

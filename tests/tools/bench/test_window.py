@@ -131,9 +131,9 @@ def test_the_demo_model_at_its_real_size_takes_28_gflop_a_frame(
 def test_too_little_memory_is_told_in_its_row(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("codecflow.vlm.engine._free_memory", lambda device: 2**20)
+    monkeypatch.setattr("codecflow.vlm.kv_pool.spare_memory", lambda device: 2**17)
     run(Options(clips=[CLIP], model=model, policies="all/all", **SHORT))  # type: ignore[arg-type]
-    assert "'camera-0' does not fit" in figures(capsys)["results"][0]["failed"]  # type: ignore[index]
+    assert "camera-0: its window needs" in figures(capsys)["results"][0]["failed"]  # type: ignore[index]
 
 
 def test_a_device_is_checked_against_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,7 +63,7 @@ def _logits(family: Family) -> dict[tuple[str, str, int, str], Tensor]:
         def observe(stream: str, question: Question, row: Tensor, refresh: str = refresh) -> None:
             logits[refresh, stream, step, question.id] = row.cpu()  # noqa: B023  # called before the next step begins
 
-        engine = Engine(family, window_frames=4, refresh=refresh, observe=observe)
+        engine = Engine(family, refresh=refresh, observe=observe)
         for step in range(4):  # read by `observe`
             engine.step(
                 [

@@ -59,15 +59,12 @@ class Measurement:
 
         engine = Engine(
             self.family,
-            window_frames=plan.window,
             refresh=case.refresh,
-            kv_tokens=self._most_tokens(clip, case),
-            batch_tokens=32768,
             observe=observe,
         )
         self._reset_peak()
         # The question is asked in the filling step too, so that nothing is done for the first time when the clock runs.
-        engine.step(self._work(clip, case, 0, plan.window))
+        _answered(engine.step(self._work(clip, case, 0, plan.window)))
         logits.clear()
         end = plan.window
         outcomes: list[StreamOutcome] = []
@@ -78,6 +75,7 @@ class Measurement:
             begun = time.perf_counter()
             outcomes += engine.step(work)  # its stages are timed, so it ends with the device at rest
             seconds += time.perf_counter() - begun
+            _answered(outcomes)
         self._fill(cost, engine, outcomes, seconds)
         if self.profile:
             step, end = plan.slides + 1, end + plan.stride
@@ -109,18 +107,6 @@ class Measurement:
             pixels = self._pixels[clip.name, place]
         return Frame(index, index / 2, keep, pixels, (rgb.shape[1], rgb.shape[0]), bool(clip.anchors[place]))
 
-    def _most_tokens(self, clip: ClipMasks, case: Case) -> int:
-        """The fullest window of any stream, so that memory is what this policy needs on this clip."""
-        plan = self.plan
-        text = self.family.frame_text_bound
-        most = 0
-        for n in range(case.streams):
-            total = plan.window + plan.slides * plan.stride
-            kept = np.array([_kept(clip, case.keep, n, i).sum() for i in range(total)])
-            tokens = kept + text * (kept > 0)
-            most = max(most, *(int(tokens[i : i + plan.window].sum()) for i in range(0, total - plan.window + 1)))
-        return most
-
     def _fill(self, cost: Cost, engine: Engine, outcomes: list[StreamOutcome], seconds: float) -> None:
         count = len(outcomes)
         windows = list(engine.windows.values())
@@ -139,10 +125,11 @@ class Measurement:
         cost.flops = executed / count
         cost.flops_share = executed / sum(f.full for f in flops)
         cost.tflops_per_s = executed / seconds / 1e12
-        cost.kv_bytes = sum(w.tokens * w.buffers.shape.bytes_per_token for w in windows) / len(windows)
+        cost.kv_bytes = sum(w.tokens * w.pool.shape.bytes_per_token for w in windows) / len(windows)
         cost.held_bytes = sum(w.held_bytes for w in windows) / len(windows)
         if self.family.device.type == "cuda":
-            cost.peak_bytes = torch.cuda.max_memory_allocated(self.family.device)
+            use = engine.pool_use  # of the pool only what was ever held
+            cost.peak_bytes = torch.cuda.max_memory_allocated(self.family.device) - use.total + use.peak
 
     def _compare(self, case: Case, cost: Cost, logits: Logits, answers: list[list[str]]) -> None:
         """Against `all` + `all` of the same clip: its logits for as many streams, or its time for fewer."""
@@ -163,16 +150,18 @@ class Measurement:
             torch.cuda.reset_peak_memory_stats(self.family.device)
 
 
+def _answered(outcomes: Sequence[StreamOutcome]) -> None:
+    """Raises ModelError when a stream was not."""
+    for outcome in outcomes:
+        if outcome.error is not None:
+            raise ModelError(f"{outcome.stream}: {outcome.error.text}")
+
+
 def _place(clip: ClipMasks, stream: int, index: int) -> int:
     """Streams begin at different anchors of the clip, and begin it again when it ends."""
     anchors = np.flatnonzero(clip.anchors)
     begin = int(anchors[stream % len(anchors)]) if len(anchors) else 0
     return (begin + index) % len(clip)
-
-
-def _kept(clip: ClipMasks, policy: str, stream: int, index: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-    kept: np.ndarray[tuple[int], np.dtype[np.bool_]] = clip.keep[policy][_place(clip, stream, index)]
-    return kept
 
 
 def measure(

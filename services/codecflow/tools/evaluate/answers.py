@@ -59,10 +59,12 @@ class Answers:
 class Lane:
     """One contender's worker: its own streams, engine and KV."""
 
-    def __init__(self, contender: Contender, family: Family, model: str, decoders: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, contender: Contender, family: Family, model: str, decoders: ThreadPoolExecutor, memory_bytes: int
+    ) -> None:
         self.contender = contender
         self.sampling = Sampling(contender.plan, contender.keep, family.grid, family.model_pixels)
-        self._engine = Engine(family, window_frames=contender.plan.window_slots, refresh=contender.refresh)
+        self._engine = Engine(family, refresh=contender.refresh, memory_bytes=memory_bytes)
         self._refusals: list[str] = []
         self._answering = Answering(
             self._engine, contender.plan, Described(contender.name, model, family.trained), self._refusals.append

@@ -18,6 +18,7 @@ from codecflow.keep import KeepConfig
 from codecflow.tools.demo_model.assemble import checkpoint
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, progress
+from codecflow.vlm.kv_pool import spare_memory
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
 
@@ -71,7 +72,8 @@ def run(options: Options) -> None:
     answers = Answers(spec, plan, wanted)
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(options.streams, thread_name_prefix="decoder"))
-        lanes = [stack.enter_context(closing(Lane(one, family, options.model, threads))) for one in wanted]
+        share = spare_memory(family.device) // len(wanted)
+        lanes = [stack.enter_context(closing(Lane(one, family, options.model, threads, share))) for one in wanted]
         for wave in waves:
             asked = [(number, spec.clips[number]) for number in wave]
             published = threads.map(

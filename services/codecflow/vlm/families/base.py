@@ -20,10 +20,9 @@ from torch import Tensor
 
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
-from codecflow.vlm.cache import KVShape, PackedCache, cache_keyword
 from codecflow.vlm.flops import TextCost
+from codecflow.vlm.kv_pool import KVShape, PoolCache, cache_keyword, shift_keys
 from codecflow.vlm.pictures import Preprocessing, to_patches
-from codecflow.vlm.rotation import shift_keys
 from codecflow.vlm.work import Frame
 
 
@@ -224,9 +223,7 @@ class Family(ABC):
         embedded: Tensor = self.text.embed_tokens(ids)
         return embedded
 
-    def run_text(
-        self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PackedCache
-    ) -> Tensor:
+    def run_text(self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PoolCache) -> Tensor:
         """One packed forward of the text model, under `attending`.
 
         `embeds`: (tokens, hidden), features of visual tokens already in place. `positions`: (axes, tokens). `visual`:

@@ -27,7 +27,7 @@ from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
-from codecflow.vlm.cache import PackedCache
+from codecflow.vlm.kv_pool import PoolCache
 from codecflow.vlm.pictures import grouped_places
 
 from .base import Family, Patches
@@ -132,9 +132,7 @@ class Qwen3VL(Family):
         text = [torch.arange(count).expand(self.axes, -1) for count in (before, after)]
         return torch.cat([text[0], visual, text[1] + behind], dim=1), behind + after
 
-    def run_text(
-        self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PackedCache
-    ) -> Tensor:
+    def run_text(self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PoolCache) -> Tensor:
         further = list(features[:, 1:].unbind(1)) or None
         output = self.text(
             inputs_embeds=embeds[None],

@@ -1,0 +1,221 @@
+"""Which streams take part in a step: everybody's room is reckoned before anything is changed.
+
+A stream that finds no room is refused, and what the others compute does not change by it. Streams with a window go before
+new ones. When pages are short, streams that are idle lose theirs first, the one that was answered longest ago at the head.
+A stream whose window was lost, in whatever way, begins again at an anchor frame: before one, its frames hold only what
+changed since pictures that the model no longer sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from codecflow.errors import ConfigError
+from codecflow.vlm.answers import Asked, compile_question
+from codecflow.vlm.families.base import Family
+from codecflow.vlm.kv_pool import KVPool
+from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.scheduler import Task, failure_of
+from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow, pages_of
+from codecflow.vlm.work import Failure
+
+_REMEMBERED = 100_000
+"""Lost streams that are known at most: those that never come again are forgotten at last."""
+
+
+class Admission:
+    """Opens windows, moves them, and closes them. `windows`: of all streams that hold pages. `lost`: streams whose window is
+    gone and that begin again at an anchor frame. `limit`: the first position that may not be used. `idle_after_s`: a stream
+    that was not part of a step for so long may lose its window to others."""
+
+    def __init__(
+        self,
+        family: Family,
+        pool: KVPool,
+        prefix: Prefix,
+        refresh: Refresh,
+        limit: int,
+        idle_after_s: float,
+        clock: Callable[[], float],
+    ) -> None:
+        self.family, self.pool, self.prefix, self.refresh = family, pool, prefix, refresh
+        self.limit, self.idle_after_s, self.clock = limit, idle_after_s, clock
+        self.windows: dict[str, StreamWindow] = {}
+        self.lost: dict[str, None] = {}  # oldest first
+
+    def drop(self, stream: str) -> None:
+        """Gives back all that a stream holds. When it comes again it begins at an anchor frame."""
+        window = self.windows.pop(stream, None)
+        if window is not None:
+            window.release()
+            self._lose(stream)
+
+    def refuse(self, task: Task, failure: Failure) -> None:
+        """Takes a stream out of the step, and its window from it."""
+        task.error = failure
+        self.drop(task.work.stream)
+        self._lose(task.work.stream)
+
+    def _lose(self, stream: str) -> None:
+        self.lost.pop(stream, None)
+        self.lost[stream] = None
+        if len(self.lost) > _REMEMBERED:
+            del self.lost[next(iter(self.lost))]
+
+    def admit(self, tasks: Sequence[Task]) -> None:
+        """Moves the window of every stream that fits; the others' tasks carry an error."""
+        for task in tasks:
+            try:
+                self._draft(task)
+            except Exception as error:  # noqa: BLE001  # one stream's frames, whatever is wrong with them
+                self.refuse(task, failure_of(error))
+        drafted = [task for task in tasks if task.error is None]
+        drafted.sort(key=lambda task: not task.held.pages)  # those with a window first, otherwise as they were given
+        busy = {task.work.stream for task in tasks}
+        admitted: list[Task] = []
+        growth = headroom = 0  # pages more than now; and of these free at the end, for one question at a time
+        for task in drafted:
+            assert task.plan is not None
+            more = task.plan.pages - len(task.held.pages)
+            if not self._room(growth + more + headroom, busy):
+                self.refuse(task, self._no_room(task))
+                continue
+            growth += more
+            admitted.append(task)
+            for asked in task.questions:
+                needed = self._tail(task.plan.slots, asked.reserve)
+                if needed > headroom and not self._room(growth + needed, busy):
+                    asked.error = Failure("no-room", self._too_long(asked))
+                else:
+                    headroom = max(headroom, needed)
+        for task in sorted(admitted, key=self._growth):  # those that give pages back first
+            self._move(task)
+
+    def _growth(self, task: Task) -> int:
+        assert task.plan is not None
+        return task.plan.pages - len(task.held.pages)
+
+    def _draft(self, task: Task) -> None:
+        """Frames, plan and questions of a task; nothing of its window is changed."""
+        work = task.work
+        frames = [frame for frame in work.frames if frame.index >= work.first]
+        window = self.windows.get(work.stream)
+        if window is None:
+            since = 0
+            if work.stream in self.lost:
+                whole = [number for number, frame in enumerate(frames) if frame.anchor or frame.keep.all()]
+                if not whole:
+                    task.error = Failure("restarting", "its window was lost; it starts again at the next anchor frame")
+                    return
+                frames = frames[whole[0] :]
+                since = frames[0].index
+            window = StreamWindow(work.stream, self.family, self.prefix, self.pool, since)
+        task.window = window
+        task.new = [HeldFrame.of(self.family, frame) for frame in frames]
+        task.plan = plan = window.plan(work.first, task.new, anew=self.refresh.name == "all")
+        if plan.position - plan.turn > self.limit:
+            reason = f"its window spans {plan.position - plan.turn} positions, but the model takes {self.limit}"
+            self.refuse(task, Failure("no-room", f"{reason}: use a shorter window or fewer frames per second"))
+            return
+        for question in work.questions:
+            asked = Asked(question, window)
+            task.asked.append(asked)
+            try:
+                compile_question(self.family, asked)
+            except ConfigError as error:
+                asked.error = Failure("question", str(error))
+            except Exception as error:  # noqa: BLE001  # one question, whatever is wrong with it
+                asked.error = failure_of(error)
+            else:
+                if plan.position - plan.turn + asked.span > self.limit:
+                    asked.error = Failure("question", self._too_far(asked, plan.position - plan.turn))
+
+    def _move(self, task: Task) -> None:
+        window, plan = task.held, task.plan
+        assert plan is not None
+        anew = self.refresh.name == "all"
+        reach = plan.position + max((asked.span for asked in task.questions), default=0)
+        self.windows[task.work.stream] = window
+        self.lost.pop(task.work.stream, None)
+        window.slide(plan, task.new, anew=anew, rebase=reach > self.limit)
+        window.answered_s = self.clock()
+        if plan.moved and not anew:
+            task.overlap = [frame for frame in plan.stays if frame.tokens and not frame.fresh]
+
+    def _room(self, pages: int, busy: set[str]) -> bool:
+        """Whether so many pages can be had, once idle streams' are taken."""
+        while pages > self.pool.free:
+            now = self.clock()
+            idle = [
+                window
+                for window in self.windows.values()
+                if window.stream not in busy and now - window.answered_s >= self.idle_after_s
+            ]
+            if not idle:
+                return False
+            self.drop(min(idle, key=lambda window: window.answered_s).stream)
+        return True
+
+    def _tail(self, slots: int, tokens: int) -> int:
+        """Pages that `tokens` behind a window of `slots` take beyond the window's own."""
+        return pages_of(0, slots + tokens) - pages_of(0, slots)
+
+    def rounds(self, tasks: Sequence[Task]) -> list[list[Asked]]:
+        """All questions, as many at a time as have room together; the same stream's share the slots of its window's end."""
+        waiting = [(task.held, asked) for task in tasks if task.error is None for asked in task.questions]
+        rounds = []
+        while waiting:
+            taken: list[Asked] = []
+            later: list[tuple[StreamWindow, Asked]] = []
+            tails: dict[str, int] = {}
+            free = self.pool.free
+            for window, asked in waiting:
+                tail = tails.get(window.stream, 0)
+                more = self._tail(window.slots, tail + asked.reserve) - self._tail(window.slots, tail)
+                if more > free:
+                    later.append((window, asked))
+                    continue
+                free -= more
+                asked.slot = window.slots + tail
+                tails[window.stream] = tail + asked.reserve
+                taken.append(asked)
+            assert taken, "the room that was kept for one question is gone"
+            rounds.append(taken)
+            waiting = later
+        return rounds
+
+    def reserve(self, asked: Sequence[Asked]) -> None:
+        """Room for the questions of a round."""
+        ends: dict[str, int] = {}
+        for one in asked:
+            ends[one.window.stream] = one.slot + one.reserve - one.window.slots
+        for stream, tokens in ends.items():
+            self.windows[stream].reserve(tokens)
+
+    def check_integrity(self) -> None:
+        """Every window's bookkeeping, and pages are conserved."""
+        for window in self.windows.values():
+            window.check_integrity()
+        self.pool.check_integrity([window.pages for window in self.windows.values()])
+
+    def _no_room(self, task: Task) -> Failure:
+        assert task.plan is not None
+        size = self.pool.page_bytes / 2**20
+        return Failure(
+            "no-room",
+            f"its window needs {task.plan.pages * size:,.1f} MiB of keys and values, {self.pool.free * size:,.1f} of"
+            f" {self.pool.pages * size:,.1f} MiB are free; give the worker more memory or fewer streams",
+        )
+
+    def _too_long(self, asked: Asked) -> str:
+        size = self.pool.page_bytes / 2**20
+        needed = pages_of(0, asked.reserve) * size
+        return (
+            f"question and answer take {needed:,.1f} MiB of keys and values, {self.pool.free * size:,.1f} MiB are free"
+        )
+
+    def _too_far(self, asked: Asked, window: int) -> str:
+        return (
+            f"question {asked.question.id!r}: with its answer it takes {asked.span} positions beyond the window's {window},"
+            f" but the model has {self.limit}: use a shorter question or window"
+        )

@@ -1,0 +1,232 @@
+"""Keys and values of all streams in one pool, handed out in pages, and the cache object that text models write through.
+
+A page has room for PAGE tokens in every layer. A window is a list of pages (window.py), so a stream takes what its tokens
+need, and tokens that leave give their pages back at once. On the CPU the pool's memory is reserved when the engine starts,
+but the system commits it only as pages are first written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import mmap
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedConfig
+
+from codecflow.errors import ModelError
+
+PAGE = 16
+"""Tokens per page. A stream wastes at most two part pages, one at each end of its window: 0.3 % of 5,000 tokens on average.
+Larger pages are not gathered faster (docs/decisions/012-kv-pool.md)."""
+
+_KEPT_FREE = {
+    "cuda": 0.25,
+    "cpu": 0.5,
+}  # share of the free memory that is left: activations, and on the CPU everybody else
+
+
+@dataclass(frozen=True, slots=True)
+class KVShape:
+    """What one token takes in the cache of one text model."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+    @staticmethod
+    def of(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> KVShape:
+        """From a text model's configuration."""
+        heads = config.num_attention_heads
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        kv_heads = getattr(config, "num_key_value_heads", None) or heads
+        return KVShape(config.num_hidden_layers, kv_heads, head_dim, dtype, device)
+
+    @property
+    def bytes_per_token(self) -> int:
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+
+class KVPool:
+    """`keys`, `values`: (layers, slots, kv_heads, head_dim), allocated once, zero-filled (a kernel may read a slot that it
+    masks: it must find a number there). Slot `s` belongs to page `s // PAGE`.
+
+    `memory_bytes`: the most that the pool may take; None: what `spare_memory` says. `beside`: bytes that each token may take
+    outside the pool; they count against `memory_bytes` too. Raises ModelError when not one page fits.
+    """
+
+    def __init__(self, shape: KVShape, memory_bytes: int | None = None, beside: int = 0) -> None:
+        self.shape = shape
+        limit = spare_memory(shape.device) if memory_bytes is None else memory_bytes
+        self.pages = limit // (PAGE * (shape.bytes_per_token + beside))
+        if self.pages < 1:
+            raise ModelError(
+                f"memory of {limit / 2**20:,.1f} MiB: not one page of {PAGE} tokens fits, which takes"
+                f" {PAGE * shape.bytes_per_token / 2**20:,.1f} MiB"
+            )
+        self.keys, self.values = self._allocate(), self._allocate()
+        self._free = list(range(self.pages - 1, -1, -1))  # taken from the end: what was used last is used next
+        self.peak = 0
+        """The most pages ever held."""
+
+    def _allocate(self) -> Tensor:
+        shape = self.shape
+        size = (shape.layers, self.pages * PAGE, shape.kv_heads, shape.head_dim)
+        if shape.device.type != "cpu":
+            try:
+                return torch.zeros(size, dtype=shape.dtype, device=shape.device)
+            except torch.OutOfMemoryError:
+                raise ModelError(
+                    f"a pool of {self.nbytes / 2**20:,.1f} MiB for keys and values does not fit on {shape.device}; use less"
+                ) from None
+        try:
+            reserved = mmap.mmap(-1, self.nbytes // 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except (OSError, OverflowError, ValueError):
+            raise ModelError(
+                f"a pool of {self.nbytes / 2**20:,.1f} MiB for keys and values cannot be reserved"
+            ) from None
+        return torch.frombuffer(reserved, dtype=shape.dtype).view(size)
+
+    @property
+    def page_bytes(self) -> int:
+        return PAGE * self.shape.bytes_per_token
+
+    @property
+    def nbytes(self) -> int:
+        return self.pages * self.page_bytes
+
+    @property
+    def free(self) -> int:
+        """Pages that nobody holds."""
+        return len(self._free)
+
+    def take(self, pages: int) -> list[int]:
+        """Raises ModelError when there are not as many: callers ask `free` before."""
+        if pages > len(self._free):
+            raise ModelError(f"{pages} pages of keys and values are needed, {len(self._free)} are free")
+        if not pages:
+            return []
+        taken = self._free[-pages:]
+        del self._free[-pages:]
+        self.peak = max(self.peak, self.pages - len(self._free))
+        return taken[::-1]
+
+    def give(self, pages: Sequence[int]) -> None:
+        self._free.extend(reversed(pages))
+
+    def gather(self, layer: int, pages: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer of a sequence that lies in `pages`, tokens [start, stop): (tokens, kv_heads,
+        head_dim) each, contiguous. Whole pages are copied: faster than token by token."""
+        found = []
+        for stored in (self.keys[layer], self.values[layer]):
+            rows = stored.view(self.pages, PAGE, *stored.shape[1:]).index_select(0, pages)
+            found.append(rows.flatten(0, 1)[start:stop])
+        return found[0], found[1]
+
+    def check_integrity(self, held: Sequence[Sequence[int]]) -> None:
+        """Pages are conserved: free and `held` ones together are all, each once."""
+        everything = sorted([*self._free, *(page for pages in held for page in pages)])
+        assert everything == list(range(self.pages)), (
+            f"{len(self._free)} pages free and {sum(map(len, held))} held of {self.pages}, or one of them twice"
+        )
+
+
+class PoolCache(Cache):
+    """Given to a text model for one forward: writes each layer's new keys and values to `slots` (tokens,) of the pool."""
+
+    def __init__(self, pool: KVPool, slots: Tensor) -> None:
+        super().__init__(layers=[])
+        self.pool = pool
+        self.slots = slots
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """`key_states`, `value_states`: (1, kv_heads, tokens, head_dim). Attention reads the pool, not the return."""
+        self.pool.keys[layer_idx].index_copy_(0, self.slots, key_states[0].transpose(0, 1))
+        self.pool.values[layer_idx].index_copy_(0, self.slots, value_states[0].transpose(0, 1))
+        return key_states, value_states
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Positions are always given, so no length is ever derived from the cache."""
+        return 0
+
+
+class ProbedError(Exception):
+    """Not an error: ends a forward of `ProbeCache` as soon as the second layer's keys and values are known."""
+
+
+class ProbeCache(PoolCache):
+    """Leaves the pool alone and keeps what the second layer would write: the first whose keys depend on context."""
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        if layer_idx == 1:
+            self.keys, self.values = key_states[0], value_states[0]
+            raise ProbedError
+        return key_states, value_states
+
+
+def cache_keyword(text_model: nn.Module) -> str:
+    """What this release of transformers calls the cache: renamed from `past_key_values` to `cache` between 5.17 and 5.24."""
+    parameters = inspect.signature(inspect.unwrap(type(text_model).forward)).parameters
+    return "cache" if "cache" in parameters else "past_key_values"
+
+
+def shift_keys(keys: Tensor, distance: int, inv_freq: Tensor) -> Tensor:
+    """Rotary keys moved by `distance` positions. `keys`: (..., head_dim), rotated in halves as transformers does;
+    `inv_freq`: (rotary_dim / 2,), on the CPU.
+
+    Rotary attention (RoFormer, arXiv 2104.09864) depends on differences of positions only: a key rotated for position p
+    becomes the key for position p + d by a further rotation by d, whatever p was. A shift that is the same on every axis
+    (M-RoPE's time, height and width) is the same rotation for every frequency, whichever axis the frequency belongs to.
+
+    Computed in float32, with angles taken in float64; returned in the dtype of `keys`. Dimensions beyond the rotary ones
+    pass through.
+    """
+    if distance == 0:
+        return keys.clone()
+    half = inv_freq.shape[0]
+    angle = distance * inv_freq.double()
+    cos, sin = (x.to(keys.device, torch.float32) for x in (angle.cos(), angle.sin()))
+    first, second, rest = keys.float().tensor_split([half, 2 * half], dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(keys.dtype)
+
+
+def spare_memory(device: torch.device) -> int:
+    """Bytes that a pool takes when nothing else is said, once the weights are loaded: three quarters of what is free on a
+    GPU, half of what is free on the machine (or in its container) for the CPU."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = min(_free_on_machine(), _free_in_container())
+    return int(free * (1 - _KEPT_FREE["cuda" if device.type == "cuda" else "cpu"]))
+
+
+def _free_on_machine() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _free_in_container() -> int:
+    """What a memory limit of cgroup v2 leaves; without one, no bound."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((folder / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such files, or "max"
+        return 2**63

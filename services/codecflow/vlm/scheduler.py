@@ -1,0 +1,169 @@
+"""A step's work while it is in progress: one task per stream, cut into parts that are batched, and that can fail alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+
+from codecflow.vlm.answers import BRANCH_TOKENS, Asked
+from codecflow.vlm.costs import Spent
+from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.runner import Run
+from codecflow.vlm.window import HeldFrame, Slide, StreamWindow
+from codecflow.vlm.work import Failure, Frame, StreamWork
+
+Item = TypeVar("Item")
+
+_DEVICE_FAILED: type[Exception] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+
+
+@dataclass(slots=True)
+class Task:
+    """One stream's part of the step in progress. `overlap`: frames that lost context because tokens before them left."""
+
+    work: StreamWork
+    window: StreamWindow | None = None
+    plan: Slide | None = None
+    new: list[HeldFrame] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    overlap: list[HeldFrame] = field(default_factory=list)
+    refreshed: list[Run] = field(default_factory=list)
+    spent: Spent = field(default_factory=Spent)
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: Failure | None = None
+
+    @property
+    def held(self) -> StreamWindow:
+        """Its window, which it has once it is admitted."""
+        assert self.window is not None
+        return self.window
+
+    @property
+    def questions(self) -> list[Asked]:
+        """Those that can still be answered."""
+        return [asked for asked in self.asked if asked.error is None]
+
+    def trunk(self, refresh: Refresh) -> list[Run]:
+        """What is to be computed of prefix and frames, in order."""
+        prefix = [self.held.prefix_run()] if refresh.name == "all" else []
+        return [*prefix, *self.refreshed, *(frame.run() for frame in self.held.live if frame.fresh)]
+
+    def tokens(self, refresh: Refresh) -> int:
+        """About how many tokens its part of the step computes; known before anything is."""
+        again = [frame for frame in self.overlap if refresh.holds_features(frame)]
+        fresh = [frame for frame in self.held.live if frame.fresh]
+        return sum(frame.tokens for frame in (*again, *fresh)) + sum(asked.asking for asked in self.questions)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The smallest thing that is computed or fails by itself: a picture, a stream's tokens, or one question."""
+
+    task: Task
+    size: int = 0
+    frame: tuple[HeldFrame, Frame] | None = None
+    asked: Asked | None = None
+
+    @property
+    def alive(self) -> bool:
+        return self.task.error is None and (self.asked is None or self.asked.error is None)
+
+    def fail(self, failure: Failure) -> None:
+        """Sets the question aside, or the stream where it is not a question's part."""
+        if self.asked is not None:
+            self.asked.error = failure
+        else:
+            self.task.error = failure
+
+
+def isolated(parts: Sequence[Part], compute: Callable[[list[Part]], None]) -> None:
+    """Computes all parts together. When that fails they are halved, and again, until whatever cannot be computed alone
+    carries the error and everything else is done: `compute` must bear to be repeated.
+
+    A device that has failed altogether fails for everybody: that error is raised.
+    """
+    alive = [part for part in parts if part.alive]
+    if not alive:
+        return
+    try:
+        compute(alive)
+    except Exception as error:  # whatever it is: no stream may stop another one
+        if isinstance(error, _DEVICE_FAILED) and not isinstance(error, torch.OutOfMemoryError):
+            raise
+        failure = failure_of(error)
+    else:
+        return
+    # Outside the handler: the error's traceback holds the tensors that did not fit.
+    if len(alive) == 1:
+        alive[0].fail(failure)
+    else:
+        middle = len(alive) // 2
+        isolated(alive[:middle], compute)
+        isolated(alive[middle:], compute)
+
+
+def failure_of(error: Exception) -> Failure:
+    """In one line, with the code that says whether it was memory."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)
+    )
+    return Failure("out-of-memory" if memory else "failed", text[:300])
+
+
+def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
+    """Consecutive items, as many as together have a size of at most `limit`; one alone may be larger."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        if batch and total + size(item) > limit:
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size(item)
+    if batch:
+        yield batch
+
+
+def forwards(parts: Iterable[Part], limit: int) -> Iterator[list[Part]]:
+    """As `batches`, with at most BRANCH_TOKENS of one stream's questions in each, unless one alone has more."""
+    batch: list[Part] = []
+    total = asking = 0
+    for part in parts:
+        asking = asking if batch and batch[-1].task is part.task else 0
+        if batch and (total + part.size > limit or (part.asked and asking and asking + part.size > BRANCH_TOKENS)):
+            yield batch
+            batch, total, asking = [], 0, 0
+        batch.append(part)
+        total += part.size
+        asking += part.size if part.asked else 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def timed(stage: str, tasks: Sequence[Task], share: Callable[[Task], int], device: torch.device) -> Iterator[None]:
+    """Times the block once for all `tasks` and divides the seconds in proportion to `share`."""
+    _settle(device)
+    begun = time.perf_counter()
+    yield
+    _settle(device)
+    seconds = time.perf_counter() - begun
+    shares = [share(task) for task in tasks]
+    if not any(shares):
+        shares = [1] * len(tasks)
+    for task, part in zip(tasks, shares, strict=True):
+        task.seconds[stage] = task.seconds.get(stage, 0.0) + seconds * part / sum(shares)
+
+
+def _settle(device: torch.device) -> None:
+    """A GPU works on after a call returns: its time is only known once it is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
