@@ -28,25 +28,25 @@ def prefixed(*units: bytes) -> bytes:
 def test_a_keyframe_gets_the_sets_of_the_container(extradata: bytes) -> None:
     given = prefixed if extradata is AVCC else stream
     annex_b = AnnexB("h264", extradata)
-    assert annex_b.convert(given(IDR), keyframe=True) == stream(SPS, PPS, IDR)
-    assert annex_b.convert(given(SLICE), keyframe=False) == stream(SLICE)
+    assert annex_b.convert(given(IDR), keyframe=True) == (stream(SPS, PPS, IDR), True)
+    assert annex_b.convert(given(SLICE), keyframe=False) == (stream(SLICE), False)
 
 
 def test_sets_come_behind_a_delimiter() -> None:
     annex_b = AnnexB("h264", stream(SPS, PPS))
-    units = list(split_annex_b(annex_b.convert(stream(DELIMITER, IDR), keyframe=True)))
+    units = list(split_annex_b(annex_b.convert(stream(DELIMITER, IDR), keyframe=True)[0]))
     assert units == [DELIMITER, SPS, PPS, IDR]
 
 
 def test_only_what_a_keyframe_lacks_is_added() -> None:
     annex_b = AnnexB("h264", stream(SPS, PPS, SECOND_PPS))
-    assert list(split_annex_b(annex_b.convert(stream(SPS, PPS, IDR), keyframe=True))) == [SECOND_PPS, SPS, PPS, IDR]
+    assert list(split_annex_b(annex_b.convert(stream(SPS, PPS, IDR), keyframe=True)[0])) == [SECOND_PPS, SPS, PPS, IDR]
 
 
 def test_the_newest_sets_are_repeated() -> None:
     annex_b = AnnexB("h264", stream(SPS, PPS, SECOND_PPS))
     annex_b.convert(stream(OTHER_SPS, PPS, IDR), keyframe=True)
-    units = list(split_annex_b(annex_b.convert(stream(IDR), keyframe=True)))
+    units = list(split_annex_b(annex_b.convert(stream(IDR), keyframe=True)[0]))
     assert units == [OTHER_SPS, PPS, IDR], "a set of the sequence before must not come back"
 
 
@@ -61,4 +61,4 @@ def test_sets_of_layers_above_the_base_are_not_repeated() -> None:
     layer = [bytes([unit[0], unit[1] | 8]) + unit[2:] + b"\x01" for unit in (vps, sps, pps, slices)]
     annex_b = AnnexB("hevc", None)
     annex_b.convert(stream(vps, sps, pps, slices, *layer), keyframe=True)
-    assert list(split_annex_b(annex_b.convert(stream(slices), keyframe=True))) == [vps, sps, pps, slices]
+    assert list(split_annex_b(annex_b.convert(stream(slices), keyframe=True)[0])) == [vps, sps, pps, slices]

@@ -91,6 +91,7 @@ def signals(draw: st.DrawFn) -> Signal:
     return Signal(
         tick=tick,
         since=draw(st.none() | st.integers(0, tick - 1)) if tick else None,
+        luma_crc32=draw(st.none() | st.integers(0, 2**32 - 1)),
         interval=draw(st.fractions(MIN_INTERVAL, MAX_INTERVAL, max_denominator=10**6)),
         change=round_change(grid(255)),
         motion=round_motion(grid(255), intra) if vectors else None,

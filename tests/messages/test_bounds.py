@@ -150,7 +150,7 @@ def test_schema_and_decoder_have_the_same_bounds(name: str, at: Place, value: An
     document = changed(orjson.loads(raw), at, value)
     if at[-1] == "missing":  # of no reader's concern
         return
-    if value is None and at[-1] in ("dts", "since", "p_yes", "error", "label_probabilities"):
+    if value is None and at[-1] in ("dts", "since", "luma", "p_yes", "error", "label_probabilities"):
         return  # no writer writes null; to a reader it is as absent
     assert validator(which).is_valid(document) == fine
     if fine:

@@ -46,7 +46,7 @@ from .contract import validator
 Decoder = Callable[[bytes | None, bytes | None], object]
 
 GRID = np.arange(12, dtype=np.uint8).reshape(3, 4)
-SIGNAL = Signal(tick=2, interval=Fraction(1, 2), change=GRID, motion=GRID, intra=GRID % 2, since=1)
+SIGNAL = Signal(tick=2, interval=Fraction(1, 2), change=GRID, motion=GRID, intra=GRID % 2, since=1, luma_crc32=7)
 PICTURE = CodedPicture(
     stream="gate",
     epoch=1,
@@ -96,6 +96,7 @@ OPTIONAL = {
     *(
         "signal",
         "since",
+        "luma",
         "vectors",
         "p_yes",
         "label_probabilities",

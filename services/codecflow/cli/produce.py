@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
-from .status import StatusLine
+from .status import StatusLine, print_json
 
 if TYPE_CHECKING:
     from codecflow.producer.summary import Summary
@@ -87,12 +87,15 @@ def produce(
 
     Ctrl-C or SIGTERM ends the stream in good order; a second one quits.
     """
+    from codecflow.codec.addresses import shown
     from codecflow.codec.opening import SourceOptions
     from codecflow.codec.transcode import Transcode
+    from codecflow.errors import CodecFlowError
     from codecflow.exact import positive
     from codecflow.lifecycle import GracefulStop
     from codecflow.producer.options import ProduceOptions
     from codecflow.producer.run import produce as run
+    from codecflow.producer.summary import Summary
 
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     source = _named_in_file(source)
@@ -110,13 +113,20 @@ def produce(
             piped_live=not fast,
         ),
     )
-    with GracefulStop() as stop, StatusLine("opening the source", every_s=10.0) as status:
-        summary = run(settings, source, stream, options, stop, status.show, status.notice)
-    typer.echo(summary.line(), err=as_json)
-    if as_json:
-        _print_json(summary)
-    if summary.lost and not summary.live:
-        _tell_loss(summary, settings.topics.packets)
+    summary = Summary(stream, shown(source))
+    try:
+        with GracefulStop() as stop, StatusLine("opening the source", every_s=10.0) as status:
+            run(settings, source, stream, options, stop, status.show, status.notice, summary)
+        if summary.lost and not summary.live:
+            _raise_loss(summary, settings.topics.packets)
+    except CodecFlowError as error:
+        summary.error = " ".join(str(error).split())
+        raise
+    finally:
+        if as_json or summary.pictures or summary.error is None:
+            typer.echo(summary.line(), err=as_json)
+        if as_json:
+            print_json(summary.document())
 
 
 def _named_in_file(source: str) -> str:
@@ -135,21 +145,13 @@ def _named_in_file(source: str) -> str:
     return lines[0].strip()
 
 
-def _tell_loss(summary: Summary, topic: str) -> None:
+def _raise_loss(summary: Summary, topic: str) -> None:
     """Whoever publishes a file wants to know that some of it is missing; a camera's faults are in its summary."""
     from codecflow.errors import SourceError
     from codecflow.kafka.failures import RecordTooLargeError
     from codecflow.producer.summary import TOO_LARGE
 
-    told = f"stream {summary.stream}: {summary.lost} pictures of {summary.source} were not published, all others were"
+    line = f"stream {summary.stream}: {summary.loss()}"
     if TOO_LARGE in summary.dropped:
-        raise RecordTooLargeError(f"{told}; raise max.message.bytes of topic {topic}, or lower the bit rate")
-    raise SourceError(f"{told}; it is cut off or damaged there")
-
-
-def _print_json(summary: Summary) -> None:
-    from dataclasses import asdict
-
-    import orjson
-
-    typer.echo(orjson.dumps(asdict(summary)).decode())
+        raise RecordTooLargeError(f"{line}; raise max.message.bytes of topic {topic}, or lower the bit rate")
+    raise SourceError(f"{line}; the file is cut off or damaged there")

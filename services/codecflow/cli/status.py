@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
+from collections.abc import Mapping
 from typing import Protocol
 
 import typer
@@ -47,3 +50,18 @@ class StatusLine:
 
     def notice(self, line: str) -> None:
         typer.echo(f"codecflow: {one_line(line)}", err=True)
+
+
+def print_json(document: Mapping[str, object]) -> None:
+    """One JSON document on stdout. Never fails: what JSON does not know becomes text, or null where it is no number."""
+    typer.echo(json.dumps(_plain(document), ensure_ascii=False))
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 START_CODE = b"\0\0\0\1"
 
-_H264_IDR, _H264_SPS, _H264_PPS = 5, 7, 8
+_H264_SEI, _H264_SPS, _H264_PPS = 6, 7, 8
+_RECOVERY_POINT = 6
 _HEVC_VPS, _HEVC_SPS, _HEVC_PPS = 32, 33, 34
 _KINDS = {"h264": (_H264_SPS, _H264_PPS), "hevc": (_HEVC_VPS, _HEVC_SPS, _HEVC_PPS)}
 
@@ -42,19 +43,22 @@ class AnnexB:
         for unit in units:
             self._keep(unit)
 
-    def convert(self, data: bytes, keyframe: bool) -> bytes:
-        """One picture as Annex B. Raises ValueError when NAL unit lengths do not add up to the picture."""
+    def convert(self, data: bytes, keyframe: bool) -> tuple[bytes, bool]:
+        """One picture as Annex B, and whether decoding can start there: at the container's keyframes and at recovery points.
+        Raises ValueError when NAL unit lengths do not add up to the picture."""
         if self._length_size:
             units = list(_split_lengths(data, self._length_size))
             data = b"".join(START_CODE + unit for unit in units)
         else:
             units = list(split_annex_b(data))
         present = {self._keep(unit) for unit in units}
+        if not keyframe and self._codec == "h264":
+            keyframe = any(recovery_point(unit) for unit in units if nal_type(unit, "h264") == _H264_SEI)
         if keyframe:
             missing = [unit for name, unit in sorted(self._sets.items()) if name not in present]
             if missing:
                 data = _after_delimiter(data, units, self._codec, missing)
-        return data
+        return data, keyframe
 
     def _keep(self, unit: bytes) -> tuple[int, int] | None:
         """Remembers a parameter set under its type and id; None for any other NAL unit."""
@@ -82,9 +86,26 @@ def _layer(unit: bytes) -> int:
     return (unit[0] & 1) << 5 | unit[1] >> 3
 
 
-def has_idr(data: bytes) -> bool:
-    """Whether an H.264 picture is an IDR picture: nothing after it refers to what was before it."""
-    return any(nal_type(unit, "h264") == _H264_IDR for unit in split_annex_b(data))
+def recovery_point(unit: bytes) -> list[bytes]:
+    """Of an H.264 SEI NAL unit, the recovery point alone, as such a unit; nothing where there is none, or messages before it
+    are faulty. (D.1.8: decoding can start at such a picture; after some pictures all samples are right.)"""
+    payload, position = unit[1:].replace(b"\0\0\3", b"\0\0"), 0
+    while position + 2 <= len(payload):
+        kind = size = 0
+        for _ in range(2):
+            kind, size = size, 0
+            while position < len(payload) and payload[position] == 255:
+                size, position = size + 255, position + 1
+            if position == len(payload):
+                return []
+            size, position = size + payload[position], position + 1
+        message = payload[position : position + size]
+        if len(message) < size:
+            return []
+        if kind == _RECOVERY_POINT and message:
+            return [bytes([_H264_SEI, _RECOVERY_POINT, size]) + message.replace(b"\0\0", b"\0\0\3") + b"\x80"]
+        position += size
+    return []
 
 
 def split_annex_b(data: bytes) -> Iterator[bytes]:

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from codecflow.messages import CodedPicture
+from codecflow.messages import CodedPicture, Signal
 from codecflow.orientation import shown_size, upright
 
-from .pictures import DecodedPicture, PictureDecoder, luma
+from .pictures import DecodedPicture, PictureDecoder, luma, matches
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,10 @@ class ShownPicture:
         """(height, width) uint8 of the coded picture, read-only; bit for bit what
         the producer's signal was computed from."""
         return luma(self.frame)
+
+    def matches(self, signal: Signal) -> bool:
+        """Whether the luma samples are those that `signal`, of this picture, was measured on; else it bounds nothing."""
+        return matches(self.frame, signal)
 
     def rgb(self) -> npt.NDArray[np.uint8]:
         """(height, width, 3) uint8 of the shown picture, upright."""

@@ -30,6 +30,7 @@ from codecflow.errors import ConfigError
 from .addresses import Address, Kind
 from .reader import SilentError
 from .source_errors import source_error
+from .transmission import TCP_OPTIONS
 
 RtspTransport = Literal["auto", "tcp", "udp"]
 
@@ -122,6 +123,8 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
     settings = {"protocol_whitelist": _PROTOCOLS[address.kind], **more}
     if address.kind in ("rtsp", "network"):
         settings |= {"buffer_size": str(_RECEIVE_BUFFER)}
+    if more.get("rtsp_transport") == "tcp":
+        settings |= TCP_OPTIONS
     if address.scheme == "udp":
         settings |= {"overrun_nonfatal": "1", "fifo_size": str(_RECEIVE_BUFFER // 188)}
     settings |= _tls(options)

@@ -1,10 +1,15 @@
 """Coded pictures to frames, the same on both sides of Kafka: producer and worker see the same samples of the same pictures.
 
 Software, one thread, so that a frame comes out as early as the codec allows and the result never depends on timing.
+
+A picture is taken for damaged when FFmpeg finds an error in it or conceals one, or when H.264's frame numbers say that
+pictures it may refer to are missing. FFmpeg is told to stop at errors (`explode`) instead of guessing, and gets nothing but
+what samples are made of, so that a fault beside them is none to it (access_units.py).
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,15 +24,24 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from codecflow.errors import SourceError
-from codecflow.messages import CodedPicture
+from codecflow.messages import MAX_SIDE, CodedPicture, Signal
 
-from .annexb import has_idr
+from .access_units import AccessUnit, AccessUnits, access_units
+
+CORRUPT, AFTER_CORRUPT = "corrupt", "after a corrupt one"
+"""Why a picture is lost: it is damaged, or it may refer to one that is or did not come."""
+
+MAX_PIXELS = MAX_SIDE * MAX_SIDE
+"""Samples of a picture at most. FFmpeg refuses larger ones before it takes memory for them."""
 
 _DECODERS = {"av1": "libdav1d"}
 """Software decoders of codecs whose own name in FFmpeg is a decoder that needs hardware."""
 
-_LUMA_FIRST = ("yuv4", "yuvj4", "gray", "nv12", "nv16", "nv21", "nv24")
-"""Pixel formats, by their beginning, whose first plane is luma; of those only the 8-bit ones are used as they are."""
+_FAILURES = (av.error.FFmpegError, OverflowError, ValueError, MemoryError)
+"""What a decoder, or PyAV for it, raises because of what is in a picture."""
+
+_MAX_REORDER = 16  # frames (H.264 A.3.1)
+_FIRST_PLANE_IS_LUMA = ("yuv4", "yuvj4", "yuva4", "gray", "nv1", "nv2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +57,11 @@ class PictureDecoder:
     """Decodes the coded pictures of one epoch, given in decode order, from a keyframe on.
 
     Frames come out in presentation order. Lost, that is without a frame that may be shown: everything before the first
-    keyframe, and a picture that fails to decode, with all that follows it in decode order up to the next keyframe, since
-    it may refer to what was lost. After a gap in `seq` decoding starts again at the next keyframe. `lost` counts.
-    Not shown either: pictures marked `discard`, and pictures that follow the keyframe of a start or restart but are to be
-    shown before it, for they refer to pictures that are not there.
+    keyframe, and a damaged picture with all that follows it in decode order up to the next keyframe, since it may refer to
+    what was lost. After a gap in `seq` decoding starts again at the next keyframe. `lost` counts.
+    Not shown either: pictures marked `discard`; pictures that follow the keyframe of a start or restart but are to be shown
+    before it, for they refer to pictures that are not there; after a start at a recovery point (intra refresh) those before
+    the samples have recovered.
 
     `vectors`: export motion vectors as side data of frames.
     """
@@ -56,60 +71,79 @@ class PictureDecoder:
         self._vectors = vectors
         self._context: VideoCodecContext | None = None
         self._setup: tuple[str, bytes | None] = ("", None)
+        self._units: AccessUnits = access_units("")
         self._next_seq: int | None = None
         self._waiting = True
         self._start = (0, 0)
         self._open_start = False
         self._keyframes: deque[tuple[int, int]] = deque(maxlen=64)
         self._lost_ranges: deque[range] = deque(maxlen=8)
-        self._newly_lost: list[int] = []
+        self._newly_lost: list[tuple[int, str]] = []
 
     def push(self, picture: CodedPicture) -> list[DecodedPicture]:
-        """Frames that became ready, in presentation order."""
+        """Frames that became ready, in presentation order. Raises SourceError where the picture cannot be decoded here: its
+        codec is unknown, or it is too large."""
         if self._next_seq is not None and picture.seq != self._next_seq:
             self._waiting = True
         self._next_seq = picture.seq + 1
         ready: list[DecodedPicture] = []
+        if picture.keyframe:
+            ready += self._set_up(picture)
+        elif self._waiting:
+            self._report([picture.seq], AFTER_CORRUPT)
+            return ready
         if self._waiting:
-            if not picture.keyframe:
-                self._report([picture.seq])
-                return ready
+            self._units.restart()
+        unit = self._units.read(picture.data)
+        if unit.gap and picture.keyframe:
+            self._waiting = True  # what came before it does not matter
+        if self._waiting:
             ready += self.flush()
             self._waiting = False
             self._start = (picture.seq, picture.pts)
-            self._open_start = picture.codec == "h264" and not has_idr(picture.data)
+            self._open_start = not unit.clean_start
         elif picture.keyframe:
             self._open_start = False
         if picture.keyframe:
             self._keyframes.append((picture.seq, picture.pts))
-            ready += self._set_up(picture)
-        # Not Packet(data): that lends FFmpeg the bytes without the zeros that its bit readers need behind them.
-        packet: Packet[Any] = Packet(len(picture.data))
-        packet.update(picture.data)
-        packet.pts, packet.dts, packet.time_base = picture.pts, picture.dts, picture.time_base
-        packet.is_keyframe = picture.keyframe
-        packet.opaque = (picture,)  # a tuple of its own: PyAV finds opaque objects by their address
-        return ready + self._decode(packet, picture.seq)
+            self._expect_reordering(picture, unit)
+        if not unit.data or (unit.gap and not picture.keyframe):
+            self._lose(picture.seq)
+            return ready
+        return ready + self._decode_unit(picture, unit.data)
 
     def flush(self) -> list[DecodedPicture]:
         """Frames still held back. Decoding goes on at the next keyframe."""
         self._waiting = True
         if self._context is None:
             return []
-        ready = self._decode(None, -1)
+        ready = self._decode(self._context, None, -1)
         self._context.flush_buffers()
         return ready
 
-    def take_lost(self) -> list[int]:
-        """The seq of every picture found to be lost since the last call."""
+    def take_lost(self) -> list[tuple[int, str]]:
+        """(seq, why) of every picture found to be lost since the last call."""
         lost, self._newly_lost = self._newly_lost, []
         return lost
 
-    def _decode(self, packet: Packet[Any] | None, seq: int) -> list[DecodedPicture]:
+    def _decode_unit(self, picture: CodedPicture, data: bytes) -> list[DecodedPicture]:
         assert self._context is not None
+        # Not Packet(data): that lends FFmpeg the bytes without the zeros that its bit readers need behind them.
+        packet: Packet[Any] = Packet(len(data))
+        packet.update(data)
         try:
-            frames = self._context.decode(packet)
-        except av.error.FFmpegError:
+            packet.pts, packet.dts, packet.time_base = picture.pts, picture.dts, picture.time_base
+        except OverflowError:
+            self._lose(picture.seq)
+            return []
+        packet.is_keyframe = picture.keyframe
+        packet.opaque = (picture,)  # a tuple of its own: PyAV finds opaque objects by their address
+        return self._decode(self._context, packet, picture.seq)
+
+    def _decode(self, context: VideoCodecContext, packet: Packet[Any] | None, seq: int) -> list[DecodedPicture]:
+        try:
+            frames = context.decode(packet)
+        except _FAILURES:
             # After a start within an open GOP, sound H.264 pictures unmark references that are not there: an error to
             # FFmpeg, which decodes them all the same. What is broken then still shows in its frame.
             if packet is not None and not self._open_start:
@@ -139,42 +173,88 @@ class PictureDecoder:
             self._waiting = True
         lost = range(seq, later[0][0] if later else self._next_seq)
         self._lost_ranges.append(lost)
-        self._report(lost)
+        self._report([seq], CORRUPT)
+        self._report(lost[1:], AFTER_CORRUPT)
 
-    def _report(self, seqs: range | list[int]) -> None:
+    def _report(self, seqs: range | list[int], why: str) -> None:
         self.lost += len(seqs)
-        self._newly_lost.extend(seqs)
+        self._newly_lost.extend((seq, why) for seq in seqs)
 
     def _set_up(self, picture: CodedPicture) -> list[DecodedPicture]:
         """Opens a decoder when the codec or its extradata is new; the frames still inside the old one."""
+        if picture.width * picture.height > MAX_PIXELS:
+            self._waiting = True
+            raise SourceError(
+                f"stream {picture.stream}: pictures of {picture.width}x{picture.height} are larger than "
+                f"{MAX_PIXELS} samples; lower the camera's resolution, or produce with --transcode",
+                "codec",
+            )
         setup = (picture.codec, picture.extradata)
         if self._context is not None and setup == self._setup:
             return []
-        ready = [] if self._context is None else self._decode(None, -1)
+        ready = [] if self._context is None else self._decode(self._context, None, -1)
+        self._context, self._waiting = None, True  # until there is one
         name = _DECODERS.get(picture.codec, picture.codec)
         try:
             context = VideoCodecContext.create(name, "r")
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(f"stream {picture.stream}: no decoder for codec {picture.codec!r}", "codec") from error
-        assert isinstance(context, VideoCodecContext)
+        if not isinstance(context, VideoCodecContext):
+            raise SourceError(f"stream {picture.stream}: codec {picture.codec!r} is none of video", "codec")
         context.extradata = picture.extradata
         context.width, context.height = picture.width, picture.height  # some codecs have no size of their own
         context.thread_count = 1
         context.copy_opaque = True
-        context.options = {"err_detect": "explode"}
+        context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
         if self._vectors:
             context.flags2 |= Flags2.export_mvs
         self._context, self._setup = context, setup
+        self._units = access_units(picture.codec)
         return ready
+
+    def _expect_reordering(self, picture: CodedPicture, unit: AccessUnit) -> None:
+        """Where an H.264 sequence does not say how far it reorders, FFmpeg finds out by losing the first B-pictures. Its
+        times tell: a picture's time of presentation is later than that of decoding by the pictures that may come between."""
+        assert self._context is not None
+        if unit.reorder_depth is not None or picture.dts is None or not picture.duration:
+            return
+        depth = min(-(-(picture.pts - picture.dts) // picture.duration), _MAX_REORDER)
+        self._context.reorder_depth = max(self._context.reorder_depth, depth)
 
 
 def luma(frame: VideoFrame) -> npt.NDArray[np.uint8]:
-    """(height, width) uint8 luma samples, read-only. A view of the frame where its first plane is 8-bit luma."""
+    """(height, width) uint8 luma samples, read-only: the same on every machine. A view of the frame where its first plane is
+    8-bit luma; deeper samples lose their lowest bits; of RGB the usual integer weights are taken (BT.601)."""
     description = frame.format
-    if not (description.name.startswith(_LUMA_FIRST) and description.components[0].bits == 8):
-        frame = frame.reformat(format="yuv420p")
-    plane = frame.planes[0]
-    samples: npt.NDArray[np.uint8] = np.frombuffer(cast(Any, plane), np.uint8)
-    view = samples.reshape(plane.height, plane.line_size)[:, : frame.width]
-    view.flags.writeable = False
-    return view
+    name = description.name
+    depth = description.components[0].bits
+    if name.startswith(_FIRST_PLANE_IS_LUMA) and not name.endswith("be") and 8 <= depth <= 16:
+        samples = _plane(frame, 0, depth)
+    elif name.startswith("gbr") and not name.endswith("be") and 8 <= depth <= 16:
+        green, blue, red = (_plane(frame, index, depth).astype(np.uint16) for index in range(3))
+        samples = ((77 * red + 150 * green + 29 * blue) >> 8).astype(np.uint8)
+    else:
+        samples = _plane(frame.reformat(format="yuv420p"), 0, 8)
+    samples.flags.writeable = False
+    return samples
+
+
+def luma_checksum(samples: npt.NDArray[np.uint8]) -> int:
+    """CRC-32 of (height, width) uint8 samples."""
+    return zlib.crc32(np.ascontiguousarray(samples).data)
+
+
+def matches(frame: VideoFrame, signal: Signal) -> bool:
+    """Whether the frame's luma samples are those that `signal`, of this picture, was measured on. Where they are not, a
+    decoder saw something else on its way here, and the signal bounds nothing."""
+    return signal.luma_crc32 is None or luma_checksum(luma(frame)) == signal.luma_crc32
+
+
+def _plane(frame: VideoFrame, index: int, depth: int) -> npt.NDArray[np.uint8]:
+    """(height, width) uint8 samples of one plane that has no other samples, of `depth` bits."""
+    plane = frame.planes[index]
+    if depth == 8:
+        samples: npt.NDArray[np.uint8] = np.frombuffer(cast(Any, plane), np.uint8)
+        return samples.reshape(plane.height, plane.line_size)[:, : frame.width]
+    words: npt.NDArray[np.uint16] = np.frombuffer(cast(Any, plane), "<u2")
+    return (words.reshape(plane.height, plane.line_size // 2)[:, : frame.width] >> (depth - 8)).astype(np.uint8)

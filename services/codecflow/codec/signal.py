@@ -12,7 +12,7 @@ from codecflow.errors import ConfigError
 from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, Signal, round_change
 
 from .blocks import Luma, block_change, grid_shape
-from .pictures import DecodedPicture, PictureDecoder, luma
+from .pictures import DecodedPicture, PictureDecoder, luma, luma_checksum
 from .timestamps import MAX_DELAY
 from .vectors import VECTOR_CODECS, VectorGrid
 
@@ -25,7 +25,8 @@ class SignalExtractor:
 
     Push the coded pictures in decode order. Each of them comes back once, in decode order, as soon as the decoder has shown
     it; a few pictures late where the codec reorders. Pictures that turn out to be corrupt do not come back: their seq
-    is in `take_lost()`, and with them all that may refer to them, up to the next keyframe.
+    is in `take_lost()`, and with them all that may refer to them, up to the next keyframe. `not_shown`: pictures that came
+    back but are never shown; they are there because others refer to them.
 
     Signal pictures carry motion and intra accumulated over every picture shown since the signal picture before, and the
     change of each block against that signal picture itself (DESIGN.md section 3).
@@ -33,6 +34,7 @@ class SignalExtractor:
 
     def __init__(self, interval: Fraction = DEFAULT_INTERVAL) -> None:
         self.width, self.height = 0, 0
+        self.not_shown = 0
         self._interval = interval
         self._decoder = PictureDecoder(vectors=True)
         self._pending: dict[int, tuple[CodedPicture, str | None, Signal | None]] = {}
@@ -40,7 +42,10 @@ class SignalExtractor:
         self._tick = -1
         self._before: Luma | None = None
         self._vectors: VectorGrid | None = None
-        self._newly_lost: list[int] = []
+        self._newly_lost: list[tuple[int, str]] = []
+        self._sizes: dict[int, tuple[int, int]] = {}
+        self._hidden: set[int] = set()
+        self._newest_pts: int | None = None  # of what the decoder gave; it gives nothing earlier any more
 
     def push(self, picture: CodedPicture) -> list[PictureMetadata]:
         """Metadata of pictures now complete, in decode order."""
@@ -55,21 +60,30 @@ class SignalExtractor:
             self._start_pts = min(picture.pts for picture, _, _ in self._pending.values())
         return self._complete(max(self._pending, default=0))
 
-    def take_lost(self) -> list[int]:
-        """The seq of pictures found to be corrupt, or to follow one, since the last call."""
+    def take_lost(self) -> list[tuple[int, str]]:
+        """(seq, why) of pictures found to be corrupt, or to follow one, since the last call."""
         lost, self._newly_lost = self._newly_lost, []
         return lost
+
+    def take_size(self, seq: int) -> tuple[int, int] | None:
+        """(width, height) of that picture's own frame, once; None where it gave none."""
+        return self._sizes.pop(seq, None)
 
     def _take(self, decoded: list[DecodedPicture]) -> None:
         for one in decoded:
             if one.picture.seq not in self._pending:
                 continue
+            self._sizes[one.picture.seq] = (one.frame.width, one.frame.height)
+            self._newest_pts = max(one.picture.pts, self._newest_pts or one.picture.pts)
+            if not one.shown:
+                self._hidden.add(one.picture.seq)
             signal = self._show(one) if one.shown else None
             kind = PictureType(one.frame.pict_type).name[0]
             self._pending[one.picture.seq] = (one.picture, kind if kind in "IPB" else "P", signal)
-        for seq in self._decoder.take_lost():
+        for seq, why in self._decoder.take_lost():
             if self._pending.pop(seq, None) is not None:
-                self._newly_lost.append(seq)
+                self._sizes.pop(seq, None)
+                self._newly_lost.append((seq, why))
 
     def _show(self, shown: DecodedPicture) -> Signal | None:
         """Takes in one shown picture; its signal when it is a signal picture."""
@@ -93,17 +107,21 @@ class SignalExtractor:
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
         since = None if self._before is None else self._tick
         self._tick, self._before, self._vectors = tick, now, None
-        return Signal(tick, self._interval, round_change(change), motion, intra, since)
+        return Signal(tick, self._interval, round_change(change), motion, intra, since, luma_checksum(now))
 
     def _complete(self, overdue: int) -> list[PictureMetadata]:
-        """Takes complete pictures from the head of the queue; up to seq `overdue`, also those without a frame."""
+        """Takes complete pictures from the head of the queue; also those without a frame, up to seq `overdue` and where
+        later ones were shown."""
         ready: list[PictureMetadata] = []
         if self._start_pts is None:
             return ready
         for seq, (picture, kind, signal) in list(self._pending.items()):
-            if kind is None and seq > overdue:
+            passed = self._newest_pts is not None and picture.pts < self._newest_pts
+            if kind is None and seq > overdue and not passed:
                 break
             del self._pending[seq]
+            self.not_shown += kind is None or seq in self._hidden
+            self._hidden.discard(seq)
             ready.append(
                 PictureMetadata(
                     stream=picture.stream,
@@ -137,6 +155,7 @@ def merge_signals(first: Signal, second: Signal) -> Signal:
         motion=None if first.motion is None or second.motion is None else np.maximum(first.motion, second.motion),
         intra=None if first.intra is None or second.intra is None else first.intra | second.intra,
         since=first.since,
+        luma_crc32=second.luma_crc32,
     )
 
 

@@ -23,10 +23,12 @@ from .addresses import Address
 from .annexb import AnnexB
 from .display import Display
 from .opening import SourceOptions, open_container
+from .pictures import CORRUPT
 from .reader import Reader, SilentError, StoppedError
 from .source_errors import source_error
 from .timestamps import Timestamps
 from .tracks import choose_track, codec_name
+from .transmission import Transmission
 
 MAX_UNREADABLE = 100
 """Reads that may fail in a row before a file counts as unreadable from there on."""
@@ -68,6 +70,7 @@ class Source:
         # A file's reads end by themselves; all else may take for ever.
         self._reader = None if address.kind == "file" else Reader(stopped)
         self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after nobody waits for it any more
+        self._transmission = Transmission(rtp=address.kind == "rtsp" or address.scheme == "rtp")
         self._container = self._open()
         try:
             tracks = choose_track(self._container, self.name, options.track)
@@ -107,22 +110,25 @@ class Source:
         seq = first_seq
         for packet in times.complete(self._packets()):
             keyframe = packet.is_keyframe
-            if seq == first_seq and not keyframe:
-                self.dropped["before the first keyframe"] += 1
-                waiting.still()
-                continue
             if packet.has_sidedata("new_extradata"):
                 extradata = bytes(packet.get_sidedata("new_extradata"))
                 if annex_b:
                     annex_b.update(extradata)
             data = bytes(packet)
+            damaged = packet.is_corrupt
             if annex_b:
                 try:
-                    data = annex_b.convert(data, keyframe)
+                    data, keyframe = annex_b.convert(data, keyframe)
                 except ValueError:
-                    self.dropped["corrupt"] += 1
-                    seq += 1
-                    continue
+                    damaged = True
+            if seq == first_seq and not keyframe:
+                self.dropped["before the first keyframe"] += 1
+                waiting.still()
+                continue
+            if damaged:
+                self.dropped[CORRUPT] += 1
+                seq += 1
+                continue
             pts = packet.pts if packet.pts is not None else 0
             yield CodedPicture(
                 stream=stream,
@@ -161,7 +167,8 @@ class Source:
 
     def _open(self) -> InputContainer:
         def opened() -> InputContainer:
-            container = open_container(self._address, self._options, self._notice)
+            with self._transmission.opening():
+                container = open_container(self._address, self._options, self._notice)
             self._opened.append(container)
             return container
 
@@ -201,11 +208,11 @@ class Source:
         while True:
             began = time.monotonic()
             try:
-                for packet in self._container.demux(self._track):
+                demuxed = self._container.demux(self._track)
+                for packet in self._transmission.packets(self._container.format.name, demuxed):
                     began = time.monotonic()
-                    if packet.size:
-                        failures = 0
-                        yield packet
+                    failures = 0
+                    yield packet
                 return
             except av.error.EOFError:
                 return

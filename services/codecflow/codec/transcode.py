@@ -6,6 +6,7 @@ sampled frames, and nothing is sent that nobody samples.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -48,12 +49,13 @@ class Transcode:
 class Transcoder:
     """Coded pictures in, fewer and re-encoded ones out: of each 1/fps seconds the first picture shown.
 
-    Presentation times stay the source's. `lost`: pictures that could not be decoded.
+    Presentation times stay the source's. `lost`: pictures that could not be decoded, by reason.
     """
 
     def __init__(self, transcode: Transcode) -> None:
         self._transcode = transcode
         self._decoder = PictureDecoder()
+        self._lost: Counter[str] = Counter()
         self._encoder: VideoCodecContext | None = None
         self._size = (0, 0)
         self._start_pts: int | None = None
@@ -61,8 +63,9 @@ class Transcoder:
         self._seq = 0
 
     @property
-    def lost(self) -> int:
-        return self._decoder.lost
+    def lost(self) -> Counter[str]:
+        self._lost.update(why for _, why in self._decoder.take_lost())
+        return self._lost
 
     def push(self, picture: CodedPicture) -> list[CodedPicture]:
         """Re-encoded pictures that are ready, `seq` counting them."""

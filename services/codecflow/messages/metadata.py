@@ -44,6 +44,8 @@ class Signal:
     for motion.
 
     `since`: tick of the signal picture that `change` is measured against; None where nothing came before.
+    `luma_crc32`: CRC-32 of the luma samples that `change` was measured on, row by row. A reader whose samples are others has
+    no bound from this signal, nor from one that is measured against it. None: not stated.
 
     On the wire change and motion keep to the levels of grids.py, rounded up.
     """
@@ -54,6 +56,7 @@ class Signal:
     motion: Grid | None
     intra: Grid | None
     since: int | None = None
+    luma_crc32: int | None = None
 
     @property
     def rows(self) -> int:
@@ -104,6 +107,7 @@ class _Signal(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     grid: tuple[GridSide, GridSide]
     blocks: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_GRID_SIDE**2)]
     since: Tick | None = None
+    luma: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None = None
     vectors: bool = False
 
 
@@ -201,6 +205,7 @@ def _document(signal: Signal) -> _Signal:
         (signal.rows, signal.columns),
         encode_blocks(signal.change, signal.motion, signal.intra),
         signal.since,
+        signal.luma_crc32,
         signal.motion is not None,
     )
 
@@ -217,5 +222,11 @@ def _signal(document: _Signal) -> Signal:
     change, motion, intra = decode_blocks(document.blocks, *document.grid)
     vectors = document.vectors
     return Signal(
-        document.tick, interval, change, motion if vectors else None, intra if vectors else None, document.since
+        document.tick,
+        interval,
+        change,
+        motion if vectors else None,
+        intra if vectors else None,
+        document.since,
+        document.luma,
     )

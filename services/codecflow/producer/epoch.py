@@ -19,7 +19,7 @@ from codecflow.messages import (
     encode_packet,
 )
 
-from .summary import TOO_LARGE, Summary
+from .summary import AFTER_TOO_LARGE, TOO_LARGE, Summary
 
 _RECORD_OVERHEAD = 256 + 512
 """Bytes of a record beside key, value and extradata, at most: Kafka's batch header (61), lengths and fields (message format
@@ -39,7 +39,8 @@ class EpochPublisher:
 
     A picture is published together with its metadata, once the decoder has shown it to be sound: a few pictures late
     where the codec reorders. Corrupt pictures and those larger than `largest_record` bytes are dropped and counted, with
-    what follows each up to the next keyframe, since nobody could decode it: a gap in seq tells readers.
+    what follows each up to the next keyframe, since nobody could decode it: a gap in seq tells readers. Pictures that are
+    never shown, but others refer to, are published and counted.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class EpochPublisher:
         self._extractor = SignalExtractor(interval)
         self._pending: dict[int, CodedPicture] = {}
         self._skipping = False
+        self._size: tuple[int, int] | None = None
+        self._not_shown_before = summary.not_shown
         self._before_s = summary.seconds
         summary.epoch, summary.ended = epoch, False
 
@@ -68,24 +71,14 @@ class EpochPublisher:
         """Take one coded picture. Raises KafkaError when an earlier record failed."""
         self.next_seq = picture.seq + 1
         if self._skipping and not picture.keyframe:
-            self._summary.dropped["after one too large"] += 1
+            self._summary.dropped[AFTER_TOO_LARGE] += 1
             return
         self._skipping = self._record_bytes(picture) > self._largest_record
         if self._skipping:
             self._summary.dropped[TOO_LARGE] += 1
             return
         self._pending[picture.seq] = picture
-        complete = self._extractor.push(picture)
-        if max(self._extractor.width, self._extractor.height) > MAX_SIDE:
-            raise SourceError(
-                f"stream {self._stream}: pictures of {self._extractor.width}x{self._extractor.height}; at most "
-                f"{MAX_SIDE}x{MAX_SIDE} can be published: let the camera send smaller ones, or scale the file down",
-                "codec",
-            )
-        if picture.seq in self._pending and self._extractor.width:
-            # The decoder knows the size of this very picture; the container may know only that of its first.
-            self._pending[picture.seq] = replace(picture, width=self._extractor.width, height=self._extractor.height)
-        self._publish(complete)
+        self._publish(self._extractor.push(picture))
 
     def finish(self) -> None:
         """Publish what the decoder still held back, and wait until the brokers have it all."""
@@ -103,17 +96,33 @@ class EpochPublisher:
         self._summary.ended = True
 
     def _publish(self, complete: list[PictureMetadata]) -> None:
-        for seq in self._extractor.take_lost():
+        for seq, why in self._extractor.take_lost():
             del self._pending[seq]
-            self._summary.dropped["corrupt"] += 1
+            self._summary.dropped[why] += 1
         for metadata in complete:
-            picture = self._pending.pop(metadata.seq)
+            picture = self._sized(self._pending.pop(metadata.seq))
             what = f"stream {self._stream}, picture {metadata.seq}"
             key, value, headers = encode_packet(picture)
             self._packets.send(Record(self._topics.packets, key, value, what, headers))
             key, document = encode_metadata(metadata)
             self._metadata.send(Record(self._topics.metadata, key, document, what))
             self._count(metadata, len(document))
+        self._summary.not_shown = self._not_shown_before + self._extractor.not_shown
+
+    def _sized(self, picture: CodedPicture) -> CodedPicture:
+        """The picture with the size of its own frame; the container may know only that of its first. One without a frame has
+        the size of the one before."""
+        self._size = self._extractor.take_size(picture.seq) or self._size
+        if self._size is None:
+            return picture
+        width, height = self._size
+        if max(width, height) > MAX_SIDE:
+            raise SourceError(
+                f"stream {self._stream}: pictures of {width}x{height}; at most {MAX_SIDE}x{MAX_SIDE} can be published: let "
+                "the camera send smaller ones, or scale the file down",
+                "codec",
+            )
+        return replace(picture, width=width, height=height)
 
     def _count(self, metadata: PictureMetadata, document_bytes: int) -> None:
         summary = self._summary

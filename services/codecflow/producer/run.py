@@ -44,18 +44,21 @@ def produce(
     stop: GracefulStop | None = None,
     progress: Callable[[Summary], None] = lambda summary: None,
     notice: Callable[[str], None] = lambda line: None,
+    summary: Summary | None = None,
 ) -> Summary:
     """Publish a file or camera until it ends or `stop` is set; what was done.
 
     `progress` is called about twice a second with the figures so far, `notice` with a line for people when a camera is
-    lost and found, and for what is remarkable about a source. Raises ConfigError, SourceError or KafkaError.
+    lost and found, and for what is remarkable about a source. `summary`: where the figures go, to be had after an error as
+    well. Raises ConfigError, SourceError or KafkaError.
     """
     check_stream_id(stream)
-    run = _Run(settings, url, stream, options or ProduceOptions(), stop or GracefulStop(), progress, notice)
+    summary = summary or Summary(stream, shown(url))
+    run = _Run(settings, url, stream, options or ProduceOptions(), stop or GracefulStop(), progress, notice, summary)
     try:
         source = run.open()
     except StoppedError:
-        return Summary(stream, shown(url))
+        return summary
     with source:
         return run.run(source)
 
@@ -70,7 +73,9 @@ class _Run:
         stop: GracefulStop,
         progress: Callable[[Summary], None],
         notice: Callable[[str], None],
+        summary: Summary,
     ) -> None:
+        self._summary = summary
         self._settings, self._url, self._stream, self._options = settings, url, stream, options
         self._stop, self._progress, self._notice = stop, progress, notice
         self._next_progress = 0.0
@@ -81,7 +86,7 @@ class _Run:
         return Source(self._url, self._options.source, stopped=lambda: stop.requested, notice=self._notice)
 
     def run(self, source: Source) -> Summary:
-        self._summary = Summary(self._stream, source.name, source.codec, live=source.live)
+        self._summary.source, self._summary.codec, self._summary.live = source.name, source.codec, source.live
         check_topics(self._settings)
         self._largest = largest_record_bytes(self._settings, self._settings.topics.packets)
         self._sent = WireBytes()
@@ -173,7 +178,7 @@ class _Run:
         if transcoder:
             for coded in transcoder.flush():
                 publisher.push(coded)
-            self._summary.dropped.update({"corrupt": transcoder.lost} if transcoder.lost else {})
+            self._summary.dropped.update(transcoder.lost)
 
     def _report(self) -> None:
         now = time.monotonic()

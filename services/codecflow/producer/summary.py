@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 BEFORE_FIRST_KEYFRAME = "before the first keyframe"
 """Reason for dropping pictures that nobody could decode: a camera is joined in the middle of its pictures."""
 
 TOO_LARGE = "too large for the broker"
-"""Reason for dropping pictures that topic packets does not take, and with "after one too large" those that build on them."""
+AFTER_TOO_LARGE = "after one too large"
+"""Reasons for dropping pictures that topic packets does not take, and those that build on them."""
 
 
 @dataclass(slots=True)
@@ -18,8 +20,9 @@ class Summary:
 
     `pictures` published, of them `signals` signal pictures; `seconds` of presentation time; `packets_bytes`: coded
     pictures; `metadata_bytes`: documents as they are; `metadata_sent_bytes`: as they go to the brokers, batched and
-    compressed. `dropped`: pictures that were not published, by reason. `epoch`: of the newest opening. `reconnects`
-    after the first. `ended`: the newest epoch was closed in good order. `live`: the source is a camera.
+    compressed. `dropped`: pictures that were not published, by reason. `not_shown`: pictures that were published although a
+    decoder never shows them, since others refer to them. `epoch`: of the newest opening. `reconnects` after the first.
+    `ended`: the newest epoch was closed cleanly. `live`: the source is a camera. `error`: what ended the run, if it failed.
     """
 
     stream: str
@@ -36,6 +39,8 @@ class Summary:
     ended: bool = False
     live: bool = False
     dropped: Counter[str] = field(default_factory=Counter)
+    not_shown: int = 0
+    error: str | None = None
 
     @property
     def lost(self) -> int:
@@ -51,6 +56,24 @@ class Summary:
         )
         if self.dropped:
             text += ", dropped " + ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
+        if self.not_shown:
+            text += f", {self.not_shown} not shown"
         if self.reconnects:
             text += f", {self.reconnects} reconnects"
         return text
+
+    def loss(self) -> str:
+        """What of the source was not published, and why."""
+        if not self.lost:
+            return f"all pictures of {self.source} were published"
+        reasons = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items() if reason != BEFORE_FIRST_KEYFRAME)
+        if not self.pictures:
+            return f"none of the {self.lost} pictures of {self.source} was published ({reasons})"
+        return (
+            f"{self.lost} of the {self.lost + self.pictures} pictures of {self.source} were not published ({reasons})"
+        )
+
+    def document(self) -> dict[str, Any]:
+        """For machines."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}

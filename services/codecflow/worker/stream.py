@@ -60,8 +60,9 @@ class Stream:
     """The pipeline of one stream: join, decode, sample, keep, cut into windows.
 
     `state`: how far this stream was answered before, by whomever; records behind it are passed over. `counts` is added to,
-    by reason: those of StreamJoin, lost-pictures (coded pictures without a frame), windows-skipped (nothing in the newest
-    stride), and frames, tokens-kept, tokens-total of what was sampled.
+    by reason: those of StreamJoin, lost-pictures (coded pictures without a frame), samples-differ (frames whose samples are
+    not those that the producer saw), windows-skipped (nothing in the newest stride), and frames, tokens-kept, tokens-total
+    of what was sampled.
     """
 
     def __init__(self, name: str, sampling: Sampling, counts: Counter[str], state: StreamState | None = None) -> None:
@@ -217,7 +218,9 @@ class Stream:
         self.counts["windows-skipped"] += epoch.feed.take_skipped()
 
     def _sample(self, epoch: _Epoch, picture: ShownPicture, slot: int, tick: int, time_s: float) -> Frame | None:
-        signal = epoch.signals.take(tick)
+        mismatches = epoch.signals.mismatches
+        signal = epoch.signals.take(tick, picture.matches)
+        self.counts["samples-differ"] += epoch.signals.mismatches - mismatches
         size = (picture.width, picture.height)
         if epoch.keep is None or (epoch.keep.grid.width, epoch.keep.grid.height) != size:
             try:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from codecflow.codec.pictures import DecodedPicture, PictureDecoder, luma
+from codecflow.codec.pictures import DecodedPicture, PictureDecoder, luma, matches
 from codecflow.codec.signal import DEFAULT_INTERVAL, SignalExtractor
 from codecflow.codec.source import Source
 from codecflow.codec.vectors import VectorGrid
@@ -71,7 +72,7 @@ def sampled_frames(clip: Path, fps: Fraction, seconds: float | None = None) -> I
         track.add(signal)
         slot = signal.tick * interval * fps
         if slot.denominator == 1:
-            merged = track.take(signal.tick)
+            merged = track.take(signal.tick, partial(matches, picture.frame))
             own = merged and _own(merged, picture.frame)
             yield SampledFrame(int(slot), document.time_s, merged, own, picture.frame, picture.picture.orientation)
             frames += 1

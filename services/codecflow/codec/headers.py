@@ -1,0 +1,147 @@
+"""Parameter sets of H.264 and HEVC, as far as they are needed without a decoder.
+
+Sources: ITU-T H.264 7.3.2.1, 9.1 and annex E.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class HeaderError(ValueError):
+    """A header that ends too early or refers to a parameter set that did not come."""
+
+
+class Bits:
+    """Reads a NAL unit's payload, from its byte `start` on, bit by bit (H.264 7.2, 9.1)."""
+
+    def __init__(self, unit: bytes, start: int) -> None:
+        payload = unit[start:].replace(b"\0\0\3", b"\0\0")
+        self._bits, self._left = int.from_bytes(payload), 8 * len(payload)
+
+    def u(self, count: int) -> int:
+        self._left -= count
+        if self._left < 0:
+            raise HeaderError("header ends too early")
+        return self._bits >> self._left & ((1 << count) - 1)
+
+    def ue(self) -> int:
+        zeros = 0
+        while not self.u(1):
+            zeros += 1
+            if zeros > 32:
+                raise HeaderError("no Exp-Golomb code")
+        return (1 << zeros) - 1 + self.u(zeros)
+
+    def se(self) -> int:
+        code = self.ue()
+        return (code + 1) // 2 if code & 1 else -(code // 2)
+
+
+@dataclass(frozen=True, slots=True)
+class H264Sequence:
+    """Of a sequence parameter set. `count_bits`: of a picture order count; 0: pictures are shown in the order in which they
+    are decoded. `depth`: pictures that may at most precede, in decode order, one that is shown before them (a frame may be
+    two); None where the sequence does not say."""
+
+    frame_num_bits: int
+    gaps_allowed: bool
+    count_bits: int
+    separate_colours: bool
+    frames_only: bool
+    depth: int | None
+
+
+def h264_sequence(unit: bytes) -> tuple[int, H264Sequence]:
+    """(id, contents) of a sequence parameter set, a NAL unit. Raises HeaderError."""
+    bits = Bits(unit, 1)
+    profile, constraints = bits.u(8), bits.u(8)
+    bits.u(8)
+    name = bits.ue()
+    separate = False
+    if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
+        chroma = bits.ue()
+        separate = chroma == 3 and bool(bits.u(1))
+        bits.ue()
+        bits.ue()
+        bits.u(1)
+        if bits.u(1):
+            for index in range(12 if chroma == 3 else 8):
+                if bits.u(1):
+                    _skip_scaling_list(bits, 16 if index < 6 else 64)
+    frame_num_bits = bits.ue() + 4
+    kind = bits.ue()
+    count_bits = 0
+    if kind == 0:
+        count_bits = bits.ue() + 4
+    elif kind == 1:
+        bits.u(1)
+        bits.se()
+        bits.se()
+        for _ in range(bits.ue()):
+            bits.se()
+    bits.ue()
+    gaps_allowed = bool(bits.u(1))
+    bits.ue()
+    bits.ue()
+    frames_only = bool(bits.u(1))
+    # Baseline has no B-pictures, and a sequence of intra pictures alone nothing to reorder.
+    intra_only = profile == 44 or (profile in (100, 110, 122, 244) and constraints & 0x10)
+    depth = 0 if kind == 2 or profile == 66 or intra_only else None
+    if depth is None:
+        try:
+            depth = _h264_depth(bits, frames_only)
+        except HeaderError:
+            depth = None
+    return name, H264Sequence(frame_num_bits, gaps_allowed, count_bits, separate, frames_only, depth)
+
+
+def _skip_scaling_list(bits: Bits, size: int) -> None:
+    last, after = 8, 8
+    for _ in range(size):
+        if after:
+            after = (last + bits.se()) % 256
+        last = after or last
+
+
+def _h264_depth(bits: Bits, frames_only: bool) -> int | None:
+    """max_num_reorder_frames, in pictures: a frame may be two fields; None where the sequence does not say."""
+    bits.u(1 if frames_only else 2)
+    for _ in range(4 * bits.u(1)):
+        bits.ue()
+    if not bits.u(1):
+        return None
+    if bits.u(1) and bits.u(8) == 255:
+        bits.u(32)
+    if bits.u(1):
+        bits.u(1)
+    if bits.u(1):
+        bits.u(4)
+        if bits.u(1):
+            bits.u(24)
+    if bits.u(1):
+        bits.ue()
+        bits.ue()
+    if bits.u(1):
+        bits.u(65)
+    buffers = [bits.u(1) and _skip_hrd(bits), bits.u(1) and _skip_hrd(bits)]
+    if any(buffers):
+        bits.u(1)
+    bits.u(1)
+    if not bits.u(1):
+        return None
+    bits.u(1)
+    for _ in range(4):
+        bits.ue()
+    return bits.ue() if frames_only else 2 * bits.ue()
+
+
+def _skip_hrd(bits: Bits) -> bool:
+    count = bits.ue() + 1
+    bits.u(8)
+    for _ in range(count):
+        bits.ue()
+        bits.ue()
+        bits.u(1)
+    bits.u(20)
+    return True

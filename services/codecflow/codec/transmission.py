@@ -1,0 +1,118 @@
+"""Which packets of a source lack bytes that were lost on their way.
+
+The transport knows what a decoder cannot see: a hole in a picture often decodes without an error, to wrong samples.
+
+- MPEG-TS numbers its packets, and FFmpeg marks what was put together around a gap. But its parser gives the mark of one
+  picture's packets to the picture before, for that is the one that they complete. (The first picture of a source has no
+  picture before, so its losses go unnoticed here.)
+  Where files were joined, the numbers jump as well, and so do the times; there nothing is missing.
+- RTP numbers its packets, too; FFmpeg says only in its log how many it missed. The gap lies in the picture that it gives
+  next or in the one after that. Over TCP a camera may leave packets out as well, when its own buffer is full; FFmpeg
+  looks at the numbers only when it is told to keep a queue (TCP_OPTIONS).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import av.logging
+from av.packet import Packet
+
+TCP_OPTIONS = {"reorder_queue_size": "2"}
+"""Of FFmpeg's RTSP demuxer for TCP: a gap is noticed at once, nothing waits. Over UDP its own queue is longer."""
+
+_PARSED = ("mpegts", "mpeg", "hls")
+"""Containers whose pictures FFmpeg's parser has to find, with marks that are late by one picture."""
+
+_MISSED = "RTP: missed"
+_PROBED = 50
+"""Pictures that FFmpeg may have read while it opened the source, when it does not say."""
+
+_JOINT_S = 2.0
+
+_logging = threading.Lock()
+
+
+class Transmission:
+    """Finds out which packets of one opened container are damaged.
+
+    Open the container within `opening`, then pass what it gives through `packets`, in the same thread.
+    """
+
+    def __init__(self, *, rtp: bool) -> None:
+        self._rtp = rtp
+        self._doubtful = 0  # packets read while opening, when some of them were missed
+        if rtp:
+            _listen()
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """FFmpeg reads ahead while it opens a source. What is missed then lies in one of the pictures that come first."""
+        if not self._rtp:
+            yield
+            return
+        with av.logging.Capture() as lines:
+            yield
+        if any(_MISSED in line for _, _, line in lines):
+            self._doubtful = _PROBED
+
+    def packets(self, container_format: str, demuxed: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
+        """The packets; `is_corrupt` says whether each is damaged. One that may be is held until the next one comes."""
+        marks_are_late = container_format in _PARSED
+        before = False
+        held: Packet[Any] | None = None
+        for packet, missed in self._read(demuxed):
+            if held is not None:
+                held.is_corrupt = not (marks_are_late and _is_joint(held, packet))
+                yield held
+                held = None
+            marked = packet.is_corrupt
+            damaged = (before if marks_are_late else marked or before) or missed or self._doubtful > 0
+            before = marked if marks_are_late else missed
+            self._doubtful = max(0, self._doubtful - 1)
+            packet.is_corrupt = damaged
+            if damaged:
+                held = packet
+            else:
+                yield packet
+        if held is not None:
+            yield held
+
+    def _read(self, demuxed: Iterable[Packet[Any]]) -> Iterator[tuple[Packet[Any], bool]]:
+        """The packets that hold something, and whether something was missed while each of them was read."""
+        packets = iter(demuxed)
+        while True:
+            lines: list[tuple[int, str, str]] = []
+            try:
+                if self._rtp:
+                    with av.logging.Capture() as lines:
+                        packet = next(packets)
+                else:
+                    packet = next(packets)
+            except StopIteration:
+                return
+            if packet.size:
+                yield packet, any(_MISSED in line for _, _, line in lines)
+
+
+def _is_joint(last: Packet[Any], following: Packet[Any]) -> bool:
+    """Whether one recording ends with `last` and another begins: with a keyframe, at a time that does not follow."""
+    if not following.is_keyframe or last.dts is None or following.dts is None or following.time_base is None:
+        return False
+    return abs((following.dts - last.dts) * following.time_base) > _JOINT_S or following.dts < last.dts
+
+
+def _listen() -> None:
+    """Lets PyAV see FFmpeg's warnings; without a capture they go to a logger that says nothing."""
+    with _logging:
+        logger = logging.getLogger("libav")
+        if not logger.handlers:
+            logger.addHandler(logging.NullHandler())
+            logger.propagate = False
+        if (av.logging.get_level() or 0) < av.logging.WARNING:
+            av.logging.set_level(av.logging.WARNING)
+        av.logging.set_skip_repeated(False)
