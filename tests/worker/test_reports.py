@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from codecflow import subscriber
 from codecflow.errors import MessageError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
-from codecflow.messages import DeadLetter, decode_dead_letter
+from codecflow.messages import DeadLetter, Question, decode_dead_letter, encode_packet
 from codecflow.vlm.families import Family
 from codecflow.worker.deadletters import DeadLetters
 from codecflow.worker.stuck import StuckDetector
@@ -51,6 +53,48 @@ def test_a_few_unreadable_records_are_told_by_their_coordinates(
         ("streams", 0, "a", "unreadable"),
     ]
     assert {x.reason for x in found if x.topic.endswith("packets")} == {"packet: header 'picture' is missing"}
+
+
+def test_no_record_stops_a_worker_or_the_stream_beside_it(
+    kafka_settings: KafkaSettings, family: Family, clip: Path
+) -> None:
+    """Numbers that are huge, or huge to compute, codecs of sound, keys of megabytes, questions that cannot be answered."""
+    picture = publish(clip, "a")[0][0]
+    header = encode_packet(picture)[2][0][1].decode()
+    poison = {
+        "time base": re.sub(r'"time_base":\[\d+,', '"time_base":[1e2000000000,', header),
+        "time base beyond 31 bits": re.sub(r'"time_base":\[\d+,', '"time_base":[4294967296,', header),
+        "pts": re.sub(r'"pts":-?\d+', f'"pts":{2**70}', header),
+        "dts": re.sub(r'"dts":-?\d+', f'"dts":{-(2**63)}', header),
+        "width": re.sub(r'"width":\d+', f'"width":{2**32}', header),
+        "codec of sound": header.replace('"h264"', '"aac"'),
+        "unknown codec": header.replace('"h264"', '"nosuchcodec"'),
+        "epoch": re.sub(r'"epoch":\d+', f'"epoch":{10**14}', header),
+        "nested": header[:-1] + ',"x":' + "[" * 500,
+    }
+    assert header not in poison.values()
+    keys = (b"k" * (2 << 20), b"\xff\xfe" * (1 << 20), b"", b"a stream", b"a\x1b[2J")
+    names = kafka_settings.topics
+    with RecordSender(kafka_settings) as sender:
+        for text in poison.values():
+            sender.send(Record(names.packets, b"a", picture.data, "poison", [("picture", text.encode())]))
+        for name in keys:
+            sender.send(Record(names.packets, name, picture.data, "poison", [("picture", header.encode())]))
+        for question in ('"labels":["red",""]', '"labels":["red","red "]'):
+            text = f'{{"v":1,"questions":[{{"id":"q","prompt":"Which?","type":"choice",{question}}}]}}'
+            sender.send(Record(names.streams, b"b", text.encode(), "poison"))
+    subscriber.ask(kafka_settings, "a", Question("scene", "What is there?", max_tokens=2))
+    with RecordSender(kafka_settings) as sender:
+        long = f'{{"v":1,"questions":[{{"id":"q","prompt":"{"x" * 5000}","type":"text"}}]}}'
+        sender.send(Record(names.streams, b"a", long.encode(), "poison"))
+    send(kafka_settings, publish(clip, "a"), publish(clip, "b"))
+    Running(kafka_settings, family).join()
+    found = once(results(kafka_settings))
+    # The description of "a" before the last one stays in force; "b" has the worker's own question.
+    assert found.keys() == {(stream, 1, k, q) for stream, q in (("a", "scene"), ("b", "person")) for k in range(10)}
+    dead = letters(kafka_settings)
+    assert len(dead) == len(poison) + len(keys) + 3
+    assert all(len(x.stream) <= 300 and x.stream.isprintable() and x.reason.isprintable() for x in dead)
 
 
 def test_too_many_unreadable_records_end_the_worker_with_nothing_lost(
