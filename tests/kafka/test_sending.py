@@ -9,12 +9,14 @@ import pytest
 from codecflow.errors import ConfigError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokersGoneError, BrokerUnreachableError, DeliveryError, RecordTooLargeError
-from codecflow.kafka.records import Record
+from codecflow.kafka.records import Record, headers_of
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import LARGEST_PICTURE_BYTES
 from codecflow.localkafka.files import free_port
+
+from .raw_client import publish_with_header_name
 
 
 def picture(settings: KafkaSettings, number: int, size: int = 10) -> Record:
@@ -80,3 +82,13 @@ def test_a_sender_gives_up_when_brokers_stay_away() -> None:
 def test_an_unknown_property_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match=r"no\.such\.thing"):
         RecordSender(KafkaSettings(properties={"no.such.thing": "1"}))
+
+
+def test_header_names_that_are_not_utf_8(kafka_settings: KafkaSettings) -> None:
+    """Often enough that CPython has specialised the call, which must not let confluent-kafka's error through."""
+    topic = kafka_settings.topics.packets
+    for name in (b"\xff\xfe",) * 40 + (b"fine",):
+        publish_with_header_name(kafka_settings, topic, name)
+    with TopicTail(kafka_settings, topic) as tail:
+        found = [headers_of(record) for record in tail.catch_up()]
+    assert found == [None] * 40 + [[("fine", b"1")]]

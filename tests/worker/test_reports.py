@@ -19,6 +19,7 @@ from codecflow.messages import DeadLetter, Question, decode_dead_letter, encode_
 from codecflow.vlm.families import Family
 from codecflow.worker.deadletters import DeadLetters
 from codecflow.worker.stuck import StuckDetector
+from tests.kafka.raw_client import publish_with_header_name
 
 from .memory import publish
 from .running import Running, once, results, send, until
@@ -83,6 +84,7 @@ def test_no_record_stops_a_worker_or_the_stream_beside_it(
         for question in ('"labels":["red",""]', '"labels":["red","red "]'):
             text = f'{{"v":1,"questions":[{{"id":"q","prompt":"Which?","type":"choice",{question}}}]}}'
             sender.send(Record(names.streams, b"b", text.encode(), "poison"))
+    publish_with_header_name(kafka_settings, names.packets, b"\xff\xfe")
     subscriber.ask(kafka_settings, "a", Question("scene", "What is there?", max_tokens=2))
     with RecordSender(kafka_settings) as sender:
         long = f'{{"v":1,"questions":[{{"id":"q","prompt":"{"x" * 5000}","type":"text"}}]}}'
@@ -93,7 +95,7 @@ def test_no_record_stops_a_worker_or_the_stream_beside_it(
     # The description of "a" before the last one stays in force; "b" has the worker's own question.
     assert found.keys() == {(stream, 1, k, q) for stream, q in (("a", "scene"), ("b", "person")) for k in range(10)}
     dead = letters(kafka_settings)
-    assert len(dead) == len(poison) + len(keys) + 3
+    assert len(dead) == len(poison) + len(keys) + 1 + 3
     assert all(len(x.stream) <= 300 and x.stream.isprintable() and x.reason.isprintable() for x in dead)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import methodcaller
 
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import Message, Producer
@@ -25,6 +26,24 @@ class Record:
     value: bytes | None
     what: str
     headers: Headers | None = None
+
+
+def headers_of(message: Message) -> Headers | None:
+    """The headers of a record that was read, values as they are; None where there are none, or where a name among them is
+    not UTF-8. To be called once per record.
+
+    On such a name confluent-kafka (2.16) returns a list with null pointers and leaves an exception set. CPython checks for
+    that in a call from C, as methodcaller's is; a call in bytecode may skip the check, and the exception hits whatever
+    comes next.
+    """
+    try:
+        headers: Headers | None = _headers(message)
+    except (SystemError, UnicodeDecodeError):
+        return None
+    return headers
+
+
+_headers = methodcaller("headers")
 
 
 Report = Callable[[ClientError | None, Message], None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from codecflow.errors import MessageError
 from codecflow.kafka.failures import FencedError
+from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import check_topics
 from codecflow.lifecycle import GracefulStop
@@ -110,7 +111,7 @@ class Worker:
             key, value, offset = message.key(), message.value(), message.offset()
             assert offset is not None
             if arrival.topic == PACKETS:
-                partition.packet(key, value, message.headers(), offset)  # type: ignore[arg-type]  # values are bytes
+                partition.packet(key, value, headers_of(message), offset)
             else:
                 partition.metadata(key, value, offset)
         for partition in self._owned.partitions.values():
