@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from codecflow.codec.annexb import split_annex_b
+from codecflow.codec.annexb import nal_type, split_annex_b
 from codecflow.codec.source import Source
 from codecflow.messages import CodedPicture
 
@@ -29,15 +29,20 @@ def rtsp_camera(
     transport: str = "tcp",
     certificate: Path | None = None,
     hangs: bool = False,
+    keyframes: bool = True,
     asked: list[str] | None = None,
 ) -> Iterator[str]:
     """host:port of a camera that plays the H.264 `clip` from its picture `start` on, ten times real time, then hangs up.
 
     `transport`: tcp or udp, the only one that it takes. `certificate`: PEM of a key and its certificate, for TLS. `hangs`:
-    it says nothing more after the last picture, instead. `asked` is added to: its requests, with their headers.
+    it says nothing more after the last picture, instead. `keyframes`: else it leaves them out.
+    `asked` is added to: its requests, with their headers.
     """
     with Source(str(clip)) as source:
-        pictures = list(source.pictures("camera", 0))[start:]
+        whole = list(source.pictures("camera", 0))
+    pictures = [one for one in whole if keyframes or not one.keyframe][start:]
+    sets = [unit for unit in split_annex_b(whole[0].data) if nal_type(unit, "h264") in (7, 8)]
+    sprop = ",".join(base64.b64encode(unit).decode() for unit in sets)
 
     class Session(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -62,7 +67,8 @@ def rtsp_camera(
                 self.reply("200 OK", sequence, "Public: OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN")
             elif verb == "DESCRIBE":
                 sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
-                sdp += "a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1\r\na=control:track\r\n"
+                sdp += f"a=rtpmap:96 H264/90000\r\na=fmtp:96 packetization-mode=1;sprop-parameter-sets={sprop}\r\n"
+                sdp += "a=control:track\r\n"
                 self.reply("200 OK", sequence, "Content-Type: application/sdp", f"Content-Length: {len(sdp)}", body=sdp)
             elif verb == "SETUP":
                 self.set_up(sequence, headers["Transport"])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from codecflow.codec import source
 from codecflow.codec.opening import SourceOptions
 from codecflow.errors import SourceError
 from codecflow.kafka.settings import KafkaSettings
@@ -17,6 +18,7 @@ from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
 from tests.codec.cameras import camera, plays, refuses, stalls
 from tests.codec.clips import encode
+from tests.codec.rtsp import rtsp_camera
 
 from .topics import read
 
@@ -80,3 +82,68 @@ def test_a_stop_while_the_camera_is_away_ends_at_once(kafka_settings: KafkaSetti
         summary = produce(kafka_settings, f"http://{address}/live", "gate", stop=stop, notice=notice)
     assert summary.ended
     assert summary.reconnects == 0
+
+
+def test_credentials_that_are_refused_are_not_tried_for_ever(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cameras lock accounts. One that is only starting may refuse what it takes a minute later."""
+    monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(reconnect, "AUTH_PAUSES_S", (0.2, 0.3, 0.4))
+    clip, lines, asked = encode(tmp_path / "clip", "h264-ts"), list[str](), 0
+    calls = iter([plays(clip), refuses(401), refuses(401), plays(clip)])
+
+    def behave(request: BaseHTTPRequestHandler) -> None:
+        nonlocal asked
+        asked += 1
+        next(calls, refuses(401))(request)
+
+    with camera(behave) as address, pytest.raises(SourceError, match="refused 4 times, so no further try") as refused:
+        produce(kafka_settings, f"http://admin:{PASSWORD}@{address}/live", "gate", notice=lines.append)
+    assert refused.value.code == "auth"
+    assert refused.value.exit_code == 3
+    # FFmpeg asks once without and once with the password where it is refused.
+    assert asked <= 4 + 2 * 4
+    pauses = [line.partition("reconnecting in ")[2].partition(" s")[0] for line in lines if "auth" in line]
+    assert pauses == ["0.2", "0.3", "0.2", "0.3", "0.4"]
+    topics = read(kafka_settings)
+    assert topics.ends[-1].epoch == max(picture.epoch for picture in topics.packets), "the last epoch is closed"
+    assert not any(PASSWORD in line for line in [*lines, str(refused.value)])
+
+
+def test_a_camera_that_hangs_up_at_once_is_not_stormed(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It opens, plays a little and ends, again and again: pauses grow all the same."""
+    monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.1)
+    clip, stop, lines = encode(tmp_path / "clip", "h264-ts"), GracefulStop(), list[str]()
+
+    def notice(line: str) -> None:
+        lines.append(line)
+        if line.count("reconnecting in 0.8 s"):
+            stop.request()
+
+    with camera(plays(clip)) as address:
+        produce(kafka_settings, f"http://{address}/live", "gate", stop=stop, notice=notice)
+    pauses = [line.partition("reconnecting in ")[2].partition(" s")[0] for line in lines if "reconnecting" in line]
+    assert pauses == ["0.1", "0.2", "0.4", "0.8"]
+
+
+def test_a_camera_without_keyframes_says_so(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "KEYFRAME_WITHIN_S", 0.3)
+    clip = encode(tmp_path / "clip", "h264-plain", 300)
+    stop, lines = GracefulStop(), list[str]()
+
+    def notice(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            stop.request()
+
+    with rtsp_camera(clip, keyframes=False) as address:
+        summary = produce(kafka_settings, f"rtsp://{address}/cam", "gate", stop=stop, notice=notice)
+    assert summary.pictures == 0
+    assert lines
+    assert all("no keyframe for" in line and "set an interval of 1 to 4 s between keyframes" in line for line in lines)
+    assert summary.dropped["before the first keyframe"] > 10

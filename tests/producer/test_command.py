@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -45,3 +46,25 @@ def test_a_file_to_its_end(kafka_settings: KafkaSettings, tmp_path: Path) -> Non
     done = subprocess.run(command(kafka_settings, *arguments), capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.startswith("stream gate: 15 pictures, 2.8 s, packets ")
     assert len([one for one in read(kafka_settings).metadata if one.signal]) == 15
+
+
+def test_ctrl_c_while_a_silent_host_is_waited_for(kafka_settings: KafkaSettings) -> None:
+    with socket.socket() as host:
+        host.bind(("127.0.0.1", 0))
+        host.listen(5)
+        address = f"rtsp://user:hunter2@127.0.0.1:{host.getsockname()[1]}/cam"
+        with subprocess.Popen(
+            command(kafka_settings, address, "--stream", "gate", "--timeout", "60"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            connection, _ = host.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                began = time.monotonic()
+                out, err = process.communicate(timeout=30)
+                assert time.monotonic() - began < 4, "a second, and room for a busy machine"
+    assert process.returncode == 0
+    assert out.startswith("stream gate: 0 pictures")
+    assert err == ""
