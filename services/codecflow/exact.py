@@ -1,4 +1,4 @@
-"""Exact positive numbers from what a user writes: seconds and rates that must divide each other without rounding."""
+"""Numbers as users write them: exact fractions for seconds and rates that must divide each other, and lists of counts."""
 
 from __future__ import annotations
 
@@ -27,3 +27,14 @@ def positive(text: str | float | Fraction, name: str) -> Fraction:
     if value <= 0 or max(value.numerator, value.denominator) > _MOST:
         raise ConfigError(f"{name} {written[:60]!r}: use a positive number, such as 2, 0.5 or 1/3")
     return value
+
+
+def counts(text: str, name: str) -> list[int]:
+    """The whole numbers in `text`, separated by commas. Raises ConfigError, naming the option, unless all are 1 or more."""
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [0]
+    if min(values) < 1:
+        raise ConfigError(f"{name} {text[:60]!r}: use whole numbers from 1, separated by commas")
+    return values

@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("policies")(policies)
     group.command("producer")(producer)
+    group.command("decode")(decode)
     group.command("window")(window)
     app.add_typer(group)
 
@@ -60,6 +61,21 @@ def producer(
     from codecflow.tools.bench.producer import run
 
     run(clip, repeats, seconds)
+
+
+def decode(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)],
+    *,
+    streams: Annotated[str, typer.Option(help="Decoders at once, one thread each, separated by commas.")] = "1",
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures of each clip that are decoded again and again.")] = 500,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds per measurement.")] = 5.0,
+    every: Annotated[int, typer.Option(min=1, help="Of so many pictures the samples of one are asked for.")] = 12,
+) -> None:
+    """Pictures per second that a worker's decoders reach, and whether NVDEC gives the CPU's samples."""
+    from codecflow.exact import counts
+    from codecflow.tools.bench.decode import run
+
+    run(clips, streams=counts(streams, "--streams"), pictures=pictures, seconds=seconds, every=every)
 
 
 def window(

@@ -12,6 +12,7 @@ from av.video.frame import VideoFrame
 from codecflow.messages import CodedPicture, Signal
 from codecflow.orientation import shown_size, upright
 
+from .nvdec import on_cpu
 from .pictures import DecodedPicture, PictureDecoder, luma, matches
 
 
@@ -56,7 +57,7 @@ class ShownPicture:
 
     def rgb(self) -> npt.NDArray[np.uint8]:
         """(height, width, 3) uint8 of the shown picture, upright."""
-        coded = cast(npt.NDArray[np.uint8], self.frame.to_ndarray(format="rgb24"))
+        coded = cast(npt.NDArray[np.uint8], on_cpu(self.frame).to_ndarray(format="rgb24"))
         return np.ascontiguousarray(upright(coded, self.orientation))
 
 
@@ -64,11 +65,11 @@ class Decoder:
     """Decodes the coded pictures of one stream's epoch, given in decode order from a keyframe on.
 
     Never fails on what a picture holds: `lost` counts pictures that could not be used, as PictureDecoder's.
-    A further epoch needs a Decoder of its own.
+    A further epoch needs a Decoder of its own. `nvdec`: on the GPU, as PictureDecoder's.
     """
 
-    def __init__(self) -> None:
-        self._pictures = PictureDecoder()
+    def __init__(self, *, nvdec: bool = False) -> None:
+        self._pictures = PictureDecoder(nvdec=nvdec)
 
     @property
     def lost(self) -> int:

@@ -1,6 +1,7 @@
 """Coded pictures to frames, the same on both sides of Kafka: producer and worker see the same samples of the same pictures.
 
-Software, one thread, so that a frame comes out as early as the codec allows and the result never depends on timing.
+In software with one thread, so that a frame comes out as early as the codec allows and the result never depends on timing,
+or on a GPU's video decoder for codecs where that gives the same samples (nvdec.py).
 
 A picture is taken for damaged when FFmpeg finds an error in it or conceals one, or when H.264's frame numbers say that
 pictures it may refer to are missing. FFmpeg is told to stop at errors (`explode`) instead of guessing, and gets nothing but
@@ -26,6 +27,7 @@ from av.video.frame import VideoFrame
 from codecflow.errors import SourceError
 from codecflow.messages import MAX_SIDE, CodedPicture, Signal
 
+from . import nvdec
 from .access_units import AccessUnit, AccessUnits, access_units
 
 CORRUPT, AFTER_CORRUPT = "corrupt", "after a corrupt one"
@@ -63,12 +65,13 @@ class PictureDecoder:
     before it, for they refer to pictures that are not there; after a start at a recovery point (intra refresh) those before
     the samples have recovered.
 
-    `vectors`: export motion vectors as side data of frames.
+    `vectors`: export motion vectors as side data of frames. `nvdec`: decode on the GPU what it decodes alike; frames then
+    stay in its memory until their samples are asked for (nvdec.on_cpu).
     """
 
-    def __init__(self, *, vectors: bool = False) -> None:
+    def __init__(self, *, vectors: bool = False, nvdec: bool = False) -> None:
         self.lost = 0
-        self._vectors = vectors
+        self._vectors, self._nvdec = vectors, nvdec
         self._context: VideoCodecContext | None = None
         self._setup: tuple[str, bytes | None] = ("", None)
         self._units: AccessUnits = access_units("")
@@ -195,8 +198,9 @@ class PictureDecoder:
         ready = [] if self._context is None else self._decode(self._context, None, -1)
         self._context, self._waiting = None, True  # until there is one
         name = _DECODERS.get(picture.codec, picture.codec)
+        on_gpu = self._nvdec and picture.codec in nvdec.CODECS
         try:
-            context = VideoCodecContext.create(name, "r")
+            context = VideoCodecContext.create(name, "r", hwaccel=nvdec.device() if on_gpu else None)
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(f"stream {picture.stream}: no decoder for codec {picture.codec!r}", "codec") from error
         if not isinstance(context, VideoCodecContext):
@@ -225,6 +229,7 @@ class PictureDecoder:
 def luma(frame: VideoFrame) -> npt.NDArray[np.uint8]:
     """(height, width) uint8 luma samples, read-only: the same on every machine. A view of the frame where its first plane is
     8-bit luma; deeper samples lose their lowest bits; of RGB the usual integer weights are taken (BT.601)."""
+    frame = nvdec.on_cpu(frame)
     description = frame.format
     name = description.name
     depth = description.components[0].bits

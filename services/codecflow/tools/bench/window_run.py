@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from codecflow.errors import ConfigError
-from codecflow.exact import positive
+from codecflow.exact import counts, positive
 from codecflow.grid import TokenGrid
 from codecflow.keep import POLICY_NAMES
 from codecflow.tools.bench.clip_masks import ClipMasks, GridOf, load_masks, masks_of_clip, save_masks
@@ -189,10 +189,4 @@ def _cases(policies: str, streams: str) -> list[Case]:
         except ConfigError as error:
             raise ConfigError(f"--policies {text!r}: {error}") from None
     pairs.sort(key=lambda pair: pair[:2] != ("all", "all"))
-    try:
-        counts = [int(count) for count in streams.split(",")]
-    except ValueError:
-        counts = [0]
-    if min(counts) < 1:
-        raise ConfigError(f"--streams {streams!r}: use whole numbers from 1, separated by commas")
-    return [Case(*pair, count) for count in counts for pair in pairs]
+    return [Case(*pair, count) for count in counts(streams, "--streams") for pair in pairs]

@@ -1,0 +1,63 @@
+"""Decoding on an NVIDIA GPU's video decoder (NVDEC), through FFmpeg as PyAV's wheels carry it.
+
+H.264, HEVC and VP9 leave no freedom to a decoder: NVDEC gives the software decoder's samples, bit for bit, and so the same
+masks; `codecflow bench decode` compares the two on a machine that has one. Codecs for which that does not hold (MJPEG) or
+that NVDEC refuses (MPEG-4) stay on the CPU, and so does any profile that it does not know: FFmpeg falls back by itself.
+
+Frames stay in GPU memory until their samples are asked for: only the few that are looked at are copied.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import av.error
+from av.codec.hwaccel import HWAccel
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from codecflow.errors import ConfigError
+
+DecodeOn = Literal["auto", "cpu", "nvdec"]
+"""Where pictures are decoded. `auto`: NVDEC where this machine has one."""
+
+CODECS = frozenset({"h264", "hevc", "vp9"})
+"""Codecs that NVDEC decodes to the software decoder's samples."""
+
+_PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le", "p016le": "yuv420p12le"}
+"""NVDEC interleaves chroma; the planar format of the same samples is what software decoders give."""
+
+
+def use_nvdec(where: DecodeOn) -> bool:
+    """Whether to decode with NVDEC. Raises ConfigError when it is asked for and cannot be had."""
+    if where == "cpu":
+        return False
+    reason = _why_not()
+    if reason is not None and where == "nvdec":
+        raise ConfigError(f"--decode nvdec: {reason}; use --decode cpu, or auto")
+    return reason is None
+
+
+def device() -> HWAccel:
+    """What opens a decoder on the GPU, or in software for a profile that NVDEC does not know."""
+    return HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
+
+
+def on_cpu(frame: VideoFrame) -> VideoFrame:
+    """The frame with its samples in the computer's memory, in the format that a software decoder gives."""
+    if frame.format.name != "cuda":
+        return frame
+    samples = frame.sw_format
+    name = "nv12" if samples is None else samples.name
+    return frame.reformat(format=_PLANAR.get(name, name))
+
+
+@lru_cache(maxsize=1)
+def _why_not() -> str | None:
+    """Why this machine cannot decode with NVDEC; None where it can."""
+    try:
+        VideoCodecContext.create("h264", "r", hwaccel=HWAccel("cuda", allow_software_fallback=False, is_hw_owned=True))
+    except (av.error.FFmpegError, NotImplementedError, RuntimeError, ValueError):
+        return "this machine has no NVIDIA video decoder that FFmpeg can use"
+    return None
