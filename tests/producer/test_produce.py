@@ -51,7 +51,7 @@ def test_the_bundled_clip_bit_for_bit_and_metadata_within_eight_percent(kafka_se
     theirs = plainly_decoded(CLIP, 200)
     assert all(np.array_equal(one, two[1]) for one, two in zip(frames(topics.packets[:210]), theirs, strict=False))
     assert [one.seq for one in topics.packets] == [one.seq for one in topics.metadata] == list(range(1394))
-    assert {one.stream for one in topics.packets} == {"gate-3"}
+    assert {(one.stream, one.live) for one in topics.packets} == {("gate-3", False)}  # no reader may skip any
     assert topics.partitions == {partition_of("gate-3", 3)}
     assert [(end.epoch, end.pictures) for end in topics.ends] == [(summary.epoch, 1394)]
     assert [one.signal.tick for one in sorted(topics.metadata, key=lambda m: m.pts) if one.signal] == list(range(279))
@@ -81,8 +81,16 @@ def test_real_time_takes_as_long_as_the_clip(kafka_settings: KafkaSettings, tmp_
     assert time.monotonic() - began >= 1.8
     assert len(seen) >= 4
     packets = read(kafka_settings).packets
+    assert all(one.live for one in packets)
     taken_s = (packets[-1].captured_at_ms - packets[0].captured_at_ms) / 1000
     assert taken_s == pytest.approx(2.0, abs=0.5)
+
+
+def test_pictures_beyond_the_wires_bounds_are_refused(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip", "mjpeg", pictures=2, size=(8208, 16))
+    with pytest.raises(SourceError, match="pictures of 8208x16; at most 8192x8192 can be published"):
+        produce(kafka_settings, str(path), "gate", FAST)
+    assert not read(kafka_settings).packets
 
 
 def test_a_loop_goes_on_in_the_same_epoch_until_stopped(kafka_settings: KafkaSettings, tmp_path: Path) -> None:

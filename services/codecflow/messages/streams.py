@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
@@ -89,7 +89,7 @@ class _Question(msgspec.Struct):
 
 class _Description(msgspec.Struct):
     v: Version
-    questions: list[_Question]
+    questions: Annotated[list[_Question], msgspec.Meta(max_length=MAX_QUESTIONS)]
 
 
 _decode = msgspec.json.Decoder(_Description).decode
