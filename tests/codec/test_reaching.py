@@ -259,3 +259,32 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError):
             SourceOptions(**options)  # type: ignore[arg-type]
+
+
+def test_udp(tmp_path: Path) -> None:
+    """A transport stream in datagrams of seven packets, as cameras and encoders send it."""
+    content = encode(tmp_path / "clip", "h264-ts", 60, (320, 240)).read_bytes()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ended = threading.Event()
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            while not ended.is_set():
+                for at in range(0, len(content), 7 * 188):
+                    sender.sendto(content[at : at + 7 * 188], ("127.0.0.1", port))
+                    time.sleep(0.002)
+
+    assert refusal(f"udp://127.0.0.1:{port}").code == "timeout"
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        with Source(f"udp://127.0.0.1:{port}", SourceOptions(timeout_s=5.0)) as source:
+            assert source.live
+            assert source.again
+            pictures = source.pictures("gate", 1)
+            assert [next(pictures).seq for _ in range(30)] == list(range(30))
+    finally:
+        ended.set()
+        thread.join()
