@@ -16,11 +16,26 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="bench", help="Measure; a table for people, then one JSON line for machines.", no_args_is_help=True
     )
+    group.command("damage")(damage)
     group.command("policies")(policies)
     group.command("producer")(producer)
     group.command("decode")(decode)
     group.command("window")(window)
     app.add_typer(group)
+
+
+def damage(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A sound video file.", parser=video_file)],
+    *,
+    codecs: Annotated[str | None, typer.Option(help="Codecs to measure, separated by commas.  [default: all]")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Only the first seconds of the clip.")] = 20.0,
+    repeats: Annotated[int, typer.Option(min=1, help="Each kind of damage so many times.")] = 5,
+    seed: Annotated[int, typer.Option(help="Where and how the damage is, repeatably.")] = 0,
+) -> None:
+    """What becomes of damaged streams: lost packets, cut files, flipped bytes; what is shown, and what of it is wrong."""
+    from codecflow.tools.bench.damage import CODECS, run
+
+    run(clip, seed=seed, repeats=repeats, seconds=seconds, codecs=codecs.split(",") if codecs else list(CODECS))
 
 
 def policies(

@@ -77,6 +77,7 @@ class PictureDecoder:
         self._units: AccessUnits = access_units("")
         self._next_seq: int | None = None
         self._waiting = True
+        self._holding = False  # the decoder has had pictures since it was emptied
         self._start = (0, 0)
         self._open_start = False
         self._keyframes: deque[tuple[int, int]] = deque(maxlen=64)
@@ -89,7 +90,7 @@ class PictureDecoder:
         if self._next_seq is not None and picture.seq != self._next_seq:
             self._waiting = True
         self._next_seq = picture.seq + 1
-        ready: list[DecodedPicture] = []
+        ready = self.flush() if self._waiting else []
         if picture.keyframe:
             ready += self._set_up(picture)
         elif self._waiting:
@@ -99,9 +100,8 @@ class PictureDecoder:
             self._units.restart()
         unit = self._units.read(picture.data)
         if unit.gap and picture.keyframe:
-            self._waiting = True  # what came before it does not matter
+            ready += self.flush()  # what came before it does not matter
         if self._waiting:
-            ready += self.flush()
             self._waiting = False
             self._start = (picture.seq, picture.pts)
             self._open_start = not unit.clean_start
@@ -118,10 +118,11 @@ class PictureDecoder:
     def flush(self) -> list[DecodedPicture]:
         """Frames still held back. Decoding goes on at the next keyframe."""
         self._waiting = True
-        if self._context is None:
+        if self._context is None or not self._holding:
             return []
         ready = self._decode(self._context, None, -1)
         self._context.flush_buffers()
+        self._holding = False
         return ready
 
     def take_lost(self) -> list[tuple[int, str]]:
@@ -141,6 +142,7 @@ class PictureDecoder:
             return []
         packet.is_keyframe = picture.keyframe
         packet.opaque = (picture,)  # a tuple of its own: PyAV finds opaque objects by their address
+        self._holding = True
         return self._decode(self._context, packet, picture.seq)
 
     def _decode(self, context: VideoCodecContext, packet: Packet[Any] | None, seq: int) -> list[DecodedPicture]:

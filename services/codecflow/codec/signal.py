@@ -45,7 +45,10 @@ class SignalExtractor:
         self._newly_lost: list[tuple[int, str]] = []
         self._sizes: dict[int, tuple[int, int]] = {}
         self._hidden: set[int] = set()
-        self._newest_pts: int | None = None  # of what the decoder gave; it gives nothing earlier any more
+        self._newest = (
+            -1,
+            0,
+        )  # seq and pts of the newest picture that was shown; the decoder gives no earlier one any more
 
     def push(self, picture: CodedPicture) -> list[PictureMetadata]:
         """Metadata of pictures now complete, in decode order."""
@@ -74,7 +77,7 @@ class SignalExtractor:
             if one.picture.seq not in self._pending:
                 continue
             self._sizes[one.picture.seq] = (one.frame.width, one.frame.height)
-            self._newest_pts = max(one.picture.pts, self._newest_pts or one.picture.pts)
+            self._newest = max(self._newest, (one.picture.seq, one.picture.pts))
             if not one.shown:
                 self._hidden.add(one.picture.seq)
             signal = self._show(one) if one.shown else None
@@ -116,7 +119,7 @@ class SignalExtractor:
         if self._start_pts is None:
             return ready
         for seq, (picture, kind, signal) in list(self._pending.items()):
-            passed = self._newest_pts is not None and picture.pts < self._newest_pts
+            passed = seq < self._newest[0] and picture.pts < self._newest[1]
             if kind is None and seq > overdue and not passed:
                 break
             del self._pending[seq]

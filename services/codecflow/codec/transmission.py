@@ -3,9 +3,9 @@
 The transport knows what a decoder cannot see: a hole in a picture often decodes without an error, to wrong samples.
 
 - MPEG-TS numbers its packets, and FFmpeg marks what was put together around a gap. But its parser gives the mark of one
-  picture's packets to the picture before, for that is the one that they complete. (The first picture of a source has no
-  picture before, so its losses go unnoticed here.)
-  Where files were joined, the numbers jump as well, and so do the times; there nothing is missing.
+  picture's packets to the picture before, for that is the one that they complete. The first picture has none before it:
+  of that one the log tells, with its decoding time. Where files were joined, the numbers jump as well, and so do the
+  times; there nothing is missing.
 - RTP numbers its packets, too; FFmpeg says only in its log how many it missed. The gap lies in the picture that it gives
   next or in the one after that. Over TCP a camera may leave packets out as well, when its own buffer is full; FFmpeg
   looks at the numbers only when it is told to keep a queue (TCP_OPTIONS).
@@ -14,6 +14,7 @@ The transport knows what a decoder cannot see: a hole in a picture often decodes
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ _PARSED = ("mpegts", "mpeg", "hls")
 """Containers whose pictures FFmpeg's parser has to find, with marks that are late by one picture."""
 
 _MISSED = "RTP: missed"
+_CORRUPT = re.compile(r"Packet corrupt \(stream = (\d+), dts = (-?\d+)\)")
 _PROBED = 50
 """Pictures that FFmpeg may have read while it opened the source, when it does not say."""
 
@@ -46,19 +48,19 @@ class Transmission:
     def __init__(self, *, rtp: bool) -> None:
         self._rtp = rtp
         self._doubtful = 0  # packets read while opening, when some of them were missed
-        if rtp:
-            _listen()
+        self._corrupt: set[tuple[int, int]] = set()  # (stream, dts) of packets read while opening
+        _listen()
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """FFmpeg reads ahead while it opens a source. What is missed then lies in one of the pictures that come first."""
-        if not self._rtp:
-            yield
-            return
+        """FFmpeg reads ahead while it opens a source. What RTP missed then lies in one of the pictures that come first."""
         with av.logging.Capture() as lines:
             yield
-        if any(_MISSED in line for _, _, line in lines):
+        texts = [text for _, _, text in lines]
+        if self._rtp and any(_MISSED in text for text in texts):
             self._doubtful = _PROBED
+        found = filter(None, map(_CORRUPT.match, texts))
+        self._corrupt = {(int(match[1]), int(match[2])) for match in found}
 
     def packets(self, container_format: str, demuxed: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
         """The packets; `is_corrupt` says whether each is damaged. One that may be is held until the next one comes."""
@@ -72,6 +74,7 @@ class Transmission:
                 held = None
             marked = packet.is_corrupt
             damaged = (before if marks_are_late else marked or before) or missed or self._doubtful > 0
+            damaged |= (packet.stream_index, packet.dts) in self._corrupt
             before = marked if marks_are_late else missed
             self._doubtful = max(0, self._doubtful - 1)
             packet.is_corrupt = damaged
