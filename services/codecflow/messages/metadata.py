@@ -67,7 +67,7 @@ class Signal:
         return int(self.change.shape[1])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as CodedPicture
 class PictureMetadata:
     """What is known of one coded picture beside its bytes.
 

@@ -28,7 +28,7 @@ ANNEX_B_CODECS = frozenset({"h264", "hevc"})
 """Published as Annex B with parameter sets before every keyframe; all other codecs as demuxed, extradata in a header."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: that takes ten times as long to make, and one is made per picture
 class CodedPicture:
     """One coded picture of one stream.
 
