@@ -77,6 +77,18 @@ def test_sources_that_are_none(refused: Refused, tmp_path: Path, at: tuple[str, 
     assert "no video track" in refused(3, *produce, str(sound(tmp_path / "sound.wav")))
 
 
+def test_a_name_that_begins_with_a_dash(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, at: tuple[str, ...], capfd: pytest.CaptureFixture[str]
+) -> None:
+    cut(2, tmp_path / "-clip.mp4")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["codecflow", "produce", "-clip.mp4", "--stream", "gate", "--fast", *at])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert capfd.readouterr().out.startswith("stream gate: 21 pictures")
+
+
 def test_an_address_in_a_file_is_read_and_kept_secret(refused: Refused, tmp_path: Path, at: tuple[str, ...]) -> None:
     produce = ("produce", "--stream", "gate", *at)
     (tmp_path / "camera.txt").write_text("rtsp://user:hunter2@127.0.0.1:1/stream\n")
@@ -86,6 +98,44 @@ def test_an_address_in_a_file_is_read_and_kept_secret(refused: Refused, tmp_path
     assert "No such file" in refused(2, *produce, f"@{tmp_path}/nothing.txt")
     (tmp_path / "empty.txt").write_text("\nrtsp://second/line\n")
     assert "first line is empty" in refused(2, *produce, f"@{tmp_path}/empty.txt")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("produce", "--stream", "gate"),
+        ("explain", "--out", "drawn"),
+        ("bench", "policies"),
+        ("bench", "window"),
+        ("bench", "producer"),
+        ("demo",),
+        ("worker",),
+        ("results",),
+        ("ask", "gate", "--yes-no"),
+        ("topics", "create"),
+        ("eval",),
+    ],
+    ids=" ".join,
+)
+def test_no_command_shows_the_secrets_of_an_address(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever characters they hold, and whether or not the command takes an address at all."""
+    monkeypatch.setenv("CODECFLOW_REACH_WITHIN_S", "0.2")
+    monkeypatch.setenv("CODECFLOW_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    for secret in ("hunter2", "hun'ter2", 'hun"t er2', "hun@t/er2", "hun?t#er2"):
+        for address in (
+            f"rtsp://user:{secret}@127.0.0.1:1/x",
+            f"user:{secret}@127.0.0.1",
+            f"rtsp:/user:{secret}@127.0.0.1/x",
+        ):
+            monkeypatch.setattr(sys, "argv", ["codecflow", *command, address])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            out, err = capfd.readouterr()
+            assert ended.value.code in (1, 2, 3, 4, 6)
+            assert "er2" not in out + err
+            assert "hun" not in out + err
 
 
 def test_a_file_that_is_cut_off_is_published_as_far_as_it_goes(

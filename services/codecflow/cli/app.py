@@ -52,7 +52,7 @@ def main() -> None:
     """
     try:
         _log_to_stderr(os.environ.get("CODECFLOW_LOG", "warning"))
-        status = build()(prog_name="codecflow", standalone_mode=False)
+        status = build()(_arguments(), prog_name="codecflow", standalone_mode=False)
     except CodecFlowError as error:
         _fail(str(error), error.exit_code)
     except KeyboardInterrupt:  # before or after the command itself, which typer ends with the same status
@@ -64,17 +64,19 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _arguments() -> list[str]:
+    """The command line, files whose names begin with a dash told from options: no option has a dot in it."""
+    return [
+        f"./{word}" if word.startswith("-") and "." in word and os.path.isfile(word) else word for word in sys.argv[1:]
+    ]
+
+
 def _usage(error: Any) -> NoReturn:
     """What was wrong with the command line."""
     told = error.format_message()
     if "help" in type(error).__name__.lower():  # a command without arguments: its help is the message
         error.show()
         sys.exit(error.exit_code)
-    file = next(
-        (word for word in sys.argv[1:] if word.startswith("-") and len(word) > 2 and os.path.exists(word)), None
-    )
-    if file is not None:
-        told += f" For the file of this name write ./{file}"
     command = error.ctx.command_path if getattr(error, "ctx", None) else "codecflow"
     _fail(f"{told.rstrip('.')}; see {command} --help", error.exit_code)
 

@@ -229,6 +229,13 @@ class Source:
     def _error(self, error: Exception | str, *, opening: bool) -> SourceError:
         return source_error(self._address, error, opening=opening, timeout_s=self._options.timeout_s)
 
+    def without_pictures(self) -> SourceError:
+        """The error for a source that came to its end without a picture."""
+        hint = ""
+        if self._address.kind == "pipe" and self._container.format.name.startswith("mov"):
+            hint = "; an MP4 whose index comes last cannot be piped: give the file's name, or pipe MPEG-TS"
+        return SourceError(f"source {self.name}: not one picture of its video track could be read{hint}", "codec")
+
     def _turned(self, off: float) -> None:
         self._notice(
             f"source {self.name}: its pictures are to be turned by an odd angle; shown by the nearest quarter turn, "

@@ -170,7 +170,7 @@ class _Run:
                 source.close()
                 self._summary.dropped.update(source.dropped)
             if begin is None:
-                raise SourceError(f"source {source.name}: not one picture of its video track could be read", "codec")
+                raise source.without_pictures()
             if not self._options.loop or source.live:
                 break
             shift += end - begin
