@@ -46,6 +46,9 @@ _PROTOCOLS: dict[Kind, str] = {
 _NO_SOURCES = ("concat", "image2", "jpeg_pipe", "lavfi", "sdp", "smoothstreaming")
 """Demuxers of lists and made-up sources, and of pictures by a pattern of names. A JPEG stream is format mjpeg, too."""
 
+_UDP_PAUSES_S = (0.5, 1.0, 2.0)
+"""Before each try by UDP after a camera refused TCP, but the last."""
+
 _RECEIVE_BUFFER = 4 << 20
 """Bytes that the system may hold of UDP packets: a keyframe of a 4K camera comes in one burst."""
 
@@ -107,15 +110,35 @@ def _by_transport(address: Address, options: SourceOptions, notice: Callable[[st
     except av.error.FFmpegError as error:
         if not _refuses_tcp(error):
             raise
-    container = _open(address, options, rtsp_transport="udp")
+        refusal = error
+    try:
+        container = _again_by_udp(address, options)
+    except av.error.FFmpegError as error:
+        raise (error if refusal.errno == errno.EPROTONOSUPPORT else refusal) from None
     notice(f"source {address.shown}: it refuses RTSP over TCP, so it sends by UDP, where packets can get lost")
     return container
 
 
+def _again_by_udp(address: Address, options: SourceOptions) -> InputContainer:
+    """A second session. Servers that are still tearing down the first one say 503."""
+    for pause_s in _UDP_PAUSES_S:
+        time.sleep(pause_s)
+        try:
+            return _open(address, options, rtsp_transport="udp")
+        except av.error.HTTPServerError:
+            continue
+    return _open(address, options, rtsp_transport="udp")
+
+
 def _refuses_tcp(error: av.error.FFmpegError) -> bool:
-    """Whether a camera may take UDP: it answered, with 461 or another refusal that is not about rights or names."""
+    """Whether a camera may take UDP: it hung up, or answered with 461 or a refusal that is not about rights or names."""
     return error.errno == errno.EPROTONOSUPPORT or isinstance(
-        error, av.error.InvalidDataError | av.error.HTTPBadRequestError | av.error.HTTPOtherClientError
+        error,
+        av.error.InvalidDataError
+        | av.error.HTTPBadRequestError
+        | av.error.HTTPOtherClientError
+        | av.error.ConnectionResetError
+        | av.error.EOFError,
     )
 
 
