@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -28,11 +28,16 @@ from codecflow.messages import (
     encode_packet,
 )
 from codecflow.vlm.work import Frame
-from codecflow.worker.feed import Offsets
-from codecflow.worker.partition import Partition
-from codecflow.worker.stream import Sampling
-from codecflow.worker.turns import Limits, Reports, Turn
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.partition import Partition, PartitionSettings
+from codecflow.worker.pool import Gate, SamplerPool
+from codecflow.worker.resume import Offsets
+from codecflow.worker.sampler import Sampling
+from codecflow.worker.settings import Limits, WhenBehind
+from codecflow.worker.status import Reports
+from codecflow.worker.stream import Stream
+from codecflow.worker.windows import Step, Window, WindowPlan
+
+DEFAULT = WhenBehind()
 
 Published = tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]
 """What a producer publishes: pictures and documents, topic by topic."""
@@ -133,8 +138,15 @@ def _planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(rgb).permute(2, 0, 1)
 
 
+Batch = list[tuple[Stream, Step]]
+
+
 class Worker:
-    """A worker's bookkeeping on one partition, with a window that is only remembered in place of a model."""
+    """A worker's bookkeeping on one partition, with a window that is only remembered in place of a model.
+
+    `read_packets` and `read_metadata` read and sample; with `hold_samplers` what is read waits for `sample`. A batch goes
+    the worker's way in three calls: `take` (to the engine), `submit` (offsets are fixed, the transaction runs) and `commit`.
+    """
 
     def __init__(
         self,
@@ -144,16 +156,35 @@ class Worker:
         keep: KeepConfig,
         limits: Limits = LIMITS,
         clock: Callable[[], float] = lambda: 0.0,
+        *,
+        threads: int = 0,
+        when_behind: WhenBehind = DEFAULT,
+        wall_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.topics, self.committed, self.plan = topics, committed, plan
         self.counts: dict[str, Counter[str]] = {}
         self.dead: list[DeadLetter] = []
         self.said: list[str] = []
+        self.windows: list[Window] = []
+        self.dropped: list[str] = []
+        self._taken: deque[Batch] = deque()
+        self._submitted: tuple[Batch, Offsets] | None = None
         self._held: dict[str, tuple[int, list[Frame]]] = {}
         sampling = Sampling(plan, keep, lambda width, height: TokenGrid.regular(6, 8, width, height), _planes)
-        reports = Reports(lambda stream: self.counts.setdefault(stream, Counter()), self.dead.append, self.said.append)
+        reports = Reports(
+            lambda stream: self.counts.setdefault(stream, Counter()), self.dead.append, self.said.append, clock
+        )
+        self.pool = SamplerPool(threads)
         self.partition = Partition(
-            0, ("packets", "metadata", 1), sampling, committed.states, committed.offsets, reports, limits, clock
+            0,
+            PartitionSettings(("packets", "metadata"), 1, sampling, limits, when_behind),
+            self.pool,
+            committed.states,
+            committed.offsets,
+            reports,
+            self.dropped.append,
+            clock,
+            wall_ms,
         )
 
     def read_packets(self, count: int = 1) -> None:
@@ -162,6 +193,7 @@ class Worker:
             if offset < len(self.topics.packets):
                 record = self.topics.packets[offset]
                 self.partition.packet(*(record or (b"x", None, None)), offset)
+        self.collect()
 
     def read_metadata(self, count: int = 1) -> None:
         for _ in range(count):
@@ -169,43 +201,101 @@ class Worker:
             if offset < len(self.topics.metadata):
                 record = self.topics.metadata[offset]
                 self.partition.metadata(*(record or (b"x", None)), offset)
+        self.collect()
+
+    def hold_samplers(self) -> None:
+        self.pool.gate(Gate.CLOSED)
+
+    def sample(self) -> None:
+        """Work off what was held; goes on holding."""
+        self.pool.gate(Gate.OPEN)
+        self.hold_samplers()
+        self.collect()
+
+    def collect(self) -> None:
+        for sampled in self.pool.take():
+            assert self.partition.sampled(sampled)
 
     @property
     def at_end(self) -> bool:
         return self.partition.positions == (len(self.topics.packets), len(self.topics.metadata))
 
-    def transaction(self) -> None:
-        """Answer and commit the next turn of every stream."""
-        turns = list(self.partition.turns())
-        self.committed.offsets = self.partition.offsets(turns)
-        for turn in turns:
-            self.committed.states[turn.stream.name] = turn.state
-            self._answer(turn)
-            self.partition.committed(turn)
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to emit."""
+        self.collect()
+        return any(stream.ready for stream in self.partition.streams.values())
 
-    def _answer(self, turn: Turn) -> None:
-        if turn.window is None:
+    @property
+    def idle(self) -> bool:
+        """Whether the samplers are done."""
+        idle = all(stream.sampled_all for stream in self.partition.streams.values())
+        self.collect()
+        return idle
+
+    def take(self) -> None:
+        """The next step of each stream to the engine."""
+        self.collect()
+        self._taken.append(list(self.partition.take()))
+
+    def submit(self) -> None:
+        """The oldest batch is answered, its transaction begins."""
+        if self._taken and self._submitted is None:
+            batch = self._taken.popleft()
+            self._submitted = (batch, self.partition.offsets({stream.name: step for stream, step in batch}))
+
+    def commit(self) -> None:
+        """The transaction ends."""
+        if self._submitted is None:
             return
-        name, index = turn.stream.name, turn.window.index
-        epoch, held = self._held.get(name, (turn.epoch, []))
-        held = [] if epoch != turn.epoch else [frame for frame in held if frame.index >= self.plan.first(index)]
-        held = [*held, *turn.window.frames]
-        self._held[name] = (turn.epoch, held)
-        answered = (name, turn.epoch, index)
+        (batch, self.committed.offsets), self._submitted = self._submitted, None
+        for stream, step in batch:
+            self.committed.states[stream.name] = step.state
+            self._answer(step.window)
+            self.partition.committed(stream, step)
+
+    def transaction(self) -> None:
+        """All of it for what there is: the next step of every stream."""
+        self.commit()
+        while self._taken:
+            self.submit()
+            self.commit()
+        self.take()
+        self.submit()
+        self.commit()
+
+    def _answer(self, window: Window | None) -> None:
+        if window is None:
+            return
+        self.windows.append(window)
+        name, index = window.stream, window.index
+        epoch, held = self._held.get(name, (window.epoch, []))
+        held = [] if epoch != window.epoch else [frame for frame in held if frame.index >= self.plan.first(index)]
+        held = [*held, *window.frames]
+        self._held[name] = (window.epoch, held)
+        answered = (name, window.epoch, index)
         if answered in self.committed.answered:
             self.committed.twice.append(answered)
         self.committed.answered[answered] = [(frame.index, frame.keep.tobytes()) for frame in held]
-        if turn.window.rebuilt:
+        if window.restarted:
             self.committed.rebuilt.add(answered)
+
+    def read_all(self) -> None:
+        """Read both topics to their ends."""
+        while not self.at_end:
+            self.read_packets(7)
+            self.read_metadata(5)
 
     def run(self) -> Worker:
         """Read both topics to their ends and commit everything."""
+        self.pool.gate(Gate.OPEN)
         while not self.at_end:
             self.read_packets(7)
             self.read_metadata(5)
             self.transaction()
-        while any(True for _ in self.partition.turns()):
+        while not self.idle or self.ready or self._taken or self._submitted:
             self.transaction()
+        self.pool.close()
         return self
 
 

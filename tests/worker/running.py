@@ -23,8 +23,8 @@ from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.worker.answering import Described
 from codecflow.worker.service import Worker
-from codecflow.worker.settings import WorkerSettings
-from codecflow.worker.summary import Summary
+from codecflow.worker.settings import Limits, WhenBehind, WorkerSettings
+from codecflow.worker.status import Summary
 from codecflow.worker.windows import WindowPlan
 
 from .memory import Published
@@ -32,6 +32,7 @@ from .memory import Published
 PLAN = WindowPlan.of(6, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
 ASKED = Question("person", "Is a person in view?", "yes-no")
+LIMITS, WHEN_BEHIND = Limits(), WhenBehind()
 QUICK = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "1000"}
 """The shortest that a broker takes: a killed worker's partitions are given to others after six seconds."""
 
@@ -73,7 +74,7 @@ def once(found: Iterable[Result]) -> dict[Key, Result]:
     return by_key
 
 
-def until(condition: Callable[[], bool], within_s: float = 60.0, what: str = "") -> None:
+def until(condition: Callable[[], bool], within_s: float = 180.0, what: str = "") -> None:
     """Poll until it is so, or any worker has failed, or time is up."""
     deadline = time.monotonic() + within_s
     while not condition():
@@ -98,6 +99,9 @@ class Running:
         question: Question | None = ASKED,
         until_end: bool = True,
         memory_bytes: int | None = None,
+        threads: int = 2,
+        limits: Limits = LIMITS,
+        when_behind: WhenBehind = WHEN_BEHIND,
     ) -> None:
         self.said: list[str] = []
         self.summary = Summary()
@@ -105,7 +109,15 @@ class Running:
         engine = Engine(family, refresh=refresh, memory_bytes=memory_bytes)
         self._worker = Worker(
             settings,
-            WorkerSettings(plan, keep, question=question, until_end=until_end),
+            WorkerSettings(
+                plan,
+                keep,
+                question=question,
+                until_end=until_end,
+                threads=threads,
+                limits=limits,
+                when_behind=when_behind,
+            ),
             engine,
             Described(keep.policy, "tiny", trained=False),
             self._stop,
@@ -133,7 +145,7 @@ class Running:
     def request_stop(self) -> None:
         self._stop.request()
 
-    def join(self, within_s: float = 90.0) -> Summary:
+    def join(self, within_s: float = 240.0) -> Summary:
         return self._running.result(within_s)
 
 
@@ -163,7 +175,7 @@ class Process:
     def alive(self) -> bool:
         return self._process.is_alive()
 
-    def end(self, within_s: float = 60.0) -> tuple[int | None, str, str]:
+    def end(self, within_s: float = 240.0) -> tuple[int | None, str, str]:
         """(exit status, stdout, stderr) once it has ended."""
         self._process.join(within_s)
         output, errors = (path.read_text() if path.exists() else "" for path in self._output)

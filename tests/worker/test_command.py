@@ -36,7 +36,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (("--coverage", "41"), "coverage '41': every window must have every cell"),
         (("--stride", "8.1"), "--stride 8.1 s is no whole number of frames at 2 frames/s"),
         (("--yes-no",), "--yes-no goes with --question"),
-        (("--question", " "), "a question needs an id and a prompt that is not empty"),
+        (("--question", " "), "a question needs an id and a prompt that are not empty"),
     ],
 )
 def test_options_that_cannot_be_are_refused(command: Run, options: tuple[str, ...], says: str) -> None:

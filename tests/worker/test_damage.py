@@ -8,11 +8,9 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import NO_BOUND, EndOfEpoch, PictureMetadata
 from codecflow.worker.windows import WindowPlan
@@ -160,10 +158,20 @@ def test_a_picture_of_another_size_begins_a_new_mask(tmp_path: Path) -> None:
     assert worker.counts["a"]["lost-pictures"] == 0
 
 
-def test_a_signal_that_cannot_serve_the_rate_is_one_clear_error(short_clip: Path) -> None:
-    topics = Topics().add(*publish(short_clip, "gate", interval=Fraction(3, 4)))
-    with pytest.raises(ConfigError, match=r"stream gate: its signal comes every 0\.75 s and cannot serve 2 frames/s"):
-        run(topics)
+def test_a_signal_that_cannot_serve_the_rate_is_an_error_of_its_stream(short_clip: Path, published: Published) -> None:
+    bad = publish(short_clip, "gate", interval=Fraction(3, 4))
+    committed, worker = run(Topics().add(*bad).add(*published))
+    assert committed.answered.items() >= undisturbed(Topics().add(*published), PLAN, KEEP).answered.items()
+    windows = [window for window in worker.windows if window.stream == "gate"]
+    assert [window.index for window in windows] == list(range(6))
+    assert {window.frames for window in windows} == {()}
+    errors = {window.error for window in windows}
+    assert len(errors) == 1
+    error = errors.pop()
+    assert error is not None
+    assert error.code == "signal-interval"
+    assert error.text.startswith("stream gate: its signal comes every 0.75 s and cannot serve 2 frames/s")
+    assert [line for line in worker.said if "gate" in line] == [error.text]
 
 
 def test_unreadable_and_misplaced_records_become_dead_letters_by_their_coordinates(published: Published) -> None:

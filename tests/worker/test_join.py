@@ -113,7 +113,7 @@ def test_a_duplicate_a_late_and_an_earlier_picture_are_told_apart() -> None:
     for key in [(1, 0), (1, 0), (1, 2), (1, 1), (2, 0), (1, 3)]:
         merged.packet(key)
     assert merged.counts == {"duplicate": 1, "late": 1, "earlier-epoch": 1}
-    assert merged.join.two_producers
+    assert (merged.join.earlier_epochs, merged.join.newest_epoch) == (1, 2)
 
 
 def test_the_later_epoch_wins_and_what_the_earlier_had_open_is_left() -> None:

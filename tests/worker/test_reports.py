@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from codecflow import subscriber
-from codecflow.errors import MessageError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import DeadLetter, Question, decode_dead_letter, encode_packet
 from codecflow.vlm.families import Family
-from codecflow.worker.deadletters import DeadLetters
-from codecflow.worker.stuck import StuckDetector
+from codecflow.worker.committer import DeadLetters
+from codecflow.worker.status import StuckDetector
 from tests.kafka.raw_client import publish_with_header_name
 
 from .memory import publish
@@ -99,31 +98,63 @@ def test_no_record_stops_a_worker_or_the_stream_beside_it(
     assert all(len(x.stream) <= 300 and x.stream.isprintable() and x.reason.isprintable() for x in dead)
 
 
-def test_too_many_unreadable_records_end_the_worker_with_nothing_lost(
+def test_many_unreadable_records_stop_nobody_and_are_not_read_again(
     kafka_settings: KafkaSettings, family: Family, clip: Path
 ) -> None:
-    rubbish(kafka_settings, 150)
-    worker = Running(kafka_settings, family, until_end=False)
-    until(lambda: worker.error is not None, what="the end of the worker")
-    with pytest.raises(MessageError, match=r"101 records within 60 s could not be used, the last one in .*\.packets\["):
-        worker.join()
-    found = letters(kafka_settings)
-    assert [x.offset for x in found] == list(range(101))
-    # No offset was moved: a worker that can read them finds all of them.
+    rubbish(kafka_settings, 350)
+    good = publish(clip, "a")
+    send(kafka_settings, good)
+    worker = Running(kafka_settings, family)
+    assert worker.join().dead_letters == 350
+    assert len(once(results(kafka_settings))) == 10
+    # At most a hundred per minute become dead letters; the others are counted, and that is said once.
+    assert [x.offset for x in letters(kafka_settings)] == list(range(100))
+    lines = [line for line in worker.said if "cannot be used" in line]
+    assert len(lines) == 1
+    assert "more than 100 records of 'a' within 60 s cannot be used, the last one at offset 100" in lines[0]
+    # The offsets have moved: a successor does not see them again.
     again = Running(kafka_settings, family, until_end=False)
-    until(lambda: again.error is not None, what="the end of the second worker")
-    assert [x.offset for x in letters(kafka_settings)] == [*range(101), *range(101)]
+    until(lambda: again.summary.partitions == 3, what="its partitions")
+    assert again.stop().dead_letters == 0
+    assert len(letters(kafka_settings)) == 100
 
 
-def test_dead_letters_may_come_at_a_slow_rate_for_ever() -> None:
-    now = [0.0]
-    box = DeadLetters(most=2, within_s=60, clock=lambda: now[0])
-    for n in range(50):
-        now[0] = n * 31.0
-        box.add(DeadLetter("t", 0, n, "s", "unreadable", "why"))
-    assert box.total == 50
-    box.sent(box.waiting[:48])
-    assert [letter.offset for letter in box.waiting] == [48, 49]
+def test_unreadable_records_alone_move_the_offsets(kafka_settings: KafkaSettings, family: Family) -> None:
+    rubbish(kafka_settings, 350)
+    first = Running(kafka_settings, family, until_end=False)
+    until(lambda: first.summary.dead_letters == 350, what="all records")
+    first.stop()
+    again = Running(kafka_settings, family, until_end=False)
+    until(lambda: again.summary.partitions == 3, what="its partitions")
+    assert again.stop().dead_letters == 0
+
+
+def test_dead_letters_are_limited_per_source_and_minute() -> None:
+    now, said = [0.0], []
+    box = DeadLetters(said.append, most=2, clock=lambda: now[0])
+
+    def add(stream: str, count: int) -> None:
+        for n in range(count):
+            box.add(DeadLetter("t", 0, n, stream, "unreadable", "why"))
+
+    add("noisy", 5)
+    add("other", 2)
+    assert [(letter.stream, letter.offset) for letter in box.waiting] == [
+        ("noisy", 0),
+        ("noisy", 1),
+        ("other", 0),
+        ("other", 1),
+    ]
+    assert len(said) == 1
+    now[0] = 61.0
+    add("noisy", 1)
+    assert said[1] == "t[0]: 3 further records could not be used in the last 61 s"
+    assert box.total == 8
+    box.sent(box.waiting[:4])
+    assert [letter.stream for letter in box.waiting] == ["noisy"]
+    for n in range(20):
+        add(f"stream-{n}", 1)
+    assert len(box.waiting) == 10  # five times as many per partition
 
 
 def test_a_loop_that_stands_still_shows_its_stacks_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -136,15 +167,15 @@ def test_a_loop_that_stands_still_shows_its_stacks_once(capfd: pytest.CaptureFix
                 stuck.beat()
                 time.sleep(0.04)
             assert said == []
-            over.wait(10)
+            over.wait(60)
 
     thread = threading.Thread(target=the_loop_that_is_stuck)
     thread.start()
-    until(lambda: bool(said), 10, "a line")
+    until(lambda: bool(said), 60, "a line")
     time.sleep(0.3)
     over.set()
     thread.join()
     assert len(said) == 1
-    assert "has not turned for" in said[0]
+    assert "has not come to an end for" in said[0]
     stacks = capfd.readouterr().err
     assert stacks.count("in the_loop_that_is_stuck") == 1

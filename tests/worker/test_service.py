@@ -112,23 +112,30 @@ def test_a_second_run_goes_on_and_repeats_nothing(kafka_settings: KafkaSettings,
 def test_a_stream_that_does_not_fit_is_refused_by_name_and_others_go_on(
     kafka_settings: KafkaSettings, family: Family, clip: Path
 ) -> None:
+    streams = {name: publish(clip, name) for name in "abc"}
+    going = {name: (pictures, documents[:-1]) for name, (pictures, documents) in streams.items()}
     probe = Running(kafka_settings, family, until_end=False)
-    engine = probe._worker._answering._engine
-    send(kafka_settings, publish(clip, "a"))
+    send(kafka_settings, going["a"])
     until(lambda: probe.summary.windows == 10, what="one stream alone")
-    one = sum(engine.memory_by_stream.values())
+    one = probe.summary.kv_bytes
+    assert one > 0
     probe.stop()
-    pictures, documents = publish(clip, "a", epoch=2)
-    send(kafka_settings, (pictures, documents), *(publish(clip, name) for name in ("b", "c")))
-    summary = (worker := Running(kafka_settings, family, memory_bytes=int(1.5 * one))).join()
-    found = {key[:2] for key in once(results(kafka_settings))} - {("a", 1)}
-    refusals = [line for line in worker.said if "does not fit" in line]
-    assert len(found) >= 1
-    assert summary.refused >= 10
-    assert refusals
-    for line in refusals:
-        assert "\n" not in line
-        assert line.split("'")[1] in "abc"
+    send(kafka_settings, publish(clip, "a", epoch=2), going["b"], going["c"])
+    worker = Running(kafka_settings, family, memory_bytes=int(1.5 * one), until_end=False)
+    until(lambda: worker.summary.windows + worker.summary.refused >= 30, what="all windows")
+    summary = worker.stop()
+    found = once(result for result in results(kafka_settings) if (result.stream, result.epoch) != ("a", 1))
+    assert len(found) == 30
+    refused = {key for key, result in found.items() if result.error is not None and result.error.code == "no-room"}
+    answered = {key for key, result in found.items() if result.error is None}
+    assert refused
+    assert answered
+    assert len(refused) == summary.refused
+    for key in refused:
+        assert (found[key].answer, found[key].p_yes, found[key].frames.seen) == ("", None, 0)
+    refusals = [line for line in worker.said if "get an error result" in line]
+    assert {line.split("'")[1] for line in refusals} == {stream for stream, *_ in refused}
+    assert all("\n" not in line for line in refusals)
 
 
 def test_streams_of_every_kind_in_one_batch(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codecflow.messages import Signal
-from codecflow.worker.signals import SignalTrack
+from codecflow.worker.sampler import SignalTrack
 
 
 def signal(tick: int, since: int | None, change: int = 3, columns: int = 4) -> Signal:

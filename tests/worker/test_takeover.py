@@ -38,29 +38,40 @@ def two_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
 
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["packets", "metadata", "both", "commit", "die"]), st.integers(1, 60)), max_size=40
+    st.tuples(
+        st.sampled_from(["packets", "metadata", "both", "sample", "take", "submit", "commit", "transaction", "die"]),
+        st.integers(1, 60),
+    ),
+    max_size=60,
 )
 
 
 @pytest.mark.parametrize("keep", KEEPS, ids=lambda keep: f"{keep.policy}-{keep.coverage}")
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(actions=ACTIONS)
 def test_every_window_once_with_the_same_masks_wherever_workers_die(
     two_streams: Topics, keep: KeepConfig, actions: list[tuple[str, int]]
 ) -> None:
+    """Records wait in the join, for a sampler, in the engine and in a transaction when a worker dies."""
     expected = undisturbed(two_streams, PLAN, keep)
     assert len(expected.answered) == 7 + 3 + 4
     committed = Committed()
     worker = Worker(two_streams, committed, PLAN, keep)
+    worker.hold_samplers()
     for action, count in actions:
-        if action in ("packets", "both"):
-            worker.read_packets(count)
-        if action in ("metadata", "both"):
-            worker.read_metadata(count)
-        if action == "commit":
-            worker.transaction()
-        if action == "die":
-            worker = Worker(two_streams, committed, PLAN, keep)
+        match action:
+            case "packets":
+                worker.read_packets(count)
+            case "metadata":
+                worker.read_metadata(count)
+            case "both":
+                worker.read_packets(count)
+                worker.read_metadata(count)
+            case "die":
+                worker = Worker(two_streams, committed, PLAN, keep)
+                worker.hold_samplers()
+            case _:
+                getattr(worker, action)()
     worker.run()
     assert committed.twice == []
     assert committed.answered.keys() == expected.answered.keys()
@@ -74,10 +85,10 @@ def test_a_worker_that_dies_after_every_transaction_gets_there(two_streams: Topi
     committed, lives, done = Committed(), 0, False
     while not done:
         worker = Worker(two_streams, committed, PLAN, KEEPS[0])
-        while not worker.at_end and not list(worker.partition.turns()):
+        while not worker.at_end and not worker.ready:
             worker.read_packets()
             worker.read_metadata()
-        done = worker.at_end and not list(worker.partition.turns())
+        done = worker.at_end and not worker.ready
         worker.transaction()
         lives += 1
     assert lives >= 14

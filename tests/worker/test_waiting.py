@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import pytest
+
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import PictureMetadata
-from codecflow.worker.turns import Limits
+from codecflow.worker.settings import Limits
 from codecflow.worker.windows import WindowPlan
 
 from .memory import Committed, Published, Topics, Worker, publish, slots
@@ -23,6 +26,12 @@ class Clock:
         return self.now
 
 
+def read_to_the_end(worker: Worker, clock: Clock, *topics: int) -> None:
+    """At this time nothing more was there to read on `topics`, as the broker says."""
+    for topic in topics or (0, 1):
+        worker.partition.read_until(topic, clock.now)
+
+
 def test_an_idle_stream_holds_nothing_back_and_comes_back_at_its_next_keyframe(published: Published) -> None:
     pictures, documents = published
     clock, committed, topics = Clock(), Committed(), Topics().add(pictures[:75], documents[:75])
@@ -34,16 +43,18 @@ def test_an_idle_stream_holds_nothing_back_and_comes_back_at_its_next_keyframe(p
     worker.transaction()
     assert max(committed.answered) == ("a", 1, 2)
     assert committed.offsets < (75, 75)
-    worker.partition.caught_up(0)
-    worker.partition.caught_up(1)
     clock.now = 59.0
+    read_to_the_end(worker, clock)
     worker.partition.expire()
-    assert not list(worker.partition.turns())
+    assert not worker.ready
     clock.now = 61.0
+    read_to_the_end(worker, clock)
     worker.partition.expire()
     worker.transaction()
     worker.transaction()
     assert committed.offsets == (75, 75)
+    assert worker.dropped == ["a"]
+    assert worker.partition.streams == {}
     topics.add(pictures[75:], documents[75:])
     worker.run()
     assert committed.twice == []
@@ -54,16 +65,42 @@ def test_an_idle_stream_holds_nothing_back_and_comes_back_at_its_next_keyframe(p
     assert committed.offsets == (120, 121)
 
 
+@pytest.mark.parametrize("committed_before", [False, True])
+def test_a_stream_that_comes_back_while_it_is_let_go_goes_on_without_repeating_a_window(
+    published: Published, committed_before: bool
+) -> None:
+    pictures, documents = published
+    clock, committed, topics = Clock(), Committed(), Topics().add(pictures[:75], documents[:75])
+    worker = Worker(topics, committed, PLAN, KEEP, Limits(idle_s=60), clock)
+    worker.read_packets(75)
+    worker.read_metadata(75)
+    clock.now = 61.0
+    read_to_the_end(worker, clock)
+    worker.partition.expire()  # its last step waits behind windows that are not answered yet
+    worker.take()
+    if committed_before:
+        worker.submit()
+        worker.commit()
+    topics.add(pictures[75:], documents[75:])
+    worker.read_all()
+    worker.run()
+    assert committed.twice == []
+    assert {k for _, _, k in committed.answered} == {0, 1, 2, 4, 5} | ({3} & {k for _, _, k in committed.answered})
+    assert committed.offsets == (120, 121)
+
+
 def test_a_window_whose_last_frame_is_lost_closes_with_the_epoch(published: Published) -> None:
     pictures, documents = published
     last = next(d for d in documents if isinstance(d, PictureMetadata) and d.signal and d.signal.tick == 23)
     clock, committed = Clock(), Committed()
     topics = Topics().add([p for p in pictures if p.seq < last.seq], documents)
-    worker = Worker(topics, committed, PLAN, KEEP, Limits(partner_s=10), clock).run()
-    worker.partition.caught_up(0)
-    worker.partition.caught_up(1)
+    worker = Worker(topics, committed, PLAN, KEEP, Limits(partner_s=10), clock)
+    worker.read_all()
+    while worker.ready:
+        worker.transaction()
     assert ("a", 1, 5) not in committed.answered
     clock.now = 11.0
+    read_to_the_end(worker, clock)
     worker.partition.expire()
     worker.run()
     assert list(slots(committed.answered["a", 1, 5])) == [16, 17, 18, 19, 20, 21, 22]
@@ -76,20 +113,26 @@ def test_what_waits_for_a_lost_partner_is_given_up_once_the_other_topic_is_read(
     worker = Worker(Topics().add(pictures, documents[:50]), committed, PLAN, KEEP, Limits(partner_s=10), clock)
     worker.read_packets(len(pictures))
     worker.read_metadata(50)
-    assert worker.partition.streams[0].join.packets_waiting == 70
-    worker.partition.caught_up(1)
+    join = worker.partition.streams["a"].join
+    assert join.packets_waiting == 70
     clock.now = 5.0
+    read_to_the_end(worker, clock, 1)
     worker.partition.expire()
-    assert worker.partition.streams[0].join.packets_waiting == 70
+    assert join.packets_waiting == 70
     clock.now = 11.0
     worker.partition.expire()
-    assert worker.partition.streams[0].join.packets_waiting == 0
+    assert join.packets_waiting == 70  # metadata may be there that were not read yet
+    read_to_the_end(worker, clock, 1)
+    worker.partition.expire()
+    assert join.packets_waiting == 0
     assert worker.counts["a"]["no-partner"] == 70
 
 
 def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Published) -> None:
     worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(pictures=20, documents=30))
     worker.read_packets(20)
+    assert worker.partition.full() == (True, False)
+    worker.partition.relieve()  # the metadata are still to be read: nothing is dropped
     assert worker.partition.full() == (True, False)
     worker.read_metadata(9)
     assert worker.partition.full() == (True, False)
@@ -99,20 +142,57 @@ def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Publi
     assert worker.partition.full() == (False, True)
     worker.read_packets(35)
     assert worker.partition.full() == (True, True)  # windows wait for the engine
-    while list(worker.partition.turns()):
+    while worker.ready:
         worker.transaction()
     assert worker.partition.full() == (False, False)
+    assert worker.partition.full(packets=True) == (True, False)
+    assert worker.partition.full(everything=True) == (True, True)
 
 
-def test_streams_that_wait_for_each_other_do_not_stop_their_partition_for_ever(short_clip: Path) -> None:
+def test_streams_that_wait_for_each_other_do_not_stop_their_partition(short_clip: Path) -> None:
     """One stream's metadata and the other's packets are lost, and both topics are stopped at their limits."""
     a, b = publish(short_clip, "a"), publish(short_clip, "b")
     topics = Topics().add(a[0], []).add([], b[1]).add(b[0], a[1])
-    clock = Clock()
-    worker = Worker(topics, Committed(), PLAN, KEEP, Limits(pictures=100, documents=100, partner_s=10), clock)
+    worker = Worker(topics, Committed(), PLAN, KEEP, Limits(pictures=100, documents=100))
     worker.read_packets(110)
     worker.read_metadata(110)
     assert worker.partition.full() == (True, True)
-    clock.now = 11.0
-    worker.partition.expire()
+    worker.partition.relieve()
     assert worker.partition.full() == (False, False)
+
+
+def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_partition(short_clip: Path) -> None:
+    pictures, _ = publish(short_clip, "lonely")
+    good = publish(short_clip, "good")
+    clock, committed, topics = Clock(), Committed(), Topics()
+    for n in range(0, 120, 10):  # many times as many pictures as the good stream has, which goes on all the while
+        again = [replace(p, seq=p.seq + 120 * (n // 10)) for p in pictures]
+        topics.add([*again, *good[0][n : n + 10]], good[1][n : n + 10])
+    topics.add([], good[1][120:])
+    limits = Limits(pictures=100, stream_bytes=1 << 30)
+    worker = Worker(topics, committed, PLAN, KEEP, limits, clock)
+    stopped, most = 0, 0
+    while not worker.at_end:
+        packets, metadata = worker.partition.full()
+        if packets:
+            worker.partition.relieve()
+            packets, metadata = worker.partition.full()
+        stopped += packets
+        if not packets:
+            worker.read_packets(10)
+        if not metadata and worker.partition.positions[1] < worker.partition.positions[0] // 12:
+            worker.read_metadata(1)
+        worker.transaction()
+        clock.now += 0.1
+        read_to_the_end(worker, clock, 1)
+        most = max(most, worker.partition.streams["lonely"].join.packets_waiting)
+        assert clock.now < 1000
+    worker.run()
+    assert {k for name, _, k in committed.answered if name == "good"} == set(range(6))
+    assert most <= 110
+    assert stopped <= 25  # two seconds, the first time: what is dropped then shows that its metadata do not come
+    assert worker.counts["lonely"]["dropped-unpaired"] > 1000
+    lines = [line for line in worker.said if "'lonely'" in line]
+    assert lines
+    assert "pictures dropped: their metadata do not come (metadata[0] is read to its end)" in lines[0]
+    assert len(lines) <= 1 + clock.now // 60

@@ -80,9 +80,31 @@ def worker(
         typer.Option(
             min=1,
             metavar="SECONDS",
-            help="A stream that is silent for so long is let go of; when it comes back it begins at its next keyframe.",
+            help="A stream is released after this long without data; when it comes back, it begins at its next keyframe.",
         ),
     ] = 600.0,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="Threads that decode and sample pictures.  [default: the machine's cores]"
+        ),
+    ] = None,
+    buffer: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0625,
+            metavar="GIB",
+            help="Memory for pictures and frames that wait.  [default: 1/4 of the machine's]",
+        ),
+    ] = None,
+    when_behind: Annotated[
+        str,
+        typer.Option(
+            metavar="POLICY",
+            help="Live streams that are answered late: wait (answer everything), skip=SECONDS (skip what is older, up to "
+            "the newest keyframe), or thin=SECONDS (while older, every second frame and window).",
+        ),
+    ] = "skip=60",
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop once every stream has ended and is answered.")
     ] = False,
@@ -100,8 +122,16 @@ def worker(
     Ctrl-C or SIGTERM finishes and emits what is being computed; a second one quits. Nothing is emitted twice, however a
     worker ends.
     """
+    from codecflow.worker.settings import Limits, WhenBehind, available_threads, default_buffer_bytes
+
     settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no)
-    settings = replace(settings, until_end=until_end, limits=replace(settings.limits, idle_s=idle))
+    settings = replace(
+        settings,
+        until_end=until_end,
+        threads=threads or available_threads(),
+        when_behind=WhenBehind.parse(when_behind),
+        limits=Limits.within(default_buffer_bytes() if buffer is None else int(buffer * 2**30), idle),
+    )
     kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     from codecflow.kafka.topics import check_topics
     from codecflow.lifecycle import GracefulStop

@@ -1,19 +1,23 @@
-"""Turns to results: the engine, in a thread of its own, so that reading and decoding go on while it computes."""
+"""Windows to results: the engine, in a thread of its own, so that reading and decoding go on while it computes."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
+from queue import SimpleQueue
 
-from codecflow.messages import Flops, Frames, Question, Result, ResultError
+from codecflow.messages import Flops, Frames, Question, Result, ResultError, Tokens
 from codecflow.vlm.engine import Engine
-from codecflow.vlm.work import StreamOutcome, StreamWork
+from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
 
-from .turns import Turn
-from .windows import WindowPlan
+from .windows import Step, Window, WindowPlan
+
+_NOTHING = Tokens(0, 0, 0, 0)
+_LONGEST_ASIDE_S = 300.0
+_logger = logging.getLogger("codecflow.worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,110 +31,213 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A turn with its results, none where it has no window or nothing is asked. `refused`: the stream found no room."""
+    """A step with its results: one per question, none where it has no window or there are no questions. `error`: why the
+    window was not answered."""
 
-    turn: Turn
+    step: Step
     results: list[Result]
-    refused: bool = False
+    error: ResultError | None = None
+
+
+@dataclass(slots=True)
+class _Aside:
+    """A stream that has failed in the engine, and when it may try again."""
+
+    error: ResultError
+    until: float
+    next_s: float
 
 
 class Answering:
-    """Runs one engine. One step at a time is under way; `drop` waits for it.
+    """Runs one engine. One batch at a time is under way; `drop` waits for it.
 
-    `say` is called, from the engine's thread, with a line when a stream is refused and when it fits again.
+    `say` is called, from the engine's thread, with a line when a stream cannot be answered and when it can again.
     """
 
-    def __init__(self, engine: Engine, plan: WindowPlan, described: Described, say: Callable[[str], None]) -> None:
-        self._engine, self._plan, self._described, self._say = engine, plan, described, say
+    def __init__(
+        self,
+        engine: Engine,
+        plan: WindowPlan,
+        described: Described,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.kv_bytes: dict[str, int] = {}
+        """Bytes of keys and values that each stream holds, after the last batch."""
+        self.busy_since: float | None = None
+        """Since when a batch has been computing, in monotonic seconds."""
+        self._engine, self._plan, self._described, self._say, self._clock = engine, plan, described, say, clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._epochs: dict[str, int] = {}
-        self._refused: set[str] = set()
+        self._aside: dict[str, _Aside] = {}
+        self._said: dict[str, str] = {}
+        self._lost: SimpleQueue[str] = SimpleQueue()
 
-    def begin(self, turns: Sequence[Turn], questions: Callable[[str], tuple[Question, ...]]) -> Future[list[Answered]]:
-        """Answer all turns as one batch: the questions are those of this moment."""
-        asked = [questions(turn.stream.name) for turn in turns]
-        return self._thread.submit(self._answer, turns, asked)
+    def begin(self, steps: Sequence[Step], questions: Callable[[str], tuple[Question, ...]]) -> Future[list[Answered]]:
+        """Answer all steps as one batch, at most one per stream: the questions are those of this moment."""
+        asked = [questions(step.state.stream) for step in steps]
+        return self._thread.submit(self._answer, steps, asked)
 
     def drop(self, stream: str) -> None:
-        """Forget what the engine holds of a stream, once the step under way is done."""
-        self._thread.submit(self._forget, stream)
+        """Forget what the engine holds of a stream, once the batch under way is done."""
+        self._thread.submit(self._forget, stream).add_done_callback(self._report)
+
+    def take_lost(self) -> set[str]:
+        """Streams whose window the engine has lost since the last call: refused, evicted, failed. Their next frame must be
+        kept whole."""
+        lost = set()
+        while not self._lost.empty():
+            lost.add(self._lost.get())
+        return lost
 
     def close(self) -> None:
-        """Waits for the step under way."""
+        """Waits for the batch under way."""
         self._thread.shutdown(cancel_futures=True)
+
+    def _report(self, done: Future[None]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if error is not None:
+            self._say(f"the engine could not drop a stream: {type(error).__name__}: {error}")
 
     def _forget(self, stream: str) -> None:
         self._epochs.pop(stream, None)
+        self._aside.pop(stream, None)
+        self._said.pop(stream, None)
         self._engine.drop(stream)
+        self.kv_bytes = dict(self._engine.memory_by_stream)
 
-    def _answer(self, turns: Sequence[Turn], asked: Sequence[tuple[Question, ...]]) -> list[Answered]:
-        work: dict[str, StreamWork] = {}
-        for turn, questions in zip(turns, asked, strict=True):
-            name = turn.stream.name
-            if turn.window is not None:
-                if self._epochs.get(name) != turn.epoch:  # slots count anew
-                    self._forget(name)
-                    self._epochs[name] = turn.epoch
-                work[name] = StreamWork(name, turn.window.frames, self._plan.first(turn.window.index), questions)
-        outcomes = self._step(work)
-        answered = []
-        for turn in turns:
-            outcome = outcomes.get(turn.stream.name)
-            results = [] if outcome is None else self._results(turn, outcome)
-            answered.append(Answered(turn, results, refused=turn.window is not None and outcome is None))
-        return answered
+    def _answer(self, steps: Sequence[Step], asked: Sequence[tuple[Question, ...]]) -> list[Answered]:
+        self.busy_since = time.monotonic()
+        try:
+            work: list[StreamWork] = []
+            for step, questions in zip(steps, asked, strict=True):
+                window = step.window
+                if window is None or window.error is not None or self._is_aside(window.stream):
+                    continue
+                if self._epochs.get(window.stream) != window.epoch:  # slots count from 0 again
+                    self._engine.drop(window.stream)
+                    self._epochs[window.stream] = window.epoch
+                work.append(StreamWork(window.stream, window.frames, self._plan.first(window.index), questions))
+            outcomes = self._step(work)
+            answered = [
+                self._answered(step, questions, outcomes.get(step.state.stream))
+                for step, questions in zip(steps, asked, strict=True)
+            ]
+            for step in steps:
+                if step.state.ended and self._epochs.get(step.state.stream, -1) <= step.state.epoch:
+                    self._forget(step.state.stream)
+            self.kv_bytes = dict(self._engine.memory_by_stream)
+            return answered
+        finally:
+            self.busy_since = None
 
-    def _step(self, work: dict[str, StreamWork]) -> dict[str, StreamOutcome]:
-        """Of all streams that could be answered."""
-        outcomes = self._engine.step(list(work.values())) if work else []
-        for outcome in outcomes:
-            stream, error = outcome.stream, outcome.error
-            if error is None and stream in self._refused:
-                self._refused.discard(stream)
+    def _step(self, work: list[StreamWork]) -> dict[str, StreamOutcome | ResultError]:
+        """The engine's outcomes. It does not raise because of one stream; if it does all the same, each stream is tried
+        alone, and those that raise again are set aside."""
+        if not work:
+            return {}
+        before = self._engine.lost
+        try:
+            outcomes = {outcome.stream: outcome for outcome in self._engine.step(work)}
+            for stream in self._engine.lost - before:  # evicted, for one
+                self._lost.put(stream)
+            return dict(outcomes)
+        except Exception as error:  # whatever it is, it must not stop the other streams
+            _logger.debug("a batch of %d streams has failed", len(work), exc_info=True)
+            if len(work) > 1:
+                found: dict[str, StreamOutcome | ResultError] = {}
+                for one in work:
+                    self._engine.drop(one.stream)  # it may hold half of the batch
+                for one in work:
+                    found |= self._step([one])
+                return found
+            self._engine.drop(work[0].stream)
+            return {work[0].stream: ResultError("failed", f"{type(error).__name__}: {error}")}
+
+    def _is_aside(self, stream: str) -> bool:
+        aside = self._aside.get(stream)
+        return aside is not None and self._clock() < aside.until
+
+    def _answered(
+        self, step: Step, questions: tuple[Question, ...], outcome: StreamOutcome | ResultError | None
+    ) -> Answered:
+        window = step.window
+        if window is None:
+            return Answered(step, [])
+        stream = window.stream
+        if window.error is not None:
+            return Answered(step, self._errors(window, questions, window.error), window.error)
+        if outcome is None:  # set aside
+            error = self._aside[stream].error
+            return Answered(step, self._errors(window, questions, error), error)
+        if isinstance(outcome, StreamOutcome) and outcome.error is None:
+            self._aside.pop(stream, None)
+            if self._said.pop(stream, None) is not None:
                 self._say(f"stream {stream!r} is answered again")
-            elif error is not None and stream not in self._refused:
-                self._refused.add(stream)
-                reason = "does not fit" if error.code == "no-room" else f"is set aside ({error.code})"
-                self._say(f"stream {stream!r} {reason}: {error.text}; its windows stay unanswered until that is over")
-        return {outcome.stream: outcome for outcome in outcomes if outcome.error is None}
+            return Answered(step, self._results(window, outcome))
+        error = outcome if isinstance(outcome, ResultError) else ResultError(*(outcome.error or ("failed", "")))
+        if error.code == "failed":
+            before = self._aside.get(stream)
+            next_s = 1.0 if before is None else min(2 * before.next_s, _LONGEST_ASIDE_S)
+            self._aside[stream] = _Aside(error, self._clock() + next_s, next_s)
+        if error.code != "restarting" and self._said.get(stream) != error.code:
+            self._said[stream] = error.code
+            self._say(f"stream {stream!r}: {error.text}; its windows get an error result until this is over")
+        self._lost.put(stream)
+        return Answered(step, self._errors(window, questions, error), error)
 
-    def _results(self, turn: Turn, outcome: StreamOutcome) -> list[Result]:
-        window, plan = turn.window, self._plan
-        assert window is not None
+    def _results(self, window: Window, outcome: StreamOutcome) -> list[Result]:
         share = max(1, len(outcome.answers))
         flops = Flops(outcome.flops.vit // share, outcome.flops.llm // share, outcome.flops.full // share)
         seconds = {stage: round(s / share, 6) for stage, s in {**window.seconds, **outcome.seconds}.items()}
-        now = int(time.time() * 1000)
+        restarted = (window.restarted or outcome.restarted) and self._engine.refresh.name != "all"
         return [
-            Result(
-                stream=turn.stream.name,
-                epoch=turn.epoch,
-                window=window.index,
-                start_s=float(plan.time(plan.first(window.index))),
-                end_s=float(plan.time(plan.end(window.index))),
-                captured_at_ms=window.captured_at_ms,
-                answered_at_ms=now,
-                question=answer.question.id,
-                prompt=answer.question.prompt,
-                type=answer.question.type,
-                answer=answer.text,
-                p_yes=answer.p_yes,
-                label_probabilities=answer.label_probabilities,
-                frames=Frames(plan.expected(window.index), outcome.frames_seen),
-                tokens=outcome.tokens,
-                flops=flops,
-                seconds=seconds,
-                keep=self._described.keep,
-                refresh=self._engine.refresh.name,
-                model=self._described.model,
-                trained=self._described.trained,
-                restarted=outcome.restarted or (window.rebuilt and self._engine.refresh.name != "all"),
-                error=None if answer.error is None else ResultError(*answer.error),
-            )
+            self._result(window, answer, outcome.frames_seen, outcome.tokens, flops, seconds, restarted)
             for answer in outcome.answers
         ]
 
+    def _errors(self, window: Window, questions: Sequence[Question], error: ResultError) -> list[Result]:
+        """A window that cannot be answered says so, once per question."""
+        failure = Failure(error.code, error.text)
+        return [
+            self._result(window, Answer(question, "", error=failure), 0, _NOTHING, Flops(0, 0, 0), {})
+            for question in questions
+        ]
 
-def wait(future: Future[list[Answered]], timeout_s: float) -> bool:
-    """Whether the step is done within `timeout_s` seconds."""
-    return bool(wait_for([future], timeout_s).done)
+    def _result(
+        self,
+        window: Window,
+        answer: Answer,
+        seen: int,
+        tokens: Tokens,
+        flops: Flops,
+        seconds: dict[str, float],
+        restarted: bool = False,
+    ) -> Result:
+        plan, question = self._plan, answer.question
+        return Result(
+            stream=window.stream,
+            epoch=window.epoch,
+            window=window.index,
+            start_s=float(plan.time(plan.first(window.index))),
+            end_s=float(plan.time(plan.end(window.index))),
+            captured_at_ms=window.captured_at_ms,
+            answered_at_ms=int(time.time() * 1000),
+            question=question.id,
+            prompt=question.prompt,
+            type=question.type,
+            answer=answer.text,
+            p_yes=answer.p_yes,
+            label_probabilities=answer.label_probabilities,
+            frames=Frames(max(window.expected, seen), seen),
+            tokens=tokens,
+            flops=flops,
+            seconds=seconds,
+            keep=self._described.keep,
+            refresh=self._engine.refresh.name,
+            model=self._described.model,
+            trained=self._described.trained,
+            restarted=restarted,
+            error=None if answer.error is None else ResultError(*answer.error),
+            skipped=window.skipped,
+        )

@@ -14,8 +14,13 @@ from typing import Generic, TypeVar
 
 from codecflow.messages import CodedPicture, EndOfEpoch, PictureMetadata
 
+from .resume import Offsets
+
 Key = tuple[int, int]
 """(epoch, seq)"""
+
+_END = 1 << 62
+"""As seq: the end of an epoch sorts after every picture of it, whatever number of them it gives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,41 +37,64 @@ class Joined:
     packets_offset: int
     metadata_offset: int
 
+    @property
+    def offsets(self) -> Offsets:
+        return self.packets_offset, self.metadata_offset
+
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """Nothing more will be joined of this epoch. `closed`: its producer said so; otherwise a later epoch began."""
+    """Nothing more will be joined of this epoch. `closed`: its producer said so; otherwise a later epoch began. `offsets`:
+    behind the newest record seen of either topic."""
 
     epoch: int
     closed: bool
+    offsets: Offsets = (0, 0)
 
 
 Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting(Generic[Record]):
+    """A record that waits for its counterpart on the other topic."""
+
+    key: Key
+    record: Record
+    offset: int
 
 
 class _Side(Generic[Record]):
     """The records of one topic that wait for the other, oldest first, and what was seen of the topic so far."""
 
     def __init__(self, counts: Counter[str]) -> None:
-        self.waiting: deque[tuple[Key, Record, int]] = deque()
-        self.overtaken = False
+        self.waiting: deque[_Waiting[Record]] = deque()
+        self.newest: Key = (-1, -1)
+        self.behind = 0
+        """Offset behind the newest record."""
+        self.earlier_epochs = 0
+        """Records of an epoch before the newest one."""
         self._counts = counts
-        self._newest: Key = (-1, -1)
         self._recent: deque[Key] = deque(maxlen=512)
 
     def add(self, key: Key, record: Record, offset: int) -> bool:
         """Take a record in, unless it is out of order; False when it was counted and dropped."""
-        if key <= self._newest:
-            if key[0] < self._newest[0]:
+        self.behind = offset + 1
+        if key <= self.newest:
+            if key[0] < self.newest[0]:
                 self._counts["earlier-epoch"] += 1
-                self.overtaken = True
+                self.earlier_epochs += 1
             else:
                 self._counts["duplicate" if key in self._recent else "late"] += 1
             return False
-        self._newest = key
+        self.newest = key
         self._recent.append(key)
-        self.waiting.append((key, record, offset))
+        self.waiting.append(_Waiting(key, record, offset))
         return True
+
+    @property
+    def oldest_offset(self) -> int | None:
+        return self.waiting[0].offset if self.waiting else None
 
 
 class StreamJoin:
@@ -83,12 +111,15 @@ class StreamJoin:
         self._open = False  # its epoch has begun and has not ended
         self._left = -1  # nothing more is joined of this epoch and those before it
         self._bytes = 0
-        self._packets_end = 0
 
     @property
-    def two_producers(self) -> bool:
-        """Whether records of an earlier epoch came after those of a later one: two producers at once."""
-        return self._packets.overtaken or self._metadata.overtaken
+    def earlier_epochs(self) -> int:
+        """Records of an earlier epoch that came after those of a later one: two producers at once, or a clock set back."""
+        return self._packets.earlier_epochs + self._metadata.earlier_epochs
+
+    @property
+    def newest_epoch(self) -> int:
+        return max(self._packets.newest[0], self._metadata.newest[0])
 
     @property
     def packets_waiting(self) -> int:
@@ -106,70 +137,88 @@ class StreamJoin:
     @property
     def oldest_waiting(self) -> tuple[int | None, int | None]:
         """Offsets of the oldest packet and of the oldest metadata record that wait."""
-        packets, metadata = self._packets.waiting, self._metadata.waiting
-        return packets[0][2] if packets else None, metadata[0][2] if metadata else None
+        return self._packets.oldest_offset, self._metadata.oldest_offset
+
+    @property
+    def seen(self) -> Offsets:
+        """Behind the newest record of either topic."""
+        return self._packets.behind, self._metadata.behind
 
     def add_packet(self, picture: CodedPicture, offset: int) -> None:
-        self._packets_end = offset + 1
         if self._packets.add((picture.epoch, picture.seq), picture, offset):
             self._bytes += len(picture.data)
 
     def add_metadata(self, document: PictureMetadata | EndOfEpoch, offset: int) -> None:
-        # The end sorts after every picture of its epoch, whatever number of them it gives.
-        seq = 1 << 62 if isinstance(document, EndOfEpoch) else document.seq
+        seq = _END if isinstance(document, EndOfEpoch) else document.seq
         self._metadata.add((document.epoch, seq), document, offset)
 
     def take(self) -> Iterator[Joined | EpochEnd]:
         """What can be joined by now, in decode order."""
         packets, metadata = self._packets.waiting, self._metadata.waiting
         while True:
-            if packets and packets[0][0][0] <= self._left:
+            if packets and packets[0].key[0] <= self._left:
                 self._drop_packet()
                 continue
             if not metadata:
                 return
-            key, document, offset = metadata[0]
-            ahead = packets[0][0] if packets else None
-            if isinstance(document, EndOfEpoch):
+            known = metadata[0]
+            picture = packets[0] if packets else None
+            if isinstance(known.record, EndOfEpoch):
                 # Every picture with metadata is joined by now; one without it would give no frame anyway.
                 metadata.popleft()
-                yield from self._end(key[0], document.pictures)
-            elif ahead is None:
+                yield from self._end(known.key[0], known.record.pictures)
+            elif picture is None:
                 return
-            elif ahead[0] < key[0]:
-                self._left = key[0] - 1  # the metadata topic has left this epoch behind
-            elif ahead < key:
-                yield from self._joined(ahead, self._pop_packet(), None, offset)
+            elif picture.key[0] < known.key[0]:
+                self._left = known.key[0] - 1  # the metadata topic has left this epoch behind
+            elif picture.key < known.key:
+                self._pop_packet()
+                yield from self._joined(picture.key, picture.record, None, (picture.offset, known.offset))
             else:
                 metadata.popleft()
-                if key == ahead:
-                    yield from self._joined(key, self._pop_packet(), document, offset)
+                if known.key == picture.key:
+                    self._pop_packet()
+                    yield from self._joined(known.key, picture.record, known.record, (picture.offset, known.offset))
                 elif self._next is not None:  # its packet is lost; before the first one there is nothing to miss
-                    yield from self._joined(key, (None, packets[0][2]), document, offset)
+                    yield from self._joined(known.key, None, known.record, (picture.offset, known.offset))
 
     def give_up(self) -> Iterator[Joined | EpochEnd]:
-        """What waits will not find its partner any more: metadata go on alone, packets are counted and dropped."""
+        """What waits will not find its counterpart any more: metadata go on alone, packets are counted and dropped."""
         yield from self.take()
         while self._packets.waiting:
             self._drop_packet()
         while self._metadata.waiting:
-            key, document, offset = self._metadata.waiting.popleft()
-            if isinstance(document, EndOfEpoch):
-                yield from self._end(key[0], document.pictures)
+            known = self._metadata.waiting.popleft()
+            if isinstance(known.record, EndOfEpoch):
+                yield from self._end(known.key[0], known.record.pictures)
             elif self._next is not None:
-                yield from self._joined(key, (None, self._packets_end), document, offset)
+                yield from self._joined(known.key, None, known.record, (self._packets.behind, known.offset))
 
-    def _pop_packet(self) -> tuple[CodedPicture, int]:
-        _, picture, offset = self._packets.waiting.popleft()
-        self._bytes -= len(picture.data)
-        return picture, offset
+    def drop_packets(self, count: int, most_bytes: int) -> int:
+        """Drop the oldest packets that wait until at most `count` of `most_bytes` are left; how many were dropped."""
+        dropped = 0
+        while self._packets.waiting and (len(self._packets.waiting) > count or self._bytes > most_bytes):
+            self._drop_packet()
+            dropped += 1
+        return dropped
+
+    def drop_metadata(self, count: int) -> int:
+        """Drop the oldest metadata that wait until at most `count` are left; how many were dropped."""
+        dropped = max(0, len(self._metadata.waiting) - count)
+        for _ in range(dropped):
+            self._metadata.waiting.popleft()
+        self._counts["no-partner"] += dropped
+        return dropped
+
+    def _pop_packet(self) -> None:
+        self._bytes -= len(self._packets.waiting.popleft().record.data)
 
     def _drop_packet(self) -> None:
         self._pop_packet()
         self._counts["no-partner"] += 1
 
     def _joined(
-        self, key: Key, packet: tuple[CodedPicture | None, int], document: PictureMetadata | None, metadata_offset: int
+        self, key: Key, picture: CodedPicture | None, metadata: PictureMetadata | None, offsets: Offsets
     ) -> Iterator[Joined | EpochEnd]:
         epoch, seq = key
         if self._next is not None:
@@ -178,9 +227,9 @@ class StreamJoin:
                 self._next = (epoch, 0)
             self._counts["picture-missing"] += seq - self._next[1]
         self._next, self._open = (epoch, seq + 1), True
-        self._counts["picture-missing"] += packet[0] is None
-        self._counts["metadata-missing"] += document is None
-        yield Joined(epoch, seq, packet[0], document, packet[1], metadata_offset)
+        self._counts["picture-missing"] += picture is None
+        self._counts["metadata-missing"] += metadata is None
+        yield Joined(epoch, seq, picture, metadata, *offsets)
 
     def _end(self, epoch: int, pictures: int) -> Iterator[EpochEnd]:
         if self._next is not None and self._next[0] == epoch:
@@ -188,8 +237,8 @@ class StreamJoin:
         elif self._next is not None:
             yield from self._leave()
         self._left, self._next, self._open = epoch, (epoch, pictures), False
-        yield EpochEnd(epoch, closed=True)
+        yield EpochEnd(epoch, True, self.seen)
 
     def _leave(self) -> Iterator[EpochEnd]:
         if self._open and self._next is not None:
-            yield EpochEnd(self._next[0], closed=False)
+            yield EpochEnd(self._next[0], False, self.seen)

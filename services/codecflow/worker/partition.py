@@ -1,13 +1,14 @@
-"""One partition of packets and metadata: its streams, what they wait for, and where a worker that takes over must begin.
+"""One partition of packets and metadata: its streams, when it must not be read on, and which records a successor needs.
 
 Knows nothing of the Kafka client: records go in as bytes with their offsets, steps come out to be answered and emitted.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TypeVar
 
 from codecflow.errors import MessageError
@@ -23,206 +24,303 @@ from codecflow.messages import (
     decode_packet,
 )
 
-from .feed import Offsets
-from .stream import Sampling, Stream
-from .turns import Limits, Reports, Turn
+from .pool import Sampled, SamplerPool
+from .resume import Offsets
+from .sampler import Sampling
+from .settings import Limits, WhenBehind
+from .status import Reports
+from .stream import Stream
+from .windows import Step
 
 T = TypeVar("T", CodedPicture, PictureMetadata | EndOfEpoch)
 
 PACKETS, METADATA = 0, 1
 """The two topics, as an index of `Offsets`."""
 
+MOST_AHEAD_MS = 86_400_000
+"""How far the epoch of a record may lie ahead of the clock. Epochs begin as wall clock in ms, and only rise: one of the far
+future, from a camera box with a wrong clock or a stray record, would silence its stream until that time."""
 
-@dataclass(slots=True)
-class _Followed:
-    stream: Stream
-    newest_at: float
-    told: set[str] = field(default_factory=set)
-    parked: bool = False
+_UNPAIRED_AFTER_S = 2.0
+"""How long after the other topic was read a stream at its limit keeps records without a counterpart."""
+_AT_END_S = 5.0
+"""A partition counts as read to its end if it was so this long ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionSettings:
+    """What all partitions of a worker share. `topics`: names of packets and metadata; `partitions`: how many each has."""
+
+    topics: tuple[str, str]
+    partitions: int
+    sampling: Sampling
+    limits: Limits
+    when_behind: WhenBehind
 
 
 class Partition:
     """The streams of one partition.
 
-    `topics`: names of packets and metadata, and how many partitions each has. `states`: what was emitted so far, by stream.
-    `positions`: offsets of the next record of both. `clock`: monotonic seconds.
+    `states`: what was emitted so far, by stream. `positions`: offsets of the next record of both topics. `drop` is called
+    with the name of each stream that is let go. `clock`: monotonic seconds; `wall_ms`: milliseconds since 1970.
     """
 
     def __init__(
         self,
         number: int,
-        topics: tuple[str, str, int],
-        sampling: Sampling,
+        settings: PartitionSettings,
+        pool: SamplerPool,
         states: Mapping[str, StreamState],
         positions: Offsets,
         reports: Reports,
-        limits: Limits,
+        drop: Callable[[str], None] = lambda stream: None,
         clock: Callable[[], float] = time.monotonic,
+        wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
         self.number = number
         self.states = dict(states)
         self.positions = positions
-        self._topics, self._sampling, self._reports, self._limits = topics, sampling, reports, limits
-        self._clock = clock
-        self._followed: dict[str, _Followed] = {}
-        self._at_end = [False, False]
-        self._at_end_at = [clock(), clock()]
+        self.streams: dict[str, Stream] = {}
+        self._settings, self._limits, self._pool, self._reports = settings, settings.limits, pool, reports
+        self._drop, self._clock, self._wall_ms = drop, clock, wall_ms
+        self._read_until = [-math.inf, -math.inf]  # all that each topic held at this time was read
+        self._newest_at = [clock(), clock()]
         self._full = (False, False)
-        self._full_since: float | None = None
-
-    @property
-    def streams(self) -> list[Stream]:
-        return [followed.stream for followed in self._followed.values()]
+        self._misplaced: dict[str, bool] = {}
 
     @property
     def settled(self) -> bool:
         """Whether every stream that was ever seen here has ended and is answered."""
-        return all(state.ended for state in self.states.values()) and not any(
-            stream.ready or stream.state is None or stream.holds(stream.state, 0) != (None, None)
-            for stream in self.streams
+        return all(state.ended for state in self.states.values()) and all(
+            stream.settled for stream in self.streams.values()
         )
-
-    def packet(self, key: bytes | None, value: bytes | None, headers: Headers | None, offset: int) -> None:
-        """Take in a record of the packets topic. Raises ConfigError when its stream cannot serve the sampling rate."""
-        picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers))
-        if picture is not None:
-            followed = self._follow(picture.stream)
-            followed.stream.packet(picture, offset)
-            self._tell(followed)
-
-    def metadata(self, key: bytes | None, value: bytes | None, offset: int) -> None:
-        """Take in a record of the metadata topic. Raises as `packet`."""
-        document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value))
-        if document is not None:
-            followed = self._follow(document.stream)
-            followed.stream.metadata(document, offset)
-            self._tell(followed)
-
-    def caught_up(self, topic: int) -> None:
-        """The topic has been read to its present end: PACKETS or METADATA."""
-        self._at_end[topic] = True
 
     @property
     def at_end(self) -> bool:
         """Whether both topics have been read to their ends, as far as is known."""
-        return all(self._at_end)
+        return all(until >= newest for until, newest in zip(self._read_until, self._newest_at, strict=True))
 
-    def turns(self) -> Iterator[Turn]:
-        """What may be answered and emitted next: one turn for each stream that has something. They are not taken out."""
-        for stream in self.streams:
-            if stream.ready:
-                yield Turn.of(stream)
+    def packet(self, key: bytes | None, value: bytes | None, headers: Headers | None, offset: int) -> None:
+        """Take in a record of the packets topic."""
+        picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers))
+        if picture is not None:
+            stream = self._follow(picture.stream)
+            stream.packet(picture, offset, self._wall_ms(), self._near_end())
 
-    def committed(self, turn: Turn) -> None:
-        """The turn's results and state are there for all to see: take it out."""
-        stream = turn.stream
-        for _ in range(turn.steps):
-            stream.ready.popleft()
-        stream.state = self.states[stream.name] = turn.state
-        if not stream.ready and self._followed[stream.name].parked:
-            del self._followed[stream.name]
+    def metadata(self, key: bytes | None, value: bytes | None, offset: int) -> None:
+        """Take in a record of the metadata topic."""
+        document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value))
+        if document is not None:
+            stream = self._follow(document.stream)
+            stream.unpaired = False
+            stream.metadata(document, offset, self._wall_ms(), self._near_end())
 
-    def offsets(self, turns: Iterable[Turn]) -> Offsets:
-        """Where a worker that takes over begins to read once `turns` are committed."""
-        after = {turn.stream.name: turn for turn in turns}
+    def failed(self, topic: int, key: bytes | None, offset: int, error: Exception) -> None:
+        """Taking in a record has failed in a way that nobody has foreseen: it is left out."""
+        self._passed(topic, offset)
+        self._dead(topic, key, offset, "failed", f"{type(error).__name__}: {error}")
+
+    def read_until(self, topic: int, at: float) -> None:
+        """All records that the topic (PACKETS or METADATA) held at monotonic time `at` have been read."""
+        self._read_until[topic] = max(self._read_until[topic], at)
+
+    def sampled(self, sampled: Sampled) -> bool:
+        """Take over what a sampler has done; False if it is not of this partition."""
+        stream = self.streams.get(sampled.lane.sampler.stream)
+        if stream is None or not stream.is_lane_of(sampled):
+            return False
+        stream.sampled(sampled)
+        for fault in sampled.faults:
+            self._dead(PACKETS, stream.name.encode(), fault.packets_offset, "failed", fault.reason)
+        self._reports.trouble(stream.name, sampled.trouble)
+        return True
+
+    def take(self) -> Iterator[tuple[Stream, Step]]:
+        """One step of each stream that has one, to be answered and emitted."""
+        for stream in self.streams.values():
+            if (step := stream.take()) is not None:
+                yield stream, step
+
+    def committed(self, stream: Stream, step: Step) -> None:
+        """The step's results and state are there for all to see."""
+        stream.committed(step)
+        self.states[stream.name] = step.state
+        if step.last and stream.parked and not stream.taken and not stream.ready:
+            self._forget(stream)
+
+    def offsets(self, steps: Mapping[str, Step]) -> Offsets:
+        """Where a successor begins to read once `steps`, the newest of each stream, are committed."""
         packets, metadata = self.positions
-        for stream in self.streams:
-            turn = after.get(stream.name)
-            held = stream.holds(turn.state, turn.steps) if turn else stream.holds(stream.state, 0)
+        for stream in self.streams.values():
+            step = steps.get(stream.name)
+            held = stream.held(stream.state if step is None else step.state)
             packets, metadata = _least(packets, held[PACKETS]), _least(metadata, held[METADATA])
         return packets, metadata
 
-    def full(self) -> tuple[bool, bool]:
-        """Which topics must not be read on at present: packets, metadata."""
-        if any(_windows(stream) >= self._limits.windows for stream in self.streams):
-            self._full, self._full_since = (True, True), None
+    def full(self, packets: bool = False, everything: bool = False) -> tuple[bool, bool]:
+        """Which topics must not be read on at present: packets, metadata. The arguments: whether the worker's buffer is full
+        of packets that wait for metadata, or of what waits for samplers."""
+        streams = self.streams.values()
+        if everything or any(s.windows_waiting >= self._limits.windows or s.queue_full for s in streams):
+            self._full = (True, True)
             return self._full
         # A topic that was stopped goes on at half of the limit, so that it is not stopped at every other record.
-        packets, metadata = (2 if full else 1 for full in self._full)
-        self._full = (
-            any(
-                stream.join.packets_waiting * packets >= self._limits.pictures
-                or stream.join.bytes_waiting * packets >= self._limits.picture_bytes
-                for stream in self.streams
-            ),
-            any(stream.join.metadata_waiting * metadata >= self._limits.documents for stream in self.streams),
-        )
-        if not all(self._full):
-            self._full_since = None
-        elif self._full_since is None:
-            self._full_since = self._clock()
+        factors = [2 if full else 1 for full in self._full]
+        now = self._clock()
+        found = [packets, False]
+        for stream in streams:
+            join = stream.join
+            at_limit = (
+                join.packets_waiting * factors[PACKETS] >= self._limits.pictures
+                or join.bytes_waiting * factors[PACKETS] >= self._limits.stream_bytes,
+                join.metadata_waiting * factors[METADATA] >= self._limits.documents,
+            )
+            found[PACKETS] |= at_limit[PACKETS]
+            found[METADATA] |= at_limit[METADATA]
+            stream.full_since = None if not any(at_limit) else now if stream.full_since is None else stream.full_since
+        self._full = (found[PACKETS], found[METADATA])
         return self._full
 
+    def relieve(self) -> None:
+        """Drop the oldest records of streams that are at a limit and whose counterparts do not come, so that the partition
+        is not stopped for their sake. To be called when a topic is full."""
+        limits = self._limits
+        for stream in self.streams.values():
+            if stream.full_since is None:
+                continue
+            packets = stream.join.packets_waiting > 0
+            other = METADATA if packets else PACKETS
+            # With both topics stopped none of them will be read on.
+            read = self._read_until[other] > stream.full_since + _UNPAIRED_AFTER_S or all(self._full)
+            if not (read or stream.unpaired):
+                continue
+            if packets:
+                count = stream.join.drop_packets((limits.pictures - 1) // 2, (limits.stream_bytes - 1) // 2)
+                what, lack = "pictures", "their metadata do"
+            else:
+                count = stream.join.drop_metadata((limits.documents - 1) // 2)
+                what, lack = "metadata", "their pictures do"
+            stream.unpaired, stream.full_since = True, None
+            stream.counts["dropped-unpaired"] += count
+            if count:
+                self._reports.say_seldom(
+                    f"unpaired {stream.name}",
+                    f"stream {stream.name!r}: {count} {what} dropped: {lack} not come ({self._settings.topics[other]}"
+                    f"[{self.number}] is read to its end); see whether its producer may write to both topics",
+                )
+
     def expire(self) -> None:
-        """Give up what has waited for too long. To be called now and then."""
-        now, limits = self._clock(), self._limits
-        for topic in (PACKETS, METADATA):
-            if self._at_end[topic] and not self._full[topic]:
-                self._at_end_at[topic] = now
-        # Both topics stopped: streams wait for each other's records, and none of them will come.
-        deadlocked = self._full_since is not None and now - self._full_since > limits.partner_s
-        for name, followed in list(self._followed.items()):
-            stream, since = followed.stream, followed.newest_at
-            waits = (stream.join.packets_waiting > 0, stream.join.metadata_waiting > 0)
-            alone = (waits[PACKETS] and self._at_end_at[METADATA] > since + limits.partner_s) or (
-                waits[METADATA] and self._at_end_at[PACKETS] > since + limits.partner_s
-            )
-            if alone or (deadlocked and any(waits)):
-                stream.give_up()
-            if min(self._at_end_at) > since + limits.idle_s and not stream.ready:
-                stream.park()
-                followed.parked = True
-                if not stream.ready:
-                    del self._followed[name]
+        """Give up what has waited for too long, let go of idle streams, and report. To be called now and then."""
+        limits, now_ms, near_end = self._limits, self._wall_ms(), self._near_end()
+        for stream in list(self.streams.values()):
+            since = stream.newest_at
+            packets, metadata = stream.join.packets_waiting > 0, stream.join.metadata_waiting > 0
+            if (packets and self._read_until[METADATA] > since + limits.partner_s) or (
+                metadata and self._read_until[PACKETS] > since + limits.partner_s
+            ):
+                stream.give_up(now_ms)
+            if near_end:
+                stream.caught_up(now_ms)
+            if (episode := stream.take_episode()) is not None:
+                self._reports.say(
+                    f"stream {stream.name!r}: {episode[0]:.0f} s behind live: skipped {episode[1]:.0f} s up to its newest "
+                    f"keyframe (--when-behind)"
+                )
+            self._report_earlier_epochs(stream)
+            if min(self._read_until) > since + limits.idle_s and not stream.parked:
+                stream.park(now_ms)
+                if stream.state is None and not stream.ready and stream.held(None) == (None, None):
+                    self._forget(stream)  # nothing was ever joined of it
+
+    def forget(self) -> None:
+        """Let go of all streams."""
+        for stream in list(self.streams.values()):
+            self._forget(stream)
+
+    def _near_end(self) -> bool:
+        return min(self._read_until) > self._clock() - _AT_END_S
+
+    def _forget(self, stream: Stream) -> None:
+        del self.streams[stream.name]
+        stream.close()
+        self._drop(stream.name)
+
+    def _passed(self, topic: int, offset: int) -> None:
+        packets, metadata = self.positions
+        self.positions = (offset + 1, metadata) if topic == PACKETS else (packets, offset + 1)
+        self._newest_at[topic] = self._clock()
 
     def _read(self, topic: int, key: bytes | None, offset: int, decode: Callable[[], T]) -> T | None:
         """The message in the record at `offset`, which is now read; None, with a dead letter, where it cannot be used."""
-        packets, metadata = self.positions
-        self.positions = (offset + 1, metadata) if topic == PACKETS else (packets, offset + 1)
-        self._at_end[topic] = False
+        self._passed(topic, offset)
         try:
             message = decode()
         except MessageError as error:
             self._dead(topic, key, offset, "unreadable", str(error))
             return None
-        return None if self._misplaced(topic, message.stream, offset) else message
-
-    def _follow(self, name: str) -> _Followed:
-        followed = self._followed.get(name)
-        if followed is None or followed.parked:
-            stream = Stream(name, self._sampling, self._reports.counts(name), self.states.get(name))
-            followed = self._followed[name] = _Followed(stream, 0.0)
-        followed.newest_at = self._clock()
-        return followed
-
-    def _tell(self, followed: _Followed) -> None:
-        stream = followed.stream
-        lines = [stream.trouble] if stream.trouble is not None else []
-        if stream.join.two_producers:
-            lines.append(
-                f"stream {stream.name!r}: two producers at once; the later epoch wins, the earlier is passed over"
-            )
-        for line in lines:
-            if line not in followed.told:
-                followed.told.add(line)
-                self._reports.say(line)
-
-    def _misplaced(self, topic: int, stream: str, offset: int) -> bool:
-        """Whether a record lies in a partition that is not its stream's: two workers would then answer the stream."""
-        home = partition_of(stream, self._topics[2])
-        if home != self.number:
+        if self._is_misplaced(message.stream):
+            home = partition_of(message.stream, self._settings.partitions)
             reason = f"wrong partition, expected {home}: publish with partitioner murmur2"
-            self._dead(topic, stream.encode(), offset, "misplaced", reason)
-        return home != self.number
+            self._dead(topic, key, offset, "misplaced", reason)
+            return None
+        ahead_ms = message.epoch - self._wall_ms()
+        if ahead_ms > MOST_AHEAD_MS:
+            reason = f"epoch {message.epoch} lies {ahead_ms / 86_400_000:.1f} days ahead of this worker's clock"
+            self._dead(topic, key, offset, "future-epoch", reason)
+            self._reports.say_seldom(
+                f"future {message.stream}",
+                f"stream {message.stream!r}: {reason}; its records are left out until its producer's clock is set right "
+                f"and the producer is restarted",
+            )
+            return None
+        return message
+
+    def _follow(self, name: str) -> Stream:
+        stream = self.streams.get(name)
+        if stream is None:
+            settings = self._settings
+            stream = self.streams[name] = Stream(
+                name,
+                settings.sampling,
+                self._pool,
+                self._limits,
+                settings.when_behind,
+                self._reports.counts(name),
+                self.states.get(name),
+            )
+        stream.parked = False
+        stream.newest_at = self._clock()
+        return stream
+
+    def _report_earlier_epochs(self, stream: Stream) -> None:
+        count = stream.join.earlier_epochs
+        if count > stream.earlier_reported:
+            new, stream.earlier_reported = count - stream.earlier_reported, count
+            stream.earlier_waiting += new
+        if stream.earlier_waiting and self._reports.say_seldom(
+            f"two producers {stream.name}",
+            f"stream {stream.name!r}: {stream.earlier_waiting} records left out, of an earlier epoch than "
+            f"{stream.join.newest_epoch}: two producers at once, or one whose clock was set back; stop one of them, or "
+            f"restart the producer: it begins a later epoch",
+        ):
+            stream.earlier_waiting = 0
+
+    def _is_misplaced(self, stream: str) -> bool:
+        """Whether this is not the stream's partition: two workers would then answer it."""
+        if stream in self.streams:
+            return False
+        found = self._misplaced.get(stream)
+        if found is None:
+            if len(self._misplaced) > 10_000:
+                self._misplaced.clear()
+            found = partition_of(stream, self._settings.partitions) != self.number
+            self._misplaced[stream] = found
+        return found
 
     def _dead(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
         stream = DeadLetter.key_text(key)
-        self._reports.dead(DeadLetter(str(self._topics[topic]), self.number, offset, stream, code, reason))
+        self._reports.dead(DeadLetter(self._settings.topics[topic], self.number, offset, stream, code, reason))
 
 
 def _least(position: int, held: int | None) -> int:
     return position if held is None else min(position, held)
-
-
-def _windows(stream: Stream) -> int:
-    return sum(step.window is not None for step in stream.ready)

@@ -1,4 +1,4 @@
-"""The questions of each stream, as codecflow.streams says now."""
+"""The questions of each stream, as codecflow.streams has them now."""
 
 from __future__ import annotations
 

@@ -1,43 +1,65 @@
-"""The worker service: one loop that reads, decodes, hands windows to the engine, and commits what it answered."""
+"""The worker service: the main loop, which moves records, events, windows and results from one stage to the next.
+
+    consumer ─▶ join ─▶ sampler pool ─▶ engine ─▶ committer
+    (main thread)       (N threads)     (thread)  (thread)
+
+The main thread owns partitions and streams and never computes; no other thread touches them. It never waits for a stage but
+where partitions are taken away.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
+from typing import Any
 
-from codecflow.errors import MessageError
+from codecflow.errors import CodecFlowError
 from codecflow.kafka.failures import FencedError
 from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import check_topics
 from codecflow.lifecycle import GracefulStop
+from codecflow.messages import DeadLetter, StreamState
 from codecflow.vlm.engine import Engine
 
-from .answering import Answered, Answering, Described, wait
-from .deadletters import DeadLetters
-from .emit import Emission
-from .intake import REVOKE_WITHIN_S, Intake
-from .ownership import Ownership
-from .partition import PACKETS, Partition
+from .answering import Answered, Answering, Described
+from .committer import Committer, DeadLetters
+from .consumer import REVOKE_WITHIN_S, GroupConsumer, Ownership, Progress
+from .partition import PACKETS, Partition, PartitionSettings
+from .pool import Gate, SamplerPool
 from .questions import Questions
+from .resume import Offsets, States, read_states
+from .sampler import Sampling
 from .settings import WorkerSettings
-from .stream import Sampling
-from .stuck import StuckDetector
-from .summary import Summary
-from .turns import Reports, Turn
+from .status import Reports, StreamFigures, StuckDetector, Summary
+from .stream import Stream
+from .windows import Step
 
-_POLL_S = 0.05
+_POLL_S = 0.02
 _EVERY_S = 0.5
+_COMMIT_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
-    """Turns under way in the engine, each with its partition."""
+class _Batch:
+    """Steps under way together, each with its partition and stream."""
 
-    turns: list[tuple[Partition, Turn]]
-    future: Future[list[Answered]]
+    steps: list[tuple[Partition, Stream, Step]]
+    answers: Future[list[Answered]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Commit:
+    """A transaction under way."""
+
+    steps: list[tuple[Partition, Stream, Step]]
+    answered: list[Answered]
+    letters: tuple[DeadLetter, ...]
+    offsets: dict[int, Offsets]
+    done: Future[None]
 
 
 class Worker:
@@ -58,119 +80,202 @@ class Worker:
         notice: Callable[[str], None] = lambda line: None,
     ) -> None:
         partitions = check_topics(kafka)
-        self._settings, self._stop, self._progress, self._notice = settings, stop, progress, notice
+        self._kafka, self._settings, self._stop = kafka, settings, stop
+        self._progress, self._notice = progress, notice
         self._summary = Summary()
-        self._letters = DeadLetters()
-        self._round: _Round | None = None
-        self._next_chores = 0.0
+        self._letters = DeadLetters(notice)
+        self._reports = Reports(self._summary.counts, self._letters.add, notice)
+        self._batch: _Batch | None = None
+        self._commit: _Commit | None = None
+        self._next_chores = self._next_commit = 0.0
         self._questions = Questions(kafka, settings.question, self._letters.add)
-        self._emission = Emission(kafka)
+        self._committer = Committer(kafka, notice)
         self._answering = Answering(engine, settings.plan, described, notice)
-        self._owned = Ownership(
-            kafka,
+        self._pool = SamplerPool(settings.threads)
+        self._partition_settings = PartitionSettings(
+            (kafka.topics.packets, kafka.topics.metadata),
             partitions,
             Sampling(settings.plan, settings.keep, engine.family.grid, engine.family.model_pixels),
             settings.limits,
-            Reports(self._summary.counts, self._letters.add, notice),
-            self._answering.drop,
+            settings.when_behind,
         )
-        self._intake = Intake(kafka, self._owned.assigned, self._revoked)
+        self._read_to = Progress(kafka)
+        self._owned = Ownership(self._states, self._begin, self._report_plans)
+        self._consumer = GroupConsumer(kafka, self._owned.assigned, self._revoked, notice)
 
     def run(self) -> Summary:
         """Until the stop is requested or, with `until_end`, every stream has ended; what was done.
 
-        What the engine has under way is finished and emitted, and the group is left in good order. Raises ConfigError when a
-        stream's signal cannot serve the sampling rate, MessageError when too many records are not of the wire contract,
-        KafkaError when the brokers are gone.
+        What the engine has under way is finished and emitted, and the worker leaves its group. Raises KafkaError when the
+        brokers are gone.
         """
         try:
-            with StuckDetector(self._settings.stuck_after_s, self._notice) as stuck:
+            with StuckDetector(self._settings.stuck_after_s, self._notice, self._busy) as stuck:
                 while not (self._stop.requested or (self._settings.until_end and self._all_ended())):
                     stuck.beat()
                     self._read()
-                    self._turn()
+                    self._collect()
+                    self._advance()
                     self._chores()
-            if self._round is not None:
-                self._finish(self._round)
-        except MessageError:
-            self._emission.emit((), self._letters.waiting, (), self._intake.group)  # to say why, and move nothing
-            raise
+            self._finish_under_way()
+            self._submit(None)
+            self._finish_under_way()
         finally:
             self._close()
+        self._figures()
         self._progress(self._summary)
         return self._summary
 
     def _read(self) -> None:
-        for arrival in self._intake.poll(_POLL_S):
+        """Records to their streams."""
+        for arrival in self._consumer.poll(_POLL_S):
             partition = self._owned.partitions.get(arrival.partition)
             if partition is None:
                 continue
             if (message := arrival.message) is None:
-                partition.caught_up(arrival.topic)
+                partition.read_until(arrival.topic, time.monotonic())
                 continue
             key, value, offset = message.key(), message.value(), message.offset()
             assert offset is not None
-            if arrival.topic == PACKETS:
-                partition.packet(key, value, headers_of(message), offset)
-            else:
-                partition.metadata(key, value, offset)
+            try:
+                if arrival.topic == PACKETS:
+                    partition.packet(key, value, headers_of(message), offset)
+                else:
+                    partition.metadata(key, value, offset)
+            except CodecFlowError:
+                raise
+            except Exception as error:  # noqa: BLE001  # one record must not stop the worker, and every worker after it
+                partition.failed(arrival.topic, key, offset, error)
+        self._hold_back()
+
+    def _hold_back(self) -> None:
+        """Stop reading where enough waits already, and sampling where enough is sampled. Polling goes on."""
+        half = self._settings.limits.buffer_bytes // 2
+        queued, held, closed = self._pool.queued_bytes, self._pool.held_bytes, 0
+        joining = 0
         for partition in self._owned.partitions.values():
-            self._intake.pause(partition.number, partition.full())
+            for stream in partition.streams.values():
+                joining += stream.join.bytes_waiting
+                closed += stream.closed_bytes
+        if held + closed < half:
+            self._pool.gate(Gate.OPEN)
+        else:
+            self._pool.gate(Gate.CLOSED if closed else Gate.ONE)
+        for partition in self._owned.partitions.values():
+            full = partition.full(queued + joining >= half, queued >= half)
+            if any(full):
+                partition.relieve()
+                full = partition.full(queued + joining >= half, queued >= half)
+            self._consumer.pause(partition.number, full)
 
-    def _turn(self) -> None:
-        """Commit what the engine is done with, and give it what has come together since: all streams as one batch."""
-        if self._round is not None:
-            if not self._round.future.done():
-                return
-            self._finish(self._round)
-        turns = [(partition, turn) for partition in self._owned.partitions.values() for turn in partition.turns()]
-        if turns:
-            self._questions.update()
-            future = self._answering.begin([turn for _, turn in turns], self._questions.of)
-            self._round = _Round(turns, future)
+    def _collect(self) -> None:
+        """What the samplers have done, to its stream."""
+        for sampled in self._pool.take():
+            for partition in self._owned.all():
+                if partition.sampled(sampled):
+                    break
 
-    def _finish(self, round_: _Round) -> None:
-        """Waits for the engine, then emits. A round whose partitions are somebody else's by now is dropped."""
-        self._round = None
-        self._emit(round_.turns, round_.future.result())
+    def _advance(self) -> None:
+        """Take over what is committed and answered, commit it, and give the engine what has come together since: all streams
+        as one batch."""
+        if self._commit is not None and self._commit.done.done():
+            self._committed()
+        if self._batch is not None and self._batch.answers.done() and self._commit is None:
+            self._submit(self._batch)
+        if self._batch is None:
+            steps = [
+                (partition, stream, step)
+                for partition in self._owned.partitions.values()
+                for stream, step in partition.take()
+            ]
+            if steps:
+                self._questions.update()
+                answers = self._answering.begin([step for _, _, step in steps], self._questions.of)
+                self._batch = _Batch(steps, answers)
 
-    def _emit(self, turns: list[tuple[Partition, Turn]], answered: list[Answered]) -> None:
+    def _submit(self, batch: _Batch | None) -> None:
+        """Begin the transaction of an answered batch, or of nothing but dead letters and offsets."""
+        self._batch = None
+        steps = [] if batch is None else batch.steps
+        answered = [] if batch is None else batch.answers.result()
+        lost = self._answering.take_lost()
+        for partition in self._owned.all() if lost else ():
+            for name in lost & partition.streams.keys():
+                partition.streams[name].restart()
         offsets = self._owned.moved()
-        for partition in {id(partition): partition for partition, _ in turns}.values():
-            offsets[partition.number] = partition.offsets(turn for owner, turn in turns if owner is partition)
-        places = [place for number, both in offsets.items() for place in self._intake.offsets(number, both)]
+        by_partition: dict[int, dict[str, Step]] = {}
+        for partition, stream, step in steps:
+            by_partition.setdefault(partition.number, {})[stream.name] = step
+        for number, newest in by_partition.items():
+            offsets[number] = self._owned.partitions[number].offsets(newest)
+        places = [place for number, both in offsets.items() for place in self._consumer.offsets(number, both)]
         letters = self._letters.waiting
+        if not (answered or letters or places):
+            return
+        done = self._committer.submit(answered, letters, places, self._consumer.group())
+        self._commit = _Commit(steps, answered, letters, offsets, done)
+        self._next_commit = time.monotonic() + _COMMIT_EVERY_S
+
+    def _committed(self) -> None:
+        """The transaction under way is over. Where it failed because the partitions are somebody else's by now, everything
+        that was built on it is dropped."""
+        commit, self._commit = self._commit, None
+        assert commit is not None
         try:
-            self._emission.emit(answered, letters, places, self._intake.group)
+            commit.done.result()
         except FencedError as error:
-            self._owned.lose(list(self._owned.partitions))
+            self._batch = None
+            self._lose(list(self._owned.partitions))
             if error.fatal:
                 raise
             self._notice(f"{error}; dropping what was not emitted: another worker goes on from there")
             return
-        self._letters.sent(letters)
-        self._owned.sent(offsets)
-        for (partition, turn), one in zip(turns, answered, strict=True):
-            partition.committed(turn)
+        self._letters.sent(commit.letters)
+        self._owned.sent(commit.offsets)
+        for (partition, stream, step), one in zip(commit.steps, commit.answered, strict=True):
+            partition.committed(stream, step)
             self._count(one)
 
     def _count(self, answered: Answered) -> None:
-        if answered.turn.window is not None:
-            self._summary.windows += not answered.refused
-            self._summary.refused += answered.refused
-            self._summary.unasked += not (answered.refused or answered.results)
+        if answered.step.window is not None:
+            self._summary.windows += answered.error is None
+            self._summary.refused += answered.error is not None and answered.error.code == "no-room"
+            self._summary.unasked += answered.error is None and not answered.results
         self._summary.add(answered.results)
 
+    def _finish_under_way(self, within_s: float | None = None) -> bool:
+        """Wait for the engine and commit what it has answered; False where that takes longer than `within_s` seconds."""
+        deadline = None if within_s is None else time.monotonic() + within_s
+        for _ in range(2):  # the transaction under way, then the one of the batch that is in the engine
+            if self._commit is not None:
+                if not _done(self._commit.done, deadline):
+                    return False
+                self._committed()
+            if self._batch is not None:
+                if not _done(self._batch.answers, deadline):
+                    return False
+                self._submit(self._batch)
+        return True
+
     def _revoked(self, numbers: list[int], lost: bool) -> None:
-        """Within `Intake.poll`: the group waits until this returns."""
-        round_, self._round = self._round, None
-        in_time = round_ is None or (not lost and wait(round_.future, REVOKE_WITHIN_S))
-        if round_ is not None and in_time:
-            self._finish(round_)
-        if in_time and not lost:
+        """Within `GroupConsumer.poll`: the group waits until this returns."""
+        if lost:
+            # They may be somebody else's already, and the group refuses what is not committed yet.
+            self._batch = None
+            if self._commit is not None and _done(self._commit.done, time.monotonic() + REVOKE_WITHIN_S):
+                self._committed()
+            self._lose(numbers)
+        elif self._finish_under_way(REVOKE_WITHIN_S):
             self._owned.suspend(numbers)
+            self._read_to.forget(numbers)
         else:
-            self._owned.lose(numbers)
+            # Too slow: the group must not wait longer. Nothing of it will be emitted, whatever becomes of it.
+            self._batch = None
+            self._lose(numbers)
+
+    def _lose(self, numbers: list[int]) -> None:
+        self._owned.lose(numbers)
+        self._read_to.forget(numbers)
 
     def _chores(self) -> None:
         now = time.monotonic()
@@ -178,26 +283,81 @@ class Worker:
             return
         self._next_chores = now + _EVERY_S
         partitions = self._owned.partitions
+        self._read_to.update(partitions)
         for partition in partitions.values():
             partition.expire()
-        if self._letters.waiting and self._round is None:
-            self._emit([], [])
-        self._summary.dead_letters = self._letters.total
-        self._summary.partitions = len(partitions)
-        self._summary.lag = self._intake.lag({n: partition.positions for n, partition in partitions.items()})
+        self._letters.report()
+        if self._batch is None and self._commit is None and (self._letters.waiting or now >= self._next_commit):
+            self._submit(None)
+        self._figures()
         self._progress(self._summary)
+
+    def _figures(self) -> None:
+        summary = self._summary
+        summary.dead_letters = self._letters.total
+        summary.partitions = len(self._owned.partitions)
+        summary.lag = self._read_to.lag
+        held = {
+            stream.name: StreamFigures(
+                self._answering.kv_bytes.get(stream.name, 0), stream.coded_bytes, stream.frame_bytes, stream.behind_s
+            )
+            for partition in self._owned.partitions.values()
+            for stream in partition.streams.values()
+        }
+        for name, kv_bytes in self._answering.kv_bytes.items():
+            held.setdefault(name, StreamFigures(kv_bytes))
+        summary.holds(held)
+
+    def _busy(self) -> list[tuple[str, float]]:
+        """What the other threads are at, and since when."""
+        stages = (("a batch of the engine", self._answering.busy_since), ("a transaction", self._committer.busy_since))
+        return [(what, since) for what, since in stages if since is not None] + self._pool.busy()
 
     def _all_ended(self) -> bool:
         partitions = self._owned.partitions.values()
         return (
-            self._round is None
+            self._batch is None
+            and self._commit is None
             and any(partition.states for partition in partitions)
             and all(partition.at_end and partition.settled for partition in partitions)
+            and not self._pool.pending
         )
 
+    def _states(self, numbers: list[int]) -> States:
+        return read_states(self._kafka, numbers, self._letters.add, self._notice)
+
+    def _begin(self, number: int, states: dict[str, StreamState], positions: Offsets) -> Partition:
+        return Partition(
+            number,
+            self._partition_settings,
+            self._pool,
+            states,
+            positions,
+            self._reports,
+            self._answering.drop,
+        )
+
+    def _report_plans(self, states: list[StreamState]) -> None:
+        """Streams that were answered under another plan."""
+        plan = self._settings.plan
+        others = [state for state in states if not state.ended and state.plan != plan.grid]
+        if others:
+            old = others[0].plan
+            names = ", ".join(repr(state.stream) for state in others[:3]) + (", ..." if len(others) > 3 else "")
+            self._notice(
+                f"{len(others)} streams ({names}) were answered with --window {float(old.window_slots / old.fps):g} "
+                f"--stride {float(old.stride_slots / old.fps):g} --fps {float(old.fps):g}; they go on at their next window"
+            )
+
     def _close(self) -> None:
-        self._round = None
-        self._intake.close()
+        self._batch = None
+        self._consumer.close()
         self._questions.close()
+        self._pool.close()
         self._answering.close()
-        self._emission.close()
+        self._committer.close()
+
+
+def _done(future: Future[Any], deadline: float | None) -> bool:
+    timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+    return bool(wait_for([future], timeout).done)

@@ -1,29 +1,100 @@
-"""What a worker is told to do."""
+"""Worker settings: windows and masks, limits on memory and waiting, and what happens to a stream that falls behind."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
+from codecflow.errors import ConfigError
+from codecflow.exact import positive
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import Question
 
-from .turns import Limits
 from .windows import WindowPlan
+
+
+def available_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_buffer_bytes() -> int:
+    """A quarter of the memory that this process may use (cgroup or machine), at least 1 GiB."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError, ValueError):  # no cgroup v2, or "max"
+        machine = min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return max(1 << 30, machine // 4)
+
+
+@dataclass(frozen=True, slots=True)
+class WhenBehind:
+    """What happens to a live stream that is answered later than it is captured.
+
+    `wait`: every window is answered, however late. `skip`: pictures older than `after_s` seconds are skipped up to the
+    newest keyframe. `thin`: while pictures are older than `after_s` seconds, every second sampled frame is left out and
+    every second window is not answered. Pictures that are not live (files published faster than real time) always wait.
+    """
+
+    policy: Literal["wait", "skip", "thin"] = "skip"
+    after_s: float = 60.0
+
+    @staticmethod
+    def parse(text: str) -> WhenBehind:
+        """From `wait`, `skip`, `skip=SECONDS`, `thin` or `thin=SECONDS`. Raises ConfigError on anything else."""
+        name, equals, seconds = text.partition("=")
+        if text == "wait":
+            return WhenBehind("wait")
+        if name not in ("skip", "thin") or (equals and not seconds):
+            raise ConfigError(f"--when-behind {text!r}: use wait, skip=SECONDS or thin=SECONDS")
+        after_s = float(positive(seconds, "--when-behind")) if equals else 60.0 if name == "skip" else 10.0
+        return WhenBehind("skip" if name == "skip" else "thin", after_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a worker holds and on how long it waits.
+
+    `buffer_bytes`: coded pictures and sampled frames of all streams together, one half each. `stream_bytes`: coded pictures
+    of one stream, waiting for their metadata or for a sampler thread; `pictures`, `documents`: packets and metadata of one
+    stream that wait for each other. `windows`: closed windows of one stream that wait for the engine.
+
+    `partner_s`: a record whose counterpart has not come this long after the stream's newest record, although the other topic
+    was read, is given up. `idle_s`: a stream without records for this long no longer holds its partition's offsets back, and
+    its memory is released; when it comes back, it begins at its next keyframe.
+    """
+
+    buffer_bytes: int = 1 << 30
+    stream_bytes: int = 32 << 20
+    pictures: int = 2_000
+    documents: int = 4_000
+    windows: int = 2
+    partner_s: float = 60.0
+    idle_s: float = 600.0
+
+    @staticmethod
+    def within(buffer_bytes: int, idle_s: float = 600.0) -> Limits:
+        """Limits for a buffer of this size in all: no stream may fill more than an eighth of it."""
+        return Limits(buffer_bytes=buffer_bytes, stream_bytes=min(32 << 20, buffer_bytes // 8), idle_s=idle_s)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How streams are answered.
+    """How a worker answers streams.
 
-    `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream that
-    has no description. `until_end`: stop once every stream that was seen has ended and is answered. `stuck_after_s`: how
-    long the loop may stand still before it dumps its stacks: longer than anything in it may take (a transaction, a
-    broker's silence).
+    `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream without a
+    description. `threads`: sampler threads. `until_end`: stop once every stream that was seen has ended and is answered.
+    `stuck_after_s`: how long a loop or a thread may be busy with one thing before all stacks are dumped; longer than
+    a transaction or a silent broker may take.
     """
 
     plan: WindowPlan
     keep: KeepConfig
     question: Question | None = None
     until_end: bool = False
+    threads: int = field(default_factory=available_threads)
+    when_behind: WhenBehind = field(default_factory=WhenBehind)
     limits: Limits = field(default_factory=Limits)
     stuck_after_s: float = 180.0

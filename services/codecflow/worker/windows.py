@@ -1,25 +1,30 @@
-"""Which sampled frames belong to which window: exact arithmetic on the stream's sampling grid, no state.
+"""Windows: which sampled frames belong to which (exact arithmetic), and the assembly of one epoch's frames into them.
 
-A slot is one place on that grid, 1/fps seconds wide, counted from the start of the epoch. Window k ends with stride k and
-reaches back `window` seconds, so windows grow until they are full and, when they are shorter than the stride, leave slots
-out that belong to no window.
+A slot is one place on the stream's sampling grid, 1/fps seconds wide, counted from the start of the epoch. Window k ends
+with stride k and reaches back `window` seconds, so windows grow until they are full and, when they are shorter than the
+stride, leave slots out that belong to no window.
+
+Knows nothing of decoding or Kafka: frames go in with their slots, steps come out once each, in order.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
-from codecflow.messages import WindowGrid
+from codecflow.messages import ResultError, StreamState, WindowGrid
+from codecflow.vlm.work import Frame
+
+from .resume import Offsets, Rewind
 
 _MOST_SLOTS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """Windows of `window_slots` sampled frames that move by `stride_slots`, at `fps` frames a second."""
+    """Windows of `window_slots` sampled frames that move by `stride_slots`, at `fps` frames per second."""
 
     window_slots: int
     stride_slots: int
@@ -86,3 +91,246 @@ class WindowPlan:
     def slot_at(self, time: Fraction) -> int:
         """The slot in which a presentation time lies."""
         return int(time * self.fps // 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A closed window of one stream, on its way from the sampler to the engine.
+
+    `frames`: those that no window before it handed out, oldest first. `captured_at_ms`: wall clock of the newest frame's
+    capture. `expected`: sampled frames that the window would hold if nothing had been lost. `restarted`: some of its frames
+    were read again after a take-over, so that the context of older ones is missing. `skipped`: windows left out right before
+    this one because the worker was behind. `seconds`: time spent so far, by stage. `error`: why it cannot be answered.
+    """
+
+    stream: str
+    epoch: int
+    index: int
+    frames: tuple[Frame, ...]
+    captured_at_ms: int
+    expected: int
+    restarted: bool = False
+    skipped: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: ResultError | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its frames' pixels."""
+        return sum(frame_bytes(frame) for frame in self.frames)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How far a stream has come once `window` (None: there is nothing to answer) is emitted. `last`: nothing more comes of
+    this stream until it is opened again."""
+
+    state: StreamState
+    window: Window | None = None
+    last: bool = False
+
+
+def frame_bytes(frame: Frame) -> int:
+    """Bytes of a frame's pixels."""
+    return 0 if frame.pixels is None else int(frame.pixels.nbytes)
+
+
+class WindowAssembly:
+    """The windows of one epoch.
+
+    `memory_s`: how far before a window's start frames must be seen for its keep masks to come out the same. `rewind`: where
+    a reader that knows nothing of this epoch must begin. `resume`: how far this epoch was answered before, by any worker.
+
+    `trouble` is set by its owner while no frames can be had: strides that close without a frame are then windows with
+    this error. `thin`: every second window is left out, its frames go with the next one.
+    """
+
+    def __init__(
+        self,
+        plan: WindowPlan,
+        memory_s: Fraction,
+        stream: str,
+        epoch: int,
+        rewind: Offsets,
+        resume: StreamState | None = None,
+    ) -> None:
+        self.stream, self.epoch = stream, epoch
+        self.next_window = 0 if resume is None else plan.open_at(resume.answered_until)
+        self.trouble: ResultError | None = None
+        self.thin = False
+        self.nbytes = 0
+        """Bytes of the pixels of frames that wait for their window to close."""
+        self.without_frames = 0
+        """Windows that were not answered because their newest stride had no frame."""
+        self.behind = 0
+        """Windows that were not answered because the worker was behind."""
+        self._plan, self._memory_s = plan, memory_s
+        self._rewind = Rewind(rewind)
+        self._frames: list[tuple[Frame, int]] = []
+        self._last_slot = -1
+        self._resumed = resume is not None
+        self._rebuilt_before: int | None = None if self._resumed else 0
+        self._behind_now = False  # what closes without a frame was skipped
+        self._behind_since = 0  # windows left out since the last one, because the worker was behind
+        self._captured_at_ms = 0
+        self._presence = _Presence()
+
+    def keyframe(self, time: Fraction, offsets: Offsets) -> None:
+        """A keyframe shown at `time`, from which decoding can begin."""
+        self._rewind.keyframe(time, offsets)
+
+    def sent(self, slot: int, captured_at_ms: int, lost: bool) -> None:
+        """The camera sent a picture that is shown in `slot`; with `lost`, others between the newest one and it are lost."""
+        self._captured_at_ms = captured_at_ms or self._captured_at_ms
+        self._presence.add(slot, lost)
+
+    def wants(self, slot: int) -> bool:
+        """Whether a frame in this slot is of use: of some window, and not older than one that came already."""
+        return slot > self._last_slot and self._plan.used(slot) and not (self.thin and slot % 2)
+
+    def frame(self, frame: Frame, captured_at_ms: int) -> list[Step]:
+        """Take the frame of a wanted slot in; the windows that this closes."""
+        steps = self.close_before(frame.index)
+        self._last_slot = frame.index
+        # After a take-over the first frames are older than the first window to answer: they only rebuild the keep state.
+        if frame.index >= self._plan.first(self.next_window):
+            self._frames.append((frame, captured_at_ms))
+            self.nbytes += frame_bytes(frame)
+        return steps + self.close_before(frame.index + 1)
+
+    def close_before(self, slot: int) -> list[Step]:
+        """Nothing more will come for the slots before `slot`: the windows that this closes."""
+        steps = []
+        target = slot // self._plan.stride_slots  # the first window that is still open then
+        while self.next_window < target:
+            steps.append(self._close(self.next_window) if self._frames else self._leave_out(target))
+        return steps
+
+    def skip(self, offsets: Offsets | None) -> None:
+        """The worker is behind: pictures were skipped, and the next one is the keyframe at `offsets` (None: the epoch's
+        end).
+
+        Whoever takes over begins there: frames before it are not needed any more.
+        """
+        self._behind_now = True
+        self._frames, self.nbytes = [], 0
+        if offsets is not None:
+            self._rewind = Rewind(offsets)
+
+    def leave(self, offsets: Offsets) -> Step:
+        """The stream is left as it is: whoever takes it up again begins at `offsets`, and lacks what is open now."""
+        return Step(self._state(offsets), last=True)
+
+    def end(self, offsets: Offsets) -> Step:
+        """The epoch is over."""
+        return Step(self._state(offsets, ended=True))
+
+    def begin(self) -> Step:
+        """From now on a worker that takes over begins here."""
+        return Step(self._state(self._rewind.offsets))
+
+    def _close(self, index: int) -> Step:
+        plan = self._plan
+        first, newest = plan.first(index), plan.newest(index)
+        if self._frames and self._frames[0][0].index < first:
+            self._frames = [(frame, at) for frame, at in self._frames if frame.index >= first]
+            self.nbytes = sum(frame_bytes(frame) for frame, _ in self._frames)
+        if not self._frames or self._frames[-1][0].index < newest:
+            return self._leave_out(index + 1)
+        if self.thin and index % 2:
+            self.behind += 1
+            self._behind_since += 1
+            return self._advance(index + 1, None)
+        if self._rebuilt_before is None:
+            self._rebuilt_before = plan.end(index) if first > 0 else 0
+        frames, captured_at_ms = tuple(frame for frame, _ in self._frames), self._frames[-1][1]
+        self._frames, self.nbytes = [], 0
+        return self._advance(
+            index + 1,
+            Window(
+                self.stream,
+                self.epoch,
+                index,
+                frames,
+                captured_at_ms,
+                self._presence.expected(first, plan.end(index)),
+                first < self._rebuilt_before,
+                self._take_behind(),
+            ),
+        )
+
+    def _leave_out(self, until: int) -> Step:
+        """Windows before `until` have no frame in their newest stride."""
+        count = until - self.next_window
+        if self._behind_now:
+            self.behind += count
+            self._behind_since += count
+        elif self.trouble is not None:
+            index = until - 1
+            first, end = self._plan.first(index), self._plan.end(index)
+            self.without_frames += count - 1
+            expected = self._presence.expected(first, end)
+            skipped = self._take_behind()
+            return self._advance(
+                until,
+                Window(
+                    self.stream,
+                    self.epoch,
+                    index,
+                    (),
+                    self._captured_at_ms,
+                    expected,
+                    skipped=skipped,
+                    error=self.trouble,
+                ),
+            )
+        elif (
+            self._last_slot >= 0 or self._resumed
+        ):  # otherwise the stream was joined in mid-epoch and has missed nothing
+            self.without_frames += count
+        return self._advance(until, None)
+
+    def _take_behind(self) -> int:
+        count, self._behind_since, self._behind_now = self._behind_since, 0, False
+        return count
+
+    def _advance(self, next_window: int, window: Window | None) -> Step:
+        self.next_window = next_window
+        first = self._plan.first(next_window)
+        self._presence.forget_before(first)
+        self._rewind.advance(self._plan.time(first) - self._memory_s)
+        return Step(self._state(self._rewind.offsets), window)
+
+    def _state(self, offsets: Offsets, ended: bool = False) -> StreamState:
+        answered_until = self._plan.time(self.next_window * self._plan.stride_slots)
+        return StreamState(self.stream, self.epoch, answered_until, self._plan.grid, *offsets, ended=ended)
+
+
+class _Presence:
+    """Slots in which a camera sent a picture, as far as its records tell: a slow camera leaves slots empty, and those are
+    not missing. Slots before the first record seen count as sent."""
+
+    def __init__(self) -> None:
+        self._sent: set[int] = set()
+        self._lost: list[range] = []
+        self._first: int | None = None
+        self._newest = -1
+
+    def add(self, slot: int, lost: bool) -> None:
+        if self._first is None:
+            self._first = self._newest = slot
+        if lost and slot > self._newest + 1:
+            self._lost.append(range(self._newest + 1, slot))
+        self._newest = max(self._newest, slot)
+        self._sent.add(slot)
+
+    def expected(self, first: int, end: int) -> int:
+        begin = end if self._first is None else self._first
+        return sum(
+            slot < begin or slot in self._sent or any(slot in lost for lost in self._lost) for slot in range(first, end)
+        )
+
+    def forget_before(self, slot: int) -> None:
+        if self._sent and min(self._sent) < slot:
+            self._sent = {one for one in self._sent if one >= slot}
+        self._lost = [lost for lost in self._lost if lost.stop > slot]

@@ -21,7 +21,7 @@ from codecflow.codec.vectors import VectorGrid
 from codecflow.errors import ConfigError, SourceError
 from codecflow.messages import PictureMetadata, Signal
 from codecflow.orientation import shown_size, upright
-from codecflow.worker.signals import SignalTrack
+from codecflow.worker.sampler import SignalTrack
 
 
 @dataclass(frozen=True, slots=True)

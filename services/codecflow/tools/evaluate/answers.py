@@ -11,9 +11,8 @@ from codecflow.messages import Result
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.worker.answering import Answering, Described
-from codecflow.worker.stream import Sampling
-from codecflow.worker.turns import Turn
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.sampler import Sampling
+from codecflow.worker.windows import Step, WindowPlan
 
 from .contenders import REFERENCE, Contender
 from .pipeline import Sampled
@@ -65,9 +64,8 @@ class Lane:
         self.contender = contender
         self.sampling = Sampling(contender.plan, contender.keep, family.grid, family.model_pixels)
         self._engine = Engine(family, refresh=contender.refresh, memory_bytes=memory_bytes)
-        self._refusals: list[str] = []
         self._answering = Answering(
-            self._engine, contender.plan, Described(contender.name, model, family.trained), self._refusals.append
+            self._engine, contender.plan, Described(contender.name, model, family.trained), lambda line: None
         )
         self._decoders = decoders
 
@@ -82,28 +80,28 @@ class Lane:
         asked = {one.clip.stream: one.clip.questions for one in clips}
         numbers = {one.clip.stream: one.clip.number for one in clips}
         going = {one.clip.stream: one.windows() for one in clips}
-        turns = self._next(going)
-        while turns:
-            answering = self._answering.begin(turns, asked.__getitem__)
-            turns = self._next(going)  # decoded while the engine computes
+        steps = self._next(going)
+        while steps:
+            answering = self._answering.begin(steps, asked.__getitem__)
+            steps = self._next(going)  # decoded while the engine computes
             for answered in answering.result():
-                if answered.refused:
+                if answered.error is not None:
                     raise ModelError(
-                        f"{self.contender.name}: {self._refusals[-1]}; use a shorter window, or fewer --streams"
+                        f"{self.contender.name}: {answered.error.text}; use a shorter window, or fewer --streams"
                     )
                 if answered.results:
-                    yield numbers[answered.turn.stream.name], answered.results
+                    yield numbers[answered.step.state.stream], answered.results
 
-    def _next(self, going: dict[str, Iterator[Turn]]) -> list[Turn]:
+    def _next(self, going: dict[str, Iterator[Step]]) -> list[Step]:
         """The next window of each clip; those that have no more leave `going`, and the engine once it has come so far."""
-        turns = list(self._decoders.map(lambda windows: next(windows, None), going.values()))
-        for stream in [stream for stream, turn in zip(going, turns, strict=True) if turn is None]:
+        steps = list(self._decoders.map(lambda windows: next(windows, None), going.values()))
+        for stream in [stream for stream, step in zip(going, steps, strict=True) if step is None]:
             del going[stream]
             self._answering.drop(stream)
-        return [self._thinned(turn) for turn in turns if turn is not None]
+        return [self._thinned(step) for step in steps if step is not None]
 
-    def _thinned(self, turn: Turn) -> Turn:
+    def _thinned(self, step: Step) -> Step:
         thin = self.contender.thin
-        if turn.window is None or thin is None:
-            return turn
-        return replace(turn, window=replace(turn.window, frames=tuple(thin(frame) for frame in turn.window.frames)))
+        if step.window is None or thin is None:
+            return step
+        return replace(step, window=replace(step.window, frames=tuple(thin(frame) for frame in step.window.frames)))

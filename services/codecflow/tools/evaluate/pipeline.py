@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +17,9 @@ from codecflow.messages import Question, decode_metadata, decode_packet
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.summary import Summary
-from codecflow.worker.stream import Sampling, Stream
-from codecflow.worker.turns import Turn
+from codecflow.worker.join import StreamJoin
+from codecflow.worker.sampler import Event, Sampler, Sampling
+from codecflow.worker.windows import Step
 
 TOPICS = TopicNames("eval")
 _LARGEST_RECORD = 2**31
@@ -91,44 +92,40 @@ class Sampled:
     def __init__(self, clip: Published, sampling: Sampling, limit: int) -> None:
         self.clip = clip
         self._sampling, self._limit = sampling, limit
-        self._held: list[Turn] | None = None
+        self._held: list[Step] | None = None
 
-    def windows(self) -> Iterator[Turn]:
-        """Turns that have a window, in order. Raises ModelError when the model takes no such pictures."""
+    def windows(self) -> Iterator[Step]:
+        """Steps that have a window, in order. Raises ModelError when the model takes no such pictures."""
         if self._held is not None:
             yield from self._held
             return
-        turns, size = [], 0
-        for turn in self._decoded():
-            assert turn.window is not None
-            size += sum(frame.pixels.nbytes for frame in turn.window.frames if frame.pixels is not None)
+        steps, size = [], 0
+        for step in self._decoded():
+            assert step.window is not None
+            size += step.window.nbytes
             if size <= self._limit:
-                turns.append(turn)
+                steps.append(step)
             else:
-                turns.clear()
-            yield turn
+                steps.clear()
+            yield step
         if size <= self._limit:
-            self._held = turns
+            self._held = steps
 
-    def _decoded(self) -> Iterator[Turn]:
-        counts: Counter[str] = Counter()
-        follower = Stream(self.clip.stream, self._sampling, counts)
+    def _decoded(self) -> Iterator[Step]:
+        join = StreamJoin(Counter())
+        sampler = Sampler(self.clip.stream, self._sampling)
         for offset, record in enumerate(self.clip.records):
             if record.topic == TOPICS.packets:
-                follower.packet(decode_packet(record.key, record.value, record.headers), offset)
+                join.add_packet(decode_packet(record.key, record.value, record.headers), offset)
             else:
-                follower.metadata(decode_metadata(record.key, record.value), offset)
-            yield from _taken(follower)
-        follower.give_up()
-        yield from _taken(follower)
-        if follower.trouble is not None and not counts["frames"]:
-            raise ModelError(f"{self.clip.file}: {follower.trouble}")
+                join.add_metadata(decode_metadata(record.key, record.value), offset)
+            yield from self._taken(sampler, join.take())
+        yield from self._taken(sampler, join.give_up())
 
-
-def _taken(follower: Stream) -> Iterator[Turn]:
-    while follower.ready:
-        turn = Turn.of(follower)
-        for _ in range(turn.steps):
-            follower.ready.popleft()
-        if turn.window is not None:
-            yield turn
+    def _taken(self, sampler: Sampler, events: Iterable[Event]) -> Iterator[Step]:
+        for event in events:
+            for step in sampler.push(event):
+                if step.window is not None and step.window.error is not None:
+                    raise ModelError(f"{self.clip.file}: {step.window.error.text}")
+                if step.window is not None:
+                    yield step

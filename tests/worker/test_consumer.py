@@ -5,7 +5,7 @@ from __future__ import annotations
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.worker.intake import Intake
+from codecflow.worker.consumer import GroupConsumer
 
 from .running import until
 
@@ -16,7 +16,7 @@ class Member:
     def __init__(self, settings: KafkaSettings) -> None:
         self.holds: set[int] = set()
         self.read: set[tuple[int, int]] = set()
-        self.intake = Intake(settings, self._assigned, self._revoked)
+        self.consumer = GroupConsumer(settings, self._assigned, self._revoked, print)
 
     def _assigned(self, committed: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
         self.holds |= committed.keys()
@@ -26,7 +26,7 @@ class Member:
         self.holds -= set(numbers)
 
     def poll(self) -> None:
-        self.read |= {(a.topic, a.partition) for a in self.intake.poll(0.05) if a.message is not None}
+        self.read |= {(a.topic, a.partition) for a in self.consumer.poll(0.05) if a.message is not None}
 
 
 def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_settings: KafkaSettings) -> None:
@@ -38,7 +38,7 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
 
     until(lambda: first_holds(3), what="all partitions")
     for number in range(3):
-        first.intake.pause(number, (True, True))
+        first.consumer.pause(number, (True, True))
     second = Member(kafka_settings)
 
     def shared() -> bool:
@@ -46,7 +46,7 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
         return first_holds(3 - len(second.holds)) and bool(second.holds)
 
     until(shared, what="shared partitions")
-    second.intake.close()
+    second.consumer.close()
     until(lambda: first_holds(3), what="all partitions again")
     with RecordSender(kafka_settings) as sender:
         for topic in (kafka_settings.topics.packets, kafka_settings.topics.metadata):
@@ -58,5 +58,5 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
         first.poll()
         return first.read == everywhere
 
-    until(read_everywhere, 20, what="records of every partition")
-    first.intake.close()
+    until(read_everywhere, what="records of every partition")
+    first.consumer.close()

@@ -1,0 +1,94 @@
+"""A live stream that is read later than it was captured: it waits, skips to its newest keyframe, or is thinned.
+
+Decided where records are read, so that a sampler stays a function of its events. A picture is late when it was captured more
+than `after_s` seconds ago and more of its partition is still unread: a camera whose clock is wrong is not late as long as
+the worker keeps up. Two kinds of pictures are never late: those that are not live (a file published as fast as it can
+be), and those that are read again after a take-over as context of windows to come.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+from codecflow.messages import CodedPicture
+
+from .join import EpochEnd, Joined
+from .resume import Resume
+from .sampler import Event, Skipped, Thin
+from .settings import WhenBehind
+
+
+class Backlog:
+    """The joined pictures of one stream on their way to its sampler.
+
+    `behind_s`: how late the newest picture was read; None before there is one. `skipped_s`: seconds of pictures skipped in
+    the episode that `take` or `caught_up` has just ended (see `take_episode`).
+    """
+
+    def __init__(self, policy: WhenBehind, resume: Resume, most_bytes: int) -> None:
+        self.behind_s: float | None = None
+        self._policy, self._resume, self._most_bytes = policy, resume, most_bytes
+        self._skipping: list[Joined] | None = None  # the newest keyframe and what follows it
+        self._from_ms = 0
+        self._ended_episode: tuple[float, float] | None = None
+        self._thin = False
+        self.nbytes = 0
+        """Bytes of pictures held while skipping."""
+
+    def take(self, event: Joined | EpochEnd, now_ms: int, at_end: bool) -> list[Event]:
+        """What goes on to the sampler. `at_end`: its partition was read to its end just before."""
+        if isinstance(event, EpochEnd):
+            return [*self._finish(now_ms), event]
+        picture = event.picture
+        if picture is None:
+            return self._pass(event)
+        self.behind_s = (now_ms - picture.captured_at_ms) / 1000
+        late = not at_end and picture.live and self._late(event, picture)
+        if self._policy.policy == "thin":
+            thin, self._thin = self._thin, late
+            return [event] if thin == late else [Thin(late), event]
+        if self._skipping is None:
+            if not late or self._policy.policy == "wait":
+                return [event]
+            self._skipping, self._from_ms = [], picture.captured_at_ms
+        if picture.keyframe:
+            self._skipping, self.nbytes = [], 0
+        held = self._pass(event)
+        self.nbytes += len(picture.data) if self._skipping else 0
+        fresh = picture.keyframe and (at_end or self.behind_s < self._policy.after_s / 2)
+        return held + self._finish(now_ms) if fresh or self.nbytes > self._most_bytes else held
+
+    def caught_up(self, now_ms: int) -> list[Event]:
+        """The partition has been read to its end: there is no newer keyframe than the one held."""
+        return self._finish(now_ms) if self._skipping else []
+
+    def take_episode(self) -> tuple[float, float] | None:
+        """(seconds behind, seconds of pictures skipped) of the episode that has ended since the last call."""
+        episode, self._ended_episode = self._ended_episode, None
+        return episode
+
+    def _pass(self, event: Joined) -> list[Event]:
+        if self._skipping is None:
+            return [event]
+        keyframe = event.picture is not None and event.picture.keyframe
+        if self._skipping or keyframe:
+            self._skipping.append(event)
+        return []
+
+    def _finish(self, now_ms: int) -> list[Event]:
+        """Goes on at the newest keyframe."""
+        held, self._skipping, self.nbytes = self._skipping, None, 0
+        if held is None:
+            return []
+        first = held[0] if held else None
+        to_ms = first.picture.captured_at_ms if first is not None and first.picture is not None else now_ms
+        self._ended_episode = ((now_ms - self._from_ms) / 1000, (to_ms - self._from_ms) / 1000)
+        return [Skipped(None if first is None else first.offsets), *held]
+
+    def _late(self, event: Joined, picture: CodedPicture) -> bool:
+        if self.behind_s is None or self.behind_s <= self._policy.after_s:
+            return False
+        time = None
+        if event.metadata is not None:
+            time = Fraction(picture.pts - event.metadata.start_pts) * picture.time_base
+        return not self._resume.only_context(event.epoch, time)

@@ -1,0 +1,159 @@
+"""Kafka out: results, states, dead letters and offsets of one batch, in one transaction, while the next batch computes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from codecflow.kafka.failures import DeliveryError, TransactionAbortedError
+from codecflow.kafka.records import Record
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.transactions import TransactionalEmitter
+from codecflow.messages import DeadLetter, encode_dead_letter, encode_result, encode_state
+
+from .answering import Answered
+
+_ATTEMPTS = 5
+_logger = logging.getLogger("codecflow.worker")
+
+
+class DeadLetters:
+    """Dead letters that wait for the next transaction, at most `most` per source and 5 x `most` per partition in `within_s`
+    seconds: what is beyond is counted, reported and dropped. A source is a stream on a topic's partition.
+
+    A producer of another version, or a topic of something else, then costs a bounded number of dead letters per minute; the
+    offsets move all the same, and the streams beside it are answered.
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], None] = lambda line: None,
+        most: int = 100,
+        within_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.total = 0
+        self._say, self._most, self._within_s, self._clock = say, most, within_s, clock
+        self._waiting: list[DeadLetter] = []
+        self._since = clock()
+        self._sources: Counter[tuple[str, int, str]] = Counter()
+        self._partitions: Counter[tuple[str, int]] = Counter()
+        self._dropped: Counter[tuple[str, int]] = Counter()
+
+    @property
+    def waiting(self) -> tuple[DeadLetter, ...]:
+        return tuple(self._waiting)
+
+    def add(self, letter: DeadLetter) -> None:
+        self.report()
+        self.total += 1
+        partition, source = (letter.topic, letter.partition), (letter.topic, letter.partition, letter.stream)
+        if self._sources[source] >= self._most or self._partitions[partition] >= 5 * self._most:
+            if not self._dropped[partition]:
+                self._say(
+                    f"{letter.topic}[{letter.partition}]: more than {self._most} records of {letter.stream!r} within "
+                    f"{self._within_s:g} s cannot be used, the last one at offset {letter.offset}: {letter.reason}; "
+                    f"they are skipped, further dead letters are only counted"
+                )
+            self._dropped[partition] += 1
+            return
+        self._sources[source] += 1
+        self._partitions[partition] += 1
+        self._waiting.append(letter)
+
+    def report(self) -> None:
+        """Once per period: how many letters were dropped."""
+        now = self._clock()
+        if now < self._since + self._within_s:
+            return
+        for (topic, partition), count in self._dropped.items():
+            self._say(
+                f"{topic}[{partition}]: {count} further records could not be used in the last {now - self._since:.0f} s"
+            )
+        self._since = now
+        for counter in (self._sources, self._partitions, self._dropped):
+            counter.clear()
+
+    def sent(self, letters: tuple[DeadLetter, ...]) -> None:
+        """They are committed: forget them."""
+        del self._waiting[: len(letters)]
+
+
+class Committer:
+    """The worker's end of a transaction, in a thread of its own; one transaction at a time.
+
+    Its transactional id is its own: a worker that is replaced is stopped by its group, which refuses the offsets of one that
+    it has given up on, and with them the whole transaction.
+    """
+
+    def __init__(self, settings: KafkaSettings, say: Callable[[str], None]) -> None:
+        self._topics, self._say = settings.topics, say
+        name = f"{settings.worker_group}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._emitter = TransactionalEmitter(settings, name)
+        self._emitter.open()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="committer")
+        self.busy_since: float | None = None
+        """Since when a transaction has been running, in monotonic seconds."""
+
+    def submit(
+        self, answered: Sequence[Answered], letters: Sequence[DeadLetter], offsets: Sequence[TopicPartition], group: Any
+    ) -> Future[None]:
+        """Emit a batch. `group`: the member's place in its group when `offsets` were taken: if the group has moved on since,
+        it refuses them.
+
+        The future is done once all of it is committed. It raises FencedError when the partitions are somebody else's by now:
+        nothing was emitted, the work must be dropped. Other KafkaErrors end the worker; what it had not emitted is for its
+        successor.
+        """
+        return self._thread.submit(self._emit, answered, letters, offsets, group)
+
+    def close(self) -> None:
+        """Waits for the transaction in progress."""
+        self._thread.shutdown()
+        self._emitter.close()
+
+    def _emit(
+        self, answered: Sequence[Answered], letters: Sequence[DeadLetter], offsets: Sequence[TopicPartition], group: Any
+    ) -> None:
+        self.busy_since = time.monotonic()
+        try:
+            topics = self._topics
+            records = [
+                self._record(encode_result(r), topics.results, r.stream) for one in answered for r in one.results
+            ]
+            states = [one.step.state for one in answered]
+            records += [self._record(encode_state(state), topics.state, state.stream) for state in states]
+            dead = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]
+            try:
+                self._insist([*records, *dead], offsets, group)
+            except DeliveryError as error:
+                if not dead:
+                    raise
+                # A dead letter must not hold back what it is about.
+                self._say(f"dead letters were not taken ({error}); {len(dead)} of them are dropped")
+                self._insist(records, offsets, group)
+        finally:
+            self.busy_since = None
+
+    def _insist(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._emitter.emit(records, offsets, group)
+                return
+            except TransactionAbortedError as error:
+                _logger.debug("attempt %d: %s", attempt, error)
+                if attempt == _ATTEMPTS:
+                    raise
+                time.sleep(0.1 * 2**attempt)
+
+    def _record(self, key_value: tuple[bytes, bytes], topic: str, stream: str) -> Record:
+        return Record(topic, key_value[0], key_value[1], f"stream {stream!r}, for {topic}")

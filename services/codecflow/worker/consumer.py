@@ -1,0 +1,343 @@
+"""Kafka in: a member of the worker group, the partitions that it owns across rebalances, and how far they have been read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
+    OffsetSpec,
+)
+
+from codecflow.errors import KafkaError
+from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
+from codecflow.kafka.failures import TopicsError, client_error
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.messages import StreamState
+
+from .partition import METADATA, PACKETS, Partition
+from .resume import Offsets, States
+
+_BATCH = 500
+_REQUEST_S = 10.0
+_REQUESTS_S = 60.0
+_OWN = {
+    # With equal partition counts `range` gives one member the same partitions of both topics; the others do not.
+    "partition.assignment.strategy": "range",
+    "enable.partition.eof": True,
+    # A dead worker's partitions are given to others after so long.
+    "session.timeout.ms": 15_000,
+    "heartbeat.interval.ms": 3_000,
+    "max.poll.interval.ms": 300_000,
+    # What was fetched ahead is fetched again after a pause, so little is.
+    "queued.max.messages.kbytes": 16_384,
+}
+REVOKE_WITHIN_S = 60.0
+"""How long the work in progress may go on once partitions are taken away: the group waits for this worker until
+max.poll.interval.ms (5 minutes) is over; a fifth of it leaves room for the transaction and for a slow broker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A record, or with `message` None the news that the topic has been read to its present end. `topic`: PACKETS or
+    METADATA."""
+
+    topic: int
+    partition: int
+    message: Message | None
+
+
+class GroupConsumer:
+    """A member of the worker group.
+
+    `assigned` is called with the partitions and where the group has come to in them; it gives the offsets to begin at.
+    `revoked` is called when they are taken away, with True when they are lost already, so that nothing can be emitted for
+    them. Both run within `poll`. `say` is called with lines for people.
+    """
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        assigned: Callable[[dict[int, Offsets]], dict[int, Offsets]],
+        revoked: Callable[[list[int], bool], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self._settings, self._say = settings, say
+        self.topics = (settings.topics.packets, settings.topics.metadata)
+        self._watch = BrokerWatch(settings)
+        self._consumer: Consumer = consumer(settings, settings.worker_group, self._watch, **_OWN)
+        self._assigned, self._revoked = assigned, revoked
+        self._paused: set[tuple[int, int]] = set()
+        self._begun: list[TopicPartition] | None = None
+        self._consumer.subscribe(
+            list(self.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+
+    def poll(self, timeout_s: float) -> list[Arrival]:
+        """What has arrived, in the order of each topic. Raises KafkaError (BrokersGoneError, TopicsError)."""
+        self._watch.check(self._consumer)
+        self._begun = None
+        try:
+            messages = self._consumer.consume(_BATCH, timeout_s)
+        except KafkaException as error:
+            raise self._error("records cannot be read", client_error(error)) from error
+        if self._begun is not None:
+            # Partitions were assigned meanwhile. Some of these messages may be from before, of a partition that is now to
+            # be read again from an earlier offset: begin anew, with nothing on the way.
+            self._place(self._begun)
+            return []
+        arrivals = []
+        for message in messages:
+            failure = message.error()
+            if failure is None:
+                arrivals.append(self._arrival(message, message))
+            elif failure.code() == ClientError._PARTITION_EOF:
+                arrivals.append(self._arrival(message, None))
+            elif failure.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
+                raise TopicsError(f"topic {message.topic()} is missing: run: codecflow topics create")
+            elif failure.fatal() or not (failure.retriable() or failure.code() < 0):
+                raise self._error(f"topic {message.topic()}", failure)
+        return arrivals
+
+    def pause(self, partition: int, full: tuple[bool, bool]) -> None:
+        """Stop or go on reading the two topics of a partition. The client itself goes on polling. Raises KafkaError."""
+        for topic, stop in enumerate(full):
+            place = (topic, partition)
+            if stop == (place in self._paused):
+                continue
+            which = [TopicPartition(self.topics[topic], partition)]
+            try:
+                if stop:
+                    self._consumer.pause(which)
+                    self._paused.add(place)
+                else:
+                    self._consumer.resume(which)
+                    self._paused.discard(place)
+            except KafkaException as error:
+                raise self._error(
+                    f"topic {self.topics[topic]} cannot be paused or resumed", client_error(error)
+                ) from error
+
+    def offsets(self, number: int, offsets: Offsets) -> list[TopicPartition]:
+        """As a transaction takes them."""
+        return [TopicPartition(topic, number, offset) for topic, offset in zip(self.topics, offsets, strict=True)]
+
+    def group(self) -> Any:
+        """What a transaction needs to know of this member's place in its group, after the last poll."""
+        return self._consumer.consumer_group_metadata()
+
+    def close(self) -> None:
+        """Leave the group; partitions still held are revoked."""
+        self._consumer.close()
+
+    def _arrival(self, message: Message, content: Message | None) -> Arrival:
+        topic, partition = message.topic(), message.partition()
+        assert topic is not None
+        assert partition is not None
+        return Arrival(self.topics.index(topic), partition, content)
+
+    def _place(self, places: list[TopicPartition]) -> None:
+        try:
+            self._consumer.assign(places)
+            self._consumer.resume(places)  # librdkafka keeps a pause through revocation and assignment
+        except KafkaException as error:
+            raise self._error("assigned partitions cannot be read", client_error(error)) from error
+
+    def _error(self, what: str, error: ClientError) -> KafkaError:
+        return KafkaError(f"{what}: {self._settings.scrub(error.str())}")
+
+    def _insist(self, request: Callable[[], Any], what: str) -> Any:
+        """The answer to a request to the broker, repeated while it fails: a broker that restarts or a leader that moves is
+        an ordinary event. Raises KafkaError when there is no answer within a minute."""
+        deadline = time.monotonic() + _REQUESTS_S
+        while True:
+            try:
+                return request()
+            except KafkaException as error:
+                failure = client_error(error)
+                if failure.fatal() or time.monotonic() > deadline:
+                    raise self._error(what, failure) from error
+            time.sleep(0.2)
+
+    def _committed(self, partitions: Iterable[int]) -> dict[int, Offsets]:
+        """Where the group has come to; negative where it has not been. Waits for transactions in progress."""
+        asked = [TopicPartition(topic, number) for number in partitions for topic in self.topics]
+        if not asked:
+            return {}
+
+        def request() -> list[TopicPartition]:
+            found = self._consumer.committed(asked, timeout=_REQUEST_S)
+            for place in found:
+                if place.error is not None:
+                    raise KafkaException(place.error)
+            return found
+
+        found = self._insist(request, "group offsets cannot be read")
+        pairs = zip(found[::2], found[1::2], strict=True)
+        return {packets.partition: (packets.offset, metadata.offset) for packets, metadata in pairs}
+
+    def _within(self, number: int, offsets: Offsets) -> Offsets:
+        """The offsets, if the topics still hold them; else the beginning of what they hold."""
+        found = []
+        for place in self.offsets(number, offsets):
+            low, high = self._insist(
+                partial(self._consumer.get_watermark_offsets, place, timeout=_REQUEST_S),
+                f"the ends of topic {place.topic}[{number}] cannot be read",
+            )
+            if 0 <= place.offset < low:
+                self._say(
+                    f"{place.topic}[{number}]: offsets {place.offset} to {low - 1} are gone by retention before they were "
+                    f"read: {low - place.offset} records; keep topics longer, or add workers"
+                )
+            found.append(place.offset if low <= place.offset <= high else low)
+        return found[0], found[1]
+
+    def _numbers(self, places: Iterable[TopicPartition]) -> list[int]:
+        """Partition numbers. Raises KafkaError when the two topics are not assigned alike."""
+        places = list(places)
+        packets, metadata = (sorted(p.partition for p in places if p.topic == topic) for topic in self.topics)
+        if packets != metadata:
+            raise KafkaError(
+                f"assigned partitions {packets} of {self.topics[0]} but {metadata} of {self.topics[1]}: one worker must own "
+                f"the same of both; give them equal partition counts, and every worker partition.assignment.strategy=range"
+            )
+        return packets
+
+    def _on_assign(self, client: Consumer, places: list[TopicPartition]) -> None:
+        self._paused.clear()
+        numbers = self._numbers(places)
+        committed = {number: self._within(number, offsets) for number, offsets in self._committed(numbers).items()}
+        begin = self._assigned(committed)
+        self._begun = [place for number in numbers for place in self.offsets(number, begin[number])]
+        self._place(self._begun)
+
+    def _on_revoke(self, client: Consumer, places: list[TopicPartition]) -> None:
+        self._revoked(self._numbers(places), False)
+
+    def _on_lost(self, client: Consumer, places: list[TopicPartition]) -> None:
+        self._revoked(self._numbers(places), True)
+
+
+class Ownership:
+    """The partitions that a worker owns, by number.
+
+    `states` reads what is committed for the streams of partitions; `make` begins a partition at what was committed;
+    `changed` is called with the states of partitions that are begun.
+
+    The group takes all partitions away before it hands them out again. One that comes back as it was left, with nothing
+    emitted for it in between, goes on where it stood; every other one is begun from what is committed (resume.py).
+    """
+
+    def __init__(
+        self,
+        states: Callable[[list[int]], States],
+        make: Callable[[int, dict[str, StreamState], Offsets], Partition],
+        changed: Callable[[list[StreamState]], None] = lambda states: None,
+    ) -> None:
+        self.partitions: dict[int, Partition] = {}
+        self._states, self._make, self._changed = states, make, changed
+        self._suspended: dict[int, Partition] = {}
+        self._sent: dict[int, Offsets] = {}
+
+    def assigned(self, committed: dict[int, Offsets]) -> dict[int, Offsets]:
+        """Take partitions in; where to begin to read them. Raises KafkaError."""
+        states = self._states(sorted(committed))
+        begun: list[StreamState] = []
+        for number, offsets in committed.items():
+            partition = self._suspended.pop(number, None)
+            if partition is None or partition.states != states[number] or self._sent.get(number) != offsets:
+                if partition is not None:
+                    partition.forget()
+                partition = self._make(number, states[number], offsets)
+                begun += states[number].values()
+            self._sent[number] = offsets
+            self.partitions[number] = partition
+        for partition in self._suspended.values():
+            partition.forget()
+        self._suspended.clear()
+        self._changed(begun)
+        return {number: self.partitions[number].positions for number in committed}
+
+    def suspend(self, numbers: Iterable[int]) -> None:
+        """These partitions are taken away; they may be given back at once."""
+        for number in numbers:
+            if (partition := self.partitions.pop(number, None)) is not None:
+                self._suspended[number] = partition
+
+    def lose(self, numbers: Iterable[int]) -> None:
+        """Somebody else may have these partitions already."""
+        for number in numbers:
+            if (partition := self.partitions.pop(number, None)) is not None:
+                partition.forget()
+
+    def all(self) -> list[Partition]:
+        """Those that it owns and those that may be given back at once."""
+        return [*self.partitions.values(), *self._suspended.values()]
+
+    def moved(self) -> dict[int, Offsets]:
+        """Offsets to commit, of partitions where they have changed since `sent`, with no step taken."""
+        found = {number: partition.offsets({}) for number, partition in self.partitions.items()}
+        return {number: offsets for number, offsets in found.items() if self._sent.get(number) != offsets}
+
+    def sent(self, offsets: dict[int, Offsets]) -> None:
+        """These offsets are committed."""
+        self._sent.update(offsets)
+
+
+class Progress:
+    """How far partitions are read, by the ends of their topics as the brokers give them, asked for without waiting.
+
+    Not by librdkafka's own news (PARTITION_EOF) alone: that comes only after a fetch without records, which a busy partition
+    never has. `lag`: records not read yet.
+    """
+
+    def __init__(self, settings: KafkaSettings, every_s: float = 1.0) -> None:
+        self.lag = 0
+        self._topics = (settings.topics.packets, settings.topics.metadata)
+        self._admin = admin_client(settings, BrokerWatch(settings))
+        self._every_s = every_s
+        self._asked_at = 0.0
+        self._asked: dict[TopicPartition, Future[Any]] = {}
+        self._ends: dict[tuple[int, int], int] = {}  # (partition, topic) -> end
+        self._pending: dict[tuple[int, int], tuple[float, int]] = {}  # (partition, topic) -> asked at, end
+
+    def update(self, partitions: dict[int, Partition]) -> None:
+        """Tell partitions how far they have been read, and ask again when it is time. Does not wait."""
+        if self._asked and all(answer.done() for answer in self._asked.values()):
+            for place, answer in self._asked.items():
+                if answer.exception() is None:  # otherwise it is asked again
+                    key = (place.partition, self._topics.index(place.topic))
+                    self._ends[key] = answer.result().offset
+                    self._pending.setdefault(key, (self._asked_at, self._ends[key]))
+            self._asked = {}
+        lag = 0
+        for number, partition in partitions.items():
+            for topic in (PACKETS, METADATA):
+                position, key = partition.positions[topic], (number, topic)
+                lag += max(0, self._ends.get(key, 0) - position)
+                pending = self._pending.get(key)
+                if pending is not None and position >= pending[1]:
+                    partition.read_until(topic, pending[0])
+                    del self._pending[key]
+        self.lag = lag
+        now = time.monotonic()
+        if not self._asked and partitions and now >= self._asked_at + self._every_s:
+            self._asked_at = now
+            asked = {
+                TopicPartition(topic, number): OffsetSpec.latest() for number in partitions for topic in self._topics
+            }
+            self._asked = dict(self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED))
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """What was asked about these partitions is of no use any more."""
+        gone = set(numbers)
+        self._asked = {place: answer for place, answer in self._asked.items() if place.partition not in gone}
+        for known in (self._ends, self._pending):
+            for key in [key for key in known if key[0] in gone]:
+                del known[key]

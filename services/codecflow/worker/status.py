@@ -1,0 +1,236 @@
+"""What a worker says of itself: figures of the run and of each stream, lines for people, and where it is stuck."""
+
+from __future__ import annotations
+
+import faulthandler
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from codecflow.messages import DeadLetter, Result, ResultError
+
+_SELDOM_S = 60.0
+
+
+@dataclass(slots=True)
+class StreamFigures:
+    """What one stream holds at present: bytes of keys and values, of coded pictures that wait, and of sampled frames; and
+    how many seconds behind live it is read."""
+
+    kv_bytes: int = 0
+    queue_bytes: int = 0
+    frame_bytes: int = 0
+    behind_s: float | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    """Figures of one run, updated while it goes on.
+
+    `windows` answered or, with no question asked, followed (`unasked`); `answers`: results with an answer; `errors`: results
+    with an error instead; `refused`: windows of streams for which there is no room; `restarted`: answered windows that lack
+    the context of what came before a take-over. `streams`: what was counted of each, by reason; `held`: what each holds
+    now. `lag`: records not read yet; `behind_s`: how late the stream that is furthest behind live is read. Tokens and FLOPs
+    as in a result; `seconds` by stage, of all streams together.
+    """
+
+    windows: int = 0
+    answers: int = 0
+    errors: int = 0
+    unasked: int = 0
+    refused: int = 0
+    restarted: int = 0
+    frames_missing: int = 0
+    tokens_kept: int = 0
+    tokens_total: int = 0
+    tokens_refreshed: int = 0
+    tokens_reused: int = 0
+    flops: int = 0
+    flops_full: int = 0
+    dead_letters: int = 0
+    partitions: int = 0
+    lag: int = 0
+    queue_bytes: int = 0
+    frame_bytes: int = 0
+    kv_bytes: int = 0
+    behind_s: float = 0.0
+    seconds: Counter[str] = field(default_factory=Counter)
+    streams: dict[str, Counter[str]] = field(default_factory=dict)
+    held: dict[str, StreamFigures] = field(default_factory=dict)
+
+    def counts(self, stream: str) -> Counter[str]:
+        """The counter of one stream."""
+        return self.streams.setdefault(stream, Counter())
+
+    def add(self, results: list[Result]) -> None:
+        """Take the results of one window in. Their tokens are the window's; FLOPs and seconds are shares of it."""
+        for result in results:
+            self.answers += result.error is None
+            self.errors += result.error is not None
+        for result in results[:1]:
+            self.restarted += result.restarted
+            self.frames_missing += result.frames.missing
+            self.tokens_kept += result.tokens.kept
+            self.tokens_total += result.tokens.total
+            self.tokens_refreshed += result.tokens.refreshed
+            self.tokens_reused += result.tokens.reused
+        for result in results:
+            self.flops += result.flops.vit + result.flops.llm
+            self.flops_full += result.flops.full
+            self.seconds.update(result.seconds)
+
+    def total(self, reason: str) -> int:
+        return sum(counts[reason] for counts in self.streams.values())
+
+    def holds(self, held: dict[str, StreamFigures]) -> None:
+        """What each stream holds now."""
+        self.held = held
+        self.queue_bytes = sum(one.queue_bytes for one in held.values())
+        self.frame_bytes = sum(one.frame_bytes for one in held.values())
+        self.kv_bytes = sum(one.kv_bytes for one in held.values())
+        self.behind_s = max((one.behind_s for one in held.values() if one.behind_s is not None), default=0.0)
+
+    def line(self) -> str:
+        """One line for people."""
+        text = (
+            f"{len(self.streams)} streams, {self.windows} windows, {self.answers} answers, "
+            f"tokens kept {_percent(self.tokens_kept, self.tokens_total)}, "
+            f"KV refreshed {_percent(self.tokens_refreshed, self.tokens_refreshed + self.tokens_reused)}, "
+            f"FLOPs {_percent(self.flops, self.flops_full)} of full, lag {self.lag} records"
+        )
+        if self.lag and self.behind_s > 1:
+            text += f" ({self.behind_s:.0f} s behind live)"
+        troubles = {
+            "error results": self.errors,
+            "frames missing": self.frames_missing,
+            "pictures lost": self._pictures_lost(),
+            "windows skipped": self.total("windows-skipped"),
+            "windows skipped behind live": self.total("windows-behind"),
+            "windows refused": self.refused,
+            "windows restarted": self.restarted,
+            "unreadable records": self.dead_letters,
+        }
+        return text + "".join(f", {count} {what}" for what, count in troubles.items() if count)
+
+    def document(self) -> dict[str, Any]:
+        """For machines: figures and shares (of 1), what was counted of each stream, and what each holds."""
+        figures = {name: getattr(self, name) for name in self.__slots__ if isinstance(getattr(self, name), int)}
+        held = self.tokens_refreshed + self.tokens_reused
+        return {
+            **figures,
+            "behind_s": round(self.behind_s, 3),
+            "tokens_kept_share": self.tokens_kept / self.tokens_total if self.tokens_total else None,
+            "kv_refreshed_share": self.tokens_refreshed / held if held else None,
+            "flops_share": self.flops / self.flops_full if self.flops_full else None,
+            "windows_skipped": self.total("windows-skipped"),
+            "windows_behind": self.total("windows-behind"),
+            "pictures_lost": self._pictures_lost(),
+            "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+            "streams": {stream: {k: n for k, n in counts.items() if n} for stream, counts in self.streams.items()},
+            "held": {
+                stream: {
+                    "kv_bytes": one.kv_bytes,
+                    "queue_bytes": one.queue_bytes,
+                    "frame_bytes": one.frame_bytes,
+                    "behind_s": one.behind_s,
+                }
+                for stream, one in self.held.items()
+            },
+        }
+
+    def _pictures_lost(self) -> int:
+        return sum(self.total(reason) for reason in ("lost-pictures", "picture-missing", "dropped-unpaired"))
+
+
+class Reports:
+    """Where the parts of a worker report: a counter per stream, records that could not be used, lines for the operator.
+
+    `say` may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        counts: Callable[[str], Counter[str]],
+        dead: Callable[[DeadLetter], None],
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counts, self.dead, self.say = counts, dead, say
+        self._clock = clock
+        self._said: dict[str, float] = {}
+        self._troubles: dict[str, str] = {}
+
+    def say_seldom(self, key: str, line: str) -> bool:
+        """Say a line about `key`, unless there was one within the last minute; whether it was said."""
+        now = self._clock()
+        if now - self._said.get(key, -_SELDOM_S) < _SELDOM_S:
+            return False
+        if len(self._said) > 10_000:
+            self._said.clear()
+        self._said[key] = now
+        self.say(line)
+        return True
+
+    def trouble(self, stream: str, trouble: ResultError | None) -> None:
+        """Why no frames of a stream can be had at present: said when it begins, changes or ends."""
+        before = self._troubles.get(stream)
+        if trouble is None:
+            if before is not None:
+                del self._troubles[stream]
+                self.say(f"stream {stream!r}: its pictures can be used again")
+        elif trouble.code != before:
+            self._troubles[stream] = trouble.code
+            text = trouble.text if stream in trouble.text else f"stream {stream!r}: {trouble.text}"
+            self.say(text)
+
+
+class StuckDetector:
+    """Context within which `beat` is to be called at least every `after_s` seconds, and nothing that `busy` returns, as
+    (what, since when in monotonic seconds), may last longer.
+
+    Otherwise every thread's stack goes to stderr, once, and one line to `say`.
+    """
+
+    def __init__(
+        self,
+        after_s: float,
+        say: Callable[[str], None],
+        busy: Callable[[], Iterable[tuple[str, float]]] = lambda: (),
+    ) -> None:
+        self._after_s, self._say, self._busy = after_s, say, busy
+        self._beat_at = time.monotonic()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="stuck-detector", daemon=True)
+
+    def __enter__(self) -> StuckDetector:
+        self._beat_at = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def beat(self) -> None:
+        self._beat_at = time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._over.wait(self._after_s / 4):
+            now = time.monotonic()
+            for what, since in [("the worker's loop", self._beat_at), *self._busy()]:
+                if now - since > self._after_s:
+                    self._say(
+                        f"{what} has not come to an end for {now - since:.0f} s; the stacks of all threads follow"
+                    )
+                    faulthandler.dump_traceback(all_threads=True)
+                    return
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "- %"

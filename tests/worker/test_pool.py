@@ -1,0 +1,135 @@
+"""The sampler pool: the same windows, bit for bit, with any number of threads; memory bounded by its gate."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from codecflow.keep.config import KeepConfig
+from codecflow.worker.pool import Gate
+from codecflow.worker.settings import Limits
+from codecflow.worker.windows import Window, WindowPlan
+
+from .memory import Committed, Topics, Worker, encode_clip, publish
+from .running import until
+
+PLAN = WindowPlan.of(4, 2, 2)
+KEEP = KeepConfig("replenish", period_s=Fraction(4))
+
+
+@pytest.fixture(scope="module")
+def seven_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
+    folder = tmp_path_factory.mktemp("clips")
+    sizes = [(64, 48), (128, 96), (98, 130), (320, 240), (64, 48), (66, 34), (160, 120)]
+    published = [
+        publish(encode_clip(folder / f"{n}.mp4", 6, size=size, gop=10 + 5 * n), f"camera-{n}")
+        for n, size in enumerate(sizes)
+    ]
+    topics = Topics()
+    for first in range(0, 70, 10):
+        for pictures, documents in published:
+            topics.add(pictures[first : first + 10], documents[first : first + 10])
+    return topics
+
+
+def content(window: Window) -> tuple[object, ...]:
+    """All of a window but what it took."""
+    frames = [
+        (f.index, f.time_s, f.keep.tobytes(), f.anchor, f.size, None if f.pixels is None else digest(f.pixels))
+        for f in window.frames
+    ]
+    return window.stream, window.epoch, window.index, window.captured_at_ms, window.expected, window.restarted, frames
+
+
+def digest(pixels: object) -> str:
+    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()  # type: ignore[attr-defined]
+
+
+def windows(topics: Topics, threads: int) -> tuple[list[tuple[object, ...]], Worker]:
+    worker = Worker(topics, Committed(), PLAN, KEEP, threads=threads).run()
+    return sorted((content(window) for window in worker.windows), key=lambda one: one[:3]), worker
+
+
+def test_windows_are_the_same_bit_for_bit_with_any_number_of_threads(seven_streams: Topics) -> None:
+    expected, alone = windows(seven_streams, 0)
+    assert len(expected) == 7 * 3
+    for threads in (1, 2, 5):
+        found, worker = windows(seven_streams, threads)
+        assert found == expected
+        assert worker.counts == alone.counts
+        assert worker.committed.states == alone.committed.states
+
+
+def test_nothing_is_held_once_all_is_answered(seven_streams: Topics) -> None:
+    _, worker = windows(seven_streams, 2)
+    assert (worker.pool.queued_bytes, worker.pool.held_bytes) == (0, 0)
+    assert {(s.coded_bytes, s.frame_bytes) for s in worker.partition.streams.values()} == {(0, 0)}
+
+
+def test_what_is_queued_and_held_is_counted_and_given_back(seven_streams: Topics) -> None:
+    worker = Worker(seven_streams, Committed(), PLAN, KEEP, Limits(stream_bytes=20_000, windows=1000))
+    worker.hold_samplers()
+    worker.read_packets(len(seven_streams.packets))
+    waiting = sum(s.coded_bytes for s in worker.partition.streams.values())
+    assert waiting == sum(len(record[1]) for record in seven_streams.packets if record)
+    assert worker.pool.queued_bytes == 0
+    worker.read_metadata(len(seven_streams.metadata))
+    assert worker.pool.queued_bytes == sum(s.coded_bytes for s in worker.partition.streams.values()) >= waiting
+    assert worker.partition.full() == (True, True)  # the large stream has enough to do
+    worker.sample()
+    assert worker.pool.queued_bytes == 0
+    assert worker.partition.full() == (False, False)
+    assert sum(s.closed_bytes for s in worker.partition.streams.values()) > 0
+    worker.partition.forget()
+    assert (worker.pool.queued_bytes, worker.pool.held_bytes) == (0, 0)
+
+
+def test_with_memory_full_of_open_windows_the_one_nearest_to_closing_goes_on(seven_streams: Topics) -> None:
+    worker = Worker(seven_streams, Committed(), PLAN, KEEP, threads=3)
+    worker.read_packets(10 * 7)
+    worker.read_metadata(10 * 7)
+    until(lambda: worker.idle, what="ten pictures of each stream")
+    worker.pool.gate(Gate.CLOSED)
+    worker.read_all()
+    time.sleep(0.2)
+    assert not worker.ready
+    held = {name: stream.frame_bytes for name, stream in worker.partition.streams.items()}
+    worker.pool.gate(Gate.ONE)
+    until(lambda: worker.ready, what="a window")
+    assert worker.partition.streams[max(held, key=lambda name: held[name])].ready
+    worker.pool.gate(Gate.OPEN)
+    until(lambda: worker.idle, what="all windows")
+    worker.run()
+
+
+def test_a_dropped_stream_gives_nothing_more(seven_streams: Topics) -> None:
+    worker = Worker(seven_streams, Committed(), PLAN, KEEP, threads=2)
+    worker.read_packets(200)
+    worker.read_metadata(200)
+    worker.partition.forget()
+    until(lambda: not worker.pool.busy(), what="what was under way")
+    assert worker.pool.take() == []
+    worker.pool.close()
+
+
+def test_what_a_thread_dies_of_is_raised_where_its_output_is_taken(
+    short_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(Topics().add(*publish(short_clip, "a")), Committed(), PLAN, KEEP, threads=1)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("a mistake in the pool itself")
+
+    monkeypatch.setattr(worker.pool, "_serve", broken)
+
+    def taken() -> bool:
+        worker.read_packets(1)
+        worker.read_metadata(1)
+        return False
+
+    with pytest.raises(RuntimeError, match="a mistake in the pool itself"):
+        until(taken, what="the error")
