@@ -36,11 +36,9 @@ class Reader:
     """
 
     def __init__(self, stopped: Callable[[], bool]) -> None:
-        self.arrived_s = 0.0
-        """`time.time()` at which the item that `iterate` gave last came out of the source."""
         self._stopped = stopped
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._results: queue.Queue[tuple[str, Any, float]] = queue.Queue(AHEAD)
+        self._results: queue.Queue[tuple[str, Any]] = queue.Queue(AHEAD)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="source", daemon=True)
         self._thread.start()
@@ -65,7 +63,7 @@ class Reader:
 
         self._jobs.put(job)
         while True:
-            kind, item, self.arrived_s = self._next(timeout_s)
+            kind, item = self._next(timeout_s)
             if kind == "end":
                 return
             yield item
@@ -77,7 +75,7 @@ class Reader:
         self._jobs.put(None)
         self._thread.join(_LINGER_S)
 
-    def _next(self, timeout_s: float) -> tuple[str, Any, float]:
+    def _next(self, timeout_s: float) -> tuple[str, Any]:
         deadline = time.monotonic() + timeout_s
         while True:
             if self._stopped():
@@ -101,10 +99,9 @@ class Reader:
 
     def _put(self, kind: str, item: object) -> bool:
         """Hand `item` to the caller; False when there is none any more."""
-        arrived = time.time()
         while not self._closing.is_set():
             try:
-                self._results.put((kind, item, arrived), timeout=_ASK_EVERY_S)
+                self._results.put((kind, item), timeout=_ASK_EVERY_S)
             except queue.Full:
                 continue
             return True

@@ -13,7 +13,7 @@ from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, Signal, 
 
 from .blocks import Luma, block_change, grid_shape
 from .pictures import DecodedPicture, PictureDecoder, luma, luma_checksum
-from .timestamps import MAX_DELAY
+from .presentation import MAX_DELAY
 from .vectors import VECTOR_CODECS, VectorGrid
 
 DEFAULT_INTERVAL = Fraction(1, 2)

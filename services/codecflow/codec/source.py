@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -21,12 +22,15 @@ from codecflow.messages import ANNEX_B_CODECS, CodedPicture
 
 from .addresses import Address
 from .annexb import AnnexB
+from .arrival import Arrival, arrivals, spread
 from .display import Display
 from .opening import SourceOptions, open_container
+from .order import DEEPEST, shown_order
+from .packed import unpacked, unpacked_extradata
 from .pictures import CORRUPT
+from .presentation import Timed, Timeline, track_rules
 from .reader import Reader, SilentError, StoppedError
 from .source_errors import source_error
-from .timestamps import Timestamps
 from .tracks import choose_track, codec_name
 from .transmission import Transmission
 
@@ -48,9 +52,10 @@ class Source:
     `codec`: FFmpeg's name of the video track's codec. `width`, `height`: as the container says, luma samples.
     `seconds`: how long it lasts, as the container says, else 0. `live`: pictures come at the camera's own pace. `again`:
     it is worth opening again when it ends or breaks off. `dropped`: pictures and reads that were not passed on, by reason.
+    `corrected`: times that were corrected, by kind (presentation.py).
 
     `stopped` is asked while the source is waited for. `notice` is called with a line for people: which of several tracks
-    is taken, no keyframe for long, pictures turned by an odd angle.
+    is taken, no keyframe for long, pictures turned by an odd angle, times that are corrected.
 
     Raises StoppedError once `stopped` says so, and SourceError, whose `code` is one of those listed there.
     """
@@ -66,12 +71,15 @@ class Source:
         self._address = address = Address.parse(source)
         self.name = address.shown
         self.dropped: Counter[str] = Counter()
+        self.corrected: Counter[str] = Counter()
         self._options, self._notice = options, notice
         # A file's reads end by themselves; all else may take for ever.
         self._reader = None if address.kind == "file" else Reader(stopped)
         self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after nobody waits for it any more
         self._transmission = Transmission(rtp=address.kind == "rtsp" or address.scheme == "rtp")
+        began = time.monotonic()
         self._container = self._open()
+        self._opening_s = time.monotonic() - began
         try:
             tracks = choose_track(self._container, self.name, options.track)
         except SourceError:
@@ -89,11 +97,13 @@ class Source:
         context = self._track.codec_context
         self.codec = codec_name(self._track)
         self.width, self.height = context.width, context.height
-        self.time_base: Fraction = self._track.time_base or Fraction(1, 90_000)
-        track_s = (self._track.duration or 0) * self.time_base
+        track_s = (self._track.duration or 0) * (self._track.time_base or Fraction(0))
         self.seconds = float(track_s or Fraction(self._container.duration or 0, 1_000_000))
         self.live = self._is_live()
         self.again = self.live and address.remote
+        paced = self.live and address.kind not in ("http", "pipe")
+        self._rules = track_rules(self._track, self._container.format, live=self.live, paced=paced)
+        self.time_base: Fraction = self._rules.unit
 
     def pictures(self, stream: str, epoch: int, first_seq: int = 0, shift: int = 0) -> Iterator[CodedPicture]:
         """The coded pictures of the source, from its first keyframe on, `seq` counting from `first_seq`.
@@ -102,13 +112,24 @@ class Source:
         called once. Raises SourceError when the source fails before its end.
         """
         context = self._track.codec_context
-        extradata = context.extradata
+        extradata = unpacked_extradata(context.extradata)
         annex_b = AnnexB(self.codec, extradata) if self.codec in ANNEX_B_CODECS else None
-        times = Timestamps(self._track, self._container.format.name, self.codec)
+        order = shown_order(self.codec, context.reorder_depth, self._rules.units(60))
+        timeline: Timeline[CodedPicture] = Timeline(self._rules, self._assumed_depth(context.reorder_depth))
+        self.corrected = timeline.corrected
         display = Display(self._track, self.codec, self._turned)
         waiting = _KeyframeWatch(self.name, self._notice)
         seq = first_seq
-        for packet in times.complete(self._packets()):
+        failed: SourceError | None = None
+        packets = self._arrivals()
+        while True:
+            try:
+                arrival = next(packets, None)
+            except SourceError as error:
+                arrival, failed = None, error
+            if arrival is None:
+                break
+            packet = arrival.packet
             keyframe = packet.is_keyframe
             if packet.has_sidedata("new_extradata"):
                 extradata = bytes(packet.get_sidedata("new_extradata"))
@@ -129,19 +150,18 @@ class Source:
                 self.dropped[CORRUPT] += 1
                 seq += 1
                 continue
-            pts = packet.pts if packet.pts is not None else 0
-            yield CodedPicture(
+            picture = CodedPicture(
                 stream=stream,
                 epoch=epoch,
                 seq=seq,
                 data=data,
                 codec=self.codec,
                 keyframe=keyframe,
-                pts=pts + shift,
-                dts=None if packet.dts is None else packet.dts + shift,
-                duration=packet.duration or times.frame,
+                pts=0,  # not known yet
+                dts=None,
+                duration=packet.duration or 0,
                 time_base=self.time_base,
-                captured_at_ms=int(time.time() * 1000),
+                captured_at_ms=arrival.at_ms,
                 width=self.width,
                 height=self.height,
                 discard=packet.is_discard,
@@ -150,11 +170,46 @@ class Source:
                 orientation=display.of(packet, data),
             )
             seq += 1
+            key = order.key(data, packet.pts)
+            timed = timeline.push(
+                picture,
+                key,
+                order.depth,
+                packet.pts,
+                packet.dts,
+                shown=not packet.is_discard,
+                arrived_s=arrival.at_s,
+                waited_s=arrival.waited_s,
+            )
+            yield from self._with_times(timed, timeline, shift)
+        # What came before the source failed is sound.
+        yield from self._with_times(timeline.flush(), timeline, shift)
+        if failed is not None:
+            raise failed
 
-    @property
-    def arrived_s(self) -> float:
-        """`time.time()` at which the newest packet of what is not a file came out of the source."""
-        return time.time() if self._reader is None else self._reader.arrived_s
+    def _with_times(
+        self, pictures: list[Timed[CodedPicture]], timeline: Timeline[CodedPicture], shift: int
+    ) -> Iterator[CodedPicture]:
+        for line in timeline.take_notices():
+            self._notice(f"source {self.name}: {line}")
+        for timed in pictures:
+            picture = timed.item
+            yield replace(
+                picture,
+                pts=timed.pts + shift,
+                dts=None if timed.dts is None else timed.dts + shift,
+                duration=picture.duration if self._rules.stamped and picture.duration > 0 else timeline.step,
+            )
+
+    def _assumed_depth(self, probed: int) -> int:
+        """Where the track does not say how far it reorders: what FFmpeg saw, but a file without times can wait for more."""
+        return probed if self._rules.stamped or self.live else DEEPEST.get(self.codec, probed)
+
+    def _arrivals(self) -> Iterator[Arrival]:
+        arrived = self._packets()
+        if self.codec == "mpeg4":
+            arrived = unpacked(arrived, self._track)
+        return spread(arrived, self._opening_s) if self.live and not self._rules.stamped else arrived
 
     def _is_live(self) -> bool:
         """A camera's address and a pipe have no end that anybody knows; a file on a web server has."""
@@ -187,14 +242,14 @@ class Source:
         # Not chained: FFmpeg's own error names the whole address, password included.
         raise self._error(error, opening=True)
 
-    def _packets(self) -> Iterator[Packet[Any]]:
-        """Packets as the container gives them. Raises SourceError when no more come before the source's end."""
+    def _packets(self) -> Iterator[Arrival]:
+        """Packets as the container gives them, and when. Raises SourceError when no more come before the source's end."""
         try:
             if self._reader is None:
-                yield from self._demuxed()
+                yield from arrivals(self._demuxed())
             else:
                 within = self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
-                yield from self._reader.iterate(self._demuxed, within)
+                yield from self._reader.iterate(lambda: arrivals(self._demuxed()), within)
             return
         except SilentError:
             error: Exception | str = "timeout"

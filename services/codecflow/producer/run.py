@@ -79,11 +79,12 @@ class _Run:
         self._settings, self._url, self._stream, self._options = settings, url, stream, options
         self._stop, self._progress, self._notice = stop, progress, notice
         self._next_progress = 0.0
+        self._noticed: set[str] = set()
 
     def open(self) -> Source:
         """The source, newly opened. Raises SourceError, and StoppedError when the run is to stop first."""
         stop = self._stop
-        return Source(self._url, self._options.source, stopped=lambda: stop.requested, notice=self._notice)
+        return Source(self._url, self._options.source, stopped=lambda: stop.requested, notice=self._notice_once)
 
     def run(self, source: Source) -> Summary:
         self._summary.source, self._summary.codec, self._summary.live = source.name, source.codec, source.live
@@ -156,7 +157,8 @@ class _Run:
                         pacer.wait(picture)
                     if self._stop.requested:
                         return
-                    now = replace(picture, captured_at_ms=int(time.time() * 1000), live=live)
+                    captured_at_ms = picture.captured_at_ms if source.live else int(time.time() * 1000)
+                    now = replace(picture, captured_at_ms=captured_at_ms, live=live)
                     for coded in transcoder.push(now) if transcoder else [now]:
                         publisher.push(coded)
                     self._report()
@@ -169,6 +171,7 @@ class _Run:
             finally:
                 source.close()
                 self._summary.dropped.update(source.dropped)
+                self._summary.corrected.update(source.corrected)
             if begin is None:
                 raise source.without_pictures()
             if not self._options.loop or source.live:
@@ -179,6 +182,12 @@ class _Run:
             for coded in transcoder.flush():
                 publisher.push(coded)
             self._summary.dropped.update(transcoder.lost)
+
+    def _notice_once(self, line: str) -> None:
+        """What is to be said of a source, once in a run, however often it is opened."""
+        if line not in self._noticed:
+            self._noticed.add(line)
+            self._notice(line)
 
     def _report(self) -> None:
         now = time.monotonic()

@@ -22,7 +22,8 @@ class Summary:
     pictures; `metadata_bytes`: documents as they are; `metadata_sent_bytes`: as they go to the brokers, batched and
     compressed. `dropped`: pictures that were not published, by reason. `not_shown`: pictures that were published although a
     decoder never shows them, since others refer to them. `epoch`: of the newest opening. `reconnects` after the first.
-    `ended`: the newest epoch was closed cleanly. `live`: the source is a camera. `error`: what ended the run, if it failed.
+    `ended`: the newest epoch was closed cleanly. `corrected`: times that were corrected, by kind. `live`: the source is a
+    camera. `error`: what ended the run, if it failed.
     """
 
     stream: str
@@ -39,6 +40,7 @@ class Summary:
     ended: bool = False
     live: bool = False
     dropped: Counter[str] = field(default_factory=Counter)
+    corrected: Counter[str] = field(default_factory=Counter)
     not_shown: int = 0
     error: str | None = None
 
@@ -58,6 +60,8 @@ class Summary:
             text += ", dropped " + ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items()))
         if self.not_shown:
             text += f", {self.not_shown} not shown"
+        if self.corrected:
+            text += ", corrected " + ", ".join(f"{count} {kind}" for kind, count in sorted(self.corrected.items()))
         if self.reconnects:
             text += f", {self.reconnects} reconnects"
         return text
