@@ -50,6 +50,13 @@ def test_text_is_tokenised_in_parts_as_it_would_be_whole(case: InternVLCase) -> 
     assert [*parts, *after] == family.ids(whole)
 
 
+def test_numbers_of_frames_begin_again(case: InternVLCase) -> None:
+    """The tags of a stream's sixth day are as short as those of its first minutes."""
+    family = case.family
+    numbers = [family.tokenizer.decode(family.frame_text(index, 0.0)[0]) for index in (0, 999, 1000, 864_123)]
+    assert numbers == [f"Frame{number}: <img>" for number in (1, 1000, 1, 124)]
+
+
 def test_features_of_an_earlier_layer_may_be_the_ones_projected(tmp_path: Path) -> None:
     folder = make_tiny(tmp_path / "model", "internvl", **InternVLCase.sizes)
     config = (folder / "config.json").read_text()

@@ -15,7 +15,7 @@ from codecflow.vlm.work import Frame, StreamWork
 
 QUESTION = Question("q", "Is someone there?", "yes-no")
 WINDOW, STRIDE = 80, 16
-BEGIN = 5 * 24 * 3600 * 2  # slot of the sixth day at 2 frames/s: the tags of frames grow with their number
+BEGIN = 5 * 24 * 3600 * 2 + 960  # slot of the sixth day at 2 frames/s; the numbers of frames begin again after 40 more
 
 
 def test_80_frames_of_64_tokens_slide_on_within_8192_positions(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_80_frames_of_64_tokens_slide_on_within_8192_positions(tmp_path: Path) -
     rebasing, free = (Engine(family, position_limit=limit) for limit in (8192, None))
     rng = np.random.default_rng(0)
     rebased, before = 0, 0
-    for end in range(BEGIN + WINDOW, BEGIN + WINDOW + 6 * STRIDE, STRIDE):
+    for end in range(BEGIN + WINDOW, BEGIN + WINDOW + 8 * STRIDE, STRIDE):
         new = range(end - STRIDE if before else BEGIN, end)
         pictures = [family.model_pixels(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8)) for _ in new]
         frames = [Frame(i, i / 2, np.ones(64, bool), p, (160, 90)) for i, p in zip(new, pictures, strict=True)]

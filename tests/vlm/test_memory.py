@@ -64,7 +64,7 @@ def test_a_refused_stream_changes_nothing_for_the_others(case: Case) -> None:
     """What was refreshed and answered is what would have been without the stream that finds no room."""
     rng = np.random.default_rng(1)
     streams = ("gate", "yard", "hall")
-    free, tight = Run(case, "anchors"), Run(case, "anchors")
+    free, tight = Run(case, "anchors"), Run(case, "anchors", memory_bytes=memory_of(case, 2000))
     refused = 0
     for step in range(6):
         first, indices = max(0, 2 * step - 4), range(2 * step, 2 * step + 2)

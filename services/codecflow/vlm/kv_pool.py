@@ -23,7 +23,7 @@ from codecflow.errors import ModelError
 
 PAGE = 16
 """Tokens per page. A stream wastes at most two part pages, one at each end of its window: 0.3 % of 5,000 tokens on average.
-Larger pages are not gathered faster (docs/decisions/012-kv-pool.md)."""
+Larger pages are not gathered faster (docs/decisions/022-the-kv-pool.md)."""
 
 _KEPT_FREE = {
     "cuda": 0.25,
@@ -72,7 +72,8 @@ class KVPool:
                 f" {PAGE * shape.bytes_per_token / 2**20:,.1f} MiB"
             )
         self.keys, self.values = self._allocate(), self._allocate()
-        self._free = list(range(self.pages - 1, -1, -1))  # taken from the end: what was used last is used next
+        self._returned: list[int] = []  # taken from the end: what was used last is used next
+        self._touched = 0  # pages from here on were never used
         self.peak = 0
         """The most pages ever held."""
 
@@ -105,21 +106,21 @@ class KVPool:
     @property
     def free(self) -> int:
         """Pages that nobody holds."""
-        return len(self._free)
+        return len(self._returned) + self.pages - self._touched
 
     def take(self, pages: int) -> list[int]:
         """Raises ModelError when there are not as many: callers ask `free` before."""
-        if pages > len(self._free):
-            raise ModelError(f"{pages} pages of keys and values are needed, {len(self._free)} are free")
-        if not pages:
-            return []
-        taken = self._free[-pages:]
-        del self._free[-pages:]
-        self.peak = max(self.peak, self.pages - len(self._free))
-        return taken[::-1]
+        if pages > self.free:
+            raise ModelError(f"{pages} pages of keys and values are needed, {self.free} are free")
+        again = min(pages, len(self._returned))
+        taken = [self._returned.pop() for _ in range(again)]
+        taken += range(self._touched, self._touched + pages - again)
+        self._touched += pages - again
+        self.peak = max(self.peak, self.pages - self.free)
+        return taken
 
     def give(self, pages: Sequence[int]) -> None:
-        self._free.extend(reversed(pages))
+        self._returned.extend(reversed(pages))
 
     def gather(self, layer: int, pages: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer of a sequence that lies in `pages`, tokens [start, stop): (tokens, kv_heads,
@@ -132,9 +133,9 @@ class KVPool:
 
     def check_integrity(self, held: Sequence[Sequence[int]]) -> None:
         """Pages are conserved: free and `held` ones together are all, each once."""
-        everything = sorted([*self._free, *(page for pages in held for page in pages)])
-        assert everything == list(range(self.pages)), (
-            f"{len(self._free)} pages free and {sum(map(len, held))} held of {self.pages}, or one of them twice"
+        everything = sorted([*self._returned, *(page for pages in held for page in pages)])
+        assert everything == list(range(self._touched)), (
+            f"{self.free} pages are free and {sum(map(len, held))} held of {self.pages}, or one is held twice"
         )
 
 

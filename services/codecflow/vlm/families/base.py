@@ -48,13 +48,12 @@ class Family(ABC):
 
     `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: features a visual token has: 1, and one more for
     each further layer at which features enter (DeepStack). `video_placeholder`: what the chat template writes for a video.
-    `frame_text_bound`: text tokens that a frame has at most, for sizing buffers. `patch`: side of a patch in pixels.
+    `patch`: side of a patch in pixels.
     """
 
     model_type: ClassVar[str]
     video_placeholder: ClassVar[str]
     axes: ClassVar[int] = 1
-    frame_text_bound: ClassVar[int] = 24
     levels: int = 1
     patch: int
 
@@ -158,7 +157,10 @@ class Family(ABC):
     # --- text ----------------------------------------------------------------------------------------------------------
 
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
-        """Token ids before and after the visual tokens of the frame in slot `index`: the family's video template."""
+        """Token ids before and after the visual tokens of the frame in slot `index`: the family's video template.
+
+        A stream has no end: numbers and times in it must begin again at some time, or tags grow with it.
+        """
         return [], []
 
     def frame_positions(self, grid: TokenGrid, kept: Tensor, before: int, after: int) -> tuple[Tensor, int]:

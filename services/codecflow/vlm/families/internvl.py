@@ -24,7 +24,8 @@ class InternVL(Family):
 
     model_type = "internvl"
     video_placeholder = "<video>"
-    frame_text_bound = 14
+    frame_cycle = 1000
+    """Frames after which their numbers begin again at 1: a stream has no end, and the family knows small numbers."""
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
@@ -99,7 +100,7 @@ class InternVL(Family):
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
         start = getattr(self.tokenizer, "start_image_token", "<img>")
         end = getattr(self.tokenizer, "end_image_token", "</img>")
-        return self.ids(f"Frame{index + 1}: {start}"), self.ids(f"{end}\n")
+        return self.ids(f"Frame{index % self.frame_cycle + 1}: {start}"), self.ids(f"{end}\n")
 
     def after_video(self, text: str) -> str:
         return text.removeprefix("\n")

@@ -44,6 +44,8 @@ class Qwen3VL(Family):
     video_placeholder = "<|vision_start|><|video_pad|><|vision_end|>"
     axes = 3
     video_frames = 80
+    cycle_s = 3600.0
+    """Seconds after which the times before frames begin again at 0: a stream has no end, videos that the family knows do."""
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
@@ -122,7 +124,7 @@ class Qwen3VL(Family):
         return encoder + self.levels * flops.linear(tokens, merged, merged, vision.out_hidden_size)
 
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
-        return self.ids(f"<{time_s:.1f} seconds><|vision_start|>"), self.ids("<|vision_end|>")
+        return self.ids(f"<{round(time_s, 1) % self.cycle_s:.1f} seconds><|vision_start|>"), self.ids("<|vision_end|>")
 
     def frame_positions(self, grid: TokenGrid, kept: Tensor, before: int, after: int) -> tuple[Tensor, int]:
         """M-RoPE: a frame's tokens share one time, and their row and column count on from there; text counts on all axes."""
