@@ -39,7 +39,7 @@ def worker(
         typer.Option(
             min=0.001,
             metavar="GIB",
-            help="The most that all streams' windows may take.  [default: 3/4 of a GPU's free memory, 1/2 of the machine's on a CPU]",
+            help="The most that all windows may take.  [default: 3/4 of a GPU's free memory, half of a CPU's]",
             rich_help_panel=_MODEL,
         ),
     ] = None,
