@@ -14,6 +14,7 @@ from PIL import Image
 
 from codecflow.codec.annexb import START_CODE, nal_type, split_annex_b
 from codecflow.codec.source import Source
+from codecflow.grid import TokenGrid
 from codecflow.orientation import inverse, upright
 
 from .clips import CODECS, Luma, scene
@@ -41,6 +42,18 @@ _FLIPS = {
     7: (0, 1, 1),
     8: (0, 0, 1),
 }
+
+
+ROWS, COLUMNS = 8, 12
+"""Of a token grid over the shown scene: 8x8 pixels each."""
+
+
+def changed(index: int) -> list[int]:
+    """The tokens of the shown scene, 96x64, that clearly differ between its pictures `index` - 5 and `index`."""
+    weights = np.array([0.299, 0.587, 0.114])
+    difference = np.abs((scene(index, 96, 64).astype(float) - scene(index - 5, 96, 64)) @ weights)
+    boxes = TokenGrid.regular(ROWS, COLUMNS, 96, 64).boxes.tolist()
+    return [token for token, (x0, y0, x1, y1) in enumerate(boxes) if difference[y0:y1, x0:x1].mean() > 20]
 
 
 def lying(index: int, orientation: int, size: tuple[int, int] = (96, 64)) -> Luma:

@@ -160,6 +160,7 @@ class Worker:
         threads: int = 0,
         when_behind: WhenBehind = DEFAULT,
         wall_ms: Callable[[], int] = lambda: 0,
+        grid: Callable[[int, int], TokenGrid] = lambda width, height: TokenGrid.regular(6, 8, width, height),
     ) -> None:
         self.topics, self.committed, self.plan = topics, committed, plan
         self.counts: dict[str, Counter[str]] = {}
@@ -170,7 +171,7 @@ class Worker:
         self._taken: deque[Batch] = deque()
         self._submitted: tuple[Batch, Offsets] | None = None
         self._held: dict[str, tuple[int, list[Frame]]] = {}
-        sampling = Sampling(plan, keep, lambda width, height: TokenGrid.regular(6, 8, width, height), _planes)
+        sampling = Sampling(plan, keep, grid, _planes)
         reports = Reports(
             lambda stream: self.counts.setdefault(stream, Counter()), self.dead.append, self.said.append, clock
         )

@@ -102,6 +102,9 @@ class _Epoch:
         self.signals = SignalTrack()
         self.decoder = Decoder()
         self.keep: KeepState | None = None
+        self.laid_over: tuple[tuple[int, int], int] | None = (
+            None  # size and orientation of the pictures that keep is for
+        )
         self.due: dict[int, int] = {}  # pts -> tick, of signal pictures that are not shown yet
         self.last_slot = -1  # the newest slot that records tell of
         self.clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata have told
@@ -316,13 +319,14 @@ class Sampler:
         mismatches = epoch.signals.mismatches
         signal = epoch.signals.take(tick, picture.matches)
         self.counts["samples-differ"] += epoch.signals.mismatches - mismatches
-        size = (picture.width, picture.height)
-        if epoch.keep is None or (epoch.keep.grid.width, epoch.keep.grid.height) != size:
+        size, orientation = (picture.width, picture.height), picture.orientation
+        if epoch.keep is None or epoch.laid_over != (size, orientation):
             try:
-                epoch.keep = KeepState(self._sampling.grid_of(*size), self._sampling.keep)
+                grid = self._sampling.grid_of(*picture.size).oriented(orientation)
             except ModelError as error:
                 self._set_trouble(ResultError("picture-size", str(error)))
                 return None
+            epoch.keep, epoch.laid_over = KeepState(grid, self._sampling.keep), (size, orientation)
             signal = None
         if signal is not None and (signal.columns, signal.rows) != tuple(-(-n // BLOCK) for n in size):
             signal = None  # of a picture of another size: it bounds nothing here
@@ -332,7 +336,7 @@ class Sampler:
             pixels = self._sampling.pixels_of(picture.rgb()) if kept else None
         self._set_trouble(None)
         self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
-        return Frame(slot, time_s, decision.keep, pixels, size, decision.anchor)
+        return Frame(slot, time_s, decision.keep, pixels, picture.size, decision.anchor)
 
     def _hand_on(self, epoch: _Epoch, steps: list[Step]) -> None:
         for step in steps:

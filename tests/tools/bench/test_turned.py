@@ -20,17 +20,7 @@ from codecflow.tools.bench.clip_masks import masks_of_clip
 from codecflow.tools.bench.explain import Example
 from codecflow.tools.bench.sampling import sampled_frames
 from tests.codec.clips import scene
-from tests.codec.turned import MATRICES, matrix_clip
-
-ROWS, COLUMNS = 8, 12  # of 8x8 pixels, over 96x64
-
-
-def changed(index: int) -> list[int]:
-    """The tokens of the shown picture that clearly differ between pictures `index` - 5 and `index` of the scene."""
-    weights = np.array([0.299, 0.587, 0.114])
-    difference = np.abs((scene(index, 96, 64).astype(float) - scene(index - 5, 96, 64)) @ weights)
-    boxes = TokenGrid.regular(ROWS, COLUMNS, 96, 64).boxes.tolist()
-    return [token for token, (x0, y0, x1, y1) in enumerate(boxes) if difference[y0:y1, x0:x1].mean() > 20]
+from tests.codec.turned import COLUMNS, MATRICES, ROWS, changed, matrix_clip
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
