@@ -20,8 +20,8 @@ import numpy.typing as npt
 from torch import Tensor
 
 from codecflow.codec.decode import Decoder, ShownPicture
+from codecflow.codec.presentation import MAX_DELAY
 from codecflow.codec.signal import merge_signals, ticks_per_sample
-from codecflow.codec.timestamps import MAX_DELAY
 from codecflow.errors import ConfigError, ModelError, SourceError
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
