@@ -25,6 +25,7 @@ _HEADER_BYTES = 48
 """Of a slice, enough for everything up to its frame number."""
 
 _JPEG_END = b"\xff\xd9"
+_JPEG_ONES = b"\xff\0" * 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +71,12 @@ class _Untouched:
 
 
 class _Jpeg(_Untouched):
-    """A scan that is complete needs no end marker; without one FFmpeg would not tell it from a scan that was cut off."""
+    """A scan that is complete needs no end marker. Ones behind it, which begin no Huffman code (T.81 C), make an error of
+    reading beyond the end; FFmpeg by itself would not notice it in the last blocks."""
 
     def read(self, data: bytes) -> AccessUnit:
-        end = data.rstrip(b"\0")
-        return AccessUnit(data if end.endswith(_JPEG_END) else data + _JPEG_END)
+        scan = data.rstrip(b"\0")
+        return AccessUnit(scan.removesuffix(_JPEG_END) + _JPEG_ONES + _JPEG_END)
 
 
 class _Hevc(_Untouched):

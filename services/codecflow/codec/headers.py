@@ -1,6 +1,6 @@
 """Parameter sets of H.264 and HEVC, as far as they are needed without a decoder.
 
-Sources: ITU-T H.264 7.3.2.1, 9.1 and annex E.
+Sources: ITU-T H.264 7.3.2.1, 9.1 and annex E; ITU-T H.265 7.3.2.2.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ class HeaderError(ValueError):
 
 
 class Bits:
-    """Reads a NAL unit's payload, from its byte `start` on, bit by bit (H.264 7.2, 9.1)."""
+    """Reads a NAL unit's payload, from its byte `start` on, bit by bit (H.264 7.2, 9.1). `left`: bits not read yet."""
 
     def __init__(self, unit: bytes, start: int) -> None:
         payload = unit[start:].replace(b"\0\0\3", b"\0\0")
-        self._bits, self._left = int.from_bytes(payload), 8 * len(payload)
+        self._bits, self.left = int.from_bytes(payload), 8 * len(payload)
 
     def u(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
+        self.left -= count
+        if self.left < 0:
             raise HeaderError("header ends too early")
-        return self._bits >> self._left & ((1 << count) - 1)
+        return self._bits >> self.left & ((1 << count) - 1)
 
     def ue(self) -> int:
         zeros = 0
@@ -145,3 +145,34 @@ def _skip_hrd(bits: Bits) -> bool:
         bits.u(1)
     bits.u(20)
     return True
+
+
+def hevc_sequence(unit: bytes) -> tuple[int, int, int, int]:
+    """(id, bits of a picture order count, separate colours, depth) of a sequence parameter set, a NAL unit. Raises
+    HeaderError."""
+    bits = Bits(unit, 2)
+    bits.u(4)
+    layers = bits.u(3)
+    bits.u(1)
+    bits.u(96)
+    present = [(bits.u(1), bits.u(1)) for _ in range(layers)]
+    if layers:
+        bits.u(2 * (8 - layers))
+    for profile, level in present:
+        bits.u(88 * profile + 8 * level)
+    name = bits.ue()
+    separate = int(bits.ue() == 3 and bits.u(1))
+    bits.ue()
+    bits.ue()
+    if bits.u(1):
+        for _ in range(4):
+            bits.ue()
+    bits.ue()
+    bits.ue()
+    count_bits = bits.ue() + 4
+    depth = 0
+    for _ in range(layers + 1 if bits.u(1) else 1):
+        bits.ue()
+        depth = bits.ue()
+        bits.ue()
+    return name, count_bits, separate, depth

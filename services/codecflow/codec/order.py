@@ -1,15 +1,15 @@
 """The order in which pictures are shown, from their headers alone: nothing is decoded.
 
-Sources: ITU-T H.264 7.3.2.1, 7.3.2.2, 7.3.3, 8.2.1 and annex E; ITU-T H.265 7.3.2.2, 7.3.2.3, 7.3.6, 8.3.1; ISO/IEC
-13818-2 6.2.3; ISO/IEC 14496-2 6.2.5 (parameter sets, slice and picture headers, picture order count, types of pictures).
+Sources: ITU-T H.264 7.3.2.2, 7.3.3, 8.2.1; ITU-T H.265 7.3.2.3, 7.3.6, 8.3.1; ISO/IEC 13818-2 6.2.3; ISO/IEC 14496-2 6.2.5
+(picture parameter sets, slice and picture headers, picture order count, types of pictures).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 from .annexb import nal_type, split_annex_b
+from .headers import Bits, H264Sequence, HeaderError, h264_sequence, hevc_sequence
 
 Key = tuple[int, int]
 """Sorts pictures of a track into the order in which they are shown: coded video sequence, place in it."""
@@ -100,36 +100,6 @@ class _TypeOrder:
         return self._references, 1 << 62
 
 
-class _HeaderError(ValueError):
-    """A header that ends too early or refers to a parameter set that did not come."""
-
-
-class _Bits:
-    """Reads a NAL unit's payload bit by bit (H.264 7.2, 9.1)."""
-
-    def __init__(self, unit: bytes, start: int) -> None:
-        payload = unit[start:].replace(b"\0\0\3", b"\0\0")
-        self._bits, self._left = int.from_bytes(payload), 8 * len(payload)
-
-    def u(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise _HeaderError("header ends too early")
-        return self._bits >> self._left & ((1 << count) - 1)
-
-    def ue(self) -> int:
-        zeros = 0
-        while not self.u(1):
-            zeros += 1
-            if zeros > 32:
-                raise _HeaderError("no Exp-Golomb code")
-        return (1 << zeros) - 1 + self.u(zeros)
-
-    def se(self) -> int:
-        code = self.ue()
-        return (code + 1) // 2 if code & 1 else -(code // 2)
-
-
 class _OrderCount:
     """Picture order counts from their least significant bits (H.264 8.2.1.1, H.265 8.3.1)."""
 
@@ -153,19 +123,10 @@ class _OrderCount:
         return value
 
 
-@dataclass(frozen=True, slots=True)
-class _H264Sequence:
-    frame_num_bits: int
-    count_bits: int  # 0: pictures are shown in the order in which they are decoded
-    separate_colours: bool
-    frames_only: bool
-    depth: int | None
-
-
 class _H264Order:
     def __init__(self) -> None:
         self.depth: int | None = None
-        self._sequences: dict[int, _H264Sequence] = {}
+        self._sequences: dict[int, H264Sequence] = {}
         self._pictures: dict[int, int] = {}
         self._count = _OrderCount()
         self._decoded = 0
@@ -175,25 +136,25 @@ class _H264Order:
             for unit in split_annex_b(data):
                 kind = nal_type(unit, "h264")
                 if kind == 7:
-                    name, sequence = _h264_sequence(_Bits(unit, 1))
+                    name, sequence = h264_sequence(unit)
                     self._sequences[name] = sequence
                 elif kind == 8:
-                    bits = _Bits(unit[:_HEADER_BYTES], 1)
+                    bits = Bits(unit[:_HEADER_BYTES], 1)
                     name = bits.ue()
                     self._pictures[name] = bits.ue()
                 elif kind in (1, 2, 5):
                     return self._slice(unit, kind == 5)
-        except _HeaderError:
+        except HeaderError:
             pass
         return None
 
     def _slice(self, unit: bytes, idr: bool) -> Key:
-        bits = _Bits(unit[:_HEADER_BYTES], 1)
+        bits = Bits(unit[:_HEADER_BYTES], 1)
         bits.ue()
         bits.ue()
         sequence = self._sequences.get(self._pictures.get(bits.ue(), -1))
         if sequence is None:
-            raise _HeaderError("no parameter set")
+            raise HeaderError("no parameter set")
         self.depth = sequence.depth
         self._decoded += 1
         if idr:
@@ -211,100 +172,6 @@ class _H264Order:
         return self._count.sequence, self._count.value(low, sequence.count_bits, bool(unit[0] & 0x60))
 
 
-def _h264_sequence(bits: _Bits) -> tuple[int, _H264Sequence]:
-    """(id, contents) of a sequence parameter set."""
-    profile, constraints = bits.u(8), bits.u(8)
-    bits.u(8)
-    name = bits.ue()
-    separate = False
-    if profile in (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135):
-        chroma = bits.ue()
-        separate = chroma == 3 and bool(bits.u(1))
-        bits.ue()
-        bits.ue()
-        bits.u(1)
-        if bits.u(1):
-            for index in range(12 if chroma == 3 else 8):
-                if bits.u(1):
-                    _skip_scaling_list(bits, 16 if index < 6 else 64)
-    frame_num_bits = bits.ue() + 4
-    kind = bits.ue()
-    count_bits = 0
-    if kind == 0:
-        count_bits = bits.ue() + 4
-    elif kind == 1:
-        bits.u(1)
-        bits.se()
-        bits.se()
-        for _ in range(bits.ue()):
-            bits.se()
-    bits.ue()
-    bits.u(1)
-    bits.ue()
-    bits.ue()
-    frames_only = bool(bits.u(1))
-    # Baseline has no B-pictures, and a sequence of intra pictures alone nothing to reorder.
-    intra_only = profile == 44 or (profile in (100, 110, 122, 244) and constraints & 0x10)
-    depth = 0 if kind == 2 or profile == 66 or intra_only else None
-    if depth is None:
-        try:
-            depth = _h264_depth(bits, frames_only)
-        except _HeaderError:
-            depth = None
-    return name, _H264Sequence(frame_num_bits, count_bits, separate, frames_only, depth)
-
-
-def _skip_scaling_list(bits: _Bits, size: int) -> None:
-    last, after = 8, 8
-    for _ in range(size):
-        if after:
-            after = (last + bits.se()) % 256
-        last = after or last
-
-
-def _h264_depth(bits: _Bits, frames_only: bool) -> int | None:
-    """max_num_reorder_frames, in pictures: a frame may be two fields; None where the sequence does not say."""
-    bits.u(1 if frames_only else 2)
-    for _ in range(4 * bits.u(1)):
-        bits.ue()
-    if not bits.u(1):
-        return None
-    if bits.u(1) and bits.u(8) == 255:
-        bits.u(32)
-    if bits.u(1):
-        bits.u(1)
-    if bits.u(1):
-        bits.u(4)
-        if bits.u(1):
-            bits.u(24)
-    if bits.u(1):
-        bits.ue()
-        bits.ue()
-    if bits.u(1):
-        bits.u(65)
-    buffers = [bits.u(1) and _skip_hrd(bits), bits.u(1) and _skip_hrd(bits)]
-    if any(buffers):
-        bits.u(1)
-    bits.u(1)
-    if not bits.u(1):
-        return None
-    bits.u(1)
-    for _ in range(4):
-        bits.ue()
-    return bits.ue() if frames_only else 2 * bits.ue()
-
-
-def _skip_hrd(bits: _Bits) -> bool:
-    count = bits.ue() + 1
-    bits.u(8)
-    for _ in range(count):
-        bits.ue()
-        bits.ue()
-        bits.u(1)
-    bits.u(20)
-    return True
-
-
 class _HevcOrder:
     def __init__(self) -> None:
         self.depth: int | None = None
@@ -320,28 +187,28 @@ class _HevcOrder:
                 if len(unit) < 3 or unit[0] & 1 or unit[1] >> 3:
                     continue  # of another layer
                 if kind == 33:
-                    name, *sequence = _hevc_sequence(_Bits(unit, 2))
+                    name, *sequence = hevc_sequence(unit)
                     self._sequences[name] = (sequence[0], bool(sequence[1]), sequence[2])
                 elif kind == 34:
-                    bits = _Bits(unit[:_HEADER_BYTES], 2)
+                    bits = Bits(unit[:_HEADER_BYTES], 2)
                     name, owner, _ = bits.ue(), bits.ue(), bits.u(1)
                     self._pictures[name] = (owner, bool(bits.u(1)), bits.u(3))
                 elif kind in (36, 37):
                     self._fresh = True
                 elif kind < 32:
                     return self._slice(unit, kind)
-        except _HeaderError:
+        except HeaderError:
             pass
         return None
 
     def _slice(self, unit: bytes, kind: int) -> Key:
-        bits = _Bits(unit[:_HEADER_BYTES], 2)
+        bits = Bits(unit[:_HEADER_BYTES], 2)
         bits.u(1)
         if 16 <= kind <= 23:
             bits.u(1)
         owner, output_flag, extra = self._pictures.get(bits.ue(), (-1, False, 0))
         if owner not in self._sequences:
-            raise _HeaderError("no parameter set")
+            raise HeaderError("no parameter set")
         count_bits, separate, self.depth = self._sequences[owner]
         bits.u(extra)
         bits.ue()
@@ -354,32 +221,3 @@ class _HevcOrder:
         # Leading pictures and those that none of their sub-layer refer to are no base for the next one's count.
         reference = not (unit[1] & 7) - 1 and not 6 <= kind <= 9 and (kind > 15 or kind % 2 == 1)
         return self._count.sequence, self._count.value(low, count_bits, reference)
-
-
-def _hevc_sequence(bits: _Bits) -> tuple[int, int, int, int]:
-    """(id, bits of a picture order count, separate colours, depth) of a sequence parameter set."""
-    bits.u(4)
-    layers = bits.u(3)
-    bits.u(1)
-    bits.u(96)
-    present = [(bits.u(1), bits.u(1)) for _ in range(layers)]
-    if layers:
-        bits.u(2 * (8 - layers))
-    for profile, level in present:
-        bits.u(88 * profile + 8 * level)
-    name = bits.ue()
-    separate = int(bits.ue() == 3 and bits.u(1))
-    bits.ue()
-    bits.ue()
-    if bits.u(1):
-        for _ in range(4):
-            bits.ue()
-    bits.ue()
-    bits.ue()
-    count_bits = bits.ue() + 4
-    depth = 0
-    for _ in range(layers + 1 if bits.u(1) else 1):
-        bits.ue()
-        depth = bits.ue()
-        bits.ue()
-    return name, count_bits, separate, depth

@@ -73,13 +73,12 @@ class PictureDecoder:
         self.lost = 0
         self._vectors, self._nvdec = vectors, nvdec
         self._context: VideoCodecContext | None = None
-        self._setup: tuple[str, bytes | None] = ("", None)
+        self._setup: tuple[str, bytes | None, bool] = ("", None, True)
         self._units: AccessUnits = access_units("")
         self._next_seq: int | None = None
         self._waiting = True
         self._holding = False  # the decoder has had pictures since it was emptied
         self._start = (0, 0)
-        self._open_start = False
         self._keyframes: deque[tuple[int, int]] = deque(maxlen=64)
         self._lost_ranges: deque[range] = deque(maxlen=8)
         self._newly_lost: list[tuple[int, str]] = []
@@ -91,25 +90,19 @@ class PictureDecoder:
             self._waiting = True
         self._next_seq = picture.seq + 1
         ready = self.flush() if self._waiting else []
-        if picture.keyframe:
-            ready += self._set_up(picture)
-        elif self._waiting:
+        if self._waiting and not picture.keyframe:
             self._report([picture.seq], AFTER_CORRUPT)
             return ready
+        if picture.codec != self._setup[0]:
+            self._units = access_units(picture.codec)
         if self._waiting:
             self._units.restart()
         unit = self._units.read(picture.data)
-        if unit.gap and picture.keyframe:
-            ready += self.flush()  # what came before it does not matter
-        if self._waiting:
-            self._waiting = False
-            self._start = (picture.seq, picture.pts)
-            self._open_start = not unit.clean_start
-        elif picture.keyframe:
-            self._open_start = False
         if picture.keyframe:
+            if unit.gap:
+                ready += self.flush()  # what came before it does not matter
+            ready += self._set_up(picture, unit)
             self._keyframes.append((picture.seq, picture.pts))
-            self._expect_reordering(picture, unit)
         if not unit.data or (unit.gap and not picture.keyframe):
             self._lose(picture.seq)
             return ready
@@ -149,9 +142,7 @@ class PictureDecoder:
         try:
             frames = context.decode(packet)
         except _FAILURES:
-            # After a start within an open GOP, sound H.264 pictures unmark references that are not there: an error to
-            # FFmpeg, which decodes them all the same. What is broken then still shows in its frame.
-            if packet is not None and not self._open_start:
+            if packet is not None:
                 self._lose(seq)
             return []
         ready = []
@@ -185,24 +176,33 @@ class PictureDecoder:
         self.lost += len(seqs)
         self._newly_lost.extend((seq, why) for seq in seqs)
 
-    def _set_up(self, picture: CodedPicture) -> list[DecodedPicture]:
-        """Opens a decoder when the codec or its extradata is new; the frames still inside the old one."""
+    def _set_up(self, picture: CodedPicture, unit: AccessUnit) -> list[DecodedPicture]:
+        """At a keyframe: opens a decoder when the codec or its extradata is new; the frames still inside the old one."""
+        restart = self._waiting
+        self._waiting = True  # until there is a decoder
         if picture.width * picture.height > MAX_PIXELS:
-            self._waiting = True
             raise SourceError(
-                f"stream {picture.stream}: pictures of {picture.width}x{picture.height} are larger than "
-                f"{MAX_PIXELS} samples; lower the camera's resolution, or produce with --transcode",
+                f"stream {picture.stream}: pictures of {picture.width}x{picture.height} are larger than {MAX_PIXELS} "
+                "samples; lower the camera's resolution, or produce with --transcode",
                 "codec",
             )
-        setup = (picture.codec, picture.extradata)
-        if self._context is not None and setup == self._setup:
-            return []
-        ready = [] if self._context is None else self._decode(self._context, None, -1)
-        self._context, self._waiting = None, True  # until there is one
+        strict = unit.clean_start if restart else self._setup[2]
+        setup = (picture.codec, picture.extradata, strict)
+        ready: list[DecodedPicture] = []
+        if self._context is None or setup != self._setup:
+            ready = self.flush()
+            self._context, self._setup = None, setup
+            self._context = self._opened(picture, strict)
+        if restart:
+            self._start = (picture.seq, picture.pts)
+        self._expect_reordering(self._context, picture, unit)
+        self._waiting = False
+        return ready
+
+    def _opened(self, picture: CodedPicture, strict: bool) -> VideoCodecContext:
         name = _DECODERS.get(picture.codec, picture.codec)
-        on_gpu = self._nvdec and picture.codec in nvdec.CODECS
         try:
-            context = VideoCodecContext.create(name, "r", hwaccel=nvdec.device() if on_gpu else None)
+            context = VideoCodecContext.create(name, "r")
         except (av.error.FFmpegError, ValueError) as error:
             raise SourceError(f"stream {picture.stream}: no decoder for codec {picture.codec!r}", "codec") from error
         if not isinstance(context, VideoCodecContext):
@@ -211,21 +211,23 @@ class PictureDecoder:
         context.width, context.height = picture.width, picture.height  # some codecs have no size of their own
         context.thread_count = 1
         context.copy_opaque = True
-        context.options = {"err_detect": "explode", "max_pixels": str(MAX_PIXELS)}
+        context.options = {"max_pixels": str(MAX_PIXELS)}
+        if strict:
+            # Not after a start within an open GOP or at a recovery point: there, sound H.264 pictures unmark references
+            # that are not there, which would be an error. FFmpeg then conceals what is damaged, and says so in the frame.
+            context.options["err_detect"] = "explode"
         if self._vectors:
             context.flags2 |= Flags2.export_mvs
-        self._context, self._setup = context, setup
-        self._units = access_units(picture.codec)
-        return ready
+        return context
 
-    def _expect_reordering(self, picture: CodedPicture, unit: AccessUnit) -> None:
+    @staticmethod
+    def _expect_reordering(context: VideoCodecContext, picture: CodedPicture, unit: AccessUnit) -> None:
         """Where an H.264 sequence does not say how far it reorders, FFmpeg finds out by losing the first B-pictures. Its
         times tell: a picture's time of presentation is later than that of decoding by the pictures that may come between."""
-        assert self._context is not None
         if unit.reorder_depth is not None or picture.dts is None or not picture.duration:
             return
         depth = min(-(-(picture.pts - picture.dts) // picture.duration), _MAX_REORDER)
-        self._context.reorder_depth = max(self._context.reorder_depth, depth)
+        context.reorder_depth = max(context.reorder_depth, depth)
 
 
 def luma(frame: VideoFrame) -> npt.NDArray[np.uint8]:

@@ -32,7 +32,7 @@ from .presentation import Timed, Timeline, track_rules
 from .reader import Reader, SilentError, StoppedError
 from .source_errors import source_error
 from .tracks import choose_track, codec_name
-from .transmission import Transmission
+from .transmission import Transmission, ends_within_a_packet
 
 MAX_UNREADABLE = 100
 """Reads that may fail in a row before a file counts as unreadable from there on."""
@@ -260,11 +260,13 @@ class Source:
     def _demuxed(self) -> Iterator[Packet[Any]]:
         """Packets of the track. Unreadable places of what is no camera are counted and skipped."""
         failures = 0
+        size = self._container.size if self._address.kind == "file" and self.codec == "hevc" else 0
+        cut = ends_within_a_packet(self._container.format.name, size)
         while True:
             began = time.monotonic()
             try:
                 demuxed = self._container.demux(self._track)
-                for packet in self._transmission.packets(self._container.format.name, demuxed):
+                for packet in self._transmission.packets(self._container.format.name, demuxed, cut=cut):
                     began = time.monotonic()
                     failures = 0
                     yield packet

@@ -35,6 +35,8 @@ _PROBED = 50
 """Pictures that FFmpeg may have read while it opened the source, when it does not say."""
 
 _JOINT_S = 2.0
+_TS_PACKETS = (188, 192, 204)
+"""Bytes of a packet of MPEG-TS: plain, with a time stamp, with error correction."""
 
 _logging = threading.Lock()
 
@@ -62,27 +64,32 @@ class Transmission:
         found = filter(None, map(_CORRUPT.match, texts))
         self._corrupt = {(int(match[1]), int(match[2])) for match in found}
 
-    def packets(self, container_format: str, demuxed: Iterable[Packet[Any]]) -> Iterator[Packet[Any]]:
-        """The packets; `is_corrupt` says whether each is damaged. One that may be is held until the next one comes."""
+    def packets(
+        self, container_format: str, demuxed: Iterable[Packet[Any]], *, cut: bool = False
+    ) -> Iterator[Packet[Any]]:
+        """The packets; `is_corrupt` says whether each is damaged. One that may be is held until the next one comes.
+        `cut`: the last one is damaged, then all are held."""
         marks_are_late = container_format in _PARSED
         before = False
         held: Packet[Any] | None = None
         for packet, missed in self._read(demuxed):
             if held is not None:
-                held.is_corrupt = not (marks_are_late and _is_joint(held, packet))
+                held.is_corrupt = held.is_corrupt and not (marks_are_late and _is_joint(held, packet))
                 yield held
                 held = None
             marked = packet.is_corrupt
             damaged = (before if marks_are_late else marked or before) or missed or self._doubtful > 0
             damaged |= (packet.stream_index, packet.dts) in self._corrupt
+            self._corrupt.clear()  # the marks tell of all others
             before = marked if marks_are_late else missed
             self._doubtful = max(0, self._doubtful - 1)
             packet.is_corrupt = damaged
-            if damaged:
+            if damaged or cut:
                 held = packet
             else:
                 yield packet
         if held is not None:
+            held.is_corrupt |= cut
             yield held
 
     def _read(self, demuxed: Iterable[Packet[Any]]) -> Iterator[tuple[Packet[Any], bool]]:
@@ -100,6 +107,11 @@ class Transmission:
                 return
             if packet.size:
                 yield packet, any(_MISSED in line for _, _, line in lines)
+
+
+def ends_within_a_packet(container_format: str, size: int) -> bool:
+    """Whether a file of MPEG-TS was cut: its last picture has no end. FFmpeg's decoder of HEVC does not notice."""
+    return container_format == "mpegts" and size > 0 and all(size % packet for packet in _TS_PACKETS)
 
 
 def _is_joint(last: Packet[Any], following: Packet[Any]) -> bool:

@@ -1,0 +1,485 @@
+"""Damage: what leaves samples sound loses no picture; what does not is never shown, or known to have no bound."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from codecflow.codec.annexb import START_CODE, nal_type, recovery_point, split_annex_b
+from codecflow.codec.blocks import block_change
+from codecflow.codec.decode import Decoder, ShownPicture
+from codecflow.codec.headers import Bits, h264_sequence
+from codecflow.codec.opening import SourceOptions
+from codecflow.codec.pictures import MAX_PIXELS, PictureDecoder, luma_checksum
+from codecflow.codec.signal import SignalExtractor
+from codecflow.codec.source import Source
+from codecflow.errors import SourceError
+from codecflow.messages import CodedPicture, PictureMetadata, Signal
+from codecflow.tools.bench.lossy_camera import lossy_camera
+from codecflow.worker.sampler import SignalTrack
+
+from .clips import CODECS, encode, scene
+
+TS_PACKET = 188
+
+
+def pictures_of(path: Path) -> list[CodedPicture]:
+    with Source(str(path)) as source:
+        return list(source.pictures("gate", 7))
+
+
+def decoded(pictures: Iterable[CodedPicture], decoder: Decoder | None = None) -> list[ShownPicture]:
+    decoder = decoder or Decoder()
+    return [shown for picture in pictures for shown in decoder.push(picture)] + decoder.flush()
+
+
+def checksums(pictures: Iterable[CodedPicture]) -> dict[int, int]:
+    """Of the luma of every picture shown, by seq."""
+    return {one.seq: luma_checksum(one.luma()) for one in decoded(pictures)}
+
+
+def published(pictures: Iterable[CodedPicture]) -> tuple[list[CodedPicture], list[PictureMetadata], dict[str, int]]:
+    """What a producer publishes of the pictures: those, their metadata, and how many it lost, by reason."""
+    pictures = list(pictures)
+    extractor = SignalExtractor(Fraction(1, 5))
+    documents = [document for picture in pictures for document in extractor.push(picture)] + extractor.flush()
+    lost = extractor.take_lost()
+    gone = {seq for seq, _ in lost}
+    reasons = [why for _, why in lost]
+    return [p for p in pictures if p.seq not in gone], documents, {why: reasons.count(why) for why in reasons}
+
+
+def with_units(pictures: Iterable[CodedPicture], *units: bytes) -> list[CodedPicture]:
+    """Each picture with further NAL units before its first slice."""
+
+    def changed(picture: CodedPicture) -> CodedPicture:
+        parts = []
+        slices = (1, 5) if picture.codec == "h264" else range(32)
+        for unit in split_annex_b(picture.data):
+            if nal_type(unit, picture.codec) in slices:
+                parts += units
+                units_left[0] = ()
+            parts.append(unit)
+        return replace(picture, data=b"".join(START_CODE + part for part in parts))
+
+    units_left: list[tuple[bytes, ...]] = [units]
+    return [changed(picture) for picture in pictures]
+
+
+FAULTY_BESIDE = {
+    "h264": {
+        "SEI that is longer than it is": b"\x06\x05\xa2" + bytes(range(1, 124)) + b"\x80",
+        "buffering period of an unknown sequence": b"\x06\x00\x02\x11\x80\x80",
+        "picture timing of nothing": b"\x06\x01\x01\xff\x80",
+        "recovery point without contents": b"\x06\x06\x01",
+        "empty SEI": b"\x06",
+        "SEI of 0xff": b"\x06" + b"\xff" * 40,
+        "reserved type": b"\x1f\x42\x43\x44",
+        "unspecified type": b"\x00\x42\x43\x44",
+        "filler": b"\x0c\xff\xff\xff\x80",
+    },
+    "hevc": {
+        "SEI that is longer than it is": b"\x4e\x01\x05\xa2" + bytes(range(1, 124)) + b"\x80",
+        "buffering period of an unknown sequence": b"\x4e\x01\x00\x02\x11\x80\x80",
+        "decoded picture hash that is too short": b"\x4e\x01\x84\x11\x00\x80",
+        "empty SEI": b"\x4e\x01",
+        "reserved type": b"\x58\x01\x42\x43",
+        "unspecified type": b"\x7c\x01\x42\x43",
+        "another layer": b"\x02\x09\x42\x43\x44\x45",
+    },
+}
+
+
+@pytest.mark.parametrize(("codec", "what"), [(codec, what) for codec in FAULTY_BESIDE for what in FAULTY_BESIDE[codec]])
+def test_a_fault_beside_the_samples_loses_nothing(codec: str, what: str, tmp_path: Path) -> None:
+    pictures = pictures_of(encode(tmp_path / "clip", codec))
+    faulty = with_units(pictures, FAULTY_BESIDE[codec][what])
+    assert faulty[3].data != pictures[3].data
+    sent, documents, lost = published(faulty)
+    assert (lost, len(documents)) == ({}, len(pictures))
+    assert sent == faulty, "published as the camera sent it"
+    assert checksums(sent) == checksums(pictures)
+
+
+def jpegs(tmp_path: Path) -> list[CodedPicture]:
+    pictures = pictures_of(encode(tmp_path / "clip", "mjpeg"))
+    assert all(picture.data.endswith(b"\xff\xd9") for picture in pictures)
+    return pictures
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data[:-2],
+        lambda data: data[:-2] + bytes(16),
+        lambda data: data + b"trailing rubbish",
+        lambda data: data[:2] + b"\xff\xe1\x00\x10Exif\0\0II*\0\xff\xff\xff\xff" + data[2:],
+        lambda data: data[:2] + b"\xff\xfe\x00\x05abc" + data[2:],
+    ],
+    ids=["no end", "zeros for the end", "rubbish behind the end", "faulty EXIF", "comment"],
+)
+def test_a_jpeg_whose_scan_is_complete_is_sound(change: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    pictures = jpegs(tmp_path)
+    changed = [replace(picture, data=change(picture.data)) for picture in pictures]
+    assert checksums(changed) == checksums(pictures)
+    assert published(changed)[2] == {}
+
+
+def test_a_jpeg_whose_scan_is_cut_off_is_not(tmp_path: Path) -> None:
+    pictures = jpegs(tmp_path)
+    right = checksums(pictures)
+    for missing in (8, 40, 400):
+        cut = [replace(p, data=p.data[:-missing]) if p.seq % 3 == 1 else p for p in pictures]
+        assert checksums(cut) == {seq: value for seq, value in right.items() if seq % 3 != 1}
+        assert published(cut)[2] == {"corrupt": 10}
+
+
+def lossy(data: bytes, rate: float, seed: int) -> bytes:
+    chance = random.Random(seed)
+    packets = [data[at : at + TS_PACKET] for at in range(0, len(data), TS_PACKET)]
+    return b"".join(packet for index, packet in enumerate(packets) if index < 8 or chance.random() >= rate)
+
+
+def x265(path: Path) -> Path:
+    clip = encode(path.with_name("clip"), "hevc", pictures=60)
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        track = source.streams.video[0]
+        copy = target.add_stream_from_template(track)
+        for packet in source.demux(track):
+            if packet.size:
+                packet.stream = copy
+                target.mux(packet)
+    return path
+
+
+@pytest.mark.parametrize(
+    "parameters", ["bframes=2", "bframes=0", "bframes=3:open-gop=1", "bframes=0:intra-refresh=1", "hevc"]
+)
+def test_lost_transport_packets_never_show_a_wrong_picture(parameters: str, tmp_path: Path) -> None:
+    """The decoder alone would take many of these pictures for sound, of HEVC most."""
+    stream = tmp_path / "stream.ts"
+    x265(stream) if parameters == "hevc" else x264(stream, parameters, (96, 80))
+    right = set(checksums(pictures_of(stream)).values())
+    sound = stream.read_bytes()
+    shown = lost = 0
+    for seed in range(8):
+        stream.write_bytes(lossy(sound, (0.01, 0.03)[seed % 2], seed))
+        with Source(str(stream)) as source:
+            sent, documents, _ = published(source.pictures("gate", 7))
+            lost += source.dropped["corrupt"]
+        ours = checksums(sent)
+        shown += len(ours)
+        assert set(ours.values()) <= right
+        assert {d.signal.luma_crc32 for d in documents if d.signal} <= right
+    assert shown
+    assert lost
+
+
+@pytest.mark.parametrize("transport", ["udp", "tcp"])
+@pytest.mark.parametrize("codec", ["h264-plain", "hevc-open"])
+def test_lost_rtp_packets_never_show_a_wrong_picture(codec: str, transport: str, tmp_path: Path) -> None:
+    pictures = pictures_of(encode(tmp_path / "clip", codec, pictures=60))
+    right = set(checksums(pictures).values())
+    shown = lost = 0
+    for seed in range(2):
+        options = SourceOptions(timeout_s=3.0, rtsp_transport=transport)  # type: ignore[arg-type]
+        received: list[CodedPicture] = []
+        with lossy_camera(pictures, 0.02, seed, speed=20.0) as url, Source(url, options) as source:
+            with suppress(SourceError):  # the camera hung up
+                received.extend(source.pictures("gate", 7))
+            lost += source.dropped["corrupt"]
+        ours = checksums(published(received)[0])
+        shown += len(ours)
+        assert set(ours.values()) <= right
+    assert shown
+    assert lost
+
+
+def renumbered(pictures: Iterable[CodedPicture]) -> list[CodedPicture]:
+    """As a source numbers them that does not know what did not reach it."""
+    return [replace(picture, seq=seq) for seq, picture in enumerate(pictures)]
+
+
+@pytest.mark.parametrize("codec", ["h264", "h264-plain", "h264-open", "hevc", "hevc-open"])
+def test_pictures_that_never_came_are_noticed(codec: str, tmp_path: Path) -> None:
+    """A camera or network that leaves out whole pictures: what refers to them is no sound picture."""
+    pictures = pictures_of(encode(tmp_path / "clip", codec))
+    right = set(checksums(pictures).values())
+    noticed = 0
+    for gone in (3, 4, 5, 12, 13, 17, 24):
+        rest = renumbered(picture for picture in pictures if picture.seq != gone)
+        sent, _, lost = published(rest)
+        assert set(checksums(sent).values()) <= right
+        assert len(sent) + sum(lost.values()) == len(rest)
+        noticed += bool(lost)
+        if picture_is_disposable(pictures[gone]):
+            assert lost == {}
+    assert noticed
+
+
+def picture_is_disposable(picture: CodedPicture) -> bool:
+    units = [unit for unit in split_annex_b(picture.data) if nal_type(unit, picture.codec) in (1, 5)]
+    return picture.codec == "h264" and all(not unit[0] & 0x60 for unit in units)
+
+
+def x264(path: Path, parameters: str, size: tuple[int, int] = (320, 240)) -> Path:
+    """60 pictures with x264's `parameters`."""
+    with av.open(str(path), "w") as container:
+        track = container.add_stream("libx264", rate=10, options={"x264-params": f"scenecut=0:keyint=10:{parameters}"})
+        track.width, track.height, track.pix_fmt = *size, "yuv420p"
+        track.codec_context.gop_size, track.codec_context.thread_count = 10, 1
+        for index in range(60):
+            frame = av.VideoFrame.from_ndarray(scene(index, *size), format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
+    return path
+
+
+@pytest.fixture
+def refreshed(tmp_path: Path) -> list[CodedPicture]:
+    """Intra refresh: one IDR picture, then recovery points only, from each of which samples are right a period later."""
+    return pictures_of(x264(tmp_path / "refresh.ts", "bframes=0:intra-refresh=1"))
+
+
+def test_a_stream_without_further_keyframes_is_joined_at_a_recovery_point(refreshed: list[CodedPicture]) -> None:
+    points = [picture.seq for picture in refreshed if picture.keyframe]
+    assert len(points) > 3
+    right = checksums(refreshed)
+    joined = [picture for picture in refreshed if picture.seq >= points[1]]
+    ours = checksums(joined)
+    assert min(ours) <= points[2], "a period later at the latest"
+    assert ours == {seq: value for seq, value in right.items() if seq >= min(ours)}
+    extractor = SignalExtractor()
+    documents = [document for picture in joined for document in extractor.push(picture)] + extractor.flush()
+    assert [document.seq for document in documents] == [picture.seq for picture in joined]
+    assert extractor.not_shown == min(ours) - points[1]
+    assert [d.picture_type for d in documents].count("?") == extractor.not_shown
+
+
+def test_a_stream_without_further_keyframes_recovers_from_damage(refreshed: list[CodedPicture]) -> None:
+    right = checksums(refreshed)
+    points = [picture.seq for picture in refreshed if picture.keyframe]
+    gone = points[1] + 3
+    sent, _, lost = published(renumbered(p for p in refreshed if p.seq != gone))
+    assert lost == {"corrupt": 1, "after a corrupt one": points[2] - gone - 2}
+    ours = set(checksums(sent).values())
+    assert ours <= set(right.values())
+    assert right[59] in ours
+
+
+def test_recovery_points_are_keyframes_where_the_container_says_otherwise(
+    refreshed: list[CodedPicture], tmp_path: Path
+) -> None:
+    path = tmp_path / "refresh.mp4"
+    with av.open(str(tmp_path / "refresh.ts")) as source, av.open(str(path), "w") as target:
+        track = source.streams.video[0]
+        copy = target.add_stream_from_template(track)
+        for packet in source.demux(track):
+            if packet.dts is not None:
+                packet.stream, packet.is_keyframe = copy, packet.dts == packet.pts == 0
+                target.mux(packet)
+    assert [p.keyframe for p in pictures_of(path)] == [p.keyframe for p in refreshed]
+
+
+def test_only_a_whole_recovery_point_is_one() -> None:
+    assert recovery_point(b"\x06\x06\x01\xc4\x80") == [b"\x06\x06\x01\xc4\x80"]
+    assert recovery_point(b"\x06\x05\x02ab\x06\x01\xc4\x80") == [b"\x06\x06\x01\xc4\x80"]
+    for faulty in (b"\x06", b"\x06\x06", b"\x06\x06\x09\xc4\x80", b"\x06\xff\xff", b"\x06\x05\xa2ab\x06\x01\xc4\x80"):
+        assert recovery_point(faulty) == []
+
+
+def without_reorder_depth(picture: CodedPicture) -> CodedPicture:
+    """The picture with sequence parameter sets that say nothing beyond the size: as many cameras send them."""
+
+    def plain(unit: bytes) -> bytes:
+        payload = unit[1:].replace(b"\0\0\3", b"\0\0")
+        bits, length = int.from_bytes(payload), 8 * len(payload)
+        reader = Bits(unit, 1)  # profile high, no scaling lists: what x264 writes
+        assert reader.u(8) == 100
+        reader.u(16)
+        for _ in range(4):
+            reader.ue()
+        reader.u(2)
+        reader.ue()
+        assert reader.ue() == 0  # type of picture order count
+        reader.ue()
+        reader.ue()
+        reader.u(1)
+        reader.ue()
+        reader.ue()
+        assert reader.u(2) == 3  # frames only, and direct_8x8_inference_flag
+        for _ in range(4 * reader.u(1)):
+            reader.ue()
+        read = length - reader.left
+        ended = ((bits >> (length - read)) << 2 | 1) << (-(read + 2) % 8)
+        escaped = re.sub(rb"\0\0([\0-\3])", lambda match: b"\0\0\3" + match[1], ended.to_bytes((read + 9) // 8))
+        return unit[:1] + escaped
+
+    units = [plain(unit) if nal_type(unit, "h264") == 7 else unit for unit in split_annex_b(picture.data)]
+    return replace(picture, data=b"".join(START_CODE + unit for unit in units))
+
+
+def test_the_first_b_pictures_are_shown_where_the_sequence_does_not_say_how_far_it_reorders(tmp_path: Path) -> None:
+    pictures = pictures_of(x264(tmp_path / "clip.ts", "bframes=3:open-gop=1", (96, 80)))
+    plain = [without_reorder_depth(picture) for picture in pictures]
+    sps = next(unit for unit in split_annex_b(plain[0].data) if nal_type(unit, "h264") == 7)
+    assert h264_sequence(sps)[1].depth is None
+    assert checksums(plain) == checksums(pictures)
+    # Without decoding times nobody knows. What is missing then is counted.
+    blind = [replace(picture, dts=None) for picture in plain]
+    extractor = SignalExtractor()
+    documents = [document for picture in blind for document in extractor.push(picture)] + extractor.flush()
+    assert len(documents) == len(pictures)
+    assert extractor.not_shown == len(pictures) - len(checksums(blind)) > 0
+
+
+def test_where_times_tell_of_no_reordering_nothing_waits(tmp_path: Path) -> None:
+    """Many cameras could send B-pictures, do not, and do not say so: a picture is shown as soon as it is there."""
+    pictures = pictures_of(x264(tmp_path / "clip.ts", "bframes=1:b-adapt=2:direct=none", (96, 80)))
+    decoder, keyframe = Decoder(), without_reorder_depth(pictures[0])
+    assert len(decoder.push(replace(keyframe, dts=keyframe.pts))) == 1
+    decoder = Decoder()
+    assert decoder.push(replace(keyframe, dts=keyframe.pts - keyframe.duration)) == []
+
+
+def flipped(data: bytes, chance: random.Random) -> bytes:
+    changed = bytearray(data)
+    for _ in range(chance.choice((1, 1, 4, 16))):
+        changed[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def holed(data: bytes, chance: random.Random) -> bytes:
+    start, length = chance.randrange(len(data)), chance.choice((1, 8, 64, 184, 1400))
+    return data[:start] + data[start + length :]
+
+
+def cut(data: bytes, chance: random.Random) -> bytes:
+    return data[: chance.randrange(1, len(data) + 1)]
+
+
+def overwritten(data: bytes, chance: random.Random) -> bytes:
+    start, length = chance.randrange(len(data)), chance.choice((4, 32, 256))
+    return data[:start] + chance.randbytes(min(length, len(data) - start)) + data[start + length :]
+
+
+def mutated(pictures: list[CodedPicture], seed: int) -> list[CodedPicture]:
+    """The pictures with one to four of them damaged, left out or repeated."""
+    chance = random.Random(seed)
+    changed = list(pictures)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        at = chance.randrange(len(changed))
+        kind = chance.randrange(6)
+        if kind == 4:
+            del changed[at]
+        elif kind == 5:
+            changed.insert(at, changed[at])
+        else:
+            damage = (flipped, holed, cut, overwritten)[kind]
+            changed[at] = replace(changed[at], data=damage(changed[at].data, chance) or b"\0")
+    return renumbered(changed)
+
+
+def bounds_hold(pictures: list[CodedPicture]) -> tuple[int, int]:
+    """Checks every bound that a worker takes from a signal against its own samples. (Bounds, signals that it refused.)"""
+    sent, documents, _ = published(pictures)
+    signals = {document.seq: document.signal for document in documents if document.signal}
+    track, bounds, before = SignalTrack(), 0, None
+    for shown in decoded(sent):
+        signal = signals.get(shown.seq)
+        if signal is None:
+            continue
+        track.add(signal)
+        bound = track.take(signal.tick, shown.matches)
+        now = shown.luma()
+        if bound is not None and before is not None and before.shape == now.shape:
+            assert (block_change(now, before) <= bound.change).all()
+            bounds += 1
+        before = now
+    return bounds, track.mismatches
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_a_bound_holds_for_the_samples_that_a_worker_sees(codec: str, tmp_path: Path) -> None:
+    """Whatever the producer's decoder saw of damaged pictures, and FFmpeg made of them."""
+    pictures = pictures_of(encode(tmp_path / "clip", codec))
+    assert bounds_hold(pictures)[1] == 0
+    assert sum(bounds_hold(mutated(pictures, seed))[0] for seed in range(25)) > 20
+
+
+def test_other_samples_leave_no_bound_now_and_next() -> None:
+    grid = np.zeros((2, 3), np.uint8)
+
+    def signal(tick: int) -> Signal:
+        return Signal(tick, Fraction(1, 2), grid, None, None, tick - 1 if tick else None, 100 + tick)
+
+    track = SignalTrack()
+    for tick in range(5):
+        track.add(signal(tick))
+    seen = {0: 100, 1: 101, 2: 7, 3: 103, 4: 104}
+    taken = [track.take(tick, lambda own, tick=tick: own.luma_crc32 == seen[tick]) for tick in range(5)]  # type: ignore[misc]
+    assert [one is not None for one in taken] == [False, True, False, False, True]
+    assert track.mismatches == 1
+
+
+def test_a_checksum_is_of_the_samples_alone() -> None:
+    wide = np.arange(40 * 60, dtype=np.uint8).reshape(40, 60)
+    assert luma_checksum(wide[:, :50]) == luma_checksum(wide[:, :50].copy())
+    assert luma_checksum(wide) != luma_checksum(wide ^ np.uint8(1))
+
+
+def test_deep_samples_lose_their_lowest_bits_everywhere_alike(tmp_path: Path) -> None:
+    frames = list(PictureDecoder().push(pictures_of(encode(tmp_path / "clip", "hevc-10-bit"))[0]))
+    shown = decoded(pictures_of(encode(tmp_path / "clip", "hevc-10-bit")))
+    frame = shown[0].frame
+    words = np.frombuffer(frame.planes[0], "<u2").reshape(frame.height, -1)[:, : frame.width]  # type: ignore[call-overload]
+    assert frame.format.name == "yuv420p10le"
+    assert np.array_equal(shown[0].luma(), words >> 2)
+    assert len(frames) <= 1
+
+
+def test_a_codec_that_nobody_knows_is_one_error_per_keyframe_and_nothing_else(tmp_path: Path) -> None:
+    pictures = pictures_of(encode(tmp_path / "clip", "h264-plain"))
+    decoder = Decoder()
+    for picture in pictures[:25]:
+        unknown = replace(picture, codec="h2645")
+        if picture.keyframe:
+            with pytest.raises(SourceError, match="no decoder for codec 'h2645'"):
+                decoder.push(unknown)
+        else:
+            assert decoder.push(unknown) == []
+    assert decoder.lost == 22
+    assert decoded(pictures[25:], decoder) == []
+    later = [replace(picture, seq=picture.seq + 30) for picture in pictures]
+    assert len(decoded(later, Decoder())) == 30
+
+
+def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    pictures = pictures_of(encode(tmp_path / "clip", "mjpeg"))
+    with pytest.raises(SourceError, match=r"stream gate: pictures of 8193x8192 are larger than 67108864 samples"):
+        Decoder().push(replace(pictures[0], width=8193, height=8192))
+    # One that says so only in its own header.
+    start = pictures[0].data.index(b"\xff\xc0") + 5
+    side = int(MAX_PIXELS**0.5) + 8
+    size = side.to_bytes(2) * 2
+    hidden = pictures[0].data[:start] + size + pictures[0].data[start + 4 :]
+    decoder = Decoder()
+    assert decoder.push(replace(pictures[0], data=hidden)) == []
+    assert decoder.lost == 1
+
+
+def test_a_time_that_a_decoder_cannot_hold_loses_the_picture(tmp_path: Path) -> None:
+    pictures = pictures_of(encode(tmp_path / "clip", "h264-plain"))
+    decoder = Decoder()
+    decoded([replace(p, pts=2**80) if p.seq == 4 else p for p in pictures], decoder)
+    assert decoder.lost == 6
