@@ -11,6 +11,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from PIL import Image
 
 from codecflow.codec.annexb import START_CODE, nal_type, split_annex_b
 from codecflow.codec.decode import Decoder
@@ -230,3 +231,18 @@ def test_sound_and_data_are_ignored(tmp_path: Path) -> None:
         container.mux(track.encode(None))
     pictures, notices = taken(path)
     assert (len(pictures), notices) == (20, [])
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "bmp", "webp", "tif"])
+def test_still_pictures_are_named(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"still.{kind}"
+    Image.fromarray(scene(0, 96, 80)).save(path)
+    with pytest.raises(SourceError, match="a still picture, not a video"):
+        Source(str(path))
+
+
+def test_a_recording_of_jpegs_is_a_video(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mjpeg"
+    path.write_bytes(b"".join(jpeg(scene(index, 96, 80), None) for index in range(20)))
+    pictures, _ = taken(path)
+    assert len(pictures) == 20

@@ -116,6 +116,8 @@ def _what_file(name: str) -> str:
         return ""
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"):
         return ": an MP4 file that is cut off before its index; record or copy it again"
+    if head.startswith(b"\xff\xd8\xff"):
+        return ": a still picture, not a video; give a video file"
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().decode("latin-1").lower()
     if "<mpd" in text:
         return _DASH

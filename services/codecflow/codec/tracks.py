@@ -18,6 +18,9 @@ _NO_VIDEO = (
 _ENHANCEMENTS = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
 """Tags of Dolby Vision tracks. Beside a track of another tag they hold its enhancement layer."""
 
+_STILLS = ("avif", "heic", "heix", "mif1")
+"""Brands of MP4 files that hold a picture (HEIF)."""
+
 UNPUBLISHED = frozenset({"utvideo", "qtrle"})
 """Codecs whose packets cannot be decoded by themselves: pixel format and depth are the container's."""
 
@@ -60,7 +63,7 @@ def choose_track(container: InputContainer, name: str, wanted: int | None) -> Tr
         # A track that cannot be published is no reason to leave out one that can.
         usable = [index for index, video in enumerate(videos) if published(video)]
         tracks = Tracks(videos, usable[0] if usable else 0)
-    if container.format.name.endswith("_pipe"):
+    if container.format.name.endswith("_pipe") or container.metadata.get("major_brand") in _STILLS:
         raise SourceError(f"source {name}: a still picture, not a video; give a video file", "codec")
     if tracks.track.codec_context is None:
         raise SourceError(f"source {name}: no decoder for its video track ({_tag(tracks.track)}); {_CONVERT}", "codec")
