@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import av
@@ -12,9 +13,12 @@ import pytest
 from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.display import exif_orientation, frame_matrix, sei_orientation
 from codecflow.codec.source import Source
+from codecflow.codec.transcode import Transcode, Transcoder
+from codecflow.errors import SourceError
 from codecflow.messages import decode_packet, encode_packet
 from codecflow.orientation import ORIENTATIONS, Nearest
 
+from .cameras import camera
 from .clips import scene
 from .turned import MATRICES, exif, exif_clip, jpeg, lying, matrix_clip, sei, sei_clip
 
@@ -135,3 +139,45 @@ def test_exif_that_says_nothing(data: bytes) -> None:
 
 def test_exif_behind_padding() -> None:
     assert exif_orientation(b"\xff\xd8\xff" + exif(6, "<")) == 6
+
+
+@pytest.mark.parametrize("codec", ["h264-open", "vp9", "mpeg4"])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_the_matrix_of_other_containers(codec: str, orientation: int, tmp_path: Path) -> None:
+    """Matroska and WebM have an angle in place of a matrix."""
+    pictures = shown(matrix_clip(tmp_path / "clip", MATRICES[orientation], orientation, codec=codec))
+    assert {one.picture.orientation for one in pictures} == {orientation}
+
+
+def test_encoding_again_keeps_the_orientation(tmp_path: Path) -> None:
+    clip = matrix_clip(tmp_path / "clip", MATRICES[6], 6, pictures=20)
+    transcoder, decoder = Transcoder(Transcode(Fraction(5))), Decoder()
+    with Source(str(clip)) as source:
+        coded = [one for picture in source.pictures("gate", 1) for one in transcoder.push(picture)] + transcoder.flush()
+    pictures = [one for picture in coded for one in decoder.push(picture)] + decoder.flush()
+    assert len(pictures) == 10
+    assert {one.orientation for one in pictures} == {6}
+    assert {one.size for one in pictures} == {(96, 64)}
+    for index, picture in enumerate(pictures):
+        assert np.abs(picture.rgb().astype(int) - scene(2 * index, 96, 64)).mean() < 16
+
+
+def test_a_camera_whose_jpegs_are_turned(tmp_path: Path) -> None:
+    """MJPEG over HTTP, as phones and doorbells send it."""
+
+    def behave(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "multipart/x-mixed-replace;boundary=picture")
+        request.end_headers()
+        for index in range(12):
+            data = jpeg(lying(index, 6), 6)
+            head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(data)}\r\n\r\n"
+            request.wfile.write(head.encode() + data + b"\r\n")
+
+    decoder, pictures = Decoder(), list[ShownPicture]()
+    with camera(behave) as address, Source(f"http://{address}/video") as source:
+        assert source.codec == "mjpeg"
+        with pytest.raises(SourceError, match="gone"):
+            pictures.extend(one for picture in source.pictures("gate", 1) for one in decoder.push(picture))
+    assert {one.orientation for one in pictures} == {6}
+    assert_upright(pictures)

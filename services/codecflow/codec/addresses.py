@@ -67,6 +67,10 @@ class Address:
         Raises SourceError: missing, protocol.
         """
         if source == "-":
+            if os.isatty(0):
+                raise SourceError(
+                    "source -: nothing is piped in; such as: ffmpeg ... -f mpegts - | codecflow produce -", "missing"
+                )
             return cls("pipe", "-", "standard input")
         for name in _file_names(source):
             if os.path.lexists(name):
