@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from codecflow.kafka.settings import KafkaSettings
 from tests.codec.clips import encode
@@ -68,3 +69,50 @@ def test_ctrl_c_while_a_silent_host_is_waited_for(kafka_settings: KafkaSettings)
     assert process.returncode == 0
     assert out.startswith("stream gate: 0 pictures")
     assert err == ""
+
+
+def last_words(settings: KafkaSettings, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """(exit status, JSON document, error) of `produce --json`."""
+    done = subprocess.run(
+        command(settings, *arguments, "--json"), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "Traceback" not in done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, "nothing else on stdout"
+    return done.returncode, json.loads(lines[0]), done.stderr.splitlines()[-1]
+
+
+def test_a_damaged_file_ends_in_a_document_and_one_true_line(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip", "h264-ts", pictures=60)
+    packets = [path.read_bytes()[at : at + 188] for at in range(0, path.stat().st_size, 188)]
+    path.write_bytes(b"".join(packet for index, packet in enumerate(packets) if index != len(packets) // 2))
+    status, document, error = last_words(kafka_settings, str(path), "--stream", "gate", "--fast")
+    lost = sum(document["dropped"].values())
+    published = len(read(kafka_settings).packets)
+    assert (status, document["pictures"]) == (3, published)
+    assert document["dropped"]["corrupt"] == 1
+    assert f"{lost} of the {published + lost} pictures of {path} were not published (1 corrupt" in error
+    assert document["error"] == error.removeprefix("codecflow: ")
+
+
+def test_a_file_of_which_nothing_can_be_published_says_so(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip", "mjpeg")
+    data = bytearray(path.read_bytes())
+    at = data.find(b"\xff\xda")
+    while at >= 0:  # no scan begins with a Huffman code
+        end = data.find(b"\xff\xd9", at)
+        data[at + 20 : end] = b"\xff\0" * ((end - at - 20) // 2) + b"\0" * ((end - at) % 2)
+        at = data.find(b"\xff\xda", end)
+    path.write_bytes(data)
+    status, document, error = last_words(kafka_settings, str(path), "--stream", "gate", "--fast")
+    assert (status, document["pictures"], document["dropped"]) == (3, 0, {"corrupt": 30})
+    assert f"none of the 30 pictures of {path} was published (30 corrupt)" in error
+
+
+def test_what_cannot_be_opened_ends_in_a_document_too(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.mp4")
+    status, document, error = last_words(kafka_settings, missing, "--stream", "gate")
+    assert (status, document["pictures"], document["source"]) == (3, 0, missing)
+    assert document["error"] == error.removeprefix("codecflow: ")
+    assert last_words(kafka_settings, str(CLIP), "--stream", "no/id")[1]["error"]
+    assert last_words(kafka_settings, str(CLIP), "--stream", "gate", "--transcode", "fps=x")[0] == 2

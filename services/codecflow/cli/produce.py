@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
-from .status import StatusLine, print_json
+from .status import StatusLine, last_words
 
 if TYPE_CHECKING:
     from codecflow.producer.summary import Summary
@@ -90,43 +90,34 @@ def produce(
     from codecflow.codec.addresses import shown
     from codecflow.codec.opening import SourceOptions
     from codecflow.codec.transcode import Transcode
-    from codecflow.errors import CodecFlowError
     from codecflow.exact import positive
     from codecflow.lifecycle import GracefulStop
     from codecflow.producer.options import ProduceOptions
     from codecflow.producer.run import produce as run
     from codecflow.producer.summary import Summary
 
-    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-    source = _named_in_file(source)
-    options = ProduceOptions(
-        fast=fast,
-        loop=loop,
-        interval=None if signal_interval is None else positive(signal_interval, "--signal-interval"),
-        transcode=Transcode.parse(transcode) if transcode else None,
-        source=SourceOptions(
-            timeout_s=timeout,
-            track=track,
-            rtsp_transport=rtsp_transport,  # type: ignore[arg-type]  # checked there
-            tls_ca=tls_ca,
-            insecure=insecure,
-            piped_live=not fast,
-        ),
-    )
     summary = Summary(stream, shown(source))
-    try:
+    with last_words(summary, as_json):
+        settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+        source = _named_in_file(source)
+        options = ProduceOptions(
+            fast=fast,
+            loop=loop,
+            interval=None if signal_interval is None else positive(signal_interval, "--signal-interval"),
+            transcode=Transcode.parse(transcode) if transcode else None,
+            source=SourceOptions(
+                timeout_s=timeout,
+                track=track,
+                rtsp_transport=rtsp_transport,  # type: ignore[arg-type]  # checked there
+                tls_ca=tls_ca,
+                insecure=insecure,
+                piped_live=not fast,
+            ),
+        )
         with GracefulStop() as stop, StatusLine("opening the source", every_s=10.0) as status:
             run(settings, source, stream, options, stop, status.show, status.notice, summary)
         if summary.lost and not summary.live:
             _raise_loss(summary, settings.topics.packets)
-    except CodecFlowError as error:
-        summary.error = " ".join(str(error).split())
-        raise
-    finally:
-        if as_json or summary.pictures or summary.error is None:
-            typer.echo(summary.line(), err=as_json)
-        if as_json:
-            print_json(summary.document())
 
 
 def _named_in_file(source: str) -> str:

@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 import typer
 
+from codecflow.errors import CodecFlowError
 from codecflow.text import one_line
 
 
 class _Summary(Protocol):
+    error: str | None
+
+    @property
+    def empty(self) -> bool:
+        """Nothing was done yet."""
+        ...
+
     def line(self) -> str: ...
+
+    def document(self) -> Mapping[str, object]: ...
 
 
 class StatusLine:
@@ -50,6 +61,25 @@ class StatusLine:
 
     def notice(self, line: str) -> None:
         typer.echo(f"codecflow: {one_line(line)}", err=True)
+
+
+@contextmanager
+def last_words(summary: _Summary, as_json: bool) -> Iterator[None]:
+    """However the run within ends, its summary is printed: a line and, `as_json`, one JSON document on stdout, which names
+    the error. The error itself goes on."""
+    try:
+        yield
+    except CodecFlowError as error:
+        summary.error = one_line(str(error))
+        raise
+    except Exception as error:
+        summary.error = f"unexpected: {type(error).__name__}"
+        raise
+    finally:
+        if as_json or not summary.empty or summary.error is None:
+            typer.echo(summary.line(), err=as_json)
+        if as_json:
+            print_json(summary.document())
 
 
 def print_json(document: Mapping[str, object]) -> None:

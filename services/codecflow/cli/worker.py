@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
-from .status import StatusLine
+from .status import StatusLine, last_words
 
 if TYPE_CHECKING:
     from codecflow.vlm.families import Family
@@ -122,43 +123,40 @@ def worker(
     Ctrl-C or SIGTERM finishes and emits what is being computed; a second one quits. Nothing is emitted twice, however a
     worker ends.
     """
-    from codecflow.worker.settings import Limits, WhenBehind, available_threads, default_buffer_bytes
+    from codecflow.worker.status import Summary
 
-    settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no)
-    settings = replace(
-        settings,
-        until_end=until_end,
-        threads=threads or available_threads(),
-        when_behind=WhenBehind.parse(when_behind),
-        limits=Limits.within(default_buffer_bytes() if buffer is None else int(buffer * 2**30), idle),
-    )
-    kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-    from codecflow.kafka.topics import check_topics
-    from codecflow.lifecycle import GracefulStop
+    summary = Summary()
+    with nullcontext() if check else last_words(summary, as_json):
+        from codecflow.worker.settings import Limits, WhenBehind, available_threads, default_buffer_bytes
 
-    partitions = check_topics(kafka)
-    family = _load(model, dtype, device)
-    if not family.trained:
-        typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
-    if check:
-        typer.echo(f"six topics, {partitions} partitions; model {model} of type {family.model_type}: ready")
-        return
-    from codecflow.vlm.engine import Engine
-    from codecflow.worker.answering import Described
-    from codecflow.worker.service import Worker
-
-    limit = None if memory is None else int(memory * 2**30)
-    engine = Engine(family, refresh=refreshing, memory_bytes=limit)
-    with GracefulStop() as stop, StatusLine("joining the group", every_s=5.0) as status:
-        service = Worker(
-            kafka, settings, engine, Described(keep, model, family.trained), stop, status.show, status.notice
+        settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no)
+        settings = replace(
+            settings,
+            until_end=until_end,
+            threads=threads or available_threads(),
+            when_behind=WhenBehind.parse(when_behind),
+            limits=Limits.within(default_buffer_bytes() if buffer is None else int(buffer * 2**30), idle),
         )
-        summary = service.run()
-    typer.echo(summary.line(), err=as_json)
-    if as_json:
-        import orjson
+        kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+        from codecflow.kafka.topics import check_topics
+        from codecflow.lifecycle import GracefulStop
 
-        typer.echo(orjson.dumps(summary.document()).decode())
+        partitions = check_topics(kafka)
+        family = _load(model, dtype, device)
+        if not family.trained:
+            typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
+        if check:
+            typer.echo(f"six topics, {partitions} partitions; model {model} of type {family.model_type}: ready")
+            return
+        from codecflow.vlm.engine import Engine
+        from codecflow.worker.answering import Described
+        from codecflow.worker.service import Worker
+
+        limit = None if memory is None else int(memory * 2**30)
+        engine = Engine(family, refresh=refreshing, memory_bytes=limit)
+        described = Described(keep, model, family.trained)
+        with GracefulStop() as stop, StatusLine("joining the group", every_s=5.0) as status:
+            Worker(kafka, settings, engine, described, stop, status.show, status.notice, summary).run()
 
 
 def _settings(

@@ -49,6 +49,10 @@ class Summary:
         """Pictures that the source had and subscribers will not see; those before a camera's first keyframe do not count."""
         return sum(count for reason, count in self.dropped.items() if reason != BEFORE_FIRST_KEYFRAME)
 
+    @property
+    def empty(self) -> bool:
+        return not (self.pictures or self.dropped)
+
     def line(self) -> str:
         """One line for people."""
         share = 100 * self.metadata_sent_bytes / self.packets_bytes if self.packets_bytes else 0.0

@@ -66,6 +66,7 @@ class Worker:
     """Answers the streams of the partitions that its group gives it.
 
     `progress` is called about twice a second with the figures so far, `notice`, from any thread, with a line for people.
+    `summary`: where the figures go, to be had after an error as well.
     Raises KafkaError when the brokers or topics are not as they must be.
     """
 
@@ -78,11 +79,12 @@ class Worker:
         stop: GracefulStop,
         progress: Callable[[Summary], None] = lambda summary: None,
         notice: Callable[[str], None] = lambda line: None,
+        summary: Summary | None = None,
     ) -> None:
         partitions = check_topics(kafka)
         self._kafka, self._settings, self._stop = kafka, settings, stop
         self._progress, self._notice = progress, notice
-        self._summary = Summary()
+        self._summary = Summary() if summary is None else summary
         self._letters = DeadLetters(notice)
         self._reports = Reports(self._summary.counts, self._letters.add, notice)
         self._batch: _Batch | None = None

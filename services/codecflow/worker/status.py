@@ -35,7 +35,7 @@ class Summary:
     with an error instead; `refused`: windows of streams for which there is no room; `restarted`: answered windows that lack
     the context of what came before a take-over. `streams`: what was counted of each, by reason; `held`: what each holds
     now. `lag`: records not read yet; `behind_s`: how late the stream that is furthest behind live is read. Tokens and FLOPs
-    as in a result; `seconds` by stage, of all streams together.
+    as in a result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed.
     """
 
     windows: int = 0
@@ -58,9 +58,14 @@ class Summary:
     frame_bytes: int = 0
     kv_bytes: int = 0
     behind_s: float = 0.0
+    error: str | None = None
     seconds: Counter[str] = field(default_factory=Counter)
     streams: dict[str, Counter[str]] = field(default_factory=dict)
     held: dict[str, StreamFigures] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        return not (self.windows or self.streams)
 
     def counts(self, stream: str) -> Counter[str]:
         """The counter of one stream."""
@@ -122,6 +127,7 @@ class Summary:
         held = self.tokens_refreshed + self.tokens_reused
         return {
             **figures,
+            "error": self.error,
             "behind_s": round(self.behind_s, 3),
             "tokens_kept_share": self.tokens_kept / self.tokens_total if self.tokens_total else None,
             "kv_refreshed_share": self.tokens_refreshed / held if held else None,
