@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -39,6 +40,14 @@ def test_an_error_and_skipped_windows_are_in_the_line() -> None:
     line = result_line(failed)
     assert "person: no answer: its window needs 3 GB (no-room)  [" in line
     assert "4 windows skipped before" in line
+
+
+def test_a_line_begins_with_the_time_of_day_of_its_newest_picture() -> None:
+    today = datetime.now().replace(hour=14, minute=3, second=22, microsecond=900_000)
+    then = replace(RESULT, captured_at_ms=int(today.timestamp() * 1000), end_s=75.5)
+    assert result_line(then).startswith("gate  14:03:22  1:15.5  person: ")
+    older = replace(then, captured_at_ms=int((today - timedelta(days=3)).timestamp() * 1000))
+    assert result_line(older).startswith(f"gate  {today - timedelta(days=3):%Y-%m-%d} 14:03:22  1:15.5  person: ")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "1", "null", "{}", '{"stream":"gate"}', '{"stream":["gate"],"v":1}'])

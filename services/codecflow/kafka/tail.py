@@ -27,13 +27,20 @@ _NO_LEADER_YET = (ClientError.NOT_LEADER_FOR_PARTITION, ClientError.LEADER_NOT_A
 
 
 class TopicTail:
-    """Committed records of `topic` (all partitions, or those given), oldest first, or only new ones with `from_end`.
+    """Committed records of `topic` (all partitions, or those given), oldest first: all, only new ones with `from_end`, or at
+    most the `newest` of each partition and new ones.
 
     Opening it raises BrokerUnreachableError or TopicsError.
     """
 
     def __init__(
-        self, settings: KafkaSettings, topic: str, partitions: Sequence[int] | None = None, *, from_end: bool = False
+        self,
+        settings: KafkaSettings,
+        topic: str,
+        partitions: Sequence[int] | None = None,
+        *,
+        from_end: bool = False,
+        newest: int | None = None,
     ) -> None:
         self._settings = settings
         self._topic = topic
@@ -50,6 +57,9 @@ class TopicTail:
         # librdkafka, told only "from the beginning", looks it up by itself, but half a second to a second later.
         begin = OffsetSpec.latest() if from_end else OffsetSpec.earliest()
         self._positions = self._offsets(begin, IsolationLevel.READ_COMMITTED)
+        if newest is not None:
+            ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
+            self._positions = {key: max(at, ends[key] - newest) for key, at in self._positions.items()}
         self._consumer.assign([TopicPartition(topic, *position) for position in self._positions.items()])
 
     def __enter__(self) -> TopicTail:

@@ -3,7 +3,7 @@
 from ._wire import SCHEMA_VERSION, Headers
 from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
 from .grids import CHANGE_LEVELS, MOTION_LEVELS, Grid, round_change, round_motion
-from .limits import MAX_SIDE, VIDEO_CODECS
+from .limits import MAX_CLOCK_MS, MAX_EPOCH_AHEAD_MS, MAX_SIDE, VIDEO_CODECS
 from .metadata import (
     BLOCK,
     MAX_INTERVAL,
@@ -32,6 +32,8 @@ __all__ = [
     "ANNEX_B_CODECS",
     "BLOCK",
     "CHANGE_LEVELS",
+    "MAX_CLOCK_MS",
+    "MAX_EPOCH_AHEAD_MS",
     "MAX_INTERVAL",
     "MAX_SIDE",
     "MIN_INTERVAL",

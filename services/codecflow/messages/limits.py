@@ -17,6 +17,10 @@ MAX_INT64 = 2**63 - 1
 MAX_CLOCK_MS = 4_102_444_800_000
 """2100-01-01 UTC. A clock beyond it is wrong, and an epoch beyond it would outrank every later one of its stream."""
 
+MAX_EPOCH_AHEAD_MS = 86_400_000
+"""How far the epoch of a record may lie ahead of a reader's clock. Epochs begin as wall clock in ms, and only rise: one of
+the far future, from a machine with a wrong clock or a stray record, would silence its stream until that time."""
+
 MAX_SEQ = 2**53 - 1
 """Pictures of an epoch; exact in JSON readers whose numbers are all floating-point."""
 

@@ -18,6 +18,7 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.messages import check_stream_id
 
 from .epoch import EpochPublisher
+from .newest_epoch import next_epoch
 from .options import ProduceOptions
 from .pacing import Pacer
 from .reconnect import Reconnects
@@ -88,7 +89,7 @@ class _Run:
 
     def run(self, source: Source) -> Summary:
         self._summary.source, self._summary.codec, self._summary.live = source.name, source.codec, source.live
-        check_topics(self._settings)
+        self._partitions = check_topics(self._settings)
         self._largest = largest_record_bytes(self._settings, self._settings.topics.packets)
         self._sent = WireBytes()
         # Coded video does not get smaller, the headers of its records do: 8 % of a quiet stream. A batch must pass the
@@ -111,7 +112,7 @@ class _Run:
         reconnects = Reconnects(self.open, self._stop, self._notice)
         epoch = 0
         while True:
-            epoch = max(int(time.time() * 1000), epoch + 1)
+            epoch = next_epoch(self._settings, self._stream, self._partitions, self._notice_once, epoch)
             publisher = EpochPublisher(
                 self._stream,
                 epoch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import orjson
@@ -12,7 +13,8 @@ from codecflow.text import escape_controls, one_line
 
 
 def result_line(result: Result) -> str:
-    """One answer for people: at what time of the stream, and in the brackets what it looked at and cost."""
+    """One answer for people: when its newest picture was captured, at what time of the stream, and in the brackets what it
+    looked at and cost."""
     answer = one_line(result.answer) or "(nothing)"
     if result.error is not None:
         answer = f"no answer: {one_line(result.error.text)} ({result.error.code})"
@@ -34,7 +36,8 @@ def result_line(result: Result) -> str:
         notes.append("restarted")
     if not result.trained:
         notes.append("untrained model")
-    return f"{result.stream}  {clock(result.end_s)}  {one_line(result.question)}: {answer}  [{', '.join(notes)}]"
+    when = f"{time_of_day(result.captured_at_ms)}  {clock(result.end_s)}"
+    return f"{result.stream}  {when}  {one_line(result.question)}: {answer}  [{', '.join(notes)}]"
 
 
 def result_json(result: Result) -> str:
@@ -50,6 +53,12 @@ def read_result_json(text: str | bytes) -> Result:
     except (orjson.JSONDecodeError, TypeError) as error:
         raise MessageError(f"result: a JSON object is expected ({error})") from error
     return decode_result(str(document.pop("stream", "")).encode(), orjson.dumps(document))
+
+
+def time_of_day(ms: int) -> str:
+    """Wall clock in ms as local time; with the date unless it is today's."""
+    then = datetime.fromtimestamp(ms / 1000)
+    return then.strftime("%H:%M:%S" if then.date() == datetime.now().date() else "%Y-%m-%d %H:%M:%S")
 
 
 def clock(seconds: float) -> str:

@@ -14,6 +14,7 @@ from typing import TypeVar
 from codecflow.errors import MessageError
 from codecflow.kafka.topics import partition_of
 from codecflow.messages import (
+    MAX_EPOCH_AHEAD_MS,
     CodedPicture,
     DeadLetter,
     EndOfEpoch,
@@ -36,10 +37,6 @@ T = TypeVar("T", CodedPicture, PictureMetadata | EndOfEpoch)
 
 PACKETS, METADATA = 0, 1
 """The two topics, as an index of `Offsets`."""
-
-MOST_AHEAD_MS = 86_400_000
-"""How far the epoch of a record may lie ahead of the clock. Epochs begin as wall clock in ms, and only rise: one of the far
-future, from a camera box with a wrong clock or a stray record, would silence its stream until that time."""
 
 _UNPAIRED_AFTER_S = 2.0
 """How long after the other topic was read a stream at its limit keeps records without a counterpart."""
@@ -264,7 +261,7 @@ class Partition:
             self._dead(topic, key, offset, "misplaced", reason)
             return None
         ahead_ms = message.epoch - self._wall_ms()
-        if ahead_ms > MOST_AHEAD_MS:
+        if ahead_ms > MAX_EPOCH_AHEAD_MS:
             reason = f"epoch {message.epoch} lies {ahead_ms / 86_400_000:.1f} days ahead of this worker's clock"
             self._dead(topic, key, offset, "future-epoch", reason)
             self._reports.say_seldom(

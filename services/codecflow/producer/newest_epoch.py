@@ -1,0 +1,109 @@
+"""Epochs of a stream increase strictly, also when the clock of the machine that it is published from was set back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from confluent_kafka import Message
+
+from codecflow.errors import ConfigError, KafkaError, MessageError
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail
+from codecflow.kafka.topics import partition_of
+from codecflow.messages import (
+    MAX_CLOCK_MS,
+    MAX_EPOCH_AHEAD_MS,
+    EndOfEpoch,
+    PictureMetadata,
+    StreamState,
+    decode_metadata,
+    decode_state,
+)
+
+WITHIN_S = 5.0
+"""How long each of two topics is searched. What is not found by then counts as not there."""
+
+_NEWEST = (1_000, 10_000, 100_000)
+"""Records at the end of the stream's partition that are searched for one of it, one number after the other."""
+
+_AHEAD_MS = 1_000
+"""Clocks of two machines may differ by this much without a word."""
+
+
+_WithEpoch = PictureMetadata | EndOfEpoch | StreamState
+
+
+def next_epoch(
+    settings: KafkaSettings, stream: str, partitions: int, notice: Callable[[str], None], before: int = 0
+) -> int:
+    """The epoch to publish `stream` in: the wall clock in ms, or the one after the newest that the topics, of so many
+    `partitions`, know. `notice` is called when that is of a clock ahead of this one. `before`: the newest known here.
+
+    Raises ConfigError when an epoch is beyond what the wire allows.
+    """
+    partition = partition_of(stream, partitions)
+    answered, published = _answered(settings, stream, partition), _published(settings, stream, partition)
+    now = int(time.time() * 1000)
+    # One that workers leave out as impossible counts only if they answered it, so that it is this clock which is wrong.
+    newest = max([before, *answered, *(epoch for epoch in published if epoch <= now + MAX_EPOCH_AHEAD_MS)])
+    if max(now, newest) >= MAX_CLOCK_MS:
+        raise ConfigError(
+            f"stream {stream}: an epoch cannot begin at {_utc(max(now, newest))}; check this machine's clock, and if that "
+            "is right publish under another --stream"
+        )
+    if (latest := max([newest, *published])) > now + _AHEAD_MS:
+        notice(
+            f"stream {stream}: its newest epoch is of {_utc(latest)}, {_ahead(latest - now)} ahead of this machine's clock, "
+            f"{_utc(now)}: one of the two is wrong, check the clock; "
+            + ("publishing as the epoch after it" if latest == newest else "workers leave out what is so far ahead")
+        )
+    return max(now, newest + 1)
+
+
+def _answered(settings: KafkaSettings, stream: str, partition: int) -> list[int]:
+    """The newest epoch that a worker has answered, if it is found."""
+    return [
+        _epoch(record, decode_state)
+        for record in _records(settings, settings.topics.state, partition, None)
+        if record.key() == stream.encode() and record.value()
+    ][-1:]
+
+
+def _published(settings: KafkaSettings, stream: str, partition: int) -> list[int]:
+    """Epochs of the newest records of the stream, if there are any among the newest of its partition."""
+    until = time.monotonic() + WITHIN_S
+    for newest in _NEWEST:
+        records = _records(settings, settings.topics.metadata, partition, newest)
+        of_stream = [record for record in records if record.key() == stream.encode()]
+        if of_stream or len(records) < newest or time.monotonic() > until:
+            return [_epoch(record, decode_metadata) for record in of_stream]
+    return []
+
+
+def _records(settings: KafkaSettings, topic: str, partition: int, newest: int | None) -> list[Message]:
+    try:
+        with TopicTail(settings, topic, [partition], newest=newest) as tail:
+            return tail.catch_up(WITHIN_S)
+    except KafkaError:
+        # Too much to be read in time, or this user may only write. Publishing itself will say if the brokers are gone.
+        return []
+
+
+def _epoch(
+    record: Message, decode: Callable[[bytes | None, bytes | None], PictureMetadata | EndOfEpoch | StreamState]
+) -> int:
+    """0 for what workers cannot read either."""
+    try:
+        return decode(record.key(), record.value()).epoch
+    except MessageError:
+        return 0
+
+
+def _ahead(ms: int) -> str:
+    return f"{ms / 86_400_000:.1f} days" if ms > MAX_EPOCH_AHEAD_MS else f"{ms / 1000:.0f} s"
+
+
+def _utc(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
