@@ -288,3 +288,25 @@ def test_udp(tmp_path: Path) -> None:
     finally:
         ended.set()
         thread.join()
+
+
+def test_of_an_hls_address_only_one_rendition_is_fetched(tmp_path: Path) -> None:
+    """FFmpeg looks at the first part of each to find out what they are."""
+    small = encode(tmp_path / "small", "h264-ts", 30, (96, 80)).read_bytes()
+    large = encode(tmp_path / "large", "h264-ts", 30, (160, 128)).read_bytes()
+    master = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=100000\nsmall.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=900000\nlarge.m3u8\n"
+    files: dict[str, Callable[[], bytes]] = {"/master.m3u8": master.encode}
+    for name, content in (("small", small), ("large", large)):
+        files[f"/{name}.m3u8"] = partial(playlist, *(f"{name}{number}.ts" for number in range(6)))
+        files |= {f"/{name}{number}.ts": partial(bytes, content) for number in range(6)}
+    asked: list[str] = []
+    notices: list[str] = []
+    with camera(serves(files, asked)) as address:
+        with Source(f"http://{address}/master.m3u8", SourceOptions(5.0, track=2), notice=notices.append) as source:
+            assert not source.live
+            assert read(source) == 180
+            assert (source.width, source.height) == (160, 128)
+        with Source(f"http://{address}/master.m3u8", SourceOptions(5.0), notice=notices.append):
+            pass
+    assert "2 video tracks: 1 h264 96x80, 2 h264 160x128; taking 1" in notices[-1]
+    assert len([path for path in asked if path.startswith("/small") and path.endswith(".ts")]) <= 4
