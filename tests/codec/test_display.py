@@ -109,7 +109,7 @@ def test_an_odd_angle_is_shown_by_the_nearest_quarter_turn_and_told_once(tmp_pat
     pictures = shown(matrix_clip(tmp_path / "clip", matrix, 6), notices)
     assert {one.picture.orientation for one in pictures} == {6}
     assert len(notices) == 1
-    assert "odd angle" in notices[0]
+    assert "not a multiple of 90 degrees" in notices[0]
     assert "30 degrees off" in notices[0]
 
 

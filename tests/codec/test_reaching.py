@@ -70,13 +70,13 @@ def test_rtsp_over_udp(tmp_path: Path) -> None:
             pictures = source.pictures("gate", 1)
             assert [next(pictures).seq for _ in range(30)] == list(range(30))
         assert len(notices) == 1
-        assert "refuses RTSP over TCP, so it sends by UDP" in notices[0]
+        assert "the camera refuses RTSP over TCP; using UDP" in notices[0]
         with Source(f"rtsp://{address}/cam", SourceOptions(2.0, rtsp_transport="udp"), notice=notices.append) as source:
             next(source.pictures("gate", 1))
         assert len(notices) == 1
         error = refusal(f"rtsp://{address}/cam", SourceOptions(2.0, rtsp_transport="tcp"))
     assert error.code == "transport"
-    assert "--rtsp-transport udp" in str(error)
+    assert "--rtsp-transport auto" in str(error)
 
 
 def test_rtsp_over_tcp_only(tmp_path: Path) -> None:

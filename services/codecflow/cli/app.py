@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def _arguments() -> list[str]:
-    """The command line, files whose names begin with a dash told from options: no option has a dot in it."""
+    """The command line, with ./ before files whose names begin with a dash; no option has a dot in its name."""
     return [
         f"./{word}" if word.startswith("-") and "." in word and os.path.isfile(word) else word for word in sys.argv[1:]
     ]
@@ -73,12 +73,12 @@ def _arguments() -> list[str]:
 
 def _usage(error: Any) -> NoReturn:
     """What was wrong with the command line."""
-    told = error.format_message()
+    message = error.format_message()
     if "help" in type(error).__name__.lower():  # a command without arguments: its help is the message
         error.show()
         sys.exit(error.exit_code)
     command = error.ctx.command_path if getattr(error, "ctx", None) else "codecflow"
-    _fail(f"{told.rstrip('.')}; see {command} --help", error.exit_code)
+    _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
 
 
 def _fail(text: str, status: int) -> NoReturn:

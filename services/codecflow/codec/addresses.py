@@ -99,21 +99,23 @@ class Address:
 
     @classmethod
     def _of_path(cls, name: str) -> Address:
-        path, told = Path(name), visible(name)
+        path, name_shown = Path(name), visible(name)
         if path.is_dir():
-            raise SourceError(f"source {told}: is not a file but a folder; give a video file in it", "missing")
+            raise SourceError(f"source {name_shown}: is not a file but a folder; give a video file in it", "missing")
         if path.is_fifo():
-            return cls("pipe", name, told)
+            return cls("pipe", name, name_shown)
         if not path.exists():
-            raise SourceError(f"source {told}: a link to a file that is not there; give a video file", "missing")
+            raise SourceError(f"source {name_shown}: a link to a file that is not there; give a video file", "missing")
         if not path.is_file():
             hint = f"; {_HINTS['v4l2']}" if name.startswith("/dev/video") else "; give a video file"
-            raise SourceError(f"source {told}: is not a file but a device{hint}", "protocol")
+            raise SourceError(f"source {name_shown}: is not a file but a device{hint}", "protocol")
         if not os.access(path, os.R_OK):
-            raise SourceError(f"source {told}: no permission to read it; ask for it, or give another file", "missing")
+            raise SourceError(
+                f"source {name_shown}: no permission to read it; change its permissions or give another file", "missing"
+            )
         if path.stat().st_size == 0:
-            raise SourceError(f"source {told}: not a video: the file is empty; give a video file", "codec")
-        return cls("file", name, told)
+            raise SourceError(f"source {name_shown}: not a video: the file is empty; give a video file", "codec")
+        return cls("file", name, name_shown)
 
 
 def is_address(source: str) -> bool:

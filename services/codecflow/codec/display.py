@@ -23,7 +23,7 @@ from .annexb import nal_type, split_annex_b
 from .side_data import side_data
 
 TOLERATED = 1.0
-"""Degrees by which a transform may miss a quarter turn before people are told."""
+"""Degrees by which a transform may differ from a quarter turn without a notice."""
 
 _EXIF_ORIENTATION = 0x0112
 _SEI = {"h264": (6, 1, range(1, 6)), "hevc": (39, 2, range(32))}  # type of a (prefix) SEI, header bytes, coded slices
@@ -33,11 +33,11 @@ _DISPLAY_ORIENTATION = 47
 class Display:
     """The orientation of each picture of one track, in decode order, as the container or the picture itself says.
 
-    `told`: called with an angle, once, when pictures are to be turned by one that is no quarter turn.
+    `notice`: called once with an angle in degrees when pictures are to be rotated by other than a quarter turn.
     """
 
-    def __init__(self, track: VideoStream, codec: str, told: Callable[[float], None]) -> None:
-        self._track, self._codec, self._told = track, codec, told
+    def __init__(self, track: VideoStream, codec: str, notice: Callable[[float], None]) -> None:
+        self._track, self._codec, self._notice = track, codec, notice
         self._container = UPRIGHT
         self._started = False
         self._off = False
@@ -69,7 +69,7 @@ class Display:
     def _nearest(self, found: Nearest) -> int:
         if found.off > TOLERATED and not self._off:
             self._off = True
-            self._told(found.off)
+            self._notice(found.off)
         return found.orientation
 
 

@@ -88,7 +88,7 @@ def open_container(
 ) -> InputContainer:
     """The opened container. Blocks.
 
-    `notice` is told when an RTSP camera sends by UDP since it refuses TCP. Raises FFmpeg's or the system's own errors,
+    `notice` is called when an RTSP camera refuses TCP and UDP is used. Raises FFmpeg's or the system's own errors,
     SilentError when the time-out was the reason, and SourceError when the host's name is not known.
     """
     try:
@@ -115,7 +115,7 @@ def _by_transport(address: Address, options: SourceOptions, notice: Callable[[st
         container = _again_by_udp(address, options)
     except av.error.FFmpegError as error:
         raise (error if refusal.errno == errno.EPROTONOSUPPORT else refusal) from None
-    notice(f"source {address.shown}: it refuses RTSP over TCP, so it sends by UDP, where packets can get lost")
+    notice(f"source {address.shown}: the camera refuses RTSP over TCP; using UDP, which can lose packets")
     return container
 
 

@@ -38,7 +38,7 @@ MAX_UNREADABLE = 100
 """Reads that may fail in a row before a file counts as unreadable from there on."""
 
 KEYFRAME_WITHIN_S = 30.0
-"""After how long without a keyframe people are told; then again at four times the time, and so on, up to an hour."""
+"""Seconds without a keyframe after which there is a notice; the next one at four times that, and so on, hourly at most."""
 
 _GRACE_S = 2.0
 """Seconds that FFmpeg's own time-out is given to say what was wrong."""
@@ -55,7 +55,7 @@ class Source:
     `corrected`: times that were corrected, by kind (presentation.py).
 
     `stopped` is asked while the source is waited for. `notice` is called with a line for people: which of several tracks
-    is taken, no keyframe for long, pictures turned by an odd angle, times that are corrected.
+    is taken, no keyframe for long, an odd rotation, times that are corrected.
 
     Raises StoppedError once `stopped` says so, and SourceError, whose `code` is one of those listed there.
     """
@@ -73,7 +73,7 @@ class Source:
         self.dropped: Counter[str] = Counter()
         self.corrected: Counter[str] = Counter()
         self._options, self._notice = options, notice
-        # A file's reads end by themselves; all else may take for ever.
+        # A file's reads end by themselves; everything else may block forever.
         self._reader = None if address.kind == "file" else Reader(stopped)
         self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after nobody waits for it any more
         self._transmission = Transmission(rtp=address.kind == "rtsp" or address.scheme == "rtp")
@@ -88,7 +88,7 @@ class Source:
         self._track = tracks.track
         if len(tracks.videos) > 1 and options.track is None:
             notice(
-                f"source {self.name}: {len(tracks.videos)} video tracks: {tracks.told()}; "
+                f"source {self.name}: {len(tracks.videos)} video tracks: {tracks.listing()}; "
                 f"taking {tracks.chosen + 1}, --track N takes another"
             )
         for other in self._container.streams:
@@ -295,8 +295,7 @@ class Source:
 
     def _turned(self, off: float) -> None:
         self._notice(
-            f"source {self.name}: its pictures are to be turned by an odd angle; shown by the nearest quarter turn, "
-            f"{off:.0f} degrees off"
+            f"source {self.name}: its rotation is not a multiple of 90 degrees; using the nearest, {off:.0f} degrees off"
         )
 
     def close(self) -> None:
@@ -319,7 +318,7 @@ class Source:
 
 
 class _KeyframeWatch:
-    """Tells people when a source sends pictures but no keyframe for long."""
+    """Notices for people when a source sends pictures but no keyframe for a long time."""
 
     def __init__(self, name: str, notice: Callable[[str], None]) -> None:
         self._name, self._notice = name, notice
@@ -334,7 +333,7 @@ class _KeyframeWatch:
         if waited_s >= self._next_s:
             self._next_s = waited_s + min(3 * waited_s, 3600.0)
             self._notice(
-                f"source {self._name}: no keyframe for {waited_s:.0f} s, so none of its {self._pictures} pictures can be "
+                f"source {self._name}: no keyframe for {waited_s:.0f} s, none of its {self._pictures} pictures can be "
                 "decoded; set an interval of 1 to 4 s between keyframes (I-frames) in the camera"
             )
 

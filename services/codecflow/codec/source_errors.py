@@ -15,15 +15,15 @@ _ADVICE = {
     "tls": "the secure connection failed: the certificate is not that of a known authority or not of this host; give the "
     "camera's certificate or its authority's with --tls-ca FILE, or turn the check off with --insecure",
     "timeout": "nothing came within {timeout_s:g} s; check that the camera is on and sends, or raise --timeout",
-    "dns": "no host of this name was found; check the address and the name server",
+    "dns": "the host name cannot be resolved; check the address and the name server",
     "refused": "the connection was refused: nothing listens on this port; check the port and that the camera is on",
     "unreachable": "no route to this host; check the address and the network",
-    "transport": "it refuses this way of sending; try --rtsp-transport udp, tcp or auto",
+    "transport": "the camera refuses this RTSP transport; use --rtsp-transport auto, udp or tcp",
     "codec": "not a video that can be read{what}",
-    "protocol": "this build of FFmpeg has not got the protocol {scheme}://; give the camera's rtsp:// address, or let a "
+    "protocol": "this build of FFmpeg does not support {scheme}://; give the camera's rtsp:// address, or let a "
     "gateway such as mediamtx offer it as RTSP",
     "gone": "the connection broke off or was ended by the other side",
-    "missing": "nothing is there under this address; check its path",
+    "missing": "nothing found at this address; check its path",
     "read": "it cannot be read ({reason}); check the disk and the permissions",
 }
 
@@ -96,16 +96,16 @@ _BEGINNINGS = {
 
 
 def _what_it_is(address: Address) -> str:
-    """What something that is no video is, as far as that shows: the end of a line that says so, and what to do."""
+    """What a source that is not a video seems to be, and what to do: the end of an error's line."""
     if address.scheme == "rtp":
         return ": rtp:// needs a description of the stream (SDP), which is not supported; give the rtsp:// address"
     path = address.url.partition("?")[0].lower()
-    told = next((told for ending, told in _ENDINGS.items() if path.endswith(ending)), "")
+    hint = next((hint for ending, hint in _ENDINGS.items() if path.endswith(ending)), "")
     if address.kind == "file":
-        return _what_file(address.url) or told or "; give a video file"
+        return _what_file(address.url) or hint or "; give a video file"
     if address.kind == "http":
-        return told or "; is it the stream's own address, not that of the camera's page?"
-    return told
+        return hint or "; is it the stream's own address, not that of the camera's page?"
+    return hint
 
 
 def _what_file(name: str) -> str:
@@ -121,4 +121,4 @@ def _what_file(name: str) -> str:
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().decode("latin-1").lower()
     if "<mpd" in text:
         return _DASH
-    return next((told for beginning, told in _BEGINNINGS.items() if text.startswith(beginning)), "")
+    return next((hint for beginning, hint in _BEGINNINGS.items() if text.startswith(beginning)), "")

@@ -38,8 +38,8 @@ class Tracks:
     def track(self) -> VideoStream:
         return self.videos[self.chosen]
 
-    def told(self) -> str:
-        """The tracks in words, such as `1 h264 160x90, 2 h264 768x432`."""
+    def listing(self) -> str:
+        """The tracks, such as `1 h264 160x90, 2 h264 768x432`."""
         return ", ".join(f"{number} {_track(video)}" for number, video in enumerate(self.videos, 1))
 
 
@@ -58,7 +58,7 @@ def choose_track(container: InputContainer, name: str, wanted: int | None) -> Tr
     tracks = Tracks(videos, (wanted or 1) - 1)
     if not 0 <= tracks.chosen < len(videos):
         count = "1 video track" if len(videos) == 1 else f"{len(videos)} video tracks"
-        raise SourceError(f"source {name}: no track {wanted}: it has {count}: {tracks.told()}", "codec")
+        raise SourceError(f"source {name}: no track {wanted}: it has {count}: {tracks.listing()}", "codec")
     if wanted is None:
         # A track that cannot be published is no reason to leave out one that can.
         usable = [index for index, video in enumerate(videos) if published(video)]
