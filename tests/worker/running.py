@@ -44,6 +44,12 @@ def quick(settings: KafkaSettings) -> KafkaSettings:
     return KafkaSettings(settings.bootstrap_servers, settings.topic_prefix, QUICK)
 
 
+def patient(settings: KafkaSettings) -> KafkaSettings:
+    """A worker that is slow is not given up."""
+    properties = {"session.timeout.ms": "60000", "heartbeat.interval.ms": "1000"}
+    return KafkaSettings(settings.bootstrap_servers, settings.topic_prefix, properties)
+
+
 def send(settings: KafkaSettings, *published: Published) -> None:
     """Publish records as they are, in order, and return once the broker has them."""
     with RecordSender(settings) as sender:

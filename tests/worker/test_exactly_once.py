@@ -16,7 +16,7 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 
 from .memory import publish
-from .running import ASKED, Key, Process, Running, once, quick, results, send, until
+from .running import ASKED, Key, Process, Running, once, patient, quick, results, send, until
 
 STREAMS = ("a", "b")
 FIRST = 110
@@ -91,7 +91,8 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_said_twice(
 def test_workers_that_join_and_leave_share_the_streams(
     kafka_settings: KafkaSettings, family: Family, checkpoint: Path, clip: Path
 ) -> None:
-    settings = quick(kafka_settings)
+    # Nobody dies here, and a busy machine must not look like it.
+    settings = patient(kafka_settings)
     streams = [f"camera-{n}" for n in range(6)]
     published = [publish(clip, stream) for stream in streams]
     parts = [slice(0, 70), slice(70, 130), slice(130, None)]
@@ -109,7 +110,7 @@ def test_workers_that_join_and_leave_share_the_streams(
     until(lambda: second.summary.windows >= 1, what="a window of the second worker")
     left = first.stop()
     sent(parts[2])
-    until(lambda: len(results(settings)) >= 10 * len(streams), 120, what="all windows")
+    until(lambda: len(results(settings)) >= 10 * len(streams), what="all windows")
     last = second.stop()
     found = once(results(settings))
     assert found.keys() == {(stream, 1, k, "person") for stream in streams for k in range(10)}

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import TopicPartition
@@ -18,7 +19,7 @@ from codecflow.kafka.failures import DeliveryError, TransactionAbortedError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.transactions import TransactionalEmitter
-from codecflow.messages import DeadLetter, encode_dead_letter, encode_result, encode_state
+from codecflow.messages import DeadLetter, Result, ResultError, encode_dead_letter, encode_result, encode_state
 
 from .answering import Answered
 
@@ -157,3 +158,13 @@ class Committer:
 
     def _record(self, key_value: tuple[bytes, bytes], topic: str, stream: str) -> Record:
         return Record(topic, key_value[0], key_value[1], f"stream {stream!r}, for {topic}")
+
+
+def _encoded(result: Result) -> tuple[bytes, bytes]:
+    """A result as a record; one that cannot be written down becomes an error of its own."""
+    try:
+        return encode_result(result)
+    except Exception as error:  # one stream's result must not stop the worker
+        _logger.debug("%r", result, exc_info=True)
+        failure = ResultError("failed", f"the answer cannot be written: {type(error).__name__}: {error}")
+        return encode_result(replace(result, answer="", p_yes=None, label_probabilities=None, error=failure))

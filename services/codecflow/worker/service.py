@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -352,12 +353,10 @@ class Worker:
             )
 
     def _close(self) -> None:
-        self._batch = None
-        self._consumer.close()
-        self._questions.close()
-        self._pool.close()
-        self._answering.close()
-        self._committer.close()
+        self._batch = self._commit = None
+        with ExitStack() as last_first:
+            for part in (self._committer, self._answering, self._pool, self._questions, self._consumer):
+                last_first.callback(part.close)
 
 
 def _done(future: Future[Any], deadline: float | None) -> bool:

@@ -42,6 +42,8 @@ class Stream:
         """What is to be emitted next, oldest first; each has a window, but for the newest."""
         self.taken: deque[Step] = deque()
         """Steps that the engine or a transaction works on."""
+        self.closed_bytes = 0
+        """Sampled frames of closed windows, which wait for the engine or are in it."""
         self.join = StreamJoin(counts)
         self.parked = False
         self.newest_at = 0.0
@@ -63,12 +65,6 @@ class Stream:
     def coded_bytes(self) -> int:
         """Coded pictures that wait: for metadata, for the end of a backlog, for a sampler thread."""
         return self.join.bytes_waiting + self._backlog.nbytes + self._lane.queued_bytes
-
-    @property
-    def closed_bytes(self) -> int:
-        """Sampled frames of closed windows, which wait for the engine or are in it."""
-        closed = (step.window for steps in (self.ready, self.taken) for step in steps)
-        return sum(window.nbytes for window in closed if window is not None)
 
     @property
     def frame_bytes(self) -> int:
@@ -144,9 +140,10 @@ class Stream:
         """Take over what its sampler has done. A step without a window is merged with the one before or after it."""
         self.counts.update(sampled.counts)
         for step in sampled.steps:
+            self.closed_bytes += step.nbytes
             before = self.ready[-1] if self.ready else None
             if before is not None and (before.window is None or step.window is None):
-                self.ready[-1] = Step(step.state, before.window or step.window, step.last)
+                self.ready[-1] = Step(step.state, before.window or step.window, step.last, before.nbytes + step.nbytes)
             else:
                 self.ready.append(step)
 
@@ -161,6 +158,7 @@ class Stream:
         """The oldest step taken is there for all to see."""
         assert self.taken[0] is step
         self.taken.popleft()
+        self.closed_bytes -= step.nbytes
         self.state = step.state
         self._held.committed(step.state)
 

@@ -123,11 +123,12 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Step:
     """How far a stream has come once `window` (None: there is nothing to answer) is emitted. `last`: nothing more comes of
-    this stream until it is opened again."""
+    this stream until it is opened again. `nbytes`: of its frames' pixels."""
 
     state: StreamState
     window: Window | None = None
     last: bool = False
+    nbytes: int = 0
 
 
 def frame_bytes(frame: Frame) -> int:
@@ -299,7 +300,7 @@ class WindowAssembly:
         first = self._plan.first(next_window)
         self._presence.forget_before(first)
         self._rewind.advance(self._plan.time(first) - self._memory_s)
-        return Step(self._state(self._rewind.offsets), window)
+        return Step(self._state(self._rewind.offsets), window, nbytes=0 if window is None else window.nbytes)
 
     def _state(self, offsets: Offsets, ended: bool = False) -> StreamState:
         answered_until = self._plan.time(self.next_window * self._plan.stride_slots)
