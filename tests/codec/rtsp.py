@@ -7,8 +7,9 @@ import socket
 import socketserver
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 from codecflow.codec.annexb import nal_type, split_annex_b
@@ -31,12 +32,13 @@ def rtsp_camera(
     hangs: bool = False,
     keyframes: bool = True,
     asked: list[str] | None = None,
+    clock: Callable[[CodedPicture], float] = lambda picture: 0.0,
 ) -> Iterator[str]:
     """host:port of a camera that plays the H.264 `clip` from its picture `start` on, ten times real time, then hangs up.
 
     `transport`: tcp or udp, the only one that it takes. `certificate`: PEM of a key and its certificate, for TLS. `hangs`:
     it says nothing more after the last picture, instead. `keyframes`: else it leaves them out.
-    `asked` is added to: its requests, with their headers.
+    `asked` is added to: its requests, with their headers. `clock`: by how many seconds its clock is off at a picture.
     """
     with Source(str(clip)) as source:
         whole = list(source.pictures("camera", 0))
@@ -104,7 +106,7 @@ def rtsp_camera(
             number = 0
             for picture in pictures:
                 for payload, last in _payloads(picture):
-                    stamp = int(picture.pts * picture.time_base * 90_000) & 0xFFFFFFFF
+                    stamp = int((picture.pts * picture.time_base + Fraction(clock(picture))) * 90_000) & 0xFFFFFFFF
                     header = struct.pack(">BBHII", 0x80, 96 | (0x80 if last else 0), number & 0xFFFF, stamp, 7)
                     number += 1
                     packet = header + payload

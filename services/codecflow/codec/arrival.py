@@ -55,8 +55,10 @@ def spread(arrived: Iterator[Arrival], opening_s: float) -> Iterator[Arrival]:
     except SourceError as error:
         failed = error
     apart_s = 0.0
-    if probed and len(later) == 2:
-        apart_s = min(opening_s / len(probed), 1.5 * (later[1].at_s - later[0].at_s))
+    if probed:
+        apart_s = opening_s / len(probed)
+        if len(later) == 2:
+            apart_s = min(apart_s, 1.5 * (later[1].at_s - later[0].at_s))
     for index, one in enumerate(probed):
         early_s = (len(probed) - 1 - index) * apart_s
         yield replace(one, at_s=one.at_s - early_s, at_ms=one.at_ms - round(1000 * early_s))

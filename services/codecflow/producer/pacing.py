@@ -7,6 +7,9 @@ import time
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import CodedPicture
 
+LONGEST_PAUSE_S = 60.0
+"""A gap in a file's times is not waited for any longer than this. Its times stay as they are."""
+
 
 class Pacer:
     """Holds pictures back to the pace of their own times. Starts with the first picture."""
@@ -23,5 +26,8 @@ class Pacer:
         if self._began is None:
             self._began, self._first_s = now, due_s
         ahead = self._began + due_s - self._first_s - now
+        if ahead > LONGEST_PAUSE_S:
+            self._began -= ahead - LONGEST_PAUSE_S
+            ahead = LONGEST_PAUSE_S
         if ahead > 0:
             self._stop.wait(ahead)
