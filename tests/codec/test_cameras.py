@@ -66,7 +66,9 @@ def test_a_camera_that_is_not_there(scheme: str) -> None:
 
 def test_a_camera_that_does_not_speak_tls() -> None:
     with camera(refuses(404)) as address:
-        assert failure(f"https://admin:{SECRET}@{address}/live").code == "tls"
+        error = failure(f"https://admin:{SECRET}@{address}/live")
+    assert error.code == "tls"
+    assert "the host does not speak TLS" in str(error)
 
 
 def test_a_page_is_no_video() -> None:

@@ -164,6 +164,7 @@ def test_https_and_rtsps_cameras_must_prove_who_they_are(tmp_path: Path) -> None
                 if code:
                     error = refusal(url, options)
                     assert error.code == code
+                    assert "its certificate is not trusted" in str(error)
                     assert "--tls-ca FILE" in str(error)
                     assert not asked
                 else:

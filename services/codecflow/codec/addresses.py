@@ -24,6 +24,7 @@ _KINDS: dict[str, Kind] = {
     **dict.fromkeys(("udp", "rtp", "tcp", "tls", "srt", "mmsh", "mmst"), "network"),
 }
 _SECURE = ("https", "rtsps", "rtmps", "rtmpts", "tls")
+_PORTS = {"https": 443, "rtsps": 322, "rtmps": 443, "rtmpts": 443}
 
 _HINTS = {
     "rtspt": "give the rtsp:// address with --rtsp-transport tcp",
@@ -42,13 +43,14 @@ _MEANT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/|(?![./]).*:.*@", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class Address:
     """A source. `url`: for FFmpeg; the path of a file. `shown`: for people, without secrets. `scheme`: in lower case, empty
-    where there is none. `host`: of a network address, else empty."""
+    where there is none. `host`, `port`: of a network address, else empty and 0."""
 
     kind: Kind
     url: str
     shown: str
     scheme: str = ""
     host: str = ""
+    port: int = 0
 
     @property
     def secure(self) -> bool:
@@ -95,7 +97,8 @@ class Address:
                 "user name and password as %XX",
                 "missing",
             )
-        return cls(_KINDS[scheme], f"{scheme}://{rest}", shown(source), scheme, host)
+        number = int(port[1:] or _PORTS.get(scheme, 0))
+        return cls(_KINDS[scheme], f"{scheme}://{rest}", shown(source), scheme, host, number)
 
     @classmethod
     def _of_path(cls, name: str) -> Address:

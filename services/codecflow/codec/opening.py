@@ -6,19 +6,15 @@ in its own folder, an address only the network. Formats that exist to open other
 
 from __future__ import annotations
 
-import base64
 import errno
 import os
 import socket
-import ssl
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import av
 import av.error
@@ -30,6 +26,7 @@ from codecflow.errors import ConfigError
 from .addresses import Address, Kind
 from .reader import SilentError
 from .source_errors import source_error
+from .tls import Trust, check_certificates
 from .transmission import TCP_OPTIONS
 
 RtspTransport = Literal["auto", "tcp", "udp"]
@@ -77,10 +74,15 @@ class SourceOptions:
             )
         if self.track is not None and self.track < 1:
             raise ConfigError(f"--track {self.track}: tracks count from 1")
+        if self.tls_ca is not None and self.insecure:
+            raise ConfigError("--tls-ca with --insecure: give one of them; without a check no authority is needed")
         if self.tls_ca is not None:
-            if self.insecure:
-                raise ConfigError("--tls-ca with --insecure: give one of them; without a check no authority is needed")
-            _check_certificates(self.tls_ca)
+            check_certificates(self.tls_ca)
+
+    @property
+    def tls(self) -> Trust:
+        """Whose certificates are trusted."""
+        return Trust(self.tls_ca, self.insecure)
 
 
 def open_container(
@@ -89,14 +91,16 @@ def open_container(
     """The opened container. Blocks.
 
     `notice` is called when an RTSP camera refuses TCP and UDP is used. Raises FFmpeg's or the system's own errors,
-    SilentError when the time-out was the reason, and SourceError when the host's name is not known.
+    SilentError when the time-out was the reason, and SourceError when the host's name or its certificate was.
     """
     try:
         return _by_transport(address, options, notice)
-    except av.error.OSError:
-        # A host that has no address is a plain input error to FFmpeg.
+    except (av.error.OSError, av.error.ExternalError, av.error.UnknownError):
+        # A host without an address and a handshake that fails are plain input errors to FFmpeg.
         if address.host and not _resolves(address):
             raise source_error(address, "dns", opening=True, timeout_s=options.timeout_s) from None
+        if address.secure and (trouble := options.tls.trouble(address.host, address.port, options.timeout_s)):
+            raise source_error(address, "tls", opening=True, timeout_s=options.timeout_s, reason=trouble) from None
         raise
 
 
@@ -150,7 +154,7 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
         settings |= TCP_OPTIONS
     if address.scheme == "udp":
         settings |= {"overrun_nonfatal": "1", "fifo_size": str(_RECEIVE_BUFFER // 188)}
-    settings |= _tls(options)
+    settings |= options.tls.settings
     source: Any = address.url
     how: dict[str, Any] = {}
     if address.kind == "file":
@@ -174,7 +178,7 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
     try:
         return opened(_formats(without="hls"))
     except av.error.ArgumentError:  # a format that is not on the list
-        how["io_open"] = _verified(options)
+        how["io_open"] = options.tls.io_open(options.timeout_s)
         return opened(_formats())
 
 
@@ -187,41 +191,6 @@ def _within(timeout_s: float, opened: Callable[[], Any]) -> InputContainer:
         if time.monotonic() - began >= timeout_s:
             raise SilentError from None
         raise
-
-
-def _tls(options: SourceOptions) -> dict[str, str]:
-    if options.insecure:
-        return {"tls_verify": "0"}
-    authorities = options.tls_ca or _system_authorities()
-    return {"tls_verify": "1"} | ({"ca_file": str(authorities)} if authorities else {})
-
-
-@cache
-def _system_authorities() -> str | None:
-    """File of the certificates that this system trusts. FFmpeg's own build looks for it in one place, if at all."""
-    paths = ssl.get_default_verify_paths()
-    places = [
-        paths.cafile,
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/cert.pem",
-    ]
-    for place in places:
-        if place and os.path.isfile(place):
-            return place
-    try:
-        import certifi
-    except ImportError:
-        return None
-    return str(certifi.where())
-
-
-def _check_certificates(file: Path) -> None:
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
-    except (OSError, ssl.SSLError) as error:
-        reason = "no certificates in PEM" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ConfigError(f"--tls-ca {file}: {reason}; give a file of certificates in PEM") from None
 
 
 @cache
@@ -268,33 +237,6 @@ def _in_folder_of(playlist: Path) -> Callable[..., Any]:
         return named.open("rb")
 
     return io_open
-
-
-def _verified(options: SourceOptions) -> Callable[..., Any]:
-    """For FFmpeg's io_open: opens http and https addresses, certificates checked."""
-    context = ssl.create_default_context(cafile=options.tls_ca or _system_authorities())
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
-
-    def io_open(url: str, flags: int, more: dict[str, str]) -> Any:
-        if not url.startswith(("http://", "https://")):
-            raise PermissionError(errno.EACCES, "not an address")
-        plain, user = _without_user(url)
-        request = urllib.request.Request(plain, headers={"Authorization": user} if user else {})
-        if (first := int(more.get("offset", 0))) or "end_offset" in more:
-            last = int(more.get("end_offset", 0))
-            request.add_header("Range", f"bytes={first}-{last - 1 if last else ''}")
-        return opener.open(request, timeout=options.timeout_s)
-
-    return io_open
-
-
-def _without_user(url: str) -> tuple[str, str]:
-    """An address without its user and password, and those as an Authorization header."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return url, ""
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=host)), "Basic " + base64.b64encode(unquote(user).encode()).decode()
 
 
 def _resolves(address: Address) -> bool:

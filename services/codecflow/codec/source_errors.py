@@ -12,8 +12,8 @@ from .addresses import Address
 
 _ADVICE = {
     "auth": "the user name or password was refused; check them, and write special characters in them as %XX",
-    "tls": "the secure connection failed: the certificate is not that of a known authority or not of this host; give the "
-    "camera's certificate or its authority's with --tls-ca FILE, or turn the check off with --insecure",
+    "tls": "the secure connection failed: {reason}; give the camera's certificate or its authority's with --tls-ca FILE, "
+    "or turn the check off with --insecure",
     "timeout": "nothing came within {timeout_s:g} s; check that the camera is on and sends, or raise --timeout",
     "dns": "the host name cannot be resolved; check the address and the name server",
     "refused": "the connection was refused: nothing listens on this port; check the port and that the camera is on",
@@ -22,7 +22,7 @@ _ADVICE = {
     "codec": "not a video that can be read{what}",
     "protocol": "this build of FFmpeg does not support {scheme}://; give the camera's rtsp:// address, or let a "
     "gateway such as mediamtx offer it as RTSP",
-    "gone": "the connection broke off or was ended by the other side",
+    "gone": "the connection broke off or was ended by the other side{what}",
     "missing": "nothing found at this address; check its path",
     "read": "it cannot be read ({reason}); check the disk and the permissions",
 }
@@ -47,15 +47,19 @@ _ERRNO = {
 }
 
 
-def source_error(address: Address, error: Exception | str, *, opening: bool, timeout_s: float) -> SourceError:
-    """The SourceError for what FFmpeg or the operating system says, or for a code word.
+def source_error(
+    address: Address, error: Exception | str, *, opening: bool, timeout_s: float, reason: str = ""
+) -> SourceError:
+    """The SourceError for what FFmpeg or the operating system says, or for a code word and a reason.
 
     Only the kind of the error is used: FFmpeg's texts repeat the address with its password.
     """
     code = error if isinstance(error, str) else _code(address, error, opening)
     doing = "cannot be opened" if opening else "failed"
-    reason = getattr(error, "strerror", None) or "an error of the system"
+    reason = reason or getattr(error, "strerror", None) or "an error of the system"
     what = _what_it_is(address) if code == "codec" else ""
+    if isinstance(error, av.error.HTTPError):
+        what = f" ({reason})"
     advice = _ADVICE[code].format(timeout_s=timeout_s, scheme=address.scheme, reason=reason, what=what)
     return SourceError(f"source {address.shown}: {doing}: {code}: {advice}", code)
 
@@ -71,10 +75,7 @@ def _code(address: Address, error: Exception, opening: bool) -> str:
         return "codec"  # one of its parts is what failed
     if not address.remote:
         return "missing" if number == errno.ENOENT else "read"
-    if number in _ERRNO:
-        return _ERRNO[number]
-    # A handshake that fails is a plain input error to FFmpeg, or one of the library that it was built with.
-    return "tls" if address.secure and opening and not isinstance(error, av.error.HTTPError) else "gone"
+    return _ERRNO.get(number or 0, "gone")
 
 
 _DASH = ": DASH is not supported; give an HLS address (.m3u8) or the camera's rtsp:// address"
@@ -99,6 +100,8 @@ def _what_it_is(address: Address) -> str:
     """What a source that is not a video seems to be, and what to do: the end of an error's line."""
     if address.scheme == "rtp":
         return ": rtp:// needs a description of the stream (SDP), which is not supported; give the rtsp:// address"
+    if address.kind == "rtsp":
+        return "; the host does not answer as an RTSP camera does: check port and path"
     path = address.url.partition("?")[0].lower()
     hint = next((hint for ending, hint in _ENDINGS.items() if path.endswith(ending)), "")
     if address.kind == "file":
