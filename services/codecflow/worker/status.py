@@ -105,8 +105,12 @@ class Summary:
             f"{len(self.streams)} streams, {self.windows} windows, {self.answers} answers, "
             f"tokens kept {_percent(self.tokens_kept, self.tokens_total)}, "
             f"KV refreshed {_percent(self.tokens_refreshed, self.tokens_refreshed + self.tokens_reused)}, "
-            f"FLOPs {_percent(self.flops, self.flops_full)} of full, lag {self.lag} records"
+            f"FLOPs {_percent(self.flops, self.flops_full)} of full"
         )
+        waiting = self.queue_bytes + self.frame_bytes
+        if self.kv_bytes or waiting:
+            text += f", holds {self.kv_bytes / 2**20:.0f} MiB of KV, {waiting / 2**20:.0f} MiB waiting"
+        text += f", lag {self.lag} records"
         if self.lag and self.behind_s > 1:
             text += f" ({self.behind_s:.0f} s behind live)"
         troubles = {
