@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -116,3 +117,20 @@ def test_what_cannot_be_opened_ends_in_a_document_too(kafka_settings: KafkaSetti
     assert document["error"] == error.removeprefix("codecflow: ")
     assert last_words(kafka_settings, str(CLIP), "--stream", "no/id")[1]["error"]
     assert last_words(kafka_settings, str(CLIP), "--stream", "gate", "--transcode", "fps=x")[0] == 2
+
+
+def test_ctrl_c_while_a_silent_broker_is_waited_for() -> None:
+    with socket.socket() as host:
+        host.bind(("127.0.0.1", 0))
+        host.listen(5)
+        settings = KafkaSettings(f"127.0.0.1:{host.getsockname()[1]}", "prefix", reach_within_s=60)
+        arguments = [*command(settings, str(CLIP), "--stream", "gate")]
+        environment = os.environ | {"CODECFLOW_REACH_WITHIN_S": "60"}
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+            connection, _ = host.accept()
+            with connection:
+                process.send_signal(signal.SIGINT)
+                began = time.monotonic()
+                _, err = process.communicate(timeout=30)
+                assert time.monotonic() - began < 4, "a second, and room for a busy machine"
+    assert (process.returncode, err) == (0, b"")

@@ -1,7 +1,8 @@
-"""A thread that opens and reads a source, so that whoever waits for it can leave within a moment.
+"""A thread for calls that block, so that whoever waits for them can leave within a moment.
 
-FFmpeg's calls block for as long as a host is silent, some of them (name look-up, a pipe) beyond FFmpeg's own time-out. The
-thread does them; the caller waits with a time-out of its own and asks meanwhile whether it is to stop.
+FFmpeg's calls block for as long as a host is silent, some of them (name look-up, a pipe) beyond FFmpeg's own time-out; a
+Kafka client's until brokers answer. The thread makes them; the caller waits with a time-out of its own and asks meanwhile
+whether it is to stop.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Reader:
         self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._results: queue.Queue[tuple[str, Any]] = queue.Queue(AHEAD)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="source", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="reader", daemon=True)
         self._thread.start()
 
     def call(self, job: Callable[[], T], timeout_s: float) -> T:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 from codecflow.codec.addresses import shown
-from codecflow.codec.reader import StoppedError
+from codecflow.codec.reader import Reader, StoppedError
 from codecflow.codec.source import Source
 from codecflow.codec.transcode import Transcoder
 from codecflow.errors import SourceError
@@ -89,8 +90,10 @@ class _Run:
 
     def run(self, source: Source) -> Summary:
         self._summary.source, self._summary.codec, self._summary.live = source.name, source.codec, source.live
-        self._partitions = check_topics(self._settings)
-        self._largest = largest_record_bytes(self._settings, self._settings.topics.packets)
+        try:
+            self._partitions, self._largest = self._topics()
+        except StoppedError:
+            return self._summary
         self._sent = WireBytes()
         # Coded video does not get smaller, the headers of its records do: 8 % of a quiet stream. A batch must pass the
         # broker's limit as a whole.
@@ -106,6 +109,18 @@ class _Run:
         self._summary.metadata_sent_bytes = self._sent.total
         self._progress(self._summary)
         return self._summary
+
+    def _topics(self) -> tuple[int, int]:
+        """Partitions, and bytes of the largest record. Brokers that do not answer are waited for, but not after a stop."""
+
+        def checked() -> tuple[int, int]:
+            return check_topics(self._settings), largest_record_bytes(self._settings, self._settings.topics.packets)
+
+        waiting = Reader(lambda: self._stop.requested)
+        try:
+            return waiting.call(checked, math.inf)
+        finally:
+            waiting.close(lambda: None)
 
     def _epochs(self, source: Source) -> None:
         """One epoch after another, a new one each time that a camera was lost and found."""
