@@ -25,7 +25,10 @@ THIRD = Question("s", "no?", "yes-no")
 TOLERANCE = 1e-4
 
 properties = settings(
-    max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -39,6 +41,21 @@ def test_grids_cover_pictures_of_any_size(case: Case) -> None:
             assert 0 <= y0 < y1 <= height
             seen[y0:y1, x0:x1] = True
         assert seen.mean() > 0.9, f"{width}x{height}: {seen.mean():.0%} of the picture is under a token"
+
+
+def test_pictures_are_resized_alike_in_any_thread_and_from_any_layout(case: Case) -> None:
+    rng = np.random.default_rng(7)
+    pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in [(97, 101, 3), (180, 320, 3), (360, 640, 3)] * 4]
+    expected = [case.family.model_pixels(rgb) for rgb in pictures]
+    turned = [np.rot90(np.rot90(rgb)) for rgb in pictures]  # a view with negative strides, as a turned picture may be
+    turned = [np.rot90(np.rot90(rgb)) for rgb in turned]
+    with ThreadPoolExecutor(4) as threads:
+        for found in (threads.map(case.family.model_pixels, pictures), threads.map(case.family.model_pixels, turned)):
+            for one, rgb, other in zip(found, pictures, expected, strict=True):
+                assert torch.equal(one, other)
+                assert one.shape == (3, *case.family.model_size(rgb.shape[1], rgb.shape[0]))
+                assert one.dtype == torch.uint8
+                assert one.is_contiguous()
 
 
 def test_slots_may_be_missing_and_a_stream_may_begin_anywhere(case: Case) -> None:

@@ -29,11 +29,13 @@ def broken(case: Case, name: str, check: Callable[..., None]) -> Iterator[None]:
         check(*arguments)
         return original(*arguments)
 
+    before = dict(vars(case.family))
     setattr(case.family, name, run)
     try:
         yield
     finally:
-        delattr(case.family, name)
+        vars(case.family).clear()
+        vars(case.family).update(before)
 
 
 def no_more_than(tokens: int) -> Callable[..., None]:

@@ -1,9 +1,9 @@
-"""Which streams take part in a step: everybody's room is reckoned before anything is changed.
+"""Admission: which streams take part in a step. The room of all streams is checked before any window is changed.
 
-A stream that finds no room is refused, and what the others compute does not change by it. Streams with a window go before
-new ones. When pages are short, streams that are idle lose theirs first, the one that was answered longest ago at the head.
-A stream whose window was lost, in whatever way, begins again at an anchor frame: before one, its frames hold only what
-changed since pictures that the model no longer sees.
+A stream for which there is no room is refused, and the others compute what they would have computed without it. Streams with
+a window go before new ones. When pages run short, idle streams lose theirs first, least recently answered first. A stream
+that lost its window starts again at an anchor frame: until then its frames hold only what changed since pictures that the
+model no longer sees.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow, pages_of
 from codecflow.vlm.work import Failure
 
 _REMEMBERED = 100_000
-"""Lost streams that are known at most: those that never come again are forgotten at last."""
+"""The most lost streams to remember: those that never come back are forgotten."""
 
 
 class Admission:
-    """Opens windows, moves them, and closes them. `windows`: of all streams that hold pages. `lost`: streams whose window is
-    gone and that begin again at an anchor frame. `limit`: the first position that may not be used. `idle_after_s`: a stream
-    that was not part of a step for so long may lose its window to others."""
+    """Opens, slides and closes windows. `windows`: of all streams that hold pages. `lost`: streams whose window is gone and
+    that start again at an anchor frame. `limit`: the first position that may not be used. `idle_after_s`: a stream that was
+    not part of a step for so long may lose its window to others."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Admission:
         self.lost: dict[str, None] = {}  # oldest first
 
     def drop(self, stream: str) -> None:
-        """Gives back all that a stream holds. When it comes again it begins at an anchor frame."""
+        """Releases everything that a stream holds. When it comes back it starts at an anchor frame."""
         window = self.windows.pop(stream, None)
         if window is not None:
             window.release()
             self._lose(stream)
 
     def refuse(self, task: Task, failure: Failure) -> None:
-        """Takes a stream out of the step, and its window from it."""
+        """Takes a stream out of the step and releases its window."""
         task.error = failure
         self.drop(task.work.stream)
         self._lose(task.work.stream)
@@ -63,7 +63,7 @@ class Admission:
             del self.lost[next(iter(self.lost))]
 
     def admit(self, tasks: Sequence[Task]) -> None:
-        """Moves the window of every stream that fits; the others' tasks carry an error."""
+        """Slides the window of every stream that fits; the tasks of the others carry an error."""
         for task in tasks:
             try:
                 self._draft(task)
@@ -73,7 +73,7 @@ class Admission:
         drafted.sort(key=lambda task: not task.held.pages)  # those with a window first, otherwise as they were given
         busy = {task.work.stream for task in tasks}
         admitted: list[Task] = []
-        growth = headroom = 0  # pages more than now; and of these free at the end, for one question at a time
+        growth = headroom = 0  # pages that windows gain; free pages needed on top, for the largest question
         for task in drafted:
             assert task.plan is not None
             more = task.plan.pages - len(task.held.pages)
@@ -112,7 +112,7 @@ class Admission:
             window = StreamWindow(work.stream, self.family, self.prefix, self.pool, since)
         task.window = window
         task.new = [HeldFrame.of(self.family, frame) for frame in frames]
-        task.plan = plan = window.plan(work.first, task.new, anew=self.refresh.name == "all")
+        task.plan = plan = window.plan(work.first, task.new, from_scratch=self.refresh.name == "all")
         if plan.position - plan.turn > self.limit:
             reason = f"its window spans {plan.position - plan.turn} positions, but the model takes {self.limit}"
             self.refuse(task, Failure("no-room", f"{reason}: use a shorter window or fewer frames per second"))
@@ -133,13 +133,13 @@ class Admission:
     def _move(self, task: Task) -> None:
         window, plan = task.held, task.plan
         assert plan is not None
-        anew = self.refresh.name == "all"
+        from_scratch = self.refresh.name == "all"
         reach = plan.position + max((asked.span for asked in task.questions), default=0)
         self.windows[task.work.stream] = window
         self.lost.pop(task.work.stream, None)
-        window.slide(plan, task.new, anew=anew, rebase=reach > self.limit)
+        window.slide(plan, task.new, from_scratch=from_scratch, rebase=reach > self.limit)
         window.answered_s = self.clock()
-        if plan.moved and not anew:
+        if plan.moved and not from_scratch:
             task.overlap = [frame for frame in plan.stays if frame.tokens and not frame.fresh]
 
     def _room(self, pages: int, busy: set[str]) -> bool:
@@ -161,7 +161,7 @@ class Admission:
         return pages_of(0, slots + tokens) - pages_of(0, slots)
 
     def rounds(self, tasks: Sequence[Task]) -> list[list[Asked]]:
-        """All questions, as many at a time as have room together; the same stream's share the slots of its window's end."""
+        """The questions in rounds, each of as many as fit in the free pages together; every round uses the same slots."""
         waiting = [(task.held, asked) for task in tasks if task.error is None for asked in task.questions]
         rounds = []
         while waiting:
@@ -179,7 +179,7 @@ class Admission:
                 asked.slot = window.slots + tail
                 tails[window.stream] = tail + asked.reserve
                 taken.append(asked)
-            assert taken, "the room that was kept for one question is gone"
+            assert taken, "no room for one question, which admission had checked"
             rounds.append(taken)
             waiting = later
         return rounds

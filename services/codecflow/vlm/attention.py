@@ -31,7 +31,7 @@ except ImportError:  # torch < 2.10: frames of unequal length are then attended 
 
 NAME = "codecflow"
 
-# Not cuDNN's: it plans anew for every shape, and hardly two of our calls have the same.
+# Not cuDNN's: it makes a new plan for every shape, and hardly two of our calls have the same.
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 

@@ -71,7 +71,7 @@ class Engine:
         self.refresh = refresh if isinstance(refresh, Refresh) else Refresh.named(refresh)
         self.batch_tokens, self.batch_patches = batch_tokens, batch_patches
         self.observe = observe
-        self.pool = KVPool(family.kv, memory_bytes, self._beside())
+        self.pool = KVPool(family.kv, memory_bytes, self._feature_bytes())
         self.answers = Answers(family, self.pool, batch_tokens)
         limit = min(position_limit or family.position_limit, family.position_limit)
         prefix = self._read_prefix()
@@ -110,7 +110,7 @@ class Engine:
         """Moves and asks every stream of `work`; outcomes in the same order.
 
         Nothing that one stream or question has in it raises: its outcome or answer carries an error. Raises ValueError when
-        a stream occurs twice, and what torch raises when a device has failed for everybody.
+        a stream occurs twice, and torch's error when the device itself has failed.
         """
         if len({one.stream for one in work}) != len(work):
             raise ValueError("a stream occurs twice in one step")
@@ -118,7 +118,7 @@ class Engine:
         try:
             self._compute(tasks)
             outcomes = [self._outcome(task) for task in tasks]
-        except BaseException:  # nobody knows what was computed: all begin again
+        except BaseException:  # what was computed is unknown: all of them start again
             for task in tasks:
                 self.admission.drop(task.work.stream)
             raise
@@ -238,7 +238,7 @@ class Engine:
             one.work = work
 
     def _settle(self, tasks: Sequence[Task]) -> None:
-        """After the forward: features are let go of unless they may be needed again."""
+        """After the forward: features are released unless they may be needed again."""
         for task in tasks:
             task.spent.refreshed = sum(int(run.visual.sum()) for run in task.refreshed)
             for frame in task.held.frames:
@@ -279,12 +279,12 @@ class Engine:
         window.release()
         return prefix
 
-    def _beside(self) -> int:
-        """Bytes that a token may hold beside its keys and values, for its refresh."""
+    def _feature_bytes(self) -> int:
+        """Bytes of features that a token may hold for its refresh, outside the pool."""
         if self.refresh.name in {"anchors", "budget"}:
             family = self.family
             return int(family.levels * family.text_config.hidden_size * family.dtype.itemsize)
         return 0
 
 
-_UNANSWERED = Failure("failed", "no answer came of it")
+_UNANSWERED = Failure("failed", "not answered")

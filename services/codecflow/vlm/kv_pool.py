@@ -28,7 +28,7 @@ Larger pages are not gathered faster (docs/decisions/022-the-kv-pool.md)."""
 _KEPT_FREE = {
     "cuda": 0.25,
     "cpu": 0.5,
-}  # share of the free memory that is left: activations, and on the CPU everybody else
+}  # share of the free memory that is left: for activations, and on the CPU for other processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +58,14 @@ class KVPool:
     """`keys`, `values`: (layers, slots, kv_heads, head_dim), allocated once, zero-filled (a kernel may read a slot that it
     masks: it must find a number there). Slot `s` belongs to page `s // PAGE`.
 
-    `memory_bytes`: the most that the pool may take; None: what `spare_memory` says. `beside`: bytes that each token may take
-    outside the pool; they count against `memory_bytes` too. Raises ModelError when not one page fits.
+    `memory_bytes`: the most that the pool may take; None: `spare_memory`. `feature_bytes`: bytes per token that streams may
+    hold outside the pool; they count against `memory_bytes` too. Raises ModelError when not one page fits.
     """
 
-    def __init__(self, shape: KVShape, memory_bytes: int | None = None, beside: int = 0) -> None:
+    def __init__(self, shape: KVShape, memory_bytes: int | None = None, feature_bytes: int = 0) -> None:
         self.shape = shape
         limit = spare_memory(shape.device) if memory_bytes is None else memory_bytes
-        self.pages = limit // (PAGE * (shape.bytes_per_token + beside))
+        self.pages = limit // (PAGE * (shape.bytes_per_token + feature_bytes))
         if self.pages < 1:
             raise ModelError(
                 f"memory of {limit / 2**20:,.1f} MiB: not one page of {PAGE} tokens fits, which takes"
@@ -105,7 +105,7 @@ class KVPool:
 
     @property
     def free(self) -> int:
-        """Pages that nobody holds."""
+        """Number of free pages."""
         return len(self._returned) + self.pages - self._touched
 
     def take(self, pages: int) -> list[int]:
@@ -206,7 +206,7 @@ def shift_keys(keys: Tensor, distance: int, inv_freq: Tensor) -> Tensor:
 
 
 def spare_memory(device: torch.device) -> int:
-    """Bytes that a pool takes when nothing else is said, once the weights are loaded: three quarters of what is free on a
+    """Default size of a pool in bytes, once the weights are loaded: three quarters of what is free on a
     GPU, half of what is free on the machine (or in its container) for the CPU."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)

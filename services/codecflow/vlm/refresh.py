@@ -1,4 +1,4 @@
-"""Refresh policies: which tokens of the overlap are computed anew, in context, when frames before them have left.
+"""Refresh policies: which tokens of the overlap are computed again, in context, when frames before them have left.
 
 A token's keys and values carry the context that it had when it was computed. While nothing leaves the window that context
 stays as it was, so there is nothing to refresh.

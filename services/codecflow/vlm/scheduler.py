@@ -83,17 +83,17 @@ class Part:
 
 
 def isolated(parts: Sequence[Part], compute: Callable[[list[Part]], None]) -> None:
-    """Computes all parts together. When that fails they are halved, and again, until whatever cannot be computed alone
-    carries the error and everything else is done: `compute` must bear to be repeated.
+    """Computes all parts together. When that raises, each half is computed by itself, and so on: in the end the parts that
+    cannot be computed alone carry the error, and all others are computed. `compute` must be repeatable.
 
-    A device that has failed altogether fails for everybody: that error is raised.
+    An error of the device itself (a failed kernel, a lost GPU) is raised: nothing can be computed on it any more.
     """
     alive = [part for part in parts if part.alive]
     if not alive:
         return
     try:
         compute(alive)
-    except Exception as error:  # whatever it is: no stream may stop another one
+    except Exception as error:  # of any kind: no stream may stop another one
         if isinstance(error, _DEVICE_FAILED) and not isinstance(error, torch.OutOfMemoryError):
             raise
         failure = failure_of(error)

@@ -171,33 +171,33 @@ class StreamWindow:
         live = self.live
         return live[0].position - len(self.prefix) if live else 0
 
-    def plan(self, first: int, new: Sequence[HeldFrame], *, anew: bool = False) -> Slide:
-        """What becomes of it when frames before slot `first` leave and `new` ones come. `anew`: all is computed again, from
-        slot and position 0 on."""
+    def plan(self, first: int, new: Sequence[HeldFrame], *, from_scratch: bool = False) -> Slide:
+        """Its state after frames before slot `first` have left and `new` ones have come. `from_scratch`: everything will be
+        computed again, from slot and position 0 on."""
         stays = [frame for frame in self.frames if frame.index >= first]
         live = [frame for frame in stays if frame.tokens]
         moved = any(frame.tokens for frame in self.frames if frame.index < first)
         start, slots, position = self.start, self.slots, self.position
-        if anew or not live:
+        if from_scratch or not live:
             start = 0
             slots = position = len(self.prefix)
         elif moved:
             start = live[0].slot - len(self.prefix)
-        if anew:
+        if from_scratch:
             slots += sum(frame.tokens for frame in live)
             position += sum(frame.span for frame in live)
-        turn = live[0].position - len(self.prefix) if live and not anew else 0
+        turn = live[0].position - len(self.prefix) if live and not from_scratch else 0
         slots += sum(frame.tokens for frame in new)
         position += sum(frame.span for frame in new)
         return Slide(stays, moved, start, slots, position, turn)
 
-    def slide(self, plan: Slide, new: Sequence[HeldFrame], *, anew: bool = False, rebase: bool = False) -> None:
-        """Carries a plan out: pages of what leaves go back, `new` frames get their places. Their keys and values, and with
-        `anew` those of all frames and of the prefix, are yet to be computed."""
+    def slide(self, plan: Slide, new: Sequence[HeldFrame], *, from_scratch: bool = False, rebase: bool = False) -> None:
+        """Carries out a plan: pages of frames that leave are released, `new` frames get their places. Their keys and values,
+        and with `from_scratch` those of all frames and of the prefix, are yet to be computed."""
         before = self.start, self.position_of_prefix
         self.frames = plan.stays
         live = self.live
-        if anew or not live:
+        if from_scratch or not live:
             self.first_page, self.start, self.slots, self.position = 0, 0, len(self.prefix), len(self.prefix)
         else:
             self.start = plan.start
@@ -206,13 +206,13 @@ class StreamWindow:
             del self.pages[:unused]
             self.first_page += unused
         self._hold(plan.pages)
-        if anew:
+        if from_scratch:
             for frame in self.frames:
                 frame.fresh = True
                 self._place(frame)
         elif rebase and plan.turn:
             self._rebase(plan.turn)
-        if not anew and (not self._placed or before != (self.start, self.position_of_prefix)):
+        if not from_scratch and (not self._placed or before != (self.start, self.position_of_prefix)):
             self._place_prefix()
         for frame in new:
             self.frames.append(frame)

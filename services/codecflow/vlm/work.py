@@ -47,7 +47,7 @@ class Failure(NamedTuple):
 
     `code`: `question` (it cannot be asked as it stands), `no-room` (no memory, or no positions, for its window),
     `restarting` (its window was lost and no anchor frame has come since), `out-of-memory` (its part alone did not fit in the
-    memory for computing), `failed` (an error came of computing it).
+    memory for computing), `failed` (computing it raised an error).
     """
 
     code: str
@@ -67,7 +67,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class StreamOutcome:
-    """What came of one stream's work: its answers in the order of its questions, and what they cost.
+    """The outcome of one stream's work: its answers in the order of its questions, and what they cost.
 
     `error`: why there are no answers; the engine holds nothing of the stream then, and takes it up again at the next
     anchor frame. `restarted`: the window lacks frames from before such a restart. `tokens` and `flops` are of the whole

@@ -76,7 +76,7 @@ class Family(ABC):
         self.vision_cost = lru_cache(maxsize=4096)(self.vision_flops)
         self.text_cost = TextCost.of(self.text_config)
         self.chat = lru_cache(maxsize=256)(self._chat)
-        self.chat("")  # a template that knows no videos is told of now, not when the first stream comes
+        self.chat("")  # reports a template without videos at start, not when the first stream comes
 
     @property
     def core(self) -> Any:
