@@ -25,6 +25,7 @@ from codecflow.worker.answering import Described
 from codecflow.worker.service import Worker
 from codecflow.worker.settings import Limits, WhenBehind, WorkerSettings
 from codecflow.worker.status import Summary
+from codecflow.worker.transport import KafkaTransport
 from codecflow.worker.windows import WindowPlan
 
 from .memory import Published
@@ -114,7 +115,7 @@ class Running:
         self._stop = GracefulStop()
         engine = Engine(family, refresh=refresh, memory_bytes=memory_bytes)
         self._worker = Worker(
-            settings,
+            KafkaTransport(settings),
             WorkerSettings(
                 plan,
                 keep,

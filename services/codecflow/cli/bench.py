@@ -11,12 +11,15 @@ from codecflow.tools.bench.window_cost import POLICIES
 
 from .options import video_file
 
+_WORKER = "Options of codecflow worker"
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="bench", help="Measure; a table for people, then one JSON line for machines.", no_args_is_help=True
     )
     group.command("damage")(damage)
+    group.command("pipeline")(pipeline)
     group.command("policies")(policies)
     group.command("producer")(producer)
     group.command("decode")(decode)
@@ -36,6 +39,99 @@ def damage(
     from codecflow.tools.bench.damage import CODECS, run
 
     run(clip, seed=seed, repeats=repeats, seconds=seconds, codecs=codecs.split(",") if codecs else list(CODECS))
+
+
+def pipeline(
+    clips: Annotated[
+        list[Path] | None, typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)
+    ] = None,
+    *,
+    streams: Annotated[
+        str | None,
+        typer.Option(metavar="N,N,...", help="Cameras at once; with --find its bounds, LOW,HIGH.  [default: 1]"),
+    ] = None,
+    find: Annotated[bool, typer.Option("--find", help="Find the most cameras that are sustained.")] = False,
+    shape: Annotated[str, typer.Option(help="Sizes of the model, with random weights.")] = "codecflow-tiny",
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="ID_OR_FOLDER", help="A checkpoint instead of a shape, as for codecflow worker."),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="model, or stub: answers after --stub-ms, to measure what feeds the engine.")
+    ] = "model",
+    stub_ms: Annotated[float, typer.Option(min=0.0, metavar="MS", help="What the stub takes per window.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds measured, after the first full windows.")] = 60.0,
+    probe_seconds: Annotated[
+        float | None,
+        typer.Option(min=1, help="Seconds measured by the short runs of --find.  [default: 2 strides, 16 s]"),
+    ] = None,
+    warm_up: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Before that.  [default: a window and a stride]")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep the clips' records; without --streams, that is all.")
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Play such a file instead of clips, without brokers.")
+    ] = None,
+    partitions: Annotated[int, typer.Option(min=1, help="Partitions of the topics.")] = 8,
+    device: Annotated[str, typer.Option(help="As for codecflow worker, and so on.", rich_help_panel=_WORKER)] = "auto",
+    dtype: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
+    memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", rich_help_panel=_WORKER)] = None,
+    window: Annotated[str, typer.Option(metavar="SECONDS", rich_help_panel=_WORKER)] = "40",
+    stride: Annotated[str, typer.Option(metavar="SECONDS", rich_help_panel=_WORKER)] = "8",
+    fps: Annotated[str, typer.Option(metavar="RATE", rich_help_panel=_WORKER)] = "2",
+    keep: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "replenish",
+    refresh: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "none",
+    coverage: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel=_WORKER)] = None,
+    question: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_WORKER)] = None,
+    yes_no: Annotated[bool, typer.Option("--yes-no", rich_help_panel=_WORKER)] = False,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", rich_help_panel=_WORKER)] = None,
+    buffer: Annotated[float | None, typer.Option(min=0.0625, metavar="GIB", rich_help_panel=_WORKER)] = None,
+    when_behind: Annotated[str, typer.Option(metavar="POLICY", rich_help_panel=_WORKER)] = "skip=60",
+) -> None:
+    """The whole worker, from Kafka to committed results, with cameras in real time: what it sustains, and what limits it.
+
+    Sustained: every window is answered before the next one is due, without errors, and memory does not grow.
+    """
+    from codecflow.tools.bench.pipeline_run import Options, run
+    from codecflow.tools.demo_model.assemble import checkpoint
+    from codecflow.worker.options import WorkerOptions
+
+    run(
+        Options(
+            clips=clips or [],
+            streams=streams,
+            find=find,
+            shape=shape,
+            model=model,
+            engine=engine,  # type: ignore[arg-type]  # it checks the name
+            stub_ms=stub_ms,
+            dtype=dtype,
+            device=device,
+            worker=WorkerOptions(
+                window=window,
+                stride=stride,
+                fps=fps,
+                keep=keep,
+                refresh=refresh,
+                coverage=coverage,
+                question=question,
+                yes_no=yes_no,
+                memory=memory,
+                threads=threads,
+                buffer=buffer,
+                when_behind=when_behind,
+            ),
+            seconds=seconds,
+            probe_seconds=probe_seconds,
+            warm_up=warm_up,
+            partitions=partitions,
+            record=record,
+            replay=replay,
+        ),
+        lambda name: checkpoint(name, lambda line: typer.echo(f"codecflow: {line}", err=True)),
+    )
 
 
 def policies(

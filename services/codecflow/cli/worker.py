@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,8 +12,6 @@ from .status import StatusLine, last_words
 
 if TYPE_CHECKING:
     from codecflow.vlm.families import Family
-    from codecflow.vlm.refresh import Refresh
-    from codecflow.worker.settings import WorkerSettings
 
 _WINDOWS, _MODEL = "Windows and policies", "Model"
 
@@ -127,64 +124,45 @@ def worker(
 
     summary = Summary()
     with nullcontext() if check else last_words(summary, as_json):
-        from codecflow.worker.settings import Limits, WhenBehind, available_threads, default_buffer_bytes
+        from codecflow.worker.options import WorkerOptions
 
-        settings, refreshing = _settings(window, stride, fps, keep, refresh, coverage, question, yes_no)
-        settings = replace(
-            settings,
+        options = WorkerOptions(
+            window=window,
+            stride=stride,
+            fps=fps,
+            keep=keep,
+            refresh=refresh,
+            coverage=coverage,
+            question=question,
+            yes_no=yes_no,
+            memory=memory,
+            idle_s=idle,
+            threads=threads,
+            buffer=buffer,
+            when_behind=when_behind,
             until_end=until_end,
-            threads=threads or available_threads(),
-            when_behind=WhenBehind.parse(when_behind),
-            limits=Limits.within(default_buffer_bytes() if buffer is None else int(buffer * 2**30), idle),
         )
+        settings = options.settings()
         kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-        from codecflow.kafka.topics import check_topics
         from codecflow.lifecycle import GracefulStop
+        from codecflow.worker.transport import KafkaTransport
 
-        partitions = check_topics(kafka)
+        transport = KafkaTransport(kafka)
         family = _load(model, dtype, device)
         if not family.trained:
             typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
         if check:
-            typer.echo(f"six topics, {partitions} partitions; model {model} of type {family.model_type}: ready")
+            typer.echo(
+                f"six topics, {transport.partitions} partitions; model {model} of type {family.model_type}: ready"
+            )
             return
-        from codecflow.vlm.engine import Engine
         from codecflow.worker.answering import Described
         from codecflow.worker.service import Worker
 
-        limit = None if memory is None else int(memory * 2**30)
-        engine = Engine(family, refresh=refreshing, memory_bytes=limit)
+        engine = options.engine(family)
         described = Described(keep, model, family.trained)
         with GracefulStop() as stop, StatusLine("joining the group", every_s=5.0) as status:
-            Worker(kafka, settings, engine, described, stop, status.show, status.notice, summary).run()
-
-
-def _settings(
-    window: str,
-    stride: str,
-    fps: str,
-    keep: str,
-    refresh: str,
-    coverage: str | None,
-    question: str | None,
-    yes_no: bool,
-) -> tuple[WorkerSettings, Refresh]:
-    """Everything that can be wrong with the options is found here, before anything is started."""
-    from codecflow.errors import ConfigError
-    from codecflow.keep.config import KeepConfig, parse_coverage
-    from codecflow.messages import Question
-    from codecflow.worker.settings import WorkerSettings
-    from codecflow.worker.windows import WindowPlan
-
-    plan = WindowPlan.of(window, stride, fps)
-    kind, period_s = parse_coverage(coverage, plan.window_slots / plan.fps, plan.fps)
-    asked = None if question is None else Question("default", question, "yes-no" if yes_no else "text")
-    if yes_no and question is None:
-        raise ConfigError("--yes-no goes with --question")
-    config = KeepConfig(keep, plan.fps, kind, period_s)  # type: ignore[arg-type]  # it checks the name
-    from codecflow.vlm.refresh import Refresh  # and torch with it, which takes seconds: all else is told before
-
-    return WorkerSettings(plan, config, question=asked), Refresh.named(refresh)
+            Worker(transport, settings, engine, described, stop, status.show, status.notice, summary).run()
 
 
 def _load(model: str, dtype: str, device: str) -> Family:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import methodcaller
+from typing import Any, Protocol
 
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import Message, Producer
@@ -28,7 +29,13 @@ class Record:
     headers: Headers | None = None
 
 
-def headers_of(message: Message) -> Headers | None:
+class WithHeaders(Protocol):
+    """A record as a client gives it."""
+
+    def headers(self) -> Any: ...
+
+
+def headers_of(message: WithHeaders) -> Headers | None:
     """The headers of a record that was read, values as they are; None where there are none, or where a name among them is
     not UTF-8. To be called once per record.
 

@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
+from typing import Protocol
 
 from codecflow.messages import Flops, Frames, Question, Result, ResultError, Tokens
-from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
+from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
 
+from .status import BusyTime
 from .windows import Step, Window, WindowPlan
+
+
+class AnswersWindows(Protocol):
+    """What is used of `codecflow.vlm.engine.Engine`."""
+
+    @property
+    def family(self) -> Family: ...
+
+    @property
+    def refresh(self) -> Refresh: ...
+
+    @property
+    def memory_by_stream(self) -> Mapping[str, int]: ...
+
+    @property
+    def lost(self) -> frozenset[str]: ...
+
+    def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]: ...
+
+    def drop(self, stream: str) -> None: ...
+
 
 _NOTHING = Tokens(0, 0, 0, 0)
 _LONGEST_ASIDE_S = 300.0
@@ -56,7 +80,7 @@ class Answering:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: AnswersWindows,
         plan: WindowPlan,
         described: Described,
         say: Callable[[str], None],
@@ -64,8 +88,9 @@ class Answering:
     ) -> None:
         self.kv_bytes: dict[str, int] = {}
         """Bytes of keys and values that each stream holds, after the last batch."""
-        self.busy_since: float | None = None
-        """Since when a batch has been computing, in monotonic seconds."""
+        self.time = BusyTime()
+        """Of batches."""
+        self.batches = 0
         self._engine, self._plan, self._described, self._say, self._clock = engine, plan, described, say, clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._epochs: dict[str, int] = {}
@@ -107,8 +132,8 @@ class Answering:
         self.kv_bytes = dict(self._engine.memory_by_stream)
 
     def _answer(self, steps: Sequence[Step], asked: Sequence[tuple[Question, ...]]) -> list[Answered]:
-        self.busy_since = time.monotonic()
-        try:
+        with self.time:
+            self.batches += 1
             work: list[StreamWork] = []
             for step, questions in zip(steps, asked, strict=True):
                 window = step.window
@@ -128,8 +153,6 @@ class Answering:
                     self._forget(step.state.stream)
             self.kv_bytes = dict(self._engine.memory_by_stream)
             return answered
-        finally:
-            self.busy_since = None
 
     def _step(self, work: list[StreamWork]) -> dict[str, StreamOutcome | ResultError]:
         """The engine's outcomes. It does not raise because of one stream; if it does all the same, each stream is tried

@@ -11,17 +11,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TopicPartition
 
 from codecflow.kafka.failures import DeliveryError, TransactionAbortedError
 from codecflow.kafka.records import Record
-from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.transactions import TransactionalEmitter
+from codecflow.kafka.settings import TopicNames
 from codecflow.messages import DeadLetter, Result, ResultError, encode_dead_letter, encode_result, encode_state
 
 from .answering import Answered
+from .status import BusyTime
+
+if TYPE_CHECKING:
+    from .transport import Outgoing
 
 _ATTEMPTS = 5
 _logger = logging.getLogger("codecflow.worker")
@@ -89,21 +92,20 @@ class DeadLetters:
         del self._waiting[: len(letters)]
 
 
+def transactional_id(group: str) -> str:
+    """A transactional id that nobody else has: a worker that is replaced is stopped by its group, which refuses the offsets
+    of one that it has given up on, and with them the whole transaction."""
+    return f"{group}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 class Committer:
-    """The worker's end of a transaction, in a thread of its own; one transaction at a time.
+    """The worker's end of a transaction, in a thread of its own; one transaction at a time."""
 
-    Its transactional id is its own: a worker that is replaced is stopped by its group, which refuses the offsets of one that
-    it has given up on, and with them the whole transaction.
-    """
-
-    def __init__(self, settings: KafkaSettings, say: Callable[[str], None]) -> None:
-        self._topics, self._say = settings.topics, say
-        name = f"{settings.worker_group}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._emitter = TransactionalEmitter(settings, name)
-        self._emitter.open()
+    def __init__(self, emitter: Outgoing, topics: TopicNames, say: Callable[[str], None]) -> None:
+        self._emitter, self._topics, self._say = emitter, topics, say
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="committer")
-        self.busy_since: float | None = None
-        """Since when a transaction has been running, in monotonic seconds."""
+        self.time = BusyTime()
+        """Of transactions."""
 
     def submit(
         self, answered: Sequence[Answered], letters: Sequence[DeadLetter], offsets: Sequence[TopicPartition], group: Any
@@ -125,8 +127,7 @@ class Committer:
     def _emit(
         self, answered: Sequence[Answered], letters: Sequence[DeadLetter], offsets: Sequence[TopicPartition], group: Any
     ) -> None:
-        self.busy_since = time.monotonic()
-        try:
+        with self.time:
             topics = self._topics
             records = [
                 self._record(encode_result(r), topics.results, r.stream) for one in answered for r in one.results
@@ -142,8 +143,6 @@ class Committer:
                 # A dead letter must not hold back what it is about.
                 self._say(f"dead letters were not taken ({error}); {len(dead)} of them are dropped")
                 self._insist(records, offsets, group)
-        finally:
-            self.busy_since = None
 
     def _insist(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
         for attempt in range(1, _ATTEMPTS + 1):

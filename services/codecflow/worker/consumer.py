@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as ClientError
@@ -19,7 +19,7 @@ from codecflow.errors import KafkaError
 from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
 from codecflow.kafka.failures import TopicsError, client_error
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import StreamState
+from codecflow.messages import Headers, StreamState
 
 from .partition import METADATA, PACKETS, Partition
 from .resume import Offsets, States
@@ -43,6 +43,18 @@ REVOKE_WITHIN_S = 60.0
 max.poll.interval.ms (5 minutes) is over; a fifth of it leaves room for the transaction and for a slow broker."""
 
 
+class Received(Protocol):
+    """What is used of a Message."""
+
+    def key(self) -> bytes | None: ...
+
+    def value(self) -> bytes | None: ...
+
+    def headers(self) -> Headers | None: ...
+
+    def offset(self) -> int | None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A record, or with `message` None the news that the topic has been read to its present end. `topic`: PACKETS or
@@ -50,7 +62,7 @@ class Arrival:
 
     topic: int
     partition: int
-    message: Message | None
+    message: Received | None
 
 
 class GroupConsumer:
@@ -140,7 +152,7 @@ class GroupConsumer:
         topic, partition = message.topic(), message.partition()
         assert topic is not None
         assert partition is not None
-        return Arrival(self.topics.index(topic), partition, content)
+        return Arrival(self.topics.index(topic), partition, cast("Received | None", content))  # values are bytes
 
     def _place(self, places: list[TopicPartition]) -> None:
         try:

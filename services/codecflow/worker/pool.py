@@ -21,6 +21,7 @@ from codecflow.messages import ResultError
 
 from .join import Joined
 from .sampler import Event, Fault, Sampler
+from .status import BusyTime
 from .windows import Step
 
 _QUANTUM_S = 0.02
@@ -84,9 +85,12 @@ class SamplerPool:
         self._out: deque[Sampled] = deque()
         self._stopping = False
         self._error: BaseException | None = None
+        self.times = [BusyTime() for _ in range(threads or 1)]
+        """Of each thread."""
         # Daemons: a process must be able to end while a decoder hangs.
         self._threads = [
-            threading.Thread(target=self._work, name=f"sampler-{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._work, args=[self.times[number]], name=f"sampler-{number}", daemon=True)
+            for number in range(threads)
         ]
         for thread in self._threads:
             thread.start()
@@ -95,6 +99,11 @@ class SamplerPool:
     def held_bytes(self) -> int:
         """Bytes of sampled frames in open windows."""
         return sum(lane.held_bytes for lane in self._lanes)
+
+    @property
+    def queued(self) -> int:
+        """Events that wait to be sampled."""
+        return sum(len(lane.queue) for lane in self._lanes)
 
     @property
     def pending(self) -> bool:
@@ -164,18 +173,23 @@ class SamplerPool:
     def _work_here(self) -> None:
         """Without threads: work off what waits."""
         while not self._threads and (lane := self._next()) is not None:
-            self._serve(lane)
+            with self.times[0]:
+                self._serve(lane)
 
-    def _work(self) -> None:
+    def _work(self, busy: BusyTime) -> None:
         try:
             while True:
                 with self._turn:
                     lane = self._next()
+                    if lane is None and busy.since is not None:
+                        busy.end()
                     while lane is None and not self._stopping:
                         self._turn.wait()
                         lane = self._next()
                     if self._stopping or lane is None:
                         return
+                if busy.since is None:  # from lane to lane it stays at work: reading the CPU's clock is not free
+                    busy.begin()
                 self._serve(lane)
         except BaseException as error:  # noqa: BLE001  # raised again by `take`, in the thread that can end the worker
             self._error = error

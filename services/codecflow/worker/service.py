@@ -20,23 +20,20 @@ from typing import Any
 from codecflow.errors import CodecFlowError
 from codecflow.kafka.failures import FencedError
 from codecflow.kafka.records import headers_of
-from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.topics import check_topics
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import DeadLetter, StreamState
-from codecflow.vlm.engine import Engine
 
-from .answering import Answered, Answering, Described
+from .answering import Answered, Answering, AnswersWindows, Described
 from .committer import Committer, DeadLetters
-from .consumer import REVOKE_WITHIN_S, GroupConsumer, Ownership, Progress
+from .consumer import REVOKE_WITHIN_S, Arrival, Ownership
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import Gate, SamplerPool
-from .questions import Questions
-from .resume import Offsets, States, read_states
+from .resume import Offsets, States
 from .sampler import Sampling
 from .settings import WorkerSettings
-from .status import Reports, StreamFigures, StuckDetector, Summary
+from .status import BusyTime, Reports, StageFigures, StreamFigures, StuckDetector, Summary
 from .stream import Stream
+from .transport import Transport
 from .windows import Step
 
 _POLL_S = 0.02
@@ -67,23 +64,22 @@ class Worker:
     """Answers the streams of the partitions that its group gives it.
 
     `progress` is called about twice a second with the figures so far, `notice`, from any thread, with a line for people.
-    `summary`: where the figures go, to be had after an error as well.
-    Raises KafkaError when the brokers or topics are not as they must be.
+    `summary`: where the figures go, to be had after an error as well. Raises KafkaError when the brokers are not as they
+    must be.
     """
 
     def __init__(
         self,
-        kafka: KafkaSettings,
+        transport: Transport,
         settings: WorkerSettings,
-        engine: Engine,
+        engine: AnswersWindows,
         described: Described,
         stop: GracefulStop,
         progress: Callable[[Summary], None] = lambda summary: None,
         notice: Callable[[str], None] = lambda line: None,
         summary: Summary | None = None,
     ) -> None:
-        partitions = check_topics(kafka)
-        self._kafka, self._settings, self._stop = kafka, settings, stop
+        self._transport, self._settings, self._stop = transport, settings, stop
         self._progress, self._notice = progress, notice
         self._summary = Summary() if summary is None else summary
         self._letters = DeadLetters(notice)
@@ -91,20 +87,21 @@ class Worker:
         self._batch: _Batch | None = None
         self._commit: _Commit | None = None
         self._next_chores = self._next_commit = 0.0
-        self._questions = Questions(kafka, settings.question, self._letters.add)
-        self._committer = Committer(kafka, notice)
+        self._consumer_time, self._time = BusyTime(), BusyTime()
+        self._questions = transport.questions(settings.question, self._letters.add)
+        self._committer = Committer(transport.emitter(), transport.topics, notice)
         self._answering = Answering(engine, settings.plan, described, notice)
         self._pool = SamplerPool(settings.threads)
         self._partition_settings = PartitionSettings(
-            (kafka.topics.packets, kafka.topics.metadata),
-            partitions,
+            (transport.topics.packets, transport.topics.metadata),
+            transport.partitions,
             Sampling(settings.plan, settings.keep, engine.family.grid, engine.family.model_pixels),
             settings.limits,
             settings.when_behind,
         )
-        self._read_to = Progress(kafka)
+        self._read_to = transport.progress()
         self._owned = Ownership(self._states, self._begin, self._report_plans)
-        self._consumer = GroupConsumer(kafka, self._owned.assigned, self._revoked, notice)
+        self._consumer = transport.consumer(self._owned.assigned, self._revoked, notice)
 
     def run(self) -> Summary:
         """Until the stop is requested or, with `until_end`, every stream has ended; what was done.
@@ -116,10 +113,13 @@ class Worker:
             with StuckDetector(self._settings.stuck_after_s, self._notice, self._busy) as stuck:
                 while not (self._stop.requested or (self._settings.until_end and self._all_ended())):
                     stuck.beat()
-                    self._read()
-                    self._collect()
-                    self._advance()
-                    self._chores()
+                    with self._consumer_time:
+                        arrivals = self._consumer.poll(_POLL_S)
+                    with self._time:
+                        self._read(arrivals)
+                        self._collect()
+                        self._advance()
+                        self._chores()
             self._finish_under_way()
             self._submit(None)
             self._finish_under_way()
@@ -129,9 +129,9 @@ class Worker:
         self._progress(self._summary)
         return self._summary
 
-    def _read(self) -> None:
+    def _read(self, arrivals: list[Arrival]) -> None:
         """Records to their streams."""
-        for arrival in self._consumer.poll(_POLL_S):
+        for arrival in arrivals:
             partition = self._owned.partitions.get(arrival.partition)
             if partition is None:
                 continue
@@ -310,10 +310,29 @@ class Worker:
         for name, kv_bytes in self._answering.kv_bytes.items():
             held.setdefault(name, StreamFigures(kv_bytes))
         summary.holds(held)
+        summary.batches = self._answering.batches
+        summary.stages = self._stages()
+
+    def _stages(self) -> dict[str, StageFigures]:
+        streams = [stream for partition in self._owned.partitions.values() for stream in partition.streams.values()]
+        records = sum(stream.join.packets_waiting + stream.join.metadata_waiting for stream in streams)
+        windows = sum(stream.windows_waiting for stream in streams)
+        if self._batch is not None:
+            windows += sum(step.window is not None for _, _, step in self._batch.steps)
+        answered = 0 if self._commit is None else sum(step.window is not None for _, _, step in self._commit.steps)
+        cpu_s = (self._consumer_time.cpu_s,)
+        pool = self._pool
+        return {
+            "consumer": StageFigures(cpu_s, cpu_s, self._read_to.lag),
+            "join": StageFigures.of([self._time], records, sum(stream.join.bytes_waiting for stream in streams)),
+            "sampler": StageFigures.of(pool.times, pool.queued, pool.queued_bytes),
+            "engine": StageFigures.of([self._answering.time], windows, sum(stream.closed_bytes for stream in streams)),
+            "committer": StageFigures.of([self._committer.time], answered, 0),
+        }
 
     def _busy(self) -> list[tuple[str, float]]:
         """What the other threads are at, and since when."""
-        stages = (("a batch of the engine", self._answering.busy_since), ("a transaction", self._committer.busy_since))
+        stages = (("a batch of the engine", self._answering.time.since), ("a transaction", self._committer.time.since))
         return [(what, since) for what, since in stages if since is not None] + self._pool.busy()
 
     def _all_ended(self) -> bool:
@@ -327,7 +346,7 @@ class Worker:
         )
 
     def _states(self, numbers: list[int]) -> States:
-        return read_states(self._kafka, numbers, self._letters.add, self._notice)
+        return self._transport.states(numbers, self._letters.add, self._notice)
 
     def _begin(self, number: int, states: dict[str, StreamState], positions: Offsets) -> Partition:
         return Partition(

@@ -6,7 +6,7 @@ import faulthandler
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -27,6 +27,53 @@ class StreamFigures:
     behind_s: float | None = None
 
 
+class BusyTime:
+    """How long one thread has been at work, in seconds of wall clock and of CPU: a context, entered by that thread alone.
+    What is under way counts in the former. `since`: when the work under way began, in monotonic seconds."""
+
+    __slots__ = ("_cpu_at", "_wall_s", "cpu_s", "since")
+
+    def __init__(self) -> None:
+        self._wall_s = self.cpu_s = self._cpu_at = 0.0
+        self.since: float | None = None
+
+    def __enter__(self) -> None:
+        self.begin()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def begin(self) -> None:
+        self._cpu_at = time.thread_time()
+        self.since = time.monotonic()
+
+    def end(self) -> None:
+        assert self.since is not None
+        began, self.since = self.since, None
+        self._wall_s += time.monotonic() - began
+        self.cpu_s += time.thread_time() - self._cpu_at
+
+    @property
+    def wall_s(self) -> float:
+        since = self.since
+        return self._wall_s + (0.0 if since is None else time.monotonic() - since)
+
+
+@dataclass(frozen=True, slots=True)
+class StageFigures:
+    """One stage of the pipeline so far. `busy_s`, `cpu_s`: wall clock and CPU time at work, of each of its threads.
+    `queue`, `queue_bytes`: what waits for it at present."""
+
+    busy_s: tuple[float, ...] = ()
+    cpu_s: tuple[float, ...] = ()
+    queue: int = 0
+    queue_bytes: int = 0
+
+    @staticmethod
+    def of(times: Sequence[BusyTime], queue: int, queue_bytes: int) -> StageFigures:
+        return StageFigures(tuple(one.wall_s for one in times), tuple(one.cpu_s for one in times), queue, queue_bytes)
+
+
 @dataclass(slots=True)
 class Summary:
     """Figures of one run, updated while it goes on.
@@ -36,6 +83,9 @@ class Summary:
     the context of what came before a take-over. `streams`: what was counted of each, by reason; `held`: what each holds
     now. `lag`: records not read yet; `behind_s`: how late the stream that is furthest behind live is read. Tokens and FLOPs
     as in a result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed.
+    as in a result; `seconds` by stage, of all streams together. `batches`: of the engine. `stages`: the pipeline's,
+    in order; what waits is records for consumer and join, pictures for sampler, windows for engine and committer (those that
+    they work on included). The consumer's busy time is CPU time: the rest is spent waiting for records.
     """
 
     windows: int = 0
@@ -57,8 +107,10 @@ class Summary:
     queue_bytes: int = 0
     frame_bytes: int = 0
     kv_bytes: int = 0
+    batches: int = 0
     behind_s: float = 0.0
     error: str | None = None
+    stages: dict[str, StageFigures] = field(default_factory=dict)
     seconds: Counter[str] = field(default_factory=Counter)
     streams: dict[str, Counter[str]] = field(default_factory=dict)
     held: dict[str, StreamFigures] = field(default_factory=dict)
@@ -140,6 +192,16 @@ class Summary:
             "windows_behind": self.total("windows-behind"),
             "pictures_lost": self._pictures_lost(),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
+            "stages": {
+                name: {
+                    "busy_s": round(sum(stage.busy_s), 3),
+                    "cpu_s": round(sum(stage.cpu_s), 3),
+                    "threads": len(stage.busy_s),
+                    "queue": stage.queue,
+                    "queue_bytes": stage.queue_bytes,
+                }
+                for name, stage in self.stages.items()
+            },
             "streams": {stream: {k: n for k, n in counts.items() if n} for stream, counts in self.streams.items()},
             "held": {
                 stream: {

@@ -1,0 +1,65 @@
+"""In place of the engine: answers after a given time, so that what feeds it can be measured alone."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from codecflow.messages import Flops, Tokens
+from codecflow.vlm.families import FAMILIES, Family
+from codecflow.vlm.refresh import Refresh
+from codecflow.vlm.shapes import named_shape
+from codecflow.vlm.tiny.internvl import tiny_internvl
+from codecflow.vlm.work import Answer, StreamOutcome, StreamWork
+
+
+class StubEngine:
+    """Takes `seconds` for each window, one after another, and says yes. Holds no frames, only how many tokens they kept."""
+
+    def __init__(self, family: Family, seconds: float) -> None:
+        self.family, self.refresh = family, Refresh.named("none")
+        self._seconds = seconds
+        self._kept: dict[str, deque[tuple[int, int]]] = {}  # (slot, tokens kept) of each frame
+
+    @property
+    def memory_by_stream(self) -> Mapping[str, int]:
+        return {}
+
+    @property
+    def lost(self) -> frozenset[str]:
+        return frozenset()
+
+    def drop(self, stream: str) -> None:
+        self._kept.pop(stream, None)
+
+    def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
+        time.sleep(self._seconds * len(work))
+        return [self._answer(one) for one in work]
+
+    def _answer(self, work: StreamWork) -> StreamOutcome:
+        frames = self._kept.setdefault(work.stream, deque())
+        while frames and frames[0][0] < work.first:
+            frames.popleft()
+        reused = sum(kept for _, kept in frames)
+        frames.extend((frame.index, int(frame.keep.sum())) for frame in work.frames)
+        kept = sum(int(frame.keep.sum()) for frame in work.frames)
+        return StreamOutcome(
+            work.stream,
+            [Answer(question, "yes", 1.0) for question in work.questions],
+            Tokens(kept, sum(int(frame.keep.size) for frame in work.frames), kept, reused),
+            Flops(0, 0, 0),
+            len(frames),
+        )
+
+
+def hollow_family(shape: str, device: torch.device) -> Family:
+    """A model of next to no size with the input and the token grid of `shape`. Raises ModelError on an unknown name."""
+    model, tokenizer, files = tiny_internvl(image_size=named_shape(shape).side)
+    model.config.codecflow_untrained = True
+    family = FAMILIES[named_shape(shape).family]
+    on_device: Any = model.to(device)  # type: ignore[arg-type]  # its decorator hides its signature
+    return family(on_device.eval(), tokenizer, files["video_preprocessor_config.json"])

@@ -1,0 +1,65 @@
+"""A worker as its options describe it: settings and engine, made in one place for the command and for its benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from codecflow.errors import ConfigError
+from codecflow.keep.config import KeepConfig, parse_coverage
+from codecflow.messages import Question
+from codecflow.vlm.engine import Engine
+from codecflow.vlm.families import Family
+from codecflow.vlm.refresh import Refresh
+
+from .settings import Limits, WhenBehind, WorkerSettings, available_threads, default_buffer_bytes
+from .windows import WindowPlan
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """As on the command line of `codecflow worker`; None is the default that its help describes. `memory`, `buffer`: GiB."""
+
+    window: str = "40"
+    stride: str = "8"
+    fps: str = "2"
+    keep: str = "replenish"
+    refresh: str = "none"
+    coverage: str | None = None
+    question: str | None = None
+    yes_no: bool = False
+    memory: float | None = None
+    idle_s: float = 600.0
+    threads: int | None = None
+    buffer: float | None = None
+    when_behind: str = "skip=60"
+    until_end: bool = False
+
+    def settings(self) -> WorkerSettings:
+        """Raises ConfigError on whatever can be wrong with the options."""
+        plan = WindowPlan.of(self.window, self.stride, self.fps)
+        kind, period_s = parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)
+        if self.yes_no and self.question is None:
+            raise ConfigError("--yes-no goes with --question")
+        asked = None
+        if self.question is not None:
+            asked = Question("default", self.question, "yes-no" if self.yes_no else "text")
+        Refresh.named(self.refresh)
+        return WorkerSettings(
+            plan,
+            KeepConfig(self.keep, plan.fps, kind, period_s),  # type: ignore[arg-type]  # it checks the name
+            question=asked,
+            until_end=self.until_end,
+            threads=self.threads or available_threads(),
+            when_behind=WhenBehind.parse(self.when_behind),
+            limits=Limits.within(
+                default_buffer_bytes() if self.buffer is None else int(self.buffer * 2**30), self.idle_s
+            ),
+        )
+
+    def engine(self, family: Family) -> Engine:
+        """The engine that answers. Raises ConfigError."""
+        return Engine(
+            family,
+            refresh=Refresh.named(self.refresh),
+            memory_bytes=None if self.memory is None else int(self.memory * 2**30),
+        )

@@ -1,0 +1,110 @@
+"""What a worker needs of Kafka, in five parts; a benchmark that plays recorded topics puts others in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from confluent_kafka import TopicPartition
+
+from codecflow.kafka.records import Record
+from codecflow.kafka.settings import KafkaSettings, TopicNames
+from codecflow.kafka.topics import check_topics
+from codecflow.kafka.transactions import TransactionalEmitter
+from codecflow.messages import DeadLetter, Question
+
+from .committer import transactional_id
+from .consumer import Arrival, GroupConsumer, Progress
+from .partition import Partition
+from .questions import Questions
+from .resume import Offsets, States, read_states
+
+Assigned = Callable[[dict[int, Offsets]], dict[int, Offsets]]
+Revoked = Callable[[list[int], bool], None]
+Dead = Callable[[DeadLetter], None]
+Say = Callable[[str], None]
+
+
+class Incoming(Protocol):
+    """As GroupConsumer."""
+
+    def poll(self, timeout_s: float) -> list[Arrival]: ...
+
+    def pause(self, partition: int, full: tuple[bool, bool]) -> None: ...
+
+    def offsets(self, number: int, offsets: Offsets) -> list[TopicPartition]: ...
+
+    def group(self) -> Any: ...
+
+    def close(self) -> None: ...
+
+
+class Outgoing(Protocol):
+    """As TransactionalEmitter, open."""
+
+    def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Asked(Protocol):
+    """As Questions."""
+
+    def of(self, stream: str) -> tuple[Question, ...]: ...
+
+    def update(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class ReadTo(Protocol):
+    """As Progress."""
+
+    lag: int
+
+    def update(self, partitions: dict[int, Partition]) -> None: ...
+
+    def forget(self, numbers: Iterable[int]) -> None: ...
+
+
+class Transport(Protocol):
+    """`partitions`: how many packets, metadata and state have."""
+
+    topics: TopicNames
+    partitions: int
+
+    def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming: ...
+
+    def emitter(self) -> Outgoing: ...
+
+    def questions(self, default: Question | None, dead: Dead) -> Asked: ...
+
+    def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States: ...
+
+    def progress(self) -> ReadTo: ...
+
+
+class KafkaTransport:
+    """Brokers. Raises KafkaError when they or the topics are not as they must be."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self.topics = settings.topics
+        self.partitions = check_topics(settings)
+
+    def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming:
+        return GroupConsumer(self._settings, assigned, revoked, say)
+
+    def emitter(self) -> Outgoing:
+        emitter = TransactionalEmitter(self._settings, transactional_id(self._settings.worker_group))
+        emitter.open()
+        return emitter
+
+    def questions(self, default: Question | None, dead: Dead) -> Asked:
+        return Questions(self._settings, default, dead)
+
+    def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
+        return read_states(self._settings, numbers, dead, say)
+
+    def progress(self) -> ReadTo:
+        return Progress(self._settings)
