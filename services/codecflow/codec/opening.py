@@ -153,7 +153,7 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
     if more.get("rtsp_transport") == "tcp":
         settings |= TCP_OPTIONS
     if address.scheme == "udp":
-        settings |= {"overrun_nonfatal": "1", "fifo_size": str(_RECEIVE_BUFFER // 188)}
+        settings |= {"overrun_nonfatal": "1"}
     settings |= options.tls.settings
     source: Any = address.url
     how: dict[str, Any] = {}
