@@ -22,9 +22,9 @@ What a step of the source's times is taken for (`shift` is what was added to the
   later as it arrived later). If the next picture agrees with it, the clock was set or files were joined: `shift` changes.
   If the next picture agrees with those before, it was one wrong stamp.
 - Ahead, live: a gap if the wall clock advanced as well, or if pictures that were late catch up; otherwise a jump.
-- Ahead, file: only the container's own time exists. A gap if the next picture goes on from there, of any length in
-  containers that keep one timeline (MP4, Matroska, AVI); in those that record a transmission's clock (MPEG-TS and -PS)
-  up to FILE_GAP_S, beyond which a clock was set or files were joined.
+- Ahead, file: only the container's own time exists. A gap if the next picture goes on from there, of any length (up to a
+  year) in containers that keep one timeline (MP4, Matroska, AVI); in those that record a transmission's clock (MPEG-TS
+  and -PS, FLV) up to FILE_GAP_S, beyond which a clock was set or files were joined.
 - A live clock that is slightly fast or slow is followed, and drawn towards the wall clock by 0.5 % once it is 1 s off.
 
 What holds for every source: in the order shown, times increase strictly; decoding times never go back and are not later
@@ -54,6 +54,7 @@ TOLERANCE_S = 10.0
 """How far a live source's time may be from the wall clock. A network that stalls for this long is lost anyway."""
 
 FILE_GAP_S = 60.0
+TIMELINE_GAP_S = 366 * 86_400.0
 BACK_S = 0.5
 _JITTER_S = 1.0  # and a step: how much earlier, measured by its stamp, a live picture may come than any before it
 _STEP_S = 1.0  # pictures of one clock are at most so far apart, or eight steps, when two of them confirm a jump
@@ -63,6 +64,7 @@ _PROBED = 16  # pictures that may come before the first that has a time
 _FASTEST = 1000  # pictures/s; what claims more means the unit of its times
 _ASSUMED_RATE = 25
 _NO_TIMESTAMPS, _DISCONTINUOUS = 0x80, 0x200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
+_RTP_UNIT = Fraction(1, 90_000)
 _WRAPS = (1 << 32, 1 << 33)
 
 CORRECTIONS = {
@@ -98,7 +100,7 @@ class Rules:
     one_timeline: bool = True
 
     def units(self, seconds: float) -> int:
-        return max(1, round(seconds / self.unit))
+        return max(1, round(seconds * self.unit.denominator / self.unit.numerator))
 
 
 def track_rules(track: VideoStream, container: ContainerFormat, *, live: bool, paced: bool) -> Rules:
@@ -238,7 +240,7 @@ class _Clock:
             ):
                 self._correct("wrong times", delta)
                 return self._guess(0, 0, following + self.shift - before)
-            if not self._rules.one_timeline and delta > self._rules.units(FILE_GAP_S):
+            if delta > self._rules.units(TIMELINE_GAP_S if self._rules.one_timeline else FILE_GAP_S):
                 self.shift -= delta - self.step
                 self._correct("clock jumps", delta)
                 self._believed = None
@@ -315,6 +317,10 @@ class _Clock:
 
     def _correct(self, kind: str, off: int = 0) -> None:
         self.corrected[kind] += 1
+        if self._rules.live and self._rules.unit == _RTP_UNIT:
+            off = (off + (_WRAPS[0] >> 1)) % _WRAPS[0] - (
+                _WRAPS[0] >> 1
+            )  # a counter that is set back looks as if it wrapped
         if self.corrected[kind] == 1:
             self.notices.append(CORRECTIONS[kind].format(_duration(off * self._rules.unit)))
 
@@ -411,7 +417,8 @@ class Timeline(Generic[Item]):
             picture.time = pts + self._clock.shift
             return self._release()
         slot = dts if self._rules.numbered else None
-        self._slots.append((slot, round(arrived_s / self._rules.unit), round(waited_s / self._rules.unit)))
+        per_second = self._rules.unit.denominator / self._rules.unit.numerator
+        self._slots.append((slot, round(arrived_s * per_second), round(waited_s * per_second)))
         if self._placed and picture.key < self._placed[-1][0] and self._place_late(picture):
             return self._release()
         self._late = 0
