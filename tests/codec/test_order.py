@@ -45,57 +45,6 @@ def check(path: Path, *, reorders: bool) -> None:
     assert depth >= before
 
 
-@pytest.mark.parametrize(
-    "codec", ["h264", "h264-plain", "h264-open", "h264-ts", "hevc", "hevc-open", "hevc-10-bit", "mpeg4"]
-)
-def test_codecs_that_reorder(codec: str, tmp_path: Path) -> None:
-    check(encode(tmp_path / "clip", codec, 60), reorders=codec != "h264-plain")
-
-
-@pytest.mark.parametrize("codec", sorted(set(CODECS) & {"vp9", "av1", "msmpeg4", "mjpeg"}))
-def test_codecs_that_do_not(codec: str, tmp_path: Path) -> None:
-    keys, _, depth = read(encode(tmp_path / "clip", codec, 30))
-    assert keys == sorted(key for key in keys if key is not None)
-    assert depth == 0
-
-
-@pytest.mark.parametrize(
-    ("encoder", "ending", "pixels", "options"),
-    [
-        ("mpeg2video", "ts", "yuv420p", {"bf": "2"}),
-        ("mpeg1video", "mkv", "yuv420p", {"bf": "1"}),
-        ("libx264", "mkv", "yuv420p", {"x264-params": "interlaced=1:bframes=3"}),
-        ("libx264", "mkv", "yuv444p", {"x264-params": "bframes=3:b-pyramid=normal:cqm=jvt"}),
-        ("libx264", "mkv", "yuv420p", {"x264-params": "bframes=2:nal-hrd=vbr:vbv-maxrate=500:vbv-bufsize=500"}),
-        (
-            "libx265",
-            "mkv",
-            "yuv420p",
-            {"x265-params": f"log-level=none:bframes=4:temporal-layers=1:{HRD}"},
-        ),
-    ],
-)
-def test_other_headers(encoder: str, ending: str, pixels: str, options: dict[str, str], tmp_path: Path) -> None:
-    path = tmp_path / f"clip.{ending}"
-    with av.open(str(path), "w") as container:
-        track = container.add_stream(encoder, rate=25, options=options)
-        track.width, track.height, track.pix_fmt = 96, 80, pixels
-        track.codec_context.gop_size, track.codec_context.thread_count = 20, 1
-        for index in range(60):
-            frame = av.VideoFrame.from_ndarray(scene(index, 96, 80), format="rgb24").reformat(format=pixels)
-            frame.pts, frame.time_base = index, Fraction(1, 25)
-            container.mux(track.encode(frame))
-        container.mux(track.encode(None))
-    check(path, reorders=True)
-
-
-def test_codecs_whose_headers_are_not_read_are_ordered_by_their_times() -> None:
-    order = shown_order("vc1", 1, FAR)
-    times = [0, 3, 1, 2, 6, 4, 5, FAR * 2, FAR * 2 - 1]
-    keys = [order.key(b"", time) for time in times]
-    assert [times[index] for index in sorted(range(len(times)), key=lambda index: keys[index])] == sorted(times)
-
-
 REORDERS = ("h264", "h264-open", "h264-ts", "hevc", "hevc-open", "hevc-10-bit", "mpeg4")
 HRD = "hrd=1:vbv-maxrate=500:vbv-bufsize=500"
 
