@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException
+
+from codecflow.errors import KafkaError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.worker import consumer as consumer_module
 from codecflow.worker.consumer import GroupConsumer
 
 from .running import until
@@ -24,6 +33,11 @@ class Member:
 
     def _revoked(self, numbers: list[int], lost: bool) -> None:
         self.holds -= set(numbers)
+
+    def polled(self) -> bool:
+        """Whether it has partitions after another poll."""
+        self.poll()
+        return bool(self.holds)
 
     def poll(self) -> None:
         self.read |= {(a.topic, a.partition) for a in self.consumer.poll(0.05) if a.message is not None}
@@ -60,3 +74,73 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
 
     until(read_everywhere, what="records of every partition")
     first.consumer.close()
+
+
+@pytest.mark.parametrize("failing", ["get_watermark_offsets", "committed"])
+def test_requests_that_fail_while_partitions_are_assigned_are_repeated(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """As where a leader moves, or a broker is slow."""
+    member = Member(kafka_settings)
+    failures = []
+
+    class Flaky:
+        """The client, whose first requests of a kind fail."""
+
+        def __init__(self, client: Any) -> None:
+            self._client = client
+
+        def __getattr__(self, name: str) -> Any:
+            return self._flaky if name == failing else getattr(self._client, name)
+
+        def _flaky(self, *arguments: Any, **options: Any) -> Any:
+            if len(failures) < 3:
+                failures.append(failing)
+                raise KafkaException(ClientError(ClientError.NOT_LEADER_FOR_PARTITION))
+            return getattr(self._client, failing)(*arguments, **options)
+
+    monkeypatch.setattr(member.consumer, "_consumer", Flaky(member.consumer._consumer))
+    until(member.polled, what="its partitions")
+    assert member.holds == {0, 1, 2}
+    assert len(failures) == 3
+    member.consumer.close()
+    monkeypatch.setattr(consumer_module, "_REQUESTS_S", 0.5)
+    failures.clear()
+    hopeless = Member(kafka_settings)
+
+    def always(*_: object, **__: object) -> None:
+        raise KafkaException(ClientError(ClientError._TIMED_OUT))
+
+    client = SimpleNamespace(**{failing: always})
+    real = hopeless.consumer._consumer
+
+    class Hopeless:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client if name == failing else real, name)
+
+    monkeypatch.setattr(hopeless.consumer, "_consumer", Hopeless())
+    with pytest.raises(KafkaError, match="cannot be read"):
+        until(hopeless.polled, what="an error")
+    real.close()
+
+
+def test_errors_of_the_client_are_one_line(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    member = Member(kafka_settings)
+    until(member.polled, what="its partitions")
+    real = member.consumer._consumer
+
+    def broken(*_: object, **__: object) -> None:
+        raise KafkaException(ClientError(ClientError._STATE))
+
+    for name, call in (
+        ("consume", lambda: member.consumer.poll(0.1)),
+        ("pause", lambda: member.consumer.pause(0, (True, True))),
+    ):
+        with monkeypatch.context() as patched:
+            fake = SimpleNamespace(**{n: getattr(real, n) for n in ("consume", "pause", "resume", "list_topics")})
+            setattr(fake, name, broken)
+            patched.setattr(member.consumer, "_consumer", fake)
+            with pytest.raises(KafkaError) as raised:
+                call()
+            assert "\n" not in str(raised.value)
+    member.consumer.close()

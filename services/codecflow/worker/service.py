@@ -37,6 +37,7 @@ from .transport import Transport
 from .windows import Step
 
 _POLL_S = 0.02
+_HOLD_EVERY_S = 0.04
 _EVERY_S = 0.5
 _COMMIT_EVERY_S = 5.0
 
@@ -86,7 +87,7 @@ class Worker:
         self._reports = Reports(self._summary.counts, self._letters.add, notice)
         self._batch: _Batch | None = None
         self._commit: _Commit | None = None
-        self._next_chores = self._next_commit = 0.0
+        self._next_hold = self._next_chores = self._next_commit = 0.0
         self._consumer_time, self._time = BusyTime(), BusyTime()
         self._questions = transport.questions(settings.question, self._letters.add)
         self._committer = Committer(transport.emitter(), transport.topics, notice)
@@ -153,6 +154,10 @@ class Worker:
 
     def _hold_back(self) -> None:
         """Stop reading where enough waits already, and sampling where enough is sampled. Polling goes on."""
+        now = time.monotonic()
+        if now < self._next_hold:
+            return
+        self._next_hold = now + _HOLD_EVERY_S
         half = self._settings.limits.buffer_bytes // 2
         queued, held, closed = self._pool.queued_bytes, self._pool.held_bytes, 0
         joining = 0

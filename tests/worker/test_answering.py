@@ -1,0 +1,162 @@
+"""The engine's thread: a stream that fails there is set aside with backoff, the others are answered in the same round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from codecflow.messages import Flops, Question, ResultError, StreamState, Tokens
+from codecflow.vlm.work import Answer, Failure, Frame, StreamOutcome, StreamWork
+from codecflow.worker.answering import Answered, Answering, Described
+from codecflow.worker.windows import Step, Window, WindowPlan
+
+from .running import until
+
+PLAN = WindowPlan.of(4, 2, 2)
+ASKED = Question("person", "Is a person in view?", "yes-no")
+
+
+class Engine:
+    """In place of a model: answers "yes", and does what is in `how` instead for streams that are named there."""
+
+    refresh = SimpleNamespace(name="none")
+
+    def __init__(self) -> None:
+        self.how: dict[str, Exception | Failure | str] = {}
+        self.lost: frozenset[str] = frozenset()
+        self.steps: list[list[str]] = []
+        self.dropped: list[str] = []
+        self.memory_by_stream: dict[str, int] = {}
+
+    def drop(self, stream: str) -> None:
+        self.dropped.append(stream)
+        self.memory_by_stream.pop(stream, None)
+
+    def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
+        self.steps.append([one.stream for one in work])
+        return [self._outcome(one) for one in work]
+
+    def _outcome(self, work: StreamWork) -> StreamOutcome:
+        how = self.how.get(work.stream)
+        if isinstance(how, Exception):
+            raise how
+        self.memory_by_stream[work.stream] = 1000
+        if how == "evicts":
+            self.lost |= {"idle"}
+        failure = how if isinstance(how, Failure) else None
+        answers = [] if failure else [Answer(question, "yes", p_yes=1.0) for question in work.questions]
+        return StreamOutcome(work.stream, answers, Tokens(1, 1, 1, 0), Flops(1, 1, 1), len(work.frames), error=failure)
+
+
+class Rounds:
+    """Answers one window of some streams at a time."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.said: list[str] = []
+        self.engine = Engine()
+        engine: Any = self.engine
+        self.answering = Answering(
+            engine, PLAN, Described("all", "none", False), self.said.append, clock=lambda: self.now
+        )
+        self._index = -1
+
+    def step(self, stream: str, *, epoch: int = 1, ended: bool = False, error: ResultError | None = None) -> Step:
+        frame = Frame(4 * self._index, 0.0, np.ones(4, bool), None, (8, 8), anchor=True)
+        window = Window(stream, epoch, self._index, (frame,), 0, 4, error=error)
+        return Step(StreamState(stream, epoch, Fraction(2 * self._index), PLAN.grid, 0, 0, ended), window)
+
+    def answer(self, *streams: str, **how: Any) -> dict[str, Answered]:
+        self._index += 1
+        steps = [self.step(stream, **how) for stream in streams]
+        answered = self.answering.begin(steps, lambda stream: (ASKED,)).result(60)
+        return {one.step.state.stream: one for one in answered}
+
+
+def codes(answered: dict[str, Answered]) -> dict[str, str]:
+    """Of the one result of each stream: its answer, or the code of its error."""
+    results = {stream: one.results for stream, one in answered.items()}
+    assert {len(found) for found in results.values()} == {1}
+    return {stream: found[0].error.code if found[0].error else found[0].answer for stream, found in results.items()}
+
+
+def test_a_stream_that_raises_is_set_aside_with_backoff_and_the_others_are_answered() -> None:
+    rounds = Rounds()
+    rounds.engine.how = {"bad": RuntimeError("CUDA error: an illegal memory access")}
+    assert codes(rounds.answer("a", "bad", "b")) == {"a": "yes", "bad": "failed", "b": "yes"}
+    assert rounds.engine.steps == [["a", "bad", "b"], ["a"], ["bad"], ["b"]]
+    assert rounds.answering.take_lost() == {"bad"}
+    tries = 1
+    for second in range(1, 40):
+        rounds.now = float(second)
+        before = len(rounds.engine.steps)
+        assert codes(rounds.answer("a", "bad")) == {"a": "yes", "bad": "failed"}
+        tries += ["bad"] in rounds.engine.steps[before:]
+    assert tries == 6  # after 1, 2, 4, 8 and 16 s
+    assert rounds.said == [
+        "stream 'bad': RuntimeError: CUDA error: an illegal memory access; "
+        "its windows get an error result until this is over"
+    ]
+    rounds.engine.how = {}
+    rounds.now = 100.0
+    assert codes(rounds.answer("a", "bad")) == {"a": "yes", "bad": "yes"}
+    assert rounds.said[1:] == ["stream 'bad' is answered again"]
+
+
+def test_what_the_engine_refuses_is_an_error_result_and_begins_again_at_an_anchor() -> None:
+    rounds = Rounds()
+    rounds.engine.how = {"large": Failure("no-room", "it does not fit")}
+    for _ in range(3):
+        found = rounds.answer("a", "large")
+        assert codes(found) == {"a": "yes", "large": "no-room"}
+        assert found["large"].error == ResultError("no-room", "it does not fit")
+        assert found["large"].results[0].frames.expected == 4
+        assert rounds.answering.take_lost() == {"large"}
+    assert len(rounds.said) == 1
+    rounds.engine.how = {"large": Failure("restarting", "its window was lost")}
+    assert codes(rounds.answer("large")) == {"large": "restarting"}
+    assert len(rounds.said) == 1  # the way back is not news
+
+
+def test_a_window_with_an_error_does_not_reach_the_engine() -> None:
+    rounds = Rounds()
+    error = ResultError("signal-interval", "its signal comes every 0.3 s")
+    assert codes(rounds.answer("a", error=error)) == {"a": "signal-interval"}
+    assert rounds.engine.steps == []
+
+
+def test_a_stream_that_is_evicted_while_others_are_answered_begins_again_at_an_anchor() -> None:
+    rounds = Rounds()
+    rounds.engine.how = {"a": "evicts"}
+    assert codes(rounds.answer("a")) == {"a": "yes"}
+    assert rounds.answering.take_lost() == {"idle"}
+    rounds.answer("a")
+    assert rounds.answering.take_lost() == set()
+
+
+def test_a_stream_is_dropped_when_its_epoch_ends_or_another_begins() -> None:
+    rounds = Rounds()
+    rounds.answer("a", epoch=1)
+    rounds.engine.dropped.clear()
+    rounds.answer("a", epoch=2)
+    assert rounds.engine.dropped == ["a"]
+    assert rounds.answering.kv_bytes == {"a": 1000}
+    rounds.answer("a", epoch=2, ended=True)
+    assert rounds.engine.dropped == ["a", "a"]
+    assert rounds.answering.kv_bytes == {}
+
+
+def test_an_engine_that_cannot_drop_a_stream_says_so(monkeypatch: Any) -> None:
+    rounds = Rounds()
+
+    def broken(stream: str) -> None:
+        raise RuntimeError("no such pages")
+
+    monkeypatch.setattr(rounds.engine, "drop", broken)
+    rounds.answering.drop("a")
+    until(lambda: bool(rounds.said), what="a line")
+    assert rounds.said == ["the engine could not drop a stream: RuntimeError: no such pages"]
