@@ -293,7 +293,7 @@ class Camera:
         return Published(due, self.stream.encode(), one.value, headers, orjson.dumps(document))
 
 
-_TICKS = ("tick", "since", "previous", "reference")
+_TICKS = ("tick", "since", "after")
 
 
 class Cameras:
