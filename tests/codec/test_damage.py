@@ -23,7 +23,11 @@ from codecflow.codec.pictures import MAX_PIXELS, PictureDecoder, luma_checksum
 from codecflow.codec.signal import SignalExtractor
 from codecflow.codec.source import Source
 from codecflow.errors import SourceError
-from codecflow.messages import CodedPicture, PictureMetadata, Signal
+from codecflow.kafka.records import Record
+from codecflow.kafka.settings import TopicNames
+from codecflow.messages import CodedPicture, PictureMetadata, Signal, decode_packet
+from codecflow.producer.epoch import EpochPublisher
+from codecflow.producer.summary import Summary
 from codecflow.tools.bench.lossy_camera import lossy_camera
 from codecflow.worker.sampler import SignalTrack
 
@@ -483,3 +487,32 @@ def test_a_time_that_a_decoder_cannot_hold_loses_the_picture(tmp_path: Path) -> 
     decoder = Decoder()
     decoded([replace(p, pts=2**80) if p.seq == 4 else p for p in pictures], decoder)
     assert decoder.lost == 6
+
+
+def test_a_published_picture_has_its_own_size(tmp_path: Path) -> None:
+    """Of two sequences in one stream: also the pictures that the decoder shows after it has begun with the second."""
+    first = pictures_of(x264(tmp_path / "first.ts", "bframes=3", (96, 80)))
+    second = pictures_of(x264(tmp_path / "second.ts", "bframes=3", (128, 64)))
+    shift = first[-1].seq + 1
+    ahead = max(p.pts for p in first) + first[0].duration - min(p.pts for p in second) + 2 * first[0].duration
+    later = [replace(p, seq=p.seq + shift, pts=p.pts + ahead, dts=(p.dts or 0) + ahead) for p in second]
+    packets, metadata = Kept(), Kept()
+    publisher = EpochPublisher(
+        "gate", 7, Fraction(1, 2), (packets, metadata), TopicNames("x"), 2**20, Summary("gate", "clip")
+    )
+    for picture in first + later:
+        publisher.push(replace(picture, width=96, height=80))  # as the container says throughout
+    publisher.finish()
+    sizes = [(p.width, p.height) for p in (decode_packet(r.key, r.value, r.headers) for r in packets.records)]
+    assert sizes == [(96, 80)] * len(first) + [(128, 64)] * len(later)
+
+
+class Kept:
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def send(self, record: Record) -> None:
+        self.records.append(record)
+
+    def flush(self) -> None:
+        pass

@@ -6,6 +6,7 @@ Sources: ITU-T H.264 7.3.2.1, 9.1 and annex E; ITU-T H.265 7.3.2.2.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 class HeaderError(ValueError):
@@ -52,8 +53,9 @@ class H264Sequence:
     depth: int | None
 
 
+@lru_cache(maxsize=64)
 def h264_sequence(unit: bytes) -> tuple[int, H264Sequence]:
-    """(id, contents) of a sequence parameter set, a NAL unit. Raises HeaderError."""
+    """(id, contents) of a sequence parameter set, a NAL unit. Cached: cameras repeat it. Raises HeaderError."""
     bits = Bits(unit, 1)
     profile, constraints = bits.u(8), bits.u(8)
     bits.u(8)
