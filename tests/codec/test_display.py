@@ -168,6 +168,7 @@ def test_a_camera_whose_jpegs_are_turned(tmp_path: Path) -> None:
     def behave(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "multipart/x-mixed-replace;boundary=picture")
+        request.send_header("Content-Length", "9999999")  # as some cameras have it
         request.end_headers()
         for index in range(12):
             data = jpeg(lying(index, 6), 6)
@@ -177,6 +178,7 @@ def test_a_camera_whose_jpegs_are_turned(tmp_path: Path) -> None:
     decoder, pictures = Decoder(), list[ShownPicture]()
     with camera(behave) as address, Source(f"http://{address}/video") as source:
         assert source.codec == "mjpeg"
+        assert source.live
         with pytest.raises(SourceError, match="gone"):
             pictures.extend(one for picture in source.pictures("gate", 1) for one in decoder.push(picture))
     assert {one.orientation for one in pictures} == {6}

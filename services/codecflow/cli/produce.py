@@ -127,7 +127,7 @@ def _named_in_file(source: str) -> str:
     if not source.startswith("@"):
         return source
     try:
-        lines = Path(source[1:]).read_text().split("\n")
+        lines = Path(source[1:]).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"source {source}: {reason}; its first line must be a file or a camera's address") from None

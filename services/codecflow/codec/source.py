@@ -215,7 +215,9 @@ class Source:
         """A camera's address and a pipe have no end that anybody knows; a file on a web server has."""
         kind, container = self._address.kind, self._container
         if kind == "http":
-            return not (container.duration or (container.format.name != "hls" and container.size > 0))
+            # Cameras that send parts of one answer state any length for the whole of it, and a playlist's is not the video's.
+            sized = container.format.name not in ("hls", "mpjpeg") and container.size > 0
+            return not (container.duration or sized)
         if kind == "pipe":
             return self._options.piped_live and container.size <= 0
         return kind != "file"
