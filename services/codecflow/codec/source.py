@@ -215,7 +215,7 @@ class Source:
         """A camera's address and a pipe have no end that anybody knows; a file on a web server has."""
         kind, container = self._address.kind, self._container
         if kind == "http":
-            # Cameras that send parts of one answer state any length for the whole of it, and a playlist's is not the video's.
+            # A multipart camera may state any length, and the length of a playlist is not that of the video.
             sized = container.format.name not in ("hls", "mpjpeg") and container.size > 0
             return not (container.duration or sized)
         if kind == "pipe":
