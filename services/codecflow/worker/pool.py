@@ -17,6 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]
+
 from codecflow.messages import ResultError
 
 from .join import Joined
@@ -178,6 +181,7 @@ class SamplerPool:
 
     def _work(self, busy: BusyTime) -> None:
         try:
+            _compute_alone()
             while True:
                 with self._turn:
                     lane = self._next()
@@ -239,3 +243,10 @@ class SamplerPool:
                 lane.waiting = False
                 if self._gate is Gate.ONE:
                     self._turn.notify()
+
+
+def _compute_alone() -> None:
+    """From now on PyTorch computes in the calling thread alone. Otherwise each of N threads would spread its resizes over N
+    others, and they would wait for each other. The engine's threads are left as they are."""
+    torch.get_num_threads()  # PyTorch sets a thread's number at its first call: what follows must come after it
+    ThreadpoolController().select(user_api="openmp").limit(limits=1)
