@@ -230,9 +230,8 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether the samplers are done."""
-        idle = all(stream.sampled_all for stream in self.partition.streams.values())
         self.collect()
-        return idle
+        return all(stream.sampled_all for stream in self.partition.streams.values())
 
     def take(self) -> None:
         """The next step of each stream to the engine."""

@@ -86,8 +86,7 @@ def test_memory_is_given_back_when_streams_end_or_fall_silent(
 
         def released() -> bool:
             summary = worker.summary
-            held = summary.held.keys() & set(silent)
-            return not held and (summary.kv_bytes, summary.frame_bytes, summary.queue_bytes) == (0, 0, 0)
+            return not summary.held and (summary.kv_bytes, summary.frame_bytes, summary.queue_bytes) == (0, 0, 0)
 
         until(released, what="memory given back")
         assert len(once(results(kafka_settings))) == 30 * epoch

@@ -226,8 +226,8 @@ class Partition:
             self._report_earlier_epochs(stream)
             if min(self._read_until) > since + limits.idle_s and not stream.parked:
                 stream.park(now_ms)
-                if stream.state is None and not stream.ready and stream.held(None) == (None, None):
-                    self._forget(stream)  # nothing was ever joined of it
+            elif stream.parked and stream.sampled_all and not stream.ready and not stream.taken:
+                self._forget(stream)  # it had nothing to leave: it has ended, or nothing was ever joined of it
 
     def forget(self) -> None:
         """Let go of all streams."""

@@ -44,9 +44,11 @@ class Gate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What came out of one lane in one go, in order. `counts`: what the sampler counted meanwhile."""
+    """What came out of one lane in one go, in order. `events`: how many were worked off; `counts`: what the sampler counted
+    meanwhile."""
 
     lane: Lane
+    events: int
     steps: Sequence[Step]
     counts: Counter[str]
     faults: Sequence[Fault]
@@ -61,15 +63,12 @@ class Lane:
         self.sampler = sampler
         self.queued_bytes = 0
         self.held_bytes = 0
+        self.unfinished = 0
+        """Events that were pushed, and whose outcome was not taken from the pool yet. Its owner's to read."""
         self.closed = False
         self.queue: deque[tuple[Event, int]] = deque()
         self.waiting = False
         """Whether it stands in line, or a thread works on it."""
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything that was pushed is sampled and handed on."""
-        return not self.waiting
 
 
 class SamplerPool:
@@ -108,11 +107,6 @@ class SamplerPool:
         """Events that wait to be sampled."""
         return sum(len(lane.queue) for lane in self._lanes)
 
-    @property
-    def pending(self) -> bool:
-        """Whether `take` would give something."""
-        return bool(self._out)
-
     def busy(self) -> list[tuple[str, float]]:
         """Streams that are being worked on, and since when (monotonic seconds)."""
         return [(f"sampling stream {lane.sampler.stream!r}", since) for lane, since in list(self._running.items())]
@@ -136,6 +130,7 @@ class SamplerPool:
         size = _EVENT_BYTES
         if isinstance(event, Joined) and event.picture is not None:
             size += len(event.picture.data)
+        lane.unfinished += 1
         with self._turn:
             lane.queue.append((event, size))
             lane.queued_bytes += size
@@ -161,6 +156,7 @@ class SamplerPool:
         while self._out:
             sampled = self._out.popleft()
             if not sampled.lane.closed:
+                sampled.lane.unfinished -= sampled.events
                 found.append(sampled)
         return found
 
@@ -214,7 +210,7 @@ class SamplerPool:
 
     def _serve(self, lane: Lane) -> None:
         """Work on a lane for a while, hand on what came out, and send it to the end of the line if there is more."""
-        sampler, steps, done = lane.sampler, [], 0
+        sampler, steps, done, events = lane.sampler, [], 0, 0
         until = time.monotonic() + _QUANTUM_S
         while lane.queue and not self._stopping:
             try:
@@ -222,6 +218,7 @@ class SamplerPool:
             except IndexError:  # dropped meanwhile
                 break
             done += size
+            events += 1
             steps += sampler.push(event)
             if time.monotonic() > until:
                 break
@@ -235,7 +232,7 @@ class SamplerPool:
             lane.held_bytes = held_bytes
             lane.queued_bytes -= done
             self.queued_bytes -= done
-            self._out.append(Sampled(lane, steps, counts, faults, sampler.trouble))
+            self._out.append(Sampled(lane, events, steps, counts, faults, sampler.trouble))
             if lane.queue:
                 self._line.append(lane)
                 self._turn.notify()

@@ -347,7 +347,6 @@ class Worker:
             and self._commit is None
             and any(partition.states for partition in partitions)
             and all(partition.at_end and partition.settled for partition in partitions)
-            and not self._pool.pending
         )
 
     def _states(self, numbers: list[int]) -> States:

@@ -87,8 +87,8 @@ class Stream:
 
     @property
     def sampled_all(self) -> bool:
-        """Whether its sampler has nothing to do; what it has done last may still have to be taken from the pool."""
-        return self._lane.idle
+        """Whether its sampler has done all that it was given, and that was taken over."""
+        return not self._lane.unfinished
 
     @property
     def settled(self) -> bool:
