@@ -90,6 +90,9 @@ FAULTY_BESIDE = {
         "reserved type": b"\x1f\x42\x43\x44",
         "unspecified type": b"\x00\x42\x43\x44",
         "filler": b"\x0c\xff\xff\xff\x80",
+        "picture parameters that no slice uses": b"\x68\x20\xff\xff",
+        "picture parameters of no sequence": b"\x68\x13\x80\x80",
+        "sequence parameters that no slice uses": b"\x67\x64\x00\x0a\x18\xff\xff",
     },
     "hevc": {
         "SEI that is longer than it is": b"\x4e\x01\x05\xa2" + bytes(range(1, 124)) + b"\x80",
@@ -98,6 +101,9 @@ FAULTY_BESIDE = {
         "empty SEI": b"\x4e\x01",
         "reserved type": b"\x58\x01\x42\x43",
         "unspecified type": b"\x7c\x01\x42\x43",
+        "picture parameters that no slice uses": b"\x44\x01\x20\xff\xff",
+        "sequence parameters of nothing": b"\x42\x01\x0f\xff\xff",
+        "video parameters that no sequence uses": b"\x40\x01\x5f\xff\xff",
         "another layer": b"\x02\x09\x42\x43\x44\x45",
     },
 }

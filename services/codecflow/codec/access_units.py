@@ -10,16 +10,24 @@ ITU-T T.81 B.1.1.3 (markers).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
 from .annexb import START_CODE, nal_type, recovery_point, split_annex_b
-from .headers import Bits, H264Sequence, HeaderError, h264_sequence
+from .headers import Bits, H264Sequence, HeaderError, h264_sequence, hevc_sequence
 
-_H264_SLICES = frozenset({1, 2, 3, 4, 5})
+_H264_SLICES = frozenset({1, 5})
 _H264_IDR, _H264_SEI, _H264_SPS, _H264_PPS = 5, 6, 7, 8
-_HEVC_SETS_AND_ENDS = frozenset({32, 33, 34, 36, 37})
-"""Parameter sets, and the ends of a sequence and of a bitstream, which say how the next keyframe is decoded."""
+_H264_SETS = (_H264_SPS, _H264_PPS)
+_HEVC_VPS, _HEVC_SPS, _HEVC_PPS = 32, 33, 34
+_HEVC_SETS = (_HEVC_VPS, _HEVC_SPS, _HEVC_PPS)
+_HEVC_ENDS = (36, 37)
+"""Ends of a sequence and of a bitstream, which say how the next keyframe is decoded."""
+
+_Set = tuple[int, int]
+"""NAL unit type and id of a parameter set."""
 
 _HEADER_BYTES = 48
 """Of a slice, enough for everything up to its frame number."""
@@ -79,25 +87,85 @@ class _Jpeg(_Untouched):
         return AccessUnit(scan.removesuffix(_JPEG_END) + _JPEG_ONES + _JPEG_END)
 
 
-class _Hevc(_Untouched):
-    """Slices of the base layer and parameter sets. A reference that is missing is an error to FFmpeg itself."""
+class _ParameterSets:
+    """The parameter sets that slices refer to. A faulty one that nothing refers to is no damage."""
+
+    def __init__(self, read: Callable[[bytes], tuple[_Set, _Set | None]]) -> None:
+        self._read = read
+        self._units: dict[_Set, bytes] = {}
+        self._parents: dict[_Set, _Set | None] = {}
+        self._given: dict[_Set, bytes] = {}
+
+    def restart(self) -> None:
+        """The next decoder knows none."""
+        self._given.clear()
+
+    def learn(self, unit: bytes) -> _Set | None:
+        """Takes a parameter set in; its type and id. None where it is faulty."""
+        try:
+            name, parent = self._read(unit)
+        except (HeaderError, IndexError):
+            return None
+        self._units[name], self._parents[name] = unit, parent
+        return name
+
+    def of(self, slices: Iterable[_Set], present: Container[_Set | None]) -> list[bytes]:
+        """The sets behind the picture parameter sets `slices`: those that are `present` in the picture or were not given
+        yet. Raises HeaderError when one never came."""
+        needed: set[_Set] = set()
+        for name in slices:
+            one: _Set | None = name
+            while one is not None:
+                if one not in self._units:
+                    raise HeaderError("no parameter set")
+                needed.add(one)
+                one = self._parents[one]
+        given = [name for name in sorted(needed) if name in present or self._given.get(name) != self._units[name]]
+        self._given.update((name, self._units[name]) for name in given)
+        return [self._units[name] for name in given]
+
+
+class _Hevc:
+    """Slices of the base layer and their parameter sets. A reference that is missing is an error to FFmpeg itself."""
+
+    def __init__(self) -> None:
+        self._sets = _ParameterSets(self._set)
+
+    def restart(self) -> None:
+        self._sets.restart()
 
     def read(self, data: bytes) -> AccessUnit:
         units = list(split_annex_b(data))
-        kept = [unit for unit in units if self._needed(unit)]
-        sliced = any(nal_type(unit, "hevc") < 32 for unit in kept)
-        return AccessUnit(_joined(data, units, kept) if sliced else b"")
+        base = [unit for unit in units if len(unit) > 2 and not unit[0] & 1 and not unit[1] >> 3]
+        slices = [unit for unit in base if nal_type(unit, "hevc") < _HEVC_VPS]
+        sets = [unit for unit in base if nal_type(unit, "hevc") in _HEVC_SETS]
+        rest = [unit for unit in base if nal_type(unit, "hevc") in _HEVC_ENDS]
+        if not slices:
+            return AccessUnit(b"")
+        present = {self._sets.learn(unit) for unit in sets}
+        with suppress(HeaderError):  # otherwise the decoder finds what is wrong
+            sets = self._sets.of(map(self._set_of, slices), present)
+        return AccessUnit(_joined(data, units, sets + slices + rest))
 
     @staticmethod
-    def _needed(unit: bytes) -> bool:
-        if len(unit) < 3 or unit[0] & 1 or unit[1] >> 3:
-            return False  # of another layer
+    def _set(unit: bytes) -> tuple[_Set, _Set | None]:
         kind = nal_type(unit, "hevc")
-        return kind < 32 or kind in _HEVC_SETS_AND_ENDS
+        if kind == _HEVC_VPS:
+            return (kind, unit[2] >> 4), None
+        if kind == _HEVC_SPS:
+            return (kind, hevc_sequence(unit)[0]), (_HEVC_VPS, unit[2] >> 4)
+        bits = Bits(unit[:_HEADER_BYTES], 2)
+        return (kind, bits.ue()), (_HEVC_SPS, bits.ue())
+
+    @staticmethod
+    def _set_of(unit: bytes) -> _Set:
+        bits = Bits(unit[:_HEADER_BYTES], 2)
+        bits.u(2 if 16 <= nal_type(unit, "hevc") <= 23 else 1)
+        return _HEVC_PPS, bits.ue()
 
 
 class _H264:
-    """Slices, parameter sets and recovery points.
+    """Slices, their parameter sets and recovery points.
 
     A frame number is that of the reference picture before, or one more; anything else means that reference pictures are
     missing, unless the sequence allows gaps (layers in time, some of which were left out). FFmpeg would go on with what
@@ -106,61 +174,65 @@ class _H264:
     """
 
     def __init__(self) -> None:
+        self._sets = _ParameterSets(self._set)
         self._sequences: dict[int, H264Sequence] = {}
         self._sequence_of: dict[int, int] = {}  # by picture parameter set
         self._newest: int | None = None  # frame number of the newest reference picture
 
     def restart(self) -> None:
+        self._sets.restart()
         self._newest = None
 
     def read(self, data: bytes) -> AccessUnit:
         units = list(split_annex_b(data))
-        kept: list[bytes] = []
-        first: bytes | None = None
+        slices, sets, points = [], [], []
         for unit in units:
             kind = nal_type(unit, "h264")
-            if kind == _H264_SEI:
-                kept += recovery_point(unit)
-            elif kind in _H264_SLICES:
-                kept.append(unit)
-                first = first or unit
-            elif kind in (_H264_SPS, _H264_PPS):
-                kept.append(unit)
-                self._learn(unit, kind)
-        if first is None:
+            if kind in _H264_SLICES:
+                slices.append(unit)
+            elif kind in _H264_SETS:
+                sets.append(unit)
+            elif kind == _H264_SEI:
+                points += recovery_point(unit)
+        if not slices:
             return AccessUnit(b"")
-        idr = nal_type(first, "h264") == _H264_IDR
-        whole = _joined(data, units, kept)
+        present = {self._sets.learn(unit) for unit in sets}
+        idr = nal_type(slices[0], "h264") == _H264_IDR
         try:
-            sequence, number = self._header(first)
-        except HeaderError:
-            return AccessUnit(whole, idr)  # the decoder finds what is wrong
+            sets = self._sets.of(map(self._set_of, slices), present)
+            sequence, number = self._header(slices[0])
+        except HeaderError:  # the decoder finds what is wrong
+            return AccessUnit(_joined(data, units, sets + points + slices), idr)
         before = self._newest
-        if idr or first[0] & 0x60:
+        if idr or slices[0][0] & 0x60:
             self._newest = number
         following = ((before or 0) + 1) & ((1 << sequence.frame_num_bits) - 1)
         gap = before is not None and not (idr or sequence.gaps_allowed) and number not in (before, following)
-        return AccessUnit(whole, idr, gap, sequence.depth)
+        return AccessUnit(_joined(data, units, sets + points + slices), idr, gap, sequence.depth)
 
-    def _learn(self, unit: bytes, kind: int) -> None:
-        try:
-            if kind == _H264_SPS:
-                name, sequence = h264_sequence(unit)
-                self._sequences[name] = sequence
-            else:
-                bits = Bits(unit[:_HEADER_BYTES], 1)
-                self._sequence_of[bits.ue()] = bits.ue()
-        except HeaderError:
-            pass
+    def _set(self, unit: bytes) -> tuple[_Set, _Set | None]:
+        kind = nal_type(unit, "h264")
+        if kind == _H264_SPS:
+            name, self._sequences[name] = h264_sequence(unit)
+            return (kind, name), None
+        bits = Bits(unit[:_HEADER_BYTES], 1)
+        name, owner = bits.ue(), bits.ue()
+        self._sequence_of[name] = owner
+        return (kind, name), (_H264_SPS, owner)
+
+    @staticmethod
+    def _set_of(unit: bytes) -> _Set:
+        bits = Bits(unit[:_HEADER_BYTES], 1)
+        bits.ue()
+        bits.ue()
+        return _H264_PPS, bits.ue()
 
     def _header(self, unit: bytes) -> tuple[H264Sequence, int]:
         """Sequence and frame number of a slice."""
         bits = Bits(unit[:_HEADER_BYTES], 1)
         bits.ue()
         bits.ue()
-        sequence = self._sequences.get(self._sequence_of.get(bits.ue(), -1))
-        if sequence is None:
-            raise HeaderError("no parameter set")
+        sequence = self._sequences[self._sequence_of[bits.ue()]]
         if sequence.separate_colours:
             bits.u(2)
         return sequence, bits.u(sequence.frame_num_bits)
