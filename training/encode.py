@@ -133,7 +133,7 @@ def watch(video: bytes, coding: Coding) -> Iterator[tuple[Bytes, npt.NDArray[np.
     with av.open(io.BytesIO(video), "r") as container:
         container.streams.video[0].thread_count = 1
         for slot, picture in enumerate(container.decode(video=0), coding.phase):
-            decision = state.step(slot, None, lambda picture=picture: luma(picture))  # type: ignore[misc]
+            decision = state.step(slot, lambda picture=picture: luma(picture))  # type: ignore[misc]
             yield squeeze(picture.to_ndarray(format="rgb24")), decision.keep
 
 

@@ -92,7 +92,7 @@ def watch_clip(data: Path, path: str) -> RealClip:
                 grid = TokenGrid.regular(TOKENS, TOKENS, picture.width, picture.height)
                 state = KeepState(grid, KeepConfig(fps=Fraction(FPS), period_s=Fraction(PERIOD_S)))
                 clip.size = picture.width, picture.height
-            clip.keep.append(state.step(slot, None, lambda picture=picture: luma(picture)).keep)  # type: ignore[misc]
+            clip.keep.append(state.step(slot, lambda picture=picture: luma(picture)).keep)  # type: ignore[misc]
             rgb = picture.to_ndarray(format="rgb24")
             clip.frames.append(squeeze(rgb))
             clip.pictures.append(np.asarray(Image.fromarray(rgb).resize((RENDER, RENDER), Image.Resampling.BICUBIC)))

@@ -47,6 +47,7 @@ CODECS = {
         {"deadline": "realtime", "cpu-used": "8", "lag-in-frames": "5", "auto-alt-ref": "1"},
     ),
     "av1": ("libsvtav1", "mp4", "yuv420p", {"preset": "12", "svtav1-params": "keyint=10"}),
+    "mpeg2": ("mpeg2video", "ts", "yuv420p", {"bf": "2"}),
     "mjpeg": ("mjpeg", "avi", "yuvj420p", {}),
 }
 
@@ -67,7 +68,7 @@ def encode(
     codec: str = "h264",
     pictures: int = 30,
     size: tuple[int, int] = (96, 80),
-    fps: int = 10,
+    fps: int | Fraction = 10,
     seed: int = 0,
     loud: int | None = None,
 ) -> Path:
@@ -84,7 +85,7 @@ def encode(
             if index == loud:
                 picture = np.random.default_rng(seed).integers(0, 256, picture.shape, dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
-            frame.pts, frame.time_base = index, Fraction(1, fps)
+            frame.pts, frame.time_base = index, 1 / Fraction(fps)
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
     if encoder == "libsvtav1" and hasattr(os, "sched_setscheduler"):

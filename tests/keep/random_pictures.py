@@ -3,33 +3,84 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import pairwise, product
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
 from codecflow.grid import TokenGrid
+from codecflow.keep import KeepDecision, KeepState, Luma
 from codecflow.messages import BLOCK, NO_BOUND, Signal
 
 Picture = npt.NDArray[np.uint8]
 
 
-def signal_between(pictures: list[Picture], tick: int = 0, slack: npt.NDArray[np.uint8] | None = None) -> Signal:
-    """The `change` of shown pictures after the first, as the wire defines it; `slack` loosens the bound further."""
-    height, width = pictures[0].shape
-    rows, columns = -(-height // BLOCK), -(-width // BLOCK)
-    change = np.zeros((rows, columns), np.uint8)
-    for row in range(rows):
-        for column in range(columns):
-            block = np.s_[row * BLOCK : (row + 1) * BLOCK, column * BLOCK : (column + 1) * BLOCK]
-            eighths = sum(
-                Fraction(int(np.abs(now[block].astype(int) - before[block].astype(int)).sum()) * 8, now[block].size)
-                for before, now in pairwise(pictures)
-            )
-            change[row, column] = min(NO_BOUND, -(-Fraction(eighths) // 1))
-    if slack is not None:
-        change = np.minimum(change.astype(int) + slack, NO_BOUND).astype(np.uint8)
-    return Signal(tick=tick, interval=Fraction(1, 2), change=change, motion=None, intra=None)
+class Producer:
+    """Signals of shown pictures, as the wire defines them: each picture is measured against a reference, made by the
+    plainest means. Its blocks may be in detail, and `slack` loosens bounds further."""
+
+    def __init__(self) -> None:
+        self._tick = -1
+        self._reference: tuple[int, Picture] | None = None
+
+    def show(
+        self,
+        picture: Picture,
+        *,
+        reference: bool = False,
+        detail: bool = False,
+        slack: npt.NDArray[np.uint8] | None = None,
+    ) -> Signal:
+        previous, self._tick = self._tick, self._tick + 1
+        height, width = picture.shape
+        rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+        change, quarters, since = np.full((rows, columns), NO_BOUND, np.uint8), None, None
+        if self._reference is not None:
+            since, then = self._reference
+            change = np.minimum(eighths(picture, then, BLOCK), NO_BOUND).astype(np.uint8)
+            if detail:
+                quarters = np.full((2 * rows, 2 * columns), NO_BOUND, np.uint8)
+                exact = eighths(picture, then, BLOCK // 2)
+                for row, column in product(range(rows), range(columns)):
+                    block = np.s_[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
+                    if (row + column + self._tick) % 3 and exact[block].max() < NO_BOUND:
+                        quarters[block] = exact[block]
+        if slack is not None:
+            change = np.minimum(change.astype(int) + slack, NO_BOUND).astype(np.uint8)
+        if self._reference is None or reference:
+            self._reference, reference = (self._tick, picture), True
+        return Signal(
+            tick=self._tick,
+            interval=Fraction(1, 2),
+            change=change,
+            motion=None,
+            intra=None,
+            since=since,
+            previous=None if previous < 0 else previous,
+            reference=reference,
+            quarters=quarters,
+        )
+
+
+def eighths(now: Picture, then: Picture, side: int) -> npt.NDArray[np.int64]:
+    """Mean absolute difference over each piece of `side` samples of the blocks that cover a picture, in eighths, rounded
+    up."""
+    height, width = now.shape
+    difference = np.abs(now.astype(int) - then.astype(int))
+    rows, columns = (-(-length // BLOCK) * BLOCK // side for length in (height, width))
+    values = np.zeros((rows, columns), np.int64)
+    for row, column in product(range(rows), range(columns)):
+        piece = difference[row * side : (row + 1) * side, column * side : (column + 1) * side]
+        if piece.size:
+            values[row, column] = -(-Fraction(int(piece.sum()) * 8, piece.size) // 1)
+    return values
+
+
+def step(state: KeepState, slot: int, signal: Signal | None, luma: Luma, *, keyframe: bool = False) -> KeepDecision:
+    """The decision for a frame with this signal; None: it has none."""
+    if signal is not None:
+        state.observe(signal)
+    return state.step(slot, luma, keyframe=keyframe)
 
 
 def mean_difference(grid: TokenGrid, token: int, now: Picture, then: Picture) -> float:

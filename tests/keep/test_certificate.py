@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,10 +17,11 @@ from codecflow.keep import KeepConfig, KeepState
 from codecflow.messages import NO_BOUND, Signal
 from tests.keep.random_pictures import (
     Picture,
+    Producer,
     largest_cell_difference,
     mean_difference,
     overlapping_grid,
-    signal_between,
+    step,
 )
 
 
@@ -54,71 +57,155 @@ def next_picture(rng: np.random.Generator, picture: Picture) -> Picture:
 def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
     grid: TokenGrid, seed: int, threshold: float, detail_threshold: float
 ) -> None:
+    """Over references that come and go, signals and frames that get lost, blocks in detail, and decoders that see something
+    else than the producer."""
     rng = np.random.default_rng(seed)
     state = KeepState(
         grid, KeepConfig(threshold=threshold, detail_threshold=detail_threshold, period_s=Fraction(1_000_000))
     )
-    shown = [rng.integers(0, 256, (grid.height, grid.width)).astype(np.uint8)]
-    last_kept = [shown[0]] * grid.tokens
-    for slot in range(6):
-        between = [shown[-1]]
-        for _ in range(int(rng.integers(1, 4)) if slot else 0):
-            between.append(next_picture(rng, between[-1]))
-        slack = rng.integers(0, 4, (-(-grid.height // 16), -(-grid.width // 16))) * int(rng.integers(0, 2))
-        slack[rng.random(slack.shape) < 0.05] = NO_BOUND
-        signal = signal_between(between, slack=slack.astype(np.uint8)) if rng.random() < 0.9 else None
-        now = between[-1]
-        shown.append(now)
+    producer = Producer()
+    shown = rng.integers(0, 256, (grid.height, grid.width)).astype(np.uint8)
+    last_kept = [shown] * grid.tokens
+    for slot in range(8):
+        for _ in range(int(rng.integers(1, 4))):
+            shown = next_picture(rng, shown) if slot else shown
+            slack = rng.integers(0, 4, (-(-grid.height // 16), -(-grid.width // 16))) * int(rng.integers(0, 2))
+            slack[rng.random(slack.shape) < 0.03] = NO_BOUND
+            signal = producer.show(
+                shown, reference=rng.random() < 0.3, detail=rng.random() < 0.5, slack=slack.astype(np.uint8)
+            )
+            seen = rng.random() < 0.9
+            if seen:
+                state.observe(signal)
+        if not seen:
+            state.observe(producer.show(shown))  # only whole documents are lost, and no frame is sampled without one
+        decoded = next_picture(rng, shown) if rng.random() < 0.1 else shown
         calls: list[int] = []
 
-        def luma(now: Picture = now, calls: list[int] = calls) -> Picture:
+        def luma(now: Picture = decoded, calls: list[int] = calls, other: bool = decoded is not shown) -> Picture:
             calls.append(1)
+            if other:
+                state.distrust()
             return now
 
-        decision = state.step(slot, signal, luma)
+        decision = state.step(slot, luma)
         assert len(calls) == (0 if decision.certified.all() else 1)
         assert not (decision.keep & decision.certified).any()
         assert not (decision.compared & decision.certified).any()
         for token in range(grid.tokens):
+            now = shown if decision.certified[token] else decoded
             mean = mean_difference(grid, token, now, last_kept[token])
             largest = largest_cell_difference(grid, token, now, last_kept[token])
             within = mean <= threshold and largest <= detail_threshold
             if decision.keep[token]:
-                last_kept[token] = now
+                last_kept[token] = decoded
                 assert slot == 0 or not within, f"token {token} was kept at {mean}, {largest} grey levels"
             else:
                 assert within, f"token {token} is stale: {mean}, {largest} grey levels"
 
 
-def test_a_signal_that_bounds_every_block_needs_no_pixels() -> None:
-    """The certificate is of use: it must not be sound by never certifying."""
+def measured(
+    change: npt.NDArray[np.uint8], tick: int = 1, since: int = 0, *, reference: bool = False, **others: Any
+) -> Signal:
+    """A signal against the picture of tick `since`."""
+    return Signal(
+        tick, Fraction(1, 2), change, None, None, since=since, previous=tick - 1, reference=reference, **others
+    )
+
+
+def first(rows: int, columns: int) -> Signal:
+    """An epoch's first signal: its picture is the reference."""
+    return Signal(0, Fraction(1, 2), np.full((rows, columns), NO_BOUND, np.uint8), None, None, reference=True)
+
+
+def no_pixels() -> Picture:
+    raise AssertionError("pixels were asked for")
+
+
+def test_a_signal_that_bounds_every_block_needs_no_pixels_however_long_it_goes_on() -> None:
+    """The certificate is of use: it must not be sound by never certifying. Noise of a grey level does not add up."""
     grid = TokenGrid.regular(16, 16, 768, 432)
-    state = KeepState(grid, KeepConfig())
+    state = KeepState(grid, KeepConfig(period_s=Fraction(10_000)))
     picture = np.random.default_rng(0).integers(0, 256, (432, 768)).astype(np.uint8)
-    assert state.step(0, None, lambda: picture).keep.all()
-    quiet = Signal(0, Fraction(1, 2), np.full((27, 48), 1, np.uint8), None, None)
-
-    def no_pixels() -> Picture:
-        raise AssertionError("pixels were asked for")
-
-    for slot in range(1, 5):
-        decision = state.step(slot, quiet, no_pixels)
+    assert step(state, 0, first(27, 48), lambda: picture).keep.all()
+    for slot in range(1, 500):
+        decision = step(state, slot, measured(np.full((27, 48), 8, np.uint8), slot), no_pixels)
         assert decision.certified.all()
         assert not decision.keep.any()
+
+
+def test_what_was_kept_is_two_steps_away_until_the_reference_is_renewed() -> None:
+    grid = TokenGrid.regular(1, 1, 64, 64)
+    state = KeepState(grid, KeepConfig(detail_threshold=255.0, period_s=Fraction(100)))
+    step(state, 0, first(4, 4), lambda: np.full((64, 64), 100, np.uint8))
+    moved = np.full((64, 64), 106, np.uint8)
+    assert step(state, 1, measured(np.full((4, 4), 48, np.uint8), 1), lambda: moved).keep.all()
+    decision = step(state, 2, measured(np.full((4, 4), 48, np.uint8), 2, reference=True), lambda: moved)
+    assert decision.compared.all()  # 6 grey levels to the reference, and 6 from there
+    assert not decision.keep.any()
+    assert step(state, 3, measured(np.full((4, 4), 32, np.uint8), 3, since=2), no_pixels).certified.all()
+
+
+def test_a_signal_against_a_reference_that_was_missed_bounds_nothing_until_pixels_were_looked_at() -> None:
+    grid = TokenGrid.regular(1, 1, 64, 64)
+    state = KeepState(grid, KeepConfig(period_s=Fraction(100)))
+    picture = np.full((64, 64), 100, np.uint8)
+    still = np.zeros((4, 4), np.uint8)
+    step(state, 0, first(4, 4), lambda: picture)
+    assert step(state, 2, measured(still, 2, since=1), lambda: picture).compared.all()
+    assert step(state, 3, measured(still, 3, since=1), no_pixels).certified.all()
+
+
+def test_samples_other_than_the_producers_are_no_witness() -> None:
+    grid = TokenGrid.regular(1, 1, 64, 64)
+    state = KeepState(grid, KeepConfig(period_s=Fraction(100)))
+    still = np.zeros((4, 4), np.uint8)
+
+    def other() -> Picture:
+        state.distrust()
+        return np.full((64, 64), 200, np.uint8)
+
+    step(state, 0, first(4, 4), other)
+    decision = step(state, 1, measured(still, 1), lambda: np.full((64, 64), 100, np.uint8))
+    assert decision.keep.all(), "the signal says that nothing changed since a picture which was not this one"
+
+
+def test_quarters_say_which_of_two_tokens_changed() -> None:
+    grid = TokenGrid.regular(1, 2, 16, 16)
+    state = KeepState(grid, KeepConfig(detail_threshold=255.0, period_s=Fraction(100)))
+    picture = np.full((16, 16), 100, np.uint8)
+    step(state, 0, first(1, 1), lambda: picture)
+    right = np.array([[0, 80], [0, 80]], np.uint8)
+    decision = step(state, 1, measured(np.full((1, 1), 80, np.uint8), quarters=right), lambda: picture)
+    assert decision.certified.tolist() == [True, False]
 
 
 def test_pixels_are_compared_only_where_the_signal_cannot_tell_and_the_bound_restarts_there() -> None:
     grid = TokenGrid.regular(4, 4, 128, 128)
     state = KeepState(grid, KeepConfig())
     picture = np.full((128, 128), 100, np.uint8)
-    state.step(0, None, lambda: picture)
+    step(state, 0, first(8, 8), lambda: picture)
     change = np.zeros((8, 8), np.uint8)
     change[:2, :2] = NO_BOUND  # the first token's blocks alone
-    decision = state.step(1, Signal(1, Fraction(1, 2), change, None, None), lambda: picture)
+    decision = step(state, 1, measured(change, 1, reference=True), lambda: picture)
     assert decision.compared.tolist() == [True] + [False] * 15
     assert not decision.keep.any()
-    after = state.step(2, Signal(2, Fraction(1, 2), np.zeros((8, 8), np.uint8), None, None), lambda: picture)
+    after = step(state, 2, measured(np.zeros((8, 8), np.uint8), 2, since=1), no_pixels)
     assert after.certified.all(), "the bound restarts at the measured difference, zero here"
+
+
+def test_a_frame_that_cannot_be_decoded_leaves_everything_as_it_was() -> None:
+    grid = TokenGrid.regular(1, 1, 64, 64)
+    state = KeepState(grid, KeepConfig())
+    picture = np.full((64, 64), 100, np.uint8)
+    step(state, 0, first(4, 4), lambda: picture)
+
+    def lost() -> Picture:
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        step(state, 1, measured(np.full((4, 4), NO_BOUND, np.uint8), 1), lost)
+    assert step(state, 2, measured(np.zeros((4, 4), np.uint8), 2), no_pixels).certified.all()
 
 
 def test_a_small_thing_in_a_token_is_kept_though_the_mean_hides_it() -> None:
@@ -128,8 +215,8 @@ def test_a_small_thing_in_a_token_is_kept_though_the_mean_hides_it() -> None:
     spot[9:14, 9:14] += 80  # 25 pixels x 80 / 784 = 2.6 on average, 31 in an 8x8 cell
     for detail_threshold, kept in ((8.0, True), (255.0, False)):
         state = KeepState(grid, KeepConfig(detail_threshold=detail_threshold))
-        state.step(0, None, lambda: picture)
-        assert bool(state.step(1, None, lambda: spot).keep[0]) is kept
+        state.step(0, lambda: picture)
+        assert bool(state.step(1, lambda: spot).keep[0]) is kept
 
 
 @pytest.mark.parametrize(("threshold", "detail_threshold"), [(4.0, 255.0), (255.0, 4.0)])
@@ -137,35 +224,36 @@ def test_slow_drift_is_kept_as_soon_as_it_adds_up(threshold: float, detail_thres
     """Every step is below the threshold: comparing with the frame before would never keep it."""
     grid = TokenGrid.regular(2, 2, 64, 64)
     state = KeepState(grid, KeepConfig(threshold=threshold, detail_threshold=detail_threshold, period_s=Fraction(100)))
-    kept = []
+    producer, kept = Producer(), []
     for slot in range(12):
         picture = np.full((64, 64), 100 + slot, np.uint8)
-        signal = Signal(slot, Fraction(1, 2), np.full((4, 4), 8, np.uint8), None, None)
-        kept.append(bool(state.step(slot, signal, lambda picture=picture: picture).keep.all()))
+        signal = producer.show(picture, reference=slot % 4 == 3)
+        kept.append(bool(step(state, slot, signal, lambda picture=picture: picture).keep.all()))
     assert [slot for slot, all_kept in enumerate(kept) if all_kept] == [0, 5, 10]
 
 
 def test_a_block_cut_by_the_pictures_edge_counts_the_samples_that_it_has() -> None:
     """One column of samples in the last block: a change of 4 grey levels there is just within, not 16 times over."""
     grid = TokenGrid(1, 1, 17, 16, np.array([[16, 0, 17, 16]], np.int32))
-    state = KeepState(grid, KeepConfig(detail_threshold=255.0))
     picture = np.full((16, 17), 100, np.uint8)
-    state.step(0, None, lambda: picture)
-    assert state.step(
-        1, Signal(1, Fraction(1, 2), np.full((1, 2), 32, np.uint8), None, None), lambda: picture
-    ).certified.all()
+    quarters = np.array([[NO_BOUND, NO_BOUND, 32, 0], [NO_BOUND, NO_BOUND, 32, 0]], np.uint8)
+    for detail in (None, quarters):
+        state = KeepState(grid, KeepConfig(detail_threshold=255.0))
+        step(state, 0, first(1, 2), lambda: picture)
+        signal = measured(np.full((1, 2), 32, np.uint8), quarters=detail)
+        assert step(state, 1, signal, no_pixels).certified.all()
 
 
 def test_no_bound_is_no_number() -> None:
     """255 eighths would be 32 grey levels; the block changed by 200."""
     state = KeepState(TokenGrid.regular(1, 1, 16, 16), KeepConfig(threshold=60.0, detail_threshold=255.0))
-    state.step(0, None, lambda: np.zeros((16, 16), np.uint8))
-    no_bound = Signal(1, Fraction(1, 2), np.full((1, 1), NO_BOUND, np.uint8), None, None)
-    assert state.step(1, no_bound, lambda: np.full((16, 16), 200, np.uint8)).keep.all()
+    step(state, 0, first(1, 1), lambda: np.zeros((16, 16), np.uint8))
+    no_bound = measured(np.full((1, 1), NO_BOUND, np.uint8))
+    assert step(state, 1, no_bound, lambda: np.full((16, 16), 200, np.uint8)).keep.all()
 
 
 def test_a_signal_of_another_picture_size_is_refused() -> None:
     state = KeepState(TokenGrid.regular(2, 2, 64, 64), KeepConfig())
-    state.step(0, None, lambda: np.zeros((64, 64), np.uint8))
+    state.step(0, lambda: np.zeros((64, 64), np.uint8))
     with pytest.raises(MessageError, match="signal of 5x4 blocks does not fit a picture of 64x64"):
-        state.step(1, Signal(1, Fraction(1, 2), np.zeros((5, 4), np.uint8), None, None), lambda: None)
+        state.observe(measured(np.zeros((5, 4), np.uint8)))

@@ -132,7 +132,7 @@ def value_at(document: Any, at: Place) -> Any:
 
 
 # What one member allows depends on others there; tests below look at each.
-DEPENDENT = ("pts", "start", "tb", "tick", "since", "every", "grid", "blocks", "type")
+DEPENDENT = ("pts", "start", "tb", "tick", "since", "after", "every", "grid", "blocks", "detail", "type")
 CASES = [
     pytest.param(name, at, value, fine, id=f"{name}: {'.'.join(map(str, at))} = {str(value)[:24]}")
     for name, (which, _, (_, raw)) in FULL.items()
@@ -150,7 +150,7 @@ def test_schema_and_decoder_have_the_same_bounds(name: str, at: Place, value: An
     document = changed(orjson.loads(raw), at, value)
     if at[-1] == "missing":  # of no reader's concern
         return
-    if value is None and at[-1] in ("dts", "since", "luma", "p_yes", "error", "label_probabilities"):
+    if value is None and at[-1] in ("dts", "since", "after", "luma", "p_yes", "error", "label_probabilities"):
         return  # no writer writes null; to a reader it is as absent
     assert validator(which).is_valid(document) == fine
     if fine:
@@ -232,7 +232,7 @@ def test_grids_hold_as_many_blocks_as_they_say(grid: tuple[int, int]) -> None:
 
 def test_the_largest_grid_is_read() -> None:
     document = orjson.loads(EXAMPLES["picture"][2][1])
-    document["signal"] |= {"grid": [512, 512], "blocks": "#" * 512 * 512}
+    document["signal"] |= {"grid": [512, 512], "blocks": "#" * 512 * 512, "detail": ""}
     decoded = decode_metadata(b"gate", orjson.dumps(document))
     assert isinstance(decoded, PictureMetadata)
     assert decoded.signal is not None
@@ -240,6 +240,25 @@ def test_the_largest_grid_is_read() -> None:
     document["signal"]["blocks"] += "#"
     with pytest.raises(MessageError, match="length <= 262144"):
         decode_metadata(b"gate", orjson.dumps(document))
+
+
+def test_the_detail_is_that_of_the_blocks_that_say_so() -> None:
+    document = orjson.loads(EXAMPLES["picture"][2][1])
+    detail = document["signal"]["detail"]
+    assert len(detail) == 12
+    for wrong in ("", detail[:-1], detail + "#"):
+        document["signal"]["detail"] = wrong
+        with pytest.raises(MessageError, match="3 blocks are in detail, which takes 12 characters"):
+            decode_metadata(b"gate", orjson.dumps(document))
+    document["signal"]["detail"] = "~" + detail[1:]
+    assert not validator("metadata").is_valid(document)
+    with pytest.raises(MessageError, match="stands for no level"):
+        decode_metadata(b"gate", orjson.dumps(document))
+
+
+@pytest.mark.parametrize(("after", "fine"), [(0, True), (1, True), (2, False), (None, True)])
+def test_a_signal_follows_an_earlier_one(after: int | None, fine: bool) -> None:
+    _refused_unless(fine, replace(SIGNAL, previous=after), "is not before tick 2")
 
 
 @pytest.mark.parametrize("character", ['"', "}", "~", "\x00", "é"])

@@ -46,7 +46,20 @@ from .contract import validator
 Decoder = Callable[[bytes | None, bytes | None], object]
 
 GRID = np.arange(12, dtype=np.uint8).reshape(3, 4)
-SIGNAL = Signal(tick=2, interval=Fraction(1, 2), change=GRID, motion=GRID, intra=GRID % 2, since=1, luma_crc32=7)
+QUARTERS = np.where(np.arange(8) < 2, np.arange(48, dtype=np.uint8).reshape(6, 8), 255).astype(np.uint8)
+"""Of the blocks in the first column."""
+SIGNAL = Signal(
+    tick=2,
+    interval=Fraction(1, 2),
+    change=GRID,
+    motion=GRID,
+    intra=GRID % 2,
+    since=1,
+    luma_crc32=7,
+    previous=0,
+    reference=True,
+    quarters=QUARTERS,
+)
 PICTURE = CodedPicture(
     stream="gate",
     epoch=1,
@@ -96,8 +109,11 @@ OPTIONAL = {
     *(
         "signal",
         "since",
+        "after",
+        "reference",
         "luma",
         "vectors",
+        "detail",
         "p_yes",
         "label_probabilities",
         "error",

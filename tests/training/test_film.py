@@ -107,7 +107,7 @@ def test_frames_and_masks_are_what_the_product_makes_of_the_exported_bits(made: 
         assert [float(p.time) for p in pictures] == [i / 2 for i in range(16)]
         for i, picture in enumerate(pictures):
             luma = picture.to_ndarray(format="yuv420p")[:448].astype(np.uint8)
-            keep = state.step(coding["phase"] + i, None, lambda luma=luma: luma).keep  # type: ignore[misc]
+            keep = state.step(coding["phase"] + i, lambda luma=luma: luma).keep  # type: ignore[misc]
             at = clip["start"] + i
             np.testing.assert_array_equal(made.bank.keep[at], keep)
             rgb = picture.to_ndarray(format="rgb24").astype(np.uint8)

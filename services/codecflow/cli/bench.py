@@ -152,10 +152,11 @@ def policies(
     from codecflow.keep import KeepConfig
     from codecflow.tools.bench.policies import run
 
-    window_s = positive(window, "--window")
+    window_s, period_s = positive(window, "--window"), positive(anchor, "--anchor")
     config = KeepConfig(
         fps=positive(fps, "--fps"),
-        period_s=positive(anchor, "--anchor"),
+        period_s=period_s,
+        slack_s=max(0 * window_s, min(period_s, window_s - period_s)),  # as a worker's anchors wait for a keyframe
         threshold=threshold,
         detail_threshold=detail,
     )

@@ -40,6 +40,6 @@ def explain(
     from codecflow.worker.windows import WindowPlan
 
     plan = WindowPlan.of(window, stride, fps)
-    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
-    config = KeepConfig(fps=plan.fps, coverage=kind, period_s=period_s)
+    kind, period_s, slack_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
+    config = KeepConfig(fps=plan.fps, coverage=kind, period_s=period_s, slack_s=slack_s)
     run(clip, out, config, plan, side=side, refresh=refresh, seconds=seconds)

@@ -108,6 +108,11 @@ class PictureDecoder:
             return ready
         return ready + self._decode_unit(picture, unit.data)
 
+    def skip(self, picture: CodedPicture) -> None:
+        """Leave the next picture out, to which none of those that will be pushed refers."""
+        if picture.seq == self._next_seq:
+            self._next_seq += 1
+
     def flush(self) -> list[DecodedPicture]:
         """Frames still held back. Decoding goes on at the next keyframe."""
         self._waiting = True

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
 from av.video.frame import PictureType
 
 from codecflow.errors import ConfigError
-from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, Signal, round_change
+from codecflow.messages import CodedPicture, PictureMetadata, Signal
 
-from .blocks import Luma, block_change, grid_shape
+from .blocks import Luma, differences, grid_shape
+from .detail import Allowance
 from .pictures import DecodedPicture, PictureDecoder, luma, luma_checksum
 from .presentation import MAX_DELAY
 from .vectors import VECTOR_CODECS, VectorGrid
 
 DEFAULT_INTERVAL = Fraction(1, 2)
 """Seconds of presentation time between signal pictures."""
+
+REFERENCE_S = 8
+"""Seconds of presentation time from one reference picture to the next: those between anchors, by default
+(keep/config.py)."""
 
 
 class SignalExtractor:
@@ -29,7 +32,10 @@ class SignalExtractor:
     back but are never shown; they are there because others refer to them.
 
     Signal pictures carry motion and intra accumulated over every picture shown since the signal picture before, and the
-    change of each block against that signal picture itself (DESIGN.md section 3).
+    change of each block against a fixed picture, the reference, so that noise does not add up from one signal to the next.
+    The reference is the first keyframe among the signal pictures of every REFERENCE_S seconds; where there is none in all of
+    them, the first signal picture after. A keyframe that lies between two ticks takes the later one's place when it is the
+    nearer one, or when a reference is due: so a worker that samples it has to decode one picture alone.
     """
 
     def __init__(self, interval: Fraction = DEFAULT_INTERVAL) -> None:
@@ -39,9 +45,12 @@ class SignalExtractor:
         self._decoder = PictureDecoder(vectors=True)
         self._pending: dict[int, tuple[CodedPicture, str | None, Signal | None]] = {}
         self._start_pts: int | None = None
-        self._tick = -1
-        self._before: Luma | None = None
+        self._shown: CodedPicture | None = None
+        self._previous: int | None = None  # tick of the newest signal picture
+        self._reference: tuple[int, Luma] | None = None
+        self._reference_period = -1
         self._vectors: VectorGrid | None = None
+        self._allowance = Allowance()
         self._newly_lost: list[tuple[int, str]] = []
         self._sizes: dict[int, tuple[int, int]] = {}
         self._hidden: set[int] = set()
@@ -53,6 +62,7 @@ class SignalExtractor:
     def push(self, picture: CodedPicture) -> list[PictureMetadata]:
         """Metadata of pictures now complete, in decode order."""
         self._pending[picture.seq] = (picture, None, None)
+        self._allowance.earn(len(picture.data))
         self._take(self._decoder.push(picture))
         return self._complete(picture.seq - MAX_DELAY)
 
@@ -94,23 +104,59 @@ class SignalExtractor:
         shape = grid_shape(frame.height, frame.width)
         if (self.width, self.height) != (frame.width, frame.height):
             self.width, self.height = frame.width, frame.height
-            self._before, self._vectors = None, None
+            self._reference, self._vectors = None, None
         if self._vectors is None and picture.codec in VECTOR_CODECS:
             self._vectors = VectorGrid(*shape)
         if self._vectors is not None:
             self._vectors.add(frame)
         if self._start_pts is None:
             self._start_pts = picture.pts
-        per_unit = picture.time_base / self._interval
-        tick = (picture.pts - self._start_pts) * per_unit.numerator // per_unit.denominator
-        if tick <= self._tick:
+        before, self._shown = self._shown, picture
+        if before is not None:
+            self._allowance.pass_time(float((picture.pts - before.pts) * picture.time_base))
+        tick = self._tick_of(picture, before)
+        if self._previous is not None and tick <= self._previous:
             return None
         now = luma(frame)
-        change = np.full(shape, NO_BOUND, np.uint8) if self._before is None else block_change(now, self._before)
+        since, difference = None, None
+        if self._reference is not None:
+            since, difference = self._reference[0], differences(now, self._reference[1])
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
-        since = None if self._before is None else self._tick
-        self._tick, self._before, self._vectors = tick, now, None
-        return Signal(tick, self._interval, round_change(change), motion, intra, since, luma_checksum(now))
+        grids = self._allowance.spend(difference, motion, intra, shape)
+        # As anchors fall (keep/state.py): a keyframe serves the period that it lies in, another picture the one before.
+        period = self._period(tick) - (0 if picture.keyframe or self._reference is None else 1)
+        renew = self._reference is None or period > self._reference_period
+        signal = Signal(
+            tick=tick,
+            interval=self._interval,
+            change=grids.change,
+            motion=grids.motion,
+            intra=grids.intra,
+            since=since,
+            luma_crc32=luma_checksum(now),
+            previous=self._previous,
+            reference=renew,
+            quarters=grids.quarters,
+        )
+        self._previous, self._vectors = tick, None
+        if renew:
+            self._reference, self._reference_period = (tick, now), period
+        return signal
+
+    def _tick_of(self, picture: CodedPicture, before: CodedPicture | None) -> int:
+        """The newest tick that a picture shown after `before` is not too early for."""
+        assert self._start_pts is not None
+        per_unit = picture.time_base / self._interval
+        tick, rest = divmod((picture.pts - self._start_pts) * per_unit.numerator, per_unit.denominator)
+        early = per_unit.denominator - rest
+        if picture.keyframe and rest and before is not None and not before.keyframe:
+            nearer = 2 * early <= per_unit.denominator
+            if nearer or self._period(tick + 1) > self._reference_period:
+                return tick + 1
+        return tick
+
+    def _period(self, tick: int) -> int:
+        return int(tick * self._interval // REFERENCE_S)
 
     def _complete(self, overdue: int) -> list[PictureMetadata]:
         """Takes complete pictures from the head of the queue; also those without a frame, up to seq `overdue` and where
@@ -140,26 +186,6 @@ class SignalExtractor:
                 )
             )
         return ready
-
-
-def merge_signals(first: Signal, second: Signal) -> Signal:
-    """The signal of two intervals in a row, as the second picture's.
-
-    Bounds of change add up (triangle inequality), saturating at NO_BOUND; where the second is not measured against the
-    picture of the first, or the size changed, there is no bound.
-    """
-    if first.change.shape != second.change.shape or second.since != first.tick or first.interval != second.interval:
-        return replace(second, change=np.full_like(second.change, NO_BOUND), since=None)
-    change = np.minimum(first.change.astype(np.uint16) + second.change, NO_BOUND).astype(np.uint8)
-    return Signal(
-        tick=second.tick,
-        interval=second.interval,
-        change=change,
-        motion=None if first.motion is None or second.motion is None else np.maximum(first.motion, second.motion),
-        intra=None if first.intra is None or second.intra is None else first.intra | second.intra,
-        since=first.since,
-        luma_crc32=second.luma_crc32,
-    )
 
 
 def ticks_per_sample(frames_per_second: Fraction, interval: Fraction, stream: str) -> int:

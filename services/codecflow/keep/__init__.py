@@ -2,11 +2,12 @@
 
 from .config import COVERAGE_KINDS, POLICY_NAMES, CoverageKind, KeepConfig, PolicyName, parse_coverage
 from .policies import KeepDecision, Luma
-from .state import KeepState
+from .state import Coverage, KeepState
 
 __all__ = [
     "COVERAGE_KINDS",
     "POLICY_NAMES",
+    "Coverage",
     "CoverageKind",
     "KeepConfig",
     "KeepDecision",

@@ -28,12 +28,13 @@ Ints = npt.NDArray[np.int64]
 class BlockSums:
     """Sums of a block grid over the blocks that each box touches, through one integral image."""
 
-    def __init__(self, boxes: Ints, columns: int) -> None:
-        """`boxes`: (n, 4) half-open (x0, y0, x1, y1) in luma samples; an empty box touches nothing."""
+    def __init__(self, boxes: Ints, columns: int, side: int = BLOCK) -> None:
+        """`boxes`: (n, 4) half-open (x0, y0, x1, y1) in luma samples; an empty box touches nothing. `columns` blocks of
+        `side` samples to a row."""
         x0, y0, x1, y1 = boxes.T
-        left, top = x0 // BLOCK, y0 // BLOCK
-        right = np.where(x1 > x0, -(-x1 // BLOCK), left)
-        bottom = np.where(y1 > y0, -(-y1 // BLOCK), top)
+        left, top = x0 // side, y0 // side
+        right = np.where(x1 > x0, -(-x1 // side), left)
+        bottom = np.where(y1 > y0, -(-y1 // side), top)
         stride = columns + 1
         self._corners = np.stack(
             [bottom * stride + right, top * stride + left, top * stride + right, bottom * stride + left]
@@ -59,7 +60,8 @@ class Footprints:
     def __init__(self, grid: TokenGrid) -> None:
         self.grid = grid
         self.block_rows, self.block_columns = -(-grid.height // BLOCK), -(-grid.width // BLOCK)
-        self.block_pixels = _block_lengths(grid.height)[:, None] * _block_lengths(grid.width)  # (block rows, columns)
+        self.block_pixels = np.outer(*(_lengths(n, count, BLOCK) for n, count in self._sides(1)))
+        self.quarter_pixels = np.outer(*(_lengths(n, count, BLOCK // 2) for n, count in self._sides(2)))
         boxes = grid.boxes.astype(np.int64)
         x0, y0, x1, y1 = boxes.T
         self.areas = (x1 - x0) * (y1 - y0)
@@ -75,8 +77,15 @@ class Footprints:
         cell_boxes = np.broadcast_arrays(
             x_edges[:, None, :-1], y_edges[:, :-1, None], x_edges[:, None, 1:], y_edges[:, 1:, None]
         )
+        of_cells = np.stack(cell_boxes, axis=-1).reshape(-1, 4)
         self.block_sums = BlockSums(boxes, self.block_columns)
-        self.cell_block_sums = BlockSums(np.stack(cell_boxes, axis=-1).reshape(-1, 4), self.block_columns)
+        self.cell_block_sums = BlockSums(of_cells, self.block_columns)
+        self.quarter_sums = BlockSums(boxes, 2 * self.block_columns, BLOCK // 2)
+        self.cell_quarter_sums = BlockSums(of_cells, 2 * self.block_columns, BLOCK // 2)
+
+    def _sides(self, parts: int) -> list[tuple[int, int]]:
+        """(samples, blocks or their parts) of the picture, down and across."""
+        return [(self.grid.height, parts * self.block_rows), (self.grid.width, parts * self.block_columns)]
 
     def patches(self, luma: npt.NDArray[np.uint8], tokens: Ints) -> npt.NDArray[np.uint8]:
         """(n, height, width) uint8 pixels under `tokens`, from the corner of each one's first cell on, zero beyond the
@@ -134,7 +143,7 @@ def _within(origins: Ints, starts: Ints, ends: Ints, length: int) -> npt.NDArray
     return np.where((places >= starts[:, None]) & (places < ends[:, None]), np.uint8(255), np.uint8(0))
 
 
-def _block_lengths(length: int) -> Ints:
-    """Samples of the picture in each block along one axis: the last block may be cut by the picture's edge."""
-    starts = np.arange(0, length, BLOCK)
-    return np.minimum(starts + BLOCK, length) - starts
+def _lengths(length: int, count: int, side: int) -> Ints:
+    """Samples of the picture in each of `count` pieces of `side` samples along one axis: the last may be cut by the
+    picture's edge, or lie behind it."""
+    return np.clip(length - np.arange(count) * side, 0, side)

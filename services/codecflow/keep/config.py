@@ -24,7 +24,8 @@ class KeepConfig:
 
     `fps`: sampled frames a second; a frame's slot is its presentation time times `fps`. `coverage` `anchor` keeps all tokens
     of one frame in every `period_s` seconds, `rolling` forces a rotating share of them in each frame, each token once in
-    `period_s`; either way every cell has a kept token in any `period_s` seconds in which no frame is missing.
+    `period_s`. An anchor waits up to `slack_s` seconds for a keyframe, which is decoded by itself, so that every cell has a
+    kept token in any `period_s` + `slack_s` seconds in which no frame is missing.
 
     `threshold`: a token is stale when the mean absolute luma difference over its footprint to what was last kept is above
     this many grey levels; `detail_threshold`: likewise within one cell of the footprint, a tile of about 7x7 pixels at
@@ -38,6 +39,7 @@ class KeepConfig:
     fps: Fraction = Fraction(2)
     coverage: CoverageKind = "anchor"
     period_s: Fraction = DEFAULT_PERIOD_S
+    slack_s: Fraction = Fraction(0)
     threshold: float = 4.0
     detail_threshold: float = 8.0
     tau_px: float = 0.5
@@ -54,6 +56,8 @@ class KeepConfig:
             raise ConfigError(
                 f"coverage period {float(self.period_s):g} s is no whole number of frames at {float(self.fps):g} frames/s"
             )
+        if not 0 <= self.slack_s <= self.period_s:
+            raise ConfigError(f"coverage slack {float(self.slack_s):g} s: must lie within the period")
         if not (0 <= self.threshold <= 255 and 0 <= self.detail_threshold <= 255):
             raise ConfigError("keep thresholds are grey levels: use 0 to 255")
         if not 0.25 <= self.tau_px <= 63.75:
@@ -67,31 +71,41 @@ class KeepConfig:
         return int(Fraction(self.period_s) * Fraction(self.fps))
 
     @property
+    def slack_slots(self) -> int:
+        """For how many frames an anchor waits for a keyframe."""
+        return int(Fraction(self.slack_s) * Fraction(self.fps)) if self.coverage == "anchor" else 0
+
+    @property
     def memory_s(self) -> Fraction:
         """How far back in presentation time a mask can depend on what was seen.
 
         A replay whose first frame lies at least this long before a frame takes the same masks from that frame on.
         """
-        return Fraction(0) if self.policy == "all" else Fraction(self.period_s)
+        return Fraction(0) if self.policy == "all" else Fraction(self.period_s + self.slack_s)
 
 
-def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple[CoverageKind, Fraction]:
-    """(kind, period in seconds) that `text` names, for windows of `window_s` seconds at `fps` sampled frames a second.
+def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple[CoverageKind, Fraction, Fraction]:
+    """(kind, period, slack in seconds) that `text` names, for windows of `window_s` seconds at `fps` sampled frames a
+    second.
 
     `N`: an anchor every N seconds; `once`: an anchor a window; `rolling=N`: every cell once in N seconds, a share of them in
     each frame; `rolling`: every cell once a window; None: an anchor every 8 s, or as near below as frames and window allow.
+    Anchors wait for a keyframe for another period, where the window has room for both: every window has every cell.
     Raises ConfigError on anything else, and on a period longer than the window: a window could then lack cells.
     """
+    kind: CoverageKind = "rolling" if text is not None and text.startswith("rolling") else "anchor"
     if text is None:
-        return "anchor", max(1, int(min(DEFAULT_PERIOD_S, window_s) * fps)) / fps
-    kind: CoverageKind = "rolling" if text.startswith("rolling") else "anchor"
-    number = text.removeprefix("rolling=")
-    try:
-        period_s = window_s if text in ("once", "rolling") else Fraction(number)
-    except (ValueError, ZeroDivisionError):
-        raise ConfigError(f"coverage {text!r}: use SECONDS between anchors, once, rolling or rolling=SECONDS") from None
+        period_s = max(1, int(min(DEFAULT_PERIOD_S, window_s) * fps)) / fps
+    else:
+        try:
+            period_s = window_s if text in ("once", "rolling") else Fraction(text.removeprefix("rolling="))
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(
+                f"coverage {text!r}: use SECONDS between anchors, once, rolling or rolling=SECONDS"
+            ) from None
     if not 0 < period_s <= window_s:
         raise ConfigError(
             f"coverage {text!r}: every window must have every cell, so its period must lie within {float(window_s):g} s"
         )
-    return kind, period_s
+    slack_s = min(period_s, window_s - period_s) if kind == "anchor" else Fraction(0)
+    return kind, period_s, slack_s

@@ -1,13 +1,15 @@
-"""The keep policies by name, one function each.
+"""The keep policies by name, one class each.
 
-Each takes the codec signal since the sampled frame before (None: there is none), the frame's luma as a callable that is
-called only when pixels must decide, the tokens that coverage forces, and what it remembers of the stream.
+A policy is shown every codec signal of its stream, also those between sampled frames (`observe`), and decides each sampled
+frame's tokens (`decide`), given the frame's luma as a callable, which is called only when pixels must decide or are kept,
+and the tokens that coverage forces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -43,72 +45,123 @@ class KeepDecision:
         return bool(self.forced.all())
 
 
-class Memory:
-    """What the policies remember of a stream: per token, never a whole picture (see `Footprints`)."""
+class Policy(Protocol):
+    """What a keep policy remembers of one stream and one token grid: per token, never a whole picture."""
 
-    def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
-        self.config = config
-        self.footprints = Footprints(grid)
-        self.certificate = Certificate(self.footprints, config.threshold, config.detail_threshold)
-        self.moved: Mask = np.zeros(grid.tokens, bool)
-        self.last_kept: npt.NDArray[np.uint8] | None = None  # (tokens, height, width) patches
+    def observe(self, signal: Signal | None) -> None:
+        """The signal of the next signal picture; None: of the next frame there is none. Raises MessageError when it is not
+        of this grid's picture."""
+        ...
+
+    def distrust(self) -> None:
+        """The frame's samples are not those that its signal was measured on."""
+        ...
+
+    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
+        """The decision for the frame whose signal was observed last. What `luma` raises leaves the policy as it was before
+        the frame."""
+        ...
 
 
-def keep_all(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory) -> KeepDecision:
-    """Every token of every frame: the reference."""
-    nothing = np.zeros_like(forced)
-    return KeepDecision(np.ones_like(forced), nothing, nothing, forced)
+class KeepAll:
+    """Every token of every frame: the quality reference."""
+
+    def __init__(self, grid: TokenGrid, config: KeepConfig) -> None: ...
+
+    def observe(self, signal: Signal | None) -> None: ...
+
+    def distrust(self) -> None: ...
+
+    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
+        luma()
+        nothing = np.zeros_like(forced)
+        return KeepDecision(np.ones_like(forced), nothing, nothing, forced)
 
 
-def keep_motion(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory) -> KeepDecision:
+class KeepMotion:
     """Tokens that a vector of at least tau, or an intra block, has touched since they were last forced.
 
     The policy of CodecFlow (arXiv 2604.06036): the union over every coded picture since the anchor, over all blocks that the
-    footprint overlaps. It never looks at pixels. Where no vectors are known (a missing signal, a codec that exports none)
+    footprint overlaps. It does not look at pixels. Where no vectors are known (a missing signal, a codec that exports none)
     nothing speaks against motion, and the token counts as moved.
     """
-    if signal is None or signal.motion is None:
-        memory.moved[:] = True
-    else:
-        check_fits(signal, memory.footprints)
-        moving = signal.motion >= np.ceil(memory.config.tau_px * 4)  # vectors are in quarter pixels
+
+    def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
+        self._footprints = Footprints(grid)
+        self._tau = np.ceil(config.tau_px * 4)  # vectors are in quarter pixels
+        self._moved: Mask = np.zeros(grid.tokens, bool)
+        self._tick: int | None = None
+
+    def observe(self, signal: Signal | None) -> None:
+        missing = signal is None or (self._tick is not None and signal.previous != self._tick)
+        self._tick = None if signal is None else signal.tick
+        if signal is not None:
+            check_fits(signal, self._footprints)
+        if missing or signal is None or signal.motion is None:
+            self._moved[:] = True
+            return
+        moving = signal.motion >= self._tau
         if signal.intra is not None:
             moving |= signal.intra > 0
-        memory.moved |= memory.footprints.block_sums(moving.astype(np.int64)) > 0
-    memory.moved[forced] = False
-    nothing = np.zeros_like(forced)
-    return KeepDecision(forced | memory.moved, nothing, nothing, forced)
+        self._moved |= self._footprints.block_sums(moving.astype(np.int64)) > 0
+
+    def distrust(self) -> None: ...
+
+    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
+        keep = forced | self._moved
+        if keep.any():
+            luma()
+        self._moved[forced] = False
+        nothing = np.zeros_like(forced)
+        return KeepDecision(forced | self._moved, nothing, nothing, forced)
 
 
-def keep_replenish(signal: Signal | None, luma: Luma, forced: Mask, memory: Memory) -> KeepDecision:
+class KeepReplenish:
     """Tokens whose pixels differ from those of the frame in which they were last kept (conditional replenishment).
 
     Kept when the mean absolute luma difference over the footprint is above `threshold`, or that within any of its cells is
     above `detail_threshold` (the sum in the cell, cut to the footprint, over a whole cell's area). Pixels are compared only
     where the codec signal cannot show that both are within.
     """
-    certificate, footprints = memory.certificate, memory.footprints
-    certificate.accumulate(signal)
-    certified = certificate.within() & ~forced
-    compared = ~certified & ~forced
-    keep = forced.copy()
-    if certified.all():
+
+    def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
+        self._footprints = Footprints(grid)
+        self._certificate = Certificate(self._footprints, config.threshold, config.detail_threshold)
+        self._last_kept: npt.NDArray[np.uint8] | None = None  # (tokens, height, width) patches
+
+    def observe(self, signal: Signal | None) -> None:
+        if signal is None:
+            self._certificate.unknown()
+        else:
+            self._certificate.observe(signal)
+
+    def distrust(self) -> None:
+        self._certificate.distrust()
+
+    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
+        certificate, footprints = self._certificate, self._footprints
+        certified = certificate.within() & ~forced
+        compared = ~certified & ~forced
+        keep = forced.copy()
+        if certified.all():
+            return KeepDecision(keep, certified, compared, forced)
+        looked_at = np.flatnonzero(~certified)
+        now = footprints.patches(luma(), looked_at)
+        if self._last_kept is None:
+            self._last_kept = np.zeros((forced.size, *now.shape[1:]), np.uint8)
+        among = compared[looked_at]
+        if among.any():
+            tokens = np.flatnonzero(compared)
+            differences = footprints.cell_differences(now[among], self._last_kept[tokens])
+            keep[tokens] = ~certificate.measured_within(tokens, differences)
+        kept = np.flatnonzero(keep)
+        self._last_kept[kept] = now[keep[looked_at]]
+        certificate.keep(kept)
         return KeepDecision(keep, certified, compared, forced)
-    looked_at = np.flatnonzero(~certified)
-    now = footprints.patches(luma(), looked_at)
-    if memory.last_kept is None:
-        memory.last_kept = np.zeros((forced.size, *now.shape[1:]), np.uint8)
-    among = compared[looked_at]
-    if among.any():
-        tokens = np.flatnonzero(compared)
-        differences = footprints.cell_differences(now[among], memory.last_kept[tokens])
-        keep[tokens] = ~certificate.measured_within(tokens, differences)
-    kept = np.flatnonzero(keep)
-    memory.last_kept[kept] = now[keep[looked_at]]
-    certificate.restart(kept)
-    return KeepDecision(keep, certified, compared, forced)
 
 
-Policy = Callable[[Signal | None, Luma, Mask, Memory], KeepDecision]
-
-POLICIES: dict[str, Policy] = {"all": keep_all, "motion": keep_motion, "replenish": keep_replenish}
+POLICIES: dict[str, Callable[[TokenGrid, KeepConfig], Policy]] = {
+    "all": KeepAll,
+    "motion": KeepMotion,
+    "replenish": KeepReplenish,
+}

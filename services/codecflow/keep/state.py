@@ -1,13 +1,53 @@
-"""One stream's keep masks, frame by frame."""
+"""One stream's keep masks, frame by frame, and which tokens are kept whatever the policy says."""
 
 from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
 
 from codecflow.grid import TokenGrid
 from codecflow.messages import Signal
 
 from .config import KeepConfig
-from .coverage import forced_tokens
-from .policies import POLICIES, KeepDecision, Luma, Memory
+from .policies import POLICIES, KeepDecision, Luma
+
+
+class Coverage:
+    """Which tokens are kept whatever the policy says, so that every cell has a kept token in every window.
+
+    An anchor is due at every whole multiple of the period, and falls on the first frame from then on that is a keyframe:
+    such a frame is decoded by itself. Where none comes for as long as `slack_s`, it falls on the next frame. `rolling`
+    forces a rotating share of the tokens in each frame.
+
+    It depends on presentation time and keyframes alone (slots count from the start of the epoch), so that a replay forces
+    the same tokens from its second anchor on. A token whose slot has no frame is forced in the next frame there is.
+    """
+
+    def __init__(self, config: KeepConfig, tokens: int) -> None:
+        self._config, self._tokens = config, tokens
+        self._previous: int | None = None
+        self._period = 0  # whose anchor was the newest
+
+    def forced(self, slot: int, keyframe: bool) -> npt.NDArray[np.bool_]:
+        """(tokens,) bool: tokens due in the frame of `slot`."""
+        previous, period = self._previous, self._config.period_slots
+        if previous is None:
+            return np.ones(self._tokens, bool)
+        if self._config.coverage == "rolling":
+            # Token t is due in slots s with s % period == t % period: a share of 1 / period of the tokens each time.
+            phase = np.arange(self._tokens) % period
+            return np.asarray((slot - phase) // period != (previous - phase) // period)
+        due = (self._period + 1) * period
+        return np.full(self._tokens, slot >= due + (0 if keyframe else self._config.slack_slots))
+
+    def advance(self, slot: int, keyframe: bool) -> None:
+        """The frame of `slot` is there, with the tokens kept that were due."""
+        period, slack = self._config.period_slots, self._config.slack_slots
+        if keyframe or self._previous is None:
+            self._period = max(self._period, slot // period)
+        else:
+            self._period = max(self._period, (slot - slack) // period)
+        self._previous = slot
 
 
 class KeepState:
@@ -19,21 +59,40 @@ class KeepState:
     def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
         self.grid = grid
         self.config = config
-        self._policy = POLICIES[config.policy]
-        self._memory = Memory(grid, config)
+        self._policy = POLICIES[config.policy](grid, config)
+        self._coverage = Coverage(config, grid.tokens)
         self._slot: int | None = None
+        self._observed = False
 
-    def step(self, slot: int, signal: Signal | None, luma: Luma) -> KeepDecision:
-        """The decision for the frame in `slot` (presentation time x fps), later than any before it.
+    def observe(self, signal: Signal) -> None:
+        """The codec signal of the next signal picture, in the order of ticks, whether or not the picture is a sampled frame.
 
-        `signal`: what the codec saw change since the frame given before this one, merged over its ticks; None where any of
-        it is missing. `luma`: called at most once, and only when pixels must decide or be remembered.
+        Raises MessageError when it is not of this grid's picture.
+        """
+        self._policy.observe(signal)
+        self._observed = True
 
-        Raises MessageError when the signal is not of this grid's picture, ValueError on a slot or a luma that cannot be.
+    def distrust(self) -> None:
+        """To be called by `luma` when the frame's samples are not those that its signal was measured on: the signal then
+        says nothing of what is kept or measured now."""
+        self._policy.distrust()
+
+    def step(self, slot: int, luma: Luma, *, keyframe: bool = False) -> KeepDecision:
+        """The decision for the frame in `slot` (presentation time x fps), later than any before it, whose signal was
+        observed last; nothing is known of a frame that has none.
+
+        `luma`: called at most once, and only when pixels must decide or are kept; what it raises is passed on, and the frame
+        counts as not there. `keyframe`: the frame's picture can be decoded by itself.
+
+        Raises ValueError on a slot or a luma that cannot be.
         """
         if self._slot is not None and slot <= self._slot:
             raise ValueError(f"slot {slot} does not follow slot {self._slot}")
-        forced = forced_tokens(self.config, self.grid.tokens, self._slot, slot)
-        decision = self._policy(signal, luma, forced, self._memory)
+        if not self._observed:
+            self._policy.observe(None)
+        self._observed = False
+        forced = self._coverage.forced(slot, keyframe)
+        decision = self._policy.decide(luma, forced)
+        self._coverage.advance(slot, keyframe)
         self._slot = slot
         return decision

@@ -2,7 +2,16 @@
 
 from ._wire import SCHEMA_VERSION, Headers
 from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
-from .grids import CHANGE_LEVELS, MOTION_LEVELS, Grid, round_change, round_motion
+from .grids import (
+    CHANGE_LEVELS,
+    MOTION_LEVELS,
+    QUARTER_LEVELS,
+    Grid,
+    detailed,
+    round_change,
+    round_motion,
+    round_quarters,
+)
 from .limits import MAX_CLOCK_MS, MAX_EPOCH_AHEAD_MS, MAX_SIDE, VIDEO_CODECS
 from .metadata import (
     BLOCK,
@@ -39,6 +48,7 @@ __all__ = [
     "MIN_INTERVAL",
     "MOTION_LEVELS",
     "NO_BOUND",
+    "QUARTER_LEVELS",
     "QUESTION_TYPES",
     "SCHEMA_VERSION",
     "VIDEO_CODECS",
@@ -66,6 +76,7 @@ __all__ = [
     "decode_result",
     "decode_state",
     "decode_stream",
+    "detailed",
     "encode_dead_letter",
     "encode_metadata",
     "encode_packet",
@@ -74,4 +85,5 @@ __all__ = [
     "encode_stream",
     "round_change",
     "round_motion",
+    "round_quarters",
 ]

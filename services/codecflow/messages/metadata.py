@@ -32,22 +32,27 @@ Tick = Annotated[int, msgspec.Meta(ge=0, le=1000 * MAX_TIME_S)]
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """The codec signal of one signal picture: what happened since the signal picture shown before it.
+    """The codec signal of one signal picture.
 
-    `tick` is the picture's place on the fixed presentation grid: it is the first picture shown at or after
-    tick * interval seconds from the start of the epoch.
+    `tick` is the picture's place on the fixed presentation grid: it is the first picture shown at or after tick * interval
+    seconds from the start of the epoch, or a keyframe shown less than an interval before.
+    `previous`: tick of the signal picture shown before it, None for the first. Ticks may be skipped where a camera sends
+    fewer pictures than there are ticks.
 
-    `change`: (rows, columns) uint8, an upper bound of the block's mean absolute luma difference to the signal picture
-    before, in eighths of a grey level; NO_BOUND is no bound. `motion`: (rows, columns) uint8, the largest vector over the
-    block in any picture shown since then, in quarter pixels; None where the codec exports no vectors. `intra`: (rows,
-    columns) uint8 of 0 and 1, blocks that some inter picture among them has no vector for; there `motion` is 255. None as
-    for motion.
+    `change`: (rows, columns) uint8, an upper bound of the block's mean absolute luma difference to a reference, in eighths
+    of a grey level; NO_BOUND is no bound. `quarters`: (2 * rows, 2 * columns) uint8, the same of each quarter (8x8
+    samples) of those blocks that are in detail, NO_BOUND in all others; None where no block is. `since`: tick of the signal
+    picture that is the reference; None where there is none, and no bound. `reference`: from the next signal on, this
+    picture is the reference.
 
-    `since`: tick of the signal picture that `change` is measured against; None where nothing came before.
+    `motion`: (rows, columns) uint8, the largest vector over the block in any picture shown since the signal picture before,
+    in quarter pixels; None where the codec exports no vectors or there was no room for them. `intra`: (rows, columns) uint8
+    of 0 and 1, blocks that some inter picture among them has no vector for; there `motion` is 255. None as for motion.
+
     `luma_crc32`: CRC-32 of the luma samples that `change` was measured on, row by row. A reader whose samples are others has
     no bound from this signal, nor from one that is measured against it. None: not stated.
 
-    On the wire change and motion keep to the levels of grids.py, rounded up.
+    On the wire values keep to the levels of grids.py, rounded up.
     """
 
     tick: int
@@ -57,6 +62,9 @@ class Signal:
     intra: Grid | None
     since: int | None = None
     luma_crc32: int | None = None
+    previous: int | None = None
+    reference: bool = False
+    quarters: Grid | None = None
 
     @property
     def rows(self) -> int:
@@ -108,7 +116,10 @@ class _Signal(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     blocks: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_GRID_SIDE**2)]
     since: Tick | None = None
     luma: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] | None = None
+    after: Tick | None = None
+    reference: bool = False
     vectors: bool = False
+    detail: Annotated[str, msgspec.Meta(max_length=4 * MAX_GRID_SIDE**2)] = ""
 
 
 class _Picture(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -199,15 +210,24 @@ def _end(stream: str, value: bytes, error: Exception) -> EndOfEpoch:
 
 
 def _document(signal: Signal) -> _Signal:
+    blocks, detail = encode_blocks(signal.change, signal.motion, signal.intra, signal.quarters)
     return _Signal(
         signal.tick,
         (signal.interval.numerator, signal.interval.denominator),
         (signal.rows, signal.columns),
-        encode_blocks(signal.change, signal.motion, signal.intra),
+        blocks,
         signal.since,
         signal.luma_crc32,
+        None if signal.previous == _before(signal.tick) else signal.previous,
+        signal.reference,
         signal.motion is not None,
+        detail,
     )
+
+
+def _before(tick: int) -> int | None:
+    """Of the signal picture before, where no tick is without one: what `after` leaves out."""
+    return tick - 1 if tick else None
 
 
 def _signal(document: _Signal) -> Signal:
@@ -219,7 +239,9 @@ def _signal(document: _Signal) -> Signal:
         )
     if document.since is not None and document.since >= document.tick:
         raise MessageError(f"{what}: since {document.since} is not before tick {document.tick}")
-    change, motion, intra = decode_blocks(document.blocks, *document.grid)
+    if document.after is not None and document.after >= document.tick:
+        raise MessageError(f"{what}: after {document.after} is not before tick {document.tick}")
+    change, motion, intra, quarters = decode_blocks(document.blocks, document.detail, *document.grid)
     vectors = document.vectors
     return Signal(
         document.tick,
@@ -229,4 +251,7 @@ def _signal(document: _Signal) -> Signal:
         intra if vectors else None,
         document.since,
         document.luma,
+        _before(document.tick) if document.after is None else document.after,
+        document.reference,
+        quarters,
     )

@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Protocol
 
+from codecflow.codec.references import ReferenceMarks
 from codecflow.codec.signal import SignalExtractor
 from codecflow.errors import SourceError
 from codecflow.kafka.records import Record
@@ -60,6 +61,7 @@ class EpochPublisher:
         self._largest_record = largest_record
         self._summary = summary
         self._extractor = SignalExtractor(interval)
+        self._marks = ReferenceMarks()
         self._pending: dict[int, CodedPicture] = {}
         self._skipping = False
         self._size: tuple[int, int] | None = None
@@ -77,6 +79,7 @@ class EpochPublisher:
         if self._skipping:
             self._summary.dropped[TOO_LARGE] += 1
             return
+        picture = self._marks.mark(picture)
         self._pending[picture.seq] = picture
         self._publish(self._extractor.push(picture))
 

@@ -37,7 +37,7 @@ class WorkerOptions:
     def settings(self) -> WorkerSettings:
         """Raises ConfigError on whatever can be wrong with the options."""
         plan = WindowPlan.of(self.window, self.stride, self.fps)
-        kind, period_s = parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)
+        kind, period_s, slack_s = parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)
         if self.yes_no and self.question is None:
             raise ConfigError("--yes-no goes with --question")
         asked = None
@@ -46,7 +46,7 @@ class WorkerOptions:
         Refresh.named(self.refresh)
         return WorkerSettings(
             plan,
-            KeepConfig(self.keep, plan.fps, kind, period_s),  # type: ignore[arg-type]  # it checks the name
+            KeepConfig(self.keep, plan.fps, kind, period_s, slack_s),  # type: ignore[arg-type]  # it checks the name
             question=asked,
             until_end=self.until_end,
             threads=self.threads or available_threads(),

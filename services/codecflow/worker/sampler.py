@@ -13,20 +13,19 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.presentation import MAX_DELAY
-from codecflow.codec.signal import merge_signals, ticks_per_sample
+from codecflow.codec.samples import PictureLostError, Sample, SampleTrack
 from codecflow.errors import ConfigError, ModelError, SourceError
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
-from codecflow.messages import BLOCK, PictureMetadata, ResultError, Signal, StreamState
+from codecflow.messages import BLOCK, CodedPicture, PictureMetadata, ResultError, StreamState
+from codecflow.orientation import shown_size
 from codecflow.vlm.work import Frame
 
 from .join import EpochEnd, Joined
@@ -39,7 +38,6 @@ MOST_PIXELS = 64_000_000
 NO_KEYFRAME_MS = 30_000
 """A stream whose pictures cannot be decoded for this long because no keyframe comes is in trouble."""
 
-_MOST_SIGNALS = 512
 _FIRST_RETRY_S, _LAST_RETRY_S = Fraction(1), Fraction(64)
 
 _logger = logging.getLogger("codecflow.worker")
@@ -95,17 +93,13 @@ class Fault:
 
 
 class _Epoch:
-    """Decoder, signals, keep state and windows of the epoch that a stream is in."""
+    """Sampled pictures, keep state and windows of the epoch that a stream is in."""
 
-    def __init__(self, windows: WindowAssembly) -> None:
+    def __init__(self, windows: WindowAssembly, track: SampleTrack) -> None:
         self.windows = windows
-        self.signals = SignalTrack()
-        self.decoder = Decoder()
+        self.track = track
         self.keep: KeepState | None = None
-        self.laid_over: tuple[tuple[int, int], int] | None = (
-            None  # size and orientation of the pictures that keep is for
-        )
-        self.due: dict[int, int] = {}  # pts -> tick, of signal pictures that are not shown yet
+        self.shape: tuple[tuple[int, int], int] | None = None  # coded size and orientation that `keep` is for
         self.last_slot = -1  # the newest slot that records tell of
         self.clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata have told
         self.next_seq: int | None = None
@@ -121,10 +115,11 @@ class _Epoch:
 class Sampler:
     """Decodes, samples, masks and resizes one stream's pictures, and cuts them into windows.
 
-    `resume`: how far this stream was answered before, by any worker. `counts` is added to, by reason: lost-pictures (coded
-    pictures without a frame), samples-differ (frames whose samples are not those that the producer saw), windows-skipped (no
-    frame in the newest stride), windows-behind (left out because the worker was behind), and frames, tokens-kept,
-    tokens-total of what was sampled. `trouble`: why no frames can be had at present.
+    `resume`: how far this stream was answered before, by any worker. `counts` is added to, by reason: pictures (coded ones
+    taken), pictures-decoded, lost-pictures (coded pictures that could not be decoded), samples-differ (frames whose samples
+    are not those that the producer saw), windows-skipped (no frame in the newest stride), windows-behind (left out because
+    the worker was behind), and frames, tokens-kept, tokens-total of what was sampled. `trouble`: why no frames can be had
+    at present.
     """
 
     def __init__(self, stream: str, sampling: Sampling, resume: StreamState | None = None) -> None:
@@ -144,8 +139,9 @@ class Sampler:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of sampled frames that wait for their window to close."""
-        return self._epoch.windows.nbytes if self._epoch is not None else 0
+        """Bytes of sampled frames that wait for their window to close, and of coded pictures that may have to be decoded."""
+        epoch = self._epoch
+        return epoch.windows.nbytes + epoch.track.decoder.held_bytes if epoch is not None else 0
 
     def push(self, event: Event) -> list[Step]:
         """Take an event in; the steps that it completes.
@@ -189,7 +185,7 @@ class Sampler:
             offsets = (resume.packets_offset, resume.metadata_offset)
         windows = WindowAssembly(plan, memory_s, self.stream, number, offsets, resume)
         windows.thin = self._thin
-        self._epoch = epoch = _Epoch(windows)
+        self._epoch = epoch = _Epoch(windows, self._track())
         if self._skipped is not None:
             windows.skip(self._skipped.offsets)
             self._skipped = None
@@ -210,7 +206,7 @@ class Sampler:
             windows = WindowAssembly(self._sampling.plan, memory_s, self.stream, end.epoch, end.offsets, resume)
             self._steps.append(windows.end(end.offsets))
             return
-        self._show(epoch, epoch.decoder.flush())
+        self._show(epoch, epoch.track.flush())
         self._hand_on(epoch, epoch.windows.close_before(epoch.last_slot + 1))
         if end.closed:
             self._steps.append(epoch.windows.end(end.offsets))
@@ -218,7 +214,7 @@ class Sampler:
 
     def _leave(self, leave: Leave) -> None:
         if (epoch := self._epoch) is not None:
-            self._show(epoch, epoch.decoder.flush())
+            self._show(epoch, epoch.track.flush())
             step = epoch.windows.leave(leave.offsets)
             self._steps.append(step)
             self._epoch, self._resume = None, step.state
@@ -227,20 +223,21 @@ class Sampler:
         if (epoch := self._epoch) is None:
             self._skipped = skipped  # before anything of the epoch to come
             return
-        self._show(epoch, epoch.decoder.flush())
+        self._show(epoch, epoch.track.flush())
         epoch.windows.skip(skipped.offsets)
         epoch.keep = None
-        epoch.due.clear()
 
     def _picture(self, epoch: _Epoch, joined: Joined) -> None:
-        if joined.metadata is not None:
-            self._note(epoch, joined.metadata)
+        metadata = joined.metadata
+        if metadata is not None:
+            epoch.clock = (metadata.start_pts, metadata.time_base)
         known = joined.picture or joined.metadata
         at = epoch.time(known.pts) if known is not None else None
         if at is not None:
             captured_at_ms = joined.picture.captured_at_ms if joined.picture is not None else 0
             self._pass(epoch, joined.seq, self._sampling.plan.slot_at(at), captured_at_ms)
         if (picture := joined.picture) is None:
+            self._push(epoch, None, metadata)
             return
         if picture.keyframe:
             epoch.waiting_since_ms = None
@@ -261,32 +258,42 @@ class Sampler:
                 )
             )
             return
-        lost = epoch.decoder.lost
+        if self._push(epoch, picture, metadata) and not picture.keyframe:
+            self._await_keyframe(epoch, picture.captured_at_ms)
+        over = epoch.track.decoder.over_pts
+        if over is not None and (until := epoch.time(over)) is not None and until > 0:
+            self._hand_on(epoch, epoch.windows.close_before(self._sampling.plan.slot_at(until)))
+
+    def _push(self, epoch: _Epoch, picture: CodedPicture | None, metadata: PictureMetadata | None) -> int:
+        """Takes a picture in; how many were found to be lost."""
+        decoder = epoch.track.decoder
+        lost, published, decoded = decoder.lost, decoder.published, decoder.decoded
         try:
-            with self._timed("decode"):
-                shown = epoch.decoder.push(picture)
+            try:
+                samples = epoch.track.push(picture, metadata)
+            except ConfigError as error:
+                self._set_trouble(ResultError("signal-interval", str(error)))
+                samples = epoch.track.push(picture, None)
+            else:
+                signal = None if metadata is None else metadata.signal
+                if signal is not None and self.trouble is not None and self.trouble.code == "signal-interval":
+                    self._set_trouble(None)
+            self._show(epoch, samples)
         except SourceError as error:
             self._set_trouble(ResultError("codec", str(error)))
             self.counts["lost-pictures"] += 1
-            return
-        newly_lost = epoch.decoder.lost - lost
-        self.counts["lost-pictures"] += newly_lost
-        if newly_lost and not picture.keyframe:
-            self._await_keyframe(epoch, picture.captured_at_ms)
-        self._show(epoch, shown)
+        newly_lost = decoder.lost - lost
+        self.counts.update(
+            {
+                "lost-pictures": newly_lost,
+                "pictures": decoder.published - published,
+                "pictures-decoded": decoder.decoded - decoded,
+            }
+        )
+        return newly_lost
 
-    def _note(self, epoch: _Epoch, metadata: PictureMetadata) -> None:
-        epoch.clock = (metadata.start_pts, metadata.time_base)
-        if (signal := metadata.signal) is not None:
-            try:
-                ticks_per_sample(self._sampling.plan.fps, signal.interval, self.stream)
-            except ConfigError as error:
-                self._set_trouble(ResultError("signal-interval", str(error)))
-                return
-            if self.trouble is not None and self.trouble.code == "signal-interval":
-                self._set_trouble(None)
-            epoch.signals.add(signal)
-            epoch.due[metadata.pts] = signal.tick
+    def _track(self) -> SampleTrack:
+        return SampleTrack(self._sampling.plan.fps, self.stream)
 
     def _pass(self, epoch: _Epoch, seq: int, slot: int, captured_at_ms: int) -> None:
         """A picture of `slot` has come. Windows that no later picture can belong to are closed, decoded or not: pictures are
@@ -299,44 +306,61 @@ class Sampler:
         if len(epoch.recent) > MAX_DELAY:
             self._hand_on(epoch, epoch.windows.close_before(epoch.recent.popleft()))
 
-    def _show(self, epoch: _Epoch, pictures: Iterable[ShownPicture]) -> None:
-        plan = self._sampling.plan
-        for picture in pictures:
-            if (at := epoch.time(picture.pts)) is None:
-                continue
-            slot = plan.slot_at(at)
+    def _show(self, epoch: _Epoch, samples: Iterable[Sample]) -> None:
+        for sample in samples:
+            self._observe(epoch, sample)
+            picture, slot = sample.picture.picture, sample.slot
             self._hand_on(epoch, epoch.windows.close_before(slot))
-            tick = epoch.due.pop(picture.pts, None)
-            for pts in [pts for pts in epoch.due if pts < picture.pts]:
-                del epoch.due[pts]  # its picture was lost
-            if tick is None or not epoch.windows.wants(slot):
+            epoch.windows.sent(
+                slot, picture.captured_at_ms, lost=False
+            )  # a keyframe may be in the slot after its time's
+            if epoch.keep is None or not epoch.windows.wants(slot) or (at := epoch.time(picture.pts)) is None:
                 continue
-            frame = self._sample(epoch, picture, slot, tick, float(at))
+            frame = self._sample(epoch.keep, sample, float(at))
             if frame is not None:
-                self._hand_on(epoch, epoch.windows.frame(frame, picture.picture.captured_at_ms))
+                self._hand_on(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
 
-    def _sample(self, epoch: _Epoch, picture: ShownPicture, slot: int, tick: int, time_s: float) -> Frame | None:
-        mismatches = epoch.signals.mismatches
-        signal = epoch.signals.take(tick, picture.matches)
-        self.counts["samples-differ"] += epoch.signals.mismatches - mismatches
-        size, orientation = (picture.width, picture.height), picture.orientation
-        if epoch.keep is None or epoch.laid_over != (size, orientation):
+    def _observe(self, epoch: _Epoch, sample: Sample) -> None:
+        """Shows the keep state what the codec saw of a sampled picture, wanted or not; a new state when its size changes."""
+        coded, picture = sample.picture.coded_size, sample.picture.picture
+        if epoch.keep is None or epoch.shape != (coded, picture.orientation):
+            epoch.keep, epoch.shape = None, (coded, picture.orientation)
             try:
-                grid = self._sampling.grid_of(*picture.size).oriented(orientation)
+                grid = self._sampling.grid_of(*shown_size(*coded, picture.orientation))
             except ModelError as error:
                 self._set_trouble(ResultError("picture-size", str(error)))
-                return None
-            epoch.keep, epoch.laid_over = KeepState(grid, self._sampling.keep), (size, orientation)
-            signal = None
-        if signal is not None and (signal.columns, signal.rows) != tuple(-(-n // BLOCK) for n in size):
-            signal = None  # of a picture of another size: it bounds nothing here
+                return
+            epoch.keep = KeepState(grid.oriented(picture.orientation), self._sampling.keep)
+        blocks = tuple(-(-length // BLOCK) for length in coded)
+        for signal in sample.signals:
+            if (signal.columns, signal.rows) == blocks:
+                epoch.keep.observe(signal)
+
+    def _sample(self, keep: KeepState, sample: Sample, time_s: float) -> Frame | None:
+        def differs() -> None:
+            self.counts["samples-differ"] += 1
+            keep.distrust()
+
+        def luma() -> npt.NDArray[np.uint8]:
+            with self._timed("decode"):
+                return sample.luma(differs)
+
+        before = self._seconds["decode"]
+        try:
+            with self._timed("keep"):
+                decision = keep.step(sample.slot, luma, keyframe=sample.picture.alone)
+        except PictureLostError:
+            return None
+        finally:
+            self._seconds["keep"] -= self._seconds["decode"] - before
+        kept, shown = int(decision.keep.sum()), sample.picture.decode() if decision.keep.any() else None
         with self._timed("keep"):
-            decision = epoch.keep.step(slot, signal, picture.luma)
-            kept = int(decision.keep.sum())
-            pixels = self._sampling.pixels_of(picture.rgb()) if kept else None
+            pixels = None if shown is None else self._sampling.pixels_of(shown.rgb())
         self._set_trouble(None)
         self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
-        return Frame(slot, time_s, decision.keep, pixels, picture.size, decision.anchor)
+        picture = sample.picture.picture
+        size = shown_size(*sample.picture.coded_size, picture.orientation)
+        return Frame(sample.slot, time_s, decision.keep, pixels, size, decision.anchor)
 
     def _hand_on(self, epoch: _Epoch, steps: list[Step]) -> None:
         for step in steps:
@@ -380,8 +404,7 @@ class Sampler:
         epoch.aside_until = (at or Fraction(0)) + self._retry_s
         self._failed_at = at
         self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
-        epoch.decoder, epoch.keep, epoch.signals = Decoder(), None, SignalTrack()
-        epoch.due.clear()
+        epoch.track, epoch.keep = self._track(), None
         self._set_trouble(ResultError("failed", f"its pictures cannot be processed: {reason}"))
 
     @contextmanager
@@ -391,41 +414,3 @@ class Sampler:
             yield
         finally:
             self._seconds[stage] += time.perf_counter() - start
-
-
-class SignalTrack:
-    """The signals of one epoch, by tick, until a sampled frame takes them.
-
-    They come in decode order, ticks in presentation order: a later tick may come first. `mismatches`: pictures whose samples
-    are not those that their signal was measured on.
-    """
-
-    def __init__(self) -> None:
-        self.mismatches = 0
-        self._signals: dict[int, Signal] = {}
-        self._taken: int | None = None
-
-    def add(self, signal: Signal) -> None:
-        if self._taken is None or signal.tick > self._taken:
-            self._signals[signal.tick] = signal
-            if len(self._signals) > _MOST_SIGNALS:  # nothing is sampled at present
-                del self._signals[min(self._signals)]
-
-    def take(self, tick: int, matches: Callable[[Signal], bool]) -> Signal | None:
-        """The signal since the frame that took before, up to and with `tick`; None where any of it may be missing: each
-        signal must be measured against the one before it, and the first against that frame.
-
-        `matches`: whether the frame's samples are those that its own signal was measured on. If not, neither this signal nor
-        the next one says anything of them.
-        """
-        since, self._taken = self._taken, tick
-        own = self._signals.get(tick)
-        if own is not None and not matches(own):
-            self.mismatches += 1
-            since = self._taken = None
-        signals = [self._signals.pop(t) for t in sorted(t for t in self._signals if t <= tick)]
-        if since is None or not signals or [s.since for s in signals] != [since, *(s.tick for s in signals[:-1])]:
-            return None
-        if signals[-1].tick != tick or len({signal.change.shape for signal in signals}) > 1:
-            return None
-        return reduce(merge_signals, signals)

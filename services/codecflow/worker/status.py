@@ -157,7 +157,8 @@ class Summary:
             f"{len(self.streams)} streams, {self.windows} windows, {self.answers} answers, "
             f"tokens kept {_percent(self.tokens_kept, self.tokens_total)}, "
             f"KV refreshed {_percent(self.tokens_refreshed, self.tokens_refreshed + self.tokens_reused)}, "
-            f"FLOPs {_percent(self.flops, self.flops_full)} of full"
+            f"FLOPs {_percent(self.flops, self.flops_full)} of full, "
+            f"pictures decoded {_percent(self.total('pictures-decoded'), self.total('pictures'))}"
         )
         waiting = self.queue_bytes + self.frame_bytes
         if self.kv_bytes or waiting:
@@ -190,6 +191,8 @@ class Summary:
             "flops_share": self.flops / self.flops_full if self.flops_full else None,
             "windows_skipped": self.total("windows-skipped"),
             "windows_behind": self.total("windows-behind"),
+            "pictures": self.total("pictures"),
+            "pictures_decoded": self.total("pictures-decoded"),
             "pictures_lost": self._pictures_lost(),
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
             "stages": {

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecflow.codec.pictures import luma
 from codecflow.grid import TokenGrid
 from codecflow.keep import KeepConfig, KeepDecision, KeepState
 from codecflow.messages import BLOCK, Signal
@@ -30,12 +29,13 @@ def test_tokens_are_kept_where_the_shown_picture_changes(orientation: int, tmp_p
     state: KeepState | None = None
     far = 0
     for frame in sampled_frames(clip, Fraction(2)):
-        assert frame.size == (96, 64)
+        picture = frame.picture
+        assert picture.size == (96, 64)
         index = round(frame.time_s * 10)
-        assert np.abs(frame.rgb().astype(int) - scene(index, 96, 64)).mean() < 12
-        grid = TokenGrid.regular(ROWS, COLUMNS, *frame.size).oriented(frame.orientation)
+        assert np.abs(picture.rgb().astype(int) - scene(index, 96, 64)).mean() < 12
+        grid = TokenGrid.regular(ROWS, COLUMNS, *picture.size).oriented(picture.orientation)
         state = state or KeepState(grid, config)
-        decision = state.step(frame.slot, frame.signal, partial(luma, frame.frame))
+        decision = frame.decide(state)
         if not decision.anchor:
             assert changed(index)
             assert decision.keep[changed(index)].all()

@@ -8,7 +8,6 @@ import json
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ import pytest
 from PIL import Image
 
 from codecflow.cli.app import build
-from codecflow.codec.pictures import luma
 from codecflow.errors import ConfigError
 from codecflow.keep import KeepState
 from codecflow.tools.bench.sampling import sampled_frames
@@ -173,7 +171,7 @@ def test_masks_are_those_of_the_keep_policies(evaluated: Evaluated, clip: Path, 
     for one, name in ((motion, "motion/anchors"), (replenish, "replenish/none")):
         state = KeepState(grid, one.keep)
         frames = islice(sampled_frames(clip, plan.fps), 20)
-        kept = [int(state.step(f.slot, f.signal, partial(luma, f.frame)).keep.sum()) for f in frames]
+        kept = [int(f.decide(state).keep.sum()) for f in frames]
         assert len(kept) == 20
         assert evaluated.policies[name]["tokens_kept"] == pytest.approx(sum(kept) / (20 * grid.tokens), abs=1e-6)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -44,23 +43,22 @@ def masks_of_clip(
     name: str, clip: Path, grid_of: GridOf, fps: Fraction, anchor_s: Fraction, seconds: float
 ) -> ClipMasks:
     """Masks of a video, up to `seconds` of it; `name` is what it is called. Raises SourceError when it cannot be read."""
-    from codecflow.codec.pictures import luma
     from codecflow.tools.bench.sampling import sampled_frames
 
     pictures, anchors = [], []
     keep: dict[str, list[npt.NDArray[np.bool_]]] = {policy: [] for policy in POLICY_NAMES}
     states: dict[str, KeepState] = {}
     for sampled in sampled_frames(clip, fps, seconds):
-        frame = sampled.frame
+        picture = sampled.picture
         if not states:
-            grid = grid_of(*sampled.size).oriented(sampled.orientation)
+            grid = grid_of(*picture.size).oriented(picture.orientation)
             config = KeepConfig(fps=fps, period_s=anchor_s)
             states = {p: KeepState(grid, replace(config, policy=p)) for p in POLICY_NAMES}  # type: ignore[arg-type]
         for policy, state in states.items():
-            decision = state.step(sampled.slot, sampled.signal, partial(luma, frame))
+            decision = sampled.decide(state)
             keep[policy].append(decision.keep)
         anchors.append(bool(decision.forced.all()))
-        pictures.append(sampled.rgb())
+        pictures.append(picture.rgb())
     return ClipMasks(
         name, grid.rows, grid.columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
     )

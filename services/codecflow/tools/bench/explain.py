@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from codecflow.codec.pictures import luma as frame_luma
 from codecflow.errors import ConfigError
 from codecflow.folders import make_folder
 from codecflow.grid import TokenGrid
@@ -75,7 +73,9 @@ def run(
             bar.update(task, completed=record.time_s)
     windows = windows_of(records, plan, refresh)
     if example is None:
-        raise ConfigError(f"clip {clip.name}: no frame between anchors has a codec signal; use a lower --fps")
+        raise ConfigError(
+            f"clip {clip.name}: it ends before a frame that is no anchor; give a longer one, or a higher --fps"
+        )
 
     from .explain_charts import draw_frame, draw_share, draw_window
 
@@ -146,12 +146,13 @@ def _decisions(
     """The record of each frame, and the frame itself where coverage did not keep it whole."""
     shape: tuple[tuple[int, int], int] | None = None
     for frame in frames:
-        if shape != (frame.size, frame.orientation):
-            shape = (frame.size, frame.orientation)
-            grid = TokenGrid.regular(side, side, *frame.size)
-            coded = grid.oriented(frame.orientation)
+        picture = frame.picture
+        if shape != (picture.size, picture.orientation):
+            shape = (picture.size, picture.orientation)
+            grid = TokenGrid.regular(side, side, *picture.size)
+            coded = grid.oriented(picture.orientation)
             state, motion = KeepState(coded, config), KeepState(coded, replace(config, policy="motion"))
-        decision = state.step(frame.slot, frame.signal, partial(frame_luma, frame.frame))
+        decision = frame.decide(state)
         record = FrameRecord(
             slot=frame.slot,
             time_s=frame.time_s,
@@ -160,12 +161,12 @@ def _decisions(
             compared=int((decision.compared & ~decision.keep).sum()),
             certified=int(decision.certified.sum()),
             anchor=decision.anchor,
-            motion_kept=int(motion.step(frame.slot, frame.signal, partial(frame_luma, frame.frame)).keep.sum()),
+            motion_kept=int(frame.decide(motion).keep.sum()),
         )
-        if decision.anchor or frame.signal is None:
+        if decision.anchor or frame.signal.since is None:
             yield record, None
         else:
-            yield record, Example(frame.time_s, frame.rgb(), frame.signal, decision, grid, frame.orientation)
+            yield record, Example(frame.time_s, picture.rgb(), frame.signal, decision, grid, picture.orientation)
 
 
 def _contrast(example: Example) -> float:

@@ -45,10 +45,10 @@ def draw_frame(example: Example, path: Path) -> None:
     vectors = example.signal.motion
     if vectors is None:
         vectors = np.zeros_like(example.signal.change)
-        motion.text(width / 2, height / 2, "this codec exports no vectors", ha="center", color="white", size=14)
+        motion.text(width / 2, height / 2, "no vectors here", ha="center", color="white", size=14)
     bars = [place(row, column, panel_height + 0.1, 0.13, narrower=1.0) for row, column in ((0, 1), (1, 0))]
     _heat(motion, bars[0], grey, *example.blocks(vectors / 4), "largest motion vector over a 16x16 block, in pixels")
-    motion.set_title("2  Codec signal: motion since the sampled frame before", loc="left")
+    motion.set_title("2  Codec signal: motion since the signal picture before", loc="left")
     _heat(
         change,
         bars[1],
@@ -56,7 +56,7 @@ def draw_frame(example: Example, path: Path) -> None:
         *example.blocks(example.signal.change / 8),
         "bound of a 16x16 block's mean change, in grey levels",
     )
-    change.set_title("3  Codec signal: change since the sampled frame before", loc="left")
+    change.set_title("3  Codec signal: change against the reference picture", loc="left")
     _mask(mask, example)
     for axis in (seen, motion, change, mask):
         axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))

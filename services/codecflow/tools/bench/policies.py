@@ -8,22 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from codecflow.codec.pictures import luma as frame_luma
 from codecflow.errors import ConfigError
 from codecflow.grid import TokenGrid
-from codecflow.keep import KeepConfig, KeepDecision, KeepState, Luma
-from codecflow.keep.coverage import forced_tokens
-from codecflow.messages import BLOCK, Signal
+from codecflow.keep import POLICY_NAMES, Coverage, KeepConfig, KeepDecision, KeepState
+from codecflow.messages import BLOCK, CodedPicture
+from codecflow.orientation import shown_size
 from codecflow.tools.report.charts import COLOURS, check_possible, plain_text, save
 from codecflow.tools.report.table import print_json, print_table, progress, told_as
 
-from .sampling import SampledFrame, sampled_frames
+from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, published
 
 STALE = 4.0
 """Grey levels: a dropped token is stale when its content moved by more than this, on average, since it was last kept."""
@@ -51,17 +49,17 @@ class SampledVectors:
     """Keeps the tokens that a vector of the sampled picture itself, or an intra block of it, touches."""
 
     def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
-        self._grid, self._config = grid, config
-        self._previous: int | None = None
+        self._grid, self._tau = grid, config.tau_px * 4
+        self._coverage = Coverage(config, grid.tokens)
 
-    def step(self, slot: int, signal: Signal | None, _: Luma) -> KeepDecision:
-        forced = forced_tokens(self._config, self._grid.tokens, self._previous, slot)
-        self._previous = slot
-        keep = forced.copy()
-        if signal is None or signal.motion is None or signal.intra is None:
+    def decide(self, frame: SampledFrame) -> KeepDecision:
+        forced = self._coverage.forced(frame.slot, frame.alone)
+        self._coverage.advance(frame.slot, frame.alone)
+        keep, signal = forced.copy(), frame.own
+        if signal.motion is None or signal.intra is None:
             keep[:] = True
         else:
-            moving = (signal.motion >= self._config.tau_px * 4) | (signal.intra > 0)
+            moving = (signal.motion >= self._tau) | (signal.intra > 0)
             for token, (x0, y0, x1, y1) in enumerate(self._grid.boxes.tolist()):
                 keep[token] |= moving[y0 // BLOCK : -(-y1 // BLOCK), x0 // BLOCK : -(-x1 // BLOCK)].any()
         nothing = np.zeros_like(keep)
@@ -70,7 +68,7 @@ class SampledVectors:
 
 def compared(config: KeepConfig, window_s: Fraction) -> list[Policy]:
     """The policies, each with an anchor every `config.period_s`, then the default policy's other ways of coverage."""
-    window = replace(config, period_s=window_s)
+    window = replace(config, period_s=window_s, slack_s=Fraction(0))
     return [
         Policy("all", replace(config, policy="all")),
         Policy("motion", replace(config, policy="motion")),
@@ -93,6 +91,7 @@ class Tally:
     stale: int = 0
     certified: int = 0
     compared: int = 0
+    decoding: Decoding | None = None
     times: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
 
@@ -106,14 +105,16 @@ class Tally:
         self.times.append(time_s)
         self.shares.append(float(decision.keep.mean()))
 
-    def figures(self) -> dict[str, float]:
-        """Percentages. `kept`, `certified` and `compared`: of the tokens that coverage did not force. `kept_total`: of all
-        tokens, the forced ones included. `peak`: of the fullest frame after the first. `stale`: of the dropped tokens."""
+    def figures(self) -> dict[str, float | None]:
+        """Percentages. `pictures`, `decoded_pictures`: how many a worker takes and decodes, `worker_ms_per_s`: milliseconds
+        of its processor time per second of video; None for what is no worker's policy. `kept`, `certified` and `compared`:
+        of the tokens that coverage did not force. `kept_total`: of all tokens, the forced ones included. `peak`: of the
+        fullest frame after the first. `stale`: of the dropped tokens."""
 
         def percent(part: int, whole: int) -> float:
             return round(100 * part / whole, 3) if whole else 0.0
 
-        free = self.total - self.forced
+        free, one = self.total - self.forced, self.decoding
         return {
             "kept": percent(self.kept - self.forced, free) if free else 100.0,
             "kept_total": percent(self.kept, self.total),
@@ -122,6 +123,10 @@ class Tally:
             "stale_tokens": self.stale,
             "certified": percent(self.certified, free),
             "compared": percent(self.compared, free),
+            "pictures": None if one is None else one.published,
+            "decoded_pictures": None if one is None else one.decoded,
+            "decoded": None if one is None else percent(one.decoded, one.published),
+            "worker_ms_per_s": None if one is None else round(1000 * one.seconds / max(self.times[-1], 1), 1),
         }
 
 
@@ -157,15 +162,16 @@ def compare(frames: Iterator[SampledFrame], rows: int, columns: int, policies: S
     tallies = {policy.name: Tally() for policy in policies}
     shape: tuple[tuple[int, int], int] | None = None
     for frame in frames:
-        if shape != (frame.size, frame.orientation):
-            shape = (frame.size, frame.orientation)
-            grid = TokenGrid.regular(rows, columns, *frame.size).oriented(frame.orientation)
+        picture = frame.picture
+        if shape != (picture.size, picture.orientation):
+            shape = (picture.size, picture.orientation)
+            grid = TokenGrid.regular(rows, columns, *picture.size).oriented(picture.orientation)
             states = {policy.name: policy.begin(grid) for policy in policies}
             seen = {policy.name: LastKept(grid) for policy in policies}
-        luma = frame.luma
+        luma = picture.luma()
         for policy in policies:
-            signal = frame.own if policy.sampled_only else frame.signal
-            decision = states[policy.name].step(frame.slot, signal, partial(frame_luma, frame.frame))
+            state = states[policy.name]
+            decision = state.decide(frame) if isinstance(state, SampledVectors) else frame.decide(state)
             tallies[policy.name].add(frame.time_s, decision, seen[policy.name].stale(luma, decision.keep))
         yield Interim(frame.time_s, tallies)
 
@@ -204,27 +210,56 @@ def _run_clip(
 ) -> dict[str, Tally]:
     with progress() as bar:
         task = bar.add_task(name, total=None)
-        for so_far in compare(sampled_frames(clip, config.fps, seconds), side, side, policies):
+        pictures = list(published(clip, config.fps, seconds))
+        for so_far in compare(decoded_frames(pictures, config.fps), side, side, policies):
             bar.update(task, completed=so_far.time_s)
+        _decode(pictures, side, policies, so_far.tallies)
     tallies = so_far.tallies
     figures = [(policy, tallies[policy.name].figures()) for policy in policies]
+    columns = ("kept", "kept_total", "peak", "certified", "compared", "decoded")
     print_table(
         f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {side}x{side} tokens",
-        ["policy", "coverage", "kept %", "with forced %", "fullest frame %", "stale %", "certified %", "compared %"],
+        [
+            "policy",
+            "coverage",
+            "kept %",
+            "with forced %",
+            "fullest %",
+            "certified %",
+            "compared %",
+            "decoded %",
+            "ms/s",
+            "stale %",
+        ],
         [
             [
                 policy.name,
                 policy.coverage,
-                *(f"{row[key]:.1f}" for key in ("kept", "kept_total", "peak")),
+                *("" if row[key] is None else f"{row[key]:.1f}" for key in columns),
+                "" if row["worker_ms_per_s"] is None else f"{row['worker_ms_per_s']:.1f}",
                 f"{row['stale']:.3g}",
-                *(f"{row[key]:.1f}" for key in ("certified", "compared")),
             ]
             for policy, row in figures
         ],
-        note="kept, certified, compared: of the tokens that coverage does not force; "
+        note="kept, certified, compared: of the tokens that coverage does not force; decoded: of the pictures, by a worker, "
+        "ms/s: its processor time for that and the masks, for each second of video; "
         f"stale: dropped tokens that moved by more than {STALE:g} grey levels since last kept.",
     )
     return tallies
+
+
+def _decode(pictures: list[Published], side: int, policies: Sequence[Policy], tallies: Mapping[str, Tally]) -> None:
+    """Decodes a clip's pictures as a worker would under each policy that it has, with anchors every period."""
+    for policy in policies:
+        if policy.name not in POLICY_NAMES:
+            continue
+
+        def begin(picture: CodedPicture, policy: Policy = policy) -> KeepState:
+            size = shown_size(picture.width, picture.height, picture.orientation)
+            grid = TokenGrid.regular(side, side, *size).oriented(picture.orientation)
+            return KeepState(grid, policy.config)
+
+        tallies[policy.name].decoding = decoding(pictures, policy.config.fps, begin)
 
 
 @plain_text()

@@ -2,82 +2,154 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
-import numpy as np
-import numpy.typing as npt
 from av.video.frame import VideoFrame
 
-from codecflow.codec.pictures import DecodedPicture, PictureDecoder, luma, matches
+from codecflow.codec.decode import ShownPicture
+from codecflow.codec.pictures import matches
+from codecflow.codec.references import ReferenceMarks
+from codecflow.codec.samples import PictureLostError, Sample, SampleTrack
 from codecflow.codec.signal import DEFAULT_INTERVAL, SignalExtractor
 from codecflow.codec.source import Source
 from codecflow.codec.vectors import VectorGrid
 from codecflow.errors import ConfigError, SourceError
-from codecflow.messages import PictureMetadata, Signal
-from codecflow.orientation import shown_size, upright
-from codecflow.worker.sampler import SignalTrack
+from codecflow.keep import KeepDecision, KeepState
+from codecflow.messages import CodedPicture, PictureMetadata, Signal
+
+Published = tuple[CodedPicture, PictureMetadata]
 
 
 @dataclass(frozen=True, slots=True)
 class SampledFrame:
-    """One sampled frame.
+    """One sampled frame, decoded.
 
-    `signal`: what changed since the sampled frame before; None where that is not known. `own`: the same with the vectors of
-    this picture alone. `orientation`: what turns the coded picture, which `frame`, `luma` and the signals are of, upright.
+    `signals`: those of every signal picture since the sampled frame before, its own last. `own`: its own, with the vectors
+    of this picture alone. `alone`: the picture can be decoded by itself.
     """
 
     slot: int
     time_s: float
-    signal: Signal | None
-    own: Signal | None
-    frame: VideoFrame
-    orientation: int
+    signals: tuple[Signal, ...]
+    own: Signal
+    picture: ShownPicture
+    alone: bool
 
     @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) of the picture as it is shown."""
-        return shown_size(self.frame.width, self.frame.height, self.orientation)
+    def signal(self) -> Signal:
+        return self.signals[-1]
 
-    def rgb(self) -> npt.NDArray[np.uint8]:
-        """(height, width, 3) uint8 of the picture as it is shown."""
-        return np.ascontiguousarray(upright(cast(Any, self.frame.to_ndarray(format="rgb24")), self.orientation))
+    def decide(self, state: KeepState) -> KeepDecision:
+        """What `state` decides of it."""
+        for signal in self.signals:
+            state.observe(signal)
+        if not matches(self.picture.frame, self.signal):
+            state.distrust()
+        return state.step(self.slot, self.picture.luma, keyframe=self.alone)
 
-    @property
-    def luma(self) -> npt.NDArray[np.uint8]:
-        """(height, width) uint8."""
-        return luma(self.frame)
+
+def signal_interval(fps: Fraction) -> Fraction:
+    """Seconds between signal pictures: half a second, as a producer's, or a frame's time where that does not fit."""
+    if fps <= 0:
+        raise ConfigError(f"fps {fps}: must be above 0")
+    return DEFAULT_INTERVAL if (1 / (fps * DEFAULT_INTERVAL)).denominator == 1 else 1 / fps
+
+
+def published(clip: Path, fps: Fraction, seconds: float | None = None) -> Iterator[Published]:
+    """What a producer would publish of a clip, up to `seconds` of presentation time, in decode order.
+
+    Raises SourceError when the clip cannot be read, or holds no picture that can be shown.
+    """
+    extractor, marks = SignalExtractor(signal_interval(fps)), ReferenceMarks()
+    waiting: dict[int, CodedPicture] = {}
+    count = 0
+
+    def complete(documents: list[PictureMetadata]) -> Iterator[Published]:
+        for seq, _ in extractor.take_lost():
+            del waiting[seq]
+        for document in documents:
+            yield waiting.pop(document.seq), document
+
+    with Source(str(clip)) as source:
+        for picture in source.pictures(stream=clip.name, epoch=0):
+            waiting[picture.seq] = marks.mark(picture)
+            for one in complete(extractor.push(picture)):
+                if seconds is not None and one[1].time_s >= seconds:
+                    return
+                count += 1
+                yield one
+    for one in complete(extractor.flush()):
+        count += 1
+        yield one
+    if not count:
+        raise SourceError(f"source {clip}: no picture of it can be decoded; give a sound video file")
+
+
+def samples(track: SampleTrack, pictures: Iterable[Published]) -> Iterator[Sample]:
+    """The sampled frames of published pictures. Each is valid until the next is taken."""
+    for picture, document in pictures:
+        yield from track.push(picture, document)
+    yield from track.flush()
 
 
 def sampled_frames(clip: Path, fps: Fraction, seconds: float | None = None) -> Iterator[SampledFrame]:
-    """The frames of `clip` at `fps` frames/s, up to `seconds` of presentation time.
+    """The frames of `clip` at `fps` frames/s, up to `seconds` of presentation time, all decoded.
 
-    The signal comes every half second, as a producer's does, or once a frame where that does not fit. Raises SourceError
-    when the clip cannot be read, or holds no picture that can be shown.
+    Raises SourceError when the clip cannot be read, or holds no picture that can be shown.
     """
-    if fps <= 0:
-        raise ConfigError(f"fps {fps}: must be above 0")
-    ticks_per_slot = 1 / (fps * DEFAULT_INTERVAL)
-    interval = DEFAULT_INTERVAL if ticks_per_slot.denominator == 1 else 1 / fps
-    track = SignalTrack()
-    frames = 0
-    for document, signal, picture in _signal_pictures(clip, interval):
-        if seconds is not None and document.time_s >= seconds:
-            break
-        track.add(signal)
-        slot = signal.tick * interval * fps
-        if slot.denominator == 1:
-            merged = track.take(signal.tick, partial(matches, picture.frame))
-            own = merged and _own(merged, picture.frame)
-            yield SampledFrame(int(slot), document.time_s, merged, own, picture.frame, picture.picture.orientation)
-            frames += 1
-    if not frames:
-        raise SourceError(f"source {clip}: no picture of it can be decoded; give a sound video file")
+    return decoded_frames(published(clip, fps, seconds), fps)
+
+
+def decoded_frames(pictures: Iterable[Published], fps: Fraction) -> Iterator[SampledFrame]:
+    """The frames of published pictures at `fps` frames/s, all decoded."""
+    track = SampleTrack(fps, "clip", vectors=True)
+    start: float | None = None
+    for sample in samples(track, pictures):
+        shown = sample.picture.decode()
+        if shown is None:
+            continue
+        at = float(shown.pts * shown.picture.time_base)
+        start = at if start is None else start
+        own = _own(sample.signals[-1], shown.frame)
+        yield SampledFrame(sample.slot, at - start, sample.signals, own, shown, sample.picture.alone)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoding:
+    """What a worker decodes of a clip. `published`, `decoded`: pictures. `seconds`: processor time of it all."""
+
+    published: int
+    decoded: int
+    seconds: float
+
+
+def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[CodedPicture], KeepState]) -> Decoding:
+    """Decodes published pictures as a worker does, for the masks of the state that `begin` gives for a
+    picture: where pixels must decide, or are kept."""
+    track = SampleTrack(fps, pictures[0][0].stream)
+    state: KeepState | None = None
+    size: tuple[int, int] | None = None
+    began = time.process_time()
+    for sample in samples(track, pictures):
+        if state is None or size != sample.picture.coded_size:
+            size = sample.picture.coded_size
+            state = begin(sample.picture.picture)
+        for signal in sample.signals:
+            state.observe(signal)
+        try:
+            kept = state.step(
+                sample.slot, partial(sample.luma, state.distrust), keyframe=sample.picture.alone
+            ).keep.any()
+        except PictureLostError:
+            continue
+        if kept:
+            sample.picture.decode()
+    return Decoding(track.decoder.published, track.decoder.decoded, time.process_time() - began)
 
 
 def _own(signal: Signal, frame: VideoFrame) -> Signal:
@@ -87,26 +159,3 @@ def _own(signal: Signal, frame: VideoFrame) -> Signal:
     vectors.add(frame)
     motion, intra = vectors.grids()
     return replace(signal, motion=motion, intra=intra)
-
-
-def _signal_pictures(clip: Path, interval: Fraction) -> Iterator[tuple[PictureMetadata, Signal, DecodedPicture]]:
-    """Signal pictures, in presentation order."""
-    extractor, decoder = SignalExtractor(interval), PictureDecoder(vectors=True)
-    documents: dict[int, PictureMetadata] = {}
-    shown: deque[DecodedPicture] = deque()
-
-    def matched(ended: bool) -> Iterator[tuple[PictureMetadata, Signal, DecodedPicture]]:
-        while shown and (ended or shown[0].picture.seq in documents):
-            one = shown.popleft()
-            document = documents.pop(one.picture.seq, None)
-            if document is not None and document.signal is not None:
-                yield document, document.signal, one
-
-    with Source(str(clip)) as source:
-        for picture in source.pictures(stream=clip.name, epoch=0):
-            documents.update((document.seq, document) for document in extractor.push(picture))
-            shown += [one for one in decoder.push(picture) if one.shown]
-            yield from matched(ended=False)
-        documents.update((document.seq, document) for document in extractor.flush())
-        shown += [one for one in decoder.flush() if one.shown]
-        yield from matched(ended=True)

@@ -55,8 +55,7 @@ class Contender:
 def contenders(names: str, plan: WindowPlan, coverage: str | None, match: str | None = None) -> list[Contender]:
     """Those named, separated by commas, `all/all` first: everything is compared with it. `match`: one more, if it is not
     among them. Raises ConfigError, which says whether it is --policies or --match that names what does not exist."""
-    kind, period_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
-    keep = KeepConfig("all", plan.fps, kind, period_s)
+    keep = KeepConfig("all", plan.fps, *parse_coverage(coverage, plan.time(plan.window_slots), plan.fps))
     found = [
         _contender(name, "--policies", plan, keep)
         for name in dict.fromkeys([REFERENCE, *(name.strip() for name in names.split(",") if name.strip())])
