@@ -15,7 +15,9 @@ from codecflow.vlm.work import Frame, StreamWork
 
 QUESTION = Question("q", "Is someone there?", "yes-no")
 WINDOW, STRIDE = 80, 16
-BEGIN = 5 * 24 * 3600 * 2 + 960  # slot of the sixth day at 2 frames/s; the numbers of frames begin again after 40 more
+BEGIN = (
+    5 * 24 * 3600 * 2 + 960
+)  # slot of the sixth day at 2 frames/s; the numbers of frames start again within the window
 
 
 def test_80_frames_of_64_tokens_slide_on_within_8192_positions(tmp_path: Path) -> None:

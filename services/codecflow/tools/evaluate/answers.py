@@ -56,10 +56,15 @@ class Answers:
 
 
 class Lane:
-    """One contender's worker: its own streams, engine and KV."""
+    """One contender's worker: its own streams, engine and KV, which may take `memory_bytes` (None: the engine's default)."""
 
     def __init__(
-        self, contender: Contender, family: Family, model: str, decoders: ThreadPoolExecutor, memory_bytes: int
+        self,
+        contender: Contender,
+        family: Family,
+        model: str,
+        decoders: ThreadPoolExecutor,
+        memory_bytes: int | None = None,
     ) -> None:
         self.contender = contender
         self.sampling = Sampling(contender.plan, contender.keep, family.grid, family.model_pixels)

@@ -24,8 +24,9 @@ class InternVL(Family):
 
     model_type = "internvl"
     video_placeholder = "<video>"
-    frame_cycle = 1000
-    """Frames after which their numbers begin again at 1: a stream has no end, and the family knows small numbers."""
+    frame_cycle = 100
+    """Frames after which their numbers start again at 1: streams have no end, the family was trained on small numbers, and a
+    digit is a token per frame. docs/model-families.md has what was measured."""
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
