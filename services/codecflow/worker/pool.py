@@ -188,8 +188,7 @@ class SamplerPool:
                         lane = self._next()
                     if self._stopping or lane is None:
                         return
-                if busy.since is None:  # from lane to lane it stays at work: reading the CPU's clock is not free
-                    busy.begin()
+                busy.lap()
                 self._serve(lane)
         except BaseException as error:  # noqa: BLE001  # raised again by `take`, in the thread that can end the worker
             self._error = error

@@ -53,6 +53,15 @@ class BusyTime:
         self._wall_s += time.monotonic() - began
         self.cpu_s += time.thread_time() - self._cpu_at
 
+    def lap(self, every_s: float = 0.25) -> None:
+        """At work, from one piece to the next: it begins, or brings the CPU time up to date now and then, since reading that
+        clock is a system call."""
+        if self.since is None:
+            self.begin()
+        elif time.monotonic() > self.since + every_s:
+            self.end()
+            self.begin()
+
     @property
     def wall_s(self) -> float:
         since = self.since

@@ -34,6 +34,7 @@ from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from codecflow.worker.answering import AnswersWindows, Described
 from codecflow.worker.options import WorkerOptions
+from codecflow.worker.status import BusyTime
 from codecflow.worker.windows import WindowPlan
 from tests.worker.memory import Committed, Topics, encode_clip
 from tests.worker.memory import Worker as MemoryWorker
@@ -159,6 +160,20 @@ def test_a_model_with_random_weights_answers_two_cameras(kafka: LocalKafka, reco
     assert {window.stream for window in outcome.windows} == {"camera-0", "camera-1"}
     assert all(window.result.p_yes is not None for window in outcome.windows)
     assert figures(outcome)["kv_bytes_per_stream"] > 0
+
+
+def test_a_thread_that_is_always_at_work_is_counted_while_it_is() -> None:
+    busy = BusyTime()
+    until = time.monotonic() + 0.3
+    while time.monotonic() < until:
+        busy.lap(0.01)
+    assert busy.since is not None
+    assert busy.wall_s > 0.25
+    assert 0 < busy.cpu_s <= busy.wall_s + 0.05
+    busy.end()
+    wall_s = busy.wall_s
+    time.sleep(0.05)
+    assert busy.wall_s == wall_s
 
 
 def test_an_engine_that_is_too_slow_is_not_sustained_and_named(recording: Path) -> None:
