@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     group.command("pipeline")(pipeline)
     group.command("policies")(policies)
     group.command("producer")(producer)
+    group.command("sources")(sources)
     group.command("decode")(decode)
     group.command("window")(window)
     app.add_typer(group)
@@ -173,6 +174,17 @@ def producer(
     from codecflow.tools.bench.producer import run
 
     run(clip, repeats, seconds)
+
+
+def sources(
+    clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)],
+    *,
+    folders: Annotated[bool, typer.Option("--folders", help="One row per folder, not per file.")] = False,
+) -> None:
+    """What is published of files: pictures, what is dropped and corrected, metadata, processor time. Needs no broker."""
+    from codecflow.tools.bench.sources import run
+
+    run(clips, folders=folders)
 
 
 def decode(

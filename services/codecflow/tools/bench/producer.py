@@ -58,7 +58,7 @@ def run(clip: Path, repeats: int = 5, seconds: float | None = None) -> None:
             spent[name].append(time.process_time() - began)
     rates = {name: len(pictures) / median(times) for name, times in spent.items()}
     coded = sum(len(picture.data) for picture in pictures)
-    shares = {pace: _metadata_bytes(documents, pace == "in real time") / coded for pace in ("--fast", "in real time")}
+    shares = {pace: metadata_bytes(documents, pace == "in real time") / coded for pace in ("--fast", "in real time")}
     wire = _wire_us(pictures, documents)
     bare = rates["bare decode"]
     print_table(
@@ -145,7 +145,7 @@ def _best_us(work: Callable[[Any, Any], object], pair: tuple[Any, Any], times: i
     return best * 1e6
 
 
-def _metadata_bytes(documents: Sequence[PictureMetadata], real_time: bool) -> int:
+def metadata_bytes(documents: Sequence[PictureMetadata], real_time: bool) -> int:
     """Bytes that the producer's own client sends for these documents.
 
     The brokers are librdkafka's, within this process: they store nothing, but take what real ones would take. In real time
