@@ -71,7 +71,7 @@ CORRECTIONS = {
     "clock jumps": "its clock jumped by {}; time goes on without the jump",
     "wrong times": "a picture's time is {} off and fits none of its neighbours; theirs are used instead, and so from now on",
     "times going back": "times go back a little ({}); such pictures follow closely on the one before",
-    "missing times": "some pictures have no time of their own; it is taken from their neighbours",
+    "missing times": "some pictures have no time of their own; they follow at the pace of those before them ({} each)",
     "other pace": "its times do not keep the pace of the wall clock; from now on the time at which pictures arrive is used",
 }
 """Kinds of corrections, and how the first of each kind is announced."""
@@ -202,7 +202,7 @@ class _Clock:
             elif stamp is None or self._repeated(stamp):
                 time = self._guess(arrived, 0)
                 if self._rules.stamped:
-                    self._correct("missing times")
+                    self._correct("missing times", self.step)
             else:
                 time = self._own(stamp, before, arrived, since, following)
             advanced, waiting = time - before, waited - self._waited

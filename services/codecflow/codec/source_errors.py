@@ -106,6 +106,8 @@ def _what_it_is(address: Address) -> str:
     hint = next((hint for ending, hint in _ENDINGS.items() if path.endswith(ending)), "")
     if address.kind == "file":
         return _what_file(address.url) or hint or "; give a video file"
+    if address.kind == "pipe":
+        return ", or it ended before there was one; does the program that writes it run, and write video (such as MPEG-TS)?"
     if address.kind == "http":
         return hint or "; is it the stream's own address, not that of the camera's page?"
     return hint
