@@ -125,6 +125,22 @@ with Source("-", SourceOptions(piped_live=sys.argv[1] == "live")) as source:
 """
 
 
+@pytest.mark.parametrize("source", ["rtsp://", "http://", "http:///live", "rtsp://admin:pw@/1", "rtmp://:1935/live"])
+def test_an_address_without_a_host(source: str) -> None:
+    with pytest.raises(SourceError, match="an address without a host") as refused:
+        Address.parse(source)
+    assert "pw" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"ffmpeg: no such device\n"])
+def test_standard_input_without_a_video(content: bytes) -> None:
+    piped = subprocess.run(
+        [sys.executable, "-c", PIPED, "live"], input=content, capture_output=True, check=False, timeout=60
+    )
+    assert piped.returncode
+    assert b"standard input: cannot be opened: codec: not a video that can be read, or it ended before" in piped.stderr
+
+
 @pytest.mark.parametrize("codec", ["h264-ts", "h264-raw", "hevc-raw", "mjpeg-avi"])
 def test_standard_input(codec: str, tmp_path: Path) -> None:
     path = encode(tmp_path / "clip", "mjpeg" if codec == "mjpeg-avi" else codec)

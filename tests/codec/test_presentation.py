@@ -276,6 +276,17 @@ def test_a_camera_whose_stamps_have_another_pace(factor: float, mini: int) -> No
         assert times[-1] / SECOND == pytest.approx(film.times[-1] / SECOND, abs=0.5)
 
 
+@pytest.mark.parametrize("mini", [1, 3])
+def test_the_last_picture_of_a_camera_that_fell_silent_comes_late(mini: int) -> None:
+    """Transport streams end a picture where the next one begins, so the last one waits for the time-out."""
+    film = at_rate(25, 500, [mini])
+    arrive(film, 0, 0.05)
+    film.shots[-1].arrived_s += TOLERANCE_S + 2
+    timed, timeline = play(film, rules(live=True, paced=True))
+    check(film, timed)
+    assert not timeline.corrected
+
+
 @pytest.mark.parametrize("drift", [0.999, 1.001])
 def test_a_camera_whose_clock_drifts_stays_with_the_wall_clock(drift: float) -> None:
     film = at_rate(1, 10_000, [1])

@@ -97,6 +97,10 @@ class Address:
                 "user name and password as %XX",
                 "missing",
             )
+        if not host and _KINDS[scheme] != "network":  # udp://:1234 listens at all addresses of this machine
+            raise SourceError(
+                f"source {shown(source)}: an address without a host; such as {scheme}://HOST/PATH", "missing"
+            )
         number = int(port[1:] or _PORTS.get(scheme, 0))
         return cls(_KINDS[scheme], f"{scheme}://{rest}", shown(source), scheme, host, number)
 

@@ -61,7 +61,7 @@ _STEP_S = 1.0  # pictures of one clock are at most so far apart, or eight steps,
 START_S, _START_PICTURES = 5.0, 10  # after which a live source is at its own pace: what was buffered has come
 _AHEAD_S = 0.25  # or four steps: a file's time that goes ahead by more must be confirmed by the next picture
 _PROBED = 16  # pictures that may come before the first that has a time
-_FASTEST = 1000  # pictures/s; what claims more means the unit of its times
+_FASTEST = 500  # pictures/s; what claims more, such as 1000 or 90000, means the unit of its times
 _ASSUMED_RATE = 25
 _NO_TIMESTAMPS, _DISCONTINUOUS = 0x80, 0x200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
 _RTP_UNIT = Fraction(1, 90_000)
@@ -161,6 +161,7 @@ class _Clock:
         self._count = 0
         self._grown = 0  # by how much it rose until then, other than by pictures that were there already
         self._slow = 0
+        self._off_pace = 0  # pictures in a row that are too far from the wall clock
         self._drawn = 0
 
     @property
@@ -311,7 +312,9 @@ class _Clock:
             self.shift += correction if lead < self._settled else -correction
             if self._rules.paced and lead - self._settled > limit:
                 self._high, off = lead, lead - self._settled
-        if off > limit:
+        # Not one picture alone: the last one of a camera that fell silent comes out only when the time-out has passed.
+        self._off_pace = self._off_pace + 1 if off > limit else 0
+        if self._off_pace > 1:
             self.by_arrival = True
             self._correct("other pace")
 

@@ -8,7 +8,7 @@ import av.error
 
 from codecflow.errors import SourceError
 
-from .addresses import Address
+from .addresses import Address, Kind
 
 _ADVICE = {
     "auth": "the user name or password was refused; check them, and write special characters in them as %XX",
@@ -83,6 +83,12 @@ _SDP = ": an SDP description is not supported; give the camera's rtsp:// address
 _PLAYLIST = ": a playlist whose parts are not videos in its own folder; give one of them, or its http:// address"
 _PAGE = ": a web page or XML; download the video itself"
 
+_QUESTIONS: dict[Kind, str] = {
+    "http": "; is it the stream's own address, not that of the camera's page?",
+    "pipe": ", or it ended before there was one; does the program that writes it run, and write video (such as MPEG-TS)?",
+    "rtsp": "; the host does not answer as an RTSP camera does: check port and path",
+}
+
 _ENDINGS = {".mpd": _DASH, ".sdp": _SDP, ".m3u8": ": a playlist that cannot be read, or whose parts cannot"}
 
 _BEGINNINGS = {
@@ -100,17 +106,13 @@ def _what_it_is(address: Address) -> str:
     """What a source that is not a video seems to be, and what to do: the end of an error's line."""
     if address.scheme == "rtp":
         return ": rtp:// needs a description of the stream (SDP), which is not supported; give the rtsp:// address"
-    if address.kind == "rtsp":
-        return "; the host does not answer as an RTSP camera does: check port and path"
     path = address.url.partition("?")[0].lower()
     hint = next((hint for ending, hint in _ENDINGS.items() if path.endswith(ending)), "")
     if address.kind == "file":
         return _what_file(address.url) or hint or "; give a video file"
-    if address.kind == "pipe":
-        return ", or it ended before there was one; does the program that writes it run, and write video (such as MPEG-TS)?"
-    if address.kind == "http":
-        return hint or "; is it the stream's own address, not that of the camera's page?"
-    return hint
+    if address.kind == "http" and path.endswith((".jpg", ".jpeg", ".png")):
+        return ": a still picture; give the camera's stream (RTSP or MJPEG), not its snapshot"
+    return hint or _QUESTIONS.get(address.kind, "")
 
 
 def _what_file(name: str) -> str:

@@ -125,3 +125,10 @@ def test_the_figures_in_the_docs_are_those_that_are_measured(bundled: dict[str, 
         assert f"| {row['kept']:.1f} % | {row['kept_total']:.1f} % |" in text, (
             f"docs/method.md is out of date on {name}"
         )
+
+
+def test_a_camera_of_one_picture_per_second_in_a_file_named_by_its_time(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "2024-08-20T13:28:35.mp4", "libx264", 160, 160, pictures=40, rate=1)
+    (shares,) = figures(clip, "--fps", "1", "--size", "224").values()
+    assert shares["motion"]["kept"] < 100
+    assert shares["replenish-mean"]["certified"] > 0
