@@ -58,8 +58,11 @@ class WorkerOptions:
 
     def engine(self, family: Family) -> Engine:
         """The engine that answers. Raises ConfigError."""
+        plan = WindowPlan.of(self.window, self.stride, self.fps)
         return Engine(
             family,
             refresh=Refresh.named(self.refresh),
+            # Between two windows of a long stride a stream is not idle.
+            idle_after_s=max(60.0, 3 * float(plan.stride_slots / plan.fps)),
             memory_bytes=None if self.memory is None else int(self.memory * 2**30),
         )
