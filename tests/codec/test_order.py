@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from codecflow.codec.annexb import AnnexB
 from codecflow.codec.order import Key, shown_order
+from codecflow.codec.presentation import Rules, Timeline
 
 from .clips import CODECS, encode, scene
 
@@ -103,3 +105,32 @@ def test_what_cannot_be_read_has_no_place(codec: str) -> None:
     order = shown_order(codec, 2, FAR)
     for data in (b"", b"\0\0\1", b"\0\0\1\x65", b"\0\0\1\x41\x9a\x02", b"\0\0\1\x02\x01\xd0", b"\0\0\1\x67" + bytes(3)):
         assert order.key(data, 0) is None
+
+
+@pytest.mark.parametrize("codec", [*REORDERS, "h264-plain"])
+@pytest.mark.parametrize("live", [False, True])
+def test_lost_pictures_leave_the_times_of_others_as_they_are(codec: str, live: bool, tmp_path: Path) -> None:
+    path = encode(tmp_path / "clip", codec, 80)
+    with av.open(str(path)) as container:
+        track = container.streams.video[0]
+        context = track.codec_context
+        extradata, depth, name = context.extradata, context.reorder_depth, context.codec.canonical_name
+        packets = [(bytes(p), p.is_keyframe, p.pts, p.dts) for p in container.demux(track) if p.size]
+        unit, frame = Fraction(track.time_base or 1), round(1 / (10 * (track.time_base or 1)))
+    for seed in range(20):
+        noise = random.Random(seed)
+        rate = noise.choice([0.02, 0.1, 0.4])
+        annex_b = AnnexB(name, extradata) if name in ("h264", "hevc") else None
+        order = shown_order(name, depth, FAR)
+        timeline: Timeline[int] = Timeline(Rules(unit, frame, live=live, paced=live), depth)
+        kept, timed = [], []
+        for index, (data, keyframe, pts, dts) in enumerate(packets):
+            if index and noise.random() < rate:
+                continue
+            kept.append(pts)
+            plain = annex_b.convert(data, keyframe)[0] if annex_b else data
+            at_s = index / 10
+            timed += timeline.push(index, order.key(plain, pts), order.depth, pts, dts, arrived_s=at_s, waited_s=at_s)
+        timed += timeline.flush()
+        assert [one.pts for one in timed] == kept
+        assert not timeline.corrected

@@ -243,7 +243,10 @@ def test_a_camera_goes_on_with_the_wall_clock(case: tuple[Film, list[Fault]], se
 @given(st.integers(0, 1 << 30), st.integers(1, 4), st.booleans())
 def test_time_advances_whatever_the_stamps_are(seed: int, mini: int, live: bool) -> None:
     noise = random.Random(seed)
-    kinds = noise.choices(["none", "near", "wild"], [noise.random() for _ in range(3)], k=600)
+    # With B-pictures, a stamp that is only a few pictures off reads as if pictures were lost.
+    kinds = noise.choices(
+        ["none", "wild", "near"], [noise.random(), noise.random(), noise.random() * (mini == 1)], k=600
+    )
     sizes = {"near": noise.choice([3, 20, 400]) * 3600, "wild": 1 << 62}
     stamps = [None if kind == "none" else noise.randint(-sizes[kind], sizes[kind]) // 3600 * 3600 for kind in kinds]
     film = at_rate(25, len(stamps), [mini])

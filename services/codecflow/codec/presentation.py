@@ -27,6 +27,8 @@ What a step of the source's times is taken for (`shift` is what was added to the
   and -PS, FLV) up to FILE_GAP_S, beyond which a clock was set or files were joined.
 - A live clock that is slightly fast or slow is followed, and drawn towards the wall clock by 0.5 % once it is 1 s off.
 
+Where pictures were lost, their headers may misplace one that follows; a time that follows on the newest tells.
+
 What holds for every source: in the order shown, times increase strictly; decoding times never go back and are not later
 than presentation times; pts and dts of a picture move together. Live: from START_S on, when what was buffered at the
 start has come, time stays within TOLERANCE_S (and four pictures of a slow camera) of the wall clock. Whatever the stamps
@@ -60,6 +62,7 @@ _JITTER_S = 1.0  # and a step: how much earlier, measured by its stamp, a live p
 _STEP_S = 1.0  # pictures of one clock are at most so far apart, or eight steps, when two of them confirm a jump
 START_S, _START_PICTURES = 5.0, 10  # after which a live source is at its own pace: what was buffered has come
 _AHEAD_S = 0.25  # or four steps: a file's time that goes ahead by more must be confirmed by the next picture
+_LOST = 16  # pictures that may be lost where counting begins again
 _PROBED = 16  # pictures that may come before the first that has a time
 _FASTEST = 500  # pictures/s; what claims more, such as 1000 or 90000, means the unit of its times
 _ASSUMED_RATE = 25
@@ -378,6 +381,7 @@ class Timeline(Generic[Item]):
         self._pushed, self._returned = 0, 0
         self._dts: int | None = None
         self._newest: Key = (0, 0)
+        self._newest_stamp: int | None = None
         self._restarts, self._late = 0, 0
 
     @property
@@ -414,7 +418,10 @@ class Timeline(Generic[Item]):
         self._depth = min(max(self._assumed_depth if depth is None else depth, self._deepest), MAX_DELAY)
         sequence, place = self._newest if key is None else (key[0] + self._restarts, key[1])
         picture = _Picture(item, (sequence, place + (key is None)), pts, dts)
-        self._newest = max(self._newest, picture.key)
+        if picture.key < self._newest and self._restarted(pts):
+            self._restart(picture)
+        if picture.key > self._newest:
+            self._newest, self._newest_stamp = picture.key, pts
         self._queue.append(picture)
         if not shown and pts is not None:
             picture.time = pts + self._clock.shift
@@ -463,6 +470,18 @@ class Timeline(Generic[Item]):
             self._forgotten += 2 * MAX_DELAY
         return True
 
+    def _restarted(self, stamp: int | None) -> bool:
+        """Whether a picture that is counted as earlier than the newest has a time that follows on it: the picture at which
+        counting began again, or a reference picture, was lost."""
+        if stamp is None or self._newest_stamp is None or not self._rules.stamped:
+            return False
+        return 0 < stamp - self._newest_stamp <= _LOST * self._clock.step
+
+    def _restart(self, picture: _Picture[Item]) -> None:
+        """From this picture on, all are shown after those before."""
+        self._restarts += 1
+        picture.key = (picture.key[0] + 1, picture.key[1])
+
     def _place_late(self, picture: _Picture[Item]) -> bool:
         """A time for a picture that should have come before others which have theirs; False when it is not that late after
         all, but the order was misread."""
@@ -472,9 +491,8 @@ class Timeline(Generic[Item]):
         own = None if picture.stamp is None else picture.stamp + self._clock.shift
         self._late += 1
         if self._late > MAX_DELAY // 2 or (own is not None and own > self._placed[-1][1]):
-            self._restarts += 1
-            picture.key = (picture.key[0] + 1, picture.key[1])
-            self._newest = picture.key
+            self._restart(picture)
+            self._newest, self._newest_stamp = picture.key, picture.stamp
             return False
         self._deepest = max(self._deepest, min(self._depth + len(self._placed) - at, MAX_DELAY // 2))
         if own is None or not (before < own < after if at else own < after):
