@@ -88,6 +88,7 @@ def pipeline(
     question: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_WORKER)] = None,
     yes_no: Annotated[bool, typer.Option("--yes-no", rich_help_panel=_WORKER)] = False,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", rich_help_panel=_WORKER)] = None,
+    decode: Annotated[str, typer.Option(metavar="WHERE", rich_help_panel=_WORKER)] = "auto",
     buffer: Annotated[float | None, typer.Option(min=0.0625, metavar="GIB", rich_help_panel=_WORKER)] = None,
     when_behind: Annotated[str, typer.Option(metavar="POLICY", rich_help_panel=_WORKER)] = "skip=60",
 ) -> None:
@@ -121,6 +122,7 @@ def pipeline(
                 yes_no=yes_no,
                 memory=memory,
                 threads=threads,
+                decode=decode,
                 buffer=buffer,
                 when_behind=when_behind,
             ),

@@ -87,6 +87,14 @@ def worker(
             min=1, metavar="N", help="Threads that decode and sample pictures.  [default: the machine's cores]"
         ),
     ] = None,
+    decode: Annotated[
+        str,
+        typer.Option(
+            metavar="WHERE",
+            help="Where pictures are decoded: cpu, nvdec (an NVIDIA GPU's video decoder, for H.264, HEVC and VP9; the rest"
+            " stays on the CPU), or auto: nvdec where there is one.",
+        ),
+    ] = "auto",
     buffer: Annotated[
         float | None,
         typer.Option(
@@ -138,6 +146,7 @@ def worker(
             memory=memory,
             idle_s=idle,
             threads=threads,
+            decode=decode,
             buffer=buffer,
             when_behind=when_behind,
             until_end=until_end,

@@ -10,7 +10,6 @@ Frames stay in GPU memory until their samples are asked for: only the few that a
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 import av.error
 from av.codec.hwaccel import HWAccel
@@ -19,9 +18,6 @@ from av.video.frame import VideoFrame
 
 from codecflow.errors import ConfigError
 
-DecodeOn = Literal["auto", "cpu", "nvdec"]
-"""Where pictures are decoded. `auto`: NVDEC where this machine has one."""
-
 CODECS = frozenset({"h264", "hevc", "vp9"})
 """Codecs that NVDEC decodes to the software decoder's samples."""
 
@@ -29,8 +25,13 @@ _PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le", "p016le": "yuv420p12le"}
 """NVDEC interleaves chroma; the planar format of the same samples is what software decoders give."""
 
 
-def use_nvdec(where: DecodeOn) -> bool:
-    """Whether to decode with NVDEC. Raises ConfigError when it is asked for and cannot be had."""
+def use_nvdec(where: str) -> bool:
+    """Whether to decode with NVDEC. `where`: cpu, nvdec, or auto, which is NVDEC where this machine has one.
+
+    Raises ConfigError on any other word, and when NVDEC is asked for and cannot be had.
+    """
+    if where not in ("auto", "cpu", "nvdec"):
+        raise ConfigError(f"--decode {where!r}: use auto, cpu or nvdec")
     if where == "cpu":
         return False
     reason = _why_not()

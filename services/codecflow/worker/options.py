@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from codecflow.codec.nvdec import use_nvdec
 from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig, parse_coverage
 from codecflow.messages import Question
@@ -30,6 +31,7 @@ class WorkerOptions:
     memory: float | None = None
     idle_s: float = 600.0
     threads: int | None = None
+    decode: str = "auto"
     buffer: float | None = None
     when_behind: str = "skip=60"
     until_end: bool = False
@@ -50,6 +52,7 @@ class WorkerOptions:
             question=asked,
             until_end=self.until_end,
             threads=self.threads or available_threads(),
+            nvdec=use_nvdec(self.decode),
             when_behind=WhenBehind.parse(self.when_behind),
             limits=Limits.within(
                 default_buffer_bytes() if self.buffer is None else int(self.buffer * 2**30), self.idle_s

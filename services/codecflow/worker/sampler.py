@@ -46,12 +46,13 @@ _logger = logging.getLogger("codecflow.worker")
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """What all streams of a worker share: windows, keep policy, the model's token grid for a shown picture (width, height),
-    and its input (3, height, width) for the picture's RGB (height, width, 3)."""
+    and its input (3, height, width) for the picture's RGB (height, width, 3). `nvdec`: decode on the GPU."""
 
     plan: WindowPlan
     keep: KeepConfig
     grid_of: Callable[[int, int], TokenGrid]
     pixels_of: Callable[[npt.NDArray[np.uint8]], Tensor]
+    nvdec: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +294,7 @@ class Sampler:
         return newly_lost
 
     def _track(self) -> SampleTrack:
-        return SampleTrack(self._sampling.plan.fps, self.stream)
+        return SampleTrack(self._sampling.plan.fps, self.stream, nvdec=self._sampling.nvdec)
 
     def _pass(self, epoch: _Epoch, seq: int, slot: int, captured_at_ms: int) -> None:
         """A picture of `slot` has come. Windows that no later picture can belong to are closed, decoded or not: pictures are

@@ -85,9 +85,9 @@ class WorkerSettings:
     """How a worker answers streams.
 
     `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream without a
-    description. `threads`: sampler threads. `until_end`: stop once every stream that was seen has ended and is answered.
-    `stuck_after_s`: how long a loop or a thread may be busy with one thing before all stacks are dumped; longer than
-    a transaction or a silent broker may take.
+    description. `threads`: sampler threads. `nvdec`: they decode on the GPU what it decodes alike. `until_end`: stop once
+    every stream that was seen has ended and is answered. `stuck_after_s`: how long a loop or a thread may be busy with one
+    thing before all stacks are dumped; longer than a transaction or a silent broker may take.
     """
 
     plan: WindowPlan
@@ -95,6 +95,7 @@ class WorkerSettings:
     question: Question | None = None
     until_end: bool = False
     threads: int = field(default_factory=available_threads)
+    nvdec: bool = False
     when_behind: WhenBehind = field(default_factory=WhenBehind)
     limits: Limits = field(default_factory=Limits)
     stuck_after_s: float = 180.0

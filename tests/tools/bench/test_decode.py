@@ -31,6 +31,11 @@ def test_without_a_gpu_nvdec_is_refused_and_auto_is_the_cpu() -> None:
     assert not use_nvdec("cpu")
 
 
+def test_where_to_decode_is_one_of_three_words() -> None:
+    with pytest.raises(ConfigError, match="--decode 'gpu': use auto, cpu or nvdec"):
+        use_nvdec("gpu")
+
+
 def test_a_frame_in_memory_is_not_copied() -> None:
     import av
 

@@ -355,6 +355,7 @@ def _tell(bench: _Bench, outcomes: Sequence[Outcome]) -> None:
             "dtype": str(bench.engine.family.dtype).removeprefix("torch."),
             "cores": os.cpu_count(),
             "sampler_threads": bench.settings.threads,
+            "nvdec": bench.settings.nvdec,
             "torch_threads": torch.get_num_threads(),
             "torch": torch.__version__,
             "python": platform.python_version(),
