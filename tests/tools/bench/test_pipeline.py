@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from msgspec import structs
 
 from codecflow.cli.bench import pipeline as bench_command
 from codecflow.cli.worker import worker as worker_command
@@ -261,4 +262,9 @@ def test_a_damaged_recording_is_one_line(recording: Path, tmp_path: Path) -> Non
     broken = tmp_path / "broken.rec"
     broken.write_bytes(recording.read_bytes()[:-500])
     with pytest.raises(ConfigError, match=r"broken\.rec: damaged"):
+        run(Options(replay=broken, streams="1", engine="stub"))
+    clip = load_recording(recording)[0]
+    of_tomorrow = [structs.replace(one, document=one.document.replace(b'"v":', b'"v":9')) for one in clip.pictures]
+    save_recording(broken, [structs.replace(clip, pictures=of_tomorrow)])
+    with pytest.raises(ConfigError, match=r"broken\.rec: of another version .*record it again"):
         run(Options(replay=broken, streams="1", engine="stub"))

@@ -26,12 +26,12 @@ import orjson
 
 from codecflow.codec.signal import DEFAULT_INTERVAL
 from codecflow.codec.source import Source
-from codecflow.errors import ConfigError, KafkaError, SourceError
+from codecflow.errors import ConfigError, KafkaError, MessageError, SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings, TopicNames
 from codecflow.kafka.topics import partition_of
-from codecflow.messages import CodedPicture
+from codecflow.messages import CodedPicture, decode_metadata, decode_packet
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.run import METADATA_PROPERTIES
 from codecflow.producer.summary import Summary
@@ -227,6 +227,18 @@ def load_recording(file: Path) -> list[RecordedClip]:
     if found.version != _VERSION or not found.clips:
         raise ConfigError(f"recording {file}: of another version; record it again")
     return found.clips
+
+
+def check_recording(file: Path, clips: Sequence[RecordedClip]) -> None:
+    """Raises ConfigError where a worker of this version cannot read what the cameras would publish."""
+    for clip in clips:
+        for one in clip.pictures:
+            extradata = [] if one.extradata is None else [("extradata", one.extradata)]
+            try:
+                decode_packet(b"bench", one.value, [("picture", one.header), *extradata])
+                decode_metadata(b"bench", one.document)
+            except MessageError as error:
+                raise ConfigError(f"recording {file}: of another version ({error}); record it again") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -275,6 +275,8 @@ def measure(
             worker.stop()
     judge.take(watched.committed)
     reasons = judge.reasons(min(time.time(), last + since_1970 + load.stride_s))
+    if dead := worker.summary.dead_letters:
+        reasons.append(f"{dead} records could not be used")
     reasons += [] if timing.stop_early and reasons else _growth(samples, load.count, engine.family.device.type == "cpu")
     return Outcome(load.count, judge.within, samples, reasons, worker.notices)
 

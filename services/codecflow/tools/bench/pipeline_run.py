@@ -24,6 +24,7 @@ from codecflow.tools.bench.camera_load import (
     METADATA_LINGER_S,
     Load,
     RecordedClip,
+    check_recording,
     load_recording,
     record_clip,
     save_recording,
@@ -165,7 +166,9 @@ def _counts(options: Options) -> list[int]:
 
 def _clips(options: Options) -> list[RecordedClip]:
     if options.replay is not None:
-        return load_recording(options.replay)
+        clips = load_recording(options.replay)
+        check_recording(options.replay, clips)
+        return clips
     return [record_clip(clip) for clip in options.clips]
 
 
