@@ -11,7 +11,7 @@ import pytest
 from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import EndOfEpoch
-from codecflow.worker.settings import WhenBehind
+from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.windows import WindowPlan
 
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
@@ -238,3 +238,54 @@ def test_an_hour_long_gop_is_not_held_without_bound(tmp_path: Path) -> None:
     backlog._limits = replace(backlog._limits, stream_bytes=10_000)
     worker.read_all()
     assert worker.partition.streams["a"].coded_bytes < 30_000
+
+
+@pytest.mark.parametrize("policy", ["skip=600", "wait"])
+def test_a_live_stream_that_is_slower_than_live_does_not_hold_up_its_partition(
+    camera: Published, published: Published, policy: str
+) -> None:
+    """Samplers stand still. The good stream has few pictures, the other fills its queue."""
+    pictures = [replace(p, stream="slow") for p in camera[0]]
+    documents = [replace(d, stream="slow") for d in camera[1]]
+    wall, topics = Wall(), Topics()
+    for n in range(0, 480, 40):
+        topics.add([*pictures[n : n + 40], *published[0][n // 4 : n // 4 + 10]], documents[n : n + 40])
+        topics.add([], published[1][n // 4 : n // 4 + 10])
+    topics.add([], [documents[480], published[1][120]])
+    worker = Worker(
+        topics,
+        Committed(),
+        PLAN,
+        KEEP,
+        Limits(stream_bytes=150_000, windows=1000),
+        when_behind=WhenBehind.parse(policy),
+        wall_ms=wall,
+        clock=lambda: wall.now,
+    )
+    worker.hold_samplers()
+    stopped = 0
+    while not worker.at_end:
+        wall.now += 1.0
+        if worker.partition.full() == (False, False):
+            worker.read_packets(20)
+            worker.read_metadata(20)
+        else:
+            stopped += 1
+            worker.sample()
+    slow = worker.partition.streams["slow"]
+    if policy == "wait":
+        assert stopped
+        worker.run()
+        assert len(worker.windows) == SECONDS // 2 + 6
+        return
+    assert not stopped
+    assert slow.overrun
+    assert slow.coded_bytes < 180_000
+    worker.sample()
+    assert worker.partition.full() == (False, False)
+    assert not slow.overrun
+    worker.run()
+    assert {k for stream, _, k in worker.committed.answered if stream == "a"} == set(range(6))
+    went_on = {k for stream, _, k in worker.committed.answered if stream == "slow"}
+    assert went_on >= set(range(20))
+    assert len(went_on) + worker.counts["slow"]["windows-behind"] >= SECONDS // 2 - 1

@@ -4,6 +4,9 @@ Decided where records are read, so that a sampler stays a function of its events
 than `after_s` seconds ago and more of its partition is still unread: a camera whose clock is wrong is not late as long as
 the worker keeps up. Two kinds of pictures are never late: those that are not live (a file published as fast as it can
 be), and those that are read again after a take-over as context of windows to come.
+
+`skip` also applies, whatever the pictures' age, while a stream's sampler is given more than it can decode and other streams
+share its partition: otherwise they would wait for it.
 """
 
 from __future__ import annotations
@@ -32,18 +35,24 @@ class Backlog:
         self._from_ms = 0
         self._ended_episode: tuple[float, float] | None = None
         self._thin = False
+        self._past_context = -1  # the epoch whose pictures are no longer context alone
+        self.may_skip = False
+        """Whether the newest picture could be skipped."""
         self.nbytes = 0
         """Bytes of pictures held while skipping."""
 
-    def take(self, event: Joined | EpochEnd, now_ms: int, at_end: bool) -> list[Event]:
-        """What goes on to the sampler. `at_end`: its partition was read to its end just before."""
+    def take(self, event: Joined | EpochEnd, now_ms: int, at_end: bool, overrun: bool = False) -> list[Event]:
+        """What goes on to the sampler. `at_end`: its partition was read to its end just before. `overrun`: the sampler has
+        too much to do (only where `may_skip`)."""
         if isinstance(event, EpochEnd):
             return [*self._finish(now_ms), event]
         picture = event.picture
         if picture is None:
             return self._pass(event)
         self.behind_s = (now_ms - picture.captured_at_ms) / 1000
-        late = not at_end and picture.live and self._late(event, picture)
+        may_be_late = picture.live and not self._is_context(event, picture)
+        self.may_skip = may_be_late and self._policy.policy == "skip"
+        late = may_be_late and (overrun or (not at_end and self.behind_s > self._policy.after_s))
         if self._policy.policy == "thin":
             thin, self._thin = self._thin, late
             return [event] if thin == late else [Thin(late), event]
@@ -55,12 +64,16 @@ class Backlog:
             self._skipping, self.nbytes = [], 0
         held = self._pass(event)
         self.nbytes += len(picture.data) if self._skipping else 0
+        if overrun:
+            if self.nbytes > self._most_bytes:
+                self._skipping, self.nbytes = [], 0
+            return held
         fresh = picture.keyframe and (at_end or self.behind_s < self._policy.after_s / 2)
         return held + self._finish(now_ms) if fresh or self.nbytes > self._most_bytes else held
 
-    def caught_up(self, now_ms: int) -> list[Event]:
+    def caught_up(self, now_ms: int, overrun: bool = False) -> list[Event]:
         """The partition has been read to its end: there is no newer keyframe than the one held."""
-        return self._finish(now_ms) if self._skipping else []
+        return self._finish(now_ms) if self._skipping and not overrun else []
 
     def take_episode(self) -> tuple[float, float] | None:
         """(seconds behind, seconds of pictures skipped) of the episode that has ended since the last call."""
@@ -85,10 +98,14 @@ class Backlog:
         self._ended_episode = ((now_ms - self._from_ms) / 1000, (to_ms - self._from_ms) / 1000)
         return [Skipped(None if first is None else first.offsets), *held]
 
-    def _late(self, event: Joined, picture: CodedPicture) -> bool:
-        if self.behind_s is None or self.behind_s <= self._policy.after_s:
+    def _is_context(self, event: Joined, picture: CodedPicture) -> bool:
+        """Whether this picture is read again only as context of windows to come."""
+        if event.epoch == self._past_context:
             return False
         time = None
         if event.metadata is not None:
             time = Fraction(picture.pts - event.metadata.start_pts) * picture.time_base
-        return not self._resume.only_context(event.epoch, time)
+        if self._resume.only_context(event.epoch, time):
+            return True
+        self._past_context = event.epoch
+        return False

@@ -158,7 +158,12 @@ class Partition:
         """Which topics must not be read on at present: packets, metadata. The arguments: whether the worker's buffer is full
         of packets that wait for metadata, or of what waits for samplers."""
         streams = self.streams.values()
-        if everything or any(s.windows_waiting >= self._limits.windows or s.queue_full for s in streams):
+        slow = [stream for stream in streams if stream.queue_full]
+        for stream in streams:
+            # One stream that is slower than live must not hold up those that are not.
+            stream.overrun = stream.may_skip and stream in slow and len(slow) < len(streams)
+        waits = any(not stream.overrun for stream in slow)
+        if everything or waits or any(s.windows_waiting >= self._limits.windows for s in streams):
             self._full = (True, True)
             return self._full
         # A topic that was stopped goes on at half of the limit, so that it is not stopped at every other record.

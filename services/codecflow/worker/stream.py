@@ -52,6 +52,8 @@ class Stream:
         """Since when it is at a limit on records that wait for their counterparts."""
         self.unpaired = False
         """Records were dropped at that limit, and no counterpart has come since."""
+        self.overrun = False
+        """Its pictures are skipped because its sampler has too much to do, while others of its partition have not."""
         self.earlier_reported = self.earlier_waiting = 0
         """Records of earlier epochs that were counted, and that are still to be reported."""
         self._pool, self._limits = pool, limits
@@ -77,8 +79,13 @@ class Stream:
 
     @property
     def queue_full(self) -> bool:
-        """Whether the sampler has enough to do."""
-        return self._lane.queued_bytes >= self._limits.stream_bytes
+        """Whether the sampler has enough to do. Once its stream is skipped for that, down to half of the limit."""
+        return self._lane.queued_bytes * (2 if self.overrun else 1) >= self._limits.stream_bytes
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether its newest picture could be skipped: live, no context, and by --when-behind."""
+        return self._backlog.may_skip
 
     @property
     def behind_s(self) -> float | None:
@@ -117,7 +124,7 @@ class Stream:
 
     def caught_up(self, now_ms: int) -> None:
         """The partition has been read to its end."""
-        for event in self._backlog.caught_up(now_ms):
+        for event in self._backlog.caught_up(now_ms, self.overrun):
             self._pool.push(self._lane, event)
 
     def take_episode(self) -> tuple[float, float] | None:
@@ -128,6 +135,7 @@ class Stream:
         """Nothing has come for long: what waits is given up, and the stream holds nothing back once its last step, which
         leaves off at the newest record, is committed."""
         self.give_up(now_ms)
+        self.overrun = False
         self.caught_up(now_ms)
         self._pool.push(self._lane, Leave(self.join.seen))
         self.parked = True
@@ -187,5 +195,5 @@ class Stream:
             if isinstance(event, Joined) and event.epoch > self._began:
                 self._held.begin(event.epoch, event.offsets)
                 self._began = event.epoch
-            for one in self._backlog.take(event, now_ms, at_end):
+            for one in self._backlog.take(event, now_ms, at_end, self.overrun):
                 self._pool.push(self._lane, one)
