@@ -470,9 +470,12 @@ def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tmp_path: P
     pictures = pictures_of(encode(tmp_path / "clip", "mjpeg"))
     with pytest.raises(SourceError, match=r"stream gate: pictures of 8193x8192 are larger than 67108864 samples"):
         Decoder().push(replace(pictures[0], width=8193, height=8192))
+    with pytest.raises(SourceError, match="are larger than 7679 samples"):
+        PictureDecoder(max_pixels=96 * 80 - 1).push(pictures[0])
+    assert len(PictureDecoder(max_pixels=96 * 80).push(pictures[0])) == 1
     # One that says so only in its own header.
     start = pictures[0].data.index(b"\xff\xc0") + 5
-    side = int(MAX_PIXELS**0.5) + 8
+    side = int((2 * MAX_PIXELS) ** 0.5) + 8
     size = side.to_bytes(2) * 2
     hidden = pictures[0].data[:start] + size + pictures[0].data[start + 4 :]
     decoder = Decoder()

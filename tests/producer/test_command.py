@@ -134,3 +134,12 @@ def test_ctrl_c_while_a_silent_broker_is_waited_for() -> None:
                 _, err = process.communicate(timeout=30)
                 assert time.monotonic() - began < 4, "a second, and room for a busy machine"
     assert (process.returncode, err) == (0, b"")
+
+
+def test_pictures_that_are_too_large_are_one_error(kafka_settings: KafkaSettings) -> None:
+    arguments = (str(CLIP), "--stream", "gate", "--fast", "--max-picture-size")
+    status, document, error = last_words(kafka_settings, *arguments, "640x360")
+    assert (status, document["pictures"]) == (3, 0)
+    assert "stream gate: pictures of 768x432 are larger than 230400 samples" in error
+    for wrong in ("640", "0x360", "x", "9000x9000", "-1x-1"):
+        assert last_words(kafka_settings, *arguments, wrong)[0] == 2

@@ -56,6 +56,28 @@ KafkaConfig = Annotated[
 ]
 
 
+def picture_pixels(text: str) -> int:
+    """Samples of the largest picture, from its size such as 1920x1080. Raises ConfigError."""
+    from codecflow.codec.pictures import MAX_PIXELS
+
+    width, _, height = text.partition("x")
+    if width.isascii() and width.isdigit() and height.isascii() and height.isdigit() and len(text) < 16:
+        pixels = int(width) * int(height)
+        if 0 < pixels <= MAX_PIXELS:
+            return pixels
+    raise ConfigError(f"--max-picture-size {text!r}: use WIDTHxHEIGHT such as 3840x2160, at most 8192x8192")
+
+
+MaxPictureSize = Annotated[
+    str,
+    typer.Option(
+        "--max-picture-size",
+        metavar="WIDTHxHEIGHT",
+        help="Pictures with more samples than this are refused before they are decoded.",
+    ),
+]
+
+
 def video_file(text: str) -> Path:
     """For commands that take recordings: the path of a file. Raises ConfigError for a camera's address or a pipe."""
     from codecflow.codec.addresses import is_address, shown

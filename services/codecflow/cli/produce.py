@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+from .options import (
+    DEFAULT_PREFIX,
+    BootstrapServers,
+    KafkaConfig,
+    MaxPictureSize,
+    Properties,
+    TopicPrefix,
+    kafka_settings,
+    picture_pixels,
+)
 from .status import StatusLine, last_words
 
 if TYPE_CHECKING:
@@ -77,6 +86,7 @@ def produce(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Do not check certificates: the password may go to an impostor.")
     ] = False,
+    max_picture_size: MaxPictureSize = "8192x8192",
     as_json: Annotated[bool, typer.Option("--json", help="End with the summary as one JSON line.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
@@ -105,6 +115,7 @@ def produce(
             loop=loop,
             interval=None if signal_interval is None else positive(signal_interval, "--signal-interval"),
             transcode=Transcode.parse(transcode) if transcode else None,
+            max_pixels=picture_pixels(max_picture_size),
             source=SourceOptions(
                 timeout_s=timeout,
                 track=track,

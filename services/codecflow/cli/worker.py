@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+from .options import (
+    DEFAULT_PREFIX,
+    BootstrapServers,
+    KafkaConfig,
+    MaxPictureSize,
+    Properties,
+    TopicPrefix,
+    kafka_settings,
+    picture_pixels,
+)
 from .status import StatusLine, last_words
 
 if TYPE_CHECKING:
@@ -111,6 +120,7 @@ def worker(
             "the newest keyframe), or thin=SECONDS (while older, every second frame and window).",
         ),
     ] = "skip=60",
+    max_picture_size: MaxPictureSize = "8192x8192",
     until_end: Annotated[
         bool, typer.Option("--until-end", help="Stop once every stream has ended and is answered.")
     ] = False,
@@ -150,6 +160,7 @@ def worker(
             buffer=buffer,
             when_behind=when_behind,
             until_end=until_end,
+            max_pixels=picture_pixels(max_picture_size),
         )
         settings = options.settings()
         kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)

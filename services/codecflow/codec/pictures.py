@@ -34,7 +34,8 @@ CORRUPT, AFTER_CORRUPT = "corrupt", "after a corrupt one"
 """Why a picture is lost: it is damaged, or it may refer to one that is or did not come."""
 
 MAX_PIXELS = MAX_SIDE * MAX_SIDE
-"""Samples of a picture at most. FFmpeg refuses larger ones before it takes memory for them."""
+"""Samples of a picture at most, unless fewer are wanted. Pictures that are larger than the container says FFmpeg refuses,
+from twice the size on, before it takes memory for them."""
 
 _DECODERS = {"av1": "libdav1d"}
 """Software decoders of codecs whose own name in FFmpeg is a decoder that needs hardware."""
@@ -66,10 +67,11 @@ class PictureDecoder:
     the samples have recovered.
 
     `vectors`: export motion vectors as side data of frames. `nvdec`: decode on the GPU what it decodes alike; frames then
-    stay in its memory until their samples are asked for (nvdec.on_cpu).
+    stay in its memory until their samples are asked for (nvdec.on_cpu). `max_pixels`: of a picture that is decoded.
     """
 
-    def __init__(self, *, vectors: bool = False, nvdec: bool = False) -> None:
+    def __init__(self, *, vectors: bool = False, nvdec: bool = False, max_pixels: int = MAX_PIXELS) -> None:
+        self._max_pixels = max_pixels
         self.lost = 0
         self._vectors, self._nvdec = vectors, nvdec
         self._context: VideoCodecContext | None = None
@@ -185,9 +187,9 @@ class PictureDecoder:
         """At a keyframe: opens a decoder when the codec or its extradata is new; the frames still inside the old one."""
         restart = self._waiting
         self._waiting = True  # until there is a decoder
-        if picture.width * picture.height > MAX_PIXELS:
+        if picture.width * picture.height > self._max_pixels:
             raise SourceError(
-                f"stream {picture.stream}: pictures of {picture.width}x{picture.height} are larger than {MAX_PIXELS} "
+                f"stream {picture.stream}: pictures of {picture.width}x{picture.height} are larger than {self._max_pixels} "
                 "samples; lower the camera's resolution, or produce with --transcode",
                 "codec",
             )
@@ -216,7 +218,7 @@ class PictureDecoder:
         context.width, context.height = picture.width, picture.height  # some codecs have no size of their own
         context.thread_count = 1
         context.copy_opaque = True
-        context.options = {"max_pixels": str(MAX_PIXELS)}
+        context.options = {"max_pixels": str(2 * self._max_pixels)}  # it counts the margins of its buffers
         if strict:
             # Not after a start within an open GOP or at a recovery point: there, sound H.264 pictures unmark references
             # that are not there, which would be an error. FFmpeg then conceals what is damaged, and says so in the frame.

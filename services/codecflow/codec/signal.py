@@ -6,12 +6,12 @@ from fractions import Fraction
 
 from av.video.frame import PictureType
 
-from codecflow.errors import ConfigError
+from codecflow.errors import ConfigError, SourceError
 from codecflow.messages import CodedPicture, PictureMetadata, Signal
 
 from .blocks import Luma, differences, grid_shape
 from .detail import Allowance
-from .pictures import DecodedPicture, PictureDecoder, luma, luma_checksum
+from .pictures import MAX_PIXELS, DecodedPicture, PictureDecoder, luma, luma_checksum
 from .presentation import MAX_DELAY
 from .vectors import VECTOR_CODECS, VectorGrid
 
@@ -38,11 +38,11 @@ class SignalExtractor:
     nearer one, or when a reference is due: so a worker that samples it has to decode one picture alone.
     """
 
-    def __init__(self, interval: Fraction = DEFAULT_INTERVAL) -> None:
+    def __init__(self, interval: Fraction = DEFAULT_INTERVAL, max_pixels: int = MAX_PIXELS) -> None:
         self.width, self.height = 0, 0
         self.not_shown = 0
         self._interval = interval
-        self._decoder = PictureDecoder(vectors=True)
+        self._decoder = PictureDecoder(vectors=True, max_pixels=max_pixels)
         self._pending: dict[int, tuple[CodedPicture, str | None, Signal | None]] = {}
         self._start_pts: int | None = None
         self._shown: CodedPicture | None = None
@@ -60,10 +60,14 @@ class SignalExtractor:
         )  # seq and pts of the newest picture that was shown; the decoder gives no earlier one any more
 
     def push(self, picture: CodedPicture) -> list[PictureMetadata]:
-        """Metadata of pictures now complete, in decode order."""
+        """Metadata of pictures now complete, in decode order. Raises SourceError for one that cannot be decoded here."""
         self._pending[picture.seq] = (picture, None, None)
         self._allowance.earn(len(picture.data))
-        self._take(self._decoder.push(picture))
+        try:
+            self._take(self._decoder.push(picture))
+        except SourceError:
+            del self._pending[picture.seq]
+            raise
         return self._complete(picture.seq - MAX_DELAY)
 
     def flush(self) -> list[PictureMetadata]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Protocol
 
+from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.codec.references import ReferenceMarks
 from codecflow.codec.signal import SignalExtractor
 from codecflow.errors import SourceError
@@ -41,7 +42,8 @@ class EpochPublisher:
     A picture is published together with its metadata, once the decoder has shown it to be sound: a few pictures late
     where the codec reorders. Corrupt pictures and those larger than `largest_record` bytes are dropped and counted, with
     what follows each up to the next keyframe, since nobody could decode it: a gap in seq tells readers. Pictures that are
-    never shown, but others refer to, are published and counted.
+    never shown, but others refer to, are published and counted. Pictures of more than `max_pixels` samples raise
+    SourceError.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class EpochPublisher:
         topics: TopicNames,
         largest_record: int,
         summary: Summary,
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self.next_seq = 0
         self._stream, self._epoch = stream, epoch
@@ -60,7 +63,7 @@ class EpochPublisher:
         self._topics = topics
         self._largest_record = largest_record
         self._summary = summary
-        self._extractor = SignalExtractor(interval)
+        self._extractor = SignalExtractor(interval, max_pixels)
         self._marks = ReferenceMarks()
         self._pending: dict[int, CodedPicture] = {}
         self._skipping = False

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 
 from codecflow.codec.opening import SourceOptions
+from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.codec.signal import DEFAULT_INTERVAL
 from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError
@@ -19,7 +20,7 @@ class ProduceOptions:
     `fast`: as fast as the brokers take it, not in real time (files only; cameras keep their own pace). `loop`: play a file
     again after its end, in the same epoch. `interval`: seconds of presentation time from one signal picture to the next;
     None: half a second, or one re-encoded picture. `transcode`: encode again at the sampling rate; None: publish the
-    coded pictures untouched. `source`: how it is opened.
+    coded pictures untouched. `source`: how it is opened. `max_pixels`: larger pictures are refused.
     """
 
     fast: bool = False
@@ -27,6 +28,7 @@ class ProduceOptions:
     interval: Fraction | None = None
     transcode: Transcode | None = None
     source: SourceOptions = field(default_factory=SourceOptions)
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
         if not MIN_INTERVAL <= self.signal_interval <= MAX_INTERVAL:

@@ -136,6 +136,7 @@ class _Run:
                 self._settings.topics,
                 self._largest,
                 self._summary,
+                self._options.max_pixels,
             )
             try:
                 self._play(source, publisher, epoch)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from codecflow.codec.nvdec import use_nvdec
+from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig, parse_coverage
 from codecflow.messages import Question
@@ -35,6 +36,7 @@ class WorkerOptions:
     buffer: float | None = None
     when_behind: str = "skip=60"
     until_end: bool = False
+    max_pixels: int = MAX_PIXELS
 
     def settings(self) -> WorkerSettings:
         """Raises ConfigError on whatever can be wrong with the options."""
@@ -51,6 +53,7 @@ class WorkerOptions:
             KeepConfig(self.keep, plan.fps, kind, period_s, slack_s),  # type: ignore[arg-type]  # it checks the name
             question=asked,
             until_end=self.until_end,
+            max_pixels=self.max_pixels,
             threads=self.threads or available_threads(),
             nvdec=use_nvdec(self.decode),
             when_behind=WhenBehind.parse(self.when_behind),

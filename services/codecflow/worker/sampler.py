@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.codec.presentation import MAX_DELAY
 from codecflow.codec.samples import PictureLostError, Sample, SampleTrack
 from codecflow.errors import ConfigError, ModelError, SourceError
@@ -32,9 +33,6 @@ from .join import EpochEnd, Joined
 from .resume import Offsets
 from .windows import Step, WindowAssembly, WindowPlan
 
-MOST_PIXELS = 64_000_000
-"""Pixels of a picture beyond which a stream is set aside: decoding it would take the memory of many others."""
-
 NO_KEYFRAME_MS = 30_000
 """A stream whose pictures cannot be decoded for this long because no keyframe comes is in trouble."""
 
@@ -46,13 +44,15 @@ _logger = logging.getLogger("codecflow.worker")
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """What all streams of a worker share: windows, keep policy, the model's token grid for a shown picture (width, height),
-    and its input (3, height, width) for the picture's RGB (height, width, 3). `nvdec`: decode on the GPU."""
+    its input (3, height, width) for the picture's RGB (height, width, 3), whether to decode on the GPU (`nvdec`), and the
+    largest picture that is decoded."""
 
     plan: WindowPlan
     keep: KeepConfig
     grid_of: Callable[[int, int], TokenGrid]
     pixels_of: Callable[[npt.NDArray[np.uint8]], Tensor]
     nvdec: bool = False
+    max_pixels: int = MAX_PIXELS
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +249,13 @@ class Sampler:
                 self.counts["lost-pictures"] += 1
                 return
             epoch.aside_until = None
-        if picture.width * picture.height > MOST_PIXELS:
+        if picture.width * picture.height > self._sampling.max_pixels:
             self.counts["lost-pictures"] += 1
             self._set_trouble(
                 ResultError(
                     "picture-size",
-                    f"pictures of {picture.width}x{picture.height} are larger than {MOST_PIXELS // 10**6} million pixels; "
-                    f"lower the camera's resolution, or produce with --transcode",
+                    f"pictures of {picture.width}x{picture.height} are larger than --max-picture-size; lower the "
+                    "camera's resolution, or produce with --transcode",
                 )
             )
             return

@@ -96,7 +96,14 @@ class Worker:
         self._partition_settings = PartitionSettings(
             (transport.topics.packets, transport.topics.metadata),
             transport.partitions,
-            Sampling(settings.plan, settings.keep, engine.family.grid, engine.family.model_pixels, settings.nvdec),
+            Sampling(
+                settings.plan,
+                settings.keep,
+                engine.family.grid,
+                engine.family.model_pixels,
+                settings.nvdec,
+                settings.max_pixels,
+            ),
             settings.limits,
             settings.when_behind,
         )

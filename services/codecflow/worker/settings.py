@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
 from codecflow.keep.config import KeepConfig
@@ -87,7 +88,8 @@ class WorkerSettings:
     `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream without a
     description. `threads`: sampler threads. `nvdec`: they decode on the GPU what it decodes alike. `until_end`: stop once
     every stream that was seen has ended and is answered. `stuck_after_s`: how long a loop or a thread may be busy with one
-    thing before all stacks are dumped; longer than a transaction or a silent broker may take.
+    thing before all stacks are dumped; longer than a transaction or a silent broker may take. `max_pixels`: streams of
+    larger pictures are set aside.
     """
 
     plan: WindowPlan
@@ -99,3 +101,4 @@ class WorkerSettings:
     when_behind: WhenBehind = field(default_factory=WhenBehind)
     limits: Limits = field(default_factory=Limits)
     stuck_after_s: float = 180.0
+    max_pixels: int = MAX_PIXELS
