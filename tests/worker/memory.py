@@ -82,7 +82,8 @@ def publish(clip: Path, stream: str, epoch: int = 1, interval: Fraction = Fracti
             documents += extractor.push(picture)
     documents += extractor.flush()
     documents.append(EndOfEpoch(stream, epoch, len(pictures)))
-    return pictures, documents
+    sizes = [extractor.take_size(picture.seq) or (picture.width, picture.height) for picture in pictures]
+    return [replace(p, width=size[0], height=size[1]) for p, size in zip(pictures, sizes, strict=True)], documents
 
 
 def publish_two_sizes(folder: Path, stream: str) -> Published:
