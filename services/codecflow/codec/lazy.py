@@ -188,7 +188,7 @@ class LazyDecoder:
         if not gop.whole:
             return
         before = self._before(gop) if gop.leads(picture) else None
-        place = gop.pictures.index(picture)
+        place = picture.seq - gop.pictures[0].seq  # a gap would have ended it
         in_reach = self._at is gop and place >= gop.fed and (before is None or gop.chained)
         if not in_reach:
             gop.restart()
