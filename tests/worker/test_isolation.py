@@ -56,7 +56,7 @@ def is_bad(rgb: npt.NDArray[np.uint8]) -> bool:
     return rgb.shape[:2] == BAD_SIZE[::-1]
 
 
-def patch_sampling(monkeypatch: pytest.MonkeyPatch, **how: Callable[..., object]) -> None:
+def patch_sampling(monkeypatch: pytest.MonkeyPatch, **how: Callable[..., object] | int) -> None:
     """Workers of the tests sample with these functions instead of their own."""
     own = sampling.Sampling
 
@@ -132,11 +132,13 @@ def test_a_picture_size_that_the_model_does_not_take(
     assert not worker.dead
 
 
-def test_pictures_beyond_the_limit_are_not_decoded(published: Published, bad: Published) -> None:
-    huge = [replace(picture, width=8192, height=8192) for picture in bad[0]]
-    worker, windows = run(Topics().add(huge, bad[1]).add(*published), published)
+def test_pictures_beyond_the_limit_are_not_decoded(
+    beside: Topics, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch_sampling(monkeypatch, max_pixels=10_000)
+    worker, windows = run(beside, published)
     assert {window.error and window.error.code for window in windows} == {"picture-size"}
-    assert worker.counts["bad"]["frames"] == 0
+    assert worker.counts["bad"]["pictures-decoded"] == 0
 
 
 def test_a_camera_without_keyframes_says_so(published: Published, tmp_path: Path) -> None:
