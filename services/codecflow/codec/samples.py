@@ -13,7 +13,7 @@ import numpy.typing as npt
 from codecflow.errors import CodecFlowError
 from codecflow.messages import CodedPicture, PictureMetadata, Signal
 
-from .lazy import LazyDecoder, LazyPicture
+from .lazy import MAX_BYTES, LazyDecoder, LazyPicture
 from .pictures import matches
 from .signal import ticks_per_sample
 
@@ -47,10 +47,12 @@ class PictureLostError(CodecFlowError):
 
 class SampleTrack:
     """The sampled frames of one epoch, `fps` a second: of each slot the first signal picture. Push its pictures, with their
-    metadata, in decode order. `vectors`, `nvdec`: as PictureDecoder's."""
+    metadata, in decode order. `vectors`, `nvdec`, `max_bytes`: as LazyDecoder's."""
 
-    def __init__(self, fps: Fraction, stream: str, *, vectors: bool = False, nvdec: bool = False) -> None:
-        self.decoder = LazyDecoder(vectors=vectors, nvdec=nvdec)
+    def __init__(
+        self, fps: Fraction, stream: str, *, vectors: bool = False, nvdec: bool = False, max_bytes: int = MAX_BYTES
+    ) -> None:
+        self.decoder = LazyDecoder(max_bytes, vectors=vectors, nvdec=nvdec)
         self._fps, self._stream = fps, stream
         self._signals: dict[int, Signal] = {}
         self._ticks: dict[int, int] = {}  # by seq, of sampled pictures on their way

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from codecflow.codec.lazy import MAX_BYTES
 from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.codec.presentation import MAX_DELAY
 from codecflow.codec.samples import PictureLostError, Sample, SampleTrack
@@ -44,8 +45,8 @@ _logger = logging.getLogger("codecflow.worker")
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """What all streams of a worker share: windows, keep policy, the model's token grid for a shown picture (width, height),
-    its input (3, height, width) for the picture's RGB (height, width, 3), whether to decode on the GPU (`nvdec`), and the
-    largest picture that is decoded."""
+    its input (3, height, width) for the picture's RGB (height, width, 3), whether to decode on the GPU (`nvdec`), the
+    largest picture that is decoded, and the coded bytes of one stream that may wait for being decided (`gop_bytes`)."""
 
     plan: WindowPlan
     keep: KeepConfig
@@ -53,6 +54,7 @@ class Sampling:
     pixels_of: Callable[[npt.NDArray[np.uint8]], Tensor]
     nvdec: bool = False
     max_pixels: int = MAX_PIXELS
+    gop_bytes: int = MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,8 @@ class Sampler:
         return newly_lost
 
     def _track(self) -> SampleTrack:
-        return SampleTrack(self._sampling.plan.fps, self.stream, nvdec=self._sampling.nvdec)
+        sampling = self._sampling
+        return SampleTrack(sampling.plan.fps, self.stream, nvdec=sampling.nvdec, max_bytes=sampling.gop_bytes)
 
     def _pass(self, epoch: _Epoch, seq: int, slot: int, captured_at_ms: int) -> None:
         """A picture of `slot` has come. Windows that no later picture can belong to are closed, decoded or not: pictures are

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from codecflow.codec.lazy import MAX_BYTES
 from codecflow.errors import CodecFlowError
 from codecflow.kafka.failures import FencedError
 from codecflow.kafka.records import headers_of
@@ -103,6 +104,7 @@ class Worker:
                 engine.family.model_pixels,
                 settings.nvdec,
                 settings.max_pixels,
+                min(MAX_BYTES, settings.limits.stream_bytes // 4),
             ),
             settings.limits,
             settings.when_behind,
