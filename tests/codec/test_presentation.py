@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecflow.codec.presentation import TOLERANCE_S, Rules, Timed, Timeline
+from codecflow.codec.presentation import MAX_DELAY, TOLERANCE_S, Rules, Timed, Timeline
 
 UNIT = Fraction(1, 90_000)
 SECOND = 90_000
@@ -166,8 +166,10 @@ def faulty(draw: st.DrawFn, sizes: list[float], kinds: list[str]) -> tuple[Film,
     rate = draw(st.sampled_from([1, 5, 25, 60]))
     film = at_rate(rate, draw(st.integers(60, 150)), draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
     places = draw(st.lists(st.integers(1, len(film.shots) // 20 - 1), unique=True, max_size=3))
+    # A stamp that is off by no more pictures than a codec may reorder cannot be told from reordering.
+    beyond_order = [seconds for seconds in sizes if abs(seconds) * rate > MAX_DELAY // 2]
     faults = [
-        Fault(draw(st.sampled_from(kinds)), 20 * place + draw(st.integers(0, 9)), draw(st.sampled_from(sizes)))
+        Fault(draw(st.sampled_from(kinds)), 20 * place + draw(st.integers(0, 9)), draw(st.sampled_from(beyond_order)))
         for place in places
     ]
     for fault in faults:
@@ -257,9 +259,9 @@ def test_time_advances_whatever_the_stamps_are(seed: int, mini: int, live: bool)
     if live:
         later = [time - true for time, true in zip(times[150:], film.times[150:], strict=True)]
         assert max(later) - min(later) <= 2 * TOLERANCE_S * SECOND, "a step is whatever the stamps make it"
-    pictures = 250 if live else 50
-    for begin in range(0, len(times) - pictures, pictures):
-        assert times[begin + pictures] - times[begin] >= SECOND // 4
+    # Ten seconds of pictures: among stamps that mean nothing a file's time may crawl for a while, but it does not stand.
+    for begin in range(0, len(times) - 250, 250):
+        assert times[begin + 250] - times[begin] >= SECOND // 4
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.04, 0.2, 0.5, 2.0, 5.0])

@@ -100,7 +100,7 @@ def test_what_each_stream_holds_is_in_the_summary(
     worker = Running(kafka_settings, family, plan=PLAN, keep=KEEP, until_end=False)
     send(kafka_settings, unended(named(small, "held")))
     until(lambda: worker.summary.windows >= 2, what="windows")  # the decoder may hold the last pictures back
-    until(lambda: worker.summary.held["held"].kv_bytes > 0, what="its figures")
+    until(lambda: any(held.kv_bytes for held in worker.summary.held.values()), what="its figures")
     document = worker.stop().document()
     assert document["held"]["held"].keys() == {"kv_bytes", "queue_bytes", "frame_bytes", "behind_s"}
     assert document["held"]["held"]["kv_bytes"] == document["kv_bytes"] > 0
