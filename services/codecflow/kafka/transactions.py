@@ -1,4 +1,4 @@
-"""Results, state and offsets in one Kafka transaction: all of them or none, once (DESIGN.md section 7)."""
+"""Results, state and offsets in one Kafka transaction: all of them or none, once."""
 
 from __future__ import annotations
 
