@@ -20,6 +20,7 @@ from av.video.stream import VideoStream
 from codecflow.orientation import ORIENTATIONS, UPRIGHT, Nearest, nearest
 
 from .annexb import nal_type, split_annex_b
+from .headers import sei_payload
 from .side_data import side_data
 
 TOLERATED = 1.0
@@ -151,7 +152,7 @@ def sei_orientation(data: bytes, codec: str) -> Nearest | None:
             return None
         if kind != sei:
             continue
-        payload = _sei_payload(unit[header:].replace(b"\0\0\3", b"\0\0"), _DISPLAY_ORIENTATION)
+        payload = sei_payload(unit[header:].replace(b"\0\0\3", b"\0\0"), _DISPLAY_ORIENTATION)
         if payload and payload[0] & 0x80:  # cancelled
             return Nearest(UPRIGHT, 0.0)
         if payload is not None and len(payload) >= 3:
@@ -160,24 +161,4 @@ def sei_orientation(data: bytes, codec: str) -> Nearest | None:
             turn = math.tau * (bits >> 5 & 0xFFFF) / 65536  # counter-clockwise, after the mirrors
             sine, cosine = math.sin(turn), math.cos(turn)
             return nearest((across * cosine, -across * sine, down * sine, down * cosine))
-    return None
-
-
-def _sei_payload(messages: bytes, wanted: int) -> bytes | None:
-    """The payload of the first SEI message of type `wanted` (H.264, 7.3.2.3.1)."""
-    position = 0
-    while position + 2 <= len(messages):
-        numbers = []
-        for _ in range(2):  # type, then size: each the sum of bytes up to the first that is not 255
-            number = 0
-            while position < len(messages) and messages[position] == 0xFF:
-                number, position = number + 0xFF, position + 1
-            if position >= len(messages):
-                return None
-            numbers.append(number + messages[position])
-            position += 1
-        kind, size = numbers
-        if kind == wanted:
-            return messages[position : position + size]
-        position += size
     return None

@@ -178,3 +178,23 @@ def hevc_sequence(unit: bytes) -> tuple[int, int, int, int]:
         depth = bits.ue()
         bits.ue()
     return name, count_bits, separate, depth
+
+
+def sei_payload(messages: bytes, wanted: int) -> bytes | None:
+    """The payload of the first SEI message of type `wanted` (H.264, 7.3.2.3.1)."""
+    position = 0
+    while position + 2 <= len(messages):
+        numbers = []
+        for _ in range(2):  # type, then size: each the sum of bytes up to the first that is not 255
+            number = 0
+            while position < len(messages) and messages[position] == 0xFF:
+                number, position = number + 0xFF, position + 1
+            if position >= len(messages):
+                return None
+            numbers.append(number + messages[position])
+            position += 1
+        kind, size = numbers
+        if kind == wanted:
+            return messages[position : position + size]
+        position += size
+    return None

@@ -14,6 +14,7 @@ from typing import Protocol
 from codecflow.messages import CodedPicture
 
 from .annexb import nal_type, split_annex_b
+from .headers import sei_payload
 
 _H264_SLICES = frozenset({1, 2, 3, 4, 5})
 _H264_IDR, _H264_SEI = 5, 6
@@ -103,23 +104,9 @@ def _h264_clean(data: bytes) -> bool:
 
 def _recovers_at_once(unit: bytes) -> bool:
     """Whether a SEI NAL unit has a recovery point with recovery_frame_cnt 0 and exact_match_flag 1."""
-    payload, position = unit[1:].replace(b"\0\0\3", b"\0\0"), 0
-    while position + 2 <= len(payload):
-        fields = []
-        for _ in range(2):
-            number = 0
-            while position < len(payload) and payload[position] == 255:
-                number, position = number + 255, position + 1
-            if position >= len(payload):
-                return False
-            fields.append(number + payload[position])
-            position += 1
-        kind, size = fields
-        if kind == _RECOVERY_POINT:
-            # ue(0) is the bit 1, exact_match_flag follows.
-            return size > 0 and position < len(payload) and payload[position] & 0xC0 == 0xC0
-        position += size
-    return False
+    payload = sei_payload(unit[1:].replace(b"\0\0\3", b"\0\0"), _RECOVERY_POINT)
+    # ue(0) is the bit 1, exact_match_flag follows.
+    return payload is not None and len(payload) > 0 and payload[0] & 0xC0 == 0xC0
 
 
 class _Hevc:
