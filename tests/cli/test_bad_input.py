@@ -35,8 +35,17 @@ class Refused(Protocol):
     def __call__(self, status: int, *command: str) -> str: ...
 
 
+@pytest.fixture(autouse=True)
+def _logging_of_this_process() -> Iterator[None]:
+    """A command sets up logging for its process; here other tests follow in the same one."""
+    logger = logging.getLogger("codecflow")
+    handlers, level = logger.handlers[:], logger.level
+    yield
+    logger.handlers, logger.level = handlers, level
+
+
 @pytest.fixture
-def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Refused]:
+def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Refused:
     """Runs `codecflow command...`, which must end with `status` and one line; that line.
 
     In this process: what a command of its own process does is test_app's, and importing torch each time would take minutes.
@@ -53,10 +62,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         assert told[0].startswith("codecflow: ")
         return told[0]
 
-    logger = logging.getLogger("codecflow")
-    handlers, level = logger.handlers[:], logger.level
-    yield run
-    logger.handlers, logger.level = handlers, level  # as a process of its own would have left them
+    return run
 
 
 @pytest.fixture

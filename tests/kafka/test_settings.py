@@ -56,7 +56,7 @@ def test_a_faulty_line_of_the_file_is_named_but_not_shown(tmp_path: Path) -> Non
 def test_secrets_are_in_no_repr_log_or_error(
     caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "codecflow.librdkafka")
     secrets = {
         "sasl.password": SECRET,
         "ssl.key.password": SECRET,
