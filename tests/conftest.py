@@ -42,7 +42,7 @@ def topic_prefix() -> str:
 
 @pytest.fixture
 def kafka_settings(kafka: LocalKafka, topic_prefix: str) -> KafkaSettings:
-    """Settings for the shared broker with the six topics of `topic_prefix`, three partitions each."""
+    """Settings for the shared broker with the topics of `topic_prefix`, three partitions each."""
     settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
     create_topics(settings, partitions=PARTITIONS)
     return settings

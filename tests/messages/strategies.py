@@ -14,8 +14,10 @@ from codecflow.messages import (
     VIDEO_CODECS,
     CodedPicture,
     DeadLetter,
+    Decoding,
     EndOfEpoch,
     Flops,
+    FrameMask,
     Frames,
     Grid,
     PictureMetadata,
@@ -28,6 +30,7 @@ from codecflow.messages import (
     StreamState,
     Tokens,
     WindowGrid,
+    WindowMasks,
     round_change,
     round_motion,
     round_quarters,
@@ -196,6 +199,25 @@ states = st.builds(
     packets_offset=counts,
     metadata_offset=counts,
     ended=st.booleans(),
+)
+
+
+@st.composite
+def frame_masks(draw: st.DrawFn) -> FrameMask:
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    keep = random.random((draw(st.integers(1, 20)), draw(st.integers(1, 20)))) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+    return FrameMask(draw(seqs), draw(seconds), (draw(SIZES), draw(SIZES)), keep, draw(st.booleans()))
+
+
+masks = st.builds(
+    WindowMasks,
+    stream=stream_ids,
+    epoch=clocks,
+    window=counts,
+    captured_at_ms=clocks,
+    policy=words,
+    frames=st.lists(frame_masks(), max_size=3).map(tuple),
+    pictures=st.builds(Decoding, counts, counts),
 )
 
 dead_letters = st.builds(

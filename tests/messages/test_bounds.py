@@ -132,7 +132,7 @@ def value_at(document: Any, at: Place) -> Any:
 
 
 # What one member allows depends on others there; tests below look at each.
-DEPENDENT = ("pts", "start", "tb", "tick", "since", "after", "every", "grid", "blocks", "detail", "type")
+DEPENDENT = ("pts", "start", "tb", "tick", "since", "after", "every", "grid", "blocks", "detail", "type", "keep")
 CASES = [
     pytest.param(name, at, value, fine, id=f"{name}: {'.'.join(map(str, at))} = {str(value)[:24]}")
     for name, (which, _, (_, raw)) in FULL.items()

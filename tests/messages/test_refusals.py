@@ -19,20 +19,25 @@ from codecflow.errors import MessageError
 from codecflow.messages import (
     CodedPicture,
     DeadLetter,
+    Decoding,
     EndOfEpoch,
+    FrameMask,
     PictureMetadata,
     Question,
     Signal,
     StreamDescription,
     StreamState,
     WindowGrid,
+    WindowMasks,
     decode_dead_letter,
+    decode_masks,
     decode_metadata,
     decode_packet,
     decode_result,
     decode_state,
     decode_stream,
     encode_dead_letter,
+    encode_masks,
     encode_metadata,
     encode_packet,
     encode_result,
@@ -82,6 +87,10 @@ QUESTIONS = (
 )
 STATE = StreamState("gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5)
 
+MASKS = WindowMasks(
+    "gate", 1, 2, 3, "replenish", (FrameMask(4, 0.5, (64, 48), np.eye(3, 4, dtype=bool), True),), Decoding(9, 4)
+)
+
 
 def decode_header(key: bytes | None, value: bytes | None) -> CodedPicture:
     """The picture of a record whose header `picture` is `value`."""
@@ -99,6 +108,7 @@ EXAMPLES: dict[str, tuple[str, Decoder, tuple[bytes, bytes]]] = {
     "result": ("result", decode_result, encode_result(RESULT)),
     "stream": ("stream", decode_stream, encode_stream(StreamDescription("gate", QUESTIONS))),
     "state": ("state", decode_state, encode_state(STATE)),
+    "masks": ("masks", decode_masks, encode_masks(MASKS)[0]),
     "dead-letter": (
         "dead-letter",
         decode_dead_letter,
@@ -121,6 +131,7 @@ OPTIONAL = {
         "restarted",
         "ended",
         "max_tokens",
+        "anchor",
     ),
     *("dts", "duration", "keyframe", "discard", "disposable", "live", "width", "height", "orientation"),
 }

@@ -6,24 +6,30 @@ from dataclasses import fields
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 
 from codecflow.messages import (
     CodedPicture,
     DeadLetter,
+    Decoding,
     EndOfEpoch,
+    FrameMask,
     PictureMetadata,
     Result,
     Signal,
     StreamDescription,
     StreamState,
+    WindowMasks,
     decode_dead_letter,
+    decode_masks,
     decode_metadata,
     decode_packet,
     decode_result,
     decode_state,
     decode_stream,
     encode_dead_letter,
+    encode_masks,
     encode_metadata,
     encode_packet,
     encode_result,
@@ -63,6 +69,27 @@ def test_result(result: Result) -> None:
     document = check("result", value)
     assert document["frames"]["missing"] == result.frames.missing
     assert decode_result(key, value) == result
+
+
+@given(strategies.masks)
+def test_masks(masks: WindowMasks) -> None:
+    ((key, value),) = encode_masks(masks)
+    check("masks", value)
+    assert decode_masks(key, value) == masks
+
+
+@pytest.mark.parametrize(("frames", "side"), [(3000, 4), (30, 512)])
+def test_a_window_of_many_frames_or_tokens_takes_several_records(frames: int, side: int) -> None:
+    keep = np.random.default_rng(0).random((side, side)) < 0.5
+    masks = WindowMasks(
+        "gate", 1, 2, 3, "replenish", tuple(FrameMask(k, k / 2, (64, 64), keep) for k in range(frames)), Decoding(9, 4)
+    )
+    records = encode_masks(masks)
+    parts = [decode_masks(*record) for record in records]
+    assert len(parts) > 1
+    assert max(len(value) for _, value in records) < 900_000
+    assert tuple(frame for part in parts for frame in part.frames) == masks.frames
+    assert [part.pictures for part in parts] == [Decoding(9, 4)] + [Decoding(0, 0)] * (len(parts) - 1)
 
 
 @given(strategies.states)

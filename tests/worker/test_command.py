@@ -9,6 +9,7 @@ import pytest
 
 from codecflow.cli import app
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import CONFIGS
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -50,7 +51,7 @@ def test_check_says_that_all_is_ready(command: Run, kafka_settings: KafkaSetting
     where = ("--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix)
     status, output, errors = command("--model", str(checkpoint), "--device", "cpu", "--check", *where)
     assert status == 0
-    assert output == f"six topics, 3 partitions; model {checkpoint} of type internvl: ready\n"
+    assert output == f"{len(CONFIGS)} topics, 3 partitions; model {checkpoint} of type internvl: ready\n"
     assert "its weights are random, not trained" in errors
 
 

@@ -17,7 +17,7 @@ from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import create_topics
 from codecflow.keep.config import KeepConfig
 from codecflow.localkafka.daemon import LocalKafka
-from codecflow.messages import Question, decode_state
+from codecflow.messages import Question, decode_masks, decode_state
 from codecflow.vlm.families import Family
 from codecflow.worker.windows import WindowPlan
 
@@ -30,7 +30,8 @@ def test_every_stride_of_every_stream_is_answered(kafka_settings: KafkaSettings,
     light = Question("light", "Day or night?", "choice", ("day", "night"))
     subscriber.ask(kafka_settings, "a", scene)
     subscriber.ask(kafka_settings, "a", light)
-    send(kafka_settings, publish(clip, "a"), publish(clip, "b", epoch=5), publish(clip, "c"))
+    published = {"a": publish(clip, "a"), "b": publish(clip, "b", epoch=5), "c": publish(clip, "c")}
+    send(kafka_settings, *published.values())
     summary = Running(kafka_settings, family).join()
     found = once(results(kafka_settings))
     windows = range(10)
@@ -52,6 +53,21 @@ def test_every_stride_of_every_stream_is_answered(kafka_settings: KafkaSettings,
     # The same pictures and question in another stream of the same batch.
     for k in windows:
         assert found["b", 5, k, "person"].p_yes == pytest.approx(found["c", 1, k, "person"].p_yes, abs=1e-5)
+    with TopicTail(kafka_settings, kafka_settings.topics.masks) as tail:
+        masks = [decode_masks(r.key(), r.value()) for r in tail.catch_up()]
+    assert sorted((m.stream, m.window) for m in masks) == sorted((s, k) for s in "abc" for k in windows)
+    for one in masks:
+        pictures = {p.seq: p for p in published[one.stream][0]}
+        result = next(r for r in found.values() if (r.stream, r.window) == (one.stream, one.window))
+        assert sum(int(frame.keep.sum()) for frame in one.frames) == result.tokens.kept
+        assert [frame.keep.shape for frame in one.frames] == [(4, 4)] * 4
+        assert [frame.time_s for frame in one.frames] == [
+            pytest.approx(float(pictures[frame.seq].pts * pictures[frame.seq].time_base), abs=1e-9)
+            for frame in one.frames
+        ]
+        assert (one.policy, one.captured_at_ms) == ("replenish", result.captured_at_ms)
+    assert sum(m.pictures.published for m in masks if m.stream == "a") <= len(published["a"][0])
+    assert all(0 < m.pictures.decoded <= 2 * len(published["a"][0]) for m in masks)
     with TopicTail(kafka_settings, kafka_settings.topics.state) as tail:
         states = {s.stream: s for s in (decode_state(r.key(), r.value()) for r in tail.catch_up())}
     assert {(s.stream, s.epoch, s.answered_until, s.plan, s.ended) for s in states.values()} == {

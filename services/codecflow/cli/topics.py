@@ -30,12 +30,12 @@ def create(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Create the topics that are missing, then check all of them."""
-    from codecflow.kafka.topics import check_topics, create_topics
+    from codecflow.kafka.topics import CONFIGS, check_topics, create_topics
 
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     for topic in create_topics(settings, partitions, replication):
         typer.echo(f"created {topic}")
-    typer.echo(f"six topics, {check_topics(settings)} partitions")
+    typer.echo(f"{len(CONFIGS)} topics, {check_topics(settings)} partitions")
 
 
 def check(
@@ -46,7 +46,7 @@ def check(
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Check that all topics exist, share their partition count and keep what they must."""
-    from codecflow.kafka.topics import check_topics
+    from codecflow.kafka.topics import CONFIGS, check_topics
 
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-    typer.echo(f"six topics, {check_topics(settings)} partitions")
+    typer.echo(f"{len(CONFIGS)} topics, {check_topics(settings)} partitions")

@@ -164,6 +164,7 @@ def worker(
         )
         settings = options.settings()
         kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+        from codecflow.kafka.topics import CONFIGS
         from codecflow.lifecycle import GracefulStop
         from codecflow.worker.transport import KafkaTransport
 
@@ -173,7 +174,8 @@ def worker(
             typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
         if check:
             typer.echo(
-                f"six topics, {transport.partitions} partitions; model {model} of type {family.model_type}: ready"
+                f"{len(CONFIGS)} topics, {transport.partitions} partitions; "
+                f"model {model} of type {family.model_type}: ready"
             )
             return
         from codecflow.worker.answering import Described

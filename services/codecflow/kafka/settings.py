@@ -53,6 +53,10 @@ class TopicNames:
         return f"{self.prefix}.results"
 
     @property
+    def masks(self) -> str:
+        return f"{self.prefix}.masks"
+
+    @property
     def streams(self) -> str:
         return f"{self.prefix}.streams"
 
@@ -130,7 +134,7 @@ class KafkaSettings:
 
     @property
     def topics(self) -> TopicNames:
-        """Names of the six topics under this prefix."""
+        """Names of the topics under this prefix."""
         return TopicNames(self.topic_prefix)
 
     @property

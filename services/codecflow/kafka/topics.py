@@ -1,4 +1,4 @@
-"""The six topics of the wire: their names, what is kept of them, how to make them and how to check them."""
+"""The topics of the wire: their names, what is kept of them, how to make them and how to check them."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ CONFIGS: Mapping[str, Mapping[str, str]] = {
     "packets": {**_PICTURES, "max.message.bytes": str(LARGEST_PICTURE_BYTES)},
     "metadata": _PICTURES,
     "results": _WEEK,
+    "masks": {"cleanup.policy": "delete", "retention.ms": _PICTURES["retention.ms"]},
     "streams": _NEWEST,
     "state": _NEWEST,
     "dead-letter": _WEEK,
@@ -57,7 +58,7 @@ def partition_of(stream: str, partitions: int) -> int:
 
 
 def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS, replication: int = 1) -> list[str]:
-    """Create those of the six topics that are missing; their names, once they can be used. Raises KafkaError."""
+    """Create those topics that are missing; their names, once they can be used. Raises KafkaError."""
     client = require_broker(settings)
     found = _found(client, settings)
     # A record then survives the loss of a broker, and the loss of one does not stop the others.
@@ -82,7 +83,7 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
 
 
 def check_topics(settings: KafkaSettings) -> int:
-    """The partition count of packets, metadata and state, once all six topics are as they must be.
+    """The partition count of packets, metadata and state, once all topics are as they must be.
 
     Raises BrokerUnreachableError, or TopicsError with every fault in one line.
     """

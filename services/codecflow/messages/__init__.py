@@ -13,6 +13,7 @@ from .grids import (
     round_quarters,
 )
 from .limits import MAX_CLOCK_MS, MAX_EPOCH_AHEAD_MS, MAX_SIDE, VIDEO_CODECS
+from .masks import Decoding, FrameMask, WindowMasks, decode_masks, encode_masks
 from .metadata import (
     BLOCK,
     MAX_INTERVAL,
@@ -54,8 +55,10 @@ __all__ = [
     "VIDEO_CODECS",
     "CodedPicture",
     "DeadLetter",
+    "Decoding",
     "EndOfEpoch",
     "Flops",
+    "FrameMask",
     "Frames",
     "Grid",
     "Headers",
@@ -69,8 +72,10 @@ __all__ = [
     "StreamState",
     "Tokens",
     "WindowGrid",
+    "WindowMasks",
     "check_stream_id",
     "decode_dead_letter",
+    "decode_masks",
     "decode_metadata",
     "decode_packet",
     "decode_result",
@@ -78,6 +83,7 @@ __all__ = [
     "decode_stream",
     "detailed",
     "encode_dead_letter",
+    "encode_masks",
     "encode_metadata",
     "encode_packet",
     "encode_result",

@@ -20,7 +20,8 @@ class Frame:
     `index`: its slot on the stream's sampling grid, counted from the start of the epoch (slots may be skipped: lost frames).
     `time_s`: presentation time. `keep`: (tokens,) bool, row by row over the family's token grid for this picture size.
     `pixels`: (3, height, width) uint8 at the model's input size, as `Family.model_pixels` returns it; None when nothing is
-    kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept.
+    kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept. Where it
+    comes from a stream, `seq` is its coded picture in the epoch and `grid` are the (rows, columns) of its tokens.
     """
 
     index: int
@@ -29,6 +30,8 @@ class Frame:
     pixels: Tensor | None
     size: tuple[int, int]
     anchor: bool = False
+    seq: int = 0
+    grid: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True, slots=True)

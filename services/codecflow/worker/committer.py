@@ -1,4 +1,4 @@
-"""Kafka out: results, states, dead letters and offsets of one batch, in one transaction, while the next batch computes."""
+"""Kafka out: results, masks, states, dead letters and offsets of one batch, in one transaction, while the next computes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,22 @@ from confluent_kafka import TopicPartition
 from codecflow.kafka.failures import DeliveryError, TransactionAbortedError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
-from codecflow.messages import DeadLetter, Result, ResultError, encode_dead_letter, encode_result, encode_state
+from codecflow.messages import (
+    DeadLetter,
+    Decoding,
+    FrameMask,
+    Result,
+    ResultError,
+    WindowMasks,
+    encode_dead_letter,
+    encode_masks,
+    encode_result,
+    encode_state,
+)
 
 from .answering import Answered
 from .status import BusyTime
+from .windows import Window
 
 if TYPE_CHECKING:
     from .transport import Outgoing
@@ -99,10 +111,10 @@ def transactional_id(group: str) -> str:
 
 
 class Committer:
-    """The worker's end of a transaction, in a thread of its own; one transaction at a time."""
+    """The worker's end of a transaction, in a thread of its own; one transaction at a time. `policy`: the keep policy."""
 
-    def __init__(self, emitter: Outgoing, topics: TopicNames, say: Callable[[str], None]) -> None:
-        self._emitter, self._topics, self._say = emitter, topics, say
+    def __init__(self, emitter: Outgoing, topics: TopicNames, policy: str, say: Callable[[str], None]) -> None:
+        self._emitter, self._topics, self._policy, self._say = emitter, topics, policy, say
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="committer")
         self.time = BusyTime()
         """Of transactions."""
@@ -134,14 +146,17 @@ class Committer:
             ]
             states = [one.step.state for one in answered]
             records += [self._record(encode_state(state), topics.state, state.stream) for state in states]
-            dead = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]
+            beside = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]
+            for window in (one.step.window for one in answered):
+                if window is not None and (masks := window_masks(window, self._policy)).frames:
+                    beside += [self._record(record, topics.masks, window.stream) for record in encode_masks(masks)]
             try:
-                self._insist([*records, *dead], offsets, group)
+                self._insist([*records, *beside], offsets, group)
             except DeliveryError as error:
-                if not dead:
+                if not beside:
                     raise
-                # A dead letter must not hold back what it is about.
-                self._say(f"dead letters were not taken ({error}); {len(dead)} of them are dropped")
+                # A dead letter must not hold back what it is about, nor a mask the answers.
+                self._say(f"dead letters and masks were not taken ({error}); {len(beside)} of them are dropped")
                 self._insist(records, offsets, group)
 
     def _insist(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
@@ -157,6 +172,17 @@ class Committer:
 
     def _record(self, key_value: tuple[bytes, bytes], topic: str, stream: str) -> Record:
         return Record(topic, key_value[0], key_value[1], f"stream {stream!r}, for {topic}")
+
+
+def window_masks(window: Window, policy: str) -> WindowMasks:
+    """What was kept of a window's new frames."""
+    frames = tuple(
+        FrameMask(frame.seq, max(frame.time_s, 0.0), frame.size, frame.keep.reshape(frame.grid), frame.anchor)
+        for frame in window.frames
+        if frame.grid[0] * frame.grid[1] == frame.keep.size
+    )
+    pictures = Decoding(window.pictures.get("published", 0), window.pictures.get("decoded", 0))
+    return WindowMasks(window.stream, window.epoch, window.index, window.captured_at_ms, policy, frames, pictures)
 
 
 def _encoded(result: Result) -> tuple[bytes, bytes]:

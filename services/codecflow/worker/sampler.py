@@ -139,6 +139,7 @@ class Sampler:
         self._retry_s = _FIRST_RETRY_S
         self._failed_at: Fraction | None = None
         self._seconds = {"decode": 0.0, "keep": 0.0}  # since the window before
+        self._pictures = {"published": 0, "decoded": 0}  # as well
 
     @property
     def held_bytes(self) -> int:
@@ -286,6 +287,8 @@ class Sampler:
             self._set_trouble(ResultError("codec", str(error)))
             self.counts["lost-pictures"] += 1
         newly_lost = decoder.lost - lost
+        self._pictures["published"] += decoder.published - published
+        self._pictures["decoded"] += decoder.decoded - decoded
         self.counts.update(
             {
                 "lost-pictures": newly_lost,
@@ -364,13 +367,16 @@ class Sampler:
         self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
         picture = sample.picture.picture
         size = shown_size(*sample.picture.coded_size, picture.orientation)
-        return Frame(sample.slot, time_s, decision.keep, pixels, size, decision.anchor)
+        grid = (keep.grid.rows, keep.grid.columns)
+        return Frame(sample.slot, time_s, decision.keep, pixels, size, decision.anchor, picture.seq, grid)
 
     def _hand_on(self, epoch: _Epoch, steps: list[Step]) -> None:
         for step in steps:
             if step.window is not None:
                 step.window.seconds.update(self._seconds)
                 self._seconds = dict.fromkeys(self._seconds, 0.0)
+                step.window.pictures.update(self._pictures)
+                self._pictures = dict.fromkeys(self._pictures, 0)
             self._steps.append(step)
         windows = epoch.windows
         self.counts.update({"windows-skipped": windows.without_frames, "windows-behind": windows.behind})

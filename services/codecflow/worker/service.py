@@ -91,7 +91,7 @@ class Worker:
         self._next_hold = self._next_chores = self._next_commit = 0.0
         self._consumer_time, self._time = BusyTime(), BusyTime()
         self._questions = transport.questions(settings.question, self._letters.add)
-        self._committer = Committer(transport.emitter(), transport.topics, notice)
+        self._committer = Committer(transport.emitter(), transport.topics, described.keep, notice)
         self._answering = Answering(engine, settings.plan, described, notice)
         self._pool = SamplerPool(settings.threads)
         self._partition_settings = PartitionSettings(

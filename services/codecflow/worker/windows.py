@@ -100,7 +100,8 @@ class Window:
     `frames`: those that no window before it handed out, oldest first. `captured_at_ms`: wall clock of the newest frame's
     capture. `expected`: sampled frames that the window would hold if nothing had been lost. `restarted`: some of its frames
     were read again after a take-over, so that the context of older ones is missing. `skipped`: windows left out right before
-    this one because the worker was behind. `seconds`: time spent so far, by stage. `error`: why it cannot be answered.
+    this one because the worker was behind. `seconds`: time spent so far, by stage. `pictures`: `published` and
+    `decoded` since the window before. `error`: why it cannot be answered.
     """
 
     stream: str
@@ -112,6 +113,7 @@ class Window:
     restarted: bool = False
     skipped: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    pictures: dict[str, int] = field(default_factory=dict)
     error: ResultError | None = None
 
     @property
