@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import socketserver
+import ssl
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from codecflow.errors import ConfigError
 from codecflow.kafka.failures import BrokerUnreachableError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
@@ -16,6 +21,7 @@ from codecflow.kafka.topics import check_topics, create_topics
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import free_port
 
+CERTIFICATES = Path(__file__).parents[1] / "data" / "certificates"
 PASSWORD = "correct-horse-battery"
 
 
@@ -48,3 +54,36 @@ def test_sasl(tmp_path: Path) -> None:
             check_topics(intruder)
         assert time.monotonic() - began < 8, "waiting does not help"
         assert PASSWORD not in str(refused.value)
+        with pytest.raises(BrokerUnreachableError, match=r"security\.protocol=plaintext right\?\); check the security"):
+            check_topics(KafkaSettings(f"127.0.0.1:{secured}", reach_within_s=2))
+
+
+@pytest.mark.parametrize("protocol", ["plaintext", "SASL_PLAINTEXT"])
+def test_a_tls_port_without_tls_is_told(protocol: str) -> None:
+    """A TLS server that is no Kafka will do: it ends the connection at the first bytes."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(CERTIFICATES / "camera.pem")
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):
+                context.wrap_socket(self.request, server_side=True).recv(1)
+
+    properties = {
+        "security.protocol": protocol,
+        "sasl.mechanism": "PLAIN",
+        "sasl.username": "u",
+        "sasl.password": PASSWORD,
+    }
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        settings = KafkaSettings(f"127.0.0.1:{server.server_address[1]}", properties=properties, reach_within_s=2)
+        with pytest.raises(BrokerUnreachableError, match=rf"is security\.protocol={protocol} right\?"):
+            check_topics(settings)
+        server.shutdown()
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    properties = {"security.protocol": "SSL", "ssl.ca.location": str(tmp_path / "ca.pem")}
+    with pytest.raises(ConfigError, match=r"ssl\.ca\.location: .*/ca\.pem: no such file"):
+        check_topics(KafkaSettings(properties=properties))

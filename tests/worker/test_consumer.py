@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +14,6 @@ from codecflow.errors import KafkaError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.worker import consumer as consumer_module
 from codecflow.worker.consumer import GroupConsumer
 
 from .running import until
@@ -104,9 +104,7 @@ def test_requests_that_fail_while_partitions_are_assigned_are_repeated(
     assert member.holds == {0, 1, 2}
     assert len(failures) == 3
     member.consumer.close()
-    monkeypatch.setattr(consumer_module, "_REQUESTS_S", 0.5)
-    failures.clear()
-    hopeless = Member(kafka_settings)
+    hopeless = Member(replace(kafka_settings, gone_after_s=0.5))
 
     def always(*_: object, **__: object) -> None:
         raise KafkaException(ClientError(ClientError._TIMED_OUT))

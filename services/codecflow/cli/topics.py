@@ -40,13 +40,20 @@ def create(
 
 def check(
     *,
+    window: Annotated[
+        str, typer.Option(metavar="SECONDS", help="The workers' --window: packets and metadata must be kept for two.")
+    ] = "40",
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Check that all topics exist, share their partition count and keep what they must."""
-    from codecflow.kafka.topics import CONFIGS, check_topics
+    """Check that all topics exist, share their partition count and keep records for long enough."""
+    from codecflow.exact import positive
+    from codecflow.kafka.topics import CONFIGS, check_retention, check_topics
 
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-    typer.echo(f"{len(CONFIGS)} topics, {check_topics(settings)} partitions")
+    window_s = float(positive(window, "--window"))
+    partitions = check_topics(settings)
+    check_retention(settings, window_s)
+    typer.echo(f"{len(CONFIGS)} topics, {partitions} partitions")

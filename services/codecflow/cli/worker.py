@@ -168,7 +168,8 @@ def worker(
         from codecflow.lifecycle import GracefulStop
         from codecflow.worker.transport import KafkaTransport
 
-        transport = KafkaTransport(kafka)
+        stop = GracefulStop()
+        transport = KafkaTransport(kafka, lambda: stop.requested)
         family = _load(model, dtype, device)
         if not family.trained:
             typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
@@ -183,7 +184,7 @@ def worker(
 
         engine = options.engine(family)
         described = Described(keep, model, family.trained)
-        with GracefulStop() as stop, StatusLine("joining the group", every_s=5.0) as status:
+        with stop, StatusLine("joining the group", every_s=5.0) as status:
             Worker(transport, settings, engine, described, stop, status.show, status.notice, summary).run()
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka.admin import AdminClient
+
+from codecflow.errors import ConfigError
 
 from .failures import BrokersGoneError, BrokerUnreachableError, config_error
 from .settings import KafkaSettings
@@ -22,8 +27,20 @@ worker that takes over wait no longer than this for it."""
 LARGEST_RECORD_BYTES = 100_000_000
 """The client's own limit lies out of the way (at the broker's default limit of a request): topics decide."""
 
+STOP_WITHIN_S = 10.0
+"""How long a service that is to stop waits for brokers that do not answer."""
+
+_SILENT_MS = 10_000
+"""A connection or request without an answer for so long is given up and made again: a half-open connection, or a broker that
+hangs, must not outlast the session and the transaction of a worker (15 s each)."""
+
 # Not _SSL: a handshake also breaks with a broker that is just starting or stopping.
 _REFUSALS = frozenset({ClientError._AUTHENTICATION, ClientError.SASL_AUTHENTICATION_FAILED})
+# From the most to the least telling: what explains the others is what people must read.
+_CAUSES = (*_REFUSALS, ClientError._SSL, ClientError._RESOLVE, ClientError._TRANSPORT, None)
+_HUNG_UP = _CAUSES.index(None)
+_HUNG_UP_LINE = re.compile(r"Disconnected.*\(after \d{1,3}ms in state (APIVERSION_QUERY|AUTH|UP)", re.DOTALL)
+_CAUSE_S = 60.0
 
 _logger = logging.getLogger("codecflow.librdkafka")
 _logger.addHandler(logging.NullHandler())
@@ -33,19 +50,22 @@ class _QuietLog:
     """Takes librdkafka's log lines, whatever their level, as debug lines without secrets: what matters reaches the user
     as an error that says what to do."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: KafkaSettings, watch: BrokerWatch) -> None:
+        self._settings, self._watch = settings, watch
 
     def log(self, level: int, message: str, *values: object) -> None:
+        text = message % values
+        self._watch.on_log(text)
         if _logger.isEnabledFor(logging.DEBUG):
-            _logger.debug("%s", self._settings.scrub(message % values))
+            _logger.debug("%s", self._settings.scrub(text))
 
 
 class BrokerWatch:
     """Tells a passing fault from brokers that are gone for good, for one client.
 
-    Its `on_error` is the client's error_cb. The service's loop calls `check` between two pieces of work. `last_error`: what
-    librdkafka said last; `refused`: whether that was about who we are, so that waiting does not help.
+    Its `on_error` is the client's error_cb. The service's loop calls `check` between two pieces of work. `cause`: the most
+    telling of what librdkafka has said within the last minute, such as a refused password rather than the time-outs that
+    follow from it; `refused`: whether it is about who we are, so that waiting does not help.
     """
 
     PROBE_EVERY_S = 5.0
@@ -54,15 +74,53 @@ class BrokerWatch:
         self._settings = settings
         self._down_since: float | None = None
         self._next_probe = 0.0
-        self.last_error = ""
-        self.refused = False
+        self._cause: tuple[int, float, str] | None = None  # rank, when, what
+
+    @property
+    def cause(self) -> str:
+        return "" if self._cause is None else self._cause[2]
+
+    @property
+    def refused(self) -> bool:
+        return self._cause is not None and self._cause[0] < len(_REFUSALS)
+
+    @property
+    def about_security(self) -> bool:
+        """Whether the cause lies in how we connect rather than in the broker."""
+        return self._cause is not None and self._cause[0] in (*range(len(_REFUSALS) + 1), _HUNG_UP)
+
+    @property
+    def because(self) -> str:
+        """The cause as part of a message: a blank and parentheses, or nothing."""
+        return f" ({self.cause})" if self.cause else ""
 
     def on_error(self, error: ClientError) -> None:
+        now = time.monotonic()
         if error.code() == ClientError._ALL_BROKERS_DOWN:
-            self._down_since = self._down_since or time.monotonic()
-        else:
-            self.last_error = self._settings.scrub(error.str())
-            self.refused = error.code() in _REFUSALS
+            self._down_since = self._down_since or now
+            return
+        rank = _CAUSES.index(error.code()) if error.code() in _CAUSES else len(_CAUSES)
+        self._note(rank, self._settings.scrub(error.str()))
+
+    def on_log(self, line: str) -> None:
+        """A line of librdkafka's log: where a broker speaks another protocol, it says so there alone."""
+        if _HUNG_UP_LINE.search(line):
+            protocol = self._settings.properties.get("security.protocol", "plaintext")
+            self._note(_HUNG_UP, f"the broker ends every connection at once: is security.protocol={protocol} right?")
+
+    def _note(self, rank: int, text: str) -> None:
+        now = time.monotonic()
+        if self._cause is None or rank <= self._cause[0] or now > self._cause[1] + _CAUSE_S:
+            self._cause = (rank, now, text)
+
+    def answered(self, client: Producer | Consumer | AdminClient, within_s: float = 1.0) -> bool:
+        """Whether a broker answers now. Blocks for at most `within_s` seconds."""
+        try:
+            client.list_topics("", timeout=within_s)
+        except KafkaException:
+            return False
+        self._down_since = self._cause = None
+        return True
 
     def check(self, client: Producer | Consumer | AdminClient) -> None:
         """Raises BrokersGoneError when none has answered for `gone_after_s`. Blocks (1 s at most) only while none does."""
@@ -70,18 +128,13 @@ class BrokerWatch:
         if self._down_since is None or now < self._next_probe:
             return
         self._next_probe = now + self.PROBE_EVERY_S
-        try:
-            # librdkafka reports brokers going, never their coming back.
-            client.list_topics("", timeout=1.0)
-        except KafkaException as error:
-            gone_s = time.monotonic() - self._down_since
-            if gone_s > self._settings.gone_after_s:
-                raise BrokersGoneError(
-                    f"Kafka at {self._settings.bootstrap_servers}: no broker has answered for {gone_s:.0f} s"
-                    f"{_because(self.last_error)}; giving up"
-                ) from error
-        else:
-            self._down_since = None
+        down_since = self._down_since
+        # librdkafka reports brokers going, never their coming back.
+        if not self.answered(client) and (gone_s := time.monotonic() - down_since) > self._settings.gone_after_s:
+            raise BrokersGoneError(
+                f"Kafka at {self._settings.bootstrap_servers}: no broker has answered for {gone_s:.0f} s{self.because}; "
+                f"giving up"
+            )
 
 
 def producer(settings: KafkaSettings, watch: BrokerWatch | None = None, **properties: Any) -> Producer:
@@ -95,7 +148,13 @@ def transactional_producer(
     """A producer for `TransactionalEmitter`; fences every earlier one of the same id once initialised."""
     properties = _producing(settings)
     del properties["message.timeout.ms"]  # librdkafka ties it to the transaction's
-    properties |= {"transactional.id": transactional_id, "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS}
+    timeout = settings.properties.get("transaction.timeout.ms", "")
+    timeout_ms = int(timeout) if timeout.isdecimal() else TRANSACTION_TIMEOUT_MS
+    properties |= {
+        "transactional.id": transactional_id,
+        "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        "socket.timeout.ms": min(_SILENT_MS, timeout_ms),  # librdkafka takes none that is longer
+    }
     return _client(Producer, settings, watch, properties)
 
 
@@ -116,8 +175,9 @@ def admin_client(settings: KafkaSettings, watch: BrokerWatch | None = None) -> A
     return _client(AdminClient, settings, watch, {})
 
 
-def require_broker(settings: KafkaSettings) -> AdminClient:
-    """An admin client that has had an answer. Raises BrokerUnreachableError within `reach_within_s` otherwise."""
+def require_broker(settings: KafkaSettings, stopping: Callable[[], bool] = lambda: False) -> AdminClient:
+    """An admin client that has had an answer. Raises BrokerUnreachableError within `reach_within_s` otherwise, sooner where
+    waiting does not help; after `STOP_WITHIN_S` seconds where `stopping()` is true."""
     watch = BrokerWatch(settings)
     client = admin_client(settings, watch)
     deadline = time.monotonic() + settings.reach_within_s
@@ -130,13 +190,17 @@ def require_broker(settings: KafkaSettings) -> AdminClient:
             client.poll(0)  # serves the error callback, which knows more than "timed out"
             if watch.refused:
                 raise BrokerUnreachableError(
-                    f"Kafka at {settings.bootstrap_servers}: {watch.last_error}; check the security properties "
+                    f"Kafka at {settings.bootstrap_servers}: {watch.cause}; check the security properties "
                     f"(--kafka-config, -X)"
                 ) from error
-            if left_s < 1.0:
+            waited_s = settings.reach_within_s - left_s
+            if left_s < 1.0 or (waited_s > STOP_WITHIN_S and stopping()):
+                advice = "is it running, and is --bootstrap-servers right?"
+                if watch.about_security:
+                    advice = "check the security properties (--kafka-config, -X)"
                 raise BrokerUnreachableError(
-                    f"Kafka at {settings.bootstrap_servers}: no answer within {settings.reach_within_s:g} s"
-                    f"{_because(watch.last_error)}; is it running, and is --bootstrap-servers right?"
+                    f"Kafka at {settings.bootstrap_servers}: no answer within "
+                    f"{min(waited_s + 1.0, settings.reach_within_s):.3g} s{watch.because}; {advice}"
                 ) from error
 
 
@@ -153,17 +217,42 @@ def _producing(settings: KafkaSettings) -> dict[str, Any]:
     }
 
 
+_CONNECTING: dict[str, Any] = {
+    "socket.timeout.ms": _SILENT_MS,
+    "socket.connection.setup.timeout.ms": _SILENT_MS,
+    "socket.keepalive.enable": True,
+    "reconnect.backoff.max.ms": 2_000,
+}
+_FILES = (
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.crl.location",
+    "ssl.key.location",
+    "ssl.keystore.location",
+)
+
+
 def _client(kind: type[Client], settings: KafkaSettings, watch: BrokerWatch | None, own: dict[str, Any]) -> Client:
     """Order of precedence: pass-through properties may tune what `own` sets; `settings` refuses those that must stay."""
-    config = {"bootstrap.servers": settings.bootstrap_servers, **own, **settings.properties}
-    config["logger"] = _QuietLog(settings)
+    for name in _FILES:
+        _require_file(name, settings.properties.get(name, ""))
+    watch = watch or BrokerWatch(settings)
+    config = {"bootstrap.servers": settings.bootstrap_servers, **_CONNECTING, **own, **settings.properties}
+    config["logger"] = _QuietLog(settings, watch)
     # Without a callback librdkafka's errors go nowhere; those that last surface where a result is waited for.
-    config["error_cb"] = (watch or BrokerWatch(settings)).on_error
+    config["error_cb"] = watch.on_error
     try:
         return kind(config)
     except KafkaException as error:
         raise config_error(error, settings) from error
 
 
-def _because(reason: str) -> str:
-    return f" ({reason})" if reason else ""
+def _require_file(name: str, value: str) -> None:
+    """librdkafka's own word on a file that is missing is about X.509."""
+    if not value or (name == "ssl.ca.location" and value == "probe"):
+        return
+    try:
+        if not Path(value).is_dir():
+            Path(value).open("rb").close()
+    except OSError as error:
+        raise ConfigError(f"Kafka property {name}: {value}: {(error.strerror or 'cannot be read').lower()}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException
 
@@ -36,11 +38,22 @@ class TransactionAbortedError(KafkaError):
 
 class FencedError(KafkaError):
     """Another worker has taken over these partitions: nothing of this transaction will ever be seen, and the work must be
-    dropped, not sent again. Where `fatal`, the emitter is of no further use and must be opened anew."""
+    dropped, not sent again."""
 
-    def __init__(self, message: str, *, fatal: bool) -> None:
-        super().__init__(message)
-        self.fatal = fatal
+
+def serve(call: Callable[[], int]) -> int:
+    """The result of a client's `poll` or `flush`. Raises KafkaException.
+
+    confluent-kafka (2.16) raises what is fatal to a client out of whatever serves its callbacks next, and leaves the
+    exception set while it goes on to delivery reports: whatever these call may then fail with a SystemError.
+    """
+    try:
+        return call()
+    except SystemError as error:
+        cause = error.__cause__
+        if isinstance(cause, KafkaException):
+            raise cause from error
+        raise KafkaException(ClientError(ClientError._FATAL, str(error), True)) from error
 
 
 def client_error(exception: KafkaException) -> ClientError:

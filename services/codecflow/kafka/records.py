@@ -68,8 +68,8 @@ def hand_over(record: Record, client: Producer, report: Report) -> None:
     )
 
 
-def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings) -> KafkaError:
-    """The error to raise for a record that librdkafka or a broker refused."""
+def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings, because: str = "") -> KafkaError:
+    """The error to raise for a record that librdkafka or a broker refused. `because`: as BrokerWatch's."""
     size = len(record.value or b"")
     match error.code():
         case ClientError.MSG_SIZE_TOO_LARGE | ClientError.RECORD_LIST_TOO_LARGE | ClientError.INVALID_MSG_SIZE:
@@ -80,6 +80,6 @@ def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings
         case ClientError._MSG_TIMED_OUT:
             return BrokersGoneError(
                 f"Kafka at {settings.bootstrap_servers}: {record.what} was not acknowledged within "
-                f"{settings.gone_after_s:g} s; giving up"
+                f"{settings.gone_after_s:g} s{because}; giving up"
             )
     return DeliveryError(f"{record.what}: topic {record.topic} did not take it: {settings.scrub(error.str())}")

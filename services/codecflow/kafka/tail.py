@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
 from confluent_kafka import IsolationLevel, KafkaException, Message, TopicPartition
@@ -14,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 
 from codecflow.errors import KafkaError
 
-from .clients import BrokerWatch, consumer, require_broker
+from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error
 from .settings import KafkaSettings
 
@@ -22,15 +22,18 @@ _BATCH = 500
 _FETCH_MS = 100
 """How long a broker may hold back an answer that has no records. That a topic has been read to a transaction's marker at its
 end is known when such an answer comes: every reading of results and state waits for one."""
-_REQUEST_S = 30.0
-_NO_LEADER_YET = (ClientError.NOT_LEADER_FOR_PARTITION, ClientError.LEADER_NOT_AVAILABLE, ClientError._NOENT)
+_REQUEST_S = 10.0
+_UNKNOWN = (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC, ClientError._UNKNOWN_PARTITION)
+_KNOWN_WITHIN_S = 3.0
+"""A broker that has just been started, or a topic that was just made, may be unknown for so long."""
 
 
 class TopicTail:
     """Committed records of `topic` (all partitions, or those given), oldest first: all, only new ones with `from_end`, or at
     most the `newest` of each partition and new ones.
 
-    Opening it raises BrokerUnreachableError or TopicsError.
+    Opening it raises BrokerUnreachableError or TopicsError. Once `stopping()` is true, brokers that do not answer are not
+    waited for any longer than `STOP_WITHIN_S` seconds.
     """
 
     def __init__(
@@ -41,11 +44,13 @@ class TopicTail:
         *,
         from_end: bool = False,
         newest: int | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
         self._topic = topic
+        self._stopping = stopping
         self._watch = BrokerWatch(settings)
-        self._admin = require_broker(settings)
+        self._admin = require_broker(settings, stopping)
         self._partitions = list(partitions) if partitions is not None else self._all_partitions()
         self._consumer = consumer(
             settings,
@@ -76,13 +81,13 @@ class TopicTail:
         The ends include transactions still open, and are waited for: what a dead worker left is aborted by the broker after
         its time-out, what is being committed is in the answer. Raises KafkaError when `within_s` seconds are not enough.
         """
+        began = time.monotonic()
         ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
-        deadline = time.monotonic() + within_s
         found: list[Message] = []
         while any(self._positions[partition] < end for partition, end in ends.items()):
-            found += self.poll(0.2)
-            if time.monotonic() > deadline:
-                raise KafkaError(f"topic {self._topic}: not read to its end within {within_s:g} s")
+            new = self.poll(0.2)
+            found += new
+            self._give_up(began, within_s, "not read to its end", progress=bool(new))
         return found
 
     def poll(self, timeout_s: float = 0.0) -> list[Message]:
@@ -101,7 +106,7 @@ class TopicTail:
             elif error is not None and error.code() == ClientError._PARTITION_EOF:
                 # Beyond what was given: transaction markers and aborted records take offsets too.
                 self._positions[partition or 0] = offset or 0
-            elif error is not None and not error.retriable():
+            elif error is not None and (error.fatal() or not (error.retriable() or error.code() < 0)):
                 raise self._error(error)
         return found
 
@@ -120,18 +125,32 @@ class TopicTail:
     def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel) -> dict[int, int]:
         """By partition."""
         asked = {TopicPartition(self._topic, partition): spec for partition in self._partitions}
-        deadline = time.monotonic() + _REQUEST_S
+        began = time.monotonic()
+        within_s = max(_REQUEST_S, self._settings.reach_within_s)
         while True:
-            answers = self._admin.list_offsets(asked, isolation_level=isolation)
+            answers = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=_REQUEST_S)
             try:
-                return {key.partition: answer.result(_REQUEST_S).offset for key, answer in answers.items()}
+                return {key.partition: answer.result(2 * _REQUEST_S).offset for key, answer in answers.items()}
             except KafkaException as error:
-                # A topic just made, or one that is moving, has no leader for a moment.
-                if client_error(error).code() not in _NO_LEADER_YET or time.monotonic() > deadline:
+                # A topic just made, one that is moving, or whose broker restarts has no leader for a moment.
+                code, took_s = client_error(error).code(), time.monotonic() - began
+                if (
+                    took_s > within_s
+                    or (code in _UNKNOWN and took_s > _KNOWN_WITHIN_S)
+                    or code == ClientError.TOPIC_AUTHORIZATION_FAILED
+                ):
                     raise self._error(client_error(error)) from error
-            except TimeoutError as error:
-                raise KafkaError(f"topic {self._topic}: its offsets are not told within {_REQUEST_S:.0f} s") from error
+            except TimeoutError:
+                pass
+            self._give_up(began, within_s, "its offsets are not told")
             time.sleep(0.1)
+
+    def _give_up(self, began: float, within_s: float, what: str, *, progress: bool = False) -> None:
+        """Raises KafkaError when it takes too long."""
+        took_s = time.monotonic() - began
+        stop = self._stopping() and not progress
+        if took_s > within_s or (stop and took_s > STOP_WITHIN_S and not self._watch.answered(self._consumer)):
+            raise KafkaError(f"topic {self._topic}: {what} within {took_s:.0f} s{self._watch.because}")
 
     def _error(self, error: ClientError) -> KafkaError:
         if error.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import KafkaException, murmur2
+from confluent_kafka import KafkaException, TopicPartition, murmur2
 from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
     AdminClient,
+    ClusterMetadata,
     ConfigResource,
     NewTopic,
+    OffsetSpec,
     TopicMetadata,
 )
 
@@ -26,6 +30,16 @@ LARGEST_PICTURE_BYTES = 8 << 20
 
 _HOUR_MS = 3_600_000
 _REQUEST_S = 30.0
+# By error: how long it may pass by itself. Brokers of a cluster start one after the other.
+_AGAIN_WITHIN_S: Mapping[int, float] = {
+    ClientError.REQUEST_TIMED_OUT: _REQUEST_S,
+    ClientError.NOT_CONTROLLER: _REQUEST_S,
+    ClientError._TIMED_OUT: _REQUEST_S,
+    ClientError._TRANSPORT: _REQUEST_S,
+    ClientError.INVALID_REPLICATION_FACTOR: 3.0,
+}
+_KNOWN_WITHIN_S = 3.0
+"""How long the brokers of a cluster may take to hear of a topic that one of them has made."""
 
 # Pictures are of use until their windows are answered, and for looking back a little; a segment is the grain of deletion.
 _PICTURES = {
@@ -69,16 +83,25 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
         if topic not in found
     ]
     created = []
-    for topic, done in (client.create_topics(asked) if asked else {}).items():
-        try:
-            _result(done)
-        except KafkaException as error:
-            reason = client_error(error)
-            if reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker: as well
-                raise TopicsError(f"topic {topic}: cannot be created: {reason.str()}") from error
-        else:
-            created.append(topic)
-    _wait_for_leaders(client, settings, [topic.topic for topic in asked])
+    began = time.monotonic()
+    waiting = asked
+    while waiting:
+        again = []
+        answers = client.create_topics(waiting)
+        for topic in waiting:
+            try:
+                _result(answers[topic.topic])
+            except KafkaException as error:
+                reason = client_error(error)
+                if time.monotonic() < began + _AGAIN_WITHIN_S.get(reason.code(), 0.0):
+                    again.append(topic)
+                elif reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker: as well
+                    raise TopicsError(f"topic {topic.topic}: cannot be created: {reason.str()}") from error
+            else:
+                created.append(topic.topic)
+        waiting = again
+        time.sleep(0.5 if again else 0.0)
+    _wait_until_known(client, settings, [topic.topic for topic in asked])
     return created
 
 
@@ -88,9 +111,15 @@ def check_topics(settings: KafkaSettings) -> int:
     Raises BrokerUnreachableError, or TopicsError with every fault in one line.
     """
     client = require_broker(settings)
-    found = _found(client, settings)
     names = _names(settings)
-    missing = [topic for topic in names.values() if topic not in found]
+    deadline = time.monotonic() + _KNOWN_WITHIN_S
+    while True:
+        found = _found(client, settings)
+        missing = [topic for topic in names.values() if topic not in found]
+        # Topics of which some are there may just have been made, and this broker, of several, not have heard of all.
+        if not missing or len(missing) == len(names) or time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
     if missing:
         raise TopicsError(
             f"missing topic{'s' if len(missing) > 1 else ''} {', '.join(missing)} at {settings.bootstrap_servers}: "
@@ -111,6 +140,40 @@ def check_topics(settings: KafkaSettings) -> int:
     return counts["packets"]
 
 
+def check_retention(settings: KafkaSettings, window_s: float) -> None:
+    """Whether packets and metadata are kept for two windows of `window_s` seconds: one that is open, and one to be rebuilt
+    by a worker that takes over. By the topics' settings and, since a limit of bytes says nothing of seconds, by what they
+    have kept of what was written. Raises TopicsError with every fault in one line.
+    """
+    client = require_broker(settings)
+    topics = {name: f"{settings.topic_prefix}.{name}" for name in ("packets", "metadata")}
+    needed_ms = int(2_000 * window_s)
+    faults = []
+    for topic, config in _configs(client, list(topics.values())).items():
+        kept_ms = int(config.get("retention.ms", -1))
+        if 0 <= kept_ms < needed_ms:
+            faults.append(f"{topic}: retention.ms is {kept_ms}, two windows of {window_s:g} s need {needed_ms}")
+    found = _found(client, settings)
+    places = [TopicPartition(topic, number) for topic in topics.values() for number in found[topic].partitions]
+    oldest = _offsets(client, places, OffsetSpec.earliest())
+    before = _offsets(client, places, OffsetSpec.for_timestamp(int(time.time() * 1000) - needed_ms))
+    short = [place for place, offset in oldest.items() if offset > 0 and before[place] == offset]
+    if short:
+        names = ", ".join(f"{topic}[{number}]" for topic, number in short[:3]) + (", ..." if len(short) > 3 else "")
+        faults.append(f"{names}: older records than of the last {2 * window_s:g} s are gone: raise retention.bytes")
+    if faults:
+        raise TopicsError(f"topics at {settings.bootstrap_servers}: {'; '.join(faults)}")
+
+
+def _offsets(client: AdminClient, places: Sequence[TopicPartition], spec: OffsetSpec) -> dict[tuple[str, int], int]:
+    """By topic and partition; -1 where a partition has no such offset."""
+    answers = client.list_offsets(dict.fromkeys(places, spec))
+    try:
+        return {(place.topic, place.partition): int(_result(done).offset) for place, done in answers.items()}
+    except KafkaException as error:
+        raise TopicsError(f"offsets of {places[0].topic} cannot be read: {client_error(error).str()}") from error
+
+
 def largest_record_bytes(settings: KafkaSettings, topic: str) -> int:
     """`max.message.bytes` of `topic`; Kafka's own default of 1 MiB where this user may not ask. Raises KafkaError."""
     config = _configs(require_broker(settings), [topic]).get(topic, {})
@@ -124,15 +187,31 @@ def _names(settings: KafkaSettings) -> dict[str, str]:
 
 def _found(client: AdminClient, settings: KafkaSettings) -> dict[str, TopicMetadata]:
     """Every topic that this user may see."""
+    return _metadata(client, settings).topics
+
+
+def _metadata(client: AdminClient, settings: KafkaSettings) -> ClusterMetadata:
     try:
-        return client.list_topics(timeout=_REQUEST_S).topics
+        return client.list_topics(timeout=_REQUEST_S)
     except KafkaException as error:
         reason = settings.scrub(client_error(error).str())
         raise BrokerUnreachableError(f"Kafka at {settings.bootstrap_servers}: no list of topics ({reason})") from error
 
 
+def _wait_until_known(client: AdminClient, settings: KafkaSettings, topics: Sequence[str]) -> None:
+    """A topic exists for its controller a moment before each of the brokers knows of it: all of them are asked, since
+    another client may ask any."""
+    if not topics:
+        return
+    brokers = list(_metadata(client, settings).brokers.values())
+    _wait_for_leaders(client, settings, topics)
+    for broker in brokers if len(brokers) > 1 else []:
+        one = replace(settings, bootstrap_servers=f"{broker.host}:{broker.port}")
+        with suppress(BrokerUnreachableError):  # one that is away hears of it before it takes requests again
+            _wait_for_leaders(require_broker(one), one, topics)
+
+
 def _wait_for_leaders(client: AdminClient, settings: KafkaSettings, topics: Sequence[str]) -> None:
-    """A topic exists for its controller a moment before the brokers know of it and lead its partitions."""
     deadline = time.monotonic() + _REQUEST_S
     while topics:
         found = _found(client, settings)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -13,10 +15,13 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 
 from codecflow.errors import KafkaError
 
-from .clients import BrokerWatch, transactional_producer
-from .failures import BrokersGoneError, FencedError, TransactionAbortedError, client_error
+from .clients import BrokerWatch, consumer, transactional_producer
+from .failures import BrokersGoneError, FencedError, TransactionAbortedError, client_error, serve
+from .patience import Patience
 from .records import Record, delivery_failure, hand_over
 from .settings import KafkaSettings
+
+_logger = logging.getLogger("codecflow.kafka")
 
 # The group has given these partitions to somebody else, or this member away: classic and KIP-848 protocols.
 _MOVED_ON = frozenset(
@@ -30,69 +35,122 @@ _MOVED_ON = frozenset(
         ClientError._ASSIGNMENT_LOST,
     }
 )
+_AGAIN_S = 0.5
 # librdkafka resumes a call that timed out when it is made again; without a limit it may wait for ever.
-_CALL_S = 5.0
+_CALL_S = 2.0
+# A call that is not done after so long will not be: librdkafka (2.16) may wait for ever where a coordinator vanished while
+# it asked (confluentinc/librdkafka#5456, #5511), and so may the broker (Kafka 4.3.1, after a crash within a transaction).
+_HANGS_S = 15.0
 
-# Another emitter has opened with the same transactional id.
+# The coordinator has ended the transaction by itself, or another emitter has opened with the same transactional id.
 _FENCING = frozenset({ClientError._FENCED, ClientError.PRODUCER_FENCED, ClientError.INVALID_PRODUCER_EPOCH})
+# Neither another attempt nor another producer helps.
+_REFUSED = frozenset(
+    {
+        ClientError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        ClientError.GROUP_AUTHORIZATION_FAILED,
+        ClientError.TOPIC_AUTHORIZATION_FAILED,
+        ClientError.CLUSTER_AUTHORIZATION_FAILED,
+        ClientError.INVALID_TRANSACTION_TIMEOUT,
+    }
+)
 # The transaction has run out of time with records still unsent: nothing wrong with the records.
 _ABORTING = frozenset({ClientError._MSG_TIMED_OUT, ClientError._PURGE_QUEUE, ClientError._PURGE_INFLIGHT})
+
+
+class _UnusableError(KafkaError):
+    """The producer can do nothing any more; what it had open is ended by a new one of the same id."""
 
 
 class TransactionalEmitter:
     """Sends batches of records together with the consumer's offsets.
 
-    `transactional_id` is this worker's own: another emitter that opens with the same id fences this one. A worker that is
-    replaced by one with another id is fenced by its group instead, through `group` in `emit`.
+    `transactional_id` is this process's own, so that a producer that is fenced was fenced by the coordinator, which ends
+    transactions that last too long: a new one of the same id takes its place. A worker that is replaced is fenced by its
+    group instead, through `group` in `emit`. `group_id`: the group whose offsets are committed. `stopping`: whether the
+    service is to end, so that brokers that are gone are not waited for.
     """
 
-    def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        transactional_id: str,
+        group_id: str,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._settings = settings
-        self._id = transactional_id
+        self._id, self._group_id = transactional_id, group_id
         self._watch = BrokerWatch(settings)
+        self._patience = Patience(settings, self._watch, stopping)
         self._producer = transactional_producer(settings, transactional_id, self._watch)
         self._in_transaction = False
+        self._number = 0
         self._failure: KafkaError | None = None
 
     def open(self) -> None:
-        """Get ready: end what an earlier emitter of this id left open. Raises KafkaError (FencedError, BrokersGoneError)."""
-        self._insist(lambda: self._producer.init_transactions(_CALL_S), "transactions cannot be opened")
+        """Get ready: end what an earlier emitter of this id left open. Raises KafkaError (BrokersGoneError)."""
+        self._patience.begin()
+        self._open()
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
-        """Send `records` and commit `offsets`, both or neither. Blocks until that is known.
+        """Send `records` and commit `offsets`, both or neither. Blocks until that is known, through outages of the brokers.
 
         `offsets`: the next offset to read of each partition. `group`: `consumer.consumer_group_metadata()`, taken after the
         last poll.
 
-        Raises FencedError when another worker owns the partitions now: drop the work. TransactionAbortedError when it may
-        be sent again as it is. RecordTooLargeError or DeliveryError when a record was refused: it would be again.
-        BrokersGoneError when it cannot be known whether the transaction is committed: end the process, whose successor will
-        read the state.
+        Raises FencedError when another worker owns the partitions now: drop the work. RecordTooLargeError or DeliveryError
+        when a record was refused: it would be again. BrokersGoneError when it cannot be known whether the transaction is
+        committed: end the process, whose successor will read the state.
         """
+        self._patience.begin()
+        while True:
+            try:
+                self._transact(records, offsets, group)
+            except TransactionAbortedError as error:
+                _logger.debug("%s; again", error)
+                self._patience.check(self._producer, "no transaction was committed", str(error))
+                time.sleep(_AGAIN_S)
+            else:
+                return
+
+    def close(self) -> None:
+        """Nothing is open between two calls of `emit`; serve what is left of callbacks."""
+        with suppress(KafkaException):  # of a producer that is fenced, or whose brokers are gone
+            serve(lambda: self._producer.flush(1.0))
+
+    def _transact(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
+        """One attempt. Raises TransactionAbortedError when nothing of it will ever be seen, and `emit`'s errors."""
+        self._number += 1
         self._failure = None
+        mark = f"{self._id}-{self._number}"
+        marked = [TopicPartition(place.topic, place.partition, place.offset, mark) for place in offsets]
+        committing = False
         try:
-            self._insist(self._producer.begin_transaction, "no transaction can be begun")
+            self._insist(self._producer.begin_transaction, "no transaction was begun")
             self._in_transaction = True
             for record in records:
                 self._produce(record)
             # All records lie in their logs before the group accepts the offsets. A worker that takes over reads the state
             # up to the log's end after the group has moved on, so it can miss nothing that may still be committed.
-            while self._producer.flush(0.5):
-                self._watch.check(self._producer)
-            if self._failure is not None:
-                raise self._failure
-            self._insist(lambda: self._send_offsets(list(offsets), group), "offsets were not taken")
+            self._flush()
+            self._insist(
+                lambda: self._producer.send_offsets_to_transaction(marked, group, _CALL_S), "offsets were not taken"
+            )
+            committing = True
             self._insist(lambda: self._producer.commit_transaction(_CALL_S), "the transaction was not committed")
             self._in_transaction = False
-        except BaseException as error:
-            # Without brokers, or as a producer that is fenced, there is nothing left to abort.
-            if not isinstance(error, BrokersGoneError) and not (isinstance(error, FencedError) and error.fatal):
-                self._abort()
+        except _UnusableError as error:
+            self._renew(error)
+            if committing and self._committed(marked, mark):
+                return
+            raise TransactionAbortedError(str(error)) from error
+        except BrokersGoneError:
+            raise  # nobody is there to abort anything
+        except KafkaError:
+            # Only where the abort went wrong too can it be that a commit had gone through.
+            if not self._abort() and committing and self._committed(marked, mark):
+                return
             raise
-
-    def close(self) -> None:
-        """Nothing is open between two calls of `emit`; serve what is left of callbacks."""
-        self._producer.flush(1.0)
 
     def _produce(self, record: Record) -> None:
         def report(error: ClientError | None, message: Message) -> None:
@@ -103,75 +161,131 @@ class TransactionalEmitter:
             try:
                 hand_over(record, self._producer, report)
             except BufferError:
-                self._producer.poll(0.1)
+                self._poll(0.1)
             except KafkaException as error:
                 raise self._undelivered(record, client_error(error)) from error
             else:
                 return
+
+    def _flush(self) -> None:
+        while self._typed_call(lambda: self._producer.flush(0.5), "records were not taken"):
+            self._patience.check(self._producer, "records were not taken")
+        if self._failure is not None:
+            raise self._failure
+
+    def _poll(self, timeout_s: float) -> None:
+        self._typed_call(lambda: self._producer.poll(timeout_s), "the producer failed")
+
+    def _typed_call(self, call: Callable[[], int], failed: str) -> int:
+        try:
+            return serve(call)
+        except KafkaException as error:
+            raise self._typed(client_error(error), failed) from error
 
     def _undelivered(self, record: Record, error: ClientError) -> KafkaError:
         if error.fatal() or error.code() in _ABORTING | _FENCING:
             return self._typed(error, f"{record.what} was not taken")
         return delivery_failure(record, error, self._settings)
 
-    def _send_offsets(self, offsets: list[TopicPartition], group: Any) -> None:
-        """As the producer's own, but it ends: librdkafka waits for ever, whatever its time-out, where the broker that
-        coordinates the group has vanished in the meantime (confluentinc/librdkafka#5456 and #5511, in 2.16).
+    def _committed(self, offsets: Sequence[TopicPartition], mark: str) -> bool:
+        """Whether the transaction whose offsets bear `mark` was committed, now that it is over.
 
-        The way out is a new producer of the same id: it aborts what the stuck one had open.
+        Where another worker has committed since, the mark is gone; the next attempt is then refused by the group.
         """
-        producer, outcome = self._producer, SimpleQueue[KafkaException | None]()
+        if not offsets:
+            return False
+        unknown = "it is not known whether the transaction was committed"
+        client = consumer(self._settings, self._group_id, self._watch)
+        try:
+            while True:
+                try:
+                    (place,) = client.committed([TopicPartition(offsets[0].topic, offsets[0].partition)], _CALL_S)
+                    failure = place.error
+                except KafkaException as error:
+                    failure = client_error(error)
+                if failure is None:
+                    return bool(place.metadata == mark)
+                if failure.code() in _REFUSED:
+                    raise KafkaError(f"emitter {self._id}: {unknown}: {self._settings.scrub(failure.str())}")
+                self._patience.check(client, unknown, failure.str())
+                time.sleep(_AGAIN_S)
+        finally:
+            client.close()
 
-        def call() -> None:
+    def _open(self) -> None:
+        while True:
             try:
-                producer.send_offsets_to_transaction(offsets, group, _CALL_S)
+                self._insist(lambda: self._producer.init_transactions(_CALL_S), "transactions cannot be opened")
+                return
+            except _UnusableError as error:
+                _logger.debug("%s; with a new producer", error)
+                self._patience.check(self._producer, "transactions cannot be opened", str(error))
+            self._producer = transactional_producer(self._settings, self._id, self._watch)
+            time.sleep(_AGAIN_S)
+
+    def _renew(self, error: KafkaError) -> None:
+        """A new producer of the same id, which ends what the former one had open: what was being committed is committed,
+        what was not is aborted."""
+        _logger.debug("%s; going on with a new producer", error)
+        self._in_transaction = False
+        self._producer = transactional_producer(self._settings, self._id, self._watch)
+        self._open()
+
+    def _abort(self) -> bool:
+        """Whether this producer itself has aborted the transaction; otherwise a new one has ended it."""
+        if self._in_transaction:
+            self._in_transaction = False
+            try:
+                self._insist(lambda: self._producer.abort_transaction(_CALL_S), "the transaction was not aborted")
+            except (_UnusableError, TransactionAbortedError) as error:
+                self._renew(error)
+                return False
+        return True
+
+    def _insist(self, call: Callable[[], object], failed: str) -> None:
+        """Repeat `call` while librdkafka says that this may help. Raises _UnusableError when it has not come to an end for
+        `_HANGS_S` seconds."""
+        hangs_at = time.monotonic() + _HANGS_S
+        while True:
+            error = self._outcome(call, hangs_at - time.monotonic() + _CALL_S)
+            if error is None:
+                return
+            if not error.retriable() or error.txn_requires_abort():
+                raise self._typed(error, failed)
+            self._poll(0.1)  # what librdkafka has to say
+            self._patience.check(self._producer, failed, error.str())
+            if time.monotonic() > hangs_at:
+                raise _UnusableError(
+                    f"emitter {self._id}: {failed} within {_HANGS_S:g} s: {self._settings.scrub(error.str())}"
+                )
+
+    def _outcome(self, call: Callable[[], object], within_s: float) -> ClientError | None:
+        """The error of `call`. In a thread of its own, since librdkafka may never come back from it, whatever its time-out;
+        a daemon, so that the process can end all the same."""
+        outcome = SimpleQueue[ClientError | None]()
+
+        def run() -> None:
+            try:
+                call()
             except KafkaException as error:
-                outcome.put(error)
+                outcome.put(client_error(error))
             else:
                 outcome.put(None)
 
-        # A daemon, so that a process can end while librdkafka hangs in it.
-        Thread(target=call, name="send offsets", daemon=True).start()
+        Thread(target=run, name="transaction", daemon=True).start()
         try:
-            error = outcome.get(timeout=2 * _CALL_S)
+            return outcome.get(timeout=within_s)
         except Empty:
-            self._in_transaction = False
-            self._producer = transactional_producer(self._settings, self._id, self._watch)
-            self.open()
-            raise TransactionAbortedError(
-                f"emitter {self._id}: the group's coordinator was lost; the transaction is aborted"
-            ) from None
-        if error is not None:
-            raise error
-
-    def _abort(self) -> None:
-        if self._in_transaction:
-            self._in_transaction = False
-            self._insist(lambda: self._producer.abort_transaction(_CALL_S), "the transaction could not be aborted")
-
-    def _insist(self, call: Callable[[], object], failed: str) -> None:
-        """Repeat `call` while librdkafka says that this may help, up to `gone_after_s` seconds."""
-        deadline = time.monotonic() + self._settings.gone_after_s
-        while True:
-            try:
-                call()
-                return
-            except KafkaException as error:
-                if not client_error(error).retriable() or client_error(error).txn_requires_abort():
-                    raise self._typed(client_error(error), failed) from error
-                if time.monotonic() > deadline:
-                    raise BrokersGoneError(
-                        f"Kafka at {self._settings.bootstrap_servers}: {failed} for {self._settings.gone_after_s:g} s; "
-                        f"giving up"
-                    ) from error
-                self._producer.poll(0.1)
+            raise _UnusableError(f"emitter {self._id}: the client does not answer; its coordinator was lost") from None
 
     def _typed(self, error: ClientError, failed: str) -> KafkaError:
         text = f"emitter {self._id}: {failed}: {self._settings.scrub(error.str())}"
+        if error.code() in _REFUSED:
+            return KafkaError(text)
         if error.fatal() or error.code() in _FENCING:
-            return FencedError(text, fatal=True)
+            return _UnusableError(text)
         if error.code() in _MOVED_ON:
-            return FencedError(text, fatal=False)
+            return FencedError(text)
         if error.txn_requires_abort() or error.code() in _ABORTING:
             return TransactionAbortedError(text)
         return KafkaError(text)

@@ -98,9 +98,14 @@ class _Run:
         # Coded video does not get smaller, the headers of its records do: 8 % of a quiet stream. A batch must pass the
         # broker's limit as a whole.
         plain = {"compression.type": "zstd", "compression.level": 1, "batch.size": min(1_000_000, self._largest)}
+        stop = self._stop
+
+        def stopping() -> bool:
+            return stop.requested
+
         with (
-            RecordSender(self._settings, **plain) as packets,
-            RecordSender(self._settings, **METADATA_PROPERTIES, **self._sent.properties()) as metadata,
+            RecordSender(self._settings, stopping, **plain) as packets,
+            RecordSender(self._settings, stopping, **METADATA_PROPERTIES, **self._sent.properties()) as metadata,
         ):
             self._senders = (packets, metadata)
             self._epochs(source)

@@ -44,7 +44,7 @@ class Follower(Iterator[Result]):
         self._stopping = stopping
         self._ended = False
         self._ready: deque[Result] = deque()
-        self._tail = TopicTail(settings, settings.topics.results, from_end=not from_beginning)
+        self._tail = TopicTail(settings, settings.topics.results, from_end=not from_beginning, stopping=stopping)
 
     def __next__(self) -> Result:
         deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s

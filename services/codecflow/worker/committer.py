@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TopicPartition
 
-from codecflow.kafka.failures import DeliveryError, TransactionAbortedError
+from codecflow.kafka.failures import DeliveryError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import (
@@ -38,7 +38,6 @@ from .windows import Window
 if TYPE_CHECKING:
     from .transport import Outgoing
 
-_ATTEMPTS = 5
 _logger = logging.getLogger("codecflow.worker")
 
 
@@ -151,24 +150,13 @@ class Committer:
                 if window is not None and (masks := window_masks(window, self._policy)).frames:
                     beside += [self._record(record, topics.masks, window.stream) for record in encode_masks(masks)]
             try:
-                self._insist([*records, *beside], offsets, group)
+                self._emitter.emit([*records, *beside], offsets, group)
             except DeliveryError as error:
                 if not beside:
                     raise
                 # A dead letter must not hold back what it is about, nor a mask the answers.
                 self._say(f"dead letters and masks were not taken ({error}); {len(beside)} of them are dropped")
-                self._insist(records, offsets, group)
-
-    def _insist(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
                 self._emitter.emit(records, offsets, group)
-                return
-            except TransactionAbortedError as error:
-                _logger.debug("attempt %d: %s", attempt, error)
-                if attempt == _ATTEMPTS:
-                    raise
-                time.sleep(0.1 * 2**attempt)
 
     def _record(self, key_value: tuple[bytes, bytes], topic: str, stream: str) -> Record:
         return Record(topic, key_value[0], key_value[1], f"stream {stream!r}, for {topic}")

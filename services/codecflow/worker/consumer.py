@@ -18,6 +18,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 from codecflow.errors import KafkaError
 from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
 from codecflow.kafka.failures import TopicsError, client_error
+from codecflow.kafka.patience import Patience
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import Headers, StreamState
 
@@ -26,7 +27,7 @@ from .resume import Offsets, States
 
 _BATCH = 500
 _REQUEST_S = 10.0
-_REQUESTS_S = 60.0
+_FORBIDDEN = (ClientError.GROUP_AUTHORIZATION_FAILED, ClientError.TOPIC_AUTHORIZATION_FAILED)
 _OWN = {
     # With equal partition counts `range` gives one member the same partitions of both topics; the others do not.
     "partition.assignment.strategy": "range",
@@ -70,7 +71,8 @@ class GroupConsumer:
 
     `assigned` is called with the partitions and where the group has come to in them; it gives the offsets to begin at.
     `revoked` is called when they are taken away, with True when they are lost already, so that nothing can be emitted for
-    them. Both run within `poll`. `say` is called with lines for people.
+    them. Both run within `poll`. `say` is called with lines for people. `stopping`: whether the worker is to end, so that
+    brokers that are gone are not waited for.
     """
 
     def __init__(
@@ -79,10 +81,12 @@ class GroupConsumer:
         assigned: Callable[[dict[int, Offsets]], dict[int, Offsets]],
         revoked: Callable[[list[int], bool], None],
         say: Callable[[str], None],
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings, self._say = settings, say
         self.topics = (settings.topics.packets, settings.topics.metadata)
         self._watch = BrokerWatch(settings)
+        self._patience = Patience(settings, self._watch, stopping)
         self._consumer: Consumer = consumer(settings, settings.worker_group, self._watch, **_OWN)
         self._assigned, self._revoked = assigned, revoked
         self._paused: set[tuple[int, int]] = set()
@@ -166,15 +170,16 @@ class GroupConsumer:
 
     def _insist(self, request: Callable[[], Any], what: str) -> Any:
         """The answer to a request to the broker, repeated while it fails: a broker that restarts or a leader that moves is
-        an ordinary event. Raises KafkaError when there is no answer within a minute."""
-        deadline = time.monotonic() + _REQUESTS_S
+        an ordinary event. Raises KafkaError (BrokersGoneError when brokers are gone for too long)."""
+        self._patience.begin()
         while True:
             try:
                 return request()
             except KafkaException as error:
                 failure = client_error(error)
-                if failure.fatal() or time.monotonic() > deadline:
+                if failure.fatal() or failure.code() in _FORBIDDEN:
                     raise self._error(what, failure) from error
+                self._patience.check(self._consumer, what, failure.str())
             time.sleep(0.2)
 
     def _committed(self, partitions: Iterable[int]) -> dict[int, Offsets]:

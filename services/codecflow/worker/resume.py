@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from codecflow.errors import MessageError
@@ -63,18 +63,21 @@ def read_states(
     partitions: Sequence[int],
     dead: Callable[[DeadLetter], None],
     say: Callable[[str], None],
+    stopping: Callable[[], bool] = lambda: False,
 ) -> States:
     """The committed states of the streams of `partitions`. To be called after the group's offsets were fetched.
 
-    Transactions in progress are waited for. A state that cannot be read goes to `dead`, with a line to `say`; its stream
-    begins as if it had none. Raises KafkaError.
+    Transactions in progress are waited for, and so are brokers, for as long as a service does. A state that cannot be read
+    goes to `dead`, with a line to `say`; its stream begins as if it had none. Raises KafkaError.
     """
     states: States = {number: {} for number in partitions}
     if not partitions:
         return states
     topic = settings.topics.state
-    with TopicTail(settings, topic, partitions) as tail:
-        records = tail.catch_up()
+    with TopicTail(
+        replace(settings, reach_within_s=settings.gone_after_s), topic, partitions, stopping=stopping
+    ) as tail:
+        records = tail.catch_up(settings.gone_after_s)
     for number in partitions:
         mine = [record for record in records if record.partition() == number]
         offsets = {record.key(): record.offset() or 0 for record in mine}

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 from codecflow.codec.lazy import MAX_BYTES
@@ -53,12 +54,13 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """A transaction under way."""
+    """A transaction under way. `partitions`: those that the worker owned when it began."""
 
     steps: list[tuple[Partition, Stream, Step]]
     answered: list[Answered]
     letters: tuple[DeadLetter, ...]
     offsets: dict[int, Offsets]
+    partitions: dict[int, Partition]
     done: Future[None]
 
 
@@ -215,6 +217,9 @@ class Worker:
         self._batch = None
         steps = [] if batch is None else batch.steps
         answered = [] if batch is None else batch.answers.result()
+        # Partitions may have been lost while it was computed.
+        kept = [self._owned.partitions.get(partition.number) is partition for partition, _, _ in steps]
+        steps, answered = list(compress(steps, kept)), list(compress(answered, kept))
         lost = self._answering.take_lost()
         for partition in self._owned.all() if lost else ():
             for name in lost & partition.streams.keys():
@@ -230,7 +235,7 @@ class Worker:
         if not (answered or letters or places):
             return
         done = self._committer.submit(answered, letters, places, self._consumer.group())
-        self._commit = _Commit(steps, answered, letters, offsets, done)
+        self._commit = _Commit(steps, answered, letters, offsets, dict(self._owned.partitions), done)
         self._next_commit = time.monotonic() + _COMMIT_EVERY_S
 
     def _committed(self) -> None:
@@ -241,10 +246,10 @@ class Worker:
         try:
             commit.done.result()
         except FencedError as error:
-            self._batch = None
-            self._lose(list(self._owned.partitions))
-            if error.fatal:
-                raise
+            owned = self._owned.partitions
+            # What was begun since, after an outage longer than the session, belongs to a later place in the group.
+            lost = [number for number, partition in commit.partitions.items() if owned.get(number) is partition]
+            self._lose(lost)
             self._notice(f"{error}; dropping what was not emitted: another worker goes on from there")
             return
         self._letters.sent(commit.letters)

@@ -85,18 +85,20 @@ class Transport(Protocol):
 
 
 class KafkaTransport:
-    """Brokers. Raises KafkaError when they or the topics are not as they must be."""
+    """Brokers. Raises KafkaError when they or the topics are not as they must be. `stopping`: whether the worker is to end,
+    so that brokers that are gone are not waited for."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: KafkaSettings, stopping: Callable[[], bool] = lambda: False) -> None:
+        self._settings, self._stopping = settings, stopping
         self.topics = settings.topics
         self.partitions = check_topics(settings)
 
     def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming:
-        return GroupConsumer(self._settings, assigned, revoked, say)
+        return GroupConsumer(self._settings, assigned, revoked, say, self._stopping)
 
     def emitter(self) -> Outgoing:
-        emitter = TransactionalEmitter(self._settings, transactional_id(self._settings.worker_group))
+        group = self._settings.worker_group
+        emitter = TransactionalEmitter(self._settings, transactional_id(group), group, self._stopping)
         emitter.open()
         return emitter
 
@@ -104,7 +106,7 @@ class KafkaTransport:
         return Questions(self._settings, default, dead)
 
     def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
-        return read_states(self._settings, numbers, dead, say)
+        return read_states(self._settings, numbers, dead, say, self._stopping)
 
     def progress(self) -> ReadTo:
         return Progress(self._settings)

@@ -387,8 +387,8 @@ class _Sink(Protocol):
 class _KafkaSink:
     def __init__(self, settings: KafkaSettings) -> None:
         self._topics = settings.topics
-        self._packets = RecordSender(settings, **{"compression.type": "zstd", "compression.level": 1})
-        self._metadata = RecordSender(settings, **METADATA_PROPERTIES)
+        self._packets = RecordSender(settings, lambda: False, **{"compression.type": "zstd", "compression.level": 1})
+        self._metadata = RecordSender(settings, lambda: False, **METADATA_PROPERTIES)
 
     def publish(self, one: Published, now: float) -> None:
         self._packets.send(Record(self._topics.packets, one.key, one.value, "a picture", one.headers))

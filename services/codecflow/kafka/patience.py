@@ -1,0 +1,54 @@
+"""How long a service goes on trying while brokers are gone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from confluent_kafka import Consumer, Producer
+from confluent_kafka.admin import AdminClient
+
+from .clients import STOP_WITHIN_S, BrokerWatch
+from .failures import BrokersGoneError
+from .settings import KafkaSettings
+
+_STOP_ANSWERED_S = 30.0
+
+
+class Patience:
+    """The time that one piece of work may take: `gone_after_s` seconds, and as long again where a broker answers by then,
+    for it may have come back just now. Once `stopping()` is true, `STOP_WITHIN_S` seconds from then, and 30 more where one
+    answers.
+
+    `begin` before the work; `check` raises BrokersGoneError, with what is known of the cause, when it has taken too long.
+    """
+
+    def __init__(self, settings: KafkaSettings, watch: BrokerWatch, stopping: Callable[[], bool]) -> None:
+        self._settings, self._watch, self._stopping = settings, watch, stopping
+        self.begin()
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+        self._until = self._began + self._settings.gone_after_s
+        self._extended = False
+        self._stop_until: float | None = None
+
+    def check(self, client: Producer | Consumer | AdminClient, what: str, last_error: str = "") -> None:
+        """`what` is not done yet: "the transaction was not committed". `last_error`: said where no cause is known."""
+        now = time.monotonic()
+        if self._stopping() and self._stop_until is None:
+            self._stop_until = now + min(STOP_WITHIN_S, self._settings.gone_after_s)
+        until = self._until if self._stop_until is None else min(self._until, self._stop_until)
+        if now < until:
+            return
+        if not self._extended and self._watch.answered(client):
+            self._extended = True
+            self._until = now + self._settings.gone_after_s
+            if self._stop_until is not None:
+                self._stop_until = now + min(_STOP_ANSWERED_S, self._settings.gone_after_s)
+            return
+        why = "stopping" if self._stopping() else "giving up"
+        because = self._watch.because or (last_error and f" ({self._settings.scrub(last_error)})")
+        raise BrokersGoneError(
+            f"Kafka at {self._settings.bootstrap_servers}: {what} for {now - self._began:.0f} s{because}; {why}"
+        )
