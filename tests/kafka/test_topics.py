@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+)
 
 from codecflow.errors import CodecFlowError
 from codecflow.kafka.clients import admin_client
 from codecflow.kafka.failures import TopicsError
+from codecflow.kafka.records import Record
+from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.topics import CONFIGS, check_topics, create_topics
+from codecflow.kafka.topics import CONFIGS, check_retention, check_topics, create_topics, partition_of
 from codecflow.localkafka.daemon import LocalKafka
 
 
@@ -50,3 +58,25 @@ def test_unequal_partition_counts_and_wrong_cleanup_are_told_in_one_line(kafka: 
 def test_more_copies_than_brokers_is_told(kafka: LocalKafka, topic_prefix: str) -> None:
     with pytest.raises(TopicsError, match=rf"{topic_prefix}\.packets: cannot be created: .*[Rr]eplication"):
         create_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix), replication=3)
+
+
+def test_retention_is_compared_with_the_window(kafka_settings: KafkaSettings) -> None:
+    settings, topics = kafka_settings, kafka_settings.topics
+    client = admin_client(settings)
+    check_retention(settings, 40)
+    short = ConfigEntry("retention.ms", "30000", incremental_operation=AlterConfigOpType.SET)
+    for done in client.incremental_alter_configs(
+        [ConfigResource("topic", topics.metadata, incremental_configs=[short])]
+    ).values():
+        done.result(30)
+    with RecordSender(settings) as sender:
+        for number in range(3):
+            sender.send(Record(topics.packets, b"gate-3", b"x", f"picture {number}"))
+    partition = partition_of("gate-3", 3)
+    client.delete_records([TopicPartition(topics.packets, partition, 2)])[
+        TopicPartition(topics.packets, partition)
+    ].result(30)
+    with pytest.raises(TopicsError) as refused:
+        check_retention(settings, 40)
+    assert f"{topics.metadata}: retention.ms is 30000, two windows of 40 s need 80000" in str(refused.value)
+    assert f"{topics.packets}[{partition}]: older records than of the last 80 s are gone" in str(refused.value)

@@ -167,11 +167,17 @@ def check_retention(settings: KafkaSettings, window_s: float) -> None:
 
 def _offsets(client: AdminClient, places: Sequence[TopicPartition], spec: OffsetSpec) -> dict[tuple[str, int], int]:
     """By topic and partition; -1 where a partition has no such offset."""
-    answers = client.list_offsets(dict.fromkeys(places, spec))
-    try:
-        return {(place.topic, place.partition): int(_result(done).offset) for place, done in answers.items()}
-    except KafkaException as error:
-        raise TopicsError(f"offsets of {places[0].topic} cannot be read: {client_error(error).str()}") from error
+    deadline = time.monotonic() + _REQUEST_S
+    while True:
+        answers = client.list_offsets(dict.fromkeys(places, spec))
+        try:
+            return {(place.topic, place.partition): int(_result(done).offset) for place, done in answers.items()}
+        except KafkaException as error:
+            reason = client_error(error)
+            # A partition just made, or one that is moving, has no leader for a moment.
+            if reason.code() == ClientError.TOPIC_AUTHORIZATION_FAILED or time.monotonic() > deadline:
+                raise TopicsError(f"offsets of {places[0].topic} cannot be read: {reason.str()}") from error
+        time.sleep(0.2)
 
 
 def largest_record_bytes(settings: KafkaSettings, topic: str) -> int:
