@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup demo test check fmt schemas bench lock clean
+.PHONY: help setup demo test coverage check fmt schemas bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,8 +32,14 @@ demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, a
 
 # Bytecode is kept even where the environment says not to, as many images do: the tests start dozens of processes that
 # import torch and transformers, and each would compile them anew, which takes longer than the import itself.
-test: $(READY)  ## all tests, with coverage of services/ (at least 85 %); ARGS="tests/keep -x" for some
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest $(if $(ARGS),$(ARGS),-n 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered --cov-fail-under=85)
+TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest
+ALL := -n 3 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## all tests; ARGS="tests/keep -x" for some
+	$(TEST) $(if $(ARGS),$(ARGS),$(ALL))
+
+# Apart from `test`: tracing every line, also of the processes that the tests start, takes a third of the time again.
+coverage: $(READY)  ## all tests, with coverage of services/ (at least 85 %)
+	$(TEST) $(ALL) --cov --cov-report=term:skip-covered --cov-fail-under=85
 
 check: $(READY)  ## lint, format, types, layers, schemas: what CI checks before the tests
 	$(BIN)/ruff check .

@@ -18,7 +18,7 @@ import torch
 from codecflow.folders import cache_dir
 from codecflow.tools.demo_model.assemble import assemble, read_trained_part
 
-LENGTHS = (1, 1, 4, 4, 16, 80)
+LENGTHS = (1, 1, 4, 4, 8, 16)
 STEPS = 2
 
 

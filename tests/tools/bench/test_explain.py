@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,12 +14,12 @@ from PIL import Image
 from codecflow.tools.bench.savings import QUESTION_TOKENS, REFRESHES, FrameRecord, savings, windows_of
 from codecflow.vlm.flops import causal_pairs
 from codecflow.worker.windows import WindowPlan
+from tests.commands import Done, codecflow
 from tests.tools.bench.clips import CLIP, encode
 
 
-def explain(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("codecflow"), "explain", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def explain(*arguments: str | Path) -> Done:
+    return codecflow("explain", *arguments)
 
 
 def record(slot: int, kept: int, *, anchor: bool = False, total: int = 256) -> FrameRecord:

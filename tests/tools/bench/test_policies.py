@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from tests.commands import Done, codecflow
 from tests.tools.bench.clips import CLIP, encode
 
 POLICIES = {
@@ -24,9 +23,8 @@ POLICIES = {
 }
 
 
-def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("codecflow"), "bench", "policies", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+def bench(*arguments: str | Path) -> Done:
+    return codecflow("bench", "policies", *arguments)
 
 
 def figures(*arguments: str | Path) -> dict[str, dict[str, dict[str, float]]]:
