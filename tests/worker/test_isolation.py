@@ -15,7 +15,7 @@ import torch
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
-from codecflow.messages import DeadLetter
+from codecflow.messages import DeadLetter, EndOfEpoch
 from codecflow.worker import sampler as sampling
 from codecflow.worker.windows import Window, WindowPlan
 
@@ -164,8 +164,9 @@ def test_an_epoch_of_the_far_future_is_refused_and_others_go_on(published: Publi
     assert {key[1] for key in committed.answered} == {now}
     assert len(committed.answered) == 6
     assert {(letter.code, letter.offset) for letter in worker.dead} == {("future-epoch", 0)}
-    lines = [line for line in worker.said if "days ahead of this worker's clock" in line]
+    lines = [line for line in worker.said if "days ahead of the broker's clock" in line]
     assert len(lines) == 1
+    assert lines[0].startswith("stream 'a': 1 records left out")
 
 
 def test_two_producers_are_reported_with_figures_once_per_minute(published: Published) -> None:
@@ -196,7 +197,7 @@ def test_two_producers_are_reported_with_figures_once_per_minute(published: Publ
 
 def test_a_record_whose_handling_fails_is_a_dead_letter(published: Published) -> None:
     worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP)
-    worker.partition.failed(0, b"a", 0, RuntimeError("unforeseen"))
+    worker.partition.failed(0, b"a", 0, "RuntimeError: unforeseen")
     assert worker.partition.positions == (1, 0)
     assert worker.dead == [DeadLetter("packets", 0, 0, "a", "failed", "RuntimeError: unforeseen")]
 
@@ -220,3 +221,33 @@ def test_a_lost_picture_is_missing_from_its_window(published: Published) -> None
         KEEP,
     ).run()
     assert {window.index: window.expected for window in worker.windows} == {0: 4, 1: 8, 3: 8, 4: 8, 5: 8}
+
+
+@pytest.mark.parametrize("count", [0, 2**53 - 1])
+def test_a_forged_end_of_an_epoch_costs_what_is_left_of_its_gop(published: Published, count: int) -> None:
+    """Anybody who may write to the topic can write one."""
+    pictures, documents = published
+    forged = [*documents[:60], EndOfEpoch("a", 1, count), *documents[60:]]
+    topics = Topics()
+    for n in range(0, 130, 10):  # packets are there before metadata, as from a camera
+        topics.add(pictures[n : n + 10], forged[max(0, n - 10) : n])
+    topics.add([], forged[120:])
+    committed = Committed()
+    worker = Worker(topics, committed, PLAN, KEEP).run()
+    assert {window for _, _, window in committed.answered} >= {0, 1, 2, 5}
+    assert not committed.twice
+    assert worker.partition.settled
+    worker.partition.expire()
+    assert [(letter.code, letter.offset) for letter in worker.dead] == [("false-end", 60)]
+    assert "1 ends of its epoch are ignored" in worker.said[0]
+    # Whoever takes over once the end was committed goes on as well.
+    committed = Committed()
+    first = Worker(topics, committed, PLAN, KEEP)
+    first.read_packets(70)
+    first.read_metadata(61)
+    while not first.idle or first.ready:
+        first.transaction()
+    assert committed.states["a"].ended
+    Worker(topics, committed, PLAN, KEEP).run()
+    assert {window for _, _, window in committed.answered} >= {0, 1, 2, 5}
+    assert not committed.twice

@@ -134,3 +134,30 @@ def test_what_waits_too_long_is_given_up_and_an_end_among_it_still_counts() -> N
     assert merged.told()[1:] == [(1, 1, False, True), (1, True)]
     assert merged.counts == {"picture-missing": 1, "metadata-missing": 0, "no-partner": 1}
     assert (merged.join.packets_waiting, merged.join.metadata_waiting, merged.join.bytes_waiting) == (0, 0, 0)
+
+
+@given(st.integers(0, 60), st.sampled_from([0, 1, 20, 21, 40, 2**53 - 1]), orders)
+def test_an_end_that_was_none_is_ignored(at: int, pictures: int, order: list[bool]) -> None:
+    """Packets that were read before the metadata went on may be lost to it, where it says that there are none."""
+    packets = [(1, n) for n in range(60)]
+    documents: list[Key | EndOfEpoch] = [(1, n) for n in range(60)]
+    at = min(at, 58)
+    documents.insert(at, EndOfEpoch("s", 1, pictures))
+    merged = merge(packets, [*documents, EndOfEpoch("s", 1, 60)], order)
+    merged.events += merged.join.give_up()
+    told = merged.told()
+    assert told[-1] == (1, True)
+    assert [one[1] for one in told if len(one) == 4 and one[3]] == list(range(60))
+    assert merged.counts["false-end"] == 1
+    assert merged.join.false_ends == [(1, at)]
+    assert not merged.join.packets_waiting
+    assert 0 <= merged.counts["picture-missing"] <= 60
+
+
+def test_an_end_of_an_epoch_that_nobody_has_seen_ends_nothing() -> None:
+    documents: list[Key | EndOfEpoch] = [(1, 0), EndOfEpoch("s", 2, 0), (1, 1), EndOfEpoch("s", 1, 2)]
+    merged = merge([(1, 0), (1, 1)], documents, [])
+    assert merged.told() == [(1, 0, True, True), (1, 1, True, True), (1, True)]
+    assert merged.counts["false-end"] == 1
+    alone = merge([], [EndOfEpoch("s", 2, 0)], [])
+    assert alone.told() == [(2, True)]

@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(name="topics", help="Create and check the topics of CodecFlow.", no_args_is_help=True)
     group.command("create")(create)
     group.command("check")(check)
+    group.command("clean")(clean)
     app.add_typer(group)
 
 
@@ -57,3 +58,33 @@ def check(
     partitions = check_topics(settings)
     check_retention(settings, window_s)
     typer.echo(f"{len(CONFIGS)} topics, {partitions} partitions")
+
+
+def clean(
+    *,
+    stream: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Remove the state of this stream instead, good or not: workers then begin where their group stands. "
+            "Stop them first.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Remove records that nobody can use from the compacted topics, streams and state, where they would stay for ever."""
+    from codecflow.kafka.compacted import find_unusable, of_stream, remove
+    from codecflow.messages import check_stream_id
+    from codecflow.text import one_line
+
+    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    found = find_unusable(settings) if stream is None else of_stream(settings, check_stream_id(stream))
+    for one in found:
+        typer.echo(f"{'would remove' if dry_run else 'removing'} {one_line(one.shown)}: {one_line(one.reason)}")
+    if found and not dry_run:
+        remove(settings, found)
+    typer.echo(f"{len(found)} records {'to remove' if dry_run else 'removed'}")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from operator import methodcaller
 from typing import Any, Protocol
 
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message, Producer
 from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import Message, Producer
 
 from codecflow.errors import KafkaError
 
@@ -17,16 +17,21 @@ from .settings import KafkaSettings
 
 Headers = list[tuple[str, bytes]]
 
+PARTITION_OF_KEY = -1
+"""librdkafka's "unassigned": the partitioner decides."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record to be sent. `what` names it in errors, as in "stream gate-3, picture 41"."""
+    """One record to be sent. `what` names it in errors, as in "stream gate-3, picture 41". `partition`: None is that of the
+    key."""
 
     topic: str
     key: bytes
     value: bytes | None
     what: str
     headers: Headers | None = None
+    partition: int | None = None
 
 
 class WithHeaders(Protocol):
@@ -53,6 +58,19 @@ def headers_of(message: WithHeaders) -> Headers | None:
 _headers = methodcaller("headers")
 
 
+class WithTimestamp(Protocol):
+    """A record as a client gives it."""
+
+    def timestamp(self) -> tuple[int, int]: ...
+
+
+def appended_ms(message: WithTimestamp) -> int | None:
+    """When the broker took a record in, by its own clock in ms since 1970; None where the topic keeps the clock of whoever
+    sent it (message.timestamp.type)."""
+    kind, at_ms = message.timestamp()
+    return at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else None
+
+
 Report = Callable[[ClientError | None, Message], None]
 """Called, within a later call of the client, with what became of a record."""
 
@@ -64,6 +82,7 @@ def hand_over(record: Record, client: Producer, report: Report) -> None:
         key=record.key,
         value=record.value,
         headers=record.headers,  # type: ignore[arg-type]  # a list of (str, bytes) is one of (str, str | bytes)
+        partition=PARTITION_OF_KEY if record.partition is None else record.partition,
         on_delivery=report,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
@@ -17,7 +18,9 @@ from codecflow.errors import KafkaError
 from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error
 from .settings import KafkaSettings
+from .unreadable import REASON, RETRIES, UNREADABLE, Steps
 
+_logger = logging.getLogger(__name__)
 _BATCH = 500
 _FETCH_MS = 100
 """How long a broker may hold back an answer that has no records. That a topic has been read to a transaction's marker at its
@@ -56,8 +59,9 @@ class TopicTail:
             settings,
             f"{settings.topic_prefix}.tail",
             self._watch,
-            **{"enable.partition.eof": True, "fetch.wait.max.ms": _FETCH_MS},
+            **{"enable.partition.eof": True, "fetch.wait.max.ms": _FETCH_MS, **RETRIES},
         )
+        self._steps = Steps(self._consumer)
         # Looked up now, not at the first poll, so that nothing committed in between is passed over. The beginning too:
         # librdkafka, told only "from the beginning", looks it up by itself, but half a second to a second later.
         begin = OffsetSpec.latest() if from_end else OffsetSpec.earliest()
@@ -97,6 +101,7 @@ class TopicTail:
         if first is None:
             return []
         found = []
+        stepped: set[int | None] = set()
         for message in (first, *self._consumer.consume(_BATCH, 0)):
             error = message.error()
             partition, offset = message.partition(), message.offset()
@@ -106,6 +111,11 @@ class TopicTail:
             elif error is not None and error.code() == ClientError._PARTITION_EOF:
                 # Beyond what was given: transaction markers and aborted records take offsets too.
                 self._positions[partition or 0] = offset or 0
+            elif error is not None and error.code() in UNREADABLE:
+                if partition not in stepped and (at := self._steps.over(message)) is not None and partition is not None:
+                    self._positions[partition] = at + 1
+                    _logger.warning("%s[%s] at offset %s: %s", self._topic, partition, at, REASON)
+                stepped.add(partition)
             elif error is not None and (error.fatal() or not (error.retriable() or error.code() < 0)):
                 raise self._error(error)
         return found
@@ -122,9 +132,13 @@ class TopicTail:
             raise self._error(found.error)
         return sorted(found.partitions)
 
-    def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel) -> dict[int, int]:
+    def ends_of(self, topic: str) -> dict[int, int]:
+        """Where the same partitions of another topic end, transactions that are open not counted. Raises KafkaError."""
+        return self._offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED, topic)
+
+    def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel, topic: str | None = None) -> dict[int, int]:
         """By partition."""
-        asked = {TopicPartition(self._topic, partition): spec for partition in self._partitions}
+        asked = {TopicPartition(topic or self._topic, partition): spec for partition in self._partitions}
         began = time.monotonic()
         within_s = max(_REQUEST_S, self._settings.reach_within_s)
         while True:

@@ -47,8 +47,16 @@ _PICTURES = {
     "retention.ms": str(6 * _HOUR_MS),
     "retention.bytes": str(16 << 30),
     "segment.bytes": str(128 << 20),
+    # The broker's clock: a camera's host whose clock is wrong must not decide when its pictures are deleted, and readers
+    # judge by it which epochs are of the future.
+    "message.timestamp.type": "LogAppendTime",
 }
-_NEWEST = {"cleanup.policy": "compact", "segment.bytes": str(16 << 20), "min.cleanable.dirty.ratio": "0.1"}
+_NEWEST = {
+    "cleanup.policy": "compact",
+    "segment.bytes": str(16 << 20),
+    "min.cleanable.dirty.ratio": "0.1",
+    "message.timestamp.type": "LogAppendTime",
+}
 _WEEK = {"cleanup.policy": "delete", "retention.ms": str(7 * 24 * _HOUR_MS)}
 
 CONFIGS: Mapping[str, Mapping[str, str]] = {

@@ -13,7 +13,7 @@ import msgspec
 from codecflow.errors import MessageError
 from codecflow.text import one_line
 
-from .limits import MAX_INT32, MAX_INT64, MAX_LINE, STREAM_ID, fraction
+from .limits import MAX_DOCUMENT, MAX_INT32, MAX_INT64, MAX_LINE, STREAM_ID, fraction
 
 SCHEMA_VERSION: Literal[1] = 1
 """Version of every message. A reader refuses any other: a guess at unknown fields would be a silent wrong answer."""
@@ -65,6 +65,7 @@ def load(kind: type[T], key: bytes | None, value: bytes | None, what: str, **abs
 
 def load_members(value: bytes | None, what: str) -> dict[str, Any]:
     """The JSON object in `value`, which is of this schema version. Raises MessageError."""
+    check_length(value, what)
     try:
         document = _documents.decode(value or b"")
     except REFUSALS as error:
@@ -72,6 +73,12 @@ def load_members(value: bytes | None, what: str) -> dict[str, Any]:
     if type(document.get("v")) is not int or document["v"] != SCHEMA_VERSION:
         raise refused(value, what, ValueError("schema version"))
     return document
+
+
+def check_length(value: bytes | None, what: str) -> None:
+    """Raises MessageError when a document is longer than any can be."""
+    if value is not None and len(value) > MAX_DOCUMENT:
+        raise MessageError(f"{what}: {len(value)} bytes; a document has at most {MAX_DOCUMENT}")
 
 
 def refused(value: bytes | None, what: str, error: Exception) -> MessageError:

@@ -17,9 +17,10 @@ MAX_INT64 = 2**63 - 1
 MAX_CLOCK_MS = 4_102_444_800_000
 """2100-01-01 UTC. A clock beyond it is wrong, and an epoch beyond it would outrank every later one of its stream."""
 
-MAX_EPOCH_AHEAD_MS = 86_400_000
-"""How far the epoch of a record may lie ahead of a reader's clock. Epochs begin as wall clock in ms, and only rise: one of
-the far future, from a machine with a wrong clock or a stray record, would silence its stream until that time."""
+MAX_EPOCH_AHEAD_MS = 3_600_000
+"""How far the epoch of a record may lie ahead of the time at which the broker took it in, as far as Kafka lets time stamps
+themselves. Epochs begin as wall clock in ms, and only rise: one of the future, from a machine with a wrong clock or a stray
+record, would silence its stream until that time."""
 
 MAX_SEQ = 2**53 - 1
 """Pictures of an epoch; exact in JSON readers whose numbers are all floating-point."""
@@ -35,6 +36,12 @@ MAX_GRID_SIDE = MAX_SIDE // 16
 
 MAX_EXTRADATA = 1 << 18
 """Bytes of a codec's set-up data."""
+
+MAX_PICTURE_BYTES = 32 << 20
+"""Bytes of a coded picture."""
+
+MAX_DOCUMENT = 8 << 20
+"""Bytes of a JSON document. A record of a few kilobytes may unpack to a hundred megabytes."""
 
 MAX_PICTURE_HEADER = 1024
 """Bytes of the header `picture`. What an encoder writes takes less than half of it; the rest is for unknown members."""

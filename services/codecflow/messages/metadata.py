@@ -14,7 +14,7 @@ import msgspec
 
 from codecflow.errors import MessageError
 
-from ._wire import REFUSALS, SCHEMA_VERSION, Version, refused, stream_of
+from ._wire import REFUSALS, SCHEMA_VERSION, Version, check_length, refused, stream_of
 from .grids import Grid, decode_blocks, encode_blocks
 from .limits import MAX_GRID_SIDE, MAX_TIME_S, ClockMs, Codec, Count32, GridSide, Ratio, Seq, Stamp, fraction
 
@@ -177,6 +177,7 @@ def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata |
     """The document in a record. Raises MessageError on anything that is not of this contract."""
     what = "metadata"
     stream = stream_of(key, what)
+    check_length(value, what)
     try:
         one = _decode_picture(value or b"")
     except REFUSALS as error:

@@ -13,6 +13,7 @@ from codecflow.errors import MessageError
 from ._wire import REFUSALS, SCHEMA_VERSION, Headers, Version, refused, stream_of
 from .limits import (
     MAX_EXTRADATA,
+    MAX_PICTURE_BYTES,
     MAX_PICTURE_HEADER,
     ClockMs,
     Codec,
@@ -115,8 +116,8 @@ def decode_packet(key: bytes | None, value: bytes | None, headers: Headers | Non
     """The coded picture in a record. Other headers than its own are ignored. Raises MessageError."""
     what = "packet"
     stream = stream_of(key, what)
-    if not value:
-        raise MessageError(f"{what}: a picture as value is expected")
+    if not value or len(value) > MAX_PICTURE_BYTES:
+        raise MessageError(f"{what}: a picture as value is expected, of at most {MAX_PICTURE_BYTES} bytes")
     text, extradata = _own(headers or [])
     try:
         one = _decode(text)

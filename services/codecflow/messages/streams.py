@@ -11,7 +11,7 @@ import msgspec
 from codecflow.errors import ConfigError
 from codecflow.text import one_line
 
-from ._wire import REFUSALS, Version, dump, is_stream_id, refused, stream_of
+from ._wire import REFUSALS, Version, check_length, dump, is_stream_id, refused, stream_of
 from .limits import MAX_ANSWER_TOKENS, MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_PROMPT, MAX_QUESTIONS
 
 QuestionType = Literal["text", "yes-no", "choice"]
@@ -114,6 +114,7 @@ def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
     stream = stream_of(key, what)
     if value is None:
         return StreamDescription(stream)
+    check_length(value, what)
     try:
         entries = _decode(value).questions
         questions = (Question(one.id, one.prompt, one.type, one.labels, one.max_tokens) for one in entries)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from confluent_kafka import Message
 
 from codecflow.errors import ConfigError, KafkaError, MessageError
+from codecflow.kafka.records import appended_ms
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import partition_of
@@ -46,14 +47,14 @@ def next_epoch(
     partition = partition_of(stream, partitions)
     answered, published = _answered(settings, stream, partition), _published(settings, stream, partition)
     now = int(time.time() * 1000)
-    # One that workers leave out as impossible counts only if they answered it, so that it is this clock which is wrong.
-    newest = max([before, *answered, *(epoch for epoch in published if epoch <= now + MAX_EPOCH_AHEAD_MS)])
+    # One that workers leave out as impossible counts only if they answered it.
+    newest = max([before, *answered, *(epoch for epoch, at_ms in published if epoch <= at_ms + MAX_EPOCH_AHEAD_MS)])
     if max(now, newest) >= MAX_CLOCK_MS:
         raise ConfigError(
             f"stream {stream}: an epoch cannot begin at {_utc(max(now, newest))}; check this machine's clock, and if that "
             "is right publish under another --stream"
         )
-    if (latest := max([newest, *published])) > now + _AHEAD_MS:
+    if (latest := max([newest, *(epoch for epoch, _ in published)])) > now + _AHEAD_MS:
         notice(
             f"stream {stream}: its newest epoch is of {_utc(latest)}, {_ahead(latest - now)} ahead of this machine's clock, "
             f"{_utc(now)}: one of the two is wrong, check the clock; "
@@ -71,14 +72,16 @@ def _answered(settings: KafkaSettings, stream: str, partition: int) -> list[int]
     ][-1:]
 
 
-def _published(settings: KafkaSettings, stream: str, partition: int) -> list[int]:
-    """Epochs of the newest records of the stream, if there are any among the newest of its partition."""
+def _published(settings: KafkaSettings, stream: str, partition: int) -> list[tuple[int, int]]:
+    """Epochs of the newest records of the stream, if there are any among the newest of its partition, each with the time in
+    ms at which the broker took it in (of this machine's clock, where the topic does not keep that)."""
     until = time.monotonic() + WITHIN_S
     for newest in _NEWEST:
         records = _records(settings, settings.topics.metadata, partition, newest)
         of_stream = [record for record in records if record.key() == stream.encode()]
         if of_stream or len(records) < newest or time.monotonic() > until:
-            return [_epoch(record, decode_metadata) for record in of_stream]
+            now = int(time.time() * 1000)
+            return [(_epoch(record, decode_metadata), appended_ms(record) or now) for record in of_stream]
     return []
 
 
@@ -102,7 +105,7 @@ def _epoch(
 
 
 def _ahead(ms: int) -> str:
-    return f"{ms / 86_400_000:.1f} days" if ms > MAX_EPOCH_AHEAD_MS else f"{ms / 1000:.0f} s"
+    return f"{ms / 86_400_000:.1f} days" if ms > 86_400_000 else f"{ms / 1000:.0f} s"
 
 
 def _utc(ms: int) -> str:

@@ -48,7 +48,9 @@ def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDesc
         kept = tuple(question for question in questions if question.id != question_id)
         if len(kept) == len(questions):
             there = ", ".join(question.id for question in questions) or "nothing"
-            raise ConfigError(f"stream {stream}: no question {question_id!r} (asked now: {there})")
+            raise ConfigError(
+                f"stream {stream}: no question {one_line(question_id, 60)!r} (asked now: {one_line(there, 300)})"
+            )
         return kept
 
     return _change(settings, stream, without)

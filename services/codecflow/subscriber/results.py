@@ -18,6 +18,8 @@ from codecflow.messages import Result, check_stream_id, decode_result
 
 _logger = logging.getLogger(__name__)
 _POLL_S = 0.2
+_MOST_TOLD = 10
+_TELL_EVERY_S = 60.0
 
 
 class Follower(Iterator[Result]):
@@ -25,7 +27,8 @@ class Follower(Iterator[Result]):
 
     What is followed is fixed when the follower is made: results committed later, and with `from_beginning` those that the
     topic still holds. Iteration ends after `timeout_s` seconds without a result (None: never), or once `stopping()` is true
-    and everything committed until then has been given out. A record that is no result is logged and passed over.
+    and everything committed until then has been given out. A record that is no result is logged and skipped; of many the
+    first few are, and then each minute how many there were.
 
     Raises KafkaError when there is no results topic, no broker answers, or none has for too long.
     """
@@ -44,7 +47,10 @@ class Follower(Iterator[Result]):
         self._stopping = stopping
         self._ended = False
         self._ready: deque[Result] = deque()
-        self._tail = TopicTail(settings, settings.topics.results, from_end=not from_beginning, stopping=stopping)
+        self._topic = settings.topics.results
+        self._told = self._silent = 0
+        self._silent_until = 0.0
+        self._tail = TopicTail(settings, self._topic, from_end=not from_beginning, stopping=stopping)
 
     def __next__(self) -> Result:
         deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
@@ -76,5 +82,16 @@ class Follower(Iterator[Result]):
                 continue
             try:
                 self._ready.append(decode_result(message.key(), message.value()))
-            except MessageError as refused:
-                _logger.warning("%s [%s] at %s: %s", message.topic(), message.partition(), message.offset(), refused)
+            except MessageError as error:
+                self._refused(message, error)
+        if self._silent and time.monotonic() > self._silent_until:
+            _logger.warning("%s: %d more records were no results", self._topic, self._silent)
+            self._told = self._silent = 0
+
+    def _refused(self, message: Message, error: MessageError) -> None:
+        if self._told < _MOST_TOLD:
+            self._told += 1
+            self._silent_until = time.monotonic() + _TELL_EVERY_S
+            _logger.warning("%s[%s] at offset %s: %s", self._topic, message.partition(), message.offset(), error)
+        else:
+            self._silent += 1

@@ -20,6 +20,7 @@ from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
 from codecflow.kafka.failures import TopicsError, client_error
 from codecflow.kafka.patience import Patience
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.unreadable import REASON, RETRIES, UNREADABLE, Steps
 from codecflow.messages import Headers, StreamState
 
 from .partition import METADATA, PACKETS, Partition
@@ -38,6 +39,7 @@ _OWN = {
     "max.poll.interval.ms": 300_000,
     # What was fetched ahead is fetched again after a pause, so little is.
     "queued.max.messages.kbytes": 16_384,
+    **RETRIES,
 }
 REVOKE_WITHIN_S = 60.0
 """How long the work in progress may go on once partitions are taken away: the group waits for this worker until
@@ -55,6 +57,16 @@ class Received(Protocol):
 
     def offset(self) -> int | None: ...
 
+    def timestamp(self) -> tuple[int, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """In place of a record that the client cannot unpack."""
+
+    offset: int
+    reason: str = REASON
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -63,7 +75,7 @@ class Arrival:
 
     topic: int
     partition: int
-    message: Received | None
+    message: Received | Unreadable | None
 
 
 class GroupConsumer:
@@ -89,6 +101,7 @@ class GroupConsumer:
         self._patience = Patience(settings, self._watch, stopping)
         self._consumer: Consumer = consumer(settings, settings.worker_group, self._watch, **_OWN)
         self._assigned, self._revoked = assigned, revoked
+        self._steps = Steps(self._consumer)
         self._paused: set[tuple[int, int]] = set()
         self._begun: list[TopicPartition] | None = None
         self._consumer.subscribe(
@@ -109,12 +122,18 @@ class GroupConsumer:
             self._place(self._begun)
             return []
         arrivals = []
+        stepped: set[tuple[str | None, int | None]] = set()
         for message in messages:
             failure = message.error()
             if failure is None:
                 arrivals.append(self._arrival(message, message))
             elif failure.code() == ClientError._PARTITION_EOF:
                 arrivals.append(self._arrival(message, None))
+            elif failure.code() in UNREADABLE:
+                place = (message.topic(), message.partition())
+                if place not in stepped and (at := self._steps.over(message)) is not None:
+                    arrivals.append(self._arrival(message, Unreadable(at)))
+                stepped.add(place)
             elif failure.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
                 raise TopicsError(f"topic {message.topic()} is missing: run: codecflow topics create")
             elif failure.fatal() or not (failure.retriable() or failure.code() < 0):
@@ -152,14 +171,17 @@ class GroupConsumer:
         """Leave the group; partitions still held are revoked."""
         self._consumer.close()
 
-    def _arrival(self, message: Message, content: Message | None) -> Arrival:
+    def _arrival(self, message: Message, content: Message | Unreadable | None) -> Arrival:
         topic, partition = message.topic(), message.partition()
         assert topic is not None
         assert partition is not None
-        return Arrival(self.topics.index(topic), partition, cast("Received | None", content))  # values are bytes
+        return Arrival(
+            self.topics.index(topic), partition, cast("Received | Unreadable | None", content)
+        )  # values are bytes
 
     def _place(self, places: list[TopicPartition]) -> None:
         try:
+            self._steps.forget()
             self._consumer.assign(places)
             self._consumer.resume(places)  # librdkafka keeps a pause through revocation and assignment
         except KafkaException as error:

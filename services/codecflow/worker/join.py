@@ -19,6 +19,9 @@ from .resume import Offsets
 Key = tuple[int, int]
 """(epoch, seq)"""
 
+_MOST_TOLD = 100
+"""Ends that were none and that wait to be reported."""
+
 _END = 1 << 62
 """As seq: the end of an epoch sorts after every picture of it, whatever number of them it gives."""
 
@@ -72,25 +75,33 @@ class _Side(Generic[Record]):
         self.newest: Key = (-1, -1)
         self.behind = 0
         """Offset behind the newest record."""
-        self.earlier_epochs = 0
-        """Records of an epoch before the newest one."""
+        self.earlier_epochs = self.late = 0
+        """Records of an epoch before the newest one; records of the newest one out of order or there twice."""
         self._counts = counts
         self._recent: deque[Key] = deque(maxlen=512)
+        self._before_end: Key = (-1, -1)
 
     def add(self, key: Key, record: Record, offset: int) -> bool:
         """Take a record in, unless it is out of order; False when it was counted and dropped."""
         self.behind = offset + 1
-        if key <= self.newest:
+        if key <= self.newest and not self.goes_on(key):
             if key[0] < self.newest[0]:
                 self._counts["earlier-epoch"] += 1
                 self.earlier_epochs += 1
             else:
                 self._counts["duplicate" if key in self._recent else "late"] += 1
+                self.late += 1
             return False
+        if key[1] == _END:
+            self._before_end = self.newest
         self.newest = key
         self._recent.append(key)
         self.waiting.append(_Waiting(key, record, offset))
         return True
+
+    def goes_on(self, key: Key) -> bool:
+        """Whether this is a picture after the end of its epoch, which then was none."""
+        return key[1] < _END and self.newest == (key[0], _END) and key > self._before_end
 
     @property
     def oldest_offset(self) -> int | None:
@@ -100,7 +111,12 @@ class _Side(Generic[Record]):
 class StreamJoin:
     """The merge of one stream.
 
-    `counts` is added to, by reason: duplicate, late, earlier-epoch, picture-missing, metadata-missing, no-partner.
+    The end of an epoch is believed until the metadata topic goes on with a picture of that epoch: anybody who may write
+    there can write an end. One of a later epoch that no metadata came of is not believed while those of another epoch come.
+
+    `counts` is added to, by reason: duplicate, late, earlier-epoch, picture-missing, metadata-missing, no-partner,
+    false-end.
+    `false_ends`: (epoch, offset) of ends that were none, for its owner to take.
     """
 
     def __init__(self, counts: Counter[str]) -> None:
@@ -109,13 +125,21 @@ class StreamJoin:
         self._metadata: _Side[PictureMetadata | EndOfEpoch] = _Side(counts)
         self._next: Key | None = None  # the key expected next; None: nothing was joined yet
         self._open = False  # its epoch has begun and has not ended
-        self._left = -1  # nothing more is joined of this epoch and those before it
+        self._left: Key = (-1, -1)  # nothing more is joined up to here
+        self._missing_at_end = 0
+        self._end_offset = -1
         self._bytes = 0
+        self.false_ends: list[tuple[int, int]] = []
 
     @property
     def earlier_epochs(self) -> int:
         """Records of an earlier epoch that came after those of a later one: two producers at once, or a clock set back."""
         return self._packets.earlier_epochs + self._metadata.earlier_epochs
+
+    @property
+    def late(self) -> int:
+        """Records out of order, or there twice: two producers at once, or a record that is not of the stream's producer."""
+        return self._packets.late + self._metadata.late
 
     @property
     def newest_epoch(self) -> int:
@@ -149,19 +173,32 @@ class StreamJoin:
             self._bytes += len(picture.data)
 
     def add_metadata(self, document: PictureMetadata | EndOfEpoch, offset: int) -> None:
-        seq = _END if isinstance(document, EndOfEpoch) else document.seq
-        self._metadata.add((document.epoch, seq), document, offset)
+        newest = self._metadata.newest
+        if isinstance(document, EndOfEpoch):
+            if -1 < newest[0] < document.epoch and newest[1] < _END:
+                self._metadata.behind = offset + 1
+                self._false_end(document.epoch, offset)
+                return
+            if self._metadata.add((document.epoch, _END), document, offset):
+                self._end_offset = offset
+            return
+        key = (document.epoch, document.seq)
+        if self._metadata.goes_on(key):
+            self._false_end(document.epoch, self._end_offset)
+        self._metadata.add(key, document, offset)
 
     def take(self) -> Iterator[Joined | EpochEnd]:
         """What can be joined by now, in decode order."""
         packets, metadata = self._packets.waiting, self._metadata.waiting
         while True:
-            if packets and packets[0].key[0] <= self._left:
+            known = metadata[0] if metadata else None
+            if known is not None and known.key <= self._left:
+                self._reopen(known.key)
+            if packets and packets[0].key <= self._left:
                 self._drop_packet()
                 continue
-            if not metadata:
+            if known is None:
                 return
-            known = metadata[0]
             picture = packets[0] if packets else None
             if isinstance(known.record, EndOfEpoch):
                 # Every picture with metadata is joined by now; one without it would give no frame anyway.
@@ -170,7 +207,7 @@ class StreamJoin:
             elif picture is None:
                 return
             elif picture.key[0] < known.key[0]:
-                self._left = known.key[0] - 1  # the metadata topic has left this epoch behind
+                self._left = (known.key[0] - 1, _END)  # the metadata topic has left this epoch behind
             elif picture.key < known.key:
                 self._pop_packet()
                 yield from self._joined(picture.key, picture.record, None, (picture.offset, known.offset))
@@ -225,19 +262,34 @@ class StreamJoin:
             if self._next[0] != epoch:
                 yield from self._leave()
                 self._next = (epoch, 0)
-            self._counts["picture-missing"] += seq - self._next[1]
+            self._counts["picture-missing"] += max(0, seq - self._next[1])
         self._next, self._open = (epoch, seq + 1), True
         self._counts["picture-missing"] += picture is None
         self._counts["metadata-missing"] += metadata is None
         yield Joined(epoch, seq, picture, metadata, *offsets)
 
     def _end(self, epoch: int, pictures: int) -> Iterator[EpochEnd]:
+        self._missing_at_end = 0
         if self._next is not None and self._next[0] == epoch:
-            self._counts["picture-missing"] += max(0, pictures - self._next[1])
+            self._missing_at_end = max(0, pictures - self._next[1])
+            self._counts["picture-missing"] += self._missing_at_end
+            pictures = max(pictures, self._next[1])
         elif self._next is not None:
             yield from self._leave()
-        self._left, self._next, self._open = epoch, (epoch, pictures), False
+        self._left, self._next, self._open = (epoch, pictures - 1), (epoch, pictures), False
         yield EpochEnd(epoch, True, self.seen)
+
+    def _reopen(self, key: Key) -> None:
+        """The metadata go on with pictures that were given up at an end which was none."""
+        self._left = (key[0], key[1] - 1)
+        self._next = key
+        self._counts["picture-missing"] -= self._missing_at_end
+        self._missing_at_end = 0
+
+    def _false_end(self, epoch: int, offset: int) -> None:
+        self._counts["false-end"] += 1
+        if len(self.false_ends) < _MOST_TOLD:
+            self.false_ends.append((epoch, offset))
 
     def _leave(self) -> Iterator[EpochEnd]:
         if self._open and self._next is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -84,6 +85,7 @@ class Partition:
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
         self._misplaced: dict[str, bool] = {}
+        self._future: Counter[str] = Counter()  # records of epochs of the future that are still to be reported
 
     @property
     def settled(self) -> bool:
@@ -97,25 +99,32 @@ class Partition:
         """Whether both topics have been read to their ends, as far as is known."""
         return all(until >= newest for until, newest in zip(self._read_until, self._newest_at, strict=True))
 
-    def packet(self, key: bytes | None, value: bytes | None, headers: Headers | None, offset: int) -> None:
-        """Take in a record of the packets topic."""
-        picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers))
+    def packet(
+        self,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None,
+        offset: int,
+        appended_ms: int | None = None,
+    ) -> None:
+        """Take in a record of the packets topic. `appended_ms`: when the broker took it in, where that is known."""
+        picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers), appended_ms)
         if picture is not None:
             stream = self._follow(picture.stream)
             stream.packet(picture, offset, self._wall_ms(), self._near_end())
 
-    def metadata(self, key: bytes | None, value: bytes | None, offset: int) -> None:
-        """Take in a record of the metadata topic."""
-        document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value))
+    def metadata(self, key: bytes | None, value: bytes | None, offset: int, appended_ms: int | None = None) -> None:
+        """Take in a record of the metadata topic, as `packet` does."""
+        document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value), appended_ms)
         if document is not None:
             stream = self._follow(document.stream)
             stream.unpaired = False
             stream.metadata(document, offset, self._wall_ms(), self._near_end())
 
-    def failed(self, topic: int, key: bytes | None, offset: int, error: Exception) -> None:
-        """Taking in a record has failed in a way that nobody has foreseen: it is left out."""
+    def failed(self, topic: int, key: bytes | None, offset: int, reason: str) -> None:
+        """A record cannot be unpacked, or taking it in has failed in a way that nobody has foreseen: it is left out."""
         self._passed(topic, offset)
-        self._dead(topic, key, offset, "failed", f"{type(error).__name__}: {error}")
+        self._dead(topic, key, offset, "failed", reason)
 
     def read_until(self, topic: int, at: float) -> None:
         """All records that the topic (PACKETS or METADATA) held at monotonic time `at` have been read."""
@@ -228,7 +237,7 @@ class Partition:
                     f"stream {stream.name!r}: {episode[0]:.0f} s behind live: skipped {episode[1]:.0f} s up to its newest "
                     f"keyframe (--when-behind)"
                 )
-            self._report_earlier_epochs(stream)
+            self._report_left_out(stream)
             if min(self._read_until) > since + limits.idle_s and not stream.parked:
                 stream.park(now_ms)
             elif stream.parked and stream.sampled_all and not stream.ready and not stream.taken:
@@ -252,7 +261,9 @@ class Partition:
         self.positions = (offset + 1, metadata) if topic == PACKETS else (packets, offset + 1)
         self._newest_at[topic] = self._clock()
 
-    def _read(self, topic: int, key: bytes | None, offset: int, decode: Callable[[], T]) -> T | None:
+    def _read(
+        self, topic: int, key: bytes | None, offset: int, decode: Callable[[], T], appended_ms: int | None
+    ) -> T | None:
         """The message in the record at `offset`, which is now read; None, with a dead letter, where it cannot be used."""
         self._passed(topic, offset)
         try:
@@ -265,15 +276,20 @@ class Partition:
             reason = f"wrong partition, expected {home}: publish with partitioner murmur2"
             self._dead(topic, key, offset, "misplaced", reason)
             return None
-        ahead_ms = message.epoch - self._wall_ms()
+        # By the broker's clock, so that whoever reads the record again decides the same.
+        ahead_ms = message.epoch - (self._wall_ms() if appended_ms is None else appended_ms)
         if ahead_ms > MAX_EPOCH_AHEAD_MS:
-            reason = f"epoch {message.epoch} lies {ahead_ms / 86_400_000:.1f} days ahead of this worker's clock"
+            reason = f"epoch {message.epoch} lies {_ahead(ahead_ms)} ahead of the broker's clock"
             self._dead(topic, key, offset, "future-epoch", reason)
-            self._reports.say_seldom(
+            if len(self._future) > 10_000:
+                self._future.clear()
+            self._future[message.stream] += 1
+            if self._reports.say_seldom(
                 f"future {message.stream}",
-                f"stream {message.stream!r}: {reason}; its records are left out until its producer's clock is set right "
-                f"and the producer is restarted",
-            )
+                f"stream {message.stream!r}: {self._future[message.stream]} records left out: {reason}; set the clock of "
+                f"the machine that publishes them right, and restart its producer",
+            ):
+                del self._future[message.stream]
             return None
         return message
 
@@ -294,18 +310,32 @@ class Partition:
         stream.newest_at = self._clock()
         return stream
 
-    def _report_earlier_epochs(self, stream: Stream) -> None:
-        count = stream.join.earlier_epochs
-        if count > stream.earlier_reported:
-            new, stream.earlier_reported = count - stream.earlier_reported, count
-            stream.earlier_waiting += new
-        if stream.earlier_waiting and self._reports.say_seldom(
-            f"two producers {stream.name}",
-            f"stream {stream.name!r}: {stream.earlier_waiting} records left out, of an earlier epoch than "
-            f"{stream.join.newest_epoch}: two producers at once, or one whose clock was set back; stop one of them, or "
-            f"restart the producer: it begins a later epoch",
+    def _report_left_out(self, stream: Stream) -> None:
+        """Records that are not of the order in which one producer publishes, and ends of epochs that were none."""
+        join = stream.join
+        name = stream.name
+        for which, count, why in (
+            ("earlier epochs", stream.earlier_epochs, f"of an earlier epoch than {stream.newest_epoch}"),
+            ("late", join.late, f"twice or out of order in epoch {stream.newest_epoch}"),
         ):
-            stream.earlier_waiting = 0
+            new = count - stream.left_out_reported[which]
+            if new and self._reports.say_seldom(
+                f"{which} {name}",
+                f"stream {name!r}: {new} records left out, {why}: two producers at once, one whose clock was set back, or "
+                f"somebody else who writes to its topics; stop one of them, or restart the producer: it begins a later "
+                f"epoch",
+            ):
+                stream.left_out_reported[which] = count
+        for epoch, offset in join.false_ends:
+            self._dead(METADATA, name.encode(), offset, "false-end", f"epoch {epoch} went on, or another one did")
+        stream.false_ends += len(join.false_ends)
+        join.false_ends.clear()
+        if stream.false_ends and self._reports.say_seldom(
+            f"false end {name}",
+            f"stream {name!r}: {stream.false_ends} ends of its epoch are ignored: its pictures went on; see who else "
+            f"may write to {self._settings.topics[METADATA]} (their places are in the dead letters)",
+        ):
+            stream.false_ends = 0
 
     def _is_misplaced(self, stream: str) -> bool:
         """Whether this is not the stream's partition: two workers would then answer it."""
@@ -322,6 +352,10 @@ class Partition:
     def _dead(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
         stream = DeadLetter.key_text(key)
         self._reports.dead(DeadLetter(self._settings.topics[topic], self.number, offset, stream, code, reason))
+
+
+def _ahead(ms: int) -> str:
+    return f"{ms / 86_400_000:.1f} days" if ms > 86_400_000 else f"{ms / 3_600_000:.1f} hours"
 
 
 def _least(position: int, held: int | None) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from codecflow.errors import MessageError
+from codecflow.kafka.compacted import REMOVE
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import DeadLetter, Question, decode_stream
@@ -13,8 +14,8 @@ from codecflow.messages import DeadLetter, Question, decode_stream
 class Questions:
     """Follows the descriptions of all streams, outside the worker group: the newest one rules, from the next window on.
 
-    `default` is asked of every stream without a description. A description that cannot be read goes to `dead`, and the one
-    before it stays in force. Raises KafkaError when it cannot read the topic.
+    `default` is asked of every stream without a description. A description that cannot be read goes to `dead`, with a line
+    to `say`, and the one before it stays in force. Raises KafkaError when it cannot read the topic.
     """
 
     def __init__(
@@ -22,10 +23,11 @@ class Questions:
         settings: KafkaSettings,
         default: Question | None = None,
         dead: Callable[[DeadLetter], None] = lambda _: None,
+        say: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._topic = settings.topics.streams
         self._default = () if default is None else (default,)
-        self._dead = dead
+        self._dead, self._say = dead, say
         self._by_stream: dict[str, tuple[Question, ...]] = {}
         self._tail = TopicTail(settings, self._topic)
         self._apply(within_s=60.0)
@@ -42,16 +44,27 @@ class Questions:
 
     def _apply(self, within_s: float | None = None) -> None:
         records = self._tail.poll(0.0) if within_s is None else self._tail.catch_up(within_s)
+        refused: dict[tuple[int | None, bytes | None], list[DeadLetter]] = {}
         for record in records:
-            key, value = record.key(), record.value()
+            key, value, partition = record.key(), record.value(), record.partition()
             try:
-                description = decode_stream(key, value)
+                if value is None:
+                    self._by_stream.pop(DeadLetter.key_text(key), None)
+                else:
+                    description = decode_stream(key, value)
+                    self._by_stream[description.stream] = description.questions
             except MessageError as error:
-                stream = DeadLetter.key_text(key)
-                partition, offset = record.partition() or 0, record.offset() or 0
-                self._dead(DeadLetter(self._topic, partition, offset, stream, "unreadable", str(error)))
-                continue
-            if value is None:
-                self._by_stream.pop(description.stream, None)
+                stream, offset = DeadLetter.key_text(key), record.offset() or 0
+                letter = DeadLetter(self._topic, partition or 0, offset, stream, "unreadable", str(error))
+                refused.setdefault((partition, key), []).append(letter)
             else:
-                self._by_stream[description.stream] = description.questions
+                refused.pop((partition, key), None)  # compaction will remove it
+        letters = [letter for of_key in refused.values() for letter in of_key]
+        for letter in letters:
+            self._dead(letter)
+        if letters:
+            one, more = letters[0], f" and {len(letters) - 1} more" if len(letters) > 1 else ""
+            self._say(
+                f"questions that cannot be read: {one.topic}[{one.partition}] offset {one.offset}, key {one.stream[:60]!r}: "
+                f"{one.reason}{more}; those before stay in force; to remove such records run: {REMOVE}"
+            )

@@ -47,9 +47,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from codecflow.errors import MessageError
+from codecflow.kafka.compacted import REMOVE, newest, picture_ends, usable_state
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.tail import TopicTail, newest_by_key
-from codecflow.messages import DeadLetter, StreamState, decode_state
+from codecflow.kafka.tail import TopicTail
+from codecflow.messages import DeadLetter, StreamState
 
 Offsets = tuple[int, int]
 """Offsets on the packets topic and on the metadata topic."""
@@ -61,14 +62,16 @@ States = dict[int, dict[str, StreamState]]
 def read_states(
     settings: KafkaSettings,
     partitions: Sequence[int],
+    count: int,
     dead: Callable[[DeadLetter], None],
     say: Callable[[str], None],
     stopping: Callable[[], bool] = lambda: False,
 ) -> States:
-    """The committed states of the streams of `partitions`. To be called after the group's offsets were fetched.
+    """The committed states of the streams of `partitions`, of `count` in all. To be called after the group's offsets were
+    fetched.
 
     Transactions in progress are waited for, and so are brokers, for as long as a service does. A state that cannot be read
-    goes to `dead`, with a line to `say`; its stream begins as if it had none. Raises KafkaError.
+    or true goes to `dead`, with a line to `say`; its stream begins as if it had none. Raises KafkaError.
     """
     states: States = {number: {} for number in partitions}
     if not partitions:
@@ -78,24 +81,21 @@ def read_states(
         replace(settings, reach_within_s=settings.gone_after_s), topic, partitions, stopping=stopping
     ) as tail:
         records = tail.catch_up(settings.gone_after_s)
-    for number in partitions:
-        mine = [record for record in records if record.partition() == number]
-        offsets = {record.key(): record.offset() or 0 for record in mine}
-        for key, value in newest_by_key(mine).items():
-            if value is None:
-                continue
-            try:
-                state = decode_state(key, value)
-            except MessageError as error:
-                name = DeadLetter.key_text(key)
-                dead(DeadLetter(topic, number, offsets[key], name, "unreadable", str(error)))
-                say(
-                    f"stream {name!r}: its state ({topic}[{number}] at offset {offsets[key]}) is unreadable: {error}; "
-                    f"the stream begins at the group's offset, and windows may be emitted again; "
-                    f"its next window writes a good state"
-                )
-            else:
-                states[number][state.stream] = state
+        ends = picture_ends(settings, tail)
+    for record in newest(records):
+        number, offset = record.partition() or 0, record.offset() or 0
+        try:
+            state = usable_state(record, count, ends[number])
+        except MessageError as error:
+            name = DeadLetter.key_text(record.key())
+            dead(DeadLetter(topic, number, offset, name, "unreadable", str(error)))
+            say(
+                f"stream {name[:200]!r}: its state ({topic}[{number}] at offset {offset}) cannot be used: {error}; the "
+                f"stream begins at the group's offset, and windows may be emitted again; its next window writes a good "
+                f"state, and that of a stream which is no more is removed by: {REMOVE}"
+            )
+        else:
+            states[number][state.stream] = state
     return states
 
 
@@ -113,9 +113,9 @@ class Resume:
         return self.over(epoch) or offset < (state.packets_offset, state.metadata_offset)[topic]
 
     def over(self, epoch: int) -> bool:
-        """Whether this epoch was left behind."""
-        state = self.state
-        return state is not None and (epoch < state.epoch or (epoch == state.epoch and state.ended))
+        """Whether a later epoch was answered, if only to its end. One that has ended goes on where there are pictures of it
+        behind its end (join.py)."""
+        return self.state is not None and epoch < self.state.epoch
 
     def of(self, epoch: int) -> StreamState | None:
         """The state, if this epoch goes on from it."""

@@ -213,7 +213,9 @@ class Sampler:
         self._show(epoch, epoch.track.flush())
         self._hand_on(epoch, epoch.windows.close_before(epoch.last_slot + 1))
         if end.closed:
-            self._steps.append(epoch.windows.end(end.offsets))
+            step = epoch.windows.end(end.offsets)
+            self._steps.append(step)
+            self._resume = step.state  # should its pictures go on: its end was none
         self._epoch = None
 
     def _leave(self, leave: Leave) -> None:

@@ -21,13 +21,13 @@ from typing import Any
 from codecflow.codec.lazy import MAX_BYTES
 from codecflow.errors import CodecFlowError
 from codecflow.kafka.failures import FencedError
-from codecflow.kafka.records import headers_of
+from codecflow.kafka.records import appended_ms, headers_of
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import DeadLetter, StreamState
 
 from .answering import Answered, Answering, AnswersWindows, Described
 from .committer import Committer, DeadLetters
-from .consumer import REVOKE_WITHIN_S, Arrival, Ownership
+from .consumer import REVOKE_WITHIN_S, Arrival, Ownership, Unreadable
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import Gate, SamplerPool
 from .resume import Offsets, States
@@ -92,7 +92,7 @@ class Worker:
         self._commit: _Commit | None = None
         self._next_hold = self._next_chores = self._next_commit = 0.0
         self._consumer_time, self._time = BusyTime(), BusyTime()
-        self._questions = transport.questions(settings.question, self._letters.add)
+        self._questions = transport.questions(settings.question, self._letters.add, notice)
         self._committer = Committer(transport.emitter(), transport.topics, described.keep, notice)
         self._answering = Answering(engine, settings.plan, described, notice)
         self._pool = SamplerPool(settings.threads)
@@ -150,17 +150,21 @@ class Worker:
             if (message := arrival.message) is None:
                 partition.read_until(arrival.topic, time.monotonic())
                 continue
+            if isinstance(message, Unreadable):
+                partition.failed(arrival.topic, None, message.offset, message.reason)
+                continue
             key, value, offset = message.key(), message.value(), message.offset()
             assert offset is not None
             try:
+                at_ms = appended_ms(message)
                 if arrival.topic == PACKETS:
-                    partition.packet(key, value, headers_of(message), offset)
+                    partition.packet(key, value, headers_of(message), offset, at_ms)
                 else:
-                    partition.metadata(key, value, offset)
+                    partition.metadata(key, value, offset, at_ms)
             except CodecFlowError:
                 raise
             except Exception as error:  # noqa: BLE001  # one record must not stop the worker, and every worker after it
-                partition.failed(arrival.topic, key, offset, error)
+                partition.failed(arrival.topic, key, offset, f"{type(error).__name__}: {error}")
         self._hold_back()
 
     def _hold_back(self) -> None:

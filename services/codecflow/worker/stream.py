@@ -54,11 +54,14 @@ class Stream:
         """Records were dropped at that limit, and no counterpart has come since."""
         self.overrun = False
         """Its pictures are skipped because its sampler has too much to do, while others of its partition have not."""
-        self.earlier_reported = self.earlier_waiting = 0
-        """Records of earlier epochs that were counted, and that are still to be reported."""
+        self.left_out_reported: Counter[str] = Counter()
+        """Records that were left out and reported, by kind."""
+        self.false_ends = 0
+        """Ends of epochs that were none and are still to be reported."""
         self._pool, self._limits = pool, limits
         self._resume = Resume(state)
         self._held = Held.nothing()
+        self._over = 0  # records of epochs before the state's, behind its offsets
         self._began = -1 if state is None else state.epoch if not state.ended else -1
         self._backlog = Backlog(when_behind, self._resume, limits.stream_bytes)
         self._lane = pool.open(Sampler(name, sampling, state))
@@ -91,6 +94,17 @@ class Stream:
     def behind_s(self) -> float | None:
         """How late the newest picture was read, in seconds; None before there is one."""
         return self._backlog.behind_s
+
+    @property
+    def earlier_epochs(self) -> int:
+        """Records of an earlier epoch than `newest_epoch` that came after those of that one."""
+        return self.join.earlier_epochs + self._over
+
+    @property
+    def newest_epoch(self) -> int:
+        """The newest epoch that was answered or read."""
+        state = self._resume.state
+        return self.join.newest_epoch if state is None else max(self.join.newest_epoch, state.epoch)
 
     @property
     def sampled_all(self) -> bool:
@@ -188,6 +202,7 @@ class Stream:
         assert state is not None
         if self._resume.over(epoch) and offset >= (state.packets_offset, state.metadata_offset)[topic]:
             self.counts["earlier-epoch"] += 1
+            self._over += 1
         return True
 
     def _accept(self, events: Iterable[Joined | EpochEnd], now_ms: int, at_end: bool) -> None:

@@ -77,7 +77,7 @@ class Transport(Protocol):
 
     def emitter(self) -> Outgoing: ...
 
-    def questions(self, default: Question | None, dead: Dead) -> Asked: ...
+    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked: ...
 
     def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States: ...
 
@@ -102,11 +102,11 @@ class KafkaTransport:
         emitter.open()
         return emitter
 
-    def questions(self, default: Question | None, dead: Dead) -> Asked:
-        return Questions(self._settings, default, dead)
+    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked:
+        return Questions(self._settings, default, dead, say)
 
     def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
-        return read_states(self._settings, numbers, dead, say, self._stopping)
+        return read_states(self._settings, numbers, self.partitions, dead, say, self._stopping)
 
     def progress(self) -> ReadTo:
         return Progress(self._settings)

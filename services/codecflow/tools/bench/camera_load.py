@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 import msgspec
 import orjson
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE
 
 from codecflow.codec.signal import DEFAULT_INTERVAL
 from codecflow.codec.source import Source
@@ -374,6 +375,9 @@ class PipedRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     def offset(self) -> int | None:
         return self.place
+
+    def timestamp(self) -> tuple[int, int]:
+        return TIMESTAMP_NOT_AVAILABLE, 0
 
 
 class _Sink(Protocol):

@@ -169,8 +169,8 @@ class _Watched:
     def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming:
         return self._inner.consumer(assigned, revoked, say)
 
-    def questions(self, default: Question | None, dead: Dead) -> Asked:
-        return self._inner.questions(default, dead)
+    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked:
+        return self._inner.questions(default, dead, say)
 
     def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
         return self._inner.states(numbers, dead, say)

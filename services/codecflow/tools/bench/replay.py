@@ -41,7 +41,7 @@ class ReplayTransport:
     def emitter(self) -> Outgoing:
         return _Memory()
 
-    def questions(self, default: Question | None, dead: Dead) -> Asked:
+    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked:
         return _OneQuestion(default)
 
     def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:

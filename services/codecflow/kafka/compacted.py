@@ -1,0 +1,116 @@
+"""Records of the compacted topics (streams, state) that nobody can use, and the way to be rid of them.
+
+Such a record does no harm but stays for ever, and every worker that starts reads it again: compaction removes a record
+only once its key has a newer one. A tombstone, a record of the same key without a value, is that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from confluent_kafka import Message
+
+from codecflow.errors import MessageError
+from codecflow.messages import MAX_EPOCH_AHEAD_MS, DeadLetter, StreamState, decode_state, decode_stream
+
+from .records import Record, appended_ms
+from .sending import RecordSender
+from .settings import KafkaSettings
+from .tail import TopicTail
+from .topics import check_topics, partition_of
+
+REMOVE = "codecflow topics clean"
+"""The command that does it, for messages."""
+
+_TAKEN_WITHIN_S = 30.0
+
+Ends = tuple[int, int]
+"""Where the packets and the metadata topic end in one partition."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Where a record lies that nobody can use, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    reason: str
+
+    @property
+    def shown(self) -> str:
+        """For people."""
+        return f"{self.topic}[{self.partition}] offset {self.offset}, key {DeadLetter.key_text(self.key)[:60]!r}"
+
+
+def usable_state(record: Message, partitions: int, ends: Ends) -> StreamState:
+    """The state in a record of the state topic. `partitions`: how many it has; `ends`: those of its own partition, asked for
+    after it was read. Raises MessageError when it is none, or cannot be true."""
+    state = decode_state(record.key(), record.value())
+    home = partition_of(state.stream, partitions)
+    if record.partition() != home:
+        raise MessageError(f"state: wrong partition, expected {home}")
+    at_ms = appended_ms(record)
+    if at_ms is not None and state.epoch - at_ms > MAX_EPOCH_AHEAD_MS:
+        raise MessageError(f"state: epoch {state.epoch} lies ahead of the broker's clock")
+    if state.packets_offset > ends[0] or state.metadata_offset > ends[1]:
+        raise MessageError(
+            f"state: offsets {state.packets_offset} and {state.metadata_offset} lie behind the ends of the topics, "
+            f"{ends[0]} and {ends[1]}"
+        )
+    return state
+
+
+def picture_ends(settings: KafkaSettings, tail: TopicTail) -> dict[int, Ends]:
+    """By partition, where packets and metadata end; of the partitions that `tail` reads of the state topic. Raises
+    KafkaError."""
+    packets, metadata = (tail.ends_of(topic) for topic in (settings.topics.packets, settings.topics.metadata))
+    return {number: (end, metadata[number]) for number, end in packets.items()}
+
+
+def find_unusable(settings: KafkaSettings) -> list[Unusable]:
+    """Every record of streams and state that nobody can use. Raises KafkaError."""
+    partitions = check_topics(settings)
+    with TopicTail(settings, settings.topics.streams) as streams, TopicTail(settings, settings.topics.state) as state:
+        described, states = newest(streams.catch_up()), newest(state.catch_up())
+        ends = picture_ends(settings, state)
+    found = []
+    for record in described:
+        try:
+            decode_stream(record.key(), record.value())
+        except MessageError as error:
+            found.append(_unusable(record, error))
+    for record in states:
+        try:
+            usable_state(record, partitions, ends[record.partition() or 0])
+        except MessageError as error:
+            found.append(_unusable(record, error))
+    return found
+
+
+def of_stream(settings: KafkaSettings, stream: str) -> list[Unusable]:
+    """The states of one stream, whatever they are, wherever they lie. Raises KafkaError."""
+    with TopicTail(settings, settings.topics.state) as tail:
+        found = newest(tail.catch_up())
+    return [_unusable(record, "removed by hand") for record in found if record.key() == stream.encode()]
+
+
+def remove(settings: KafkaSettings, records: Sequence[Unusable]) -> None:
+    """Write a tombstone for each, where it lies. Raises KafkaError."""
+    with RecordSender(settings) as sender:
+        for one in records:
+            sender.send(Record(one.topic, one.key, None, f"a tombstone for {one.shown}", partition=one.partition))
+        sender.flush(_TAKEN_WITHIN_S)
+
+
+def newest(records: Sequence[Message]) -> Iterator[Message]:
+    """What compaction would leave of a topic: of each partition and key the last record, without tombstones."""
+    last = {(record.partition(), record.key()): record for record in records if record.key() is not None}
+    return (record for record in last.values() if record.value() is not None)
+
+
+def _unusable(record: Message, reason: object) -> Unusable:
+    key = record.key() or b""
+    return Unusable(record.topic() or "", record.partition() or 0, record.offset() or 0, key, str(reason))
