@@ -65,7 +65,7 @@ def test_a_foreign_record_is_told_and_passed_over(
         Follower(kafka_settings, "gate", from_beginning=True, stopping=lambda: True) as follower,
     ):
         assert list(follower) == windows("gate", 1)
-    assert "at 0: result: schema version None" in caplog.text
+    assert "at offset 0: result: schema version None" in caplog.text
 
 
 def test_without_topics_it_says_what_to_do(kafka_settings: KafkaSettings) -> None:
