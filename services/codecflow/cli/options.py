@@ -55,6 +55,17 @@ KafkaConfig = Annotated[
     ),
 ]
 
+MetricsPort = Annotated[
+    str | None,
+    typer.Option(
+        "--metrics-port",
+        envvar="CODECFLOW_METRICS_PORT",
+        metavar="[HOST:]PORT",
+        help="Serve /metrics for Prometheus, and the probes /livez, /readyz and /startupz.  [HOST: 127.0.0.1]",
+        show_default=False,
+    ),
+]
+
 
 def picture_pixels(text: str) -> int:
     """Samples of the largest picture, from its size such as 1920x1080. Raises ConfigError."""

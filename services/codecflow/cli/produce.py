@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ from .options import (
     BootstrapServers,
     KafkaConfig,
     MaxPictureSize,
+    MetricsPort,
     Properties,
     TopicPrefix,
     kafka_settings,
@@ -87,6 +89,7 @@ def produce(
         bool, typer.Option("--insecure", help="Do not check certificates: the password may go to an impostor.")
     ] = False,
     max_picture_size: MaxPictureSize = "8192x8192",
+    metrics_port: MetricsPort = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with the summary as one JSON line.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
@@ -125,10 +128,26 @@ def produce(
                 piped_live=not fast,
             ),
         )
-        with GracefulStop() as stop, StatusLine("opening the source", every_s=10.0) as status:
+        with (
+            _monitoring(metrics_port, summary),
+            GracefulStop() as stop,
+            StatusLine("opening the source", every_s=10.0) as status,
+        ):
             run(settings, source, stream, options, stop, status.show, status.notice, summary)
         if summary.lost and not summary.live:
             _raise_loss(summary, settings.topics.packets)
+
+
+def _monitoring(address: str | None, summary: Summary) -> AbstractContextManager[object]:
+    if address is None:
+        return nullcontext()
+    from codecflow.monitoring.server import Health, MonitoringServer
+    from codecflow.producer.metrics import is_up, producer_samples
+
+    def health() -> Health:
+        return Health(started=summary.pictures > 0, ready=is_up(summary))
+
+    return MonitoringServer(address, health, lambda: producer_samples(summary))
 
 
 def _named_in_file(source: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +12,7 @@ from .options import (
     BootstrapServers,
     KafkaConfig,
     MaxPictureSize,
+    MetricsPort,
     Properties,
     TopicPrefix,
     kafka_settings,
@@ -21,6 +22,7 @@ from .status import StatusLine, last_words
 
 if TYPE_CHECKING:
     from codecflow.vlm.families import Family
+    from codecflow.worker.status import Summary
 
 _WINDOWS, _MODEL = "Windows and policies", "Model"
 
@@ -125,6 +127,7 @@ def worker(
         bool, typer.Option("--until-end", help="Stop once every stream has ended and is answered.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Check options, topics and model, and stop.")] = False,
+    metrics_port: MetricsPort = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with the summary as one JSON line.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
@@ -141,7 +144,10 @@ def worker(
     from codecflow.worker.status import Summary
 
     summary = Summary()
-    with nullcontext() if check else last_words(summary, as_json):
+    with (
+        nullcontext() if check else last_words(summary, as_json),
+        nullcontext() if check or metrics_port is None else _monitoring(metrics_port, summary),
+    ):
         from codecflow.worker.options import WorkerOptions
 
         options = WorkerOptions(
@@ -194,3 +200,11 @@ def _load(model: str, dtype: str, device: str) -> Family:
 
     folder = checkpoint(model, lambda line: typer.echo(f"codecflow: {line}", err=True))
     return load_model(folder, dtype, device)
+
+
+def _monitoring(address: str, summary: Summary) -> AbstractContextManager[object]:
+    """From before the model is loaded: a probe can then tell a slow start from a dead process."""
+    from codecflow.monitoring.server import MonitoringServer
+    from codecflow.worker.metrics import worker_samples
+
+    return MonitoringServer(address, lambda: summary.health, lambda: worker_samples(summary), [summary.delay])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from fractions import Fraction
 from typing import Protocol
@@ -133,6 +134,7 @@ class EpochPublisher:
     def _count(self, metadata: PictureMetadata, document_bytes: int) -> None:
         summary = self._summary
         summary.pictures += 1
+        summary.last_picture_s = time.time()
         summary.signals += metadata.signal is not None
         summary.packets_bytes += metadata.size
         summary.metadata_bytes += document_bytes

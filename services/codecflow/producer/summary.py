@@ -23,7 +23,7 @@ class Summary:
     compressed. `dropped`: pictures that were not published, by reason. `not_shown`: pictures that were published although a
     decoder never shows them, since others refer to them. `epoch`: of the newest opening. `reconnects` after the first.
     `ended`: the newest epoch was closed cleanly. `corrected`: times that were corrected, by kind. `live`: the source is a
-    camera. `error`: what ended the run, if it failed.
+    camera. `error`: what ended the run, if it failed. `last_picture_s`: wall clock at which the newest was published.
     """
 
     stream: str
@@ -43,6 +43,7 @@ class Summary:
     corrected: Counter[str] = field(default_factory=Counter)
     not_shown: int = 0
     error: str | None = None
+    last_picture_s: float = 0.0
 
     @property
     def lost(self) -> int:

@@ -84,6 +84,7 @@ class Partition:
         self._read_until = [-math.inf, -math.inf]  # all that each topic held at this time was read
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
+        self._replaying = True
         self._misplaced: dict[str, bool] = {}
         self._future: Counter[str] = Counter()  # records of epochs of the future that are still to be reported
 
@@ -98,6 +99,12 @@ class Partition:
     def at_end(self) -> bool:
         """Whether both topics have been read to their ends, as far as is known."""
         return all(until >= newest for until, newest in zip(self._read_until, self._newest_at, strict=True))
+
+    @property
+    def replaying(self) -> bool:
+        """Until both topics have been read to their ends once since the partition was taken over."""
+        self._replaying = self._replaying and not (self.at_end or self._near_end())
+        return self._replaying
 
     def packet(
         self,

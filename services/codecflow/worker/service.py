@@ -122,7 +122,8 @@ class Worker:
         brokers are gone.
         """
         try:
-            with StuckDetector(self._settings.stuck_after_s, self._notice, self._busy) as stuck:
+            health = self._summary.health
+            with StuckDetector(self._settings.stuck_after_s, self._notice, self._busy, health) as stuck:
                 while not (self._stop.requested or (self._settings.until_end and self._all_ended())):
                     stuck.beat()
                     with self._consumer_time:
@@ -250,17 +251,21 @@ class Worker:
         try:
             commit.done.result()
         except FencedError as error:
+            self._summary.fenced += 1
             owned = self._owned.partitions
             # What was begun since, after an outage longer than the session, belongs to a later place in the group.
             lost = [number for number, partition in commit.partitions.items() if owned.get(number) is partition]
             self._lose(lost)
             self._notice(f"{error}; dropping what was not emitted: another worker goes on from there")
             return
+        self._summary.transactions += 1
         self._letters.sent(commit.letters)
         self._owned.sent(commit.offsets)
         for (partition, stream, step), one in zip(commit.steps, commit.answered, strict=True):
             partition.committed(stream, step)
             self._count(one)
+            if stream.behind_s is not None:
+                self._summary.committed(one.results, time.time())
 
     def _count(self, answered: Answered) -> None:
         if answered.step.window is not None:
@@ -285,6 +290,7 @@ class Worker:
 
     def _revoked(self, numbers: list[int], lost: bool) -> None:
         """Within `GroupConsumer.poll`: the group waits until this returns."""
+        self._summary.rebalances += 1
         if lost:
             # They may be somebody else's already, and the group refuses what is not committed yet.
             self._batch = None
@@ -323,6 +329,8 @@ class Worker:
         summary.dead_letters = self._letters.total
         summary.partitions = len(self._owned.partitions)
         summary.lag = self._read_to.lag
+        replaying = any(partition.replaying for partition in self._owned.partitions.values())
+        summary.health.ready = summary.health.started and not replaying
         held = {
             stream.name: StreamFigures(
                 self._answering.kv_bytes.get(stream.name, 0), stream.coded_bytes, stream.frame_bytes, stream.behind_s
@@ -368,6 +376,9 @@ class Worker:
         )
 
     def _states(self, numbers: list[int]) -> States:
+        """Of partitions that the group has just given."""
+        self._summary.rebalances += 1
+        self._summary.health.started = True
         return self._transport.states(numbers, self._letters.add, self._notice)
 
     def _begin(self, number: int, states: dict[str, StreamState], positions: Offsets) -> Partition:

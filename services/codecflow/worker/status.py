@@ -11,7 +11,11 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+from prometheus_client import Histogram
+
 from codecflow.messages import DeadLetter, Result, ResultError
+from codecflow.monitoring.metrics import answer_delay
+from codecflow.monitoring.server import Health
 
 _SELDOM_S = 60.0
 
@@ -92,7 +96,9 @@ class Summary:
     the context of what came before a take-over. `streams`: what was counted of each, by reason; `held`: what each holds
     now. `lag`: records not read yet; `behind_s`: how late the stream that is furthest behind live is read. Tokens and FLOPs
     as in a result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed.
-    as in a result; `seconds` by stage, of all streams together. `batches`: of the engine. `stages`: the pipeline's,
+    as in a result; `seconds` by stage, of all streams together. `batches`: of the engine. `rebalances` of its group;
+    `transactions` committed, and `fenced`: dropped since others own their partitions. `delay`: from the capture of a live
+    window's newest picture to the commit of its results. `health`: for probes. `stages`: the pipeline's,
     in order; what waits is records for consumer and join, pictures for sampler, windows for engine and committer (those that
     they work on included). The consumer's busy time is CPU time: the rest is spent waiting for records.
     """
@@ -117,12 +123,17 @@ class Summary:
     frame_bytes: int = 0
     kv_bytes: int = 0
     batches: int = 0
+    rebalances: int = 0
+    transactions: int = 0
+    fenced: int = 0
     behind_s: float = 0.0
     error: str | None = None
     stages: dict[str, StageFigures] = field(default_factory=dict)
     seconds: Counter[str] = field(default_factory=Counter)
     streams: dict[str, Counter[str]] = field(default_factory=dict)
     held: dict[str, StreamFigures] = field(default_factory=dict)
+    delay: Histogram = field(default_factory=answer_delay)
+    health: Health = field(default_factory=Health)
 
     @property
     def empty(self) -> bool:
@@ -131,6 +142,12 @@ class Summary:
     def counts(self, stream: str) -> Counter[str]:
         """The counter of one stream."""
         return self.streams.setdefault(stream, Counter())
+
+    def committed(self, results: list[Result], now_s: float) -> None:
+        """Results of one live window are there for all to see, at wall clock `now_s`."""
+        for result in results[:1]:
+            if result.error is None and result.captured_at_ms:
+                self.delay.observe(max(0.0, now_s - result.captured_at_ms / 1000))
 
     def add(self, results: list[Result]) -> None:
         """Take the results of one window in. Their tokens are the window's; FLOPs and seconds are shares of it."""
@@ -150,7 +167,7 @@ class Summary:
             self.seconds.update(result.seconds)
 
     def total(self, reason: str) -> int:
-        return sum(counts[reason] for counts in self.streams.values())
+        return sum(counts[reason] for counts in list(self.streams.values()))
 
     def holds(self, held: dict[str, StreamFigures]) -> None:
         """What each stream holds now."""
@@ -178,7 +195,7 @@ class Summary:
         troubles = {
             "error results": self.errors,
             "frames missing": self.frames_missing,
-            "pictures lost": self._pictures_lost(),
+            "pictures lost": self.pictures_lost,
             "windows skipped": self.total("windows-skipped"),
             "windows skipped behind live": self.total("windows-behind"),
             "windows refused": self.refused,
@@ -202,7 +219,7 @@ class Summary:
             "windows_behind": self.total("windows-behind"),
             "pictures": self.total("pictures"),
             "pictures_decoded": self.total("pictures-decoded"),
-            "pictures_lost": self._pictures_lost(),
+            "pictures_lost": self.pictures_lost,
             "seconds": {stage: round(seconds, 3) for stage, seconds in self.seconds.items()},
             "stages": {
                 name: {
@@ -226,7 +243,9 @@ class Summary:
             },
         }
 
-    def _pictures_lost(self) -> int:
+    @property
+    def pictures_lost(self) -> int:
+        """Coded pictures that could not be decoded, or of which the packet or the metadata never came."""
         return sum(self.total(reason) for reason in ("lost-pictures", "picture-missing", "dropped-unpaired"))
 
 
@@ -276,7 +295,7 @@ class StuckDetector:
     """Context within which `beat` is to be called at least every `after_s` seconds, and nothing that `busy` returns, as
     (what, since when in monotonic seconds), may last longer.
 
-    Otherwise every thread's stack goes to stderr, once, and one line to `say`.
+    Otherwise every thread's stack goes to stderr, once, one line to `say`, and `health` is stuck from then on.
     """
 
     def __init__(
@@ -284,7 +303,9 @@ class StuckDetector:
         after_s: float,
         say: Callable[[str], None],
         busy: Callable[[], Iterable[tuple[str, float]]] = lambda: (),
+        health: Health | None = None,
     ) -> None:
+        self._health = health or Health()
         self._after_s, self._say, self._busy = after_s, say, busy
         self._beat_at = time.monotonic()
         self._over = threading.Event()
@@ -309,9 +330,8 @@ class StuckDetector:
             now = time.monotonic()
             for what, since in [("the worker's loop", self._beat_at), *self._busy()]:
                 if now - since > self._after_s:
-                    self._say(
-                        f"{what} has not come to an end for {now - since:.0f} s; the stacks of all threads follow"
-                    )
+                    self._health.stuck = f"{what} has not come to an end for {now - since:.0f} s"
+                    self._say(f"{self._health.stuck}; the stacks of all threads follow")
                     faulthandler.dump_traceback(all_threads=True)
                     return
 

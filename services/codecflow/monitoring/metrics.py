@@ -1,0 +1,156 @@
+"""The list of all metrics: names, units, labels and what they mean. Services say where the values come from.
+
+Base units (seconds, bytes); counters end in `_total` and begin at 0 with the process. Of all labels only `stream` takes
+values from topics, and `MAX_STREAMS` bounds those.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+MAX_STREAMS = 1000
+"""Streams with time series of their own: of more, those that are furthest behind live."""
+
+_DELAY_BUCKETS_S = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 900, 3600)
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A metric as it is published. Counters are published with `_total`."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One value of a metric, with the values of its labels."""
+
+    metric: Described
+    value: float
+    labels: tuple[str, ...] = ()
+
+
+# The worker: what it answers.
+
+ANSWER_DELAY = "codecflow_answer_delay_seconds"
+"""Histogram: from the capture of a window's newest picture to the commit of its results. Live streams that were answered."""
+
+WINDOWS = Described(
+    "codecflow_windows",
+    "counter",
+    "Windows by outcome: answered; unasked (no questions configured); refused (no memory for the stream); skipped (no"
+    " picture in the newest stride); behind (left out because the worker was behind live).",
+    ("outcome",),
+)
+RESULTS = Described("codecflow_results", "counter", "Results by outcome: answer or error.", ("outcome",))
+RESTARTED = Described(
+    "codecflow_windows_restarted", "counter", "Answered windows without the context before a take-over."
+)
+FRAMES_MISSING = Described("codecflow_frames_missing", "counter", "Frames that windows should have held and did not.")
+
+# The worker: what it saves. Shares are for the dashboard to divide.
+
+TOKENS = Described(
+    "codecflow_tokens",
+    "counter",
+    "Visual tokens of new frames: kept (encoded) or dropped; of cached ones: refreshed (computed again) or reused.",
+    ("kind",),
+)
+FLOPS = Described(
+    "codecflow_flops",
+    "counter",
+    "Floating point operations: spent, and full (computing every window from scratch).",
+    ("kind",),
+)
+PICTURES = Described(
+    "codecflow_pictures",
+    "counter",
+    "Coded pictures: published (read), decoded, lost (undecodable, or a half missing).",
+    ("kind",),
+)
+
+# The worker: how it is.
+
+BEHIND = Described("codecflow_behind_seconds", "gauge", "How late the stream that is furthest behind live is read.")
+STREAM_BEHIND = Described(
+    "codecflow_stream_behind_seconds",
+    "gauge",
+    f"How late each live stream is read; at most {MAX_STREAMS} streams.",
+    ("stream",),
+)
+STREAMS = Described("codecflow_streams", "gauge", "Streams that the worker follows at present.")
+PARTITIONS = Described("codecflow_partitions", "gauge", "Partitions that the worker owns.")
+LAG = Described("codecflow_lag_records", "gauge", "Records on owned partitions that have not been read.")
+KV_BYTES = Described("codecflow_kv_bytes", "gauge", "Keys and values that streams hold.")
+WAITING_BYTES = Described(
+    "codecflow_waiting_bytes", "gauge", "What waits in memory: coded pictures, sampled frames.", ("kind",)
+)
+STAGE_BUSY = Described(
+    "codecflow_stage_busy_seconds", "counter", "Time at work of each stage, all of its threads together.", ("stage",)
+)
+STAGE_QUEUE = Described(
+    "codecflow_stage_queue", "gauge", "What waits for each stage: records, pictures or windows.", ("stage",)
+)
+WORK = Described(
+    "codecflow_work_seconds",
+    "counter",
+    "Time that windows took, by kind of work (decode, keep, vit, llm, ...).",
+    ("kind",),
+)
+REBALANCES = Described("codecflow_rebalances", "counter", "Times that the group gave or took partitions.")
+TRANSACTIONS = Described(
+    "codecflow_transactions", "counter", "Transactions: committed, or fenced (dropped: others own it).", ("outcome",)
+)
+DEAD_LETTERS = Described("codecflow_dead_letters", "counter", "Records that could not be used.")
+
+# The producer: its camera.
+
+CAMERA_UP = Described("codecflow_camera_up", "gauge", "1 if a picture was published in the last 30 s.", ("stream",))
+CAMERA_LAST = Described(
+    "codecflow_camera_last_picture_timestamp_seconds", "gauge", "When the newest picture was published.", ("stream",)
+)
+CAMERA_PICTURES = Described("codecflow_camera_pictures", "counter", "Pictures published.", ("stream",))
+CAMERA_DROPPED = Described(
+    "codecflow_camera_dropped", "counter", "Pictures not published, by reason.", ("stream", "reason")
+)
+CAMERA_CORRECTED = Described(
+    "codecflow_camera_times_corrected", "counter", "Times corrected, by kind.", ("stream", "kind")
+)
+CAMERA_BYTES = Described(
+    "codecflow_camera_bytes", "counter", "Bytes published: packets, metadata (compressed).", ("stream", "kind")
+)
+CAMERA_RECONNECTS = Described(
+    "codecflow_camera_reconnects", "counter", "Times that the camera was lost and found.", ("stream",)
+)
+
+
+def answer_delay() -> Histogram:
+    """A histogram of answer delays, of one worker."""
+    return Histogram(
+        ANSWER_DELAY,
+        "From the capture of a window's newest picture to the commit of its results, of live streams.",
+        registry=None,
+        buckets=_DELAY_BUCKETS_S,
+    )
+
+
+def families(samples: Iterable[Sample]) -> Iterator[Metric]:
+    """The samples as Prometheus' client wants them, one family for each metric."""
+    by_metric: dict[Described, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_metric[sample.metric].append(sample)
+    for metric, found in by_metric.items():
+        kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+        family = kind(metric.name, metric.help, labels=metric.labels)
+        for sample in found:
+            family.add_metric(sample.labels, sample.value)
+        yield family
