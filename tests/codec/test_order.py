@@ -10,8 +10,9 @@ import av
 import pytest
 
 from codecflow.codec.annexb import AnnexB
+from codecflow.codec.clock import Rules
 from codecflow.codec.order import Key, shown_order
-from codecflow.codec.presentation import Rules, Timeline
+from codecflow.codec.presentation import Timeline
 
 from .clips import CODECS, encode, scene
 
@@ -110,6 +111,7 @@ def test_what_cannot_be_read_has_no_place(codec: str) -> None:
 @pytest.mark.parametrize("codec", [*REORDERS, "h264-plain"])
 @pytest.mark.parametrize("live", [False, True])
 def test_lost_pictures_leave_the_times_of_others_as_they_are(codec: str, live: bool, tmp_path: Path) -> None:
+    """Those that follow on a loss, up to the next keyframe, cannot be decoded and are left out."""
     path = encode(tmp_path / "clip", codec, 80)
     with av.open(str(path)) as container:
         track = container.streams.video[0]
@@ -123,9 +125,14 @@ def test_lost_pictures_leave_the_times_of_others_as_they_are(codec: str, live: b
         annex_b = AnnexB(name, extradata) if name in ("h264", "hevc") else None
         order = shown_order(name, depth, FAR)
         timeline: Timeline[int] = Timeline(Rules(unit, frame, live=live, paced=live), depth)
-        kept, timed = [], []
+        kept, timed, decodable = [], [], True
         for index, (data, keyframe, pts, dts) in enumerate(packets):
             if index and noise.random() < rate:
+                order.lost()
+                decodable = False
+                continue
+            decodable = decodable or keyframe
+            if not decodable:
                 continue
             kept.append(pts)
             plain = annex_b.convert(data, keyframe)[0] if annex_b else data

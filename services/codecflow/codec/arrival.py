@@ -14,6 +14,9 @@ from codecflow.errors import SourceError
 _INSTANT_S = 0.005
 """A packet that takes no longer than this to come was there already."""
 
+_BURST_S = 1.0
+"""Packets that come in one burst for longer than this are no longer waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
@@ -41,8 +44,9 @@ def arrivals(packets: Iterator[Packet[Any]]) -> Iterator[Arrival]:
 
 
 def spread(arrived: Iterator[Arrival], opening_s: float) -> Iterator[Arrival]:
-    """The same, but packets that FFmpeg read while it opened the source, for `opening_s` seconds, count as having come one
-    after another during that time, at no slower a pace than those after them. They wait until two more have come."""
+    """The same, but packets that were there when reading began, `opening_s` seconds after the source was opened, count as
+    having come one after another during that time, at no slower a pace than those after them. They wait until two more
+    have come."""
     probed: list[Arrival] = []
     later: list[Arrival] = []
     before_s = 0.0
@@ -52,6 +56,8 @@ def spread(arrived: Iterator[Arrival], opening_s: float) -> Iterator[Arrival]:
             instant = one.waited_s - before_s <= _INSTANT_S
             before_s = one.waited_s
             (probed if instant and not later else later).append(one)
+            if one.at_s > _BURST_S:
+                break
     except SourceError as error:
         failed = error
     apart_s = 0.0

@@ -23,6 +23,7 @@ from av.format import ContainerFormat, formats_available
 
 from codecflow.errors import ConfigError
 
+from . import rtsp
 from .addresses import Address, Kind
 from .reader import SilentError
 from .source_errors import source_error
@@ -55,7 +56,8 @@ class SourceOptions:
     """How a source is opened.
 
     `timeout_s`: after how long without data a camera counts as silent. `track`: which video track, counted from 1; None:
-    the first. `rtsp_transport`: how an RTSP camera sends; auto: TCP, then UDP. `tls_ca`: file of certificates, in PEM, that
+    the first. `rtsp_transport`: how an RTSP camera sends; auto: TCP, then UDP
+    where it refuses that or sends nothing. `tls_ca`: file of certificates, in PEM, that
     are trusted instead of the system's. `insecure`: certificates of cameras are not checked. `piped_live`: what comes
     through a pipe is a camera's, at its own pace. Raises ConfigError.
     """
@@ -90,8 +92,9 @@ def open_container(
 ) -> InputContainer:
     """The opened container. Blocks.
 
-    `notice` is called when an RTSP camera refuses TCP and UDP is used. Raises FFmpeg's or the system's own errors,
-    SilentError when the time-out was the reason, and SourceError when the host's name or its certificate was.
+    `notice` is called when an RTSP camera refuses TCP, or sends nothing that way, and UDP is used. Raises FFmpeg's or the
+    system's own errors, SilentError when the time-out was the reason, and SourceError when the host's name, its certificate
+    or a redirection was.
     """
     try:
         return _by_transport(address, options, notice)
@@ -107,19 +110,28 @@ def open_container(
 def _by_transport(address: Address, options: SourceOptions, notice: Callable[[str], None]) -> InputContainer:
     if address.kind != "rtsp":
         return _open(address, options)
+    if "@" in address.url:
+        address = rtsp.without_redirection(address, options.tls, options.timeout_s)
     if options.rtsp_transport != "auto":
         return _open(address, options, rtsp_transport=options.rtsp_transport)
+    refusal: av.error.FFmpegError | SilentError
     try:
         return _open(address, options, rtsp_transport="tcp")
     except av.error.FFmpegError as error:
         if not _refuses_tcp(error):
             raise
-        refusal = error
+        refusal, does = error, "refuses RTSP over TCP"
+    except SilentError as error:
+        # A host that says nothing at all would say nothing over UDP either.
+        if not rtsp.answers(address, options.tls, options.timeout_s):
+            raise
+        refusal, does = error, "sends no video over TCP"
     try:
         container = _again_by_udp(address, options)
-    except av.error.FFmpegError as error:
-        raise (error if refusal.errno == errno.EPROTONOSUPPORT else refusal) from None
-    notice(f"source {address.shown}: the camera refuses RTSP over TCP; using UDP, which can lose packets")
+    except (av.error.FFmpegError, SilentError) as error:
+        says_why = isinstance(refusal, av.error.FFmpegError) and refusal.errno == errno.EPROTONOSUPPORT
+        raise (error if says_why else refusal) from None
+    notice(f"source {address.shown}: the camera {does}; using UDP, which can lose packets")
     return container
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .annexb import nal_type, split_annex_b
+from .annexb import nal_type, recovery_point, split_annex_b
 from .headers import Bits, H264Sequence, HeaderError, h264_sequence, hevc_sequence
 
 Key = tuple[int, int]
@@ -26,6 +26,11 @@ class ShownOrder(Protocol):
 
     def key(self, data: bytes, pts: int | None) -> Key | None:
         """Of the next picture; None when its headers cannot be read."""
+        ...
+
+    def lost(self) -> None:
+        """Pictures are missing here. Those that follow up to the next keyframe cannot be decoded; all are placed after those
+        before."""
         ...
 
 
@@ -59,6 +64,9 @@ class _DecodeOrder:
         self._next += 1
         return 0, self._next
 
+    def lost(self) -> None:
+        pass
+
 
 class _StampOrder:
     """Codecs that reorder and whose headers are not read here (VC-1, RealVideo, ...): the container's times tell."""
@@ -77,6 +85,9 @@ class _StampOrder:
             newest = pts
         self._newest = (sequence, max(newest, pts))
         return sequence, pts
+
+    def lost(self) -> None:
+        self._newest = (self._newest[0] + 1, self._newest[1])
 
 
 class _TypeOrder:
@@ -99,19 +110,32 @@ class _TypeOrder:
         self._references += 1
         return self._references, 1 << 62
 
+    def lost(self) -> None:
+        self._references += 1
+
 
 class _OrderCount:
     """Picture order counts from their least significant bits (H.264 8.2.1.1, H.265 8.3.1)."""
 
     def __init__(self) -> None:
         self.sequence = 0
-        self._before = 0
+        self._before = self._highest = 0
 
     def restart(self) -> None:
         self.sequence += 1
-        self._before = 0
+        self._before = self._highest = 0
 
-    def value(self, low: int, bits: int, reference: bool) -> int:
+    def key(self, low: int, bits: int, *, reference: bool, random_access: bool) -> Key:
+        """Of the next picture. One at which decoding can start is shown after all that were decoded before it; where its
+        count says otherwise, counting began again at a picture that was lost."""
+        value = self._value(low, bits, reference)
+        if random_access and value < self._highest:
+            self.restart()
+            value = self._value(low, bits, reference)
+        self._highest = max(self._highest, value)
+        return self.sequence, value
+
+    def _value(self, low: int, bits: int, reference: bool) -> int:
         half, before_low = 1 << bits >> 1, self._before & ((1 << bits) - 1)
         value = self._before - before_low + low
         if low < before_low and before_low - low >= half:
@@ -129,13 +153,17 @@ class _H264Order:
         self._sequences: dict[int, H264Sequence] = {}
         self._pictures: dict[int, int] = {}
         self._count = _OrderCount()
+        self._number = 0  # frame number of the newest reference picture
         self._decoded = 0
 
     def key(self, data: bytes, pts: int | None) -> Key | None:
         try:
+            recovers = False
             for unit in split_annex_b(data):
                 kind = nal_type(unit, "h264")
-                if kind == 7:
+                if kind == 6:
+                    recovers = recovers or bool(recovery_point(unit))
+                elif kind == 7:
                     name, sequence = h264_sequence(unit)
                     self._sequences[name] = sequence
                 elif kind == 8:
@@ -143,12 +171,15 @@ class _H264Order:
                     name = bits.ue()
                     self._pictures[name] = bits.ue()
                 elif kind in (1, 2, 5):
-                    return self._slice(unit, kind == 5)
+                    return self._slice(unit, kind == 5, recovers)
         except HeaderError:
             pass
         return None
 
-    def _slice(self, unit: bytes, idr: bool) -> Key:
+    def lost(self) -> None:
+        self._count.restart()
+
+    def _slice(self, unit: bytes, idr: bool, recovers: bool) -> Key:
         bits = Bits(unit[:_HEADER_BYTES], 1)
         bits.ue()
         bits.ue()
@@ -163,13 +194,18 @@ class _H264Order:
             return self._count.sequence, self._decoded
         if sequence.separate_colours:
             bits.u(2)
-        bits.u(sequence.frame_num_bits)
+        reference, number = bool(unit[0] & 0x60), bits.u(sequence.frame_num_bits)
+        following = (self._number + 1) & ((1 << sequence.frame_num_bits) - 1)
+        if not (idr or sequence.gaps_allowed or number in (self._number, following)):
+            self._count.restart()  # reference pictures are missing (7.4.3), perhaps one at which counting began again
+        if idr or reference:
+            self._number = number
         if not sequence.frames_only and bits.u(1):
             bits.u(1)
         if idr:
             bits.ue()
         low = bits.u(sequence.count_bits)
-        return self._count.sequence, self._count.value(low, sequence.count_bits, bool(unit[0] & 0x60))
+        return self._count.key(low, sequence.count_bits, reference=reference, random_access=recovers and reference)
 
 
 class _HevcOrder:
@@ -201,6 +237,9 @@ class _HevcOrder:
             pass
         return None
 
+    def lost(self) -> None:
+        self._count.restart()
+
     def _slice(self, unit: bytes, kind: int) -> Key:
         bits = Bits(unit[:_HEADER_BYTES], 2)
         bits.u(1)
@@ -220,4 +259,4 @@ class _HevcOrder:
         self._fresh = False
         # Leading pictures and those that none of their sub-layer refer to are no base for the next one's count.
         reference = not (unit[1] & 7) - 1 and not 6 <= kind <= 9 and (kind > 15 or kind % 2 == 1)
-        return self._count.sequence, self._count.value(low, count_bits, reference)
+        return self._count.key(low, count_bits, reference=reference, random_access=16 <= kind <= 23)

@@ -23,12 +23,13 @@ from codecflow.messages import ANNEX_B_CODECS, CodedPicture
 from .addresses import Address
 from .annexb import AnnexB
 from .arrival import Arrival, arrivals, spread
+from .clock import track_rules
 from .display import Display
 from .opening import SourceOptions, open_container
 from .order import DEEPEST, shown_order
 from .packed import unpacked, unpacked_extradata
-from .pictures import CORRUPT
-from .presentation import Timed, Timeline, track_rules
+from .pictures import AFTER_CORRUPT, CORRUPT
+from .presentation import Timed, Timeline
 from .reader import Reader, SilentError, StoppedError
 from .source_errors import source_error
 from .tracks import choose_track, codec_name
@@ -52,7 +53,7 @@ class Source:
     `codec`: FFmpeg's name of the video track's codec. `width`, `height`: as the container says, luma samples.
     `seconds`: how long it lasts, as the container says, else 0. `live`: pictures come at the camera's own pace. `again`:
     it is worth opening again when it ends or breaks off. `dropped`: pictures and reads that were not passed on, by reason.
-    `corrected`: times that were corrected, by kind (presentation.py).
+    `corrected`: times that were corrected, by kind (clock.py).
 
     `stopped` is asked while the source is waited for. `notice` is called with a line for people: which of several tracks
     is taken, no keyframe for long, an odd rotation, times that are corrected.
@@ -77,9 +78,8 @@ class Source:
         self._reader = None if address.kind == "file" else Reader(stopped)
         self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after nobody waits for it any more
         self._transmission = Transmission(rtp=address.kind == "rtsp" or address.scheme == "rtp")
-        began = time.monotonic()
+        self._began = time.monotonic()
         self._container = self._open()
-        self._opening_s = time.monotonic() - began
         try:
             tracks = choose_track(self._container, self.name, options.track)
         except SourceError:
@@ -112,65 +112,24 @@ class Source:
         called once. Raises SourceError when the source fails before its end.
         """
         context = self._track.codec_context
-        extradata = unpacked_extradata(context.extradata)
-        annex_b = AnnexB(self.codec, extradata) if self.codec in ANNEX_B_CODECS else None
         order = shown_order(self.codec, context.reorder_depth, self._rules.units(60))
         timeline: Timeline[CodedPicture] = Timeline(self._rules, self._assumed_depth(context.reorder_depth))
         self.corrected = timeline.corrected
-        display = Display(self._track, self.codec, self._turned)
-        waiting = _KeyframeWatch(self.name, self._notice)
-        seq = first_seq
         failed: SourceError | None = None
-        packets = self._arrivals()
+        coded = self._coded(stream, epoch, first_seq)
         while True:
             try:
-                arrival = next(packets, None)
+                arrival, picture = next(coded, (None, None))
             except SourceError as error:
-                arrival, failed = None, error
+                failed = error
+                break
             if arrival is None:
                 break
+            if picture is None:
+                order.lost()
+                continue
             packet = arrival.packet
-            keyframe = packet.is_keyframe
-            if packet.has_sidedata("new_extradata"):
-                extradata = bytes(packet.get_sidedata("new_extradata"))
-                if annex_b:
-                    annex_b.update(extradata)
-            data = bytes(packet)
-            damaged = packet.is_corrupt
-            if annex_b:
-                try:
-                    data, keyframe = annex_b.convert(data, keyframe)
-                except ValueError:
-                    damaged = True
-            if seq == first_seq and not keyframe:
-                self.dropped["before the first keyframe"] += 1
-                waiting.still()
-                continue
-            if damaged:
-                self.dropped[CORRUPT] += 1
-                seq += 1
-                continue
-            picture = CodedPicture(
-                stream=stream,
-                epoch=epoch,
-                seq=seq,
-                data=data,
-                codec=self.codec,
-                keyframe=keyframe,
-                pts=0,  # not known yet
-                dts=None,
-                duration=packet.duration or 0,
-                time_base=self.time_base,
-                captured_at_ms=arrival.at_ms,
-                width=self.width,
-                height=self.height,
-                discard=packet.is_discard,
-                extradata=extradata if keyframe and annex_b is None else None,
-                live=self.live,
-                orientation=display.of(packet, data),
-            )
-            seq += 1
-            key = order.key(data, packet.pts)
+            key = order.key(picture.data, packet.pts)
             timed = timeline.push(
                 picture,
                 key,
@@ -187,6 +146,63 @@ class Source:
         if failed is not None:
             raise failed
 
+    def _coded(self, stream: str, epoch: int, first_seq: int) -> Iterator[tuple[Arrival, CodedPicture | None]]:
+        """What comes from the first keyframe on, and the picture in it, whose times are not known yet; None for one that is
+        damaged and those after it up to the next keyframe."""
+        extradata = unpacked_extradata(self._track.codec_context.extradata)
+        annex_b = AnnexB(self.codec, extradata) if self.codec in ANNEX_B_CODECS else None
+        display = Display(self._track, self.codec, self._turned)
+        watch = _KeyframeWatch(self.name, self._notice)
+        seq, whole = first_seq, True
+        for arrival in self._arrivals():
+            packet = arrival.packet
+            keyframe = packet.is_keyframe
+            if packet.has_sidedata("new_extradata"):
+                extradata = bytes(packet.get_sidedata("new_extradata"))
+                if annex_b:
+                    annex_b.update(extradata)
+            data = bytes(packet)
+            damaged = packet.is_corrupt
+            if annex_b:
+                try:
+                    data, keyframe = annex_b.convert(data, keyframe)
+                except ValueError:
+                    damaged = True
+            if seq == first_seq and not keyframe:
+                self.dropped["before the first keyframe"] += 1
+                watch.still()
+                continue
+            seq += 1
+            whole = (whole or keyframe) and not damaged
+            if not whole:
+                self.dropped[CORRUPT if damaged else AFTER_CORRUPT] += 1
+                watch.still()
+                yield arrival, None
+                continue
+            watch.came()
+            yield (
+                arrival,
+                CodedPicture(
+                    stream=stream,
+                    epoch=epoch,
+                    seq=seq - 1,
+                    data=data,
+                    codec=self.codec,
+                    keyframe=keyframe,
+                    pts=0,
+                    dts=None,
+                    duration=packet.duration or 0,
+                    time_base=self.time_base,
+                    captured_at_ms=arrival.at_ms,
+                    width=self.width,
+                    height=self.height,
+                    discard=packet.is_discard,
+                    extradata=extradata if keyframe and annex_b is None else None,
+                    live=self.live,
+                    orientation=display.of(packet, data),
+                ),
+            )
+
     def _with_times(
         self, pictures: list[Timed[CodedPicture]], timeline: Timeline[CodedPicture], shift: int
     ) -> Iterator[CodedPicture]:
@@ -196,6 +212,7 @@ class Source:
             picture = timed.item
             yield replace(
                 picture,
+                discard=picture.discard or not timed.shown,
                 pts=timed.pts + shift,
                 dts=None if timed.dts is None else timed.dts + shift,
                 duration=picture.duration if self._rules.stamped and picture.duration > 0 else timeline.step,
@@ -209,7 +226,7 @@ class Source:
         arrived = self._packets()
         if self.codec == "mpeg4":
             arrived = unpacked(arrived, self._track)
-        return spread(arrived, self._opening_s) if self.live and not self._rules.stamped else arrived
+        return spread(arrived, time.monotonic() - self._began) if self.live and not self._rules.stamped else arrived
 
     def _is_live(self) -> bool:
         """A camera's address and a pipe have no end that anybody knows; a file on a web server has."""
@@ -229,8 +246,8 @@ class Source:
             self._opened.append(container)
             return container
 
-        # Connecting, then looking at what comes; over RTSP perhaps twice.
-        within = 4 * self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
+        # Connecting, then looking at what comes; over RTSP perhaps twice, and questions to the host.
+        within = 6 * self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
         try:
             return opened() if self._reader is None else self._reader.call(opened, within)
         except (SourceError, StoppedError):
@@ -320,16 +337,20 @@ class Source:
 
 
 class _KeyframeWatch:
-    """Notices for people when a source sends pictures but no keyframe for a long time."""
+    """Notices for people when a source sends pictures that cannot be decoded, for want of a keyframe, for a long time."""
 
     def __init__(self, name: str, notice: Callable[[str], None]) -> None:
         self._name, self._notice = name, notice
+        self.came()
+
+    def came(self) -> None:
+        """Pictures can be decoded."""
         self._began = time.monotonic()
         self._next_s = KEYFRAME_WITHIN_S
         self._pictures = 0
 
     def still(self) -> None:
-        """One more picture came that is no keyframe."""
+        """One more picture came that cannot."""
         self._pictures += 1
         waited_s = time.monotonic() - self._began
         if waited_s >= self._next_s:

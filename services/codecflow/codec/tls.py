@@ -38,7 +38,7 @@ class Trust:
     def io_open(self, timeout_s: float) -> Callable[..., Any]:
         """For FFmpeg's io_open: opens http and https addresses, certificates checked. For playlists: FFmpeg checks the
         certificate of a playlist's host, but not those of the hosts that it names."""
-        opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=self._context()))
+        opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=self.context()))
 
         def io_open(url: str, flags: int, options: dict[str, str]) -> Any:
             if not url.startswith(("http://", "https://")):
@@ -58,7 +58,7 @@ class Trust:
         """Why a handshake with a host fails; None when it does not. FFmpeg does not tell."""
         try:
             with socket.create_connection((host, port), min(timeout_s, _HANDSHAKE_S)) as plain:
-                self._context().wrap_socket(plain, server_hostname=host).close()
+                self.context().wrap_socket(plain, server_hostname=host).close()
         except ssl.SSLCertVerificationError as error:
             return f"its certificate is not trusted ({error.verify_message.rstrip('.')})"
         except ssl.SSLError as error:
@@ -68,7 +68,8 @@ class Trust:
             return None
         return None
 
-    def _context(self) -> ssl.SSLContext:
+    def context(self) -> ssl.SSLContext:
+        """For connections of Python's own."""
         context = ssl.create_default_context(cafile=self.authorities or _system_authorities())
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # on in Python 3.13; certificates of cameras are rarely so neat
         if self.insecure:
