@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -39,5 +40,8 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "asked\n"
+        process.send_signal(signal.SIGTERM)  # the same one, sent to the group as well
+        time.sleep(1)
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 128 + signal.SIGTERM

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import time
 from contextlib import suppress
 from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_ONE_S = 0.3
+"""Signals within this time are one: `timeout`, `make` and shells send it to the process and to its group as well."""
 
 
 class GracefulStop:
@@ -21,6 +24,7 @@ class GracefulStop:
     def __init__(self) -> None:
         # Not an Event: a handler that runs while `wait` holds the Event's lock would wait for it for ever.
         self._requested = False
+        self._signalled_at = 0.0
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # whose put is safe in a signal handler
         self._former: dict[int, signal._HANDLER] = {}
 
@@ -51,6 +55,8 @@ class GracefulStop:
         return self._requested
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
+        now = time.monotonic()
+        if self._signalled_at and now > self._signalled_at + _ONE_S:
             os._exit(128 + number)
+        self._signalled_at = self._signalled_at or now
         self.request()

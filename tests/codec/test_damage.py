@@ -29,7 +29,7 @@ from codecflow.kafka.settings import TopicNames
 from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, decode_packet, detailed
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
-from codecflow.tools.bench.lossy_camera import lossy_camera
+from codecflow.tools.bench.rtsp_camera import lossy_camera
 
 from .clips import CODECS, encode, scene
 

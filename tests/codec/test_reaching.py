@@ -79,6 +79,42 @@ def test_rtsp_over_udp(tmp_path: Path) -> None:
     assert "--rtsp-transport auto" in str(error)
 
 
+def test_a_camera_that_takes_tcp_but_sends_nothing_that_way(tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-plain", 40, (320, 240))
+    notices: list[str] = []
+    with (
+        rtsp_camera(clip, silent_over_tcp=True, hangs=True) as address,
+        Source(f"rtsp://{address}/cam", SourceOptions(timeout_s=2.0), notice=notices.append) as source,
+    ):
+        pictures = source.pictures("gate", 1)
+        assert [next(pictures).seq for _ in range(30)] == list(range(30))
+    assert len(notices) == 1
+    assert "the camera sends no video over TCP; using UDP, which can lose packets" in notices[0]
+
+
+@pytest.mark.parametrize("other", ["127.0.0.1", "localhost"])
+def test_credentials_follow_a_redirection_only_to_the_same_host(other: str, tmp_path: Path) -> None:
+    clip, asked = encode(tmp_path / "clip", "h264-plain", 40, (320, 240)), list[str]()
+    with rtsp_camera(clip, "geheim" if other == "127.0.0.1" else None, asked=asked) as target:
+        moved_to = f"rtsp://{other}:{target.partition(':')[2]}/http/cam"
+        with (
+            rtsp_camera(clip, "geheim", moved_to=moved_to) as address,
+            Source(f"rtsp://admin:geheim@{address}/cam", QUICK) as source,
+        ):
+            assert read(source) >= 38
+    assert any("Authorization" in request for request in asked) == (other == "127.0.0.1")
+
+
+@pytest.mark.parametrize("moved_to", ["http://127.0.0.1:1/x", "file:///etc/hostname", "/etc/hostname", "rtsp://[", "@"])
+def test_a_redirection_that_leads_nowhere(moved_to: str, tmp_path: Path) -> None:
+    clip = encode(tmp_path / "clip", "h264-plain", 10)
+    with rtsp_camera(clip, "geheim", moved_to=moved_to) as address:
+        error = refusal(f"rtsp://admin:geheim@{address}/cam")
+    assert error.code == "protocol"
+    assert "geheim" not in str(error)
+    assert address in str(error)
+
+
 def test_rtsp_over_tcp_only(tmp_path: Path) -> None:
     clip = encode(tmp_path / "clip", "h264-plain", 40, (320, 240))
     with rtsp_camera(clip) as address:

@@ -11,10 +11,9 @@ import pytest
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import CodedPicture
-from codecflow.producer import pacing
+from codecflow.producer import run
 from codecflow.producer.options import ProduceOptions
-from codecflow.producer.pacing import Pacer
-from codecflow.producer.run import produce
+from codecflow.producer.run import Pacer, produce
 from tests.codec.clips import encode
 from tests.codec.test_times import film
 
@@ -48,7 +47,7 @@ def test_fast_and_slow_files_in_real_time(
 
 
 def test_a_gap_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pacing, "LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(run, "LONGEST_PAUSE_S", 0.2)
     pacer = Pacer(GracefulStop())
     began = time.monotonic()
     for seconds in (0, 7200, 7200.1):

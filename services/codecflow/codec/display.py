@@ -21,7 +21,7 @@ from codecflow.orientation import ORIENTATIONS, UPRIGHT, Nearest, nearest
 
 from .annexb import nal_type, split_annex_b
 from .headers import sei_payload
-from .side_data import side_data
+from .pictures import side_data
 
 TOLERATED = 1.0
 """Degrees by which a transform may differ from a quarter turn without a notice."""

@@ -195,14 +195,23 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
 
 
 def _within(timeout_s: float, opened: Callable[[], Any]) -> InputContainer:
-    """What `opened` gives. Raises SilentError for any failure after the time-out: FFmpeg names it variously."""
+    """What `opened` gives. Raises SilentError for any failure after the time-out: FFmpeg names it variously, or none where
+    a camera describes its tracks and then sends nothing of them."""
     began = time.monotonic()
     try:
-        return cast(InputContainer, opened())
+        container = cast(InputContainer, opened())
     except av.error.FFmpegError:
         if time.monotonic() - began >= timeout_s:
             raise SilentError from None
         raise
+    if (
+        time.monotonic() - began >= timeout_s
+        and container.format.name == "rtsp"
+        and all(track.start_time is None for track in container.streams)
+    ):
+        container.close()
+        raise SilentError
+    return container
 
 
 @cache

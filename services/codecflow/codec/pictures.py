@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from av.codec.context import Flags2
 from av.packet import Packet
+from av.sidedata.sidedata import Type
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
@@ -42,6 +43,15 @@ _DECODERS = {"av1": "libdav1d"}
 
 _FAILURES = (av.error.FFmpegError, OverflowError, ValueError, MemoryError)
 """What a decoder, or PyAV for it, raises because of what is in a picture."""
+
+
+def _unknown(cls: type[Type], value: object) -> Type:
+    return cls.VIDEO_HINT
+
+
+# PyAV knows the types of an older FFmpeg. One that it does not know (EXIF, LCEVC, a view of MV-HEVC) makes all side data of
+# a frame unreadable, motion vectors included, so unknown types pass for one that nobody here reads.
+Type._missing_ = classmethod(_unknown)  # type: ignore[method-assign, assignment]
 
 _MAX_REORDER = 16  # frames (H.264 A.3.1)
 _FIRST_PLANE_IS_LUMA = ("yuv4", "yuvj4", "yuva4", "gray", "nv1", "nv2")
@@ -235,6 +245,11 @@ class PictureDecoder:
             return
         depth = min(-(-(picture.pts - picture.dts) // picture.duration), _MAX_REORDER)
         context.reorder_depth = max(context.reorder_depth, depth)
+
+
+def side_data(frame: VideoFrame, kind: Type) -> Any:
+    """What a decoder says about a frame besides its samples, with the buffer interface; None where there is nothing."""
+    return frame.side_data.get(cast(Any, kind))
 
 
 def luma(frame: VideoFrame) -> npt.NDArray[np.uint8]:

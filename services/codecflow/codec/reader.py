@@ -17,7 +17,7 @@ AHEAD = 256
 """Items that the thread may be ahead of its caller; then it waits, and the host with it."""
 
 _ASK_EVERY_S = 0.05
-_LINGER_S = 0.2
+_LINGER_S = 0.1
 
 T = TypeVar("T")
 

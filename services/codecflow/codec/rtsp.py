@@ -18,7 +18,7 @@ from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
 
 from codecflow.errors import SourceError
 
-from .addresses import Address
+from .addresses import Address, shown
 from .source_errors import source_error
 from .tls import Trust
 
@@ -43,13 +43,13 @@ def without_redirection(address: Address, trust: Trust, timeout_s: float) -> Add
 
     Raises SourceError: dns; protocol, where it is none of RTSP, or there are too many redirections.
     """
-    shown = address.shown
+    first = address
     for _ in range(_MOST_HOPS):
         if not (location := _location(address, trust, timeout_s)):
             return address
         address = _followed(address, location)
     raise SourceError(
-        f"source {shown}: redirected more than {_MOST_HOPS} times; give the camera's own address", "protocol"
+        f"source {first.shown}: redirected more than {_MOST_HOPS} times; give the camera's own address", "protocol"
     )
 
 
@@ -70,10 +70,14 @@ def _location(address: Address, trust: Trust, timeout_s: float) -> str:
 def _followed(address: Address, location: str) -> Address:
     if "://" not in location:
         location = urljoin(address.url.replace("rtsp", "http", 1), location).replace("http", "rtsp", 1)
-    target = Address.parse(location)
-    if target.kind != "rtsp":
+    try:
+        target = Address.parse(location)
+    except SourceError:
+        target = address
+    if target.kind != "rtsp" or target is address:
         raise SourceError(
-            f"source {address.shown}: redirected to {target.shown}, which is no RTSP address; give that one", "protocol"
+            f"source {address.shown}: redirected to {shown(location)}, which is no RTSP address; give the right one",
+            "protocol",
         )
     user = urlsplit(address.url).netloc.rpartition("@")[0]
     parts = urlsplit(target.url)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -13,9 +14,11 @@ from types import TracebackType
 from typing import Any
 
 import av.error
+from av.bitstream import BitStreamFilterContext
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard
+from av.video.stream import VideoStream
 
 from codecflow.errors import SourceError
 from codecflow.messages import ANNEX_B_CODECS, CodedPicture
@@ -27,7 +30,6 @@ from .clock import track_rules
 from .display import Display
 from .opening import SourceOptions, open_container
 from .order import DEEPEST, shown_order
-from .packed import unpacked, unpacked_extradata
 from .pictures import AFTER_CORRUPT, CORRUPT
 from .presentation import Timed, Timeline
 from .reader import Reader, SilentError, StoppedError
@@ -43,6 +45,8 @@ KEYFRAME_WITHIN_S = 30.0
 
 _GRACE_S = 2.0
 """Seconds that FFmpeg's own time-out is given to say what was wrong."""
+
+_PACKED = re.compile(rb"(DivX\d+(?:Build|b)\d+)p")
 
 _DEFAULTS = SourceOptions()
 
@@ -149,7 +153,7 @@ class Source:
     def _coded(self, stream: str, epoch: int, first_seq: int) -> Iterator[tuple[Arrival, CodedPicture | None]]:
         """What comes from the first keyframe on, and the picture in it, whose times are not known yet; None for one that is
         damaged and those after it up to the next keyframe."""
-        extradata = unpacked_extradata(self._track.codec_context.extradata)
+        extradata = _unpacked_extradata(self._track.codec_context.extradata)
         annex_b = AnnexB(self.codec, extradata) if self.codec in ANNEX_B_CODECS else None
         display = Display(self._track, self.codec, self._turned)
         watch = _KeyframeWatch(self.name, self._notice)
@@ -225,7 +229,7 @@ class Source:
     def _arrivals(self) -> Iterator[Arrival]:
         arrived = self._packets()
         if self.codec == "mpeg4":
-            arrived = unpacked(arrived, self._track)
+            arrived = _unpacked(arrived, self._track)
         return spread(arrived, time.monotonic() - self._began) if self.live and not self._rules.stamped else arrived
 
     def _is_live(self) -> bool:
@@ -359,6 +363,20 @@ class _KeyframeWatch:
                 f"source {self._name}: no keyframe for {waited_s:.0f} s, none of its {self._pictures} pictures can be "
                 "decoded; set an interval of 1 to 4 s between keyframes (I-frames) in the camera"
             )
+
+
+def _unpacked(arrived: Iterator[Arrival], track: VideoStream) -> Iterator[Arrival]:
+    """MPEG-4 pictures, one in each packet: DivX 5 packed B-pictures, two pictures in one AVI chunk and an empty one in the
+    next. What is not packed stays as it is."""
+    unpack = BitStreamFilterContext("mpeg4_unpack_bframes", track)
+    for one in arrived:
+        for packet in unpack.filter(one.packet):
+            yield replace(one, packet=packet)
+
+
+def _unpacked_extradata(extradata: bytes | None) -> bytes | None:
+    """Without the flag that makes decoders expect packed pictures."""
+    return _PACKED.sub(rb"\1\0", extradata) if extradata else extradata
 
 
 def clip_seconds(path: Path) -> float:

@@ -9,7 +9,7 @@ from av.video.frame import PictureType, VideoFrame
 
 from codecflow.messages import BLOCK, Grid, round_motion
 
-from .side_data import side_data
+from .pictures import side_data
 
 VECTOR_CODECS = frozenset({"h264", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "mpeg1video", "mpeg2video", "h263"})
 """Codecs whose decoders in FFmpeg export vectors. Measured: HEVC, VP9, AV1 and MJPEG export none."""

@@ -16,17 +16,18 @@ from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import check_topics, largest_record_bytes
 from codecflow.lifecycle import GracefulStop
-from codecflow.messages import check_stream_id
+from codecflow.messages import CodedPicture, check_stream_id
 
 from .epoch import EpochPublisher
 from .newest_epoch import next_epoch
 from .options import ProduceOptions
-from .pacing import Pacer
 from .reconnect import Reconnects
-from .summary import Summary
-from .wire_bytes import WireBytes
+from .summary import Summary, WireBytes
 
 PROGRESS_EVERY_S = 0.5
+LONGEST_PAUSE_S = 60.0
+"""A gap in a file's times is not waited for any longer than this. Its times stay as they are."""
+
 METADATA_LINGER_MS = 1500
 """How long metadata waits for company: documents compress against each other. Answers, which come every stride, can wait."""
 
@@ -217,3 +218,26 @@ class _Run:
             self._next_progress = now + PROGRESS_EVERY_S
             self._summary.metadata_sent_bytes = self._sent.total
             self._progress(self._summary)
+
+
+class Pacer:
+    """Real time for files: holds each picture back until its decoding time has come, as a camera would send it. Starts with
+    the first one."""
+
+    def __init__(self, stop: GracefulStop) -> None:
+        self._stop = stop
+        self._began: float | None = None
+        self._first_s = 0.0
+
+    def wait(self, picture: CodedPicture) -> None:
+        """Returns when `picture` is due, or at once when the run is to stop."""
+        due_s = float((picture.pts if picture.dts is None else picture.dts) * picture.time_base)
+        now = time.monotonic()
+        if self._began is None:
+            self._began, self._first_s = now, due_s
+        ahead = self._began + due_s - self._first_s - now
+        if ahead > LONGEST_PAUSE_S:
+            self._began -= ahead - LONGEST_PAUSE_S
+            ahead = LONGEST_PAUSE_S
+        if ahead > 0:
+            self._stop.wait(ahead)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+import orjson
+
+from codecflow.kafka.sending import RecordSender
 
 BEFORE_FIRST_KEYFRAME = "before the first keyframe"
 """Reason for dropping pictures that nobody could decode: a camera is joined in the middle of its pictures."""
@@ -12,6 +17,8 @@ BEFORE_FIRST_KEYFRAME = "before the first keyframe"
 TOO_LARGE = "too large for the broker"
 AFTER_TOO_LARGE = "after one too large"
 """Reasons for dropping pictures that topic packets does not take, and those that build on them."""
+
+_REPORT_EVERY_S = 0.5
 
 
 @dataclass(slots=True)
@@ -86,3 +93,33 @@ class Summary:
         """For machines."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
+
+
+class WireBytes:
+    """Counts what one client sends to the brokers, from librdkafka's own statistics: records batched and compressed, with
+    their requests."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._reports = 0
+        self._counted: dict[str, int] = {}  # by broker, as of the newest report
+
+    def properties(self) -> dict[str, Any]:
+        """librdkafka properties that make a client report here."""
+        return {"statistics.interval.ms": int(_REPORT_EVERY_S * 1000), "stats_cb": self._on_statistics}
+
+    def settle(self, sender: RecordSender) -> None:
+        """Wait for a report that covers everything sent so far, a second at most."""
+        wanted, deadline = self._reports + 1, time.monotonic() + 2 * _REPORT_EVERY_S
+        while self._reports < wanted and time.monotonic() < deadline:
+            sender.poll(_REPORT_EVERY_S / 5)
+
+    def _on_statistics(self, report: str) -> None:
+        for name, broker in orjson.loads(report)["brokers"].items():
+            if not (broker["toppars"] or name in self._counted):
+                continue  # one that was only asked where the topics are
+            # A client that is new counts from 0 again, as may one that connected again.
+            before = self._counted.get(name, 0)
+            self.total += broker["txbytes"] - (before if broker["txbytes"] >= before else 0)
+            self._counted[name] = broker["txbytes"]
+        self._reports += 1

@@ -33,7 +33,7 @@ from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
 from codecflow.tools.report.table import print_json, print_table
 
-from .lossy_camera import lossy_camera
+from .rtsp_camera import lossy_camera
 
 _INTERVAL = Fraction(1, 2)
 _TS_PACKET = 188

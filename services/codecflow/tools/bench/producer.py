@@ -29,7 +29,7 @@ from codecflow.messages import (
     encode_packet,
 )
 from codecflow.producer.run import METADATA_LINGER_MS, METADATA_PROPERTIES
-from codecflow.producer.wire_bytes import WireBytes
+from codecflow.producer.summary import WireBytes
 from codecflow.tools.report.table import print_json, print_table
 
 
