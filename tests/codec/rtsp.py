@@ -43,6 +43,7 @@ def rtsp_camera(
     authorization = password and "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
 
     class Session(RtspSession):
+        first = whole[0]
         pictures = [one for one in whole if keyframes or not one.keyframe][start:]
 
         def refusal(self, verb: str, headers: Mapping[str, str]) -> tuple[str, ...]:

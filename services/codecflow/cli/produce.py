@@ -154,10 +154,11 @@ def _named_in_file(source: str) -> str:
     """`source` itself, or for @FILE what the file's first line says."""
     from codecflow.errors import ConfigError
 
-    if not source.startswith("@"):
+    name = Path(source[1:])
+    if not source.startswith("@") or (Path(source).is_file() and not name.exists()):
         return source
     try:
-        lines = Path(source[1:]).read_text(encoding="utf-8-sig").split("\n")
+        lines = name.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a text file"
         raise ConfigError(f"source {source}: {reason}; its first line must be a file or a camera's address") from None

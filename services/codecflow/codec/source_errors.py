@@ -20,7 +20,7 @@ _ADVICE = {
     "unreachable": "no route to this host; check the address and the network",
     "transport": "the camera refuses this RTSP transport; use --rtsp-transport auto, udp or tcp",
     "codec": "not a video that can be read{what}",
-    "protocol": "this build of FFmpeg does not support {scheme}://; give the camera's rtsp:// address, or let a "
+    "protocol": "this build of FFmpeg does not support protocol {scheme}; give the camera's rtsp:// address, or let a "
     "gateway such as mediamtx offer it as RTSP",
     "gone": "the connection broke off or was ended by the other side{what}",
     "missing": "nothing found at this address; check its path",
@@ -89,7 +89,17 @@ _QUESTIONS: dict[Kind, str] = {
     "rtsp": "; the host does not answer as an RTSP camera does: check port and path",
 }
 
-_ENDINGS = {".mpd": _DASH, ".sdp": _SDP, ".m3u8": ": a playlist that cannot be read, or whose parts cannot"}
+_SAMPLES = (
+    ": raw samples that do not say their size and format; convert it: "
+    "ffmpeg -f rawvideo -pixel_format yuv420p -video_size WxH -framerate N -i IN -c:v libx264 OUT.mp4"
+)
+
+_ENDINGS = {
+    **dict.fromkeys((".yuv", ".raw", ".rgb", ".bgr", ".nv12", ".i420"), _SAMPLES),
+    ".mpd": _DASH,
+    ".sdp": _SDP,
+    ".m3u8": ": a playlist that cannot be read, or whose parts cannot",
+}
 
 _BEGINNINGS = {
     "#extm3u": _PLAYLIST,

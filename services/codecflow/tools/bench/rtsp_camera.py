@@ -25,10 +25,12 @@ _NAMES = {"h264": "H264", "hevc": "H265"}
 class RtspSession(socketserver.StreamRequestHandler):
     """One client's session: sends `pictures`, of H.264 or HEVC, once, `speed` times as fast as real time, then hangs up.
 
-    UDP or, where the client asks for it, interleaved in TCP. Subclasses set the first two, and may override the rest.
+    `first`: whose parameter sets the description has, where that is not the first that it sends. UDP or, where the client
+    asks for it, interleaved in TCP. Subclasses set `pictures`, and may override the rest.
     """
 
     pictures: ClassVar[Sequence[CodedPicture]]
+    first: ClassVar[CodedPicture | None] = None
     speed: ClassVar[float] = 10.0
 
     def refusal(self, verb: str, headers: Mapping[str, str]) -> tuple[str, ...]:
@@ -91,11 +93,12 @@ class RtspSession(socketserver.StreamRequestHandler):
         self.wfile.write(f"{head}\r\n\r\n{body}".encode())
 
     def _description(self) -> str:
-        codec = self.pictures[0].codec
+        first = self.first or self.pictures[0]
+        codec = first.codec
         sdp = "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\ns=camera\r\nt=0 0\r\nm=video 0 RTP/AVP 96\r\n"
         sdp += f"a=rtpmap:96 {_NAMES[codec]}/90000\r\n"
         if codec == "h264":
-            units = [unit for unit in split_annex_b(self.pictures[0].data) if nal_type(unit, codec) in (7, 8)]
+            units = [unit for unit in split_annex_b(first.data) if nal_type(unit, codec) in (7, 8)]
             sets = ",".join(base64.b64encode(unit).decode() for unit in units)
             sdp += f"a=fmtp:96 packetization-mode=1;sprop-parameter-sets={sets}\r\n"
         return sdp + "a=control:track\r\n"
