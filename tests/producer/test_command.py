@@ -12,6 +12,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from codecflow.cli.options import picture_pixels
+from codecflow.errors import ConfigError
 from codecflow.kafka.settings import KafkaSettings
 from tests.codec.clips import encode
 
@@ -142,3 +146,6 @@ def test_pictures_that_are_too_large_are_one_error(kafka_settings: KafkaSettings
     assert (status, document["pictures"]) == (3, 0)
     assert "stream gate: pictures of 768x432 are larger than 230400 samples" in error
     assert last_words(kafka_settings, *arguments, "9000x9000")[0] == 2
+    for wrong in ("640", "0x360", "x", "-1x-1"):
+        with pytest.raises(ConfigError, match="picture"):
+            picture_pixels(wrong)
