@@ -24,6 +24,8 @@ COMMAND_MODULES = (
     "worker",
     "ask",
     "results",
+    "streams",
+    "dead_letters",
     "bench",
     "eval",
     "explain",

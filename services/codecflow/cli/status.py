@@ -12,7 +12,7 @@ from typing import Protocol
 import typer
 
 from codecflow.errors import CodecFlowError
-from codecflow.text import one_line
+from codecflow.text import escape_controls, one_line
 
 
 class _Summary(Protocol):
@@ -83,8 +83,9 @@ def last_words(summary: _Summary, as_json: bool) -> Iterator[None]:
 
 
 def print_json(document: Mapping[str, object]) -> None:
-    """One JSON document on stdout. Never fails: what JSON does not know becomes text, or null where it is no number."""
-    typer.echo(json.dumps(_plain(document), ensure_ascii=False))
+    """One JSON document on stdout, safe on a terminal. Never fails: what JSON does not know becomes text, or null where it
+    is no number."""
+    typer.echo(escape_controls(json.dumps(_plain(document), ensure_ascii=False)))
 
 
 def _plain(value: object) -> object:
