@@ -128,6 +128,8 @@ OPTIONAL = {
         "label_probabilities",
         "error",
         "skipped",
+        "reused_from",
+        "background",
         "restarted",
         "ended",
         "max_tokens",

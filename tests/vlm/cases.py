@@ -10,6 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextvars import ContextVar
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,6 +55,13 @@ class Case(ABC):
             self.folder, dtype=torch.float32, attn_implementation="masked_reference"
         ).eval()
         self.tokens = self.family.grid(self.width, self.height).tokens
+
+    @cached_property
+    def moving(self) -> Any:
+        """transformers' model with the attention of oracle.py."""
+        return AutoModelForImageTextToText.from_pretrained(
+            self.folder, dtype=torch.float32, attn_implementation="moved_reference"
+        ).eval()
 
     def in_dtype(self, dtype: torch.dtype) -> Case:
         """The same model in another precision."""

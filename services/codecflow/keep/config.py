@@ -11,11 +11,17 @@ from codecflow.errors import ConfigError
 PolicyName = Literal["all", "motion", "replenish"]
 POLICY_NAMES: tuple[str, ...] = get_args(PolicyName)
 
-CoverageKind = Literal["anchor", "rolling"]
+CoverageKind = Literal["anchor", "rolling", "background"]
 COVERAGE_KINDS: tuple[str, ...] = get_args(CoverageKind)
 
 DEFAULT_PERIOD_S = Fraction(8)
 """Seconds from one anchor to the next, where nothing else is asked for."""
+
+BACKGROUND_PERIOD_S = Fraction(120)
+"""The same where tokens outlive their frames. An anchor then only bounds how old a token's context can get, and how far back
+a worker reads that takes a stream over: at 2 frames/s it costs 0.4 % of all tokens (docs/decisions/023-background.md)."""
+
+_BACKGROUND_SLACK_S = Fraction(16)  # cameras whose keyframes lie up to 16 s apart decode nothing for an anchor alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +30,9 @@ class KeepConfig:
 
     `fps`: sampled frames a second; a frame's slot is its presentation time times `fps`. `coverage` `anchor` keeps all tokens
     of one frame in every `period_s` seconds, `rolling` forces a rotating share of them in each frame, each token once in
-    `period_s`. An anchor waits up to `slack_s` seconds for a keyframe, which is decoded by itself, so that every cell has a
-    kept token in any `period_s` + `slack_s` seconds in which no frame is missing.
+    `period_s`. `background` is `anchor` for a model that holds each cell's newest token after its frame has left the window:
+    `period_s` may then be longer than a window. An anchor waits up to `slack_s` seconds for a keyframe, which is decoded by
+    itself, so that every cell has a kept token in any `period_s` + `slack_s` seconds in which no frame is missing.
 
     `threshold`: a token is stale when the mean absolute luma difference over its footprint to what was last kept is above
     this many grey levels; `detail_threshold`: likewise within one cell of the footprint, a tile of about 7x7 pixels at
@@ -73,7 +80,12 @@ class KeepConfig:
     @property
     def slack_slots(self) -> int:
         """For how many frames an anchor waits for a keyframe."""
-        return int(Fraction(self.slack_s) * Fraction(self.fps)) if self.coverage == "anchor" else 0
+        return int(Fraction(self.slack_s) * Fraction(self.fps)) if self.coverage != "rolling" else 0
+
+    @property
+    def background(self) -> bool:
+        """Whether tokens are to outlive their frames."""
+        return self.coverage == "background"
 
     @property
     def memory_s(self) -> Fraction:
@@ -89,10 +101,13 @@ def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple
     second.
 
     `N`: an anchor every N seconds; `once`: an anchor a window; `rolling=N`: every cell once in N seconds, a share of them in
-    each frame; `rolling`: every cell once a window; None: an anchor every 8 s, or as near below as frames and window allow.
+    each frame; `rolling`: every cell once a window; `background=N`: an anchor every N seconds, `background` every 120 s,
+    and tokens outlive their frames; None: an anchor every 8 s, or as near below as frames and window allow.
     Anchors wait for a keyframe for another period, where the window has room for both: every window has every cell.
-    Raises ConfigError on anything else, and on a period longer than the window: a window could then lack cells.
+    Raises ConfigError on anything else, and on a period longer than the window where a window could then lack cells.
     """
+    if text is not None and text.startswith("background"):
+        return "background", *_background(text, fps)
     kind: CoverageKind = "rolling" if text is not None and text.startswith("rolling") else "anchor"
     if text is None:
         period_s = max(1, int(min(DEFAULT_PERIOD_S, window_s) * fps)) / fps
@@ -101,7 +116,7 @@ def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple
             period_s = window_s if text in ("once", "rolling") else Fraction(text.removeprefix("rolling="))
         except (ValueError, ZeroDivisionError):
             raise ConfigError(
-                f"coverage {text!r}: use SECONDS between anchors, once, rolling or rolling=SECONDS"
+                f"coverage {text!r}: use SECONDS between anchors, once, rolling[=SECONDS] or background[=SECONDS]"
             ) from None
     if not 0 < period_s <= window_s:
         raise ConfigError(
@@ -109,3 +124,17 @@ def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple
         )
     slack_s = min(period_s, window_s - period_s) if kind == "anchor" else Fraction(0)
     return kind, period_s, slack_s
+
+
+def _background(text: str, fps: Fraction) -> tuple[Fraction, Fraction]:
+    """Period and slack of `background` or `background=SECONDS`."""
+    if text == "background":
+        period_s = max(1, int(BACKGROUND_PERIOD_S * fps)) / fps
+    else:
+        try:
+            period_s = Fraction(text.removeprefix("background="))
+        except (ValueError, ZeroDivisionError):
+            raise ConfigError(f"coverage {text!r}: background=SECONDS takes a number") from None
+        if period_s <= 0:
+            raise ConfigError(f"coverage {text!r}: give a number above 0")
+    return period_s, min(period_s, _BACKGROUND_SLACK_S)

@@ -44,12 +44,14 @@ class Frames:
 @dataclass(frozen=True, slots=True)
 class Tokens:
     """Visual tokens. Of this stride's new frames `kept` of `total` were encoded. Of the tokens in the window's KV cache
-    when the answer was given, `refreshed` were computed for this window (new ones included), `reused` were not."""
+    when the answer was given, `refreshed` were computed for this window (new ones included), `reused` were not; `background`
+    of both have outlived their frame."""
 
     kept: Natural
     total: Natural
     refreshed: Natural
     reused: Natural
+    background: Natural = 0
 
 
 @dataclass(frozen=True, slots=True)

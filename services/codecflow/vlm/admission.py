@@ -26,7 +26,7 @@ _REMEMBERED = 100_000
 class Admission:
     """Opens, slides and closes windows. `windows`: of all streams that hold pages. `lost`: streams whose window is gone and
     that start again at an anchor frame. `limit`: the first position that may not be used. `idle_after_s`: a stream that was
-    not part of a step for so long may lose its window to others."""
+    not part of a step for so long may lose its window to others. `background`: tokens outlive their frames."""
 
     def __init__(
         self,
@@ -37,8 +37,10 @@ class Admission:
         limit: int,
         idle_after_s: float,
         clock: Callable[[], float],
+        *,
+        background: bool,
     ) -> None:
-        self.family, self.pool, self.prefix, self.refresh = family, pool, prefix, refresh
+        self.family, self.pool, self.prefix, self.refresh, self.background = family, pool, prefix, refresh, background
         self.limit, self.idle_after_s, self.clock = limit, idle_after_s, clock
         self.windows: dict[str, StreamWindow] = {}
         self.lost: dict[str, None] = {}  # oldest first
@@ -109,7 +111,9 @@ class Admission:
                     return
                 frames = frames[whole[0] :]
                 since = frames[0].index
-            window = StreamWindow(work.stream, self.family, self.prefix, self.pool, since)
+            window = StreamWindow(
+                work.stream, self.family, self.prefix, self.pool, since, keeps_background=self.background
+            )
         task.window = window
         task.new = [HeldFrame.of(self.family, frame) for frame in frames]
         task.plan = plan = window.plan(work.first, task.new, from_scratch=self.refresh.name == "all")

@@ -33,10 +33,16 @@ class Spent:
 
 def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], spent: Spent, restarted: bool) -> Tokens:
     """Visual tokens of one step. `restarted`: the window was computed from scratch."""
-    held = sum(frame.kept for frame in window.frames)
+    held = window.visual_tokens
     kept = sum(frame.kept for frame in new)
     refreshed = held if restarted else min(held, kept + spent.refreshed)
-    return Tokens(kept=kept, total=sum(f.total for f in new), refreshed=refreshed, reused=held - refreshed)
+    return Tokens(
+        kept=kept,
+        total=sum(f.total for f in new),
+        refreshed=refreshed,
+        reused=held - refreshed,
+        background=len(window.background),
+    )
 
 
 def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequence[Asked]) -> Flops:

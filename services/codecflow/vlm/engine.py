@@ -25,7 +25,7 @@ from codecflow.vlm.kv_pool import KVPool
 from codecflow.vlm.refresh import Refresh, deviations
 from codecflow.vlm.runner import Pack, Work
 from codecflow.vlm.scheduler import Part, Task, batches, forwards, isolated, timed
-from codecflow.vlm.window import Prefix, StreamWindow
+from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow
 from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
 
 Observer = Callable[[str, Question, Tensor], None]
@@ -46,6 +46,7 @@ class Engine:
 
     `memory_bytes`: what keys and values of all streams, and features held for refreshing, may take together (default: three
     quarters of a GPU's free memory, half of the machine's for the CPU); raises ModelError when that is too little.
+    `background`: the newest token of a grid cell outlives its frame until a newer one comes (background.py).
     `idle_after_s`: a stream that was not part of a step for so long may lose its window to others. `clock`: seconds, for
     that. `position_limit`: positions are rebased before they reach it (default and upper bound: what the model was made
     for). `batch_tokens`, `batch_patches`: the most that one forward takes, unless one stream or question alone has more.
@@ -57,6 +58,7 @@ class Engine:
         family: Family,
         *,
         refresh: Refresh | str = "none",
+        background: bool = False,
         memory_bytes: int | None = None,
         idle_after_s: float = 60.0,
         position_limit: int | None = None,
@@ -69,13 +71,16 @@ class Engine:
             raise ConfigError(f"memory of {memory_bytes} bytes: give more")
         self.family = family
         self.refresh = refresh if isinstance(refresh, Refresh) else Refresh.named(refresh)
+        self.background = background
         self.batch_tokens, self.batch_patches = batch_tokens, batch_patches
         self.observe = observe
         self.pool = KVPool(family.kv, memory_bytes, self._feature_bytes())
         self.answers = Answers(family, self.pool, batch_tokens)
         limit = min(position_limit or family.position_limit, family.position_limit)
         prefix = self._read_prefix()
-        self.admission = Admission(family, self.pool, prefix, self.refresh, limit, idle_after_s, clock)
+        self.admission = Admission(
+            family, self.pool, prefix, self.refresh, limit, idle_after_s, clock, background=background
+        )
 
     @property
     def windows(self) -> dict[str, StreamWindow]:
@@ -96,6 +101,14 @@ class Engine:
         pool = self.pool
         held = (pool.pages - pool.free) * pool.page_bytes
         return PoolUse(pool.nbytes, held, pool.peak * pool.page_bytes, len(self.windows))
+
+    def unchanged(self, work: StreamWork) -> bool:
+        """Whether this work would leave the stream's window with the visual tokens that it has: none comes, and none leaves
+        but to the background. Changes nothing."""
+        window = self.windows.get(work.stream)
+        return (
+            window is not None and not any(frame.keep.any() for frame in work.frames) and window.unchanged(work.first)
+        )
 
     def drop(self, stream: str) -> None:
         """Forgets a stream and gives back everything that it held."""
@@ -243,7 +256,7 @@ class Engine:
             task.spent.refreshed = sum(int(run.visual.sum()) for run in task.refreshed)
             for frame in task.held.frames:
                 frame.fresh = False
-                if not self.refresh.holds_features(frame):
+                if not self._holds_features(frame):
                     frame.features = None
 
     def _finish(self, parts: Sequence[Part]) -> None:
@@ -279,9 +292,14 @@ class Engine:
         window.release()
         return prefix
 
+    def _holds_features(self, frame: HeldFrame) -> bool:
+        """Whether features of this frame may be needed again: from scratch, those of the background are, since its pictures
+        are gone."""
+        return self.refresh.holds_features(frame) or (self.background and self.refresh.name == "all")
+
     def _feature_bytes(self) -> int:
         """Bytes of features that a token may hold for its refresh, outside the pool."""
-        if self.refresh.name in {"anchors", "budget"}:
+        if self.refresh.name in {"anchors", "budget"} or (self.background and self.refresh.name == "all"):
             family = self.family
             return int(family.levels * family.text_config.hidden_size * family.dtype.itemsize)
         return 0

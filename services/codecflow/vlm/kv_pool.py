@@ -185,9 +185,9 @@ def cache_keyword(text_model: nn.Module) -> str:
     return "cache" if "cache" in parameters else "past_key_values"
 
 
-def shift_keys(keys: Tensor, distance: int, inv_freq: Tensor) -> Tensor:
-    """Rotary keys moved by `distance` positions. `keys`: (..., head_dim), rotated in halves as transformers does;
-    `inv_freq`: (rotary_dim / 2,), on the CPU.
+def shift_keys(keys: Tensor, distance: int | Tensor, inv_freq: Tensor) -> Tensor:
+    """Rotary keys moved by `distance` positions: all alike, or each token by its own, (tokens,) on the CPU. `keys`: (...,
+    tokens, kv_heads, head_dim), rotated in halves as transformers does; `inv_freq`: (rotary_dim / 2,), on the CPU.
 
     Rotary attention (RoFormer, arXiv 2104.09864) depends on differences of positions only: a key rotated for position p
     becomes the key for position p + d by a further rotation by d, whatever p was. A shift that is the same on every axis
@@ -196,10 +196,11 @@ def shift_keys(keys: Tensor, distance: int, inv_freq: Tensor) -> Tensor:
     Computed in float32, with angles taken in float64; returned in the dtype of `keys`. Dimensions beyond the rotary ones
     pass through.
     """
-    if distance == 0:
+    distances = torch.as_tensor(distance)
+    if not distances.any():
         return keys.clone()
     half = inv_freq.shape[0]
-    angle = distance * inv_freq.double()
+    angle = distances[..., None, None] * inv_freq.double()
     cos, sin = (x.to(keys.device, torch.float32) for x in (angle.cos(), angle.sin()))
     first, second, rest = keys.float().tensor_split([half, 2 * half], dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(keys.dtype)

@@ -2,6 +2,10 @@
 
 A token's keys and values carry the context that it had when it was computed. While nothing leaves the window that context
 stays as it was, so there is nothing to refresh.
+
+`anchors` and `budget` choose among the tokens of frames. The background stands first in the sequence: computed again, its
+tokens would see the prefix and one another, less than they saw in their frame. Only `all` computes it again, as it does
+everything, from features that the background holds: its pictures are gone.
 """
 
 from __future__ import annotations

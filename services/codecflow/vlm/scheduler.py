@@ -50,15 +50,19 @@ class Task:
         return [asked for asked in self.asked if asked.error is None]
 
     def trunk(self, refresh: Refresh) -> list[Run]:
-        """What is to be computed of prefix and frames, in order."""
-        prefix = [self.held.prefix_run()] if refresh.name == "all" else []
+        """What is to be computed of prefix, background and frames, in order."""
+        prefix = []
+        if refresh.name == "all":
+            background = self.held.background
+            prefix = [self.held.prefix_run(), *([background.run(self.held.family)] if len(background) else [])]
         return [*prefix, *self.refreshed, *(frame.run() for frame in self.held.live if frame.fresh)]
 
     def tokens(self, refresh: Refresh) -> int:
         """About how many tokens its part of the step computes; known before anything is."""
         again = [frame for frame in self.overlap if refresh.holds_features(frame)]
         fresh = [frame for frame in self.held.live if frame.fresh]
-        return sum(frame.tokens for frame in (*again, *fresh)) + sum(asked.asking for asked in self.questions)
+        background = len(self.held.background) if refresh.name == "all" else 0
+        return background + sum(f.tokens for f in (*again, *fresh)) + sum(asked.asking for asked in self.questions)
 
 
 @dataclass(frozen=True, slots=True)

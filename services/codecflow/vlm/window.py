@@ -1,22 +1,23 @@
 """One stream's sliding window: its frames, and where their keys and values lie.
 
-A window numbers its slots on and on: prefix, frames oldest first, then room for questions. Its pages lie under those slots
-in order, so slot `s` is on page `s // PAGE - first_page` of its list. When frames leave, whole pages before the oldest frame
-go back to the pool at once. The video stays where it is, in slots and in positions; the prefix alone is written again, right
-before the oldest frame, its keys turned there from the copy that was computed at position 0. Thousands of keys never move,
-so nothing drifts.
+A window numbers its slots on and on: prefix, background, frames oldest first, then room for questions. Its pages lie under
+those slots in order, so slot `s` is on page `s // PAGE - first_page` of its list. When frames leave, whole pages before
+what remains go back to the pool at once. The video stays where it is, in slots and in positions. Prefix and background are
+written again, right before the oldest frame: the prefix from the copy that was computed at position 0, the background from
+where its tokens were. Thousands of keys never move, so nothing drifts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from codecflow.vlm.background import Cells, outlived, placed
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.kv_pool import PAGE, KVPool
 from codecflow.vlm.runner import Run
@@ -30,6 +31,7 @@ class HeldFrame:
     `total`: tokens of the whole frame, `kept`: those that it holds, `text`: tokens of its tags. `slot`, `position`: where
     its first token stands. `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes.
     `features`: (kept, levels, hidden) and `source`, the frame as it was given: held only if the refresh policy needs them.
+    `shape`: rows and columns of its token grid, `places`: (kept,) its cells in it, `lead`: tokens of its tags before them.
     """
 
     index: int
@@ -46,6 +48,9 @@ class HeldFrame:
     slot: int = 0
     position: int = 0
     fresh: bool = True  # computed in the present step
+    shape: tuple[int, int] = (0, 0)
+    places: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    lead: int = 0
 
     @staticmethod
     def of(family: Family, frame: Frame) -> HeldFrame:
@@ -70,7 +75,8 @@ class HeldFrame:
             raise ValueError(
                 f"frame {frame.index}: pixels {tuple(frame.pixels.shape)} are not of the model's input size"
             )
-        kept = torch.from_numpy(np.flatnonzero(frame.keep))
+        held.shape, held.places, held.lead = (grid.rows, grid.columns), np.flatnonzero(frame.keep), len(before)
+        kept = torch.from_numpy(held.places)
         held.kept = len(kept)
         held.positions, held.span = family.frame_positions(grid, kept, len(before), len(after))
         held.ids = torch.tensor([*before, *[0] * len(kept), *after], dtype=torch.int64)
@@ -85,6 +91,12 @@ class HeldFrame:
     @property
     def held_bytes(self) -> int:
         return 0 if self.features is None else self.features.numel() * self.features.element_size()
+
+    @property
+    def cells(self) -> Cells:
+        """Its visual tokens where they are."""
+        slots = np.arange(self.slot + self.lead, self.slot + self.lead + self.kept)
+        return Cells(self.shape, self.places, slots, np.full(self.kept, self.position + self.lead), self.features)
 
     def run(self) -> Run:
         assert self.ids is not None
@@ -109,12 +121,14 @@ class Prefix:
 class Slide:
     """What a window will be after its next move; computed before anything is changed.
 
-    `stays`: frames that remain. `moved`: tokens left, so what stays has lost context. `start`, `slots`, `position`: as of
-    StreamWindow, new frames included. `turn`: by how much positions can be rebased. `pages`: that it will hold, without room
-    for questions.
+    `stays`: frames that remain. `background`: where its tokens lie at present; `span`: positions that it takes. `moved`:
+    tokens left or became background, so what stays has lost context. `start`, `slots`, `position`: as of StreamWindow, new
+    frames included. `turn`: by how much positions can be rebased. `pages`: that it will hold, without room for questions.
     """
 
     stays: list[HeldFrame]
+    background: Cells
+    span: int
     moved: bool
     start: int
     slots: int
@@ -130,23 +144,35 @@ class StreamWindow:
     """See the module. `start`: slot of the prefix; `slots`: first slot after the frames; `position`: of the next token.
 
     `since`: slot on the sampling grid from which on frames were taken in, when frames before it were lost; 0 otherwise.
-    `answered_s`: when it was last part of a step, by the engine's clock.
+    `keeps_background`: tokens outlive their frames. `answered_s`: when it was last part of a step, by the engine's clock.
     """
 
-    def __init__(self, stream: str, family: Family, prefix: Prefix, pool: KVPool, since: int = 0) -> None:
+    def __init__(
+        self,
+        stream: str,
+        family: Family,
+        prefix: Prefix,
+        pool: KVPool,
+        since: int = 0,
+        *,
+        keeps_background: bool = False,
+    ) -> None:
         self.stream = stream
         self.family = family
         self.prefix = prefix
         self.pool = pool
         self.since = since
+        self.keeps_background = keeps_background
         self.answered_s = 0.0
         self.frames: list[HeldFrame] = []
+        self.background = Cells()
         self.pages: list[int] = []
         self.first_page = 0
         self.start = 0
         self.slots = len(prefix)
         self.position = len(prefix)
         self._placed = False  # the prefix stands at `start`
+        self._span = 0  # positions that the background takes
 
     @property
     def live(self) -> list[HeldFrame]:
@@ -155,13 +181,20 @@ class StreamWindow:
 
     @property
     def tokens(self) -> int:
-        """Tokens of prefix and frames."""
+        """Tokens of prefix, background and frames."""
         return self.slots - self.start
+
+    @property
+    def visual_tokens(self) -> int:
+        """Visual tokens of background and frames."""
+        return len(self.background) + sum(frame.kept for frame in self.frames)
 
     @property
     def held_bytes(self) -> int:
         """Bytes that this stream takes: pages of keys and values, and what is held for refreshing."""
-        return len(self.pages) * self.pool.page_bytes + sum(frame.held_bytes for frame in self.frames)
+        features = self.background.features
+        held = 0 if features is None else features.numel() * features.element_size()
+        return len(self.pages) * self.pool.page_bytes + held + sum(frame.held_bytes for frame in self.frames)
 
     def prefix_run(self) -> Run:
         return Run.of_text(self.start, self.prefix.ids, self.position_of_prefix, self.family.axes)
@@ -169,36 +202,58 @@ class StreamWindow:
     @property
     def position_of_prefix(self) -> int:
         live = self.live
-        return live[0].position - len(self.prefix) if live else 0
+        return live[0].position - self._span - len(self.prefix) if live else 0
+
+    def unchanged(self, first: int) -> bool:
+        """Whether it holds the same visual tokens once frames before slot `first` have left and none of those that come
+        keeps a token: at most some of them become background."""
+        leaving = [frame for frame in self.frames if frame.tokens and frame.index < first]
+        if not leaving:
+            return True
+        after = self._outlived(leaving, [frame for frame in self.live if frame.index >= first])
+        return len(after) == len(self.background) + sum(frame.kept for frame in leaving)
+
+    def _outlived(self, leaving: Sequence[HeldFrame], newer: Sequence[HeldFrame]) -> Cells:
+        if not self.keeps_background:
+            return self.background
+        return outlived(self.background, [frame.cells for frame in leaving], [frame.cells for frame in newer])
 
     def plan(self, first: int, new: Sequence[HeldFrame], *, from_scratch: bool = False) -> Slide:
         """Its state after frames before slot `first` have left and `new` ones have come. `from_scratch`: everything will be
         computed again, from slot and position 0 on."""
         stays = [frame for frame in self.frames if frame.index >= first]
         live = [frame for frame in stays if frame.tokens]
-        moved = any(frame.tokens for frame in self.frames if frame.index < first)
-        start, slots, position = self.start, self.slots, self.position
-        if from_scratch or not live:
-            start = 0
-            slots = position = len(self.prefix)
-        elif moved:
-            start = live[0].slot - len(self.prefix)
+        leaving = [frame for frame in self.frames if frame.tokens and frame.index < first]
+        background = self._outlived(leaving, [*live, *(frame for frame in new if frame.tokens)])
+        _, span = placed(self.family, background)
+        moved = bool(leaving) or len(background) != len(self.background)
+        held = len(self.prefix) + len(background)
+        start, slots, position, turn = 0, held, len(self.prefix) + span, 0
+        if live and not from_scratch:
+            start, slots, position = live[0].slot - held, self.slots, self.position
+            turn = live[0].position - span - len(self.prefix)
         if from_scratch:
             slots += sum(frame.tokens for frame in live)
             position += sum(frame.span for frame in live)
-        turn = live[0].position - len(self.prefix) if live and not from_scratch else 0
         slots += sum(frame.tokens for frame in new)
         position += sum(frame.span for frame in new)
-        return Slide(stays, moved, start, slots, position, turn)
+        return Slide(stays, background, span, moved, start, slots, position, turn)
 
     def slide(self, plan: Slide, new: Sequence[HeldFrame], *, from_scratch: bool = False, rebase: bool = False) -> None:
         """Carries out a plan: pages of frames that leave are released, `new` frames get their places. Their keys and values,
-        and with `from_scratch` those of all frames and of the prefix, are yet to be computed."""
+        and with `from_scratch` those of all frames, of background and prefix, are yet to be computed."""
         before = self.start, self.position_of_prefix
         self.frames = plan.stays
+        self._span = plan.span
         live = self.live
+        first = live[0].slot if live and not from_scratch else plan.start + len(self.prefix) + len(plan.background)
+        origin = (live[0].position if live and not from_scratch else len(self.prefix) + plan.span) - plan.span
+        if rebase and not from_scratch:
+            origin -= plan.turn
+        background = plan.background.at(first - len(plan.background), origin, features=from_scratch)
+        carried = None if from_scratch else self._carried(plan.background, background)
         if from_scratch or not live:
-            self.first_page, self.start, self.slots, self.position = 0, 0, len(self.prefix), len(self.prefix)
+            self.first_page, self.start, self.slots, self.position = 0, 0, first, origin + plan.span
         else:
             self.start = plan.start
             unused = self.start // PAGE - self.first_page
@@ -212,6 +267,10 @@ class StreamWindow:
                 self._place(frame)
         elif rebase and plan.turn:
             self._rebase(plan.turn)
+        self.background = background
+        if carried is not None:
+            slots = self._located(background.slots)
+            self.pool.keys[:, slots], self.pool.values[:, slots] = carried
         if not from_scratch and (not self._placed or before != (self.start, self.position_of_prefix)):
             self._place_prefix()
         for frame in new:
@@ -225,14 +284,26 @@ class StreamWindow:
             self.position += frame.span
 
     def _place_prefix(self) -> None:
-        slots = self.where(self.start, self.start + len(self.prefix)).to(self.pool.keys.device)
+        slots = self._located(np.arange(self.start, self.start + len(self.prefix)))
         self.pool.keys[:, slots] = self.family.shift(self.prefix.keys, self.position_of_prefix)
         self.pool.values[:, slots] = self.prefix.values
         self._placed = True
 
+    def _carried(self, now: Cells, then: Cells) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the background, read where its tokens are, keys rotated to where they will be. None: they stay.
+
+        A token may be moved many times, and is rounded each time: --coverage background keeps each cell again before that
+        adds up (docs/decisions/023-background.md).
+        """
+        if not len(now) or (np.array_equal(now.slots, then.slots) and np.array_equal(now.origins, then.origins)):
+            return None
+        slots = self._located(now.slots)
+        distances = torch.from_numpy(then.origins - now.origins)
+        return self.family.shift(self.pool.keys[:, slots], distances), self.pool.values[:, slots]
+
     def _rebase(self, distance: int) -> None:
         """Positions start from 0 again: every live key is turned back by the same distance, which changes no difference."""
-        slots = self.where(self.live[0].slot, self.slots).to(self.pool.keys.device)
+        slots = self._located(np.arange(self.live[0].slot, self.slots))
         for layer in self.pool.keys:
             layer[slots] = self.family.shift(layer[slots], -distance)
         for frame in self.frames:
@@ -248,7 +319,7 @@ class StreamWindow:
     def release(self) -> None:
         """Gives every page back. The window is of no use afterwards."""
         self._hold(0)
-        self.frames = []
+        self.frames, self.background = [], Cells()
 
     def _hold(self, pages: int) -> None:
         """Takes pages behind the last one, or gives the last ones back."""
@@ -268,9 +339,19 @@ class StreamWindow:
         found: npt.NDArray[np.int64] = np.asarray(self.pages, dtype=np.int64)[pages - self.first_page] * PAGE + places
         return found
 
+    def _located(self, slots: npt.NDArray[np.int64]) -> Tensor:
+        """The pool's slots under `slots`, on the pool's device."""
+        return torch.from_numpy(self.located(slots)).to(self.pool.keys.device)
+
     def check_integrity(self) -> None:
         """The bookkeeping's own invariants; for tests and for idle moments."""
         slot, position = self.start + len(self.prefix), None
+        if len(self.background):
+            assert self.background.slots.tolist() == list(range(slot, slot + len(self.background)))
+            slot, position = slot + len(self.background), int(self.background.origins[0]) + self._span
+            assert position == self.position_of_prefix + len(self.prefix) + self._span, f"{self.stream}: background"
+            cells = [frame.cells.cells for frame in self.live if frame.shape == self.background.shape]
+            assert not np.isin(self.background.cells, np.concatenate(cells) if cells else []).any(), "held twice"
         for frame in self.live:
             assert frame.slot == slot, f"{self.stream}: frame {frame.index} lies at {frame.slot}, not {slot}"
             assert position is None or frame.position == position, f"{self.stream}: positions leave a gap"

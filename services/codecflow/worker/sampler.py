@@ -183,11 +183,11 @@ class Sampler:
                     self._epoch.keep = None
 
     def _begin(self, number: int, offsets: Offsets) -> _Epoch:
-        plan, memory_s = self._sampling.plan, self._sampling.keep.memory_s
+        plan, keep = self._sampling.plan, self._sampling.keep
         resume = self._resume if self._resume is not None and self._resume.epoch == number else None
         if resume is not None:
             offsets = (resume.packets_offset, resume.metadata_offset)
-        windows = WindowAssembly(plan, memory_s, self.stream, number, offsets, resume)
+        windows = WindowAssembly(plan, keep.memory_s, self.stream, number, offsets, resume, background=keep.background)
         windows.thin = self._thin
         self._epoch = epoch = _Epoch(windows, self._track())
         if self._skipped is not None:

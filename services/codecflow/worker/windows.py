@@ -12,6 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+import numpy as np
+import numpy.typing as npt
+
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
 from codecflow.messages import ResultError, StreamState, WindowGrid
@@ -97,7 +100,8 @@ class WindowPlan:
 class Window:
     """A closed window of one stream, on its way from the sampler to the engine.
 
-    `frames`: those that no window before it handed out, oldest first. `captured_at_ms`: wall clock of the newest frame's
+    `frames`: those that no window before it handed out, oldest first. Where tokens outlive their frames, also frames older
+    than the window of which some token is the newest of its cell. `captured_at_ms`: wall clock of the newest frame's
     capture. `expected`: sampled frames that the window would hold if nothing had been lost. `restarted`: some of its frames
     were read again after a take-over, so that the context of older ones is missing. `skipped`: windows left out right before
     this one because the worker was behind. `seconds`: time spent so far, by stage. `pictures`: `published` and
@@ -144,6 +148,8 @@ class WindowAssembly:
     `memory_s`: how far before a window's start frames must be seen for its keep masks to come out the same. `rewind`: where
     a reader that knows nothing of this epoch must begin. `resume`: how far this epoch was answered before, by any worker.
 
+    `background`: tokens outlive their frames, so that frames matter that are older than the window that hands them out.
+
     `trouble` is set by its owner while no frames can be had: strides that close without a frame are then windows with
     this error. `thin`: every second window is left out, its frames go with the next one.
     """
@@ -156,6 +162,8 @@ class WindowAssembly:
         epoch: int,
         rewind: Offsets,
         resume: StreamState | None = None,
+        *,
+        background: bool = False,
     ) -> None:
         self.stream, self.epoch = stream, epoch
         self.next_window = 0 if resume is None else plan.open_at(resume.answered_until)
@@ -170,6 +178,7 @@ class WindowAssembly:
         self._plan, self._memory_s = plan, memory_s
         self._rewind = Rewind(rewind)
         self._frames: list[tuple[Frame, int]] = []
+        self._outlived = Outlived() if background else None
         self._last_slot = -1
         self._resumed = resume is not None
         self._rebuilt_before: int | None = None if self._resumed else 0
@@ -195,10 +204,13 @@ class WindowAssembly:
         """Take the frame of a wanted slot in; the windows that this closes."""
         steps = self.close_before(frame.index)
         self._last_slot = frame.index
-        # After a take-over the first frames are older than the first window to answer: they only rebuild the keep state.
+        # After a take-over the first frames are older than the first window to answer: they only rebuild the keep state, and
+        # the background.
         if frame.index >= self._plan.first(self.next_window):
             self._frames.append((frame, captured_at_ms))
-            self.nbytes += frame_bytes(frame)
+        elif self._outlived is not None:
+            self._outlived.add(frame)
+        self._weigh()
         return steps + self.close_before(frame.index + 1)
 
     def close_before(self, slot: int) -> list[Step]:
@@ -216,7 +228,7 @@ class WindowAssembly:
         Whoever takes over begins there: frames before it are not needed any more.
         """
         self._behind_now = True
-        self._frames, self.nbytes = [], 0
+        self._hand_out()
         if offsets is not None:
             self._rewind = Rewind(offsets)
 
@@ -236,8 +248,12 @@ class WindowAssembly:
         plan = self._plan
         first, newest = plan.first(index), plan.newest(index)
         if self._frames and self._frames[0][0].index < first:
+            if self._outlived is not None:
+                for frame, _ in self._frames:
+                    if frame.index < first:
+                        self._outlived.add(frame)
             self._frames = [(frame, at) for frame, at in self._frames if frame.index >= first]
-            self.nbytes = sum(frame_bytes(frame) for frame, _ in self._frames)
+            self._weigh()
         if not self._frames or self._frames[-1][0].index < newest:
             return self._leave_out(index + 1)
         if self.thin and index % 2:
@@ -246,8 +262,8 @@ class WindowAssembly:
             return self._advance(index + 1, None)
         if self._rebuilt_before is None:
             self._rebuilt_before = plan.end(index) if first > 0 else 0
-        frames, captured_at_ms = tuple(frame for frame, _ in self._frames), self._frames[-1][1]
-        self._frames, self.nbytes = [], 0
+        captured_at_ms = self._frames[-1][1]
+        frames = self._hand_out()
         return self._advance(
             index + 1,
             Window(
@@ -261,6 +277,17 @@ class WindowAssembly:
                 self._take_behind(),
             ),
         )
+
+    def _hand_out(self) -> tuple[Frame, ...]:
+        """The frames that wait, which are then forgotten."""
+        older = [] if self._outlived is None else self._outlived.take()
+        frames = (*older, *(frame for frame, _ in self._frames))
+        self._frames, self.nbytes = [], 0
+        return frames
+
+    def _weigh(self) -> None:
+        self.nbytes = sum(frame_bytes(frame) for frame, _ in self._frames)
+        self.nbytes += 0 if self._outlived is None else self._outlived.nbytes
 
     def _leave_out(self, until: int) -> Step:
         """Windows before `until` have no frame in their newest stride."""
@@ -307,6 +334,29 @@ class WindowAssembly:
     def _state(self, offsets: Offsets, ended: bool = False) -> StreamState:
         answered_until = self._plan.time(self.next_window * self._plan.stride_slots)
         return StreamState(self.stream, self.epoch, answered_until, self._plan.grid, *offsets, ended=ended)
+
+
+class Outlived:
+    """Frames that left the window before they were handed out, as long as a token of theirs is the newest of its cell."""
+
+    def __init__(self) -> None:
+        self._frames: list[tuple[Frame, npt.NDArray[np.bool_]]] = []
+
+    @property
+    def nbytes(self) -> int:
+        return sum(frame_bytes(frame) for frame, _ in self._frames)
+
+    def add(self, frame: Frame) -> None:
+        """A frame newer than all before it."""
+        if not frame.keep.any():
+            return
+        still = [(one, newest & ~frame.keep) for one, newest in self._frames if one.size == frame.size]
+        self._frames = [(one, newest) for one, newest in still if newest.any()]
+        self._frames.append((frame, frame.keep))
+
+    def take(self) -> list[Frame]:
+        frames, self._frames = [frame for frame, _ in self._frames], []
+        return frames
 
 
 class _Presence:

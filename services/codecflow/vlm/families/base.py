@@ -169,9 +169,14 @@ class Family(ABC):
         A kept token's position is the one that it has in the whole frame: what was dropped leaves a gap, so the distance
         between a cell in one frame and the same cell in the next does not depend on what was kept in between.
         """
-        head = torch.arange(before)
-        tail = torch.arange(after) + before + grid.tokens
-        return torch.cat([head, kept.cpu() + before, tail])[None], before + grid.tokens + after
+        cells, span = self.cell_positions((grid.rows, grid.columns), kept.cpu())
+        head, tail = (torch.arange(count).expand(self.axes, -1) for count in (before, after))
+        return torch.cat([head, cells + before, tail + before + span], dim=1), before + span + after
+
+    def cell_positions(self, shape: tuple[int, int], cells: Tensor) -> tuple[Tensor, int]:
+        """Positions of `cells` (tokens,) of a grid of `shape` (rows, columns) relative to its first cell's, (axes, tokens)
+        int64, and how many a whole grid takes."""
+        return cells[None], shape[0] * shape[1]
 
     def closing(self) -> Tensor | None:
         """Features that follow the newest frame, before each question: (tokens, hidden). None: nothing does."""
@@ -242,6 +247,6 @@ class Family(ABC):
         scores: Tensor = self.model.lm_head(hidden)
         return scores.float()
 
-    def shift(self, keys: Tensor, distance: int) -> Tensor:
-        """Keys (..., head_dim) moved by `distance` positions on every axis."""
+    def shift(self, keys: Tensor, distance: int | Tensor) -> Tensor:
+        """Keys (..., tokens, kv_heads, head_dim) moved by `distance` positions on every axis: an int, or (tokens,)."""
         return shift_keys(keys, distance, self._frequencies)

@@ -126,13 +126,10 @@ class Qwen3VL(Family):
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
         return self.ids(f"<{round(time_s, 1) % self.cycle_s:.1f} seconds><|vision_start|>"), self.ids("<|vision_end|>")
 
-    def frame_positions(self, grid: TokenGrid, kept: Tensor, before: int, after: int) -> tuple[Tensor, int]:
-        """M-RoPE: a frame's tokens share one time, and their row and column count on from there; text counts on all axes."""
-        kept = kept.cpu()
-        visual = torch.stack([torch.zeros_like(kept), kept // grid.columns, kept % grid.columns]) + before
-        behind = before + max(grid.rows, grid.columns)
-        text = [torch.arange(count).expand(self.axes, -1) for count in (before, after)]
-        return torch.cat([text[0], visual, text[1] + behind], dim=1), behind + after
+    def cell_positions(self, shape: tuple[int, int], cells: Tensor) -> tuple[Tensor, int]:
+        """M-RoPE: a frame's tokens share one time, and their row and column count on from there."""
+        rows, columns = shape
+        return torch.stack([torch.zeros_like(cells), cells // columns, cells % columns]), max(rows, columns)
 
     def run_text(self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PoolCache) -> Tensor:
         further = list(features[:, 1:].unbind(1)) or None

@@ -1,0 +1,103 @@
+"""The background: kept tokens that have outlived their frame, at most one per grid cell.
+
+A window's sequence is prefix, background, frames, question. When a frame leaves, its token of a cell stays as background
+if no frame that stays, or comes in the same step, has a token of that cell. So every cell has a token from the first whole
+frame on. A background token keeps the keys and values that it was computed with. Its keys are rotated to stand before the
+oldest frame at the cell's own place in the grid: the background takes the positions of one frame without text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from codecflow.vlm.families.base import Family
+from codecflow.vlm.runner import Run
+
+Shape = tuple[int, int]
+Ints = npt.NDArray[np.int64]
+
+
+def _none() -> Ints:
+    return np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Visual tokens in a window, one per cell: of a frame, or the background.
+
+    `shape`: rows and columns of the token grid. `cells`: (tokens,) ascending. `slots`: (tokens,) where they lie.
+    `origins`: (tokens,) the position that cell 0 of the same frame has, on every axis. `features`: (tokens, levels,
+    hidden), where they may be computed again.
+    """
+
+    shape: Shape = (0, 0)
+    cells: Ints = field(default_factory=_none)
+    slots: Ints = field(default_factory=_none)
+    origins: Ints = field(default_factory=_none)
+    features: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def part(self, chosen: npt.NDArray[np.bool_]) -> Cells:
+        """The tokens where `chosen` (tokens,) holds."""
+        features = None if self.features is None else self.features[torch.from_numpy(np.flatnonzero(chosen))]
+        return Cells(self.shape, self.cells[chosen], self.slots[chosen], self.origins[chosen], features)
+
+    def at(self, slot: int, origin: int, *, features: bool) -> Cells:
+        """The same tokens at consecutive slots from `slot` on, as cells of one frame; with `features` or without."""
+        slots, origins = np.arange(slot, slot + len(self)), np.full(len(self), origin)
+        return replace(self, slots=slots, origins=origins, features=self.features if features else None)
+
+    def run(self, family: Family) -> Run:
+        """To compute them where they are. They need their features."""
+        positions, _ = placed(family, self)
+        visual = torch.ones(len(self), dtype=torch.bool)
+        ids = torch.zeros(len(self), dtype=torch.int64)
+        return Run(int(self.slots[0]), ids, visual, positions + int(self.origins[0]), self.features)
+
+
+def placed(family: Family, background: Cells) -> tuple[Tensor, int]:
+    """(axes, tokens) positions relative to cell 0's, and how many positions the background takes: one frame's, without
+    text; none when it is empty."""
+    if not len(background):
+        return torch.zeros(family.axes, 0, dtype=torch.int64), 0
+    return family.cell_positions(background.shape, torch.from_numpy(background.cells))
+
+
+def outlived(before: Cells, leaving: Sequence[Cells], newer: Sequence[Cells]) -> Cells:
+    """The background once the frames `leaving` (oldest first) have left, given the one `before` and all frames in the window
+    afterwards (`newer`, oldest first). Slots and origins are those of before.
+
+    The newest frame with a token says which grid is in use: tokens of another one, of a camera that has changed its
+    picture size, are no background.
+    """
+    frames = [before, *leaving, *newer]
+    shape = next((one.shape for one in reversed(frames) if len(one)), (0, 0))
+    covered = np.zeros(shape[0] * shape[1], bool)
+    for one in newer:
+        if one.shape == shape:
+            covered[one.cells] = True
+    parts = []
+    for one in (*reversed(leaving), before):
+        if len(one) and one.shape == shape:
+            part = one.part(~covered[one.cells])
+            covered[part.cells] = True
+            parts.append(part)
+    if not parts:
+        return Cells(shape)
+    order = np.argsort(np.concatenate([part.cells for part in parts]), kind="stable")
+    features = [part.features for part in parts if part.features is not None]
+    return Cells(
+        shape,
+        np.concatenate([part.cells for part in parts])[order],
+        np.concatenate([part.slots for part in parts])[order],
+        np.concatenate([part.origins for part in parts])[order],
+        torch.cat(features)[torch.from_numpy(order)] if len(features) == len(parts) else None,
+    )
