@@ -110,7 +110,7 @@ def test_rolling_spreads_what_anchors_send_at_once(period_s: Fraction) -> None:
         state = KeepState(grid, KeepConfig(coverage=coverage, period_s=period_s))
         kept[coverage] = [int(state.step(slot, lambda: picture).keep.sum()) for slot in range(161)]
     period = int(period_s * 2)
-    assert kept["anchor"] == [256 if slot % period == 0 else 0 for slot in range(161)]
+    assert kept["anchor"] == kept["background"] == [256 if slot % period == 0 else 0 for slot in range(161)]
     assert kept["rolling"][0] == 256
     assert sum(kept["rolling"][1:]) == sum(kept["anchor"][1:]) == 256 * 160 // period
     assert max(kept["rolling"][1:]) <= -(-256 // period)
@@ -148,6 +148,9 @@ def test_a_coverage_slot_without_a_frame_is_made_up_for_in_the_next_frame() -> N
         ("once", ("anchor", Fraction(40), Fraction(0))),
         ("rolling", ("rolling", Fraction(40), Fraction(0))),
         ("rolling=8", ("rolling", Fraction(8), Fraction(0))),
+        ("background", ("background", Fraction(120), Fraction(16))),
+        ("background=600", ("background", Fraction(600), Fraction(16))),
+        ("background=4", ("background", Fraction(4), Fraction(4))),
     ],
 )
 def test_coverage_by_name(text: str, expected: tuple[str, Fraction, Fraction]) -> None:
@@ -166,7 +169,24 @@ def test_coverage_that_nobody_asked_for_fits_every_window_and_rate(window_s: int
     assert period + slack <= window_s
 
 
-@pytest.mark.parametrize("text", ["", "often", "0", "-8", "41", "rolling=", "rolling=0", "rolling=80", "rollin", "1/0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "often",
+        "0",
+        "-8",
+        "41",
+        "rolling=",
+        "rolling=0",
+        "rolling=80",
+        "rollin",
+        "1/0",
+        "background=",
+        "background=0",
+        "background=x",
+    ],
+)
 def test_coverage_that_cannot_work_is_one_clear_line(text: str) -> None:
     with pytest.raises(ConfigError, match="coverage") as error:
         parse_coverage(text, Fraction(40), Fraction(2))

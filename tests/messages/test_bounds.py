@@ -57,7 +57,9 @@ FULL = {
     ),
     "choice result": (
         *EXAMPLES["result"][:2],
-        encode_result(replace(RESULT, type="choice", answer="a", p_yes=None, label_probabilities={"a": 0.5})),
+        encode_result(
+            replace(RESULT, type="choice", answer="a", p_yes=None, label_probabilities={"a": 0.5}, reused_from=0)
+        ),
     ),
 }
 
@@ -150,7 +152,16 @@ def test_schema_and_decoder_have_the_same_bounds(name: str, at: Place, value: An
     document = changed(orjson.loads(raw), at, value)
     if at[-1] == "missing":  # of no reader's concern
         return
-    if value is None and at[-1] in ("dts", "since", "after", "luma", "p_yes", "error", "label_probabilities"):
+    if value is None and at[-1] in (
+        "dts",
+        "since",
+        "after",
+        "luma",
+        "p_yes",
+        "error",
+        "label_probabilities",
+        "reused_from",
+    ):
         return  # no writer writes null; to a reader it is as absent
     assert validator(which).is_valid(document) == fine
     if fine:

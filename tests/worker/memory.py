@@ -172,6 +172,7 @@ class Worker:
         self._taken: deque[Batch] = deque()
         self._submitted: tuple[Batch, Offsets] | None = None
         self._held: dict[str, tuple[int, list[Frame]]] = {}
+        self._background = keep.background
         sampling = Sampling(plan, keep, grid, _planes)
         reports = Reports(
             lambda stream: self.counts.setdefault(stream, Counter()), self.dead.append, self.said.append, clock
@@ -271,8 +272,18 @@ class Worker:
         self.windows.append(window)
         name, index = window.stream, window.index
         epoch, held = self._held.get(name, (window.epoch, []))
-        held = [] if epoch != window.epoch else [frame for frame in held if frame.index >= self.plan.first(index)]
-        held = [*held, *window.frames]
+        held, first = [*(held if epoch == window.epoch else []), *window.frames], self.plan.first(index)
+        if self._background:  # what has left matters as long as it is the newest of its cell
+            covered = np.zeros(held[0].keep.size, bool) if held else np.zeros(0, bool)
+            still: list[Frame] = []
+            for frame in reversed(held):
+                keep = frame.keep if frame.index >= first else frame.keep & ~covered
+                covered |= frame.keep
+                still += [replace(frame, keep=keep)] if keep.any() or frame.index >= first else []
+            assert covered.all(), f"{name}: a cell without a token in window {index}"
+            held = still[::-1]
+        else:
+            held = [frame for frame in held if frame.index >= first]
         self._held[name] = (window.epoch, held)
         answered = (name, window.epoch, index)
         if answered in self.committed.answered:

@@ -109,11 +109,12 @@ class Running:
         threads: int = 2,
         limits: Limits = LIMITS,
         when_behind: WhenBehind = WHEN_BEHIND,
+        reuse_slots: int = 0,
     ) -> None:
         self.said: list[str] = []
         self.summary = Summary()
         self._stop = GracefulStop()
-        engine = Engine(family, refresh=refresh, memory_bytes=memory_bytes)
+        engine = Engine(family, refresh=refresh, background=keep.background, memory_bytes=memory_bytes)
         self._worker = Worker(
             KafkaTransport(settings),
             WorkerSettings(
@@ -124,6 +125,7 @@ class Running:
                 threads=threads,
                 limits=limits,
                 when_behind=when_behind,
+                reuse_slots=reuse_slots,
             ),
             engine,
             Described(keep.policy, "tiny", trained=False),

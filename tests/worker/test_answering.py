@@ -23,9 +23,10 @@ ASKED = Question("person", "Is a person in view?", "yes-no")
 class Engine:
     """In place of a model: answers "yes", and does what is in `how` instead for streams that are named there."""
 
-    refresh = SimpleNamespace(name="none")
-
-    def __init__(self) -> None:
+    def __init__(self, refresh: str = "none") -> None:
+        self.refresh = SimpleNamespace(name=refresh)
+        self.same = False
+        self.work: list[StreamWork] = []
         self.how: dict[str, Exception | Failure | str] = {}
         self.lost: frozenset[str] = frozenset()
         self.steps: list[list[str]] = []
@@ -36,7 +37,15 @@ class Engine:
         self.dropped.append(stream)
         self.memory_by_stream.pop(stream, None)
 
+    @property
+    def asked(self) -> list[Sequence[Question]]:
+        return [work.questions for work in self.work]
+
+    def unchanged(self, work: StreamWork) -> bool:
+        return self.same
+
     def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
+        self.work += work
         self.steps.append([one.stream for one in work])
         return [self._outcome(one) for one in work]
 
@@ -55,13 +64,18 @@ class Engine:
 class Rounds:
     """Answers one window of some streams at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, refresh: str = "none", reuse_slots: int = 0) -> None:
         self.now = 0.0
         self.said: list[str] = []
-        self.engine = Engine()
+        self.engine = Engine(refresh)
         engine: Any = self.engine
         self.answering = Answering(
-            engine, PLAN, Described("all", "none", False), self.said.append, clock=lambda: self.now
+            engine,
+            PLAN,
+            Described("all", "none", False),
+            self.said.append,
+            clock=lambda: self.now,
+            reuse_slots=reuse_slots,
         )
         self._index = -1
 
@@ -160,3 +174,67 @@ def test_an_engine_that_cannot_drop_a_stream_says_so(monkeypatch: Any) -> None:
     rounds.answering.drop("a")
     until(lambda: bool(rounds.said), what="a line")
     assert rounds.said == ["the engine could not drop a stream: RuntimeError: no such pages"]
+
+
+def results_of(rounds: Rounds, questions: tuple[Question, ...], **how: Any) -> list[Any]:
+    """Of the next window of stream "a", whose answers are repeated for 8 slots at most: each question's result."""
+    rounds._index += 1
+    done = rounds.answering.begin([rounds.step("a", **how)], lambda stream: questions).result(60)
+    return done[0].results
+
+
+def test_an_unchanged_window_is_answered_without_the_model_for_a_while() -> None:
+    rounds, other = Rounds(reuse_slots=16), Question("car", "Is a car in view?", "yes-no")
+    rounds.engine.same = True
+    found = [results_of(rounds, (ASKED,))[0] for _ in range(6)]  # windows end at slots 4, 8, 12, 16, 20, 24
+    assert [one.reused_from for one in found] == [None, 0, 0, None, 3, 3]
+    assert [one.window for one in found] == list(range(6))
+    assert {one.answer for one in found} == {"yes"}
+    assert [(one.flops.llm, one.flops.full) for one in found[:2]] == [(1, 1), (0, 1)]
+    assert [len(asked) for asked in rounds.engine.asked] == [1, 0, 0, 1, 0, 0]
+    # A question that is new is asked, and so is one of another text; the old one is not.
+    both = results_of(rounds, (other, ASKED))
+    assert [(one.question, one.reused_from) for one in both] == [("car", None), ("person", 3)]
+    assert rounds.engine.asked[-1] == (other,)
+
+
+def test_a_window_that_changes_ends_or_fails_is_computed() -> None:
+    rounds = Rounds(reuse_slots=1000)
+    rounds.engine.same = True
+    results_of(rounds, (ASKED,))
+    assert results_of(rounds, (ASKED,))[0].reused_from == 0
+    rounds.engine.same = False
+    assert results_of(rounds, (ASKED,))[0].reused_from is None
+    rounds.engine.same = True
+    assert results_of(rounds, (ASKED,))[0].reused_from == 2
+    assert results_of(rounds, (ASKED,), epoch=2)[0].reused_from is None
+    rounds.engine.how = {"a": Failure("no-room", "it does not fit")}
+    assert results_of(rounds, (ASKED,), epoch=2)[0].error.code == "no-room"
+    rounds.engine.how = {}
+    assert results_of(rounds, (ASKED,), epoch=2)[0].reused_from is None
+    rounds.answering.drop("a")
+    assert results_of(rounds, (ASKED,), epoch=2)[0].reused_from is None
+
+
+def test_nothing_is_repeated_unless_it_is_wanted_nor_from_scratch() -> None:
+    for refresh, slots in (("none", 0), ("all", 1000)):
+        rounds = Rounds(refresh, slots)
+        rounds.engine.same = True
+        assert [results_of(rounds, (ASKED,))[0].reused_from for _ in range(3)] == [None] * 3
+
+
+def test_frames_that_have_left_before_they_were_handed_out_go_first_and_cost_what_they_cost() -> None:
+    rounds = Rounds(reuse_slots=1000)
+    rounds.engine.same = True
+    results_of(rounds, (ASKED,))
+    rounds._index = 5  # begins at slot 16
+    frames = tuple(Frame(index, index / 2, np.ones(4, bool), None, (8, 8)) for index in (11, 12, 17, 20))
+    window = Window("a", 1, 5, frames, 0, 8)
+    step = Step(StreamState("a", 1, Fraction(12), PLAN.grid, 0, 0), window)
+    (result,) = rounds.answering.begin([step], lambda stream: (ASKED,)).result(60)[0].results
+    assert [(work.first, [f.index for f in work.frames], len(work.questions)) for work in rounds.engine.work[-2:]] == [
+        (11, [11, 12], 0),
+        (16, [17, 20], 1),
+    ]
+    assert result.reused_from is None
+    assert (result.flops.llm, result.flops.full, result.frames.seen) == (2, 1, 2)

@@ -178,6 +178,42 @@ def test_streams_of_every_kind_in_one_batch(
     assert summary.total("windows-skipped") == 0
 
 
+def test_a_still_scene_is_answered_from_its_background_and_repeated_until_it_changes(
+    kafka_settings: KafkaSettings, family: Family, clip: Path, tmp_path: Path
+) -> None:
+    """A worker is stopped in the middle, and the next one begins with windows that it computes."""
+    still = publish(encode_clip(tmp_path / "still.mp4", 40, moving=False), "still")
+    pictures, documents = still
+    half = len(pictures) // 2
+    keep = KeepConfig(coverage="background", period_s=Fraction(120), slack_s=Fraction(2))
+    first = Running(kafka_settings, family, keep=keep, reuse_slots=16, until_end=False)
+    send(kafka_settings, (pictures[:half], documents[:half]))
+    until(lambda: first.summary.windows >= 8, what="windows of the first half")
+    before = first.stop()
+    send(kafka_settings, (pictures[half:], documents[half:]), publish(clip, "moving"))
+    after = Running(kafka_settings, family, keep=keep, reuse_slots=16).join()
+    found = once(results(kafka_settings))
+    windows = [found["still", 1, k, "person"] for k in range(20)]
+    computed = [one.window for one in windows if one.reused_from is None]
+    begun = before.windows
+    # Windows end at 4, 8, ... slots: those at multiples of 16, and the first of each worker, are computed.
+    assert computed == sorted({0, 3, 7, 11, 15, 19, begun})
+    for one in windows:
+        if one.reused_from is not None:
+            source = windows[one.reused_from]
+            assert source.reused_from is None
+            assert (one.answer, one.p_yes) == (source.answer, source.p_yes)
+            assert one.reused_from == max(k for k in computed if k < one.window)
+            assert (one.flops.vit, one.flops.llm) == (0, 0)
+            assert one.flops.full > 0
+    assert before.windows_reused + after.windows_reused == 20 - len(computed)
+    assert sum(one.tokens.kept for one in windows) == 16
+    full = [one for one in windows if one.window >= 3]
+    assert {one.tokens.reused + one.tokens.refreshed for one in full} == {16}
+    assert "windows reused" in after.line()
+    assert all(one.tokens.kept and one.reused_from is None for key, one in found.items() if key[0] == "moving")
+
+
 def test_brokers_that_are_gone_end_the_worker(tmp_path: Path, family: Family) -> None:
     with LocalKafka(tmp_path / "kafka") as broker:
         settings = KafkaSettings(broker.bootstrap_servers, "gone", gone_after_s=2.0)

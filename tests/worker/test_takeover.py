@@ -18,6 +18,7 @@ PLAN = WindowPlan.of(4, 2, 2)
 KEEPS = [
     KeepConfig("replenish", period_s=Fraction(4)),
     KeepConfig("replenish", coverage="rolling", period_s=Fraction(4)),
+    KeepConfig("replenish", coverage="background", period_s=Fraction(6), slack_s=Fraction(1)),
     KeepConfig("motion", period_s=Fraction(4)),
     KeepConfig("all", period_s=Fraction(4)),
 ]
@@ -47,7 +48,7 @@ ACTIONS = st.lists(
 
 
 @pytest.mark.parametrize("keep", KEEPS, ids=lambda keep: f"{keep.policy}-{keep.coverage}")
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(actions=ACTIONS)
 def test_every_window_once_with_the_same_masks_wherever_workers_die(
     two_streams: Topics, keep: KeepConfig, actions: list[tuple[str, int]]

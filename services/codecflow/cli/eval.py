@@ -34,9 +34,10 @@ def evaluate(
     policies: Annotated[
         str | None,
         typer.Option(
-            metavar="KEEP/REFRESH,...",
-            help="KEEP: all, motion, motion-PX, replenish, random, last-N, every-N. REFRESH: none, anchors, shifted, random,"
-            " contiguous, deviation, budget=SHARE, all. all/all always runs, for comparison.  [default: 18 of them]",
+            metavar="KEEP[@COVERAGE]/REFRESH,...",
+            help="KEEP: all, motion, motion-PX, replenish, random, last-N, every-N. COVERAGE: as --coverage, for this one."
+            " REFRESH: none, anchors, shifted, random, contiguous, deviation, budget=SHARE, all. all/all always runs, for"
+            " comparison.  [default: 18 of them]",
         ),
     ] = None,
     match: Annotated[
@@ -50,7 +51,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="Seconds from one anchor frame to the next, once (a window), rolling or rolling=SECONDS."
+            help="Seconds from one whole frame to the next, once (a window), rolling[=SECONDS] or background[=SECONDS]."
             "  [default: 8, or what fits the window]",
         ),
     ] = None,

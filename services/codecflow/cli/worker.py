@@ -75,11 +75,20 @@ def worker(
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="Seconds from one anchor frame to the next, once (a window), rolling or rolling=SECONDS."
+            help="When tokens are kept that have not changed: SECONDS from one whole frame to the next, once (a window),"
+            " rolling[=SECONDS], or background[=SECONDS]: rarely, since tokens outlive their frames."
             "  [default: 8, or what fits the window]",
             rich_help_panel=_WINDOWS,
         ),
     ] = None,
+    reuse: Annotated[
+        str,
+        typer.Option(
+            metavar="SECONDS",
+            help="While a window stays as it is, its answers are repeated for at most this long; 0: never.",
+            rich_help_panel=_WINDOWS,
+        ),
+    ] = "64",
     question: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Asked of every stream of which nothing is asked by name.")
     ] = None,
@@ -157,6 +166,7 @@ def worker(
             keep=keep,
             refresh=refresh,
             coverage=coverage,
+            reuse=reuse,
             question=question,
             yes_no=yes_no,
             memory=memory,

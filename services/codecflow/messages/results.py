@@ -88,6 +88,8 @@ class Result:
     rebuilt after a take-over, so under refresh `none` and `anchors` its KV lacks the context of frames evicted before.
     `trained`: False where the checkpoint says that its weights are random. `error`: why there is no answer; `answer` is then
     empty and there are no probabilities. `skipped`: windows left out right before this one, for the worker was behind.
+    `reused_from`: the window of the same stream and epoch whose answer this is: the model was not asked again, since the
+    window holds the same visual tokens.
     """
 
     stream: str
@@ -114,6 +116,7 @@ class Result:
     restarted: bool = False
     error: ResultError | None = None
     skipped: Count32 = 0
+    reused_from: Natural | None = None
 
 
 def encode_result(result: Result) -> tuple[bytes, bytes]:

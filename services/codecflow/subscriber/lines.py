@@ -32,6 +32,8 @@ def result_line(result: Result) -> str:
         notes.append(f"{result.frames.missing} of {result.frames.expected} frames missing")
     if result.skipped:
         notes.append(f"{result.skipped} windows skipped before")
+    if result.reused_from is not None:
+        notes.append(f"reused from window {result.reused_from}")
     if result.restarted:
         notes.append("restarted")
     if not result.trained:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -33,6 +34,8 @@ class AnswersWindows(Protocol):
 
     @property
     def lost(self) -> frozenset[str]: ...
+
+    def unchanged(self, work: StreamWork) -> bool: ...
 
     def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]: ...
 
@@ -63,6 +66,17 @@ class Answered:
     error: ResultError | None = None
 
 
+def _together(outcome: StreamOutcome, spent: Mapping[str, StreamOutcome]) -> StreamOutcome:
+    """An outcome with the FLOPs and seconds of what was computed of the same stream before it."""
+    before = spent.get(outcome.stream)
+    if before is None:
+        return outcome
+    flops = replace(outcome.flops, vit=outcome.flops.vit + before.flops.vit, llm=outcome.flops.llm + before.flops.llm)
+    seconds = Counter(outcome.seconds)
+    seconds.update(before.seconds)
+    return replace(outcome, flops=flops, seconds=dict(seconds))
+
+
 @dataclass(slots=True)
 class _Aside:
     """A stream that has failed in the engine, and when it may try again."""
@@ -75,6 +89,10 @@ class _Aside:
 class Answering:
     """Runs one engine. One batch at a time is under way; `drop` waits for it.
 
+    `reuse_slots`: while a stream's window stays as it is, an answer is repeated without the model, up to the next window
+    that ends at or after a multiple of so many slots; 0: never. A window stays as it is while it holds the same visual
+    tokens, whether in frames or in the background. Under refresh `all` nothing is repeated.
+
     `say` is called, from the engine's thread, with a line when a stream cannot be answered and when it can again.
     """
 
@@ -85,6 +103,8 @@ class Answering:
         described: Described,
         say: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        reuse_slots: int = 0,
     ) -> None:
         self.kv_bytes: dict[str, int] = {}
         """Bytes of keys and values that each stream holds, after the last batch."""
@@ -92,6 +112,8 @@ class Answering:
         """Of batches."""
         self.batches = 0
         self._engine, self._plan, self._described, self._say, self._clock = engine, plan, described, say, clock
+        self._reuse_slots = 0 if engine.refresh.name == "all" else reuse_slots
+        self._repeatable: dict[str, dict[Question, Result]] = {}  # computed for the tokens that the window still holds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._epochs: dict[str, int] = {}
         self._aside: dict[str, _Aside] = {}
@@ -128,6 +150,7 @@ class Answering:
         self._epochs.pop(stream, None)
         self._aside.pop(stream, None)
         self._said.pop(stream, None)
+        self._repeatable.pop(stream, None)
         self._engine.drop(stream)
         self.kv_bytes = dict(self._engine.memory_by_stream)
 
@@ -135,17 +158,27 @@ class Answering:
         with self.time:
             self.batches += 1
             work: list[StreamWork] = []
+            older: dict[str, StreamWork] = {}
+            repeated: dict[str, dict[Question, Result]] = {}
             for step, questions in zip(steps, asked, strict=True):
                 window = step.window
                 if window is None or window.error is not None or self._is_aside(window.stream):
                     continue
-                if self._epochs.get(window.stream) != window.epoch:  # slots count from 0 again
-                    self._engine.drop(window.stream)
-                    self._epochs[window.stream] = window.epoch
-                work.append(StreamWork(window.stream, window.frames, self._plan.first(window.index), questions))
-            outcomes = self._step(work)
+                stream, first = window.stream, self._plan.first(window.index)
+                if self._epochs.get(stream) != window.epoch:  # slots count from 0 again
+                    self._engine.drop(stream)
+                    self._repeatable.pop(stream, None)
+                    self._epochs[stream] = window.epoch
+                before = [frame for frame in window.frames if frame.index < first]
+                if before:
+                    older[stream] = StreamWork(stream, before, before[0].index)
+                one = StreamWork(stream, window.frames[len(before) :], first, questions)
+                repeated[stream] = self._repeat(window, one, bool(before))
+                asking = tuple(question for question in questions if question not in repeated[stream])
+                work.append(replace(one, questions=asking))
+            outcomes = self._step(work, older)
             answered = [
-                self._answered(step, questions, outcomes.get(step.state.stream))
+                self._answered(step, questions, outcomes.get(step.state.stream), repeated.get(step.state.stream, {}))
                 for step, questions in zip(steps, asked, strict=True)
             ]
             for step in steps:
@@ -154,14 +187,30 @@ class Answering:
             self.kv_bytes = dict(self._engine.memory_by_stream)
             return answered
 
-    def _step(self, work: list[StreamWork]) -> dict[str, StreamOutcome | ResultError]:
+    def _repeat(self, window: Window, work: StreamWork, changed: bool) -> dict[Question, Result]:
+        """The results that a window repeats, by question."""
+        if not self._reuse_slots or changed or not self._engine.unchanged(work):
+            self._repeatable.pop(window.stream, None)
+            return {}
+        kept = self._repeatable.get(window.stream, {})
+        period = self._plan.end(window.index) // self._reuse_slots
+        return {
+            question: kept[question]
+            for question in work.questions
+            if question in kept and self._plan.end(kept[question].window) // self._reuse_slots == period
+        }
+
+    def _step(self, work: list[StreamWork], older: Mapping[str, StreamWork]) -> dict[str, StreamOutcome | ResultError]:
         """The engine's outcomes. It does not raise because of one stream; if it does all the same, each stream is tried
-        alone, and those that raise again are set aside."""
+        alone, and those that raise again are set aside. `older`: frames that have left the window already, by stream: they
+        go first, and become background."""
         if not work:
             return {}
         before = self._engine.lost
         try:
-            outcomes = {outcome.stream: outcome for outcome in self._engine.step(work)}
+            first = [older[one.stream] for one in work if one.stream in older]
+            spent = {outcome.stream: outcome for outcome in self._engine.step(first)} if first else {}
+            outcomes = {outcome.stream: _together(outcome, spent) for outcome in self._engine.step(work)}
             for stream in self._engine.lost - before:  # evicted, for one
                 self._lost.put(stream)
             return dict(outcomes)
@@ -172,7 +221,7 @@ class Answering:
                 for one in work:
                     self._engine.drop(one.stream)  # it may hold half of the batch
                 for one in work:
-                    found |= self._step([one])
+                    found |= self._step([one], older)
                 return found
             self._engine.drop(work[0].stream)
             return {work[0].stream: ResultError("failed", f"{type(error).__name__}: {error}")}
@@ -182,7 +231,11 @@ class Answering:
         return aside is not None and self._clock() < aside.until
 
     def _answered(
-        self, step: Step, questions: tuple[Question, ...], outcome: StreamOutcome | ResultError | None
+        self,
+        step: Step,
+        questions: tuple[Question, ...],
+        outcome: StreamOutcome | ResultError | None,
+        repeated: Mapping[Question, Result],
     ) -> Answered:
         window = step.window
         if window is None:
@@ -197,7 +250,7 @@ class Answering:
             self._aside.pop(stream, None)
             if self._said.pop(stream, None) is not None:
                 self._say(f"stream {stream!r} is answered again")
-            return Answered(step, self._results(window, outcome))
+            return Answered(step, self._results(window, questions, outcome, repeated))
         error = outcome if isinstance(outcome, ResultError) else ResultError(*(outcome.error or ("failed", "")))
         if error.code == "failed":
             before = self._aside.get(stream)
@@ -207,17 +260,45 @@ class Answering:
             self._said[stream] = error.code
             self._say(f"stream {stream!r}: {error.text}; its windows get an error result until this is over")
         self._lost.put(stream)
+        self._repeatable.pop(stream, None)
         return Answered(step, self._errors(window, questions, error), error)
 
-    def _results(self, window: Window, outcome: StreamOutcome) -> list[Result]:
+    def _results(
+        self,
+        window: Window,
+        questions: Sequence[Question],
+        outcome: StreamOutcome,
+        repeated: Mapping[Question, Result],
+    ) -> list[Result]:
         share = max(1, len(outcome.answers))
         flops = Flops(outcome.flops.vit // share, outcome.flops.llm // share, outcome.flops.full // share)
         seconds = {stage: round(s / share, 6) for stage, s in {**window.seconds, **outcome.seconds}.items()}
         restarted = (window.restarted or outcome.restarted) and self._engine.refresh.name != "all"
-        return [
-            self._result(window, answer, outcome.frames_seen, outcome.tokens, flops, seconds, restarted)
+        computed = {
+            answer.question: self._result(
+                window, answer, outcome.frames_seen, outcome.tokens, flops, seconds, restarted
+            )
             for answer in outcome.answers
-        ]
+        }
+        if self._reuse_slots:
+            good = {question: result for question, result in computed.items() if result.error is None}
+            self._repeatable[window.stream] = {**repeated, **good}
+        again = {
+            question: replace(
+                self._result(
+                    window,
+                    Answer(question, result.answer, result.p_yes, result.label_probabilities),
+                    outcome.frames_seen,
+                    outcome.tokens,
+                    Flops(0, 0, result.flops.full),
+                    {} if computed else seconds,
+                    restarted,
+                ),
+                reused_from=result.window,
+            )
+            for question, result in repeated.items()
+        }
+        return [(again.get(question) or computed[question]) for question in questions]
 
     def _errors(self, window: Window, questions: Sequence[Question], error: ResultError) -> list[Result]:
         """A window that cannot be answered says so, once per question."""

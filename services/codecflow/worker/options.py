@@ -13,7 +13,15 @@ from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.vlm.refresh import Refresh
 
-from .settings import Limits, WhenBehind, WorkerSettings, available_threads, default_buffer_bytes
+from .settings import (
+    DEFAULT_REUSE_S,
+    Limits,
+    WhenBehind,
+    WorkerSettings,
+    available_threads,
+    default_buffer_bytes,
+    reuse_slots,
+)
 from .windows import WindowPlan
 
 
@@ -35,6 +43,7 @@ class WorkerOptions:
     decode: str = "auto"
     buffer: float | None = None
     when_behind: str = "skip=60"
+    reuse: str = DEFAULT_REUSE_S
     until_end: bool = False
     max_pixels: int = MAX_PIXELS
 
@@ -57,6 +66,7 @@ class WorkerOptions:
             threads=self.threads or available_threads(),
             nvdec=use_nvdec(self.decode),
             when_behind=WhenBehind.parse(self.when_behind),
+            reuse_slots=reuse_slots(self.reuse, plan.fps),
             limits=Limits.within(
                 default_buffer_bytes() if self.buffer is None else int(self.buffer * 2**30), self.idle_s
             ),
@@ -68,6 +78,7 @@ class WorkerOptions:
         return Engine(
             family,
             refresh=Refresh.named(self.refresh),
+            background=parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)[0] == "background",
             # Between two windows of a long stride a stream is not idle.
             idle_after_s=max(60.0, 3 * float(plan.stride_slots / plan.fps)),
             memory_bytes=None if self.memory is None else int(self.memory * 2**30),

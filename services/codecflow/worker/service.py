@@ -94,7 +94,7 @@ class Worker:
         self._consumer_time, self._time = BusyTime(), BusyTime()
         self._questions = transport.questions(settings.question, self._letters.add, notice)
         self._committer = Committer(transport.emitter(), transport.topics, described.keep, notice)
-        self._answering = Answering(engine, settings.plan, described, notice)
+        self._answering = Answering(engine, settings.plan, described, notice, reuse_slots=settings.reuse_slots)
         self._pool = SamplerPool(settings.threads)
         self._partition_settings = PartitionSettings(
             (transport.topics.packets, transport.topics.metadata),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +29,18 @@ def default_buffer_bytes() -> int:
     with suppress(OSError, ValueError):  # no cgroup v2, or "max"
         machine = min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
     return max(1 << 30, machine // 4)
+
+
+DEFAULT_REUSE_S = "64"
+"""Seconds for which an answer may be repeated while its window stays as it is: 8 of the default windows. Seven of eight
+questions about a still scene are then saved; longer periods save little more (docs/evaluation.md)."""
+
+
+def reuse_slots(text: str, fps: Fraction) -> int:
+    """Sampled frames in `text` seconds, 0 for none. Raises ConfigError."""
+    if text.strip() == "0":
+        return 0
+    return max(1, int(positive(text, "--reuse") * fps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +100,8 @@ class WorkerSettings:
 
     `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream without a
     description. `threads`: sampler threads. `nvdec`: they decode on the GPU what it decodes alike. `until_end`: stop once
-    every stream that was seen has ended and is answered. `stuck_after_s`: how long a loop or a thread may be busy with one
+    every stream that was seen has ended and is answered. `reuse_slots`: for how many sampled frames an answer may be
+    repeated while the window stays as it is (0: never). `stuck_after_s`: how long a loop or a thread may be busy with one
     thing before all stacks are dumped; longer than a transaction or a silent broker may take. `max_pixels`: streams of
     larger pictures are set aside.
     """
@@ -100,5 +114,6 @@ class WorkerSettings:
     nvdec: bool = False
     when_behind: WhenBehind = field(default_factory=WhenBehind)
     limits: Limits = field(default_factory=Limits)
+    reuse_slots: int = 0
     stuck_after_s: float = 180.0
     max_pixels: int = MAX_PIXELS

@@ -92,21 +92,22 @@ class Summary:
     """Figures of one run, updated while it goes on.
 
     `windows` answered or, with no question asked, followed (`unasked`); `answers`: results with an answer; `errors`: results
-    with an error instead; `refused`: windows of streams for which there is no room; `restarted`: answered windows that lack
-    the context of what came before a take-over. `streams`: what was counted of each, by reason; `held`: what each holds
-    now. `lag`: records not read yet; `behind_s`: how late the stream that is furthest behind live is read. Tokens and FLOPs
-    as in a result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed.
-    as in a result; `seconds` by stage, of all streams together. `batches`: of the engine. `rebalances` of its group;
+    with an error instead; `windows_reused`: those all of whose answers were repeated; `refused`: windows of streams for
+    which there is no room; `restarted`: answered windows that lack the context of what came before a take-over. `streams`:
+    what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`: how late the
+    stream that is furthest behind live is read. Tokens and FLOPs as in a result; `seconds` by stage, of all streams
+    together. `error`: what ended the run, if it failed. `batches`: of the engine. `rebalances` of its group;
     `transactions` committed, and `fenced`: dropped since others own their partitions. `delay`: from the capture of a live
-    window's newest picture to the commit of its results. `health`: for probes. `stages`: the pipeline's,
-    in order; what waits is records for consumer and join, pictures for sampler, windows for engine and committer (those that
-    they work on included). The consumer's busy time is CPU time: the rest is spent waiting for records.
+    window's newest picture to the commit of its results. `health`: for probes. `stages`: the pipeline's, in order; what
+    waits is records for consumer and join, pictures for sampler, windows for engine and committer (those that they work
+    on included). The consumer's busy time is CPU time: the rest is spent waiting for records.
     """
 
     windows: int = 0
     answers: int = 0
     errors: int = 0
     unasked: int = 0
+    windows_reused: int = 0
     refused: int = 0
     restarted: int = 0
     frames_missing: int = 0
@@ -154,6 +155,7 @@ class Summary:
         for result in results:
             self.answers += result.error is None
             self.errors += result.error is not None
+        self.windows_reused += bool(results) and all(result.reused_from is not None for result in results)
         for result in results[:1]:
             self.restarted += result.restarted
             self.frames_missing += result.frames.missing
@@ -183,6 +185,7 @@ class Summary:
             f"{len(self.streams)} streams, {self.windows} windows, {self.answers} answers, "
             f"tokens kept {_percent(self.tokens_kept, self.tokens_total)}, "
             f"KV refreshed {_percent(self.tokens_refreshed, self.tokens_refreshed + self.tokens_reused)}, "
+            f"windows reused {_percent(self.windows_reused, self.windows)}, "
             f"FLOPs {_percent(self.flops, self.flops_full)} of full, "
             f"pictures decoded {_percent(self.total('pictures-decoded'), self.total('pictures'))}"
         )

@@ -70,7 +70,7 @@ def test_families_differ_in_a_number_alone() -> None:
             "some/none",
             "KEEP one of all, motion, replenish, motion-PX, random, last-N, every-N, REFRESH one of none, anch",
         ),
-        ("replenish", "give KEEP/REFRESH, KEEP one of"),
+        ("replenish", "give KEEP\\[@COVERAGE\\]/REFRESH, KEEP one of"),
         ("last-0/all", "KEEP one of"),
         ("every-x/none", "KEEP one of"),
         ("last-²/all", "KEEP one of"),

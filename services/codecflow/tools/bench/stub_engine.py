@@ -36,6 +36,9 @@ class StubEngine:
     def drop(self, stream: str) -> None:
         self._kept.pop(stream, None)
 
+    def unchanged(self, work: StreamWork) -> bool:
+        return False
+
     def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
         time.sleep(self._seconds * len(work))
         return [self._answer(one) for one in work]

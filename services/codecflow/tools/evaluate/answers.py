@@ -12,6 +12,7 @@ from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.worker.answering import Answering, Described
 from codecflow.worker.sampler import Sampling
+from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.windows import Step, WindowPlan
 
 from .contenders import REFERENCE, Contender
@@ -68,9 +69,15 @@ class Lane:
     ) -> None:
         self.contender = contender
         self.sampling = Sampling(contender.plan, contender.keep, family.grid, family.model_pixels)
-        self._engine = Engine(family, refresh=contender.refresh, memory_bytes=memory_bytes)
+        self._engine = Engine(
+            family, refresh=contender.refresh, background=contender.keep.background, memory_bytes=memory_bytes
+        )
         self._answering = Answering(
-            self._engine, contender.plan, Described(contender.name, model, family.trained), lambda line: None
+            self._engine,
+            contender.plan,
+            Described(contender.name, model, family.trained),
+            lambda line: None,
+            reuse_slots=reuse_slots(DEFAULT_REUSE_S, contender.plan.fps),
         )
         self._decoders = decoders
 

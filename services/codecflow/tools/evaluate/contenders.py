@@ -43,7 +43,7 @@ Thin = Callable[[Frame], Frame]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A keep and a refresh policy, `name` KEEP/REFRESH. `thin`: what a baseline makes of each frame's keep mask."""
+    """A keep and a refresh policy, `name` KEEP[@COVERAGE]/REFRESH. `thin`: what a baseline makes of each frame's mask."""
 
     name: str
     plan: WindowPlan
@@ -68,6 +68,13 @@ def contenders(names: str, plan: WindowPlan, coverage: str | None, match: str | 
 def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> Contender:
     """`option`: where it was named. `config`: what all have in common, whatever their policy."""
     keep, _, refresh = name.partition("/")
+    keep, at, coverage = keep.partition("@")
+    if at:
+        try:
+            kind, period_s, slack_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
+            config = replace(config, coverage=kind, period_s=period_s, slack_s=slack_s)
+        except ConfigError as error:
+            raise ConfigError(f"{option} {name!r}: {error}") from None
     policy, _, number = keep.partition("-")
     known = (
         keep in (*POLICY_NAMES, "random")
@@ -76,7 +83,7 @@ def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> 
     )
     if not known or not (refresh in REFRESHES or refresh.partition("=")[0] == "budget"):
         raise ConfigError(
-            f"{option} {name!r}: give KEEP/REFRESH, KEEP one of {', '.join(KEEPS)}, REFRESH one of"
+            f"{option} {name!r}: give KEEP[@COVERAGE]/REFRESH, KEEP one of {', '.join(KEEPS)}, REFRESH one of"
             f" {', '.join(REFRESHES)} or budget=SHARE"
         )
     try:
@@ -99,7 +106,8 @@ def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> 
 def family_of(name: str) -> str:
     """What contenders that differ in a number alone have in common: last/all of last-4/all, motion/none of motion-2/none."""
     keep, _, refresh = name.partition("/")
-    return f"{keep.partition('-')[0]}/{refresh.partition('=')[0]}"
+    keep, at, coverage = keep.partition("@")
+    return f"{keep.partition('-')[0]}{at}{coverage}/{refresh.partition('=')[0]}"
 
 
 def _is_number(text: str) -> bool:
