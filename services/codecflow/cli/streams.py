@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from codecflow.subscriber.fleet import StreamOverview
 
 _WATCH_EVERY_S = 2.0
+_PIPED_WIDTH = 180
 _COLOURS = {"sending": "green", "silent": "red", "ended": "dim", "expected": "yellow"}
 
 
@@ -63,7 +64,9 @@ def streams(
             from rich.console import Console
 
             console = Console()
-            console.print(_table(found, now_ms), width=None if console.is_terminal else 160)
+            if not console.is_terminal:
+                console.width = _PIPED_WIDTH
+            console.print(_table(found, now_ms))
     if fleet.unreadable:
         typer.echo(f"codecflow: {fleet.unreadable} records could not be read and were skipped", err=True)
 
