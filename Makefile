@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup demo test coverage check fmt schemas bench lock clean
+.PHONY: help setup browser demo test coverage check fmt schemas bench lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,8 +27,16 @@ $(READY): requirements/dev.txt requirements/uv.txt
 	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, answers; SOURCE=any.mp4
-	@$(BIN)/codecflow demo --model codecflow-tiny $(SOURCE)
+browser:  ## the headless Chromium that tests of the page use, by apt-get where it is not there (as root)
+	@for p in chromium-headless-shell chromium chromium-browser google-chrome; do command -v $$p >/dev/null && exit 0; done; \
+	[ -n "$${CODECFLOW_CHROMIUM:-}" ] && exit 0; \
+	if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then \
+		echo "make: no Chromium here; install one (Debian: chromium-headless-shell), or tests of the page are skipped" >&2; exit 1; fi; \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null \
+		|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+
+demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, answers, a page to watch; SOURCE=any.mp4
+	@$(BIN)/codecflow demo --model codecflow-tiny $$([ -t 1 ] && echo --page) $(SOURCE)
 
 # Bytecode is kept even where the environment says not to, as many images do: the tests start dozens of processes that
 # import torch and transformers, and each would compile them anew, which takes longer than the import itself.
@@ -64,9 +72,9 @@ bench: $(READY)  ## the benchmarks that need no GPU, on the bundled clip
 
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
-	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo -o requirements/dev.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/run.txt
-	$(LOCK) pyproject.toml -c requirements/dev.txt -o requirements/run-cpu.txt \
+	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra page -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) pyproject.toml --extra page -c requirements/dev.txt -o requirements/run-cpu.txt \
 		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')
 	echo uv | $(LOCK) --upgrade - -o requirements/uv.txt
 

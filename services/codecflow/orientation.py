@@ -58,6 +58,11 @@ def shown_size(width: int, height: int, orientation: int) -> tuple[int, int]:
     return (height, width) if _TURNS[orientation][0] else (width, height)
 
 
+def matrix(orientation: int) -> tuple[int, int, int, int]:
+    """(a, b, c, d): coded (x, y) is shown at (a x + c y, b x + d y), y pointing down."""
+    return _MATRICES[orientation]
+
+
 def inverse(orientation: int) -> int:
     """The orientation that undoes another."""
     return {6: 8, 8: 6}.get(orientation, orientation)

@@ -26,6 +26,8 @@ COMMAND_MODULES = (
     "results",
     "streams",
     "dead_letters",
+    "clip",
+    "page",
     "bench",
     "eval",
     "explain",

@@ -49,8 +49,15 @@ def demo(
     keep: Annotated[str, typer.Option(help="Keep policy: all, motion or replenish.")] = "replenish",
     refresh: Annotated[str, typer.Option(help="Refresh policy: none, anchors, budget or all.")] = "none",
     realtime: Annotated[bool, typer.Option("--realtime", help="At the clip's own pace, as a camera would.")] = False,
+    page: Annotated[
+        bool,
+        typer.Option(
+            "--page",
+            help="For somebody who watches in a browser: at the clip's own pace, and until Ctrl-C, not its end.",
+        ),
+    ] = False,
 ) -> None:
-    """Play a clip from a producer through a real Kafka, started here, to a worker's answers.
+    """Play a clip from a producer through a real Kafka, started here, to a worker's answers, and show it in a browser.
 
     It ends by itself and stops what it started. The last line is one JSON object with the figures of the summary.
     """
@@ -59,6 +66,7 @@ def demo(
     from codecflow.exact import positive
     from codecflow.tools.demo.session import DemoOptions, run
     from codecflow.tools.demo.source import JPEG_QUANTISER
+    from codecflow.tools.demo.tally import Figures
     from codecflow.tools.demo.watch import Display
     from codecflow.tools.demo_model.assemble import NAME
 
@@ -75,17 +83,23 @@ def demo(
         window_s=window,
         stride_s=stride or (TINY_STRIDE_S if model == NAME else STRIDE_S),
         fps=positive(fps, "--fps"),
-        realtime=realtime,
+        realtime=realtime or page,
+        stay=page,
         worker=("--keep", keep, "--refresh", refresh),
     )
+    found: list[Figures] = []
     with Display() as display:
-        figures = run(options, display)
-        display.line()
-        for line in figures.lines():
-            display.line(line)
-        display.line(
-            f"(JPEG: FFmpeg's encoder at quality {JPEG_QUANTISER} of 2 to 31, about libjpeg's 80)", style="dim"
-        )
-        if not figures.trained:
-            display.warn("UNTRAINED model: the answers above mean nothing.")
-    typer.echo(orjson.dumps(figures.document()).decode())
+
+        def done(figures: Figures) -> None:
+            display.line()
+            for line in figures.lines():
+                display.line(line)
+            display.line(
+                f"(JPEG: FFmpeg's encoder at quality {JPEG_QUANTISER} of 2 to 31, about libjpeg's 80)", style="dim"
+            )
+            if not figures.trained:
+                display.warn("UNTRAINED model: the answers above mean nothing.")
+            found.append(figures)
+
+        run(options, display, done)
+    typer.echo(orjson.dumps(found[0].document()).decode())

@@ -53,6 +53,7 @@ def test_a_clip_becomes_answers_and_figures(clip: Path) -> None:
     assert figures["trained"] is False
     told = "\n".join(lines)
     assert "UNTRAINED" in told
+    assert re.search(r"^watch it in a browser: http://127\.0\.0\.1:\d+/#demo$", told, re.MULTILINE)
     assert "lasts 6.1 s, less than one stride of 8 s" in told
     assert re.search(r"^demo  [\d:]+  0:06  person: (yes|no) \(p\(yes\) 0\.\d\d\)", told, re.MULTILINE)
     assert re.search(r"^demo  [\d:]+  0:06  scene: ", told, re.MULTILINE)

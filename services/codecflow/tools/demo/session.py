@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +23,7 @@ from codecflow.tools.demo_model.assemble import checkpoint
 from .children import Children
 from .source import fitting_stride, jpeg_bytes
 from .tally import Figures, tally
-from .watch import Answers, Display, Published
+from .watch import Answers, Display, Published, show_address
 
 STREAM = "demo"
 QUESTIONS = (
@@ -34,8 +37,8 @@ _POLL_S = 0.2
 @dataclass(frozen=True, slots=True)
 class DemoOptions:
     """`source`: a video file. `model`: hub id, folder or codecflow-tiny; None makes one with random weights. `window_s`,
-    `stride_s`: seconds; both shrink for a clip that is shorter than a stride. `realtime`: at the clip's own pace. `worker`:
-    further options of `codecflow worker`, as they are.
+    `stride_s`: seconds; both shrink for a clip that is shorter than a stride. `realtime`: at the clip's own pace. `stay`:
+    the page stays after the clip has ended, until Ctrl-C. `worker`: further options of `codecflow worker`, as they are.
     """
 
     source: Path
@@ -44,11 +47,13 @@ class DemoOptions:
     stride_s: int = 8
     fps: Fraction = Fraction(2)
     realtime: bool = False
+    stay: bool = False
     worker: tuple[str, ...] = ()
 
 
-def run(options: DemoOptions, display: Display) -> Figures:
-    """Play the clip through a broker of its own to answers; what it came to. Nothing that it started is left running.
+def run(options: DemoOptions, display: Display, done: Callable[[Figures], None]) -> None:
+    """Play the clip through a broker of its own to answers; `done` is called with what it came to. Nothing that it started
+    is left running. A page shows it meanwhile, where its packages are installed.
 
     Raises SourceError, ConfigError, KafkaError, ModelError or ServiceError, whose text is one line.
     """
@@ -72,11 +77,13 @@ def run(options: DemoOptions, display: Display) -> Figures:
             "--fps",
             str(options.fps),
         ]
-        answer += ["--until-end", "--json", *options.worker]
+        answer += ["--until-end", "--json", *options.worker, *(["--when-behind", "wait"] if options.realtime else [])]
         produce = ["produce", str(options.source), "--stream", STREAM, *([] if options.realtime else ["--fast"])]
         began = time.monotonic()
         environment = {"CODECFLOW_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}
         with Children(Path(folder), environment) as services, Published(settings) as published:
+            if importlib.util.find_spec("uvicorn") is not None:
+                show_address(services.start("page", "--port", "0"), STREAM, display)
             answers = Answers(services.start(*follow))
             services.start(*answer)
             services.start(*produce)
@@ -95,18 +102,26 @@ def run(options: DemoOptions, display: Display) -> Figures:
             for result in answers.rest():
                 display.line(result_line(result))
             published.update()
-        took = time.monotonic() - began
-        if not answers.all:
-            raise SourceError(f"source {options.source}: not one window of {stride} s came of it")
-        return tally(
-            answers.all,
-            pictures=published.pictures,
-            packets_bytes=kafka.topic_bytes(settings.topics.packets),
-            metadata_bytes=kafka.topic_bytes(settings.topics.metadata),
-            source_bytes=options.source.stat().st_size,
-            jpeg=jpeg_bytes(options.source, options.fps),
-            seconds=took,
-        )
+            took = time.monotonic() - began
+            if not answers.all:
+                raise SourceError(f"source {options.source}: not one window of {stride} s came of it")
+            figures = tally(
+                answers.all,
+                pictures=published.pictures,
+                packets_bytes=kafka.topic_bytes(settings.topics.packets),
+                metadata_bytes=kafka.topic_bytes(settings.topics.metadata),
+                source_bytes=options.source.stat().st_size,
+                jpeg=jpeg_bytes(options.source, options.fps),
+                seconds=took,
+            )
+            done(figures)
+            if options.stay and services.runs("page"):
+                display.status("")
+                display.line("the page stays until Ctrl-C")
+                with suppress(KeyboardInterrupt):
+                    while services.runs("page"):
+                        time.sleep(_POLL_S)
+            services.check()
 
 
 def _windows(options: DemoOptions, display: Display) -> tuple[int, int]:

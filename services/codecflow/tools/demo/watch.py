@@ -71,6 +71,18 @@ class Answers:
         self._lines.put(None)
 
 
+def show_address(output: IO[bytes], stream: str, display: Display) -> None:
+    """Tells where the page of a stream is, once `codecflow page` has said it."""
+
+    def read() -> None:
+        for line in output:
+            if line.startswith(b"page: "):
+                address = line.decode(errors="replace").split()[1]
+                display.line(f"watch it in a browser: {address}#{stream}", style="bold")
+
+    threading.Thread(target=read, daemon=True).start()
+
+
 PLAIN_EVERY_S = 5.0
 """How often the status is told where standard error is no terminal."""
 

@@ -1,0 +1,72 @@
+"""`codecflow clip`: a file cut from what packets hold of a stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codecflow.errors import ConfigError
+
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("clip")(clip)
+
+
+def clip(
+    stream: Annotated[str, typer.Argument(help="Stream id.")],
+    *,
+    begin: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="T",
+            help="Where it begins: a time of day such as 14:03:22, today's or yesterday's; with a date and a zone "
+            "2026-11-28T14:03:22+01:00; or seconds of presentation time, such as 52 or 0:52.",
+        ),
+    ],
+    end: Annotated[str, typer.Option("--to", metavar="T", help="Where it ends, written as --from.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="MP4 file to write.  [default: STREAM.mp4]")] = None,
+    epoch: Annotated[
+        int | None,
+        typer.Option(min=0, help="The epoch that seconds are of, as results name it.  [default: the newest]"),
+    ] = None,
+    zone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Time zone of times of day, such as Europe/Berlin.  [default: this machine's]"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Cut what STREAM showed between two times into an MP4 file, without re-encoding.
+
+    The file holds the coded pictures from the keyframe before on, and plays from the time that was asked for. Where the
+    camera was lost in between, or its picture size changed, there are several files.
+    """
+    from codecflow.subscriber.clip import write_clip
+    from codecflow.subscriber.recording import Recording, moment
+    from codecflow.subscriber.times import parse_range
+
+    times = parse_range(begin, end, zone, epoch)
+    path = out or Path(f"{stream.replace(':', '_')}.mp4")
+    if path.exists() and not force:
+        raise ConfigError(f"{path}: is there already; choose another name with -o, or overwrite it with --force")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: there is no folder {path.parent}")
+    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    with Recording(settings, stream) as recording:
+        cut = write_clip(recording, *times.places(recording), path)
+    for file in cut.files:
+        width, height = file.size
+        typer.echo(
+            f"{file.path}: {file.seconds:.1f} s from {moment(file.begin_ms)} on, {file.pictures} pictures, "
+            f"{file.codec} {width}x{height}, epoch {file.epoch}"
+        )

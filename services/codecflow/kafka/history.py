@@ -1,0 +1,104 @@
+"""Reading what one partition still holds, from any offset or time on, outside consumer groups."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException, Message, TopicPartition
+
+from codecflow.errors import KafkaError
+
+from .clients import BrokerWatch, consumer, require_broker
+from .failures import TopicsError, client_error
+from .settings import KafkaSettings
+from .topics import partition_of
+
+_BATCH = 200
+_REQUEST_S = 30.0
+
+
+def partitions_of(settings: KafkaSettings, topic: str) -> int:
+    """How many partitions a topic has. Raises BrokerUnreachableError or TopicsError."""
+    try:
+        found = require_broker(settings).list_topics(topic, timeout=_REQUEST_S).topics[topic]
+    except KafkaException as error:
+        raise KafkaError(f"topic {topic}: {settings.scrub(client_error(error).str())}") from error
+    if found.error is not None or not found.partitions:
+        raise TopicsError(f"topic {topic} is missing: run: codecflow topics create")
+    return len(found.partitions)
+
+
+class PartitionHistory:
+    """Committed records of the partition of `topic` that `stream` is in; those of other streams too.
+
+    Raises BrokerUnreachableError or TopicsError.
+    """
+
+    def __init__(self, settings: KafkaSettings, topic: str, stream: str) -> None:
+        self._settings, self._topic = settings, topic
+        self._partition = partition_of(stream, partitions_of(settings, topic))
+        self._watch = BrokerWatch(settings)
+        self._consumer = consumer(
+            settings,
+            f"{settings.topic_prefix}.history",
+            self._watch,
+            **{"enable.partition.eof": True, "fetch.wait.max.ms": 100, "queued.max.messages.kbytes": 16_384},
+        )
+        self.at_end = False
+        """Whether the last `poll` came to what was the partition's end then."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def range(self) -> tuple[int, int]:
+        """(offset of the oldest record, offset after the newest)."""
+        try:
+            low, high = self._consumer.get_watermark_offsets(
+                TopicPartition(self._topic, self._partition), timeout=_REQUEST_S
+            )
+        except KafkaException as error:
+            raise self._error(client_error(error)) from error
+        return low, high
+
+    def offset_at(self, ms: int) -> int | None:
+        """Offset of the first record written at or after a wall clock in ms; None where there is none."""
+        asked = TopicPartition(self._topic, self._partition, max(0, ms))
+        try:
+            (found,) = self._consumer.offsets_for_times([asked], timeout=_REQUEST_S)
+        except KafkaException as error:
+            raise self._error(client_error(error)) from error
+        return None if found.offset < 0 else found.offset
+
+    def seek(self, offset: int) -> None:
+        """Go on reading at `offset`, or at the oldest record where it is gone."""
+        self.at_end = False
+        self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
+
+    def poll(self, timeout_s: float = 0.2) -> list[Message]:
+        """The next records; `timeout_s` is the longest wait for the first. Raises KafkaError, BrokersGoneError."""
+        self._watch.check(self._consumer)
+        found = []
+        first = self._consumer.poll(timeout_s)
+        for message in () if first is None else (first, *self._consumer.consume(_BATCH, 0)):
+            error = message.error()
+            if error is None:
+                found.append(message)
+                self.at_end = False
+            elif error.code() == ClientError._PARTITION_EOF:
+                self.at_end = True
+            elif not error.retriable():
+                raise self._error(error)
+        return found
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _error(self, error: ClientError) -> KafkaError:
+        return KafkaError(f"topic {self._topic}: {self._settings.scrub(error.str())}")

@@ -1,0 +1,99 @@
+"""Who may see the page: a token, the names it may be called by, and where requests may come from.
+
+A browser sends the token once, in a form, and gets a cookie that is of use for this process alone. Requests that change
+something, and WebSockets, must come from the page itself (RFC 6455, 10.2): a foreign site that a visitor has open too can
+send both, with the visitor's cookie. Without a token the page answers only to names of this machine, so that a foreign site
+cannot give itself such an address (DNS rebinding).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from codecflow.errors import ConfigError
+
+COOKIE = "codecflow_page"
+_SHORTEST = 16
+
+
+def read_token(file: Path | None, environment: str | None) -> str | None:
+    """The token of a file, else of the environment. Raises ConfigError, which never repeats it."""
+    if file is not None:
+        try:
+            token = file.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text file"
+            raise ConfigError(f"--token-file {file}: {reason}") from error
+        where = f"--token-file {file}"
+    elif environment is not None:
+        token, where = environment.strip(), "CODECFLOW_PAGE_TOKEN"
+    else:
+        return None
+    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise ConfigError(f"{where}: a token has {_SHORTEST} printable ASCII characters or more, without spaces")
+    return token
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to bind to can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """`token`: None where none is needed. `hosts`: names in requests that are answered without a token; None is all.
+    `origins`: where requests that change something may come from beside the page's own address."""
+
+    token: str | None
+    hosts: frozenset[str] | None = None
+    origins: frozenset[str] = frozenset()
+    _key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+
+    def cookie(self) -> str:
+        """What a browser that knows the token has. It says nothing of the token."""
+        return hmac.new(self._key, b"visitor", hashlib.sha256).hexdigest()
+
+    def knows(self, given: str) -> bool:
+        """Whether `given` is the token."""
+        return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+    def admits(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
+        """Whether a request is from somebody who knows the token, or none is needed."""
+        if self.token is None:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self.knows(given.strip()):
+            return True
+        return hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.cookie().encode())
+
+    def is_called(self, host: str) -> bool:
+        """Whether the page answers to the name in a request's header `host`."""
+        if self.hosts is None:
+            return True
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        return name in self.hosts or is_loopback(name)
+
+    def is_own(self, headers: Mapping[str, str]) -> bool:
+        """Whether a request that changes something, or opens a WebSocket, comes from the page itself, or from a program that
+        shows the token, which no foreign site knows."""
+        origin = headers.get("origin")
+        if origin is None:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            return scheme.lower() == "bearer" and self.knows(given.strip())
+        if origin in self.origins:
+            return True
+        parts = urlsplit(origin)
+        return parts.scheme in ("http", "https") and parts.netloc != "" and parts.netloc == headers.get("host")

@@ -1,0 +1,263 @@
+"""What the page knows of all streams: the answers of late, what is asked, what was kept, and when a camera was last seen.
+
+All of it is read from the topics and bounded; nothing is kept when the page ends. For one event loop, except where it says.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+from confluent_kafka import Message
+
+from codecflow.errors import ConfigError, KafkaError, MessageError
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail
+from codecflow.messages import (
+    Result,
+    StreamDescription,
+    WindowMasks,
+    check_stream_id,
+    decode_masks,
+    decode_result,
+    decode_stream,
+)
+
+MOST_STREAMS = 10_000
+HISTORY = 400
+"""Results of a stream that are kept to draw."""
+
+MASKS = 4
+"""Windows of a stream whose masks are kept for the next one who looks."""
+
+ANSWER = 400
+"""Characters of an answer that are shown."""
+
+_NEWEST = 3_000
+_logger = logging.getLogger("codecflow.page")
+
+
+@dataclass(slots=True)
+class StreamInfo:
+    """Of one stream. `seen_ms`: when its newest metadata came. `latest`: the newest result of each question."""
+
+    name: str
+    description: StreamDescription
+    seen_ms: int = 0
+    latest: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    masks: deque[str] = field(default_factory=lambda: deque(maxlen=MASKS))
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "s": self.name,
+            "seen": self.seen_ms,
+            "questions": questions_of(self.description),
+            "latest": [self.latest[q.id] for q in self.description.questions if q.id in self.latest]
+            or list(self.latest.values())[-4:],
+        }
+
+
+def questions_of(description: StreamDescription) -> list[dict[str, Any]]:
+    return [{"id": q.id, "prompt": q.prompt, "type": q.type, "labels": q.labels} for q in description.questions]
+
+
+def result_document(result: Result) -> dict[str, Any]:
+    """A result as the page draws it."""
+    return {
+        "k": "r",
+        "s": result.stream,
+        "e": result.epoch,
+        "w": result.window,
+        "t0": result.start_s,
+        "t1": result.end_s,
+        "c": result.captured_at_ms,
+        "a": result.answered_at_ms,
+        "q": result.question,
+        "ty": result.type,
+        "an": result.answer[:ANSWER],
+        "p": result.p_yes if result.p_yes is not None else (result.label_probabilities or {}).get(result.answer),
+        "kept": result.tokens.kept,
+        "total": result.tokens.total,
+        "flops": result.flops.vit + result.flops.llm,
+        "full": result.flops.full,
+        "missing": result.frames.missing,
+        "skipped": result.skipped,
+        "restarted": result.restarted,
+        "err": None if result.error is None else f"{result.error.text} ({result.error.code})",
+        "model": result.model,
+        "trained": result.trained,
+        "keep": result.keep,
+    }
+
+
+def masks_document(masks: WindowMasks) -> dict[str, Any]:
+    """Keep masks as the page draws them: per frame seq, presentation time, rows and columns, and the bits in base64."""
+    return {
+        "k": "m",
+        "s": masks.stream,
+        "e": masks.epoch,
+        "w": masks.window,
+        "c": masks.captured_at_ms,
+        "pub": masks.pictures.published,
+        "dec": masks.pictures.decoded,
+        "f": [
+            {
+                "q": frame.seq,
+                "t": frame.time_s,
+                "g": frame.keep.shape,
+                "b": base64.b64encode(np.packbits(frame.keep).tobytes()).decode(),
+                "a": frame.anchor,
+                "n": int(frame.keep.sum()),
+            }
+            for frame in masks.frames
+        ],
+    }
+
+
+class Board:
+    """`tell` is called with each document that comes, as JSON, and the stream that it is of. `failed` is called, from any
+    thread, with what ended the reading. Raises KafkaError where a topic is missing."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        post: Callable[[Callable[[], None]], None],
+        tell: Callable[[str, str, str], None],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self.streams: dict[str, StreamInfo] = {}
+        self._post, self._tell, self._failed = post, tell, failed
+        self._stop = threading.Event()
+        self._full = False
+        topics = settings.topics
+        self._seen: dict[str, int] = {}
+        # The questions are read whole before anybody is served; of the rest what is new enough to draw.
+        self._tails = [
+            (TopicTail(settings, topics.streams), self._descriptions),
+            (TopicTail(settings, topics.results, newest=_NEWEST), self._results),
+            (TopicTail(settings, topics.masks, newest=64), self._masks),
+            (TopicTail(settings, topics.metadata, newest=400), self._metadata),
+        ]
+        self._threads = [
+            threading.Thread(target=self._follow, args=tail, name="page-board", daemon=True) for tail in self._tails
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(10)
+
+    def _follow(self, tail: TopicTail, take: Callable[[Sequence[Message]], None]) -> None:
+        """In a thread of its own: a topic, as it comes."""
+        try:
+            while not self._stop.is_set():
+                if messages := tail.poll(0.25):
+                    take(messages)
+        except KafkaError as error:
+            self._failed(error)
+        finally:
+            tail.close()
+
+    def _descriptions(self, messages: Sequence[Message]) -> None:
+        found = []
+        for message in messages:
+            try:
+                found.append(decode_stream(message.key(), message.value()))
+            except MessageError as error:
+                _logger.warning("%s: %s", message.topic(), error)
+        self._post(lambda: _each(self._describe, [(one,) for one in found]))
+
+    def _results(self, messages: Sequence[Message]) -> None:
+        found = []
+        for message in messages:
+            try:
+                found.append(result_document(decode_result(message.key(), message.value())))
+            except MessageError as error:
+                _logger.warning("%s: %s", message.topic(), error)
+        self._post(lambda: _each(self._answered, [(one,) for one in found]))
+
+    def _masks(self, messages: Sequence[Message]) -> None:
+        found = []
+        for message in messages:
+            try:
+                masks = decode_masks(message.key(), message.value())
+            except MessageError as error:
+                _logger.warning("%s: %s", message.topic(), error)
+                continue
+            found.append((masks.stream, orjson.dumps(masks_document(masks)).decode()))
+        self._post(lambda: _each(self._masked, found))
+
+    def _metadata(self, messages: Sequence[Message]) -> None:
+        """Only that they came: whoever wants more reads packets."""
+        seen: dict[bytes, int] = {}
+        for message in messages:
+            key, (_, ms) = message.key(), message.timestamp()
+            if key is not None and ms > 0:
+                seen[key] = ms
+        names = {}
+        for key, ms in seen.items():
+            try:
+                names[check_stream_id(key.decode("ascii"))] = ms
+            except (UnicodeDecodeError, ConfigError):
+                continue  # of something else
+        self._post(lambda: _each(self._saw, names.items()))
+
+    def info(self, stream: str) -> StreamInfo | None:
+        """Of a stream, new or known; None where there are too many."""
+        found = self.streams.get(stream)
+        if found is None:
+            if len(self.streams) >= MOST_STREAMS:
+                if not self._full:
+                    _logger.warning("more than %d streams: those that come now are not shown", MOST_STREAMS)
+                self._full = True
+                return None
+            found = self.streams[stream] = StreamInfo(stream, StreamDescription(stream))
+            self._tell(stream, "stream", orjson.dumps({"k": "s", **found.document()}).decode())
+        return found
+
+    def _describe(self, description: StreamDescription) -> None:
+        if (info := self.info(description.stream)) is not None:
+            info.description = description
+            asked = {question.id for question in description.questions}
+            info.latest = {name: one for name, one in info.latest.items() if name in asked}
+            self._tell(info.name, "stream", orjson.dumps({"k": "s", **info.document()}).decode())
+
+    def _answered(self, document: dict[str, Any]) -> None:
+        if (info := self.info(document["s"])) is not None:
+            info.latest[document["q"]] = document
+            while len(info.latest) > 64:
+                del info.latest[next(iter(info.latest))]
+            info.history.append(document)
+            self._tell(info.name, "result", orjson.dumps(document).decode())
+
+    def _masked(self, stream: str, text: str) -> None:
+        if (info := self.info(stream)) is not None:
+            info.masks.append(text)
+            self._tell(stream, "masks", text)
+
+    def _saw(self, stream: str, ms: int) -> None:
+        if (info := self.info(stream)) is not None:
+            before, info.seen_ms = info.seen_ms, max(info.seen_ms, ms)
+            now = time.time()
+            # Every second is often enough, for a camera of 30 pictures as well.
+            if info.seen_ms - before > 900 and now - self._seen.get(stream, 0) > 0.9:
+                self._seen[stream] = int(now)
+                self._tell(stream, "seen", orjson.dumps({"k": "v", "s": stream, "at": info.seen_ms}).decode())
+
+
+def _each(take: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:
+    for one in arguments:
+        take(*one)

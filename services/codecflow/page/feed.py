@@ -1,0 +1,185 @@
+"""Packets of the streams that somebody looks at: one consumer in one thread, whoever looks.
+
+A partition is read while a stream in it is watched. Of every stream in it the pictures since the last keyframe are kept, so
+that the next one who looks sees a picture at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import KafkaException, Message, TopicPartition
+
+from codecflow.errors import KafkaError, MessageError
+from codecflow.kafka.clients import BrokerWatch, consumer
+from codecflow.kafka.history import partitions_of
+from codecflow.kafka.records import headers_of
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import partition_of
+from codecflow.messages import CodedPicture, decode_packet
+
+Listener = Callable[[CodedPicture], None]
+
+LOOK_BACK_MS = 12_000
+"""How far before now a partition begins to be read: a keyframe of each stream should be there."""
+
+_GOP_BYTES = 8 << 20
+_ALL_BYTES = 192 << 20
+_POLL_S = 0.1
+_logger = logging.getLogger("codecflow.page")
+
+
+class _Gops:
+    """The pictures since the last keyframe of each stream, least recently shown streams dropped first."""
+
+    def __init__(self) -> None:
+        self._gops: OrderedDict[str, list[CodedPicture]] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._total = 0
+
+    def add(self, picture: CodedPicture) -> bool:
+        """Whether it is to be handed on: pictures of an earlier epoch than the newest are not."""
+        stream = picture.stream
+        gop = self._gops.get(stream)
+        if gop and picture.epoch < gop[-1].epoch:
+            return False
+        if picture.keyframe:
+            self.drop(stream)
+            gop = self._gops[stream] = []
+            self._sizes[stream] = 0
+        if gop is None or not (picture.keyframe or gop) or (gop and picture.epoch != gop[-1].epoch):
+            return True
+        gop.append(picture)
+        self._sizes[stream] += len(picture.data)
+        self._total += len(picture.data)
+        self._gops.move_to_end(stream)
+        if self._sizes[stream] > _GOP_BYTES:
+            self.drop(stream)
+        while self._total > _ALL_BYTES:
+            self.drop(next(iter(self._gops)))
+        return True
+
+    def of(self, stream: str) -> list[CodedPicture]:
+        return list(self._gops.get(stream, ()))
+
+    def drop(self, stream: str) -> None:
+        self._gops.pop(stream, None)
+        self._total -= self._sizes.pop(stream, 0)
+
+    def streams(self) -> list[str]:
+        return list(self._gops)
+
+
+class Feed:
+    """Hands the coded pictures of watched streams to listeners, in the feed's thread, beginning with those since the last
+    keyframe. `failed` is called, from there, with what ended it. Raises KafkaError when there are no packets."""
+
+    def __init__(self, settings: KafkaSettings, failed: Callable[[Exception], None]) -> None:
+        self._settings, self._failed = settings, failed
+        self._topic = settings.topics.packets
+        self._partitions = partitions_of(settings, self._topic)
+        self._watch = BrokerWatch(settings)
+        self._consumer = consumer(
+            settings,
+            f"{settings.topic_prefix}.page",
+            self._watch,
+            **{"fetch.wait.max.ms": 100, "queued.max.messages.kbytes": 32_768, "enable.partition.eof": False},
+        )
+        self._commands: SimpleQueue[tuple[bool, str, Listener]] = SimpleQueue()
+        self._listeners: dict[str, list[Listener]] = {}
+        self._reading: set[int] = set()
+        self._gops = _Gops()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="page-feed", daemon=True)
+        self._thread.start()
+
+    def watch(self, stream: str, listener: Listener) -> None:
+        """From any thread."""
+        self._commands.put((True, stream, listener))
+
+    def unwatch(self, stream: str, listener: Listener) -> None:
+        """From any thread. It may still be called once or twice."""
+        self._commands.put((False, stream, listener))
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self._obey()
+                self._watch.check(self._consumer)
+                if not self._reading:
+                    self._stop.wait(0.03)
+                    self._consumer.poll(0)
+                    continue
+                first = self._consumer.poll(_POLL_S)
+                for message in () if first is None else (first, *self._consumer.consume(500, 0)):
+                    self._take(message)
+        except (KafkaError, KafkaException) as error:
+            self._failed(error)
+        finally:
+            with suppress(KafkaException):
+                self._consumer.close()
+
+    def _obey(self) -> None:
+        """Take in who looks at what."""
+        changed = False
+        with suppress(Empty):
+            while True:
+                begin, stream, listener = self._commands.get_nowait()
+                listeners = self._listeners.setdefault(stream, [])
+                if begin:
+                    for picture in self._gops.of(stream):
+                        self._hand(listener, picture)
+                    listeners.append(listener)
+                elif listener in listeners:
+                    listeners.remove(listener)
+                if not listeners:
+                    del self._listeners[stream]
+                changed = True
+        if changed:
+            self._assign()
+
+    def _assign(self) -> None:
+        wanted = {partition_of(stream, self._partitions) for stream in self._listeners}
+        for number in self._reading - wanted:
+            self._consumer.incremental_unassign([TopicPartition(self._topic, number)])
+            for stream in self._gops.streams():
+                if partition_of(stream, self._partitions) == number:
+                    self._gops.drop(stream)
+        if new := sorted(wanted - self._reading):
+            since = int(time.time() * 1000) - LOOK_BACK_MS
+            asked = [TopicPartition(self._topic, number, since) for number in new]
+            found = self._consumer.offsets_for_times(asked, timeout=10.0)
+            # -1: nothing is newer than that; what comes from now on is what there is to see.
+            self._consumer.incremental_assign(found)
+        self._reading = wanted
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            if not error.retriable() and error.code() != ClientError._PARTITION_EOF:
+                raise KafkaError(f"topic {self._topic}: {self._settings.scrub(error.str())}")
+            return
+        try:
+            picture = decode_packet(message.key(), message.value(), headers_of(message))
+        except MessageError:
+            return  # the worker names it
+        if self._gops.add(picture):
+            for listener in tuple(self._listeners.get(picture.stream, ())):
+                self._hand(listener, picture)
+
+    def _hand(self, listener: Listener, picture: CodedPicture) -> None:
+        try:
+            listener(picture)
+        except Exception:  # one stream's picture must not stop the others
+            _logger.debug("stream %r", picture.stream, exc_info=True)

@@ -1,0 +1,207 @@
+"""Files cut from what packets hold, without coding them again."""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import av.error
+from av.packet import Packet
+
+from codecflow.codec.mp4 import description, track_of, turn_track
+from codecflow.errors import ConfigError, SourceError
+from codecflow.messages import CodedPicture
+from codecflow.orientation import UPRIGHT
+
+from .recording import NotThereError, Place, Recording
+
+_LOOK_AHEAD = 32
+"""Pictures that are looked at to find by how much decoding comes before showing."""
+
+
+@dataclass(slots=True)
+class ClipFile:
+    """A file that was written. `seconds`: that it plays. `pictures`: those in it, with the ones before its beginning that
+    others refer to."""
+
+    path: Path
+    codec: str
+    size: tuple[int, int]
+    epoch: int
+    begin_ms: int
+    pictures: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Clip:
+    """What was cut. A new file begins where the camera was opened again or its pictures changed their size or codec."""
+
+    files: list[ClipFile] = field(default_factory=list)
+
+
+def write_clip(recording: Recording, begin: Place, end: Place, out: Path) -> Clip:
+    """Cut what is shown from `begin` until before `end` into MP4 files that play from `begin` on: the first is `out`,
+    further ones have -2, -3 ... in their names. They appear when they are complete.
+
+    Raises NotThereError, SourceError for a codec that MP4 does not have, ConfigError where a file cannot be written.
+    """
+    clip = Clip()
+    with ExitStack() as stack:
+        writer: _Writer | None = None
+        for picture, shown in _within(recording.pictures(begin), begin, end):
+            if writer is None or not writer.takes(picture):
+                if not picture.keyframe:
+                    continue
+                if writer is not None:
+                    writer.finish()
+                path = out if not clip.files else out.with_stem(f"{out.stem}-{len(clip.files) + 1}")
+                writer = stack.enter_context(_Writer(path, picture))
+                clip.files.append(writer.file)
+            writer.add(picture, shown)
+        if writer is not None:
+            writer.finish()
+    if not clip.files:
+        raise NotThereError(f"stream {recording.stream}: no picture is shown between the two times")
+    return clip
+
+
+def _within(pictures: Iterable[CodedPicture], begin: Place, end: Place) -> Iterator[tuple[CodedPicture, bool]]:
+    """Pictures up to `end`, each with whether it is shown at `begin` or later. Those that are decoded after the first one
+    beyond `end` but shown before it are among them, with what they refer to."""
+    beyond: CodedPicture | None = None
+    held: list[tuple[CodedPicture, bool]] = []
+    for picture in pictures:
+        one = (picture, begin.order(picture) >= 0)
+        if end.order(picture) < 0 and (beyond is None or (beyond.epoch == picture.epoch and picture.pts < beyond.pts)):
+            yield from held
+            held = []
+            yield one
+            continue
+        beyond = beyond or picture
+        held.append(one)
+        if len(held) >= _LOOK_AHEAD or picture.epoch != beyond.epoch:
+            return
+
+
+class _Writer:
+    """One file. Decoding times are made here: the stamps of the pictures in order, moved so far that none is later than the
+    time at which its picture is shown."""
+
+    def __init__(self, path: Path, first: CodedPicture) -> None:
+        self.file = ClipFile(path, first.codec, (first.width, first.height), first.epoch, first.captured_at_ms)
+        self._first, self._description = first, description(first)
+        self._partial = path.with_name(f".{path.name}.part")
+        self._waiting: deque[CodedPicture] = deque()
+        self._stamps: list[int] = []
+        self._origin: int | None = None  # stamp of the first picture that is to be shown
+        self._delay: int | None = None
+        self._end = first.pts
+        self._dts: int | None = None
+        self._stack = ExitStack()
+        try:
+            with track_of(first) as template:
+                # The format is ours to say, whatever the name ends in.
+                options = {"movflags": "faststart"}
+                target = self._stack.enter_context(av.open(str(self._partial), "w", format="mp4", options=options))
+                self._track = target.add_stream_from_template(template, opaque=True)
+                self._track.time_base = first.time_base
+                target.start_encoding()
+                self._target = target
+        except (OSError, av.error.FFmpegError, ValueError) as error:
+            self._stack.pop_all()
+            self._partial.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOSPC):
+                raise ConfigError(f"{path}: {error.strerror}") from error
+            reason = getattr(error, "strerror", None) or error
+            raise SourceError(
+                f"stream {first.stream}: its {first.codec} cannot be put into MP4: {reason}", "codec"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with suppress(OSError, av.error.FFmpegError):
+            self._stack.close()
+        self._partial.unlink(missing_ok=True)
+
+    def takes(self, picture: CodedPicture) -> bool:
+        """Whether a picture goes on in this file."""
+        return picture.epoch == self.file.epoch and (not picture.keyframe or description(picture) == self._description)
+
+    def add(self, picture: CodedPicture, shown: bool) -> None:
+        if picture.pts < self._first.pts:
+            return  # it refers to pictures before the first keyframe
+        if shown and self._delay is None and (self._origin is None or picture.pts < self._origin):
+            self._origin, self.file.begin_ms = picture.pts, picture.captured_at_ms
+        self._waiting.append(picture)
+        heapq.heappush(self._stamps, picture.pts)
+        if self._origin is not None and len(self._waiting) >= _LOOK_AHEAD:
+            self._write()
+
+    def finish(self) -> None:
+        """All of it is there: the file gets its name."""
+        while self._waiting:
+            self._write()
+        try:
+            self._stack.close()
+            if self._first.orientation != UPRIGHT:
+                _turn(self._partial, self._first)
+            os.replace(self._partial, self.file.path)
+        except OSError as error:
+            raise ConfigError(f"{self.file.path}: {error.strerror or error}") from error
+        self.file.seconds = max(0.0, float((self._end - self._begin) * self._first.time_base))
+
+    @property
+    def _begin(self) -> int:
+        return self._first.pts if self._origin is None else self._origin
+
+    def _write(self) -> None:
+        """The picture that waits for longest."""
+        if self._delay is None:
+            pairs = zip(sorted(self._stamps), self._waiting, strict=True)
+            self._delay = max(stamp - picture.pts for stamp, picture in pairs)
+        picture = self._waiting.popleft()
+        stamp = heapq.heappop(self._stamps) - self._delay - self._begin
+        pts = picture.pts - self._begin
+        dts = min(pts, stamp)
+        if self._dts is not None and dts <= self._dts:
+            dts = self._dts + 1
+        if dts > pts:
+            return  # a stamp that comes twice, or far too late
+        self._dts = dts
+        packet = Packet(picture.data)
+        packet.stream, packet.time_base = self._track, picture.time_base
+        packet.pts, packet.dts, packet.duration = pts, dts, picture.duration
+        packet.is_keyframe = picture.keyframe
+        self._target.mux(packet)
+        self.file.pictures += 1
+        self._end = max(self._end, picture.pts + picture.duration)
+
+
+def _turn(path: Path, picture: CodedPicture) -> None:
+    """Says in a file which way up its pictures are shown."""
+    with path.open("r+b") as file:
+        at = 0
+        while len(head := file.read(8)) == 8:
+            size = int.from_bytes(head[:4])
+            if head[4:] == b"moov":
+                moov = bytearray(head + file.read(size - 8))
+                turn_track(moov, picture)
+                file.seek(at)
+                file.write(moov)
+                return
+            at += size
+            file.seek(at)

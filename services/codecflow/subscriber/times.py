@@ -1,0 +1,89 @@
+"""Times as people write them: of a day, or of presentation since the start of an epoch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from fractions import Fraction
+from zoneinfo import ZoneInfo
+
+from codecflow.errors import ConfigError
+
+from .recording import Place, Recording, WallClock
+
+_SECONDS = re.compile(r"(?:(?:(\d{1,6}):)?(\d{1,2}):)?(\d{1,9}(?:\.\d{1,9})?)")
+_TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:?\d{2})?")
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """Two moments in ms, or two presentation times in seconds of an epoch (None: the newest)."""
+
+    begin: int | Fraction
+    end: int | Fraction
+    epoch: int | None = None
+
+    def places(self, recording: Recording) -> tuple[Place, Place]:
+        """As a recording takes them. Raises NotThereError."""
+        if isinstance(self.begin, int) and isinstance(self.end, int):
+            return WallClock(self.begin), WallClock(self.end)
+        first = recording.at(Fraction(self.begin), self.epoch)
+        return first, recording.at(Fraction(self.end), first.epoch)
+
+
+def parse_range(
+    begin: str, end: str, zone: str | None = None, epoch: int | None = None, now: datetime | None = None
+) -> TimeRange:
+    """Two times, both of a day or both of presentation. Raises ConfigError."""
+    where = _zone(zone)
+    now = now or datetime.now(where)
+    first, last = _time(begin, "--from", where, now), _time(end, "--to", where, now)
+    if isinstance(first, datetime) != isinstance(last, datetime):
+        raise ConfigError("--from and --to: use two times of day, or twice seconds of presentation time")
+    if isinstance(first, datetime) and isinstance(last, datetime):
+        if epoch is not None:
+            raise ConfigError("--epoch goes with seconds of presentation time, not with a time of day")
+        if _is_of_today(begin) and _is_of_today(end) and last < first:
+            first -= timedelta(days=1)  # from before midnight until after it
+        times: tuple[int | Fraction, int | Fraction] = (int(first.timestamp() * 1000), int(last.timestamp() * 1000))
+    else:
+        assert isinstance(first, Fraction)
+        assert isinstance(last, Fraction)
+        times = (first, last)
+    if not times[0] < times[1]:
+        raise ConfigError(f"--to {end}: is not later than --from {begin}")
+    return TimeRange(*times, epoch)
+
+
+def _zone(name: str | None) -> tzinfo | None:
+    if name is None:
+        return datetime.now().astimezone().tzinfo
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise ConfigError(f"--zone {name[:60]!r}: is no time zone; use a name such as Europe/Berlin or UTC") from None
+
+
+def _is_of_today(text: str) -> bool:
+    return _TIME_OF_DAY.fullmatch(text.strip()) is not None
+
+
+def _time(text: str, option: str, zone: tzinfo | None, now: datetime) -> datetime | Fraction:
+    words = text.strip()
+    try:
+        if _is_of_today(words):
+            date = f"{now.date().isoformat()}T{words.zfill(8) if words[1] != ':' else '0' + words}"
+            found = datetime.fromisoformat(date)
+            found = found if found.tzinfo is not None else found.replace(tzinfo=zone)
+            return found if found <= now else found - timedelta(days=1)
+        if match := _SECONDS.fullmatch(words):
+            hours, minutes, seconds = match.groups()
+            return Fraction(int(hours or 0) * 3600 + int(minutes or 0) * 60) + Fraction(seconds)
+        found = datetime.fromisoformat(words)
+        return found if found.tzinfo is not None else found.replace(tzinfo=zone)
+    except (ValueError, OverflowError):
+        raise ConfigError(
+            f"{option} {text[:60]!r}: use a time of day such as 14:03:22, a date with it such as "
+            f"2026-11-28T14:03:22+01:00, or seconds of presentation time such as 52 or 0:52"
+        ) from None

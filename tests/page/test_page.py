@@ -1,0 +1,277 @@
+"""The live page in a real browser: pictures, masks, answers and questions."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
+
+from codecflow import subscriber
+from codecflow.kafka.records import Record
+from codecflow.kafka.sending import RecordSender
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.messages import Decoding, FrameMask, WindowMasks, encode_masks
+from codecflow.page.access import Access
+from tests.subscriber.example_results import RESULT, commit
+
+from .browser import Browser
+from .camera import Cameras, publish
+from .conftest import serving
+
+TOKEN = "0123456789abcdef-secret"
+FRAMES = """new Promise(done => { const found = [], video = document.querySelector('video');
+  const next = (_, info) => { found.push({media: info.mediaTime, ...codecflow.player.shown});
+    found.length < COUNT ? video.requestVideoFrameCallback(next) : done(found); };
+  video.requestVideoFrameCallback(next); })"""
+
+
+def open_stream(browser: Browser, address: str, stream: str, *, host: str | None = None) -> None:
+    """The page with one camera large."""
+    browser.errors.clear()
+    browser.go("about:blank")
+    browser.go(f"http://{host or address}/#{stream}")
+    browser.until("window.codecflow && document.querySelector('#dot').className === 'dot ok'", "a connection")
+
+
+def shown(browser: Browser, count: int) -> list[dict[str, Any]]:
+    """What the page says of the next frames that the browser presents: seq, media time, and the browser's own time."""
+    browser.until("codecflow.player.shown !== null", "a picture")
+    found: list[dict[str, Any]] = browser.run(FRAMES.replace("COUNT", str(count)))
+    return [one for one in found if "q" in one]
+
+
+def until(condition: Callable[[], bool], what: str, within_s: float = 60.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}"
+        time.sleep(0.05)
+
+
+def figures(address: str) -> dict[str, int]:
+    with urllib.request.urlopen(f"http://{address}/status", timeout=30) as answer:
+        found: dict[str, int] = json.load(answer)
+        return found
+
+
+@pytest.mark.parametrize("stream", ["h264-open", "vp9", "av1"])
+def test_each_picture_is_shown_at_its_own_time(stream: str, browser: Browser, address: str, cameras: Cameras) -> None:
+    open_stream(browser, address, stream)
+    frames = shown(browser, 12)
+    shift = browser.run("codecflow.player.shift")
+    assert len({frame["q"] for frame in frames}) >= 6
+    for frame in frames:
+        picture = cameras.sent[stream][frame["q"]]
+        assert frame["c"] == picture.captured_at_ms
+        assert frame["media"] == pytest.approx(float(picture.pts * picture.time_base) + shift, abs=0.0015)
+    # How far behind the camera it is: B-pictures come a few pictures late, whatever shows them.
+    browser.until("Date.now() - codecflow.player.shown.c < 1000", "a picture that is less than a second old")
+    assert browser.errors == []
+
+
+def test_a_mask_lies_on_exactly_its_picture(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings
+) -> None:
+    open_stream(browser, address, "h264")
+    shown(browser, 3)
+    browser.run("codecflow.player.setPaused(true)")
+    picture = cameras.sent["h264"][browser.run("codecflow.player.shown.q")]
+    keep = np.random.default_rng(0).random((3, 5)) < 0.5
+    send_masks(settings, "h264", picture.epoch, picture.seq, keep)
+    browser.until(f"document.querySelector('#over').dataset.seq === '{picture.seq}'", "the mask of this picture")
+    assert browser.run("document.querySelector('#keeps').textContent") == f"{keep.sum()} of 15 tokens"
+    alphas = browser.run(
+        """(() => { const c = document.querySelector('#over'), g = c.getContext('2d'), found = [];
+        for (let r = 0; r < 3; r++) for (let x = 0; x < 5; x++)
+          found.push(g.getImageData((x + .5) * c.width / 5, (r + .5) * c.height / 3, 1, 1).data[3]);
+        const box = c.getBoundingClientRect(), video = document.querySelector('video').getBoundingClientRect();
+        return {found, off: Math.abs(box.left - video.left) + Math.abs(box.width - video.width)}; })()"""
+    )
+    assert [alpha == 0 for alpha in alphas["found"]] == keep.flatten().tolist()
+    assert alphas["off"] < 1.5
+    assert browser.errors == []
+
+
+def send_masks(settings: KafkaSettings, stream: str, epoch: int, seq: int, keep: np.ndarray) -> None:
+    masks = WindowMasks(
+        stream,
+        epoch,
+        3,
+        int(time.time() * 1000),
+        "replenish",
+        (FrameMask(seq, 1.0, (160, 96), keep),),
+        Decoding(80, 20),
+    )
+    with RecordSender(settings) as sender:
+        for key, value in encode_masks(masks):
+            sender.send(Record(settings.topics.masks, key, value, "masks"))
+
+
+def test_answers_and_what_they_cost_come_as_text(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings
+) -> None:
+    hostile = "<img src=x onerror=alert(1)> Straße \u202e 画面 <script>alert(2)</script>"
+    subscriber.ask(settings, "h264", subscriber.question(f"What? {hostile}", name="what"))
+    open_stream(browser, address, "h264")
+    now = int(time.time() * 1000)
+    answers = [
+        replace(RESULT, stream="h264", captured_at_ms=now, question="what", type="text", answer=hostile, p_yes=None),
+        replace(RESULT, stream="h264", captured_at_ms=now, question="seen", answer="yes", p_yes=0.87),
+    ]
+    commit(settings, answers)
+    browser.until("document.querySelectorAll('#said li').length >= 2", "two answers")
+    said = browser.run("document.querySelector('#said').textContent")
+    assert hostile in said
+    assert "0.87" in said
+    assert hostile in browser.until("document.querySelector('#asked .what')?.textContent", "the question")
+    assert browser.run("document.querySelectorAll('#said img, #asked img, #said script').length") == 0
+    assert browser.run("document.querySelector('#c-tokens').textContent") == "25 %"
+    assert browser.run("document.querySelector('#c-flops').textContent") == "30 %"
+    browser.until("document.querySelectorAll('#plot-p canvas').length === 1", "a chart")
+    assert browser.errors == []
+
+
+def test_questions_are_added_and_removed(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings
+) -> None:
+    open_stream(browser, address, "vp9")
+    browser.run("""(() => { const set = (id, value) => { document.getElementById(id).value = value; };
+        set('prompt', 'Is the gate open?'); set('type', 'choice'); set('labels', 'open, shut');
+        document.getElementById('ask').requestSubmit(); })()""")
+    browser.until("document.querySelector('#asked')?.textContent.includes('Is the gate open?')", "the new question")
+    (question,) = subscriber.asked(settings, "vp9").questions
+    assert (question.id, question.type, question.labels) == ("is-the-gate-open", "choice", ("open", "shut"))
+    browser.run("document.querySelector('#asked .x').click()")
+    browser.until("document.querySelector('#asked').textContent.includes('no questions configured')", "no question")
+    assert subscriber.asked(settings, "vp9").questions == ()
+    browser.run(
+        "document.getElementById('prompt').value = 'x'; document.getElementById('labels').value = 'one'; "
+        "document.getElementById('type').value = 'choice'; document.getElementById('ask').requestSubmit()"
+    )
+    browser.until("document.querySelector('#wrong').textContent.includes('two or more labels')", "why not")
+
+
+@pytest.mark.parametrize("stream", ["mjpeg", "hevc"])
+def test_what_the_browser_does_not_play_comes_as_jpeg(
+    stream: str, browser: Browser, address: str, cameras: Cameras
+) -> None:
+    open_stream(browser, address, stream)
+    browser.until("document.querySelector('#still').naturalWidth === 160", "a JPEG")
+    browser.until("document.querySelector('#note').textContent.startsWith('Two pictures per second as JPEG')")
+    first = browser.run("codecflow.player.shown.q")
+    browser.until(f"codecflow.player.shown.q > {first}", "a later one")
+    picture = cameras.sent[stream][browser.run("codecflow.player.shown.q")]
+    assert browser.run(f"codecflow.player.bySeq.get({picture.seq}).c") == picture.captured_at_ms
+    assert browser.errors == []
+
+
+def test_a_new_size_goes_on_in_the_same_player(browser: Browser, address: str, cameras: Cameras) -> None:
+    open_stream(browser, address, "resized")
+    sizes = "`${document.querySelector('video').videoWidth}x${document.querySelector('video').videoHeight}`"
+    browser.until("codecflow.player.shown !== null", "a picture")
+    player = browser.run("document.querySelector('video').src")
+    for size in ("160x96", "130x66", "160x96"):
+        browser.until(f"{sizes} === '{size}'", f"pictures of {size}")
+    assert browser.run("document.querySelector('video').src") == player
+    assert browser.run("document.querySelector('video').error") is None
+    assert browser.errors == []
+
+
+def test_what_packets_hold_is_played_from_a_time_on(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings
+) -> None:
+    until(lambda: len(cameras.sent["h264"]) > 60, "some seconds to look back on")
+    wanted = cameras.sent["h264"][35]
+    keep = np.eye(3, 5, dtype=bool)
+    send_masks(settings, "h264", wanted.epoch, 35, keep)
+    open_stream(browser, address, "h264")
+    shown(browser, 2)
+    browser.run(f"seek({wanted.captured_at_ms})")
+    earliest = browser.until("codecflow.player.shown && codecflow.player.shown.c", "a picture of the past")
+    assert wanted.captured_at_ms - 2500 < earliest <= wanted.captured_at_ms + 4000
+    browser.until("codecflow.player.kept.some(k => k.q === 35)", "its mask, which is read again too")
+    browser.run("seek(Date.now() - 86400000)")
+    browser.until("document.querySelector('#note').textContent.includes('packets hold no pictures')", "that it is gone")
+    browser.run("document.querySelector('#live').click()")
+    browser.until("codecflow.player.shown && Date.now() - codecflow.player.shown.c < 2000", "live again")
+    assert browser.errors == []
+
+
+def test_the_grid_shows_a_hundred_cameras_and_decodes_those_that_are_seen(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings
+) -> None:
+    still = cameras.sent["h264"][0]
+    now = int(time.time() * 1000)
+    names = [f"cam-{number:03}" for number in range(100)]
+    publish(settings, [replace(still, stream=name, epoch=now, captured_at_ms=now) for name in names])
+    browser.go("about:blank")
+    browser.go(f"http://{address}/")
+    browser.until("document.querySelectorAll('.tile').length >= 100", "all of them")
+    browser.until("[...document.querySelectorAll('.tile img')].filter(i => i.naturalWidth).length >= 8", "pictures")
+    until(lambda: 8 <= figures(address)["tiles"] <= 60, "tiles that are seen")
+    browser.run("document.getElementById('find').value = 'cam-09'; drawGrid()")
+    browser.until("[...document.querySelectorAll('.tile')].filter(t => !t.hidden).length === 10", "ten of them")
+    browser.run("[...document.querySelectorAll('.tile')].find(t => t.dataset.stream === 'cam-090').click()")
+    browser.until("document.title.startsWith('cam-090')", "one of them")
+    assert figures(address)["viewers"] == 1
+
+
+def test_a_browser_that_vanishes_leaves_nothing(browser: Browser, address: str, cameras: Cameras) -> None:
+    open_stream(browser, address, "h264")
+    shown(browser, 2)
+    assert figures(address)["channels"] == 1
+    browser.go("about:blank")
+    empty = {"viewers": 0, "channels": 0, "tiles": 0, "replays": 0, "video_bytes": 0}
+    until(lambda: figures(address).items() >= empty.items(), "nothing held")
+
+
+def test_a_token_is_asked_for_on_plain_http_by_any_name(
+    browser: Browser, cameras: Cameras, settings: KafkaSettings
+) -> None:
+    """On http by a name, a browser gives a page less than on localhost: no WebCodecs, no secure context."""
+    with serving(settings, Access(TOKEN)) as address:
+        for path, method in (("", "GET"), ("status", "GET"), ("uplot.js", "GET"), ("streams/a/questions", "POST")):
+            request = urllib.request.Request(f"http://{address}/{path}", method=method)
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                urllib.request.urlopen(request, timeout=30)
+        bearer = {"Authorization": f"Bearer {TOKEN}"}
+        for headers, origin in (({}, f"http://{address}"), (bearer, "http://evil.test"), ({"Cookie": "x=1"}, None)):
+            with pytest.raises(InvalidStatus, match="403"):
+                connect(f"ws://{address}/ws", additional_headers=headers, origin=origin)  # type: ignore[arg-type]
+        request = urllib.request.Request(f"http://{address}/status", headers=bearer)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            assert answer.status == 200
+        browser.go("about:blank")
+        name = f"cams.test:{address.rpartition(':')[2]}"
+        browser.go(f"http://{name}/")
+        browser.until("document.querySelector('#token') !== null", "the form")
+        browser.run("document.querySelector('#token').value = 'not-the-token'; document.querySelector('form').submit()")
+        browser.until("document.readyState === 'complete' && !document.querySelector('#token').value", "the form again")
+        browser.run(f"document.querySelector('#token').value = '{TOKEN}'; document.querySelector('form').submit()")
+        browser.until("!!window.codecflow", "the page")
+        assert TOKEN not in str(browser.call("Network.getCookies"))
+        open_stream(browser, address, "h264-open", host=name)
+        assert browser.run("window.isSecureContext") is False
+        assert len(shown(browser, 4)) >= 2
+        assert browser.errors == []
+
+
+def test_without_a_token_a_foreign_name_or_site_gets_nothing(address: str, settings: KafkaSettings) -> None:
+    """A site elsewhere can send requests with a visitor's browser, and call this machine by a name of its own."""
+    for headers, status in (({"Host": "evil.test"}, "421"), ({"Origin": "http://evil.test"}, "403"), ({}, "403")):
+        request = urllib.request.Request(
+            f"http://{address}/streams/x/questions", b'{"prompt": "x"}', headers, method="POST"
+        )
+        with pytest.raises(urllib.error.HTTPError, match=status):
+            urllib.request.urlopen(request, timeout=30)
+    with pytest.raises(InvalidStatus, match="403"):
+        connect(f"ws://{address}/ws", origin="http://evil.test")  # type: ignore[arg-type]
+    assert subscriber.asked(settings, "x").questions == ()
