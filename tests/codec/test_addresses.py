@@ -144,11 +144,17 @@ def test_standard_input_without_a_video(content: bytes) -> None:
 @pytest.mark.parametrize("codec", ["h264-ts", "h264-raw", "hevc-raw", "mjpeg-avi"])
 def test_standard_input(codec: str, tmp_path: Path) -> None:
     path = encode(tmp_path / "clip", "mjpeg" if codec == "mjpeg-avi" else codec)
-    for live, word in ((True, "live"), (False, "file")):
-        piped = subprocess.run(
-            [sys.executable, "-c", PIPED, word], input=path.read_bytes(), capture_output=True, check=True, timeout=60
-        )
-        assert piped.stdout.decode() == f"standard input {live} False 30\n"
+    live = codec != "h264-ts"
+    piped = subprocess.run(
+        [sys.executable, "-c", PIPED, "live" if live else "file"],
+        input=path.read_bytes(),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert piped.stdout.decode() == f"standard input {live} False 30\n"
+    if live and codec != "h264-raw":
+        return
     with path.open("rb") as file:  # `<` gives a file, which has an end and can be gone back in
         done = subprocess.run(
             [sys.executable, "-c", PIPED, "live"], stdin=file, capture_output=True, check=True, timeout=60

@@ -252,8 +252,8 @@ def test_without_keyframes_the_reference_is_renewed_all_the_same(
 
 @pytest.mark.parametrize("codec", ["h264", "h264-plain", "mpeg4", "hevc"])
 def test_metadata_take_less_than_8_percent_however_few_bytes_a_stream_has(codec: str, tmp_path: Path) -> None:
-    """Estimated as the brokers would store it, over a still and a moving minute."""
-    path = encode(tmp_path / "clip", codec, 600, (320, 240), fps=20)
+    """Estimated as the brokers would store it, over still and moving seconds."""
+    path = encode(tmp_path / "clip", codec, 300, (320, 240), fps=20)
     documents = metadata(path)
     coded = sum(document.size for document in documents)
     batches = [documents[start : start + 30] for start in range(0, len(documents), 30)]

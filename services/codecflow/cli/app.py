@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import importlib
 import logging
 import os
@@ -56,9 +54,6 @@ def main() -> None:
 
     No line shows the user, password or parameters of an address, whichever command it was given to.
     """
-    atexit.register(
-        gc.freeze
-    )  # the process ends: to look for garbage before would take 0.1 s of a core, after a Ctrl-C too
     try:
         _log_to_stderr(os.environ.get("CODECFLOW_LOG", "warning"))
         status = build()(_arguments(), prog_name="codecflow", standalone_mode=False)

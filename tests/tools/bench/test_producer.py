@@ -17,7 +17,7 @@ CLIP = Path(__file__).parents[2] / "data" / "intel_one-by-one-person-detection.m
 def test_the_signal_is_little_beside_decoding_and_metadata_beside_the_pictures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run(CLIP, repeats=3, seconds=60)
+    run(CLIP, repeats=2, seconds=30)
     *table, last = capsys.readouterr().out.strip().splitlines()
     figures = json.loads(last)
     assert figures.keys() >= {"decode_per_s", "signal_per_s", "ratio", "metadata_share"}
