@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,8 +112,7 @@ def produce(
     from codecflow.producer.run import produce as run
     from codecflow.producer.summary import Summary
 
-    # The process ends: to look for garbage before would take 0.15 s of a core, after a Ctrl-C too.
-    atexit.register(gc.freeze)
+    atexit.register(_leave_garbage)
     summary = Summary(stream, shown(source))
     with last_words(summary, as_json):
         settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
@@ -152,6 +152,13 @@ def _monitoring(address: str | None, summary: Summary) -> AbstractContextManager
         return Health(started=summary.pictures > 0, ready=is_up(summary))
 
     return MonitoringServer(address, health, lambda: producer_samples(summary))
+
+
+def _leave_garbage() -> None:
+    """The process ends: to look for garbage before would take 0.15 s of a core, after a Ctrl-C too. (Not beside torch, whose
+    libraries then report what they hold.)"""
+    if "torch" not in sys.modules:
+        gc.freeze()
 
 
 def _named_in_file(source: str) -> str:
