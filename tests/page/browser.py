@@ -103,6 +103,10 @@ class Browser:
             entry = parameters["entry"]
             self.errors.append(f"{entry['text']} {entry.get('url', '')}")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def go(self, address: str) -> None:
         self.call("Page.navigate", url=address)
 

@@ -1,0 +1,166 @@
+"""Parts of the page without a browser: what waits for a slow one, who may come, what is kept of streams."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from codecflow.errors import ConfigError
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.page import feed
+from codecflow.page.access import Access, is_loopback, read_token
+from codecflow.page.outbox import Outbox, Part
+from tests.messages.test_refusals import PICTURE
+
+TOKEN = "0123456789abcdef-secret"
+
+
+def part(number: int, *, keyframe: bool = False, init: bool = False, session: int = 1) -> Part:
+    return Part(session, {"number": number}, bytes(1000), keyframe, init)
+
+
+def waiting(outbox: Outbox) -> list[str | bytes]:
+    async def take() -> list[str | bytes]:
+        found = []
+        while True:
+            try:
+                found.append(await asyncio.wait_for(outbox.next(), 0.01))
+            except TimeoutError:
+                return found
+
+    return asyncio.run(take())
+
+
+def numbers(messages: list[str | bytes]) -> list[int]:
+    return [int(m.split(b'"number":')[1].split(b",")[0]) for m in messages if isinstance(m, bytes)]
+
+
+def test_a_slow_browser_is_given_the_next_keyframe_with_what_describes_it() -> None:
+    outbox = Outbox(most_video_bytes=5500)
+    outbox.begin(1)
+    outbox.part(part(0, init=True))
+    for number in range(1, 8):
+        outbox.part(part(number, keyframe=number == 1))
+    assert outbox.video_bytes == 0
+    outbox.text({"k": "r"})
+    outbox.part(part(9, init=True))  # a new size, meanwhile
+    outbox.part(part(10))
+    outbox.part(part(11, keyframe=True))
+    outbox.part(part(12))
+    outbox.part(part(13, session=2))
+    messages = waiting(outbox)
+    assert messages[0] == '{"k":"r"}'
+    assert numbers(messages) == [9, 11, 12]
+    assert outbox.dropped == 8
+
+
+def test_a_flood_does_not_grow_what_waits() -> None:
+    outbox = Outbox(most_video_bytes=100_000)
+    outbox.begin(1)
+    for number in range(5000):
+        outbox.part(part(number, keyframe=number % 50 == 0))
+        outbox.still(Part(0, {"k": "t", "s": f"cam-{number % 30}"}, bytes(5000)))
+        outbox.text({"k": "r", "number": number})
+        assert outbox.video_bytes <= 100_000
+    messages = waiting(outbox)
+    assert sum(isinstance(m, str) for m in messages) == 2000
+    assert sum(map(len, messages)) < 400_000
+
+
+def test_pictures_since_the_keyframe_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "_GOP_BYTES", 1000)
+    monkeypatch.setattr(feed, "_ALL_BYTES", 2600)
+    gops = feed._Gops()
+    for number in range(40):
+        for stream in ("a", "b", "c", "d"):
+            size = 200 if stream != "d" else 30
+            gops.add(replace(PICTURE, stream=stream, seq=number, data=bytes(size), keyframe=number % 4 == 0))
+    assert [len(gops.of(stream)) for stream in "abcd"] == [4, 4, 4, 4]
+    assert not gops.add(replace(PICTURE, stream="b", epoch=0))  # of an earlier epoch
+    for number in range(40, 60):
+        gops.add(replace(PICTURE, stream="a", seq=number, data=bytes(200), keyframe=number == 40))
+    assert gops.of("a") == []  # no keyframe for too long: the next one who looks waits for one
+    for number in range(20):
+        gops.add(replace(PICTURE, stream=f"new-{number}", data=bytes(500), keyframe=True))
+    assert gops.streams() == [f"new-{number}" for number in range(15, 20)]  # the least recent give way
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "own"),
+    [
+        ("http://cams:8600", "cams:8600", True),
+        ("https://cams.example", "cams.example", True),
+        ("https://proxy.example", "127.0.0.1:8600", True),
+        ("http://evil.test", "cams:8600", False),
+        ("http://cams:8601", "cams:8600", False),
+        ("null", "cams:8600", False),
+        ("file://", "", False),
+        (None, "cams:8600", False),
+    ],
+)
+def test_requests_that_change_something_come_from_the_page_itself(origin: str | None, host: str, own: bool) -> None:
+    access = Access(TOKEN, origins=frozenset({"https://proxy.example"}))
+    headers = {"host": host} if origin is None else {"host": host, "origin": origin}
+    assert access.is_own(headers) == own
+    assert access.is_own({"host": host, "authorization": f"Bearer {TOKEN}"})
+    assert not access.is_own({"host": host, "authorization": f"Bearer {TOKEN}x"})
+
+
+def test_who_is_admitted() -> None:
+    access = Access(TOKEN)
+    assert access.admits({"authorization": f"bearer {TOKEN}"}, {})
+    assert access.admits({}, {"codecflow_page": access.cookie()})
+    for headers, cookies in (
+        ({}, {}),
+        ({"authorization": f"Basic {TOKEN}"}, {}),
+        ({}, {"codecflow_page": Access(TOKEN).cookie()}),  # of another process
+        ({}, {"codecflow_page": TOKEN}),
+        ({}, {"codecflow_page": "é"}),
+    ):
+        assert not access.admits(headers, cookies)
+    assert TOKEN not in access.cookie()
+    local = Access(None, frozenset({"cams"}))
+    assert [local.is_called(h) for h in ("cams:8600", "127.0.0.1:1", "[::1]:8600", "localhost", "evil.test", "[", "")] == [
+        True, True, True, True, False, False, False
+    ]  # fmt: skip
+    assert [is_loopback(host) for host in ("127.0.0.1", "::1", "0.0.0.0", "10.0.0.1", "cams")] == [True, True] + [
+        False
+    ] * 3
+
+
+def test_tokens_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    assert read_token(file, None) == TOKEN
+    assert read_token(None, None) is None
+    for content in (b"short", b"", b"two words that are long enough", "é".encode() * 20, b"\xff" * 30):
+        file.write_bytes(content)
+        with pytest.raises(ConfigError) as refused:
+            read_token(file, None)
+        assert content.decode(errors="replace") not in str(refused.value) or not content
+    with pytest.raises(ConfigError, match="No such file"):
+        read_token(tmp_path / "none", None)
+
+
+def test_what_the_command_refuses(kafka_settings: KafkaSettings, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    at = ["--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix]
+    for options, status, says in (
+        (["--host", "0.0.0.0"], 2, "0.0.0.0 can be reached from other machines: give a token with --token-file"),
+        (["--host", "192.0.2.1", "--no-token"], 2, "cannot listen on 192.0.2.1:8600"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "codecflow", "page", *options, *at],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=100,
+        )
+        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (status, 1, "")
+        assert says in done.stderr
