@@ -26,7 +26,6 @@ from tests.clips import BUNDLED
 from .browser import Browser
 from .camera import Cameras
 
-
 FIGURES = """(() => { const v = document.querySelector('video'), b = v.buffered;
   return [v.getVideoPlaybackQuality().totalVideoFrames, (Date.now() - codecflow.player.shown.c) / 1000,
     b.length ? b.end(b.length - 1) - b.start(0) : 0]; })()"""
