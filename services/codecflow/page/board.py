@@ -231,8 +231,6 @@ class Board:
     def _describe(self, description: StreamDescription) -> None:
         if (info := self.info(description.stream)) is not None:
             info.description = description
-            asked = {question.id for question in description.questions}
-            info.latest = {name: one for name, one in info.latest.items() if name in asked}
             self._tell(info.name, "stream", orjson.dumps({"k": "s", **info.document()}).decode())
 
     def _answered(self, document: dict[str, Any]) -> None:
