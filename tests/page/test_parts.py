@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import os
+import re
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,19 +151,35 @@ def test_tokens_that_cannot_be_used(tmp_path: Path) -> None:
         read_token(tmp_path / "none", None)
 
 
-def test_what_the_command_refuses(kafka_settings: KafkaSettings, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+def test_the_command_refuses_what_is_open_to_all_and_never_tells_the_token(kafka_settings: KafkaSettings) -> None:
     at = ["--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix]
-    for options, status, says in (
-        (["--host", "0.0.0.0"], 2, "0.0.0.0 can be reached from other machines: give a token with --token-file"),
-        (["--host", "192.0.2.1", "--no-token"], 2, "cannot listen on 192.0.2.1:8600"),
-    ):
-        done = subprocess.run(
-            [sys.executable, "-m", "codecflow", "page", *options, *at],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=100,
-        )
-        assert (done.returncode, done.stderr.count("\n"), done.stdout) == (status, 1, "")
-        assert says in done.stderr
+    command = [sys.executable, "-m", "codecflow", "page", *at]
+    done = subprocess.run([*command, "--host", "0.0.0.0"], capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
+    assert "0.0.0.0 can be reached from other machines: give a token with --token-file" in done.stderr
+    environment = {**os.environ, "CODECFLOW_PAGE_TOKEN": TOKEN, "CODECFLOW_LOG": "debug"}
+    with subprocess.Popen(
+        [*command, "--host", "0.0.0.0", "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as page:
+        assert page.stdout is not None
+        said = page.stdout.readline()
+        assert re.fullmatch(r"page: http://0\.0\.0\.0:\d+/  \(asks for the token\)\n", said)
+        port = said.split(":")[-1].split("/")[0]
+        for token, status in (("wrong", 401), (TOKEN, 200)):
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/status?token={token}", headers={"Authorization": f"Bearer {token}"}
+            )
+            found = 200
+            try:
+                urllib.request.urlopen(request, timeout=60).close()
+            except urllib.error.HTTPError as error:
+                found = error.code
+            assert found == status
+        page.terminate()
+        rest, log = page.communicate(timeout=100)
+    assert page.returncode == 0, log
+    assert TOKEN not in said + rest + log

@@ -79,7 +79,7 @@ def test_a_service_that_fails_ends_it_in_one_line(clip: Path, model: Path) -> No
 def test_ctrl_c_stops_what_it_started(clip: Path, model: Path) -> None:
     # Where the tests themselves run in the background, SIGINT is ignored, and what they start would inherit that.
     with subprocess.Popen(
-        [*DEMO, str(clip), "--model", str(model), "--realtime"],
+        [*DEMO, str(clip), "--model", str(model), "--page"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
