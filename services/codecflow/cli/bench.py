@@ -85,6 +85,7 @@ def pipeline(
     keep: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "replenish",
     refresh: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "none",
     coverage: Annotated[str | None, typer.Option(metavar="WHEN", rich_help_panel=_WORKER)] = None,
+    reuse: Annotated[str, typer.Option(metavar="SECONDS", rich_help_panel=_WORKER)] = "64",
     question: Annotated[str | None, typer.Option(metavar="TEXT", rich_help_panel=_WORKER)] = None,
     yes_no: Annotated[bool, typer.Option("--yes-no", rich_help_panel=_WORKER)] = False,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", rich_help_panel=_WORKER)] = None,
@@ -118,6 +119,7 @@ def pipeline(
                 keep=keep,
                 refresh=refresh,
                 coverage=coverage,
+                reuse=reuse,
                 question=question,
                 yes_no=yes_no,
                 memory=memory,
@@ -144,7 +146,8 @@ def policies(
     size: Annotated[int, typer.Option(min=1, help="Side of the model's square input, in pixels.")] = 448,
     token: Annotated[int, typer.Option(min=1, help="Side of a token in that input, in pixels.")] = 28,
     anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
-    window: Annotated[str, typer.Option(help="Seconds of a window, for coverage once a window.")] = "40",
+    window: Annotated[str, typer.Option(help="Seconds of a window.")] = "40",
+    stride: Annotated[str, typer.Option(help="Seconds between windows.")] = "8",
     threshold: Annotated[float, typer.Option(help="Grey levels of mean change that keep a token.")] = 4.0,
     detail: Annotated[float, typer.Option(help="Grey levels of change in a 16th of a token that keep it.")] = 8.0,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of each clip.")] = None,
@@ -154,7 +157,9 @@ def policies(
     from codecflow.exact import positive
     from codecflow.keep import KeepConfig
     from codecflow.tools.bench.policies import run
+    from codecflow.worker.windows import WindowPlan
 
+    plan = WindowPlan.of(window, stride, fps)
     window_s, period_s = positive(window, "--window"), positive(anchor, "--anchor")
     config = KeepConfig(
         fps=positive(fps, "--fps"),
@@ -163,7 +168,7 @@ def policies(
         threshold=threshold,
         detail_threshold=detail,
     )
-    run(clips, config, size=size, token=token, window_s=window_s, seconds=seconds, plot=plot)
+    run(clips, config, size=size, token=token, plan=plan, seconds=seconds, plot=plot)
 
 
 def producer(

@@ -25,7 +25,7 @@ def explain(
     coverage: Annotated[
         str | None,
         typer.Option(
-            help="SECONDS between anchors, once (a window), rolling or rolling=SECONDS."
+            help="SECONDS between anchors, once (a window), rolling[=SECONDS] or background[=SECONDS]."
             "  [default: 8, or what fits the window]"
         ),
     ] = None,

@@ -30,7 +30,12 @@ def test_three_pictures_and_the_figures_of_the_bundled_clip(tmp_path: Path) -> N
     done = explain(CLIP, "--out", tmp_path / "new" / "pictures", "--seconds", "30", "--window", "16", "--stride", "4")
     assert done.returncode == 0, done.stderr
     figures = orjson.loads(done.stdout.splitlines()[-1])
-    assert [Path(name).name for name in figures["pictures"]] == ["frame.png", "window.png", "share.png"]
+    assert [Path(name).name for name in figures["pictures"]] == [
+        "frame.png",
+        "window.png",
+        "share.png",
+        "background.png",
+    ]
     for name in figures["pictures"]:
         with Image.open(name) as picture:
             assert min(picture.size) > 400

@@ -20,6 +20,7 @@ POLICIES = {
     "replenish-rolling",
     "replenish-once",
     "replenish-rolling-once",
+    "replenish-background",
 }
 
 
@@ -63,6 +64,18 @@ def test_the_signal_certifies_much_and_the_detail_rule_costs_some_of_it(bundled:
     assert 20 < default["certified"] < mean_alone["certified"]
     assert default["certified"] + default["compared"] == pytest.approx(100)
     assert bundled["motion"]["certified"] == bundled["motion"]["compared"] == 0
+
+
+def test_a_background_forces_nothing_and_windows_without_news_are_repeated(
+    bundled: dict[str, dict[str, float]],
+) -> None:
+    assert bundled["replenish-background"]["kept_total"] < bundled["replenish-once"]["kept_total"]
+    assert bundled["replenish-background"]["reused"] == 0, "no 8 s of the clip are still"
+    still = figures(CLIP, "--seconds", "5.5", "--window", "3", "--stride", "1", "--anchor", "3")[CLIP.name]
+    assert still["replenish-background"]["windows"] == 5
+    assert still["replenish-background"]["reused"] >= 40
+    assert still["replenish-once"]["reused"] < still["replenish-background"]["reused"]
+    assert 0 == still["replenish-once"]["background"] < still["replenish-background"]["background"]
 
 
 def test_coverage_once_a_window_costs_less_and_rolling_has_no_burst(bundled: dict[str, dict[str, float]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +15,15 @@ import numpy.typing as npt
 from codecflow.errors import ConfigError
 from codecflow.folders import make_folder
 from codecflow.grid import TokenGrid
-from codecflow.keep import KeepConfig, KeepDecision, KeepState
+from codecflow.keep import KeepConfig, KeepDecision, KeepState, parse_coverage
 from codecflow.messages import BLOCK, Signal
 from codecflow.orientation import coded_boxes, inverse, upright
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, print_table, progress
+from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.windows import WindowPlan
 
+from .holding import Holding
 from .sampling import SampledFrame, sampled_frames
 from .savings import MODEL, REFRESHES, FrameRecord, Savings, savings, windows_of
 
@@ -50,10 +53,66 @@ class Example:
         return upright(values, self.orientation), (left, right, bottom, top)
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The end of a window under coverage `background`.
+
+    `newest`: (tokens,) seconds of presentation time at which each cell was last kept; those before `start_s` are background.
+    `picture`: (height, width, 3) uint8 RGB, upright, under `grid`.
+    """
+
+    start_s: float
+    end_s: float
+    picture: npt.NDArray[np.uint8]
+    grid: TokenGrid
+    newest: npt.NDArray[np.float64]
+
+    @property
+    def share(self) -> float:
+        """Of the cells, those whose token is background."""
+        return float((self.newest < self.start_s).mean())
+
+
+class Background:
+    """The stream under coverage `background`, whatever it is explained under.
+
+    `holding`: what each window holds; `kept`: tokens that each window's new frames keep; `best`: the window that shows both
+    kinds of tokens best.
+    """
+
+    def __init__(self, config: KeepConfig, plan: WindowPlan) -> None:
+        self.kept: Counter[int] = Counter()
+        self.best: Snapshot | None = None
+        self.holding = Holding(plan, True, reuse_slots(DEFAULT_REUSE_S, plan.fps))
+        self._config = config
+        if not config.background:
+            kind, period_s, slack_s = parse_coverage("background", config.period_s, config.fps)
+            self._config = replace(config, coverage=kind, period_s=period_s, slack_s=slack_s)
+        self._plan = plan
+        self._grid: TokenGrid | None = None
+
+    def add(self, frame: SampledFrame, grid: TokenGrid, coded: TokenGrid) -> None:
+        """The next frame; `grid` lies over the shown picture, `coded` over the coded one."""
+        if self._grid is not grid:
+            self._grid, self._state = grid, KeepState(coded, self._config)
+            self._newest = np.full(grid.tokens, -1)
+        decision = frame.decide(self._state)
+        self._newest[decision.keep] = frame.slot
+        window = self._plan.window_of(frame.slot)
+        self.kept[window] += int(decision.keep.sum())
+        self.holding.add(frame.slot, decision.keep)
+        if frame.slot + 1 == self._plan.end(window) and self._plan.first(window) > 0:
+            start_s, end_s = (float(self._plan.time(slot)) for slot in (self._plan.first(window), frame.slot + 1))
+            seen = Snapshot(start_s, end_s, frame.picture.rgb(), grid, self._newest / float(self._plan.fps))
+            if self.best is None or abs(seen.share - 0.6) < abs(self.best.share - 0.6):
+                self.best = seen
+
+
 def run(
     clip: Path, out: Path, config: KeepConfig, plan: WindowPlan, *, side: int, refresh: str, seconds: float | None
 ) -> None:
-    """Writes frame.png, window.png and share.png to the folder `out`, then one JSON line with their figures.
+    """Writes frame.png, window.png, share.png and, where the clip is longer than a window, background.png to the folder
+    `out`, then one JSON line with their figures.
 
     `side`: tokens along each side of the grid. `refresh`: none, anchors or all. Raises ConfigError and SourceError.
     """
@@ -65,24 +124,31 @@ def run(
         records: list[FrameRecord] = []
         example: Example | None = None
         best = -math.inf
-        for record, candidate in _decisions(sampled_frames(clip, config.fps, seconds), config, side):
+        behind = Background(config, plan)
+        for record, candidate in _decisions(sampled_frames(clip, config.fps, seconds), config, side, behind):
             records.append(record)
             score = -math.inf if candidate is None else _contrast(candidate)
             if score > best:
                 best, example = score, candidate
             bar.update(task, completed=record.time_s)
-    windows = windows_of(records, plan, refresh)
+    behind.holding.end()
+    outlived = [window.background for window in behind.holding.windows] if config.background else []
+    windows = windows_of(records, plan, refresh, outlived)
     if example is None:
         raise ConfigError(
             f"clip {clip.name}: it ends before a frame that is no anchor; give a longer one, or a higher --fps"
         )
 
-    from .explain_charts import draw_frame, draw_share, draw_window
+    from .explain_charts import draw_background, draw_frame, draw_share, draw_window
 
     draw_frame(example, out / "frame.png")
     draw_window(windows[-4:], refresh, out / "window.png")
     draw_share(records, config, out / "share.png")
-    costs = _compare(records, plan)
+    pictures = [out / name for name in ("frame.png", "window.png", "share.png")]
+    if behind.best is not None:
+        pictures.append(out / "background.png")
+        draw_background(behind.best, behind, windows, config.coverage, pictures[-1])
+    costs = _compare(records, plan, outlived)
     tokens = sum(record.total for record in records)
     print_json(
         {
@@ -93,12 +159,12 @@ def run(
             "motion_kept_share": round(sum(record.motion_kept for record in records) / tokens, 4),
             "certified_share": round(sum(record.certified for record in records) / tokens, 4),
             "flops": {name: round(cost.total) for name, cost in costs.items()},
-            "pictures": [str(out / name) for name in ("frame.png", "window.png", "share.png")],
+            "pictures": [str(picture) for picture in pictures],
         }
     )
 
 
-def _compare(records: Sequence[FrameRecord], plan: WindowPlan) -> dict[str, Savings]:
+def _compare(records: Sequence[FrameRecord], plan: WindowPlan, outlived: Sequence[int]) -> dict[str, Savings]:
     """Prints and returns what a full window costs under each pair of policies; of growing windows where none is full."""
     everything = [replace(record, kept=record.total) for record in records]
     by_motion = [replace(record, kept=record.motion_kept) for record in records]
@@ -111,7 +177,7 @@ def _compare(records: Sequence[FrameRecord], plan: WindowPlan) -> dict[str, Savi
     ]
     costs: dict[str, Savings] = {}
     for name, kept, refresh in contenders:
-        windows = windows_of(kept, plan, refresh)
+        windows = windows_of(kept, plan, refresh, outlived if kept is records else ())
         full = [window for window in windows if any(window.evicted)] or windows[-1:]
         costs[name] = savings(full, from_scratch=refresh == "all")
     whole = costs["all + all"].total
@@ -141,7 +207,7 @@ def _compare(records: Sequence[FrameRecord], plan: WindowPlan) -> dict[str, Savi
 
 
 def _decisions(
-    frames: Iterator[SampledFrame], config: KeepConfig, side: int
+    frames: Iterator[SampledFrame], config: KeepConfig, side: int, behind: Background
 ) -> Iterator[tuple[FrameRecord, Example | None]]:
     """The record of each frame, and the frame itself where coverage did not keep it whole."""
     shape: tuple[tuple[int, int], int] | None = None
@@ -153,6 +219,7 @@ def _decisions(
             coded = grid.oriented(picture.orientation)
             state, motion = KeepState(coded, config), KeepState(coded, replace(config, policy="motion"))
         decision = frame.decide(state)
+        behind.add(frame, grid, coded)
         record = FrameRecord(
             slot=frame.slot,
             time_s=frame.time_s,

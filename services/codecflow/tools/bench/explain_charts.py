@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 from codecflow.keep import KeepConfig
 from codecflow.tools.report.charts import save
 
-from .explain import Example
+from .explain import Background, Example, Snapshot
 from .savings import FrameRecord, WindowRecord
 
 KEPT, COMPARED, CERTIFIED = "#00798c", "#edae49", "#b8c4cc"
@@ -141,7 +141,7 @@ def draw_window(windows: Sequence[WindowRecord], refresh: str, path: Path) -> No
         axis.axvline(record.end_s, color="black", linewidth=1)
         axis.set_title(
             f"window from {record.start_s:g} to {record.end_s:g} s: {record.computed} tokens computed, "
-            f"{sum(record.reused)} reused; {record.full} if nothing were dropped or reused",
+            f"{sum(record.reused) + record.background} reused; {record.full} if nothing were dropped or reused",
             loc="left",
             fontsize=10,
         )
@@ -159,6 +159,50 @@ def draw_window(windows: Sequence[WindowRecord], refresh: str, path: Path) -> No
         title=f"What the language model's KV cache holds of a stream, refresh policy “{refresh}”",
         title_fontsize=12,
     )
+    save(figure, path)
+
+
+def draw_background(
+    seen: Snapshot, behind: Background, windows: Sequence[WindowRecord], coverage: str, path: Path
+) -> None:
+    """Where the tokens of one window come from, and what each window computes with anchors and with a background."""
+    height, width = seen.picture.shape[:2]
+    wide, above, below = 6.6, 0.45, 0.75  # inches
+    tall = min(6.2, wide * height / width)
+    inches = above + tall + below
+    figure = Figure(figsize=(13, inches))
+    left = figure.add_axes((0.01, below / inches, wide / 13, tall / inches))
+    right = figure.add_axes((0.59, below / inches, 0.4, tall / inches))
+    picture = seen.picture.astype(float) / 255
+    old = seen.newest < seen.start_s
+    for x0, y0, x1, y1 in seen.grid.boxes[old].tolist():
+        picture[y0:y1, x0:x1] = picture[y0:y1, x0:x1] * 0.45 + np.array(to_rgb(REUSED)) * 0.45
+    left.imshow(picture)
+    for (x0, y0, x1, y1), newer in zip(seen.grid.boxes.tolist(), ~old, strict=True):
+        colour, line, above = (KEPT, 1.6, 3) if newer else ("white", 0.3, 2)
+        left.add_patch(
+            Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=line, zorder=above)
+        )
+    left.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
+    left.set_title(f"The newest token of each cell, window from {seen.start_s:g} to {seen.end_s:g} s", loc="left")
+    oldest = seen.end_s - float(seen.newest[old].min(initial=seen.end_s))
+    handles = [
+        Patch(facecolor=KEPT, label=f"{int((~old).sum())} cells: kept in a frame of the window"),
+        Patch(facecolor=REUSED, label=f"{int(old.sum())} cells: background, kept up to {oldest:.0f} s ago"),
+    ]
+    left.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, 0.0), frameon=False, fontsize=9)
+    ends = [record.end_s for record in windows]
+    stride = ends[0] if len(ends) < 2 else ends[1] - ends[0]
+    anchored = [sum(record.new) for record in windows]
+    kept = [behind.kept[record.window] for record in windows]
+    right.bar(np.array(ends) - 0.21 * stride, anchored, 0.4 * stride, color=REFRESHED, label=f"coverage {coverage}")
+    right.bar(np.array(ends) + 0.21 * stride, kept, 0.4 * stride, color=KEPT, label="coverage background")
+    again = [end for end, held in zip(ends, behind.holding.windows, strict=False) if held.reused]
+    right.plot(again, [0] * len(again), "v", color="black", markersize=7, label="answer repeated", clip_on=False)
+    right.set(xlabel="end of the window, s", ylabel="new tokens")
+    right.set_title("New tokens of each window", loc="left")
+    right.spines[["top", "right"]].set_visible(False)
+    right.legend(frameon=False, fontsize=9)
     save(figure, path)
 
 

@@ -15,12 +15,15 @@ import numpy.typing as npt
 
 from codecflow.errors import ConfigError
 from codecflow.grid import TokenGrid
-from codecflow.keep import POLICY_NAMES, Coverage, KeepConfig, KeepDecision, KeepState
+from codecflow.keep import POLICY_NAMES, Coverage, KeepConfig, KeepDecision, KeepState, parse_coverage
 from codecflow.messages import BLOCK, CodedPicture
 from codecflow.orientation import shown_size
 from codecflow.tools.report.charts import COLOURS, check_possible, plain_text, save
 from codecflow.tools.report.table import print_json, print_table, progress, told_as
+from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
+from codecflow.worker.windows import WindowPlan
 
+from .holding import Holding
 from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, published
 
 STALE = 4.0
@@ -39,6 +42,8 @@ class Policy:
     @property
     def coverage(self) -> str:
         period = f"{float(self.config.period_s):g} s"
+        if self.config.background:
+            return f"background, anchor every {period}"
         return f"anchor every {period}" if self.config.coverage == "anchor" else f"rolling in {period}"
 
     def begin(self, grid: TokenGrid) -> KeepState | SampledVectors:
@@ -78,13 +83,21 @@ def compared(config: KeepConfig, window_s: Fraction) -> list[Policy]:
         Policy("replenish-rolling", replace(config, coverage="rolling")),
         Policy("replenish-once", window),
         Policy("replenish-rolling-once", replace(window, coverage="rolling")),
+        Policy("replenish-background", _background(config)),
     ]
+
+
+def _background(config: KeepConfig) -> KeepConfig:
+    kind, period_s, slack_s = parse_coverage("background", config.period_s, config.fps)
+    return replace(config, coverage=kind, period_s=period_s, slack_s=slack_s)
 
 
 @dataclass(slots=True)
 class Tally:
-    """What one policy did with one clip, in tokens. `shares`: kept share of each frame's tokens, `times`: when."""
+    """What one policy did with one clip, in tokens. `holding`: what the windows of it hold. `shares`: kept share of each
+    frame's tokens, `times`: when."""
 
+    holding: Holding
     total: int = 0
     kept: int = 0
     forced: int = 0
@@ -109,18 +122,23 @@ class Tally:
         """Percentages. `pictures`, `decoded_pictures`: how many a worker takes and decodes, `worker_ms_per_s`: milliseconds
         of its processor time per second of video; None for what is no worker's policy. `kept`, `certified` and `compared`:
         of the tokens that coverage did not force. `kept_total`: of all tokens, the forced ones included. `peak`: of the
-        fullest frame after the first. `stale`: of the dropped tokens."""
+        fullest frame after the first. `stale`: of the dropped tokens. `held`: tokens that a window holds, mean, and of them
+        `background`. `reused`: of the windows, those whose answers are repeated."""
 
         def percent(part: int, whole: int) -> float:
             return round(100 * part / whole, 3) if whole else 0.0
 
-        free, one = self.total - self.forced, self.decoding
+        free, one, windows = self.total - self.forced, self.decoding, self.holding.windows
         return {
             "kept": percent(self.kept - self.forced, free) if free else 100.0,
             "kept_total": percent(self.kept, self.total),
             "peak": round(100 * max(self.shares[1:], default=1.0), 3),
             "stale": percent(self.stale, self.total - self.kept),
             "stale_tokens": self.stale,
+            "windows": len(windows),
+            "held": round(sum(w.held for w in windows) / max(1, len(windows)), 1),
+            "background": round(sum(w.background for w in windows) / max(1, len(windows)), 1),
+            "reused": percent(sum(w.reused for w in windows), len(windows)),
             "certified": percent(self.certified, free),
             "compared": percent(self.compared, free),
             "pictures": None if one is None else one.published,
@@ -157,9 +175,12 @@ class Interim:
     tallies: dict[str, Tally]
 
 
-def compare(frames: Iterator[SampledFrame], rows: int, columns: int, policies: Sequence[Policy]) -> Iterator[Interim]:
+def compare(
+    frames: Iterator[SampledFrame], rows: int, columns: int, policies: Sequence[Policy], plan: WindowPlan
+) -> Iterator[Interim]:
     """Runs all policies over the frames of a clip side by side; yields what it has come to after each frame."""
-    tallies = {policy.name: Tally() for policy in policies}
+    slots = reuse_slots(DEFAULT_REUSE_S, plan.fps)
+    tallies = {policy.name: Tally(Holding(plan, policy.config.background, slots)) for policy in policies}
     shape: tuple[tuple[int, int], int] | None = None
     for frame in frames:
         picture = frame.picture
@@ -172,6 +193,7 @@ def compare(frames: Iterator[SampledFrame], rows: int, columns: int, policies: S
         for policy in policies:
             state = states[policy.name]
             decision = state.decide(frame) if isinstance(state, SampledVectors) else frame.decide(state)
+            tallies[policy.name].holding.add(frame.slot, decision.keep)
             tallies[policy.name].add(frame.time_s, decision, seen[policy.name].stale(luma, decision.keep))
         yield Interim(frame.time_s, tallies)
 
@@ -182,37 +204,46 @@ def run(
     *,
     size: int,
     token: int,
-    window_s: Fraction,
+    plan: WindowPlan,
     seconds: float | None = None,
     plot: Path | None = None,
 ) -> None:
     """Compares the policies on each clip: a table a clip, then one JSON line {clip: {policy: figures}}, in percent.
 
-    `size`, `token`: side of the model's square input and of a token in it, in pixels. `seconds`: only so much of each clip.
-    `plot`: file of a chart. Raises ConfigError and SourceError.
+    `plan`: windows, for what they hold and for coverage once a window. `size`, `token`: side of the model's square input and
+    of a token in it, in pixels. `seconds`: only so much of each clip. `plot`: file of a chart. Raises ConfigError and
+    SourceError.
     """
     if token < 1 or size < token or size % token:
         raise ConfigError(f"--size {size} with --token {token}: the size must be a whole multiple of the token")
     if plot is not None:
         check_possible(plot.parent)
     side = size // token
-    policies = compared(config, window_s)
+    policies = compared(config, plan.time(plan.window_slots))
     by_clip: dict[str, dict[str, Tally]] = {}
     for name, clip in zip(told_as(clips), clips, strict=True):
-        by_clip[name] = _run_clip(name, clip, config, side, policies, seconds)
+        by_clip[name] = _run_clip(name, clip, config, side, policies, plan, seconds)
     if plot is not None:
         keep_share_chart(by_clip, plot)
     print_json({name: {p: tally.figures() for p, tally in tallies.items()} for name, tallies in by_clip.items()})
 
 
 def _run_clip(
-    name: str, clip: Path, config: KeepConfig, side: int, policies: Sequence[Policy], seconds: float | None
+    name: str,
+    clip: Path,
+    config: KeepConfig,
+    side: int,
+    policies: Sequence[Policy],
+    plan: WindowPlan,
+    seconds: float | None,
 ) -> dict[str, Tally]:
     with progress() as bar:
         task = bar.add_task(name, total=None)
         pictures = list(published(clip, config.fps, seconds))
-        for so_far in compare(decoded_frames(pictures, config.fps), side, side, policies):
+        for so_far in compare(decoded_frames(pictures, config.fps), side, side, policies, plan):
             bar.update(task, completed=so_far.time_s)
+        for tally in so_far.tallies.values():
+            tally.holding.end()
         _decode(pictures, side, policies, so_far.tallies)
     tallies = so_far.tallies
     figures = [(policy, tallies[policy.name].figures()) for policy in policies]
@@ -230,6 +261,9 @@ def _run_clip(
             "decoded %",
             "ms/s",
             "stale %",
+            "held",
+            "background",
+            "reused %",
         ],
         [
             [
@@ -238,12 +272,17 @@ def _run_clip(
                 *("" if row[key] is None else f"{row[key]:.1f}" for key in columns),
                 "" if row["worker_ms_per_s"] is None else f"{row['worker_ms_per_s']:.1f}",
                 f"{row['stale']:.3g}",
+                f"{row['held']:.0f}",
+                f"{row['background']:.0f}",
+                f"{row['reused']:.0f}",
             ]
             for policy, row in figures
         ],
         note="kept, certified, compared: of the tokens that coverage does not force; decoded: of the pictures, by a worker, "
         "ms/s: its processor time for that and the masks, for each second of video; "
-        f"stale: dropped tokens that moved by more than {STALE:g} grey levels since last kept.",
+        f"stale: dropped tokens that moved by more than {STALE:g} grey levels since last kept; held: tokens of a window of "
+        f"{float(plan.time(plan.window_slots)):g} s, background: of them those that have outlived their frame; reused:"
+        f" windows, one every {float(plan.time(plan.stride_slots)):g} s, whose answers are repeated, since nothing is new.",
     )
     return tallies
 

@@ -34,7 +34,7 @@ class WindowRecord:
     """One window's KV in tokens, by what happens to them when it is answered. Lists run over its frames and those evicted.
 
     `new`: computed for the first time. `refreshed`: computed again, in context. `reused`: taken as they are. `evicted`: left
-    the window. `full`: what keep `all` with refresh `all` computes.
+    the window. `full`: what keep `all` with refresh `all` computes. `background`: tokens that have outlived their frames.
     """
 
     window: int
@@ -46,14 +46,17 @@ class WindowRecord:
     reused: list[int]
     evicted: list[int]
     full: int
+    background: int = 0
 
     @property
     def computed(self) -> int:
         return sum(self.new) + sum(self.refreshed)
 
 
-def windows_of(records: Sequence[FrameRecord], plan: WindowPlan, refresh: str) -> list[WindowRecord]:
-    """The windows that the frames complete, oldest first.
+def windows_of(
+    records: Sequence[FrameRecord], plan: WindowPlan, refresh: str, background: Sequence[int] = ()
+) -> list[WindowRecord]:
+    """The windows that the frames complete, oldest first. `background`: what each holds beyond its frames' tokens.
 
     Refresh `anchors` begins once something has left the window: until then all have the context that they were computed in.
     """
@@ -83,6 +86,7 @@ def windows_of(records: Sequence[FrameRecord], plan: WindowPlan, refresh: str) -
                 end_s=float(plan.time(end)),
                 times_s=[float(Fraction(record.slot) / plan.fps) for record in held],
                 full=sum(record.total for record in held if record.slot >= first),
+                background=background[window] if window < len(background) else 0,
                 **rows,
             )
         )
@@ -136,7 +140,7 @@ def savings(windows: Sequence[WindowRecord], from_scratch: bool = False) -> Savi
     count = len(windows)
     encoded = computed = held = vision = language = 0
     for window in windows:
-        before = pairs = tokens = 0
+        before, pairs, tokens = window.background, 0, 0
         for new, refreshed, reused in zip(window.new, window.refreshed, window.reused, strict=True):
             through_vit = new + refreshed if from_scratch else new
             encoded += through_vit
