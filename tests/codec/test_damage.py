@@ -517,3 +517,16 @@ class Kept:
 
     def flush(self) -> None:
         pass
+
+
+def test_a_camera_without_a_keyframe_after_a_loss_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("codecflow.codec.source.KEYFRAME_WITHIN_S", 0.0)
+    path, notices = encode(tmp_path / "clip", "h264-ts", 30, (320, 240)), list[str]()
+    packets = [path.read_bytes()[at : at + 188] for at in range(0, path.stat().st_size, 188)]
+    path.write_bytes(b"".join(packet for index, packet in enumerate(packets) if index != len(packets) // 2))
+    with Source(str(path), notice=notices.append) as source:
+        pictures = list(source.pictures("gate", 1))
+    assert source.dropped["corrupt"] == 1
+    assert source.dropped["after a corrupt one"]
+    assert len(pictures) + sum(source.dropped.values()) == 30
+    assert "no keyframe for" in notices[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +15,7 @@ from codecflow.messages import CodedPicture
 from codecflow.producer import run
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import Pacer, produce
+from codecflow.producer.summary import WireBytes
 from tests.codec.clips import encode
 from tests.codec.test_times import film
 
@@ -54,3 +56,14 @@ def test_a_gap_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> No
         pts = round(seconds * 1000)
         pacer.wait(CodedPicture("gate", 1, 0, b"x", "h264", True, pts, pts, 40, Fraction(1, 1000), 0, 64, 64))
     assert 0.3 <= time.monotonic() - began < 60
+
+
+def test_bytes_on_the_wire_are_counted_on_when_a_broker_was_restarted() -> None:
+    """librdkafka counts from 0 again, and reports no partitions of a broker that is gone."""
+    sent = WireBytes()
+    report = sent.properties()["stats_cb"]
+    for txbytes, partitions in [(0, {}), (900, {"metadata-0": {}}), (1000, {"metadata-0": {}}), (1000, {}), (50, {})]:
+        report(json.dumps({"brokers": {"b:1/1": {"txbytes": txbytes, "toppars": partitions}}}))
+    assert sent.total == 1050
+    report(json.dumps({"brokers": {"b:1/1": {"txbytes": 80, "toppars": {"metadata-0": {}}}}}))
+    assert sent.total == 1080
