@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,9 +30,10 @@ from codecflow.messages import (
 )
 from codecflow.vlm.work import Frame
 from codecflow.worker.partition import Partition, PartitionSettings
-from codecflow.worker.pool import Gate, SamplerPool
+from codecflow.worker.pool import SamplerPool
 from codecflow.worker.resume import Offsets
 from codecflow.worker.sampler import Sampling
+from codecflow.worker.sampler_process import Gate
 from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.status import Reports
 from codecflow.worker.stream import Stream
@@ -134,6 +136,10 @@ class Committed:
 LIMITS = Limits()
 
 
+def _grid(width: int, height: int) -> TokenGrid:
+    return TokenGrid.regular(6, 8, width, height)
+
+
 def _planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
     """In place of a model's input: the picture as it is."""
     return torch.from_numpy(rgb).permute(2, 0, 1)
@@ -158,10 +164,11 @@ class Worker:
         limits: Limits = LIMITS,
         clock: Callable[[], float] = lambda: 0.0,
         *,
-        threads: int = 0,
+        samplers: int = 0,
         when_behind: WhenBehind = DEFAULT,
         wall_ms: Callable[[], int] = lambda: 0,
-        grid: Callable[[int, int], TokenGrid] = lambda width, height: TokenGrid.regular(6, 8, width, height),
+        grid: Callable[[int, int], TokenGrid] = _grid,
+        stuck_after_s: float = 180.0,
     ) -> None:
         self.topics, self.committed, self.plan = topics, committed, plan
         self.counts: dict[str, Counter[str]] = {}
@@ -173,14 +180,15 @@ class Worker:
         self._submitted: tuple[Batch, Offsets] | None = None
         self._held: dict[str, tuple[int, list[Frame]]] = {}
         self._background = keep.background
+        self._apart = samplers > 0
         sampling = Sampling(plan, keep, grid, _planes)
         reports = Reports(
             lambda stream: self.counts.setdefault(stream, Counter()), self.dead.append, self.said.append, clock
         )
-        self.pool = SamplerPool(threads)
+        self.pool = SamplerPool(sampling, samplers, self.said.append, stuck_after_s)
         self.partition = Partition(
             0,
-            PartitionSettings(("packets", "metadata"), 1, sampling, limits, when_behind),
+            PartitionSettings(("packets", "metadata"), 1, limits, when_behind),
             self.pool,
             committed.states,
             committed.offsets,
@@ -307,6 +315,7 @@ class Worker:
             self.transaction()
         while not self.idle or self.ready or self._taken or self._submitted:
             self.transaction()
+            time.sleep(0.002 * self._apart)
         self.pool.close()
         return self
 

@@ -106,7 +106,7 @@ class Running:
         question: Question | None = ASKED,
         until_end: bool = True,
         memory_bytes: int | None = None,
-        threads: int = 2,
+        samplers: int = 0,
         limits: Limits = LIMITS,
         when_behind: WhenBehind = WHEN_BEHIND,
         reuse_slots: int = 0,
@@ -122,7 +122,7 @@ class Running:
                 keep,
                 question=question,
                 until_end=until_end,
-                threads=threads,
+                samplers=samplers,
                 limits=limits,
                 when_behind=when_behind,
                 reuse_slots=reuse_slots,
@@ -158,8 +158,8 @@ class Running:
         return self._running.result(within_s)
 
 
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["codecflow.vlm.loading", "codecflow.vlm.engine", "codecflow.worker.service"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["codecflow.vlm.loading", "codecflow.vlm.engine", "codecflow.worker.service"])
 
 
 class Process:
@@ -170,11 +170,12 @@ class Process:
 
     def __init__(self, settings: KafkaSettings, checkpoint: Path, folder: Path, *options: str) -> None:
         arguments = ["worker", "--model", str(checkpoint), "--window", "6", "--stride", "2", "--coverage", "2"]
+        arguments += ["--samplers", "0"]  # they take longer to start than all the rest
         arguments += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
         for name, value in QUICK.items():
             arguments += ["-X", f"{name}={value}"]
         self._output = (folder / "stdout", folder / "stderr")
-        self._process = _FORKS.Process(target=_run_command, args=([*arguments, *options], *self._output), daemon=True)
+        self._process = FORKS.Process(target=_run_command, args=([*arguments, *options], *self._output), daemon=True)
         self._process.start()
 
     def signal(self, number: int) -> None:

@@ -62,7 +62,7 @@ def test_a_hundred_streams_in_one_worker(kafka_settings: KafkaSettings, family: 
     odd = ["a:b.c-d_e", "A" * 200, "-", "..", "0", "camera:7.front-door_1"]
     streams = [*odd, *(f"camera-{n}" for n in range(100 - len(odd)))]
     send(kafka_settings, *(named(small, stream) for stream in streams))
-    worker = Running(kafka_settings, family, plan=PLAN, keep=KEEP, threads=3, limits=Limits.within(64 << 20))
+    worker = Running(kafka_settings, family, plan=PLAN, keep=KEEP, samplers=3, limits=Limits.within(64 << 20))
     summary = worker.join()
     found = once(results(kafka_settings))
     assert found.keys() == {(stream, 1, k, "person") for stream in streams for k in range(3)}

@@ -42,10 +42,10 @@ def beside(published: Published, bad: Published) -> Topics:
     return topics.add(bad[0][120:], bad[1][120:]).add([], published[1][120:])
 
 
-def run(topics: Topics, published: Published, threads: int = 2) -> tuple[Worker, list[Window]]:
+def run(topics: Topics, published: Published) -> tuple[Worker, list[Window]]:
     """The worker, and the windows of the bad stream. The good one is answered as if it were alone."""
     committed = Committed()
-    worker = Worker(topics, committed, PLAN, KEEP, threads=threads).run()
+    worker = Worker(topics, committed, PLAN, KEEP).run()
     expected = undisturbed(Topics().add(*published), PLAN, KEEP).answered
     assert {key: masks for key, masks in committed.answered.items() if key[0] == "a"} == expected
     assert worker.partition.settled

@@ -101,10 +101,13 @@ def worker(
             help="A stream is released after this long without data; when it comes back, it begins at its next keyframe.",
         ),
     ] = 600.0,
-    threads: Annotated[
+    samplers: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Threads that decode and sample pictures.  [default: the machine's cores]"
+            min=0,
+            metavar="N",
+            help="Processes that decode and sample pictures; 0: none, all in this one.  [default: the machine's cores less "
+            "one; at most 8 with nvdec]",
         ),
     ] = None,
     decode: Annotated[
@@ -171,7 +174,7 @@ def worker(
             yes_no=yes_no,
             memory=memory,
             idle_s=idle,
-            threads=threads,
+            samplers=samplers,
             decode=decode,
             buffer=buffer,
             when_behind=when_behind,
@@ -182,10 +185,13 @@ def worker(
         kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
         from codecflow.kafka.topics import CONFIGS
         from codecflow.lifecycle import GracefulStop
+        from codecflow.worker import sampler_host
         from codecflow.worker.transport import KafkaTransport
 
         stop = GracefulStop()
         transport = KafkaTransport(kafka, lambda: stop.requested)
+        if settings.samplers and not check:
+            sampler_host.prepare()  # while the model is loaded
         family = _load(model, dtype, device)
         if not family.trained:
             typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)

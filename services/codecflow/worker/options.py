@@ -18,8 +18,8 @@ from .settings import (
     Limits,
     WhenBehind,
     WorkerSettings,
-    available_threads,
     default_buffer_bytes,
+    default_samplers,
     reuse_slots,
 )
 from .windows import WindowPlan
@@ -39,7 +39,7 @@ class WorkerOptions:
     yes_no: bool = False
     memory: float | None = None
     idle_s: float = 600.0
-    threads: int | None = None
+    samplers: int | None = None
     decode: str = "auto"
     buffer: float | None = None
     when_behind: str = "skip=60"
@@ -57,14 +57,15 @@ class WorkerOptions:
         if self.question is not None:
             asked = Question("default", self.question, "yes-no" if self.yes_no else "text")
         Refresh.named(self.refresh)
+        nvdec = use_nvdec(self.decode)
         return WorkerSettings(
             plan,
             KeepConfig(self.keep, plan.fps, kind, period_s, slack_s),  # type: ignore[arg-type]  # it checks the name
             question=asked,
             until_end=self.until_end,
             max_pixels=self.max_pixels,
-            threads=self.threads or available_threads(),
-            nvdec=use_nvdec(self.decode),
+            samplers=default_samplers(nvdec) if self.samplers is None else self.samplers,
+            nvdec=nvdec,
             when_behind=WhenBehind.parse(self.when_behind),
             reuse_slots=reuse_slots(self.reuse, plan.fps),
             limits=Limits.within(

@@ -28,7 +28,6 @@ from codecflow.messages import (
 
 from .pool import Sampled, SamplerPool
 from .resume import Offsets
-from .sampler import Sampling
 from .settings import Limits, WhenBehind
 from .status import Reports
 from .stream import Stream
@@ -51,7 +50,6 @@ class PartitionSettings:
 
     topics: tuple[str, str]
     partitions: int
-    sampling: Sampling
     limits: Limits
     when_behind: WhenBehind
 
@@ -139,7 +137,7 @@ class Partition:
 
     def sampled(self, sampled: Sampled) -> bool:
         """Take over what a sampler has done; False if it is not of this partition."""
-        stream = self.streams.get(sampled.lane.sampler.stream)
+        stream = self.streams.get(sampled.lane.stream)
         if stream is None or not stream.is_lane_of(sampled):
             return False
         stream.sampled(sampled)
@@ -306,7 +304,6 @@ class Partition:
             settings = self._settings
             stream = self.streams[name] = Stream(
                 name,
-                settings.sampling,
                 self._pool,
                 self._limits,
                 settings.when_behind,

@@ -44,9 +44,10 @@ _logger = logging.getLogger("codecflow.worker")
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What all streams of a worker share: windows, keep policy, the model's token grid for a shown picture (width, height),
-    its input (3, height, width) for the picture's RGB (height, width, 3), whether to decode on the GPU (`nvdec`), the
-    largest picture that is decoded, and the coded bytes of one stream that may wait for being decided (`gop_bytes`)."""
+    """What all streams of a worker share, and sampler processes are told: windows, keep policy, the model's token grid for a
+    shown picture (width, height), its input (3, height, width) for the picture's RGB (height, width, 3), whether to decode
+    on the GPU (`nvdec`), the largest picture that is decoded, and the coded bytes of one stream that may wait for being
+    decided (`gop_bytes`)."""
 
     plan: WindowPlan
     keep: KeepConfig
@@ -95,6 +96,20 @@ class Fault:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A sampler takes the place of one that has ended with its process, and begins at the next keyframe.
+
+    `thin`: as the newest Thin said. With `error` one of the stream's pictures was the reason: everything up to `aside_s`
+    seconds of presentation time after the picture `seq` is left out.
+    """
+
+    thin: bool = False
+    seq: int = 0
+    aside_s: Fraction = Fraction(0)
+    error: ResultError | None = None
+
+
 class _Epoch:
     """Sampled pictures, keep state and windows of the epoch that a stream is in."""
 
@@ -109,6 +124,7 @@ class _Epoch:
         self.recent: deque[int] = deque()  # slots of the newest pictures, in decode order
         self.waiting_since_ms: int | None = None  # since when no picture could be decoded for want of a keyframe
         self.aside_until: Fraction | None = None  # presentation time until which nothing is decoded
+        self.recovery: Recovery | None = None  # which says how long that will be
 
     def time(self, pts: int) -> Fraction | None:
         """Presentation time in seconds since the start of the epoch."""
@@ -118,23 +134,30 @@ class _Epoch:
 class Sampler:
     """Decodes, samples, masks and resizes one stream's pictures, and cuts them into windows.
 
-    `resume`: how far this stream was answered before, by any worker. `counts` is added to, by reason: pictures (coded ones
-    taken), pictures-decoded, lost-pictures (coded pictures that could not be decoded), samples-differ (frames whose samples
-    are not those that the producer saw), windows-skipped (no frame in the newest stride), windows-behind (left out because
-    the worker was behind), and frames, tokens-kept, tokens-total of what was sampled. `trouble`: why no frames can be had
-    at present.
+    `resume`: how far this stream was answered before, by any worker. `recovery`: what became of the sampler before. `counts`
+    is added to, by reason: pictures (coded ones taken), pictures-decoded, lost-pictures (coded pictures that could not be
+    decoded), samples-differ (frames whose samples are not those that the producer saw), windows-skipped (no frame in the
+    newest stride), windows-behind (left out because the worker was behind), and frames, tokens-kept, tokens-total of what
+    was sampled. `trouble`: why no frames can be had at present.
     """
 
-    def __init__(self, stream: str, sampling: Sampling, resume: StreamState | None = None) -> None:
+    def __init__(
+        self,
+        stream: str,
+        sampling: Sampling,
+        resume: StreamState | None = None,
+        recovery: Recovery | None = None,
+    ) -> None:
         self.stream = stream
         self.counts: Counter[str] = Counter()
-        self.trouble: ResultError | None = None
+        self.trouble: ResultError | None = None if recovery is None else recovery.error
         self.faults: list[Fault] = []
         self._sampling = sampling
         self._resume = resume
         self._epoch: _Epoch | None = None
         self._steps: list[Step] = []
-        self._thin = False
+        self._thin = recovery is not None and recovery.thin
+        self._recovery = recovery
         self._skipped: Skipped | None = None
         self._retry_s = _FIRST_RETRY_S
         self._failed_at: Fraction | None = None
@@ -194,6 +217,10 @@ class Sampler:
             windows.skip(self._skipped.offsets)
             self._skipped = None
         self._set_trouble(None)
+        if (recovery := self._recovery) is not None and recovery.error is not None:
+            epoch.recovery = recovery
+            self._set_trouble(recovery.error)
+        self._recovery = None
         self._retry_s, self._failed_at = _FIRST_RETRY_S, None
         if resume is None:
             self._steps.append(windows.begin())
@@ -249,6 +276,11 @@ class Sampler:
             epoch.waiting_since_ms = None
             if at is not None:
                 epoch.windows.keyframe(at, joined.offsets)
+        if (recovery := epoch.recovery) is not None:
+            if at is None or joined.seq < recovery.seq:
+                self.counts["lost-pictures"] += 1
+                return
+            epoch.aside_until, epoch.recovery = at + recovery.aside_s, None
         if epoch.aside_until is not None:
             if not picture.keyframe or at is None or at < epoch.aside_until:
                 self.counts["lost-pictures"] += 1

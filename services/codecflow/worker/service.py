@@ -1,7 +1,7 @@
 """The worker service: the main loop, which moves records, events, windows and results from one stage to the next.
 
     consumer ─▶ join ─▶ sampler pool ─▶ engine ─▶ committer
-    (main thread)       (N threads)     (thread)  (thread)
+    (main thread)       (N processes)   (thread)  (thread)
 
 The main thread owns partitions and streams and never computes; no other thread touches them. It never waits for a stage but
 where partitions are taken away.
@@ -29,9 +29,10 @@ from .answering import Answered, Answering, AnswersWindows, Described
 from .committer import Committer, DeadLetters
 from .consumer import REVOKE_WITHIN_S, Arrival, Ownership, Unreadable
 from .partition import PACKETS, Partition, PartitionSettings
-from .pool import Gate, SamplerPool
+from .pool import SamplerPool
 from .resume import Offsets, States
 from .sampler import Sampling
+from .sampler_process import Gate
 from .settings import WorkerSettings
 from .status import BusyTime, Reports, StageFigures, StreamFigures, StuckDetector, Summary
 from .stream import Stream
@@ -95,19 +96,20 @@ class Worker:
         self._questions = transport.questions(settings.question, self._letters.add, notice)
         self._committer = Committer(transport.emitter(), transport.topics, described.keep, notice)
         self._answering = Answering(engine, settings.plan, described, notice, reuse_slots=settings.reuse_slots)
-        self._pool = SamplerPool(settings.threads)
+        model_input = engine.family.input
+        sampling = Sampling(
+            settings.plan,
+            settings.keep,
+            model_input.grid,
+            model_input.pixels,
+            settings.nvdec,
+            settings.max_pixels,
+            min(MAX_BYTES, settings.limits.stream_bytes // 4),
+        )
+        self._pool = SamplerPool(sampling, settings.samplers, notice, settings.stuck_after_s)
         self._partition_settings = PartitionSettings(
             (transport.topics.packets, transport.topics.metadata),
             transport.partitions,
-            Sampling(
-                settings.plan,
-                settings.keep,
-                engine.family.grid,
-                engine.family.model_pixels,
-                settings.nvdec,
-                settings.max_pixels,
-                min(MAX_BYTES, settings.limits.stream_bytes // 4),
-            ),
             settings.limits,
             settings.when_behind,
         )
@@ -342,6 +344,7 @@ class Worker:
             held.setdefault(name, StreamFigures(kv_bytes))
         summary.holds(held)
         summary.batches = self._answering.batches
+        summary.sampler_deaths, summary.sampler_bytes = self._pool.deaths, self._pool.memory
         summary.stages = self._stages()
 
     def _stages(self) -> dict[str, StageFigures]:
@@ -356,7 +359,7 @@ class Worker:
         return {
             "consumer": StageFigures(cpu_s, cpu_s, self._read_to.lag),
             "join": StageFigures.of([self._time], records, sum(stream.join.bytes_waiting for stream in streams)),
-            "sampler": StageFigures.of(pool.times, pool.queued, pool.queued_bytes),
+            "sampler": StageFigures(tuple(pool.busy_s), tuple(pool.cpu_s), pool.queued, pool.queued_bytes),
             "engine": StageFigures.of([self._answering.time], windows, sum(stream.closed_bytes for stream in streams)),
             "committer": StageFigures.of([self._committer.time], answered, 0),
         }
@@ -364,7 +367,7 @@ class Worker:
     def _busy(self) -> list[tuple[str, float]]:
         """What the other threads are at, and since when."""
         stages = (("a batch of the engine", self._answering.time.since), ("a transaction", self._committer.time.since))
-        return [(what, since) for what, since in stages if since is not None] + self._pool.busy()
+        return [(what, since) for what, since in stages if since is not None]
 
     def _all_ended(self) -> bool:
         partitions = self._owned.partitions.values()

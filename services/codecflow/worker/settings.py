@@ -18,9 +18,17 @@ from codecflow.messages import Question
 from .windows import WindowPlan
 
 
-def available_threads() -> int:
+def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_samplers(nvdec: bool = False) -> int:
+    """Sampler processes: one core is left to reading, the engine and committing. With NVDEC at most 8, since each has a CUDA
+    context of its own, of some 0.5 GB. Memory files, which they need, are Linux's."""
+    if not hasattr(os, "memfd_create"):
+        return 0
+    return min(max(1, available_cores() - 1), 8 if nvdec else 1 << 10)
 
 
 def default_buffer_bytes() -> int:
@@ -72,7 +80,7 @@ class Limits:
     """Bounds on what a worker holds and on how long it waits.
 
     `buffer_bytes`: coded pictures and sampled frames of all streams together, one half each. `stream_bytes`: coded pictures
-    of one stream, waiting for their metadata or for a sampler thread; `pictures`, `documents`: packets and metadata of one
+    of one stream, waiting for their metadata or for the sampler; `pictures`, `documents`: packets and metadata of one
     stream that wait for each other. `windows`: closed windows of one stream that wait for the engine.
 
     `partner_s`: a record whose counterpart has not come this long after the stream's newest record, although the other topic
@@ -99,10 +107,11 @@ class WorkerSettings:
     """How a worker answers streams.
 
     `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream without a
-    description. `threads`: sampler threads. `nvdec`: they decode on the GPU what it decodes alike. `until_end`: stop once
-    every stream that was seen has ended and is answered. `reuse_slots`: for how many sampled frames an answer may be
-    repeated while the window stays as it is (0: never). `stuck_after_s`: how long a loop or a thread may be busy with one
-    thing before all stacks are dumped; longer than a transaction or a silent broker may take. `max_pixels`: streams of
+    description. `samplers`: sampler processes; 0: all is done in this one. `nvdec`: they decode on the GPU what it decodes
+    alike. `until_end`: stop once every stream that was seen has ended and is answered. `reuse_slots`: for how many sampled
+    frames an answer may be repeated while the window stays as it is (0: never). `stuck_after_s`: how long a loop or a thread
+    may be busy with one thing before all stacks are dumped, longer than a transaction or a silent broker may take; and a
+    sampler process with one picture before it is killed. `max_pixels`: streams of
     larger pictures are set aside.
     """
 
@@ -110,7 +119,7 @@ class WorkerSettings:
     keep: KeepConfig
     question: Question | None = None
     until_end: bool = False
-    threads: int = field(default_factory=available_threads)
+    samplers: int = field(default_factory=default_samplers)
     nvdec: bool = False
     when_behind: WhenBehind = field(default_factory=WhenBehind)
     limits: Limits = field(default_factory=Limits)

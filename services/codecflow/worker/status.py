@@ -74,7 +74,8 @@ class BusyTime:
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """One stage of the pipeline so far. `busy_s`, `cpu_s`: wall clock and CPU time at work, of each of its threads.
+    """One stage of the pipeline so far. `busy_s`, `cpu_s`: wall clock and CPU time at work, of each of its threads (the
+    sampler's: processes).
     `queue`, `queue_bytes`: what waits for it at present."""
 
     busy_s: tuple[float, ...] = ()
@@ -97,10 +98,11 @@ class Summary:
     what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`: how late the
     stream that is furthest behind live is read. Tokens and FLOPs as in a result; `seconds` by stage, of all streams
     together. `error`: what ended the run, if it failed. `batches`: of the engine. `rebalances` of its group;
-    `transactions` committed, and `fenced`: dropped since others own their partitions. `delay`: from the capture of a live
-    window's newest picture to the commit of its results. `health`: for probes. `stages`: the pipeline's, in order; what
-    waits is records for consumer and join, pictures for sampler, windows for engine and committer (those that they work
-    on included). The consumer's busy time is CPU time: the rest is spent waiting for records.
+    `transactions` committed, and `fenced`: dropped since others own their partitions. `sampler_deaths`: sampler processes
+    that ended and were replaced; `sampler_bytes`: memory that they hold, but for what they have in common. `delay`: from the
+    capture of a live window's newest picture to the commit of its results. `health`: for probes. `stages`: the pipeline's,
+    in order; what waits is records for consumer and join, pictures for sampler, windows for engine and committer (those that
+    they work on included). The consumer's busy time is CPU time: the rest is spent waiting for records.
     """
 
     windows: int = 0
@@ -127,6 +129,8 @@ class Summary:
     rebalances: int = 0
     transactions: int = 0
     fenced: int = 0
+    sampler_deaths: int = 0
+    sampler_bytes: int = 0
     behind_s: float = 0.0
     error: str | None = None
     stages: dict[str, StageFigures] = field(default_factory=dict)
@@ -204,6 +208,7 @@ class Summary:
             "windows refused": self.refused,
             "windows restarted": self.restarted,
             "unreadable records": self.dead_letters,
+            "sampler processes replaced": self.sampler_deaths,
         }
         return text + "".join(f", {count} {what}" for what, count in troubles.items() if count)
 

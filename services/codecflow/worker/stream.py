@@ -11,7 +11,7 @@ from .backlog import Backlog
 from .join import EpochEnd, Joined, StreamJoin
 from .pool import Sampled, SamplerPool
 from .resume import Held, Resume
-from .sampler import Leave, Restart, Sampler, Sampling
+from .sampler import Leave, Restart
 from .settings import Limits, WhenBehind
 from .windows import Step
 
@@ -27,7 +27,6 @@ class Stream:
     def __init__(
         self,
         name: str,
-        sampling: Sampling,
         pool: SamplerPool,
         limits: Limits,
         when_behind: WhenBehind,
@@ -64,11 +63,11 @@ class Stream:
         self._over = 0  # records of epochs before the state's, behind its offsets
         self._began = -1 if state is None else state.epoch if not state.ended else -1
         self._backlog = Backlog(when_behind, self._resume, limits.stream_bytes)
-        self._lane = pool.open(Sampler(name, sampling, state))
+        self._lane = pool.open(name, state)
 
     @property
     def coded_bytes(self) -> int:
-        """Coded pictures that wait: for metadata, for the end of a backlog, for a sampler thread."""
+        """Coded pictures that wait: for metadata, for the end of a backlog, for the sampler."""
         return self.join.bytes_waiting + self._backlog.nbytes + self._lane.queued_bytes
 
     @property

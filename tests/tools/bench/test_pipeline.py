@@ -41,7 +41,7 @@ from tests.worker.memory import Committed, Topics, encode_clip
 from tests.worker.memory import Worker as MemoryWorker
 from tests.worker.running import KEEP
 
-WORKER = WorkerOptions(window="4", stride="2", threads=2, question=QUESTION.prompt, yes_no=True)
+WORKER = WorkerOptions(window="4", stride="2", samplers=2, question=QUESTION.prompt, yes_no=True)
 SETTINGS = WORKER.settings()
 TIMING = Timing(4, 4)
 
@@ -232,7 +232,7 @@ def test_the_worker_is_measured_with_the_products_defaults() -> None:
         for command in (worker_command, bench_command)
     )
     shared = worker.keys() & bench.keys() - {"model"}
-    assert {"window", "stride", "fps", "keep", "refresh", "threads", "buffer", "memory", "when_behind"} <= shared
+    assert {"window", "stride", "fps", "keep", "refresh", "samplers", "buffer", "memory", "when_behind"} <= shared
     assert {name: bench[name] for name in shared} == {name: worker[name] for name in shared}
 
 

@@ -74,8 +74,8 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Sample:
     """What was seen at one moment (`at`: monotonic). CPU seconds are those of this process, of the Kafka client's threads
-    in it, of the cameras, of the broker, of the whole machine. `rss`, `vram`, `kv`, `waiting` (coded pictures and frames):
-    bytes. `lag`: records."""
+    in it, of the cameras, of the broker, of the whole machine. `rss` (with what sampler processes hold), `vram`, `kv`,
+    `waiting` (coded pictures and frames): bytes. `lag`: records."""
 
     at: float
     stages: dict[str, StageFigures]
@@ -380,7 +380,7 @@ def _sample(summary: Summary, cameras: CameraProcess, place: Place, engine: Answ
         stages=summary.stages,
         cpu_s=time.process_time(),
         client_cpu_s=_client_cpu_s(),
-        rss=int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE,
+        rss=int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE + summary.sampler_bytes,
         vram=torch.cuda.memory_reserved(device) if device.type == "cuda" else 0,
         kv=summary.kv_bytes,
         waiting=summary.queue_bytes + summary.frame_bytes,

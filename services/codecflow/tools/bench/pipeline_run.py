@@ -36,6 +36,7 @@ from codecflow.tools.report.table import print_json, print_table
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, load_model
 from codecflow.vlm.shapes import build_shape, named_shape
+from codecflow.worker import sampler_host
 from codecflow.worker.answering import AnswersWindows, Described
 from codecflow.worker.options import WorkerOptions
 from codecflow.worker.settings import WorkerSettings
@@ -139,6 +140,8 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
             {"recording": str(options.record), "bytes": options.record.stat().st_size, "clips": _described(clips)}
         )
         return
+    if settings.samplers:
+        sampler_host.prepare()
     family = _family(options, locate)
     engine = StubEngine(family, options.stub_ms / 1000) if options.engine == "stub" else options.worker.engine(family)
     with _recording(options, clips) as recording, _place(options) as place:
@@ -260,12 +263,13 @@ def figures(outcome: Outcome) -> dict[str, Any]:
             "queue_bytes_mean": mean(sizes),
             "queue_bytes_max": max(sizes),
         }
-    process_cores = (last.cpu_s - first.cpu_s) / seconds
+    worker_cores = (last.cpu_s - first.cpu_s) / seconds
     client_cores = (last.client_cpu_s - first.client_cpu_s) / seconds
     if stages:
-        others = sum(stage["cores"] for name, stage in stages.items() if name != "engine")
-        stages["engine"]["cores"] = max(0.0, process_cores - client_cores - others)
+        others = sum(stages[name]["cores"] for name in ("consumer", "join", "committer"))
+        stages["engine"]["cores"] = max(0.0, worker_cores - client_cores - others)
         stages["consumer"]["cores"] += client_cores
+        worker_cores += stages["sampler"]["cores"]
     delays = [window.delay_s for window in outcome.windows]
     late = max(one.cameras_late_s for one in outcome.samples)
     machine = (last.machine_busy_s - first.machine_busy_s) / seconds / cores
@@ -279,11 +283,11 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "delay_p50_s": _percentile(delays, 50),
         "delay_p99_s": _percentile(delays, 99),
         "delay_max_s": max(delays, default=None),
-        "bottleneck": _bottleneck(stages, machine > 0.95 and process_cores > 0.5 * cores, late),
+        "bottleneck": _bottleneck(stages, machine > 0.95 and worker_cores > 0.5 * cores, late),
         "stages": stages,
         "windows_per_batch": len(outcome.windows) / max(1, last.batches - first.batches),
-        "cores": process_cores,
-        "cpu_ms_per_stream_s": 1000 * process_cores / streams,
+        "cores": worker_cores,
+        "cpu_ms_per_stream_s": 1000 * worker_cores / streams,
         "rss_bytes": last.rss,
         "rss_bytes_begin": first.rss,
         "vram_bytes": last.vram,
@@ -357,7 +361,7 @@ def _tell(bench: _Bench, outcomes: Sequence[Outcome]) -> None:
             "device": str(bench.engine.family.device),
             "dtype": str(bench.engine.family.dtype).removeprefix("torch."),
             "cores": os.cpu_count(),
-            "sampler_threads": bench.settings.threads,
+            "sampler_processes": bench.settings.samplers,
             "nvdec": bench.settings.nvdec,
             "torch_threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -400,7 +404,7 @@ def _print_stages(one: dict[str, Any]) -> None:
         f"{one['frames_per_s']:.0f} frames/s, {100 * one['tokens_kept_share']:.1f} % of tokens kept"
         + ("" if decoded is None else f", {decoded:.0f} pictures/s decoded")
         + "".join(f"; {reason}" for reason in one["reasons"])
-        + f". Cameras: {one['cameras_cores']:.2f} cores, at most {one['cameras_late_s']:.2f} s late"
+        + f". The sampler's are processes. Cameras: {one['cameras_cores']:.2f} cores, at most {one['cameras_late_s']:.2f} s late"
         + (": TOO LATE, the load was not what it should be" if one["cameras_late_s"] > 1.0 else ""),
     )
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm.flops import TextCost
+from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.kv_pool import KVShape, PoolCache, cache_keyword, shift_keys
 from codecflow.vlm.pictures import Preprocessing, to_patches
 from codecflow.vlm.work import Frame
@@ -90,20 +91,22 @@ class Family(ABC):
 
     # --- pictures ------------------------------------------------------------------------------------------------------
 
+    @property
     @abstractmethod
+    def input(self) -> ModelInput:
+        """Its token grids and model input, apart from the model."""
+
     def grid(self, width: int, height: int) -> TokenGrid:
         """The tokens of a shown picture of this size, and what each looks at in it. Raises ModelError."""
+        return self.input.grid(width, height)
 
-    @abstractmethod
     def model_size(self, width: int, height: int) -> tuple[int, int]:
         """(height, width) of the model's input for a shown picture of `width` x `height`. Raises ModelError."""
+        return self.input.size(width, height)
 
     def model_pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
-        """A shown picture (height, width, 3) as the model takes it: (3, height, width) uint8, resized as the family's own
-        processor does it; in pinned memory when the model is on a GPU. Thread-safe; releases the GIL."""
-        height, width = self.model_size(rgb.shape[1], rgb.shape[0])
-        picture = self.preprocess.resize(rgb, height, width)
-        return picture.pin_memory() if self.device.type == "cuda" else picture
+        """A shown picture (height, width, 3) as the model takes it: (3, height, width) uint8."""
+        return self.input.pixels(rgb)
 
     @abstractmethod
     def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from codecflow.errors import ModelError
-from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.inputs import FixedInput
 from codecflow.vlm.pictures import grouped_places, project_patches
 
 from .base import Family, Patches
@@ -44,11 +44,9 @@ class InternVL(Family):
         self.depth: int = layers if layer == -1 else layer % (layers + 1)  # hidden state 0 is what goes into the first
         self._places = self._position_table()
 
-    def grid(self, width: int, height: int) -> TokenGrid:
-        return TokenGrid.regular(self.rows, self.columns, width, height)
-
-    def model_size(self, width: int, height: int) -> tuple[int, int]:
-        return self.height, self.width
+    @property
+    def input(self) -> FixedInput:
+        return FixedInput(self.preprocess, self.width, self.height, self.rows, self.columns)
 
     def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
         return grouped_places(kept, self.columns, self.merge)

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from codecflow.errors import ModelError
-from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.inputs import PooledInput
 
 from .base import Family, Patches
 
@@ -51,7 +51,7 @@ class LlavaOnevision(Family):
             raise ModelError(f"the processor's pictures are {size}, but the ViT takes {self.size}x{self.size}")
         self.side = self.size // self.patch
         taps, weights = _pooling(self.side)
-        self.pooled = len(taps)
+        self._spans = tuple((int(first) * self.patch, int(last + 1) * self.patch) for first, last in taps)
         pooled = _pairs(taps[:, :, None] * self.side, taps)
         self._seen = pooled.numpy()  # (tokens, 4): patches of the frame, known on the CPU so that no GPU is waited for
         self._taps = pooled.to(self.device)
@@ -59,16 +59,9 @@ class LlavaOnevision(Family):
         layers, chosen = vision.num_hidden_layers, self.config.vision_feature_layer
         self.chosen = [layer % (layers + 1) for layer in (chosen if isinstance(chosen, list) else [chosen])]
 
-    def grid(self, width: int, height: int) -> TokenGrid:
-        taps, _ = _pooling(self.side)
-        spans = taps.numpy()[:, [0, 1]] * self.patch + [0, self.patch]  # in pixels of the model's picture
-        x, y = ((spans * scale + [0, self.size - 1]) // self.size for scale in (width, height))
-        rows, columns = np.repeat(y, self.pooled, axis=0), np.tile(x, (self.pooled, 1))
-        boxes = np.stack([columns[:, 0], rows[:, 0], columns[:, 1], rows[:, 1]], axis=1).astype(np.int32)
-        return TokenGrid(self.pooled, self.pooled, width, height, boxes)
-
-    def model_size(self, width: int, height: int) -> tuple[int, int]:
-        return self.size, self.size
+    @property
+    def input(self) -> PooledInput:
+        return PooledInput(self.preprocess, self.size, self._spans)
 
     def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
         return np.stack(np.divmod(np.unique(self._seen[kept]), self.side), axis=1)

@@ -20,13 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
-from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.inputs import ShapedInput
 from codecflow.vlm.kv_pool import PoolCache
 from codecflow.vlm.pictures import grouped_places
 
@@ -57,23 +56,10 @@ class Qwen3VL(Family):
         self.fewest, self.most = int(size.get("shortest_edge", 2**17)), int(size.get("longest_edge", 768 * 2**10))
         self._placed = lru_cache(maxsize=16)(self._position_table)
 
-    def grid(self, width: int, height: int) -> TokenGrid:
-        rows, columns = self._tokens(width, height)
-        return TokenGrid.regular(rows, columns, width, height)
-
-    def _tokens(self, width: int, height: int) -> tuple[int, int]:
-        """Rows and columns of tokens. Raises ModelError on a shape that the family does not take."""
+    @property
+    def input(self) -> ShapedInput:
         cell = self.patch * self.merge
-        try:
-            tall, wide = smart_resize(self.video_frames, height, width, self.depth, cell, self.fewest, self.most)
-        except ValueError as error:
-            raise ModelError(f"pictures of {width}x{height}: {error}") from error
-        return tall // cell, wide // cell
-
-    def model_size(self, width: int, height: int) -> tuple[int, int]:
-        rows, columns = self._tokens(width, height)
-        cell = self.patch * self.merge
-        return rows * cell, columns * cell
+        return ShapedInput(self.preprocess, cell, self.depth, self.video_frames, self.fewest, self.most)
 
     def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
         return grouped_places(kept, shape[1] // self.merge, self.merge)

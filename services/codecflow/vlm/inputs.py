@@ -1,0 +1,117 @@
+"""What a sampler needs to know of a model: the tokens over a picture of any size, and the picture as the model takes it.
+
+Small values without weights, so that sampler processes can be told of them. They import nothing of transformers, which takes
+seconds and hundreds of megabytes per process.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from codecflow.errors import ModelError
+from codecflow.grid import TokenGrid
+
+from .pictures import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInput(ABC):
+    """The input of one checkpoint."""
+
+    preprocess: Preprocessing
+
+    @abstractmethod
+    def grid(self, width: int, height: int) -> TokenGrid:
+        """The tokens of a shown picture of this size, and what each looks at in it. Raises ModelError."""
+
+    @abstractmethod
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """(height, width) of the model's input for a shown picture of `width` x `height`. Raises ModelError."""
+
+    def pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
+        """A shown picture (height, width, 3) as the model takes it: (3, height, width) uint8, resized as the family's own
+        processor does it. Thread-safe; releases the GIL."""
+        height, width = self.size(rgb.shape[1], rgb.shape[0])
+        return self.preprocess.resize(rgb, height, width)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedInput(ModelInput):
+    """Every picture is resized to `width` x `height`, whatever its shape, over which tokens lie evenly."""
+
+    width: int
+    height: int
+    rows: int
+    columns: int
+
+    def grid(self, width: int, height: int) -> TokenGrid:
+        return TokenGrid.regular(self.rows, self.columns, width, height)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        return self.height, self.width
+
+
+@dataclass(frozen=True, slots=True)
+class PooledInput(ModelInput):
+    """Every picture is resized to a square of `side` pixels; each row and column of tokens looks at its own span of it.
+
+    `spans`: half-open (first, last) pixels of the square per row or column of tokens; they may overlap.
+    """
+
+    side: int
+    spans: tuple[tuple[int, int], ...]
+
+    def grid(self, width: int, height: int) -> TokenGrid:
+        spans, tokens = np.array(self.spans), len(self.spans)
+        x, y = ((spans * scale + [0, self.side - 1]) // self.side for scale in (width, height))
+        rows, columns = np.repeat(y, tokens, axis=0), np.tile(x, (tokens, 1))
+        boxes = np.stack([columns[:, 0], rows[:, 0], columns[:, 1], rows[:, 1]], axis=1).astype(np.int32)
+        return TokenGrid(tokens, tokens, width, height, boxes)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        return self.side, self.side
+
+
+@dataclass(frozen=True, slots=True)
+class ShapedInput(ModelInput):
+    """A picture keeps its shape: its sides become multiples of `cell` pixels, one token each, by Qwen's rule for videos
+    (transformers' `smart_resize`), which shares between `fewest` and `most` pixels among `frames` frames.
+
+    `depth`: frames per temporal patch.
+    """
+
+    cell: int
+    depth: int
+    frames: int
+    fewest: int
+    most: int
+
+    def grid(self, width: int, height: int) -> TokenGrid:
+        tall, wide = self.size(width, height)
+        return TokenGrid.regular(tall // self.cell, wide // self.cell, width, height)
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        cell, given = self.cell, (height, width)
+        if min(given) < cell:
+            scale = cell / min(given)
+            given = (int(height * scale), int(width * scale))
+        ratio = max(given) / min(given)
+        if ratio > 200:
+            raise ModelError(
+                f"pictures of {width}x{height}: their sides are {ratio:.0f} to 1; at most 200 to 1 is allowed"
+            )
+        tall, wide = (round(side / cell) * cell for side in given)
+        pixels = round(self.frames / self.depth) * self.depth * tall * wide
+        if pixels > self.most:
+            shrink = math.sqrt(self.frames * given[0] * given[1] / self.most)
+            tall, wide = (max(cell, math.floor(side / shrink / cell) * cell) for side in given)
+        elif pixels < self.fewest:
+            grow = math.sqrt(self.fewest / (self.frames * given[0] * given[1]))
+            tall, wide = (math.ceil(side * grow / cell) * cell for side in given)
+        return tall, wide

@@ -1,0 +1,199 @@
+"""Messages between a worker and its sampler processes: pickled, over a pair of Unix sockets.
+
+What is large goes into a memory file (memfd), of which only the descriptor is sent: sending never waits for the other side
+to read, messages have no largest size, and the pixels of sampled frames are not copied where they arrive but mapped. The
+kernel frees such a file with its last descriptor and mapping, however the processes end. It does not count against the size
+of /dev/shm, which is 64 MiB in a container. docs/decisions/023 has what was measured.
+"""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import pickle
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import fields
+from fractions import Fraction
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecflow.messages import CodedPicture, PictureMetadata, Signal
+
+from .join import Joined
+
+_INLINE = 16 << 10
+"""Bytes of a message that are sent over the socket itself. A socket's buffer holds several of these."""
+_APART = 64 << 10
+"""Bytes of a buffer from which on it is mapped where it arrives, and keeps all of its message's file in memory."""
+_ALIGN = 64
+_HEADER = struct.Struct("<BI")  # number of buffers behind the pickled bytes, length of the pickled bytes
+_LENGTH = struct.Struct("<Q")
+
+
+class Channel:
+    """One end of a pair of connected sockets (SOCK_SEQPACKET). `send` and `receive` never wait."""
+
+    def __init__(self, end: socket.socket) -> None:
+        end.setblocking(False)
+        self._socket = end
+        self._unsent: deque[tuple[bytes, int | None]] = deque()
+
+    @staticmethod
+    def pair() -> tuple[Channel, socket.socket]:
+        """One end, and the socket of the other, to be handed to another process."""
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return Channel(mine), theirs
+
+    def send(self, message: object) -> None:
+        """Takes the message; it is sent by the next `flush` that can."""
+        self._unsent.append(_packed(message))
+        self.flush()
+
+    def flush(self) -> bool:
+        """Sends what it can; whether nothing is left. Raises EOFError when the other end is closed."""
+        while self._unsent:
+            data, file = self._unsent[0]
+            try:
+                socket.send_fds(self._socket, [data], [] if file is None else [file])
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                raise EOFError from error
+            self._unsent.popleft()
+            if file is not None:
+                os.close(file)
+        return True
+
+    def receive(self) -> Any:
+        """The next message; None when there is none. Raises EOFError when the other end is closed."""
+        try:
+            data, files, _, _ = socket.recv_fds(self._socket, 2 * _INLINE, 1)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise EOFError from error
+        if not data:
+            raise EOFError
+        return _unpacked(data, files[0] if files else None)
+
+    def wait(self, *, to_send: bool = False) -> None:
+        """Until there is something to receive, or (`to_send`) room for what is unsent."""
+        select.select([] if to_send else [self._socket], [self._socket] if to_send else [], [])
+
+    def close(self) -> None:
+        self._socket.close()
+        for _, file in self._unsent:
+            if file is not None:
+                os.close(file)
+        self._unsent.clear()
+
+
+def _packed(message: object) -> tuple[bytes, int | None]:
+    """What goes over the socket, and the memory file that goes with it."""
+    out, buffers = io.BytesIO(), list[memoryview]()
+
+    def apart(buffer: pickle.PickleBuffer) -> bool:
+        view = buffer.raw()
+        if view.nbytes < _APART:
+            return True  # within the pickled bytes
+        buffers.append(view)
+        return False
+
+    pickler = pickle.Pickler(out, pickle.HIGHEST_PROTOCOL, buffer_callback=apart)
+    pickler.dispatch_table = _REDUCERS
+    pickler.dump(message)
+    pickled = out.getbuffer()
+    header = _HEADER.pack(len(buffers), len(pickled)) + b"".join(_LENGTH.pack(one.nbytes) for one in buffers)
+    if len(header) + len(pickled) <= _INLINE and not buffers:
+        return header + pickled, None
+    parts: list[bytes | memoryview] = [pickled]
+    for one in buffers:
+        parts += [bytes(-sum(map(len, parts)) % _ALIGN), one]
+    file = os.memfd_create("codecflow-message")
+    try:
+        _write(file, parts)
+    except OSError:
+        os.close(file)
+        raise
+    return header, file
+
+
+def _write(file: int, parts: list[bytes | memoryview]) -> None:
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            view = view[os.write(file, view) :]
+
+
+def _unpacked(data: bytes, file: int | None) -> Any:
+    count, length = _HEADER.unpack_from(data)
+    lengths = [_LENGTH.unpack_from(data, _HEADER.size + number * _LENGTH.size)[0] for number in range(count)]
+    if file is None:
+        return pickle.loads(memoryview(data)[_HEADER.size :])
+    try:
+        content = mmap.mmap(file, 0)
+    finally:
+        os.close(file)
+    view, end, buffers = memoryview(content), length, []
+    for nbytes in lengths:
+        begin = end + -end % _ALIGN
+        end = begin + nbytes
+        buffers.append(view[begin:end])
+    return pickle.loads(view[:length], buffers=buffers)
+
+
+_picture_values = attrgetter(*(field.name for field in fields(CodedPicture)))
+_metadata_values = attrgetter(*(field.name for field in fields(PictureMetadata)))
+_signal_values = attrgetter(*(field.name for field in fields(Signal)))
+
+
+def _joined(
+    picture: tuple[Any, ...] | None, metadata: tuple[Any, ...] | None, epoch: int, seq: int, *offsets: int
+) -> Joined:
+    return Joined(
+        epoch,
+        seq,
+        None if picture is None else CodedPicture(*picture),
+        None if metadata is None else PictureMetadata(*metadata),
+        *offsets,
+    )
+
+
+def _reduced_joined(one: Joined) -> tuple[Any, ...]:
+    """In a third of the time that pickle takes by itself: there is one of these per coded picture."""
+    picture, metadata = one.picture, one.metadata
+    return _joined, (
+        None if picture is None else _picture_values(picture),
+        None if metadata is None else _metadata_values(metadata),
+        one.epoch,
+        one.seq,
+        one.packets_offset,
+        one.metadata_offset,
+    )
+
+
+def _pixels(buffer: Any, shape: tuple[int, ...]) -> Tensor:
+    return torch.frombuffer(buffer, dtype=torch.uint8).view(shape)
+
+
+def _reduced_tensor(tensor: Tensor) -> tuple[Any, ...]:
+    assert tensor.dtype == torch.uint8
+    values: memoryview = np.ascontiguousarray(tensor.numpy()).reshape(-1).data
+    return _pixels, (pickle.PickleBuffer(values), tuple(tensor.shape))
+
+
+_REDUCERS: dict[type, Callable[[Any], Any]] = {
+    Joined: _reduced_joined,
+    Signal: lambda one: (Signal, _signal_values(one)),
+    Fraction: lambda one: (Fraction, (one.numerator, one.denominator)),
+    Tensor: _reduced_tensor,
+}

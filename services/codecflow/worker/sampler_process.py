@@ -1,0 +1,229 @@
+"""A sampler process: the samplers of some streams, which take turns in its one thread.
+
+It starts with nothing, is told what it samples by the first message, and sends back what each turn gave. It ends with the
+worker: when the channel is closed, or killed by the kernel with the process that it was forked from (sampler_host.py).
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from mmap import mmap
+
+from codecflow.messages import ResultError, StreamState
+
+from .channel import Channel
+from .sampler import Event, Fault, Recovery, Sampler, Sampling
+from .windows import Step
+
+_QUANTUM_S = 0.02
+"""How long a turn lasts while other streams wait."""
+_MEMORY_EVERY_S = 1.0
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+class Gate(Enum):
+    """How much samplers may do: everything; only the stream nearest to closing its window (sampled frames fill the memory,
+    and nothing but a closed window will free any); nothing (the engine will free some)."""
+
+    OPEN = "open"
+    ONE = "one"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """A stream's sampler begins, in lane number `lane`."""
+
+    lane: int
+    stream: str
+    resume: StreamState | None
+    recovery: Recovery | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """The next events of a lane."""
+
+    lane: int
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """A lane is closed, with what waits in it."""
+
+    lane: int
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """What may be done from now on; with Gate.ONE by `lane` alone, until it has closed a window."""
+
+    gate: Gate
+    lane: int = 0
+
+
+Command = Sampling | Open | Push | Drop | Allow
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What came out of one lane in one go, in order.
+
+    `events`: how many were worked off; `counts`: what the sampler counted meanwhile; `held_bytes`: what it holds now.
+    `busy_s`, `cpu_s`: what the turn took. `memory`: bytes that the process has taken since it began, now and then.
+    """
+
+    lane: int
+    events: int
+    steps: Sequence[Step]
+    counts: Counter[str]
+    faults: Sequence[Fault]
+    trouble: ResultError | None
+    held_bytes: int
+    busy_s: float
+    cpu_s: float
+    memory: int | None = None
+
+
+class Progress:
+    """What a sampler process is at, in memory that it shares with its worker, who reads it when the process has ended or
+    hangs: lane (0: none), number of the event in its lane, and since when in monotonic seconds (0: it has not begun)."""
+
+    SIZE = 24
+    _layout = struct.Struct("<QQd")
+
+    def __init__(self, memory: mmap | bytearray) -> None:
+        self._memory = memory
+
+    def begin(self, lane: int, event: int) -> None:
+        self._layout.pack_into(self._memory, 0, lane, event, time.monotonic())
+
+    def end(self) -> None:
+        self._layout.pack_into(self._memory, 0, 0, 0, time.monotonic())
+
+    def read(self) -> tuple[int, int, float]:
+        lane, event, since = self._layout.unpack_from(self._memory)
+        return lane, event, since
+
+
+class _Lane:
+    def __init__(self, sampler: Sampler) -> None:
+        self.sampler = sampler
+        self.queue: deque[Event] = deque()
+        self.done = 0
+
+
+class Turns:
+    """Lanes that take turns: the one that has waited longest works for up to 20 ms, so that a stream whose pictures are
+    costly delays the others as little as possible."""
+
+    def __init__(self, progress: Progress | None = None) -> None:
+        self._progress = progress or Progress(bytearray(Progress.SIZE))
+        self._sampling: Sampling | None = None
+        self._lanes: dict[int, _Lane] = {}
+        self._line: deque[int] = deque()
+        self._allowed = Allow(Gate.OPEN)
+        self._memory_at = 0.0
+        self._memory_before = _own_memory()
+
+    def take(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case Push():
+                    lane = self._lanes[command.lane]
+                    if not lane.queue:
+                        self._line.append(command.lane)
+                    lane.queue.extend(command.events)
+                case Open():
+                    assert self._sampling is not None  # the first command
+                    sampler = Sampler(command.stream, self._sampling, command.resume, command.recovery)
+                    self._lanes[command.lane] = _Lane(sampler)
+                case Drop():
+                    del self._lanes[command.lane]
+                    if command.lane in self._line:
+                        self._line.remove(command.lane)
+                case Allow():
+                    self._allowed = command
+                case Sampling():
+                    self._sampling = command
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is a turn to be had."""
+        gate = self._allowed.gate
+        return bool(self._line) and (gate is Gate.OPEN or (gate is Gate.ONE and self._allowed.lane in self._line))
+
+    def turn(self) -> Turn:
+        """The next turn. Only if `waiting`."""
+        if self._allowed.gate is Gate.OPEN:
+            number = self._line.popleft()
+        else:
+            self._line.remove(number := self._allowed.lane)
+        lane, steps, events = self._lanes[number], list[Step](), 0
+        sampler, progress = lane.sampler, self._progress
+        cpu_s, began = time.thread_time(), time.monotonic()
+        while lane.queue:
+            progress.begin(number, lane.done)
+            steps += sampler.push(lane.queue.popleft())
+            lane.done += 1
+            events += 1
+            if time.monotonic() > began + _QUANTUM_S:
+                break
+        progress.end()
+        if lane.queue:
+            self._line.append(number)
+        if self._allowed.gate is Gate.ONE and any(step.window is not None for step in steps):
+            self._allowed = Allow(Gate.CLOSED)
+        counts, sampler.counts = sampler.counts, Counter()
+        faults, sampler.faults = sampler.faults, []
+        now = time.monotonic()
+        return Turn(
+            number,
+            events,
+            steps,
+            counts,
+            faults,
+            sampler.trouble,
+            sampler.held_bytes,
+            now - began,
+            time.thread_time() - cpu_s,
+            self._memory(now),
+        )
+
+    def _memory(self, now: float) -> int | None:
+        if now < self._memory_at + _MEMORY_EVERY_S:
+            return None
+        self._memory_at = now
+        return max(0, _own_memory() - self._memory_before)
+
+
+def _own_memory() -> int:
+    """Bytes of this process's memory that are backed by no file."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        _, resident, shared, *_ = map(int, file.read().split())
+    return (resident - shared) * _PAGE
+
+
+def serve(channel: Channel, progress: Progress) -> None:
+    """Until the worker closes the channel."""
+    turns = Turns(progress)
+    try:
+        while True:
+            while (commands := channel.receive()) is not None:
+                turns.take(commands)
+                progress.end()
+            if turns.waiting:
+                channel.send(turns.turn())
+                while not channel.flush():
+                    channel.wait(to_send=True)
+            else:
+                channel.wait()
+    except EOFError:
+        return
