@@ -95,7 +95,10 @@ WAITING_BYTES = Described(
     "codecflow_waiting_bytes", "gauge", "What waits in memory: coded pictures, sampled frames.", ("kind",)
 )
 STAGE_BUSY = Described(
-    "codecflow_stage_busy_seconds", "counter", "Time at work of each stage, all of its threads together.", ("stage",)
+    "codecflow_stage_busy_seconds",
+    "counter",
+    "Time at work of each stage, all of its threads or processes together.",
+    ("stage",),
 )
 STAGE_QUEUE = Described(
     "codecflow_stage_queue", "gauge", "What waits for each stage: records, pictures or windows.", ("stage",)
@@ -110,6 +113,7 @@ REBALANCES = Described("codecflow_rebalances", "counter", "Times that the group 
 TRANSACTIONS = Described(
     "codecflow_transactions", "counter", "Transactions: committed, or fenced (dropped: others own it).", ("outcome",)
 )
+SAMPLER_DEATHS = Described("codecflow_sampler_deaths", "counter", "Sampler processes that ended and were replaced.")
 DEAD_LETTERS = Described("codecflow_dead_letters", "counter", "Records that could not be used.")
 
 # The producer: its camera.

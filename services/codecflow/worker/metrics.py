@@ -55,4 +55,5 @@ def worker_samples(summary: Summary) -> Iterator[Sample]:
     yield Sample(m.REBALANCES, summary.rebalances)
     yield Sample(m.TRANSACTIONS, summary.transactions, ("committed",))
     yield Sample(m.TRANSACTIONS, summary.fenced, ("fenced",))
+    yield Sample(m.SAMPLER_DEATHS, summary.sampler_deaths)
     yield Sample(m.DEAD_LETTERS, summary.dead_letters)
