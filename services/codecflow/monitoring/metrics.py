@@ -97,7 +97,7 @@ WAITING_BYTES = Described(
 STAGE_BUSY = Described(
     "codecflow_stage_busy_seconds",
     "counter",
-    "Time at work of each stage, all of its threads or processes together.",
+    "Time at work of each stage, all its threads together.",
     ("stage",),
 )
 STAGE_QUEUE = Described(

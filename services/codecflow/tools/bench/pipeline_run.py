@@ -404,7 +404,8 @@ def _print_stages(one: dict[str, Any]) -> None:
         f"{one['frames_per_s']:.0f} frames/s, {100 * one['tokens_kept_share']:.1f} % of tokens kept"
         + ("" if decoded is None else f", {decoded:.0f} pictures/s decoded")
         + "".join(f"; {reason}" for reason in one["reasons"])
-        + f". Of the sampler: processes. Cameras: {one['cameras_cores']:.2f} cores, at most {one['cameras_late_s']:.2f} s late"
+        + ". Of the sampler: processes"
+        + f". Cameras: {one['cameras_cores']:.2f} cores, at most {one['cameras_late_s']:.2f} s late"
         + (": TOO LATE, the load was not what it should be" if one["cameras_late_s"] > 1.0 else ""),
     )
 
