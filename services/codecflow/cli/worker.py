@@ -107,7 +107,7 @@ def worker(
             min=0,
             metavar="N",
             help="Processes that decode and sample pictures; 0: none, all in this one.  [default: the machine's cores less "
-            "one; at most 8 with nvdec]",
+            "one; at most 12 with nvdec]",
         ),
     ] = None,
     decode: Annotated[

@@ -113,22 +113,37 @@ class Recovery:
 class _Epoch:
     """Sampled pictures, keep state and windows of the epoch that a stream is in."""
 
-    def __init__(self, windows: WindowAssembly, track: SampleTrack) -> None:
+    def __init__(self, windows: WindowAssembly, track: SampleTrack, fps: Fraction) -> None:
         self.windows = windows
         self.track = track
         self.keep: KeepState | None = None
         self.shape: tuple[tuple[int, int], int] | None = None  # coded size and orientation that `keep` is for
         self.last_slot = -1  # the newest slot that records tell of
-        self.clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata have told
         self.next_seq: int | None = None
         self.recent: deque[int] = deque()  # slots of the newest pictures, in decode order
         self.waiting_since_ms: int | None = None  # since when no picture could be decoded for want of a keyframe
         self.aside_until: Fraction | None = None  # presentation time until which nothing is decoded
         self.recovery: Recovery | None = None  # which says how long that will be
 
+        self._fps = fps
+        self._clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata have told
+        self._slots = (0, 1)  # how many slots as many units of the time base are
+
+    def tell(self, start_pts: int, time_base: Fraction) -> None:
+        """What metadata say of the epoch's times."""
+        if self._clock is None or self._clock[0] != start_pts or self._clock[1] is not time_base:
+            self._clock = start_pts, time_base
+            slots = time_base * self._fps
+            self._slots = slots.numerator, slots.denominator
+
     def time(self, pts: int) -> Fraction | None:
         """Presentation time in seconds since the start of the epoch."""
-        return None if self.clock is None else (pts - self.clock[0]) * self.clock[1]
+        return None if self._clock is None else (pts - self._clock[0]) * self._clock[1]
+
+    def slot(self, pts: int) -> int | None:
+        """The slot in which that lies. In integers: it is asked of every picture."""
+        slots, units = self._slots
+        return None if self._clock is None else (pts - self._clock[0]) * slots // units
 
 
 class Sampler:
@@ -212,7 +227,7 @@ class Sampler:
             offsets = (resume.packets_offset, resume.metadata_offset)
         windows = WindowAssembly(plan, keep.memory_s, self.stream, number, offsets, resume, background=keep.background)
         windows.thin = self._thin
-        self._epoch = epoch = _Epoch(windows, self._track())
+        self._epoch = epoch = _Epoch(windows, self._track(), plan.fps)
         if self._skipped is not None:
             windows.skip(self._skipped.offsets)
             self._skipped = None
@@ -263,24 +278,25 @@ class Sampler:
     def _picture(self, epoch: _Epoch, joined: Joined) -> None:
         metadata = joined.metadata
         if metadata is not None:
-            epoch.clock = (metadata.start_pts, metadata.time_base)
+            epoch.tell(metadata.start_pts, metadata.time_base)
         known = joined.picture or joined.metadata
-        at = epoch.time(known.pts) if known is not None else None
-        if at is not None:
+        slot = None if known is None else epoch.slot(known.pts)
+        if slot is not None:
             captured_at_ms = joined.picture.captured_at_ms if joined.picture is not None else 0
-            self._pass(epoch, joined.seq, self._sampling.plan.slot_at(at), captured_at_ms)
+            self._pass(epoch, joined.seq, slot, captured_at_ms)
         if (picture := joined.picture) is None:
             self._push(epoch, None, metadata)
             return
+        at = None
         if picture.keyframe:
-            epoch.waiting_since_ms = None
+            at, epoch.waiting_since_ms = epoch.time(picture.pts), None
             if at is not None:
                 epoch.windows.keyframe(at, joined.offsets)
         if (recovery := epoch.recovery) is not None:
-            if at is None or joined.seq < recovery.seq:
+            if (begin := epoch.time(picture.pts)) is None or joined.seq < recovery.seq:
                 self.counts["lost-pictures"] += 1
                 return
-            epoch.aside_until, epoch.recovery = at + recovery.aside_s, None
+            epoch.aside_until, epoch.recovery = begin + recovery.aside_s, None
         if epoch.aside_until is not None:
             if not picture.keyframe or at is None or at < epoch.aside_until:
                 self.counts["lost-pictures"] += 1
@@ -299,8 +315,8 @@ class Sampler:
         if self._push(epoch, picture, metadata) and not picture.keyframe:
             self._await_keyframe(epoch, picture.captured_at_ms)
         over = epoch.track.decoder.over_pts
-        if over is not None and (until := epoch.time(over)) is not None and until > 0:
-            self._hand_on(epoch, epoch.windows.close_before(self._sampling.plan.slot_at(until)))
+        if over is not None and (until := epoch.slot(over)) is not None and until > 0:
+            self._hand_on(epoch, epoch.windows.close_before(until))
 
     def _push(self, epoch: _Epoch, picture: CodedPicture | None, metadata: PictureMetadata | None) -> int:
         """Takes a picture in; how many were found to be lost."""

@@ -24,11 +24,11 @@ def available_cores() -> int:
 
 
 def default_samplers(nvdec: bool = False) -> int:
-    """Sampler processes: one core is left to reading, the engine and committing. With NVDEC at most 8, since each has a CUDA
+    """Sampler processes: one core is left to reading, the engine and committing. With NVDEC at most 12, since each has a CUDA
     context of its own, of some 0.5 GB. Memory files, which they need, are Linux's."""
     if not hasattr(os, "memfd_create"):
         return 0
-    return min(max(1, available_cores() - 1), 8 if nvdec else 1 << 10)
+    return min(max(1, available_cores() - 1), 12 if nvdec else 1 << 10)
 
 
 def default_buffer_bytes() -> int:
