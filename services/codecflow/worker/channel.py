@@ -53,6 +53,9 @@ class Channel:
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return Channel(mine), theirs
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def send(self, message: object) -> None:
         """Takes the message; it is sent by the next `flush` that can."""
         self._unsent.append(_packed(message))

@@ -17,9 +17,10 @@ The caller bounds what is queued (`queued_bytes`); the pool bounds what it makes
 
 from __future__ import annotations
 
+import select
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -119,11 +120,11 @@ class _Link(Protocol):
     @property
     def free(self) -> bool: ...
 
+    def fileno(self) -> int: ...
+
     def send(self, commands: list[Command]) -> None: ...
 
     def receive(self) -> Iterable[Turn]: ...
-
-    def close(self) -> None: ...
 
 
 class _Here:
@@ -144,8 +145,8 @@ class _Here:
         out, self._out = self._out, []
         return out
 
-    def close(self) -> None:
-        pass
+    def fileno(self) -> int:
+        return -1
 
 
 class _Apart:
@@ -165,8 +166,8 @@ class _Apart:
         while (turn := self.process.channel.receive()) is not None:
             yield turn
 
-    def close(self) -> None:
-        self.process.close()
+    def fileno(self) -> int:
+        return self.process.channel.fileno()
 
 
 class _Worker:
@@ -212,6 +213,7 @@ class SamplerPool:
         self._opened = 0
         self._out: deque[Sampled] = deque()
         self._useless = 0
+        self._poll = select.poll()
         self._workers = [_Worker(number) for number in range(max(1, processes))]
         self._suspects: _Worker | None = None
         for worker in self._workers:
@@ -292,14 +294,17 @@ class SamplerPool:
 
         Raises SamplersError when processes cannot be started.
         """
-        for worker in self._workers:
-            if self._apart:
-                self._look_after(worker)
-            self._exchange(worker)
+        heard = (
+            {file for file, _ in self._poll.poll(0)} if self._apart else None
+        )  # one system call, however many processes there are
+        for worker in list(self._workers):
+            if heard is not None:
+                self._look_after(worker, heard)
+            self._exchange(worker, heard)
         if self._gate is Gate.ONE:
             self._allow()
             for worker in self._workers:
-                self._exchange(worker)
+                self._exchange(worker, heard)
         found = []
         while self._out:
             sampled = self._out.popleft()
@@ -311,12 +316,10 @@ class SamplerPool:
     def close(self) -> None:
         """Ends the processes, whatever they are at."""
         for worker in self._workers:
-            if worker.link is not None:
-                worker.link.close()
-                worker.link = None
+            self._disconnect(worker)
 
-    def _exchange(self, worker: _Worker) -> None:
-        """Hands a process what waits for it, and takes what it has done."""
+    def _exchange(self, worker: _Worker, heard: Container[int] | None = None) -> None:
+        """Hands a process what waits for it, and takes what it has done, unless nothing was `heard` of it."""
         if (link := worker.link) is None:
             return
         with suppress(EOFError):  # it has ended: _look_after sees to it
@@ -325,8 +328,9 @@ class SamplerPool:
                 if worker.commands:
                     commands, worker.commands = worker.commands, []
                     link.send(commands)
-            for turn in link.receive():
-                self._done(worker, turn)
+            if heard is None or link.fileno() in heard:
+                for turn in link.receive():
+                    self._done(worker, turn)
 
     def _give(self, worker: _Worker) -> None:
         for lane in list(worker.ready.values()):
@@ -389,7 +393,13 @@ class SamplerPool:
 
     def _begin(self, worker: _Worker) -> None:
         """A new process in this place, with samplers for its lanes."""
-        worker.link = _Apart(sampler_host.start()) if self._apart else _Here()
+        if self._apart:
+            process = sampler_host.start()
+            worker.link = _Apart(process)
+            for file in (process.channel.fileno(), process.notes):
+                self._poll.register(file, select.POLLIN)
+        else:
+            worker.link = _Here()
         worker.began_at = time.monotonic()
         worker.stuck = False
         worker.commands = [self._sampling, *(lane.opening() for lane in worker.lanes.values())]
@@ -414,7 +424,14 @@ class SamplerPool:
 
         return min((worker for worker in self._workers if worker is not self._suspects), key=load)
 
-    def _look_after(self, worker: _Worker) -> None:
+    def _disconnect(self, worker: _Worker) -> None:
+        if isinstance(link := worker.link, _Apart):
+            for file in (link.process.channel.fileno(), link.process.notes):
+                self._poll.unregister(file)
+            link.process.close()
+        worker.link = None
+
+    def _look_after(self, worker: _Worker, heard: Container[int]) -> None:
         """Replaces a process that has ended, and ends one that hangs."""
         now = time.monotonic()
         if worker.link is None:
@@ -423,7 +440,7 @@ class SamplerPool:
             return
         assert isinstance(worker.link, _Apart)
         process = worker.link.process
-        if (how := process.ended) is not None:
+        if process.notes in heard and (how := process.ended) is not None:
             self._replace(
                 worker, process, f"more than {self._stuck_after_s:g} s for one picture" if worker.stuck else how
             )
@@ -436,8 +453,8 @@ class SamplerPool:
     def _replace(self, worker: _Worker, process: SamplerProcess, how: str) -> None:
         self._exchange(worker)  # what it has done by then
         number, event, since = process.progress
-        process.close()
-        worker.link, now = None, time.monotonic()
+        self._disconnect(worker)
+        now = time.monotonic()
         self.deaths += 1
         self._useless = 0 if since else self._useless + 1
         if self._useless >= _MOST_USELESS:

@@ -39,11 +39,12 @@ class SamplersError(CodecFlowError):
 
 
 class SamplerProcess:
-    """A sampler process, as its worker sees it. `channel`: to it."""
+    """A sampler process, as its worker sees it. `channel`: to it; `notes`: a file that can be read once it has begun or
+    ended."""
 
     def __init__(self, channel: Channel, progress: mmap.mmap, notes: int) -> None:
-        self.channel = channel
-        self._memory, self._progress, self._notes = progress, Progress(progress), notes
+        self.channel, self.notes = channel, notes
+        self._memory, self._progress = progress, Progress(progress)
         self._said = b""
         self._ended: str | None = None
 
@@ -74,14 +75,14 @@ class SamplerProcess:
         """Ends it, whatever it is at."""
         self.channel.close()
         self.kill()
-        os.close(self._notes)
+        os.close(self.notes)
         self._memory.close()
 
     def _listen(self) -> None:
         """Its notes: the process id, then how it ended."""
         while self._ended is None:
             try:
-                note = os.read(self._notes, 64)
+                note = os.read(self.notes, 64)
             except BlockingIOError:
                 return
             self._said += note
