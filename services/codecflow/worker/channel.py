@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from codecflow.messages import CodedPicture, PictureMetadata, Signal
+from codecflow.vlm.work import Frame
 
 from .join import Joined
 
@@ -157,6 +158,7 @@ def _unpacked(data: bytes, file: int | None) -> Any:
 _picture_values = attrgetter(*(field.name for field in fields(CodedPicture)))
 _metadata_values = attrgetter(*(field.name for field in fields(PictureMetadata)))
 _signal_values = attrgetter(*(field.name for field in fields(Signal)))
+_frame_values = attrgetter(*(field.name for field in fields(Frame)))
 
 
 def _joined(
@@ -197,6 +199,7 @@ def _reduced_tensor(tensor: Tensor) -> tuple[Any, ...]:
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     Joined: _reduced_joined,
     Signal: lambda one: (Signal, _signal_values(one)),
+    Frame: lambda one: (Frame, _frame_values(one)),
     Fraction: lambda one: (Fraction, (one.numerator, one.denominator)),
     Tensor: _reduced_tensor,
 }

@@ -294,9 +294,8 @@ class SamplerPool:
 
         Raises SamplersError when processes cannot be started.
         """
-        heard = (
-            {file for file, _ in self._poll.poll(0)} if self._apart else None
-        )  # one system call, however many processes there are
+        # One system call, however many processes there are.
+        heard = {file for file, _ in self._poll.poll(0)} if self._apart else None
         for worker in list(self._workers):
             if heard is not None:
                 self._look_after(worker, heard)

@@ -24,8 +24,8 @@ def available_cores() -> int:
 
 
 def default_samplers(nvdec: bool = False) -> int:
-    """Sampler processes: one core is left to reading, the engine and committing. With NVDEC at most 12, since each has a CUDA
-    context of its own, of some 0.5 GB. Memory files, which they need, are Linux's."""
+    """Sampler processes: one core is left to reading, the engine and committing. With NVDEC at most 12, since each has a
+    CUDA context of its own, of some 0.5 GB. Memory files, which they need, are Linux's."""
     if not hasattr(os, "memfd_create"):
         return 0
     return min(max(1, available_cores() - 1), 12 if nvdec else 1 << 10)
