@@ -3,7 +3,7 @@
 What is large goes into a memory file (memfd), of which only the descriptor is sent: sending never waits for the other side
 to read, messages have no largest size, and the pixels of sampled frames are not copied where they arrive but mapped. The
 kernel frees such a file with its last descriptor and mapping, however the processes end. It does not count against the size
-of /dev/shm, which is 64 MiB in a container. docs/decisions/023 has what was measured.
+of /dev/shm, which is 64 MiB in a container. docs/decisions/024 has what was measured.
 """
 
 from __future__ import annotations

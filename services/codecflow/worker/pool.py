@@ -1,7 +1,7 @@
 """The sampler pool: the samplers of all streams, in processes of their own.
 
 Decoding, masks and resizing take and give back Python's interpreter lock many times per frame. In threads they would contend
-for it with each other, the join, the engine and the committer; in processes each has its own. (docs/decisions/023.)
+for it with each other, the join, the engine and the committer; in processes each has its own. (docs/decisions/024.)
 
 A stream belongs to one process, the one with least to do when it begins, since what its sampler knows (a decoder, masks,
 open windows) lies there; its events are worked off in order, so results do not depend on the number of processes. The lane
