@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 import urllib.request
@@ -59,7 +60,8 @@ class Browser:
                 "about:blank",
             ],
             stdout=subprocess.DEVNULL,
-            stderr=(folder / "browser.log").open("wb"),
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
         )
         try:
             address = self._page_address(port_file)
@@ -136,9 +138,9 @@ class Browser:
         """Ends it."""
         with suppress(ConnectionClosed, OSError):
             self._stack.close()
-        self._process.terminate()
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        # Debian's command is a script that starts the browser, which starts processes: all of them end.
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)
