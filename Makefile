@@ -36,7 +36,7 @@ browser:  ## the headless Chromium that tests of the page use, by apt-get where 
 		|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
 
 demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, answers, a page to watch; SOURCE=any.mp4
-	@$(BIN)/codecflow demo --model codecflow-tiny $$([ -t 1 ] && echo --page) $(SOURCE)
+	@page=; [ ! -t 1 ] || page=--page; $(BIN)/codecflow demo --model codecflow-tiny $$page $(SOURCE)
 
 # Bytecode is kept even where the environment says not to, as many images do: the tests start dozens of processes that
 # import torch and transformers, and each would compile them anew, which takes longer than the import itself.
