@@ -66,8 +66,8 @@ async def _serve(
             lifespan="off",
             ws="websockets-sansio",
             ws_max_size=1 << 16,
-            ws_ping_interval=10.0,
-            ws_ping_timeout=10.0,
+            ws_ping_interval=20.0,
+            ws_ping_timeout=30.0,
             timeout_graceful_shutdown=2,
             proxy_headers=False,
         )
