@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import ClassVar
@@ -166,16 +167,26 @@ class Process:
     """`codecflow worker` with the plan of these tests, in a process of its own, which can be killed.
 
     Forked from one that has imported torch and transformers already, which takes longer than all the rest.
+    `stuck_after_s`: its engine never answers, and the worker calls that stuck after so long.
     """
 
-    def __init__(self, settings: KafkaSettings, checkpoint: Path, folder: Path, *options: str) -> None:
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        checkpoint: Path,
+        folder: Path,
+        *options: str,
+        stuck_after_s: float | None = None,
+    ) -> None:
         arguments = ["worker", "--model", str(checkpoint), "--window", "6", "--stride", "2", "--coverage", "2"]
         arguments += ["--samplers", "0"]  # they take longer to start than all the rest
         arguments += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
         for name, value in QUICK.items():
             arguments += ["-X", f"{name}={value}"]
         self._output = (folder / "stdout", folder / "stderr")
-        self._process = FORKS.Process(target=_run_command, args=([*arguments, *options], *self._output), daemon=True)
+        self._process = FORKS.Process(
+            target=_run_command, args=([*arguments, *options], *self._output, stuck_after_s), daemon=True
+        )
         self._process.start()
 
     def signal(self, number: int) -> None:
@@ -193,10 +204,25 @@ class Process:
         return self._process.exitcode, output, errors
 
 
-def _run_command(arguments: list[str], output: Path, errors: Path) -> None:
+def _run_command(arguments: list[str], output: Path, errors: Path, stuck_after_s: float | None) -> None:
     with output.open("w", buffering=1) as out, errors.open("w", buffering=1) as err:
         sys.stdout, sys.stderr = out, err
         sys.argv = ["codecflow", *arguments]
         from codecflow.cli.app import main
 
+        if stuck_after_s is not None:
+            _freeze_engine(stuck_after_s)
         main()
+
+
+def _freeze_engine(stuck_after_s: float) -> None:
+    from codecflow.worker.options import WorkerOptions
+
+    def frozen_step(*_: object) -> None:
+        time.sleep(600)
+
+    settings = WorkerOptions.settings
+    Engine.step = frozen_step  # type: ignore[method-assign, assignment]
+    WorkerOptions.settings = lambda options: replace(  # type: ignore[method-assign]
+        settings(options), stuck_after_s=stuck_after_s
+    )

@@ -8,24 +8,28 @@ from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaException, TopicPartition
 
 from codecflow.errors import KafkaError
+from codecflow.kafka.clients import admin_client
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import partition_of
 from codecflow.worker.consumer import GroupConsumer
 
 from .running import until
 
 
 class Member:
-    """`holds`: partitions that it was given; `read`: of each topic and partition that records came from."""
+    """`holds`: partitions that it was given; `read`: topics and partitions that records came from, at `offsets`."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.holds: set[int] = set()
         self.read: set[tuple[int, int]] = set()
-        self.consumer = GroupConsumer(settings, self._assigned, self._revoked, print)
+        self.offsets: set[int] = set()
+        self.said: list[str] = []
+        self.consumer = GroupConsumer(settings, self._assigned, self._revoked, self.said.append)
 
     def _assigned(self, committed: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
         self.holds |= committed.keys()
@@ -40,7 +44,10 @@ class Member:
         return bool(self.holds)
 
     def poll(self) -> None:
-        self.read |= {(a.topic, a.partition) for a in self.consumer.poll(0.05) if a.message is not None}
+        for arrival in self.consumer.poll(0.05):
+            if (message := arrival.message) is not None:
+                self.read.add((arrival.topic, arrival.partition))
+                self.offsets.add(message.offset() or 0)
 
 
 def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_settings: KafkaSettings) -> None:
@@ -74,6 +81,38 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
 
     until(read_everywhere, what="records of every partition")
     first.consumer.close()
+
+
+def test_retention_that_overtakes_a_reading_worker_is_told(kafka_settings: KafkaSettings) -> None:
+    settings, topic = kafka_settings, kafka_settings.topics.packets
+    number = partition_of("gate-3", 3)
+    member = Member(settings)
+    until(member.polled, what="its partitions")
+
+    def send(count: int) -> None:
+        with RecordSender(settings) as sender:
+            for _ in range(count):
+                sender.send(Record(topic, b"gate-3", b"x", "a picture"))
+
+    def read_to(offset: int) -> bool:
+        member.poll()
+        return offset in member.offsets
+
+    send(5)
+    until(lambda: read_to(4), what="the first records")
+    member.consumer.pause(number, (True, False))
+    send(10)
+    place = TopicPartition(topic, number, 12)
+    admin = admin_client(settings)
+    admin.delete_records([place])[place].result(60)
+    member.consumer.pause(number, (False, False))
+    until(lambda: read_to(12), what="what is left")
+    assert member.consumer.records_gone == 7
+    assert [line for line in member.said if "gone by retention" in line] == [
+        f"{topic}[{number}]: offsets 5 to 11 are gone by retention before they were read: 7 records; "
+        f"keep topics longer, or add workers"
+    ]
+    member.consumer.close()
 
 
 @pytest.mark.parametrize("failing", ["get_watermark_offsets", "committed"])

@@ -21,7 +21,7 @@ from codecflow.worker.status import StuckDetector
 from tests.kafka.raw_client import publish_with_header_name
 
 from .memory import publish
-from .running import Running, once, results, send, until
+from .running import Process, Running, once, results, send, until
 
 
 def letters(settings: KafkaSettings) -> list[DeadLetter]:
@@ -157,25 +157,36 @@ def test_dead_letters_are_limited_per_source_and_minute() -> None:
     assert len(box.waiting) == 10  # five times as many per partition
 
 
-def test_a_loop_that_stands_still_shows_its_stacks_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_loop_that_stands_still_shows_its_stacks_once_and_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
+    ended: list[int] = []
     over = threading.Event()
 
     def the_loop_that_is_stuck() -> None:
-        with StuckDetector(0.2, said.append) as stuck:
+        with StuckDetector(0.4, said.append, end=ended.append) as stuck:
             for _ in range(10):
                 stuck.beat()
                 time.sleep(0.04)
-            assert said == []
             over.wait(60)
 
     thread = threading.Thread(target=the_loop_that_is_stuck)
     thread.start()
-    until(lambda: bool(said), 60, "a line")
-    time.sleep(0.3)
+    until(lambda: bool(ended), 60, "the end")
     over.set()
     thread.join()
-    assert len(said) == 1
+    assert ended == [6]
     assert "has not come to an end for" in said[0]
+    assert "ending" in said[1]
     stacks = capfd.readouterr().err
     assert stacks.count("in the_loop_that_is_stuck") == 1
+
+
+def test_a_frozen_engine_ends_the_worker_with_stacks(
+    kafka_settings: KafkaSettings, checkpoint: Path, clip: Path, tmp_path: Path
+) -> None:
+    process = Process(kafka_settings, checkpoint, tmp_path, "--question", "What is there?", stuck_after_s=1.0)
+    send(kafka_settings, publish(clip, "a"))
+    status, _, errors = process.end()
+    assert status == 6
+    assert "a batch of the engine has not come to an end" in errors
+    assert "in frozen_step" in errors

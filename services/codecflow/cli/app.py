@@ -31,6 +31,7 @@ COMMAND_MODULES = (
     "explain",
     "model",
     "demo",
+    "chaos",
 )
 
 

@@ -24,12 +24,14 @@ from .settings import WhenBehind
 class Backlog:
     """The joined pictures of one stream on their way to its sampler.
 
-    `behind_s`: how late the newest picture was read; None before there is one. `skipped_s`: seconds of pictures skipped in
+    `behind_s`: how late the newest picture was read; None before there is one. `newest_ms`: when that was captured.
+    `skipped_s`: seconds of pictures skipped in
     the episode that `take` or `caught_up` has just ended (see `take_episode`).
     """
 
     def __init__(self, policy: WhenBehind, resume: Resume, most_bytes: int) -> None:
         self.behind_s: float | None = None
+        self.newest_ms = 0
         self._policy, self._resume, self._most_bytes = policy, resume, most_bytes
         self._skipping: list[Joined] | None = None  # the newest keyframe and what follows it
         self._from_ms = 0
@@ -49,7 +51,8 @@ class Backlog:
         picture = event.picture
         if picture is None:
             return self._pass(event)
-        self.behind_s = (now_ms - picture.captured_at_ms) / 1000
+        self.newest_ms = picture.captured_at_ms
+        self.behind_s = (now_ms - self.newest_ms) / 1000
         may_be_late = picture.live and not self._is_context(event, picture)
         self.may_skip = may_be_late and self._policy.policy == "skip"
         late = may_be_late and (overrun or (not at_end and self.behind_s > self._policy.after_s))

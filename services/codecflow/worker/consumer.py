@@ -84,7 +84,7 @@ class GroupConsumer:
     `assigned` is called with the partitions and where the group has come to in them; it gives the offsets to begin at.
     `revoked` is called when they are taken away, with True when they are lost already, so that nothing can be emitted for
     them. Both run within `poll`. `say` is called with lines for people. `stopping`: whether the worker is to end, so that
-    brokers that are gone are not waited for.
+    brokers that are gone are not waited for. `records_gone`: records that retention had taken away before they were read.
     """
 
     def __init__(
@@ -104,6 +104,8 @@ class GroupConsumer:
         self._steps = Steps(self._consumer)
         self._paused: set[tuple[int, int]] = set()
         self._begun: list[TopicPartition] | None = None
+        self._next: dict[tuple[str, int], int] = {}
+        self.records_gone = 0
         self._consumer.subscribe(
             list(self.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -126,6 +128,7 @@ class GroupConsumer:
         for message in messages:
             failure = message.error()
             if failure is None:
+                self._follow(message)
                 arrivals.append(self._arrival(message, message))
             elif failure.code() == ClientError._PARTITION_EOF:
                 arrivals.append(self._arrival(message, None))
@@ -179,9 +182,36 @@ class GroupConsumer:
             self.topics.index(topic), partition, cast("Received | Unreadable | None", content)
         )  # values are bytes
 
+    def _follow(self, message: Message) -> None:
+        """Retention may overtake a worker that reads; the client then goes on at what is left, without a word."""
+        topic, number, offset = message.topic(), message.partition(), message.offset()
+        assert topic is not None
+        assert number is not None
+        assert offset is not None
+        place = (topic, number)
+        expected = self._next.get(place, offset)
+        self._next[place] = offset + 1
+        if offset <= expected:
+            return
+        try:
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_REQUEST_S)
+        except KafkaException:
+            return
+        # Otherwise it was stepped over, or is a transaction's marker.
+        if low > expected:
+            self._gone(topic, number, expected, min(low, offset))
+
+    def _gone(self, topic: str, number: int, begin: int, end: int) -> None:
+        self.records_gone += end - begin
+        self._say(
+            f"{topic}[{number}]: offsets {begin} to {end - 1} are gone by retention before they were read: {end - begin} "
+            f"records; keep topics longer, or add workers"
+        )
+
     def _place(self, places: list[TopicPartition]) -> None:
         try:
             self._steps.forget()
+            self._next = {(place.topic, place.partition): place.offset for place in places}
             self._consumer.assign(places)
             self._consumer.resume(places)  # librdkafka keeps a pause through revocation and assignment
         except KafkaException as error:
@@ -230,10 +260,7 @@ class GroupConsumer:
                 f"the ends of topic {place.topic}[{number}] cannot be read",
             )
             if 0 <= place.offset < low:
-                self._say(
-                    f"{place.topic}[{number}]: offsets {place.offset} to {low - 1} are gone by retention before they were "
-                    f"read: {low - place.offset} records; keep topics longer, or add workers"
-                )
+                self._gone(place.topic, number, place.offset, low)
             found.append(place.offset if low <= place.offset <= high else low)
         return found[0], found[1]
 

@@ -101,7 +101,7 @@ class Partition:
     @property
     def replaying(self) -> bool:
         """Until both topics have been read to their ends once since the partition was taken over."""
-        self._replaying = self._replaying and not (self.at_end or self._near_end())
+        self._replaying = self._replaying and not (self.at_end or self.near_end)
         return self._replaying
 
     def packet(
@@ -116,7 +116,7 @@ class Partition:
         picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers), appended_ms)
         if picture is not None:
             stream = self._follow(picture.stream)
-            stream.packet(picture, offset, self._wall_ms(), self._near_end())
+            stream.packet(picture, offset, self._wall_ms(), self.near_end)
 
     def metadata(self, key: bytes | None, value: bytes | None, offset: int, appended_ms: int | None = None) -> None:
         """Take in a record of the metadata topic, as `packet` does."""
@@ -124,7 +124,7 @@ class Partition:
         if document is not None:
             stream = self._follow(document.stream)
             stream.unpaired = False
-            stream.metadata(document, offset, self._wall_ms(), self._near_end())
+            stream.metadata(document, offset, self._wall_ms(), self.near_end)
 
     def failed(self, topic: int, key: bytes | None, offset: int, reason: str) -> None:
         """A record cannot be unpacked, or taking it in has failed in a way that nobody has foreseen: it is left out."""
@@ -227,7 +227,7 @@ class Partition:
 
     def expire(self) -> None:
         """Give up what has waited for too long, let go of idle streams, and report. To be called now and then."""
-        limits, now_ms, near_end = self._limits, self._wall_ms(), self._near_end()
+        limits, now_ms, near_end = self._limits, self._wall_ms(), self.near_end
         for stream in list(self.streams.values()):
             since = stream.newest_at
             packets, metadata = stream.join.packets_waiting > 0, stream.join.metadata_waiting > 0
@@ -253,7 +253,9 @@ class Partition:
         for stream in list(self.streams.values()):
             self._forget(stream)
 
-    def _near_end(self) -> bool:
+    @property
+    def near_end(self) -> bool:
+        """Whether both topics were read to their ends just now."""
         return min(self._read_until) > self._clock() - _AT_END_S
 
     def _forget(self, stream: Stream) -> None:

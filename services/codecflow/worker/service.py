@@ -331,11 +331,16 @@ class Worker:
         summary.dead_letters = self._letters.total
         summary.partitions = len(self._owned.partitions)
         summary.lag = self._read_to.lag
+        summary.records_gone = self._consumer.records_gone
+        now_ms = int(time.time() * 1000)
         replaying = any(partition.replaying for partition in self._owned.partitions.values())
         summary.health.ready = summary.health.started and not replaying
         held = {
             stream.name: StreamFigures(
-                self._answering.kv_bytes.get(stream.name, 0), stream.coded_bytes, stream.frame_bytes, stream.behind_s
+                self._answering.kv_bytes.get(stream.name, 0),
+                stream.coded_bytes,
+                stream.frame_bytes,
+                stream.behind_s(now_ms, partition.near_end),
             )
             for partition in self._owned.partitions.values()
             for stream in partition.streams.values()
@@ -366,8 +371,13 @@ class Worker:
 
     def _busy(self) -> list[tuple[str, float]]:
         """What the other threads are at, and since when."""
-        stages = (("a batch of the engine", self._answering.time.since), ("a transaction", self._committer.time.since))
-        return [(what, since) for what, since in stages if since is not None]
+        # Not a transaction: it is given up by itself, once brokers have been gone for too long.
+        engine = self._answering.time
+        since = engine.since
+        # A slow engine is not stuck: one batch may be as large as several before it.
+        if since is None or time.monotonic() - since < 5 * engine.longest_s:
+            return []
+        return [("a batch of the engine", since)]
 
     def _all_ended(self) -> bool:
         partitions = self._owned.partitions.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import threading
 import time
 from collections import Counter
@@ -33,12 +34,13 @@ class StreamFigures:
 
 class BusyTime:
     """How long one thread has been at work, in seconds of wall clock and of CPU: a context, entered by that thread alone.
-    What is under way counts in the former. `since`: when the work under way began, in monotonic seconds."""
+    What is under way counts in the former. `since`: when the work under way began, in monotonic seconds. `longest_s`: of
+    the pieces of work that came to an end."""
 
-    __slots__ = ("_cpu_at", "_wall_s", "cpu_s", "since")
+    __slots__ = ("_cpu_at", "_wall_s", "cpu_s", "longest_s", "since")
 
     def __init__(self) -> None:
-        self._wall_s = self.cpu_s = self._cpu_at = 0.0
+        self._wall_s = self.cpu_s = self._cpu_at = self.longest_s = 0.0
         self.since: float | None = None
 
     def __enter__(self) -> None:
@@ -53,8 +55,9 @@ class BusyTime:
 
     def end(self) -> None:
         assert self.since is not None
-        began, self.since = self.since, None
-        self._wall_s += time.monotonic() - began
+        took_s, self.since = time.monotonic() - self.since, None
+        self._wall_s += took_s
+        self.longest_s = max(self.longest_s, took_s)
         self.cpu_s += time.thread_time() - self._cpu_at
 
     def lap(self, every_s: float = 0.25) -> None:
@@ -96,7 +99,7 @@ class Summary:
     with an error instead; `windows_reused`: those all of whose answers were repeated; `refused`: windows of streams for
     which there is no room; `restarted`: answered windows that lack the context of what came before a take-over. `streams`:
     what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`: how late the
-    stream that is furthest behind live is read. Tokens and FLOPs as in a result; `seconds` by stage, of all streams
+    stream that is furthest behind live is read; `records_gone` by retention before they were read. Tokens and FLOPs as in a result; `seconds` by stage, of all streams
     together. `error`: what ended the run, if it failed. `batches`: of the engine. `rebalances` of its group;
     `transactions` committed, and `fenced`: dropped since others own their partitions. `sampler_deaths`: sampler processes
     that ended and were replaced; `sampler_bytes`: memory that they hold, but for what they have in common. `delay`: from the
@@ -122,6 +125,7 @@ class Summary:
     dead_letters: int = 0
     partitions: int = 0
     lag: int = 0
+    records_gone: int = 0
     queue_bytes: int = 0
     frame_bytes: int = 0
     kv_bytes: int = 0
@@ -209,6 +213,7 @@ class Summary:
             "windows restarted": self.restarted,
             "unreadable records": self.dead_letters,
             "sampler processes replaced": self.sampler_deaths,
+            "records gone by retention": self.records_gone,
         }
         return text + "".join(f", {count} {what}" for what, count in troubles.items() if count)
 
@@ -299,11 +304,17 @@ class Reports:
             self.say(text)
 
 
+STUCK = 6
+"""Exit status of a worker that hangs."""
+
+
 class StuckDetector:
     """Context within which `beat` is to be called at least every `after_s` seconds, and nothing that `busy` returns, as
     (what, since when in monotonic seconds), may last longer.
 
-    Otherwise every thread's stack goes to stderr, once, one line to `say`, and `health` is stuck from then on.
+    Otherwise every thread's stack goes to stderr, once, one line to `say`, and `health` is stuck from then on. What then
+    goes on for another `after_s` seconds will not end by itself, such as a GPU that hangs: `end` ends the process with
+    status 6, so that another worker takes over and an orchestrator starts a new one.
     """
 
     def __init__(
@@ -312,9 +323,10 @@ class StuckDetector:
         say: Callable[[str], None],
         busy: Callable[[], Iterable[tuple[str, float]]] = lambda: (),
         health: Health | None = None,
+        end: Callable[[int], object] = os._exit,
     ) -> None:
         self._health = health or Health()
-        self._after_s, self._say, self._busy = after_s, say, busy
+        self._after_s, self._say, self._busy, self._end = after_s, say, busy, end
         self._beat_at = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stuck-detector", daemon=True)
@@ -334,13 +346,19 @@ class StuckDetector:
         self._beat_at = time.monotonic()
 
     def _watch(self) -> None:
+        dumped = False
         while not self._over.wait(self._after_s / 4):
             now = time.monotonic()
             for what, since in [("the worker's loop", self._beat_at), *self._busy()]:
-                if now - since > self._after_s:
-                    self._health.stuck = f"{what} has not come to an end for {now - since:.0f} s"
+                lasts_s = now - since
+                if lasts_s > self._after_s and not dumped:
+                    dumped = True
+                    self._health.stuck = f"{what} has not come to an end for {lasts_s:.0f} s"
                     self._say(f"{self._health.stuck}; the stacks of all threads follow")
                     faulthandler.dump_traceback(all_threads=True)
+                if lasts_s > 2 * self._after_s:
+                    self._say(f"{what} has not come to an end for {lasts_s:.0f} s; ending, so that others take over")
+                    self._end(STUCK)
                     return
 
 

@@ -89,10 +89,12 @@ class Stream:
         """Whether its newest picture could be skipped: live, no context, and by --when-behind."""
         return self._backlog.may_skip
 
-    @property
-    def behind_s(self) -> float | None:
-        """How late the newest picture was read, in seconds; None before there is one."""
-        return self._backlog.behind_s
+    def behind_s(self, now_ms: int, at_end: bool) -> float | None:
+        """How late it is read, in seconds; None before there is a picture. `at_end`: nothing newer is unread."""
+        backlog = self._backlog
+        if backlog.behind_s is None or at_end:
+            return backlog.behind_s
+        return (now_ms - backlog.newest_ms) / 1000
 
     @property
     def earlier_epochs(self) -> int:

@@ -28,6 +28,8 @@ Say = Callable[[str], None]
 class Incoming(Protocol):
     """As GroupConsumer."""
 
+    records_gone: int
+
     def poll(self, timeout_s: float) -> list[Arrival]: ...
 
     def pause(self, partition: int, full: tuple[bool, bool]) -> None: ...

@@ -131,6 +131,8 @@ class _Log:
 class _Consumer:
     """As GroupConsumer, alone in its group."""
 
+    records_gone = 0
+
     def __init__(self, log: _Log, topics: TopicNames, assigned: Assigned) -> None:
         self._log, self._assigned, self._began = log, assigned, False
         self._topics = (topics.packets, topics.metadata)

@@ -1,0 +1,119 @@
+"""CodecFlow's own commands as processes that can be killed, and that are started again as an orchestrator would."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import suppress
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+# Forked from one that has imported torch and transformers already, which takes longer than all the rest.
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["codecflow.vlm.loading", "codecflow.vlm.engine", "codecflow.worker.service", "codecflow.producer.run"]
+)
+
+_STARTING = threading.Lock()
+
+END_WITHIN_S = 150.0
+"""How long a service may take to end once it was told to: two minutes without brokers, and what was under way."""
+
+
+class Service:
+    """`codecflow arguments...` as a process; `log`: what it says. It is started again when it was killed, and when it ended
+    with another status than 0 (`failures`), as by an orchestrator."""
+
+    def __init__(self, name: str, folder: Path, *arguments: str) -> None:
+        self.name, self.arguments = name, list(arguments)
+        self.log = folder / f"{name}.log"
+        self.failures: list[int] = []
+        self.starts = 0
+        self._process: BaseProcess | None = None
+        self._told = self._killed = False
+        self._start_at = 0.0
+
+    def start(self) -> None:
+        process = _FORKS.Process(target=_run_command, args=([*self.arguments], self.log), name=self.name)
+        with _STARTING:
+            process.start()
+        self._process = process
+        self.starts += 1
+        self._told = self._killed = False
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.is_alive()
+
+    def watch(self) -> None:
+        """Start it again if it has ended without being told to."""
+        if self._process is None or self._process.is_alive():
+            return
+        if self._start_at == 0.0:
+            if self._told:
+                return
+            if not self._killed:
+                self.failures.append(self._process.exitcode or 0)
+            self._start_at = time.monotonic() + 1.0
+        elif time.monotonic() >= self._start_at:
+            self._start_at = 0.0
+            self.start()
+
+    def kill(self) -> None:
+        self._killed = True
+        self._signal(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def tell_to_end(self) -> None:
+        """As the first SIGTERM does."""
+        self._told, self._start_at = True, 0.0
+        self._signal(signal.SIGTERM)
+
+    def end(self, within_s: float = END_WITHIN_S) -> int | None:
+        """The status with which it has ended after being told to; None, and killed, where it takes too long."""
+        assert self._process is not None
+        self._process.join(within_s)
+        if self._process.is_alive():
+            self.close()
+            return None
+        return self._process.exitcode
+
+    def close(self) -> None:
+        if self._process is not None and self._process.is_alive():
+            self._signal(signal.SIGKILL)
+            self._process.join()
+
+    def traceback(self) -> bool:
+        return self.log.exists() and "Traceback (most recent call last)" in self.log.read_text(errors="replace")
+
+    def last_words(self) -> str:
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1][:300] if lines else ""
+
+    def _signal(self, number: int) -> None:
+        if self._process is not None and self._process.pid is not None and self._process.is_alive():
+            with suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+
+
+def _run_command(arguments: list[str], log: Path) -> None:
+    """In the forked process."""
+    os.setpgid(0, 0)  # a Ctrl-C in the terminal is for whoever runs the chaos
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+    print(f"--- codecflow {' '.join(arguments)}")
+    sys.argv = ["codecflow", *arguments]
+    from codecflow.cli.app import main
+
+    main()
