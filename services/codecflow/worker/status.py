@@ -99,8 +99,9 @@ class Summary:
     with an error instead; `windows_reused`: those all of whose answers were repeated; `refused`: windows of streams for
     which there is no room; `restarted`: answered windows that lack the context of what came before a take-over. `streams`:
     what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`: how late the
-    stream that is furthest behind live is read; `records_gone` by retention before they were read. Tokens and FLOPs as in a result; `seconds` by stage, of all streams
-    together. `error`: what ended the run, if it failed. `batches`: of the engine. `rebalances` of its group;
+    stream that is furthest behind live is read; `records_gone`: by retention, unread. Tokens and FLOPs as in a
+    result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed. `batches`: of the
+    engine. `rebalances` of its group;
     `transactions` committed, and `fenced`: dropped since others own their partitions. `sampler_deaths`: sampler processes
     that ended and were replaced; `sampler_bytes`: memory that they hold, but for what they have in common. `delay`: from the
     capture of a live window's newest picture to the commit of its results. `health`: for probes. `stages`: the pipeline's,
