@@ -22,7 +22,7 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.messages import Question, Result, encode_metadata, encode_packet
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
-from codecflow.worker.answering import Described
+from codecflow.worker.answering import AnswersWindows, Described
 from codecflow.worker.service import Worker
 from codecflow.worker.settings import Limits, WhenBehind, WorkerSettings
 from codecflow.worker.status import Summary
@@ -111,11 +111,12 @@ class Running:
         limits: Limits = LIMITS,
         when_behind: WhenBehind = WHEN_BEHIND,
         reuse_slots: int = 0,
+        engine: AnswersWindows | None = None,
     ) -> None:
         self.said: list[str] = []
         self.summary = Summary()
         self._stop = GracefulStop()
-        engine = Engine(family, refresh=refresh, background=keep.background, memory_bytes=memory_bytes)
+        engine = engine or Engine(family, refresh=refresh, background=keep.background, memory_bytes=memory_bytes)
         self._worker = Worker(
             KafkaTransport(settings),
             WorkerSettings(
@@ -136,6 +137,10 @@ class Running:
         )
         self._running = ThreadPoolExecutor(1).submit(self._worker.run)
         self.all.append(self)
+
+    @property
+    def done(self) -> bool:
+        return self._running.done()
 
     @property
     def error(self) -> BaseException | None:

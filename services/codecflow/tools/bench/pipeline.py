@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean
 from typing import Any, Protocol
@@ -107,6 +108,14 @@ class Outcome:
     @property
     def sustained(self) -> bool:
         return not self.reasons
+
+    @property
+    def longest_gaps(self) -> list[float]:
+        """The longest time between two answers of each stream that has some, in seconds, the smallest first."""
+        times: dict[str, list[float]] = defaultdict(list)
+        for window in self.windows:
+            times[window.stream].append(window.committed_s)
+        return sorted(max(b - a for a, b in pairwise(sorted(one))) for one in times.values() if len(one) > 1)
 
 
 class Place(Protocol):

@@ -270,7 +270,7 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         stages["engine"]["cores"] = max(0.0, worker_cores - client_cores - others)
         stages["consumer"]["cores"] += client_cores
         worker_cores += stages["sampler"]["cores"]
-    delays = [window.delay_s for window in outcome.windows]
+    delays, gaps = [window.delay_s for window in outcome.windows], outcome.longest_gaps
     late = max(one.cameras_late_s for one in outcome.samples)
     machine = (last.machine_busy_s - first.machine_busy_s) / seconds / cores
     counted = last.counts - first.counts
@@ -283,6 +283,9 @@ def figures(outcome: Outcome) -> dict[str, Any]:
         "delay_p50_s": _percentile(delays, 50),
         "delay_p99_s": _percentile(delays, 99),
         "delay_max_s": max(delays, default=None),
+        "streams_answered": len({window.stream for window in outcome.windows}),
+        "gap_s": [gaps[0], gaps[-1]] if gaps else None,
+        "windows_left_out": counted["windows-behind"],
         "bottleneck": _bottleneck(stages, machine > 0.95 and worker_cores > 0.5 * cores, late),
         "stages": stages,
         "windows_per_batch": len(outcome.windows) / max(1, last.batches - first.batches),
@@ -403,6 +406,11 @@ def _print_stages(one: dict[str, Any]) -> None:
         note=f"{one['windows']} windows in {one['seconds']:.0f} s, {one['windows_per_batch']:.1f} per batch of the engine, "
         f"{one['frames_per_s']:.0f} frames/s, {100 * one['tokens_kept_share']:.1f} % of tokens kept"
         + ("" if decoded is None else f", {decoded:.0f} pictures/s decoded")
+        + (
+            ""
+            if one["gap_s"] is None
+            else "; longest gap between answers {:.1f} to {:.1f} s by stream".format(*one["gap_s"])
+        )
         + "".join(f"; {reason}" for reason in one["reasons"])
         + ". Of the sampler: processes"
         + f". Cameras: {one['cameras_cores']:.2f} cores, at most {one['cameras_late_s']:.2f} s late"
