@@ -9,7 +9,6 @@ of /dev/shm, which is 64 MiB in a container. docs/decisions/024 has what was mea
 from __future__ import annotations
 
 import io
-import mmap
 import os
 import pickle
 import select
@@ -144,10 +143,12 @@ def _unpacked(data: bytes, file: int | None) -> Any:
     if file is None:
         return pickle.loads(memoryview(data)[_HEADER.size :])
     try:
-        content = mmap.mmap(file, 0)
+        # Not mmap.mmap: that keeps a descriptor, and windows of hundreds of streams may wait.
+        path, size = f"/proc/self/fd/{file}", os.fstat(file).st_size
+        content = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
     finally:
         os.close(file)
-    view, end, buffers = memoryview(content), length, []
+    view, end, buffers = memoryview(content.numpy()), length, []  # type: ignore[arg-type]  # arrays are buffers
     for nbytes in lengths:
         begin = end + -end % _ALIGN
         end = begin + nbytes
