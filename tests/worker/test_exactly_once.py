@@ -108,6 +108,8 @@ def test_workers_that_join_and_leave_share_the_streams(
     until(lambda: (first.summary.partitions, second.summary.partitions) in ((1, 2), (2, 1)), what="shared partitions")
     sent(parts[1])
     until(lambda: second.summary.windows >= 1, what="a window of the second worker")
+    # Partitions that the first worker kept through the rebalance go on where they stood.
+    until(lambda: any(not one.restarted and one.window == 4 for one in results(settings)), what="a window of the first")
     left = first.stop()
     sent(parts[2])
     until(lambda: len(results(settings)) >= 10 * len(streams), what="all windows")
@@ -116,7 +118,6 @@ def test_workers_that_join_and_leave_share_the_streams(
     assert found.keys() == {(stream, 1, k, "person") for stream in streams for k in range(10)}
     assert 0 < left.windows < left.windows + last.windows <= 10 * len(streams)
     assert {result.frames.missing for result in found.values()} == {0}
-    # Partitions that the first worker kept through the rebalance went on where they stood.
     kept = {key[:3] for key, result in found.items() if not result.restarted and result.window == 4}
     assert 1 <= len(kept) < len(streams)
 
