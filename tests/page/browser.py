@@ -65,7 +65,9 @@ class Browser:
         )
         try:
             address = self._page_address(port_file)
-            self._socket = self._stack.enter_context(connect(address, max_size=None, open_timeout=60, ping_interval=None))
+            self._socket = self._stack.enter_context(
+                connect(address, max_size=None, open_timeout=60, ping_interval=None)
+            )
             for domain in ("Page", "Runtime", "Log", "Network"):
                 self.call(f"{domain}.enable")
         except BaseException:
