@@ -172,9 +172,9 @@ class _Run:
         deadline = time.monotonic() + within_s
         while not condition():
             self._tick()
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or any(len(service.failures) > 2 for service in self._stage.all_services):
                 words = {service.name: service.last_words() for service in self._stage.all_services}
-                raise ChaosError(f"no {what} within {within_s:.0f} s; last words: {words}")
+                raise ChaosError(f"no {what} within {within_s:.0f} s, or services fail; last words: {words}")
 
     def _undisturbed(self, stride: str) -> list[Result]:
         """One worker on a copy of the topics, without a proxy."""
@@ -220,7 +220,7 @@ class _Run:
             "wait",
             "--device",
             "cpu",
-            "--threads",
+            "--samplers",
             "1",
             "--buffer",
             "0.25",
