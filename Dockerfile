@@ -17,15 +17,16 @@ RUN uv pip install --no-deps --no-build-isolation /src
 
 # The CPU build of the same PyTorch version comes from PyTorch's own index, which uv knows; its hash is not in the lock.
 FROM build AS build-cpu
+# With what `codecflow model build` needs.
 RUN --mount=type=bind,source=requirements,target=/requirements \
-    uv pip install --torch-backend cpu "$(grep -oE '^torch==[0-9.]+' /requirements/run.txt)" && \
+    uv pip install --torch-backend cpu $(grep -hoE '^torch(vision)?==[0-9.]+' /requirements/dev.txt | sort -u) && \
     uv pip install --no-deps --require-hashes -r /requirements/run-cpu.txt
 COPY . /src
 RUN uv pip install --no-deps --no-build-isolation /src
 
 FROM python:${PYTHON}-slim AS runtime
 RUN useradd --create-home --uid 10001 codecflow && \
-    mkdir /models /videos && chown codecflow:codecflow /models
+    mkdir /models /videos && chmod 1777 /models
 ENV PATH=/opt/codecflow/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/models/hub
 WORKDIR /home/codecflow
 USER codecflow
@@ -33,6 +34,7 @@ ENTRYPOINT ["codecflow"]
 CMD ["--help"]
 
 FROM runtime AS cpu
+COPY models/codecflow-tiny/trained.safetensors /usr/share/codecflow/
 COPY --from=build-cpu /opt/codecflow /opt/codecflow
 
 FROM runtime AS gpu

@@ -74,7 +74,7 @@ LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-ha
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
 	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra page -c requirements/dev.txt -o requirements/run.txt
-	$(LOCK) pyproject.toml --extra page -c requirements/dev.txt -o requirements/run-cpu.txt \
+	$(LOCK) pyproject.toml --extra page --extra demo -c requirements/dev.txt -o requirements/run-cpu.txt --no-emit-package torchvision \
 		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')
 	echo uv | $(LOCK) --upgrade - -o requirements/uv.txt
 

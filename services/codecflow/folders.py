@@ -19,13 +19,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "codecflow"
 
 
-def make_folder(path: Path) -> Path:
-    """`path`, which is made with its parents where it is not there yet.
+def make_folder(path: Path, *, private: bool = False) -> Path:
+    """`path`, which is made with its parents where it is not there yet; `private`: only its owner may look into it.
 
     Raises ConfigError when it cannot be made, or not be written to.
     """
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700 if private else 0o777, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"folder {path}: cannot be made ({error.strerror})") from None
     if not os.access(path, os.W_OK | os.X_OK):

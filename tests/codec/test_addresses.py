@@ -170,7 +170,7 @@ secrets = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=6).ma
 def test_users_and_passwords_are_not_shown(user: str, password: str, scheme: str) -> None:
     source = f"{scheme}{user.replace(':', '')}:{password}@camera.example:554/stream1"
     told = shown(source)
-    assert told == f"{scheme}***@camera.example:554/stream1" or scheme == ""
+    assert told in (f"{scheme}***@camera.example:554/stream1", f"{scheme}***") or scheme == ""
     assert "s3cr" not in told
     for text in (f"cannot open {source}: refused", f"Got unexpected extra argument ({source})", repr(source), source):
         assert "s3cr" not in redact(text, ["produce", source, "--stream"])
@@ -184,6 +184,7 @@ def test_parameters_are_not_shown(secret: str, mark: str) -> None:
         f"http://camera.example/live{mark}{secret}",
     ):
         assert "s3cr" not in shown(source)
+        assert "3t" not in shown(source)
         if "@" not in secret:  # else it might be a password's
             assert shown(source).startswith(source[: source.index("/", 8)])
         assert "s3cr" not in redact(f"it failed: {source}", [source])

@@ -30,10 +30,7 @@ def test_each_command_is_one_that_the_command_line_has(name: str) -> None:
     words = [*service.get("entrypoint", ["codecflow"]), *service.get("command", [])]
     program, *arguments = [with_defaults(word) for word in words]
     assert program == "codecflow"
-    examples = {
-        "ask": ["gate", "Is a person in view?", "--yes-no"],
-        "model": ["tiny", "--out", "/models/tiny"],
-    }
+    examples = {"ask": ["gate", "Is a person in view?", "--yes-no"]}
     arguments += examples.get(name, [])
     command: Any = typer.main.get_command(build())
     while hasattr(command, "commands"):
@@ -89,3 +86,54 @@ def test_each_copied_file_of_the_build_is_there() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     for name in set(re.findall(r"/requirements/([\w.-]+)", dockerfile)):
         assert (ROOT / "requirements" / name).is_file(), name
+
+
+def test_every_service_of_ours_is_locked_in_hears_signals_and_keeps_little() -> None:
+    for name in OURS:
+        service = SERVICES[name]
+        assert service["init"], name  # as process 1 Python would not hear SIGTERM while it imports
+        assert service["read_only"], name
+        assert service["tmpfs"] == ["/tmp"]
+        assert service["environment"]["HOME"] == "/tmp"
+        assert with_defaults(service["user"]) == "10001"
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["logging"]["options"]["max-size"], name
+
+
+def test_every_service_that_goes_on_has_a_cheap_health_check() -> None:
+    for name, service in SERVICES.items():
+        if "tools" not in service.get("profiles", []) and name != "topics":
+            check = service["healthcheck"]["test"]
+            assert check[0] == "CMD", name
+            assert "kafka-broker-api-versions" not in str(check), "a JVM each"
+            if "livez" in str(check):
+                assert "9464" in service["command"], name
+
+
+def test_what_starts_it_also_stops_it() -> None:
+    """Plain up, stop and down mean all services only where COMPOSE_PROFILES says so."""
+    readme = (ROOT / "README.md").read_text()
+    for line in (
+        "COMPOSE_PROFILES=cpu >> .env",
+        "docker compose up -d",
+        "docker compose stop",
+        "compose run --rm model",
+    ):
+        assert line in readme, line
+
+
+def test_the_model_that_is_answered_with_is_the_one_that_is_built() -> None:
+    build_command = SERVICES["model"]["command"]
+    built = build_command[build_command.index("--out") + 1]
+    for name in ("worker-cpu", "worker-gpu"):
+        assert with_defaults(SERVICES[name]["command"][2]) == built
+    trained = build_command[build_command.index("--trained") + 1]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    (source, folder), *_ = re.findall(r"^COPY (models/\S+) (\S+)$", dockerfile, re.MULTILINE)
+    assert trained == folder + Path(source).name
+    assert (ROOT / source).is_file()
+    assert f"!{Path(source).parent}" in (ROOT / ".dockerignore").read_text().split()
+    for package in ("gguf", "onnx", "accelerate"):
+        assert re.search(rf"^{package}==", (ROOT / "requirements" / "run-cpu.txt").read_text(), re.MULTILINE)

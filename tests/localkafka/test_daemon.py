@@ -149,3 +149,11 @@ def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "jgo.maven", None)
     with pytest.raises(ConfigError, match=r"pip install 'codecflow\[local\]'"), LocalKafka(tmp_path / "kafka"):
         pass
+
+
+def test_what_a_broker_writes_is_for_its_user_alone(kafka: LocalKafka) -> None:
+    """Pictures are in its data, and passwords may be in its properties."""
+    for path in (kafka.data_dir, *kafka.data_dir.rglob("*")):
+        if not path.name.endswith((".lock", ".deleted")):
+            assert not path.stat().st_mode & 0o077, path
+    assert kafka.data_dir.stat().st_mode & 0o777 == 0o700

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Protocol
 
 import typer
 
+from codecflow.codec.addresses import redact
 from codecflow.errors import CodecFlowError
 from codecflow.text import escape_controls, one_line
 
@@ -60,7 +62,7 @@ class StatusLine:
             self._next = time.monotonic() + self._every_s
 
     def notice(self, line: str) -> None:
-        typer.echo(f"codecflow: {one_line(line)}", err=True)
+        typer.echo(f"codecflow: {one_line(redact(line, sys.argv[1:]))}", err=True)
 
 
 @contextmanager
@@ -70,7 +72,7 @@ def last_words(summary: _Summary, as_json: bool) -> Iterator[None]:
     try:
         yield
     except CodecFlowError as error:
-        summary.error = one_line(str(error))
+        summary.error = one_line(redact(str(error), sys.argv[1:]))
         raise
     except Exception as error:
         summary.error = f"unexpected: {type(error).__name__}"

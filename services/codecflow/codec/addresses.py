@@ -36,8 +36,8 @@ _HINTS = {
 _GATEWAY = "give the camera's rtsp:// address, or let a gateway such as mediamtx offer it as RTSP"
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
-# What was meant as an address: one slash after a scheme, or user:password@host without a scheme.
-_MEANT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/|(?![./]).*:.*@", re.DOTALL)
+# What was meant as an address: one slash after a scheme, or user:password@host without a scheme or its colon.
+_MEANT = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]*:/|(?![./]).*:.*@|//[^/].*:.*@", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +144,23 @@ def shown(source: str) -> str:
     match = _SCHEME.match(source) or _MEANT.match(source)
     if match is None:
         return visible(source)
-    scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}", source)
-    begin = scheme[0] if scheme else ""
+    begin = _begin(source)
     rest = source[len(begin) :]
     if "@" in rest:
+        if _HOST.match(rest):
+            return visible(f"{begin}***")  # the "@" is a parameter's, or the password has a "/"
         begin, rest = begin + "***@", rest.rpartition("@")[2]
+    elif re.match(r"[^/?#:\[]*:(?!\d*(?:[/?#.,:;]|$))", rest):
+        return visible(f"{begin}***")  # user:password, the host is missing
     plain = re.split(r"[?#=;&]", rest, maxsplit=1)[0]
     secret = rest[len(plain) :]
     if secret[1:].rstrip(".,:;") == "***":  # a text that was redacted before
         return visible(begin + rest)
     return visible(begin + plain + (f"{secret[0]}***" if secret else ""))
 
+
+_HOST = re.compile(r"(?:[\w-]+(?:\.[\w-]+)+(?::\d*)?|[\w.-]+:\d+|\[[^\]@]*\](?::\d*)?)[/?#]", re.DOTALL)
+"""What a host, and no user name, looks like at the beginning of an address."""
 
 _ADDRESS_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}(?:.*@)?[^\s'\"]*", re.DOTALL)
 _USER_IN_TEXT = re.compile(r"[^\s/:@'\"]+:[^\s]*@")
@@ -167,10 +173,56 @@ def redact(text: str, sources: Iterable[str] = ()) -> str:
     hold. Of others all from `scheme://` to the text's last `@` goes.
     """
     for source in sorted((one for one in sources if is_address(one)), key=len, reverse=True):
-        for written in (source, repr(source)[1:-1]):
-            text = text.replace(written, shown(source))
+        text = _without(text, (source, str(Path(source))), len(_begin(source)), shown(source))
     text = _ADDRESS_IN_TEXT.sub(lambda match: shown(match.group()), text)
     return _USER_IN_TEXT.sub(lambda match: match.group() if "***@" in match.group() else "***@", text)
+
+
+def _begin(source: str) -> str:
+    """The scheme of an address, with its slashes."""
+    scheme = re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}|//", source)
+    return scheme[0] if scheme else ""
+
+
+def _without(text: str, forms: Iterable[str], begin: int, told: str) -> str:
+    """`text` with `told` in place of each of the `forms` that one address has in it, if only the first part is there:
+    messages cut long words. `begin`: characters of it that are no secret."""
+    at = 0
+    while True:
+        found = [(place, form) for form in forms if (place := text.find(form.lstrip()[: begin + 3], at)) >= 0]
+        if not found:
+            return text
+        place = min(found)[0]
+        length = max(
+            _agree(text, place, form.lstrip(), backslash)
+            for where, form in found
+            if where == place
+            for backslash in ("\\", "\\\\")
+        )
+        text = text[:place] + told + text[place + length :]
+        at = place + len(told)
+
+
+_ESCAPED = r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"
+_BLANK = re.compile(rf"(?:\s|{_ESCAPED}|\\[tnrfv0ab])*")
+
+
+def _agree(text: str, place: int, form: str, backslash: str) -> int:
+    """How many characters of the text from this place on are `form`, or a first part of it: as it is, or with blanks made
+    one, and quotes and control characters escaped. `backslash`: how one is written."""
+    at = place
+    for character in form:
+        if character.isspace() or not character.isprintable():
+            pattern = _BLANK
+        elif character == "\\":
+            pattern = re.compile(re.escape(backslash))
+        else:
+            pattern = re.compile(rf"\\*{re.escape(character)}|{_ESCAPED}")
+        found = pattern.match(text, at)
+        if found is None:
+            break
+        at = found.end()
+    return at - place
 
 
 def _file_names(source: str) -> list[str]:
@@ -208,7 +260,7 @@ def _with_quoted_user(rest: str) -> str:
 def _quoted(text: str) -> str:
     """Percent-encoded, unless it is already: FFmpeg takes %XX apart."""
     encoded = "%" if re.search(r"%[0-9a-fA-F]{2}", text) else ""
-    return quote(text, safe="!$&'()*+,;=-._~" + encoded)
+    return quote(text, safe="!$&'()*+,;=-._~" + encoded, errors="surrogateescape")
 
 
 def _missing(source: str) -> SourceError:

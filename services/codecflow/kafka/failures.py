@@ -62,6 +62,25 @@ def client_error(exception: KafkaException) -> ClientError:
     return error if isinstance(error, ClientError) else ClientError(ClientError._FAIL, str(error))
 
 
+_DENIED = {
+    ClientError.TOPIC_AUTHORIZATION_FAILED: ("topic", ""),
+    ClientError.GROUP_AUTHORIZATION_FAILED: ("group", "Read"),
+    ClientError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: ("transactional id", "Write"),
+    ClientError.CLUSTER_AUTHORIZATION_FAILED: ("the cluster", "IdempotentWrite"),
+}
+
+
+def reason(error: ClientError, settings: KafkaSettings, operation: str, name: str) -> str:
+    """What a broker said, without secrets; where it refused for lack of rights, with the right that is needed. `operation`:
+    the ACL operation on a topic that was tried; `name`: of the topic, group or transactional id."""
+    text = settings.scrub(error.str())
+    if error.code() not in _DENIED:
+        return text
+    kind, needed = _DENIED[error.code()]
+    resource = kind if kind == "the cluster" else f"{kind} {name}"
+    return f"{text}: this user needs the right (ACL) {needed or operation} on {resource}"
+
+
 def config_error(exception: KafkaException, settings: KafkaSettings) -> ConfigError:
     """A client that could not be made: nearly always an unknown or impossible property."""
     return ConfigError(f"Kafka client settings: {settings.scrub(client_error(exception).str())}")

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError as ClientError
 
 from codecflow.errors import KafkaError
 
-from .failures import BrokersGoneError, DeliveryError, RecordTooLargeError
+from .failures import BrokersGoneError, DeliveryError, RecordTooLargeError, reason
 from .settings import KafkaSettings
 
 Headers = list[tuple[str, bytes]]
@@ -101,4 +101,5 @@ def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings
                 f"Kafka at {settings.bootstrap_servers}: {record.what} was not acknowledged within "
                 f"{settings.gone_after_s:g} s{because}; giving up"
             )
-    return DeliveryError(f"{record.what}: topic {record.topic} did not take it: {settings.scrub(error.str())}")
+    told = reason(error, settings, "Write", record.topic)
+    return DeliveryError(f"{record.what}: topic {record.topic} did not take it: {told}")

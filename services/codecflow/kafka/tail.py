@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 from codecflow.errors import KafkaError
 
 from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
-from .failures import TopicsError, client_error
+from .failures import TopicsError, client_error, reason
 from .settings import KafkaSettings
 from .unreadable import REASON, RETRIES, UNREADABLE, Steps
 
@@ -111,6 +111,8 @@ class TopicTail:
             elif error is not None and error.code() == ClientError._PARTITION_EOF:
                 # Beyond what was given: transaction markers and aborted records take offsets too.
                 self._positions[partition or 0] = offset or 0
+            elif error is not None and error.code() == ClientError.GROUP_AUTHORIZATION_FAILED:
+                continue  # the client asks for the group's coordinator, though nothing here uses the group
             elif error is not None and error.code() in UNREADABLE:
                 if partition not in stepped and (at := self._steps.over(message)) is not None and partition is not None:
                     self._positions[partition] = at + 1
@@ -169,7 +171,7 @@ class TopicTail:
     def _error(self, error: ClientError) -> KafkaError:
         if error.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
             return TopicsError(f"topic {self._topic} is missing: run: codecflow topics create")
-        return KafkaError(f"topic {self._topic}: {self._settings.scrub(error.str())}")
+        return KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")
 
 
 def newest_by_key(records: Iterable[Message]) -> dict[bytes, bytes | None]:

@@ -22,6 +22,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 
 from .clients import require_broker
 from .failures import BrokerUnreachableError, TopicsError, client_error
+from .failures import reason as why
 from .settings import KafkaSettings
 
 DEFAULT_PARTITIONS = 8
@@ -104,7 +105,8 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
                 if time.monotonic() < began + _AGAIN_WITHIN_S.get(reason.code(), 0.0):
                     again.append(topic)
                 elif reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker: as well
-                    raise TopicsError(f"topic {topic.topic}: cannot be created: {reason.str()}") from error
+                    told = why(reason, settings, "Create", topic.topic)
+                    raise TopicsError(f"topic {topic.topic}: cannot be created: {told}") from error
             else:
                 created.append(topic.topic)
         waiting = again
@@ -129,6 +131,7 @@ def check_topics(settings: KafkaSettings) -> int:
             break
         time.sleep(0.2)
     if missing:
+        _require_sight(client, settings, missing[0])
         raise TopicsError(
             f"missing topic{'s' if len(missing) > 1 else ''} {', '.join(missing)} at {settings.bootstrap_servers}: "
             f"run: codecflow topics create"
@@ -210,6 +213,17 @@ def _metadata(client: AdminClient, settings: KafkaSettings) -> ClusterMetadata:
     except KafkaException as error:
         reason = settings.scrub(client_error(error).str())
         raise BrokerUnreachableError(f"Kafka at {settings.bootstrap_servers}: no list of topics ({reason})") from error
+
+
+def _require_sight(client: AdminClient, settings: KafkaSettings, topic: str) -> None:
+    """Raises TopicsError where this user may not know whether the topic exists."""
+    try:
+        error = client.list_topics(topic, timeout=_REQUEST_S).topics[topic].error
+    except KafkaException:
+        return
+    if error is not None and error.code() == ClientError.TOPIC_AUTHORIZATION_FAILED:
+        told = why(error, settings, "Describe", topic)
+        raise TopicsError(f"topic {topic}: {told}, which Read and Write include")
 
 
 def _wait_until_known(client: AdminClient, settings: KafkaSettings, topics: Sequence[str]) -> None:

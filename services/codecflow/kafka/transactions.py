@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, consumer, transactional_producer
-from .failures import BrokersGoneError, FencedError, TransactionAbortedError, client_error, serve
+from .failures import BrokersGoneError, FencedError, TransactionAbortedError, client_error, reason, serve
 from .patience import Patience
 from .records import Record, delivery_failure, hand_over
 from .settings import KafkaSettings
@@ -279,7 +279,9 @@ class TransactionalEmitter:
             raise _UnusableError(f"emitter {self._id}: the client does not answer; its coordinator was lost") from None
 
     def _typed(self, error: ClientError, failed: str) -> KafkaError:
-        text = f"emitter {self._id}: {failed}: {self._settings.scrub(error.str())}"
+        group = error.code() == ClientError.GROUP_AUTHORIZATION_FAILED
+        text = f"emitter {self._id}: {failed}: "
+        text += reason(error, self._settings, "Write", self._group_id if group else self._id)
         if error.code() in _REFUSED:
             return KafkaError(text)
         if error.fatal() or error.code() in _FENCING:

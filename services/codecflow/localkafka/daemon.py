@@ -20,7 +20,6 @@ from pathlib import Path
 from types import TracebackType
 
 from codecflow.errors import ConfigError, KafkaError
-from codecflow.folders import make_folder
 
 from . import guard
 from .distribution import Progress
@@ -58,7 +57,7 @@ class LocalKafka:
 
     def __enter__(self) -> LocalKafka:
         files = BrokerFiles(self.data_dir)
-        make_folder(files.folder)
+        files.make()
         try:
             self._owner = _become_owner(files)
             with _starting(files):
@@ -121,7 +120,7 @@ def start_daemon(data_dir: Path, port: int | None, progress: Progress = silent) 
     `port` None: the one used last in this directory, else 9092; 0: the one used last, or a free one.
     """
     files = BrokerFiles(data_dir)
-    make_folder(files.folder)
+    files.make()
     with _starting(files):
         running = status(data_dir)
         if running is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from codecflow.errors import ConfigError
+from codecflow.folders import make_folder
 
 HOST = "127.0.0.1"
 """A local broker has no passwords, so nothing outside this machine may reach it."""
@@ -89,6 +91,13 @@ class BrokerFiles:
         self.output = self.folder / "broker.out"
         self._identity = self.folder / "broker.json"
 
+    def make(self) -> None:
+        """The folder, which nobody else may look into: pictures are in it, and passwords may be. Raises ConfigError."""
+        make_folder(self.folder, private=True)
+        if self._identity.exists() or not any(self.folder.iterdir()):  # it was here before, and is to be ours
+            with contextlib.suppress(OSError):
+                self.folder.chmod(0o700)
+
     def identity(self) -> Identity | None:
         """None in a directory that holds no cluster yet. Raises ConfigError when it holds something else."""
         if self._identity.exists():
@@ -115,15 +124,15 @@ class BrokerFiles:
 
     def write(self, identity: Identity, properties: Mapping[str, str]) -> None:
         """Everything that the broker reads at its start; `properties` win over ours."""
-        self._identity.write_text(json.dumps(asdict(identity)))
-        self.server.write_text(
+        _write(self._identity, json.dumps(asdict(identity)))
+        _write(
+            self.server,
             _SERVER.format(
                 host=HOST, port=identity.port, controller_port=identity.controller_port, data=_escaped(self.data)
             )
-            + "".join(f"{name}={value}\n" for name, value in properties.items())
+            + "".join(f"{name}={value}\n" for name, value in properties.items()),
         )
-        self.server.chmod(0o600)  # properties may hold passwords
-        self.logging.write_text(_LOGGING.format(folder=_escaped(self.folder)))
+        _write(self.logging, _LOGGING.format(folder=_escaped(self.folder)))
 
     @property
     def formatted(self) -> bool:
@@ -213,6 +222,18 @@ def topic_bytes(data_dir: Path, topic: str) -> int:
         folder for folder in (data_dir / "data").glob(f"{topic}-*") if folder.name.removeprefix(f"{topic}-").isdigit()
     ]
     return sum(segment.stat().st_size for folder in folders for segment in folder.glob("*.log"))
+
+
+def private(path: str, flags: int) -> int:
+    """For open(): the file is its owner's alone."""
+    return os.open(path, flags, 0o600)
+
+
+def _write(path: Path, text: str) -> None:
+    """For its owner alone from the first moment: properties may hold passwords."""
+    with open(path, "w", opener=private) as file:
+        os.fchmod(file.fileno(), 0o600)  # it may have been there
+        file.write(text)
 
 
 def _escaped(path: Path) -> str:

@@ -21,11 +21,13 @@ from codecflow.kafka.settings import KafkaSettings
 
 from . import guard
 from .distribution import KAFKA_VERSION, Progress, class_path, find_java
-from .files import HOST, BrokerFiles, Identity, free_port, listens, new_cluster_id, port_is_free
+from .files import HOST, BrokerFiles, Identity, free_port, listens, new_cluster_id, port_is_free, private
 
 DEFAULT_PORT = 9092
 READY_WITHIN_S = 90.0
 POLL_S = 0.1
+_UMASK = 0o077
+"""What the broker writes, pictures among it, is for the user alone."""
 _JVM = (
     "-Xms64m",
     "-Xmx512m",
@@ -79,7 +81,7 @@ def start(
 
 def _spawn(files: BrokerFiles, command: list[str], *, daemon: bool) -> subprocess.Popen[bytes]:
     files.set_log_aside()
-    with files.running_lock.open("w") as lock, files.output.open("wb") as output:
+    with files.running_lock.open("w") as lock, open(files.output, "wb", opener=private) as output:
         _lock_running(files, lock.fileno())
         files.pid.unlink(missing_ok=True)
         owners_lock = "-" if daemon else str(files.owners_lock)
@@ -90,6 +92,7 @@ def _spawn(files: BrokerFiles, command: list[str], *, daemon: bool) -> subproces
             stderr=output,
             cwd=files.folder,
             pass_fds=[lock.fileno()],
+            umask=_UMASK,
             start_new_session=True,  # a Ctrl-C in the terminal is the caller's to handle
         )
 
@@ -138,7 +141,7 @@ def _identify(files: BrokerFiles, port: int | None) -> Identity:
 
 def _format(files: BrokerFiles, identity: Identity, base: list[str]) -> None:
     command = [*base, "kafka.tools.StorageTool", "format", "-t", identity.cluster_id, "-c", str(files.server)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, umask=_UMASK)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
         raise KafkaError(f"local Kafka: cannot format {files.data}: {said[-1] if said else 'no reason given'}")

@@ -36,6 +36,8 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
+    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+        raise ModelError(f"model {name}: there is no such folder; make it with codecflow model, or give a hub id")
     try:
         config = AutoConfig.from_pretrained(name)
         family = _family(name, config.model_type)

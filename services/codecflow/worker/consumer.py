@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 
 from codecflow.errors import KafkaError
 from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
-from codecflow.kafka.failures import TopicsError, client_error
+from codecflow.kafka.failures import TopicsError, client_error, reason
 from codecflow.kafka.patience import Patience
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.unreadable import REASON, RETRIES, UNREADABLE, Steps
@@ -218,7 +218,9 @@ class GroupConsumer:
             raise self._error("assigned partitions cannot be read", client_error(error)) from error
 
     def _error(self, what: str, error: ClientError) -> KafkaError:
-        return KafkaError(f"{what}: {self._settings.scrub(error.str())}")
+        group = error.code() == ClientError.GROUP_AUTHORIZATION_FAILED
+        name = self._settings.worker_group if group else " and ".join(self.topics)
+        return KafkaError(f"{what}: {reason(error, self._settings, 'Read', name)}")
 
     def _insist(self, request: Callable[[], Any], what: str) -> Any:
         """The answer to a request to the broker, repeated while it fails: a broker that restarts or a leader that moves is

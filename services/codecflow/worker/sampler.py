@@ -382,6 +382,10 @@ class Sampler:
         coded, picture = sample.picture.coded_size, sample.picture.picture
         if epoch.keep is None or epoch.shape != (coded, picture.orientation):
             epoch.keep, epoch.shape = None, (coded, picture.orientation)
+            if min(coded) < BLOCK:
+                text = f"pictures of {coded[0]}x{coded[1]} are too small: at least {BLOCK}x{BLOCK} is needed"
+                self._set_trouble(ResultError("picture-size", text))
+                return
             try:
                 grid = self._sampling.grid_of(*shown_size(*coded, picture.orientation))
             except ModelError as error:
