@@ -54,7 +54,7 @@ def test_sasl(tmp_path: Path) -> None:
             check_topics(intruder)
         assert time.monotonic() - began < 8, "waiting does not help"
         assert PASSWORD not in str(refused.value)
-        with pytest.raises(BrokerUnreachableError, match=r"security\.protocol=plaintext right\?\); check the security"):
+        with pytest.raises(BrokerUnreachableError, match=r"security\.protocol=plaintext right\? check the security"):
             check_topics(KafkaSettings(f"127.0.0.1:{secured}", reach_within_s=2))
 
 

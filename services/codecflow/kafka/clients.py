@@ -40,6 +40,7 @@ _REFUSALS = frozenset({ClientError._AUTHENTICATION, ClientError.SASL_AUTHENTICAT
 _CAUSES = (*_REFUSALS, ClientError._SSL, ClientError._RESOLVE, ClientError._TRANSPORT, None)
 _HUNG_UP = _CAUSES.index(None)
 _HUNG_UP_LINE = re.compile(r"Disconnected.*\(after \d{1,3}ms in state (APIVERSION_QUERY|AUTH|UP)", re.DOTALL)
+_NOT_CONNECTED_LINE = re.compile(r"Connect to \S+ failed: [^(]+")
 _CAUSE_S = 60.0
 
 _logger = logging.getLogger("codecflow.librdkafka")
@@ -85,9 +86,15 @@ class BrokerWatch:
         return self._cause is not None and self._cause[0] < len(_REFUSALS)
 
     @property
-    def about_security(self) -> bool:
-        """Whether the cause lies in how we connect rather than in the broker."""
-        return self._cause is not None and self._cause[0] in (*range(len(_REFUSALS) + 1), _HUNG_UP)
+    def advice(self) -> str:
+        """What to look at where no broker has ever answered."""
+        rank = None if self._cause is None else self._cause[0]
+        if rank == _HUNG_UP:  # at the start it speaks another protocol
+            protocol = self._settings.properties.get("security.protocol", "plaintext")
+            return f"is security.protocol={protocol} right? check the security properties (--kafka-config, -X)"
+        if rank is not None and rank <= len(_REFUSALS):
+            return "check the security properties (--kafka-config, -X)"
+        return "is it running, and is --bootstrap-servers right?"
 
     @property
     def because(self) -> str:
@@ -103,10 +110,11 @@ class BrokerWatch:
         self._note(rank, self._settings.scrub(error.str()))
 
     def on_log(self, line: str) -> None:
-        """A line of librdkafka's log: where a broker speaks another protocol, it says so there alone."""
-        if _HUNG_UP_LINE.search(line):
-            protocol = self._settings.properties.get("security.protocol", "plaintext")
-            self._note(_HUNG_UP, f"the broker ends every connection at once: is security.protocol={protocol} right?")
+        """A line of librdkafka's log: what it has said before, and that a broker hangs up, it says there alone."""
+        if found := _NOT_CONNECTED_LINE.search(line):
+            self._note(_CAUSES.index(ClientError._TRANSPORT), self._settings.scrub(found[0].strip()))
+        elif _HUNG_UP_LINE.search(line):
+            self._note(_HUNG_UP, "the broker ends every connection at once")
 
     def _note(self, rank: int, text: str) -> None:
         now = time.monotonic()
@@ -190,17 +198,13 @@ def require_broker(settings: KafkaSettings, stopping: Callable[[], bool] = lambd
             client.poll(0)  # serves the error callback, which knows more than "timed out"
             if watch.refused:
                 raise BrokerUnreachableError(
-                    f"Kafka at {settings.bootstrap_servers}: {watch.cause}; check the security properties "
-                    f"(--kafka-config, -X)"
+                    f"Kafka at {settings.bootstrap_servers}: {watch.cause}; {watch.advice}"
                 ) from error
             waited_s = settings.reach_within_s - left_s
             if left_s < 1.0 or (waited_s > STOP_WITHIN_S and stopping()):
-                advice = "is it running, and is --bootstrap-servers right?"
-                if watch.about_security:
-                    advice = "check the security properties (--kafka-config, -X)"
                 raise BrokerUnreachableError(
                     f"Kafka at {settings.bootstrap_servers}: no answer within "
-                    f"{min(waited_s + 1.0, settings.reach_within_s):.3g} s{watch.because}; {advice}"
+                    f"{min(waited_s + 1.0, settings.reach_within_s):.3g} s{watch.because}; {watch.advice}"
                 ) from error
 
 

@@ -171,7 +171,8 @@ class TopicTail:
     def _error(self, error: ClientError) -> KafkaError:
         if error.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
             return TopicsError(f"topic {self._topic} is missing: run: codecflow topics create")
-        return KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")
+        why = reason(error, self._settings, "Read", self._topic)
+        return KafkaError(f"topic {self._topic}: {why}{self._watch.because}")
 
 
 def newest_by_key(records: Iterable[Message]) -> dict[bytes, bytes | None]:
