@@ -230,9 +230,12 @@ def test_trained_weights_are_not_called_meaningless(
     ("arguments", "told"),
     [
         (["--policies", "some/none"], "--policies 'some/none'"),
-        (["--match", "motion/none,last-1/all"], "--match 'motion/none,last-1/all': give KEEP/REFRESH"),
-        (["--match", "replenish"], "--match 'replenish': give KEEP/REFRESH, KEEP one of all, motion, replenish,"),
-        (["--match", ""], "--match '': give KEEP/REFRESH"),
+        (["--match", "motion/none,last-1/all"], "--match 'motion/none,last-1/all': give KEEP[@COVERAGE]/REFRESH"),
+        (
+            ["--match", "replenish"],
+            "--match 'replenish': give KEEP[@COVERAGE]/REFRESH, KEEP one of all, motion, replenish,",
+        ),
+        (["--match", ""], "--match '': give KEEP[@COVERAGE]/REFRESH"),
         (["--window", "3.3"], "--window 3.3 s is no whole number of frames"),
         (["--transcode", "gop=3"], "--transcode 'gop=3'"),
         (["--coverage", "100"], "coverage '100'"),
