@@ -86,6 +86,7 @@ class TransactionalEmitter:
         self._in_transaction = False
         self._number = 0
         self._failure: KafkaError | None = None
+        self._writes: list[str] = []  # topics of the transaction under way
 
     def open(self) -> None:
         """Get ready: end what an earlier emitter of this id left open. Raises KafkaError (BrokersGoneError)."""
@@ -122,6 +123,7 @@ class TransactionalEmitter:
         """One attempt. Raises TransactionAbortedError when nothing of it will ever be seen, and `emit`'s errors."""
         self._number += 1
         self._failure = None
+        self._writes = sorted({record.topic for record in records})
         mark = f"{self._id}-{self._number}"
         marked = [TopicPartition(place.topic, place.partition, place.offset, mark) for place in offsets]
         committing = False
@@ -171,7 +173,17 @@ class TransactionalEmitter:
         while self._typed_call(lambda: self._producer.flush(0.5), "records were not taken"):
             self._patience.check(self._producer, "records were not taken")
         if self._failure is not None:
-            raise self._failure
+            raise self._cause() or self._failure
+
+    def _cause(self) -> KafkaError | None:
+        """Why the client gave up the records of the transaction under way, where another attempt does not help: a right
+        that this user lacks. The reports of the records only say that they were purged."""
+        if not isinstance(self._failure, TransactionAbortedError):
+            return None
+        # Within a transaction this begins nothing, and returns what has failed it.
+        error = self._outcome(self._producer.begin_transaction, _CALL_S)
+        refused = error is not None and error.code() in _REFUSED
+        return self._typed(error, "records were not taken") if error is not None and refused else None
 
     def _poll(self, timeout_s: float) -> None:
         self._typed_call(lambda: self._producer.poll(timeout_s), "the producer failed")
@@ -279,9 +291,11 @@ class TransactionalEmitter:
             raise _UnusableError(f"emitter {self._id}: the client does not answer; its coordinator was lost") from None
 
     def _typed(self, error: ClientError, failed: str) -> KafkaError:
-        group = error.code() == ClientError.GROUP_AUTHORIZATION_FAILED
-        text = f"emitter {self._id}: {failed}: "
-        text += reason(error, self._settings, "Write", self._group_id if group else self._id)
+        name = {
+            ClientError.GROUP_AUTHORIZATION_FAILED: self._group_id,
+            ClientError.TOPIC_AUTHORIZATION_FAILED: ", ".join(self._writes),
+        }.get(error.code(), self._id)
+        text = f"emitter {self._id}: {failed}: {reason(error, self._settings, 'Write', name)}"
         if error.code() in _REFUSED:
             return KafkaError(text)
         if error.fatal() or error.code() in _FENCING:
