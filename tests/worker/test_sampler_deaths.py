@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from codecflow.kafka.settings import KafkaSettings
 from codecflow.keep.config import KeepConfig
+from codecflow.vlm.families import Family
 from codecflow.worker import pool as pools
 from codecflow.worker import sampler_host
 from codecflow.worker.pool import SamplerPool
@@ -23,7 +25,7 @@ from codecflow.worker.windows import Window, WindowPlan
 
 from .faulty import BAD_SIZE, crashing, hanging
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, undisturbed
-from .running import FORKS, until
+from .running import FORKS, Running, once, results, send, until
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
@@ -132,6 +134,29 @@ def test_killed_processes_are_replaced_and_nothing_is_emitted_twice(tmp_path: Pa
     restarted = [count["sampler-restarts"] for count in worker.counts.values()]
     assert sorted(restarted) == [1, 1, 1, 1]
     assert len([line for line in worker.said if "SIGKILL" in line]) == 2
+
+
+def test_a_worker_whose_samplers_are_killed_goes_on_and_answers_each_window_once(
+    kafka_settings: KafkaSettings, family: Family, clip: Path
+) -> None:
+    streams = [f"camera-{n}" for n in range(4)]
+    published = [publish(clip, stream) for stream in streams]
+    worker = Running(kafka_settings, family, samplers=2)
+    send(kafka_settings, *((pictures[:100], documents[:100]) for pictures, documents in published))
+    until(lambda: worker.summary.windows >= 3 * len(streams), what="windows")
+    for process in worker._worker._pool.processes:
+        process.kill()
+    send(kafka_settings, *((pictures[100:], documents[100:]) for pictures, documents in published))
+    summary = worker.join()
+    assert summary.sampler_deaths == 2, worker.said
+    assert len([line for line in worker.said if "a sampler process has ended (SIGKILL)" in line]) == 2
+    found = once(results(kafka_settings))
+    assert {result.error for result in found.values()} == {None}
+    for stream in streams:
+        windows = {result.window for result in found.values() if result.stream == stream}
+        assert {0, 1, 2, 7, 8, 9} <= windows
+        assert summary.streams[stream]["sampler-restarts"] == 1
+    assert any(result.restarted for result in found.values())
 
 
 def test_a_process_that_hangs_is_ended_and_the_stream_named(beside: Topics, monkeypatch: pytest.MonkeyPatch) -> None:

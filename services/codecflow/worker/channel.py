@@ -8,6 +8,7 @@ of /dev/shm, which is 64 MiB in a container. docs/decisions/024 has what was mea
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -70,6 +71,8 @@ class Channel:
             except BlockingIOError:
                 return False
             except OSError as error:
+                if error.errno == errno.ETOOMANYREFS:  # descriptors that nobody has received yet: later
+                    return False
                 raise EOFError from error
             self._unsent.popleft()
             if file is not None:

@@ -186,6 +186,8 @@ class _Worker:
         self.memory = 0
         self.began_at = self.begin_at = 0.0
         self.pause_s = 0.0
+        self.progress = (0, 0, 0.0)
+        """What it was at when it was looked at last."""
         self.stuck = False
         """It was ended because it took too long."""
 
@@ -444,8 +446,9 @@ class SamplerPool:
                 worker, process, f"more than {self._stuck_after_s:g} s for one picture" if worker.stuck else how
             )
             return
-        lane, _, since = process.progress
-        if lane and now - since > self._stuck_after_s and not worker.stuck:
+        before, worker.progress = worker.progress, process.progress
+        lane, _, since = worker.progress
+        if lane and now - since > self._stuck_after_s and before == worker.progress and not worker.stuck:
             worker.stuck = True
             process.kill()
 
@@ -480,7 +483,7 @@ class SamplerPool:
             lane.worker.ready[lane.number] = lane
         events, faults = 0, list[Fault]()
         lane.recovery = Recovery(lane.thin)
-        if at is not None and lane.fails(how):
+        if at is not None and 0 <= at < len(lane.waiting) and lane.fails(how):
             lane.trouble = ResultError("failed", f"its pictures cannot be processed: their sampler has ended ({how})")
             event, size = lane.waiting[at]
             seq = event.seq if isinstance(event, Joined) else 0

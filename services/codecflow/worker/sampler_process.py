@@ -103,12 +103,17 @@ class Progress:
         self._memory = memory
 
     def begin(self, lane: int, event: int) -> None:
-        self._layout.pack_into(self._memory, 0, lane, event, time.monotonic())
+        self._write(lane, event)
 
     def end(self) -> None:
-        self._layout.pack_into(self._memory, 0, 0, 0, time.monotonic())
+        self._write(0, 0)
+
+    def _write(self, lane: int, event: int) -> None:
+        # Not pack_into: that fills the place with zeros first, for all to see.
+        self._memory[: self.SIZE] = self._layout.pack(lane, event, time.monotonic())
 
     def read(self) -> tuple[int, int, float]:
+        """Not to be believed unless it is read twice, while the process runs."""
         lane, event, since = self._layout.unpack_from(self._memory)
         return lane, event, since
 
