@@ -55,7 +55,10 @@ class Stage:
         return self.rng.randrange(self.cluster.brokers)
 
     def end(self, service: Service) -> None:
-        """Have it end cleanly."""
+        """Have it end cleanly; one that was killed just before is started first."""
+        deadline = time.monotonic() + 30
+        while not service.running and time.monotonic() < deadline:
+            time.sleep(0.1)
         service.tell_to_end()
         status = service.end()
         if status != 0:
