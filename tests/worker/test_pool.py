@@ -99,7 +99,7 @@ def test_with_memory_full_of_open_windows_the_one_nearest_to_closing_goes_on(
     held = {name: stream.frame_bytes for name, stream in worker.partition.streams.items()}
     worker.pool.gate(Gate.ONE)
     until(lambda: any_window(worker), what="a window")
-    assert worker.partition.streams[max(held, key=lambda name: held[name])].windows_waiting == 1
+    assert worker.partition.streams[max(held, key=lambda name: held[name])].windows_waiting >= 1
     worker.pool.gate(Gate.OPEN)
     until(lambda: worker.idle, what="all windows")
     assert len(worker.run().windows) == 7 * 3
