@@ -123,3 +123,15 @@ def test_every_fourth_frame_whole_and_nothing_of_the_others() -> None:
     kept = [every(4)(frame(index, whole)).keep.sum() for index in range(9)]
     assert kept == [9, 0, 0, 0, 9, 0, 0, 0, 9]
     assert every(4)(frame(1, whole)).pixels is None
+
+
+def test_a_contender_may_have_a_coverage_of_its_own() -> None:
+    plan = WindowPlan.of(8, 2, 2)
+    plain, covered, rolling = contenders("replenish/none,replenish@background/none,motion@rolling=4/none", plan, "4")[
+        1:
+    ]
+    assert (plain.keep.coverage, covered.keep.coverage, rolling.keep.coverage) == ("anchor", "background", "rolling")
+    assert (covered.keep.policy, covered.keep.background, rolling.keep.period_s) == ("replenish", True, 4)
+    assert family_of(covered.name) == "replenish@background/none"
+    with pytest.raises(ConfigError, match=r"^--policies 'all@never/none': coverage 'never'"):
+        contenders("all@never/none", plan, None)
