@@ -187,6 +187,7 @@ def _begin(source: str) -> str:
 def _without(text: str, forms: Iterable[str], begin: int, told: str) -> str:
     """`text` with `told` in place of each of the `forms` that one address has in it, if only the first part is there:
     messages cut long words. `begin`: characters of it that are no secret."""
+    forms = [form for form in forms if form.strip()]  # an empty one would be found everywhere
     at = 0
     while True:
         found = [(place, form) for form in forms if (place := text.find(form.lstrip()[: begin + 3], at)) >= 0]
