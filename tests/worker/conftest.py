@@ -9,7 +9,8 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 
-from .memory import Published, encode_clip, publish
+from .faulty import BAD_SIZE
+from .memory import Published, Topics, encode_clip, publish
 from .running import Running
 
 
@@ -48,3 +49,19 @@ def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(short_clip: Path) -> Published:
     """It as stream a."""
     return publish(short_clip, "a")
+
+
+@pytest.fixture(scope="session")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """A stream of another size, 20 s."""
+    return publish(encode_clip(tmp_path_factory.mktemp("clip") / "bad.mp4", 20, size=BAD_SIZE), "bad")
+
+
+@pytest.fixture
+def beside(published: Published, bad: Published) -> Topics:
+    """It and a good stream in one partition, the one after the other."""
+    topics = Topics()
+    for n in range(0, 120, 10):
+        topics.add(published[0][n : n + 10], published[1][n : n + 10])
+        topics.add(bad[0][n : n + 10], bad[1][n : n + 10])
+    return topics.add(bad[0][120:], bad[1][120:]).add([], published[1][120:])

@@ -19,27 +19,11 @@ from codecflow.messages import DeadLetter, EndOfEpoch
 from codecflow.worker import sampler as sampling
 from codecflow.worker.windows import Window, WindowPlan
 
+from .faulty import BAD_SIZE
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
-BAD_SIZE = (98, 130)
-
-
-@pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    """A stream of another size, 20 s."""
-    return publish(encode_clip(tmp_path_factory.mktemp("clip") / "bad.mp4", 20, size=BAD_SIZE), "bad")
-
-
-@pytest.fixture
-def beside(published: Published, bad: Published) -> Topics:
-    """It and a good stream in one partition."""
-    topics = Topics()
-    for n in range(0, 120, 10):
-        topics.add(published[0][n : n + 10], published[1][n : n + 10])
-        topics.add(bad[0][n : n + 10], bad[1][n : n + 10])
-    return topics.add(bad[0][120:], bad[1][120:]).add([], published[1][120:])
 
 
 def run(topics: Topics, published: Published) -> tuple[Worker, list[Window]]:

@@ -23,27 +23,12 @@ from codecflow.worker.sampler import Sampling
 from codecflow.worker.sampler_host import SamplerProcess, SamplersError
 from codecflow.worker.windows import Window, WindowPlan
 
-from .faulty import BAD_SIZE, crashing, hanging
+from .faulty import crashing, hanging
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, undisturbed
 from .running import FORKS, Running, once, results, send, until
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
-
-
-@pytest.fixture(scope="module")
-def bad(tmp_path_factory: pytest.TempPathFactory) -> Published:
-    return publish(encode_clip(tmp_path_factory.mktemp("clip") / "bad.mp4", 20, size=BAD_SIZE), "bad")
-
-
-@pytest.fixture
-def beside(published: Published, bad: Published) -> Topics:
-    """Two streams in one partition, the one after the other."""
-    topics = Topics()
-    for n in range(0, 120, 10):
-        topics.add(published[0][n : n + 10], published[1][n : n + 10])
-        topics.add(bad[0][n : n + 10], bad[1][n : n + 10])
-    return topics.add(bad[0][120:], bad[1][120:]).add([], published[1][120:])
 
 
 def patch_pixels(monkeypatch: pytest.MonkeyPatch, pixels_of: Callable[..., torch.Tensor]) -> None:

@@ -140,9 +140,7 @@ class Committer:
     ) -> None:
         with self.time:
             topics = self._topics
-            records = [
-                self._record(encode_result(r), topics.results, r.stream) for one in answered for r in one.results
-            ]
+            records = [self._record(_encoded(r), topics.results, r.stream) for one in answered for r in one.results]
             states = [one.step.state for one in answered]
             records += [self._record(encode_state(state), topics.state, state.stream) for state in states]
             beside = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]

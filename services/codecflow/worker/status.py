@@ -78,8 +78,7 @@ class BusyTime:
 @dataclass(frozen=True, slots=True)
 class StageFigures:
     """One stage of the pipeline so far. `busy_s`, `cpu_s`: wall clock and CPU time at work, of each of its threads (the
-    sampler's: processes).
-    `queue`, `queue_bytes`: what waits for it at present."""
+    sampler's: processes). `queue`, `queue_bytes`: what waits for it at present."""
 
     busy_s: tuple[float, ...] = ()
     cpu_s: tuple[float, ...] = ()
@@ -95,18 +94,18 @@ class StageFigures:
 class Summary:
     """Figures of one run, updated while it goes on.
 
-    `windows` answered or, with no question asked, followed (`unasked`); `answers`: results with an answer; `errors`: results
-    with an error instead; `windows_reused`: those all of whose answers were repeated; `refused`: windows of streams for
-    which there is no room; `restarted`: answered windows that lack the context of what came before a take-over. `streams`:
-    what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`: how late the
-    stream that is furthest behind live is read; `records_gone`: by retention, unread. Tokens and FLOPs as in a
+    `windows` answered or, with no question asked, followed (`unasked`); `answers`: results with an answer; `errors`:
+    results with an error instead; `windows_reused`: those all of whose answers were repeated; `refused`: windows of streams
+    for which there is no room; `restarted`: answered windows that lack the context of what came before a take-over.
+    `streams`: what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`:
+    how late the stream that is furthest behind live is read; `records_gone`: by retention, unread. Tokens and FLOPs as in a
     result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed. `batches`: of the
-    engine. `rebalances` of its group;
-    `transactions` committed, and `fenced`: dropped since others own their partitions. `sampler_deaths`: sampler processes
-    that ended and were replaced; `sampler_bytes`: memory that they hold, but for what they have in common. `delay`: from the
-    capture of a live window's newest picture to the commit of its results. `health`: for probes. `stages`: the pipeline's,
-    in order; what waits is records for consumer and join, pictures for sampler, windows for engine and committer (those that
-    they work on included). The consumer's busy time is CPU time: the rest is spent waiting for records.
+    engine. `rebalances` of its group; `transactions` committed, and `fenced`: dropped since others own their partitions.
+    `sampler_deaths`: sampler processes that ended and were replaced; `sampler_bytes`: memory that they hold, but for what
+    they have in common. `delay`: from the capture of a live window's newest picture to the commit of its results. `health`:
+    for probes. `stages`: the pipeline's, in order; what waits is records for consumer and join, pictures for sampler,
+    windows for engine and committer (those that they work on included). The consumer's busy time is CPU time: the rest is
+    spent waiting for records.
     """
 
     windows: int = 0
