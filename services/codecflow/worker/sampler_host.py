@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
+import logging
 import mmap
 import os
 import select
@@ -166,7 +167,19 @@ def _current() -> _Host:
         return _host
 
 
+def _log_to_stderr() -> None:
+    """As the command does (cli/app.py)."""
+    level = os.environ.get("CODECFLOW_LOG", "").upper()
+    if level in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logger = logging.getLogger("codecflow")
+        logger.addHandler(handler)
+        logger.setLevel(level)
+
+
 def _main(control: socket.socket) -> int:
+    _log_to_stderr()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
     wake, woken = os.pipe()
