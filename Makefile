@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup browser demo test coverage check fmt schemas bench lock clean
+.PHONY: help setup browser demo test coverage check fmt schemas bench lock clean audit
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,24 @@ bench: $(READY)  ## the benchmarks that need no GPU, on the bundled clip
 	$(BIN)/codecflow bench policies tests/data/intel_one-by-one-person-detection.mp4
 	$(BIN)/codecflow bench producer tests/data/intel_one-by-one-person-detection.mp4
 
+AUDIT := .venv/audit
+$(AUDIT)/ready: requirements/audit.txt | $(READY)
+	$(PYTHON) -m venv $(AUDIT)
+	$(BIN)/uv pip install -q --python $(AUDIT)/bin/python --require-hashes -r requirements/audit.txt \
+		|| $(AUDIT)/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/audit.txt
+	@touch $@
+
+# Advisories need a package index that has them; without, the bill of materials is made all the same.
+audit: $(AUDIT)/ready  ## a bill of materials (CycloneDX) in build/, and known advisories of what is locked
+	@mkdir -p build
+	@$(AUDIT)/bin/cyclonedx-py requirements requirements/run.txt --output-reproducible -o build/sbom.cdx.json
+	@echo "build/sbom.cdx.json: $$(grep -c '"bom-ref": ' build/sbom.cdx.json) packages"
+	@$(AUDIT)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/run.txt --progress-spinner off \
+		> build/audit.txt 2>&1 && tail -n 1 build/audit.txt || { \
+		if grep -q '^Found ' build/audit.txt; then cat build/audit.txt; else \
+		echo "make audit: the advisory database cannot be reached ($$(tail -n 1 build/audit.txt | cut -c1-200)); try again where pypi.org answers" >&2; \
+		fi; exit 1; }
+
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
 	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page -o requirements/dev.txt
@@ -77,6 +95,7 @@ lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, vers
 	$(LOCK) pyproject.toml --extra page --extra demo -c requirements/dev.txt -o requirements/run-cpu.txt --no-emit-package torchvision \
 		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')
 	echo uv | $(LOCK) --upgrade - -o requirements/uv.txt
+	printf 'pip-audit\ncyclonedx-bom\n' | $(LOCK) --upgrade - -o requirements/audit.txt
 
 clean:  ## remove the environment and every cache
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* build dist services/*.egg-info

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from codecflow.errors import ConfigError, KafkaError
+from codecflow.folders import cache_dir
 from codecflow.localkafka import distribution
 from codecflow.localkafka.daemon import LocalKafka, start_daemon, status, stop
+from codecflow.localkafka.distribution import KAFKA_VERSION, check_jars
 from codecflow.localkafka.files import BrokerFiles, Identity, free_port, listens, new_cluster_id
 
 OWNER = """
@@ -157,3 +159,20 @@ def test_what_a_broker_writes_is_for_its_user_alone(kafka: LocalKafka) -> None:
         if not path.name.endswith((".lock", ".deleted")):
             assert not path.stat().st_mode & 0o077, path
     assert kafka.data_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_jars_that_were_not_tested_are_not_kept(tmp_path: Path) -> None:
+    (jars := tmp_path / "jars").mkdir()
+    for jar in (cache_dir() / f"apache-kafka-{KAFKA_VERSION}").iterdir():
+        (jars / jar.name).symlink_to(jar)
+    check_jars(jars)
+    (jars / "kafka-clients-9.9.9.jar").write_bytes(b"another one")
+    with pytest.raises(
+        KafkaError, match=r"kafka-clients-9\.9\.9\.jar: fetched, but not what this version was tested with"
+    ):
+        check_jars(jars)
+    (jars / "kafka-clients-9.9.9.jar").unlink()
+    (jars / f"kafka-clients-{KAFKA_VERSION}.jar").unlink()
+    (jars / f"kafka-clients-{KAFKA_VERSION}.jar").write_bytes(b"a forged one")
+    with pytest.raises(KafkaError, match=f"kafka-clients-{KAFKA_VERSION}"):
+        check_jars(jars)

@@ -32,6 +32,7 @@ COMMAND_MODULES = (
     "model",
     "demo",
     "chaos",
+    "fuzz",
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ _ARTEFACTS = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
 )
+_HASHES = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
+"""Of all jars, as sha256sum writes them."""
 _INSTALL = "install the extra: pip install 'codecflow[local]'"
 
 _TELL_EVERY_S = 3.0
@@ -95,7 +98,20 @@ def _fetch(folder: Path, progress: Progress) -> None:
         except Exception as error:  # jgo raises RuntimeError, ValueError, its HTTP client's errors and more
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise KafkaError(f"local Kafka: could not fetch Apache Kafka {KAFKA_VERSION}: {reason}") from error
+        check_jars(part / "jars")
         (part / "jars").rename(folder)
+
+
+def check_jars(folder: Path) -> None:
+    """Raises KafkaError when the jars in `folder` are not those that this version was tested with, by their SHA-256."""
+    expected = {name: digest for digest, name in map(str.split, _HASHES.read_text().splitlines())}
+    found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.iterdir()}
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if wrong:
+        raise KafkaError(
+            f"local Kafka: {', '.join(wrong[:3])}: fetched, but not what this version was tested with (by SHA-256); nothing "
+            "of it is kept. See whether the package index that is set up for Maven can be trusted"
+        )
 
 
 class _Counter:

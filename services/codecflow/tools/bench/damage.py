@@ -98,7 +98,7 @@ def run(clip: Path, *, seed: int, repeats: int, seconds: float, codecs: Sequence
     outcomes: dict[str, dict[str, Outcome]] = {}
     with tempfile.TemporaryDirectory(prefix="codecflow-damage-") as folder:
         for codec in codecs:
-            sound = _encode(frames, rate, CODECS[codec], Path(folder) / codec)
+            sound = encode(frames, rate, CODECS[codec], Path(folder) / codec)
             outcomes[codec] = _measure(sound, CODECS[codec], seed, repeats)
     rows = [
         (f"{codec}, {damage}", one.sent, one.published, one.shown, one.wrong, one.differ)
@@ -236,7 +236,7 @@ def _frames(clip: Path, seconds: float) -> tuple[list[VideoFrame], Fraction]:
         raise SourceError(f"source {clip}: cannot be decoded; give a video file") from error
 
 
-def _encode(frames: Sequence[VideoFrame], rate: Fraction, codec: Codec, path: Path) -> Path:
+def encode(frames: Sequence[VideoFrame], rate: Fraction, codec: Codec, path: Path) -> Path:
     """The frames as a file, with a keyframe every two seconds and some 0.1 bit per sample."""
     gop = max(2, round(2 * rate))
     kbit = max(100, int(frames[0].width * frames[0].height * rate / 10_000))

@@ -1,0 +1,1 @@
+"""`codecflow fuzz`: damaged and hostile input for everything that reads bytes from outside, case by case, repeatably."""
