@@ -162,17 +162,20 @@ def test_standard_input(codec: str, tmp_path: Path) -> None:
     assert done.stdout.decode() == "standard input False False 30\n"
 
 
-secrets = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=6).map(lambda text: f"s3cr{text}3t")
+secrets = st.text(st.characters(exclude_categories=("Cs",)), min_size=6).map(lambda text: f"s3cr{text}3t")
 
 
 @given(secrets, secrets, st.sampled_from(["rtsp://", "http://", "rtsps://", "foo://", "rtsp:/", ""]))
 @example("it's", 'a "b" c', "rtsp://")
+@example("a\x01b", "\x1b[2J\x7f\u200e\n", "rtsp://")
+@example("ä?", "?\x00 \\n", "http://")
 def test_users_and_passwords_are_not_shown(user: str, password: str, scheme: str) -> None:
     source = f"{scheme}{user.replace(':', '')}:{password}@camera.example:554/stream1"
     told = shown(source)
     assert told in (f"{scheme}***@camera.example:554/stream1", f"{scheme}***") or scheme == ""
     assert "s3cr" not in told
-    for text in (f"cannot open {source}: refused", f"Got unexpected extra argument ({source})", repr(source), source):
+    replaced = source.encode("ascii", "replace").decode()
+    for text in (f"cannot open {source}: refused", f"Got unexpected ({source})", repr(source), ascii(source), replaced):
         assert "s3cr" not in redact(text, ["produce", source, "--stream"])
 
 

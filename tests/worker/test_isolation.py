@@ -153,6 +153,33 @@ def test_an_epoch_of_the_far_future_is_refused_and_others_go_on(published: Publi
     assert lines[0].startswith("stream 'a': 1 records left out")
 
 
+def test_times_that_cannot_be_true(published: Published) -> None:
+    """A packet that says another time than its metadata is lost. If both say that years went by, nothing of the epoch is
+    answered any more: that is said, and what it counts as left out is bounded. The next epoch is answered."""
+    pictures, documents = published
+    far = 60 * 365 * 86_400 * pictures[0].time_base.denominator
+    wrong = [replace(one, pts=2**62) if one.seq % 10 == 5 else one for one in pictures]
+    unpaired = [None if n % 10 == 5 else one for n, one in enumerate(documents)]
+    topics = Topics().add(wrong, documents)
+    worker = Worker(topics, Committed(), PLAN, KEEP).run()
+    assert len(worker.committed.answered) == 6
+    assert worker.counts["a"]["windows-skipped"] == 0
+    topics = Topics().add(wrong, [one for one in unpaired if one is not None])
+    worker = Worker(topics, Committed(), PLAN, KEEP).run()
+    assert len(worker.committed.answered) == 6
+    assert worker.counts["a"]["windows-skipped"] == 0
+
+    ahead = [replace(one, pts=one.pts + far) if 50 <= one.seq < 53 else one for one in pictures]
+    known = [replace(one, pts=one.pts + far) if 50 <= getattr(one, "seq", 0) < 53 else one for one in documents]
+    later = [replace(one, epoch=2) for one in pictures], [replace(one, epoch=2) for one in documents]
+    worker = Worker(Topics().add(ahead, known).add(*later), Committed(), PLAN, KEEP).run()
+    assert {k for _, epoch, k in worker.committed.answered if epoch == 2} == set(range(6))
+    assert worker.counts["a"]["windows-skipped"] <= 86_400
+    (line,) = [line for line in worker.said if "s older than what was answered" in line]
+    assert line.startswith("stream 'a': its pictures are 18921")
+    assert "restart its producer" in line
+
+
 def test_two_producers_are_reported_with_figures_once_per_minute(published: Published) -> None:
     now = [0.0]
     pictures, documents = published

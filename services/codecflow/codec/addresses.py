@@ -205,7 +205,9 @@ def _without(text: str, forms: Iterable[str], begin: int, told: str) -> str:
 
 
 _ESCAPED = r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"
-_BLANK = re.compile(rf"(?:\s|{_ESCAPED}|\\[tnrfv0ab])*")
+_BLANK = re.compile(rf"(?:\s|{_ESCAPED}|\\[tnrfv0ab]|\ufffd)")
+_REPLACED = "[?\ufffd]"
+"""What stands in place of a character that an encoding does not have."""
 
 
 def _agree(text: str, place: int, form: str, backslash: str) -> int:
@@ -214,16 +216,33 @@ def _agree(text: str, place: int, form: str, backslash: str) -> int:
     at = place
     for character in form:
         if character.isspace() or not character.isprintable():
-            pattern = _BLANK
-        elif character == "\\":
+            at = _behind_blanks(text, at)
+            continue
+        if character == "\\":
             pattern = re.compile(re.escape(backslash))
         else:
-            pattern = re.compile(rf"\\*{re.escape(character)}|{_ESCAPED}")
+            replaced = "" if character.isascii() else f"|{_REPLACED}"
+            pattern = re.compile(rf"\\*{re.escape(character)}|{_ESCAPED}{replaced}")
         found = pattern.match(text, at)
         if found is None:
             break
         at = found.end()
     return at - place
+
+
+def _behind_blanks(text: str, at: int) -> int:
+    """The first place from `at` on that is no blank or control character, whether that stands there raw, escaped or
+    replaced."""
+    if text[at : at + 1] == "?":
+        return at + 1
+    while at < len(text):
+        if found := _BLANK.match(text, at):
+            at = found.end()
+        elif text[at].isprintable():
+            break
+        else:
+            at += 1
+    return at
 
 
 def _file_names(source: str) -> list[str]:

@@ -27,8 +27,9 @@ worker that takes over wait no longer than this for it."""
 LARGEST_RECORD_BYTES = 100_000_000
 """The client's own limit lies out of the way (at the broker's default limit of a request): topics decide."""
 
-STOP_WITHIN_S = 10.0
-"""How long a service that is to stop waits for brokers that do not answer."""
+STOP_WITHIN_S = 8.0
+"""How long a service that is to stop waits for brokers that do not answer. With a last question whether one does, and with
+clients that take a second or two to be closed, it ends within some 10 s."""
 
 _SILENT_MS = 10_000
 """A connection or request without an answer for so long is given up and made again: a half-open connection, or a broker that

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException, Message, Producer
 from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, producer
-from .failures import DeliveryError, client_error, serve
+from .failures import BrokersGoneError, DeliveryError, client_error, serve
 from .patience import Patience
 from .records import Record, Report, delivery_failure, hand_over
 from .settings import KafkaSettings
@@ -60,10 +60,11 @@ class RecordSender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Flush, unless an error is on its way: then only what is acknowledged within a moment is worth waiting for."""
+        """Flush, unless an error is on its way: then only what is acknowledged within a moment is worth waiting for, and
+        without brokers nothing is."""
         if kind is None:
             self.flush()
-        else:
+        elif not issubclass(kind, BrokersGoneError):
             with suppress(KafkaException):
                 serve(lambda: self._producer.flush(1.0))
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
@@ -36,6 +36,9 @@ from .windows import Step, WindowAssembly, WindowPlan
 
 NO_KEYFRAME_MS = 30_000
 """A stream whose pictures cannot be decoded for this long because no keyframe comes is in trouble."""
+
+_TIME_WENT_BACK_S = 3600
+"""After a take-over pictures come again that are older than what was answered, but never by so much."""
 
 _FIRST_RETRY_S, _LAST_RETRY_S = Fraction(1), Fraction(64)
 
@@ -205,7 +208,8 @@ class Sampler:
                 epoch = self._epoch
                 if epoch is None or epoch.windows.epoch != event.epoch:
                     epoch = self._begin(event.epoch, event.offsets)
-                self._picture(epoch, event)
+                if (timely := self._timely(epoch, event)) is not None:
+                    self._picture(epoch, timely)
             case EpochEnd():
                 self._end(event)
             case Leave():
@@ -277,8 +281,6 @@ class Sampler:
 
     def _picture(self, epoch: _Epoch, joined: Joined) -> None:
         metadata = joined.metadata
-        if metadata is not None:
-            epoch.tell(metadata.start_pts, metadata.time_base)
         known = joined.picture or joined.metadata
         slot = None if known is None else epoch.slot(known.pts)
         if slot is not None:
@@ -317,6 +319,24 @@ class Sampler:
         over = epoch.track.decoder.over_pts
         if over is not None and (until := epoch.slot(over)) is not None and until > 0:
             self._hand_on(epoch, epoch.windows.close_before(until))
+
+    def _timely(self, epoch: _Epoch, joined: Joined) -> Joined | None:
+        """Without the packet where its time cannot be true. It must be that of its metadata, which is bounded; where those
+        are lost, one within a window of what came before."""
+        metadata, picture = joined.metadata, joined.picture
+        if metadata is not None:
+            epoch.tell(metadata.start_pts, metadata.time_base)
+        if picture is None:
+            return joined
+        if metadata is not None:
+            if picture.pts == metadata.pts and picture.time_base == metadata.time_base:
+                return joined
+        else:
+            slot = epoch.slot(picture.pts)
+            if slot is None or abs(slot - epoch.last_slot) <= self._sampling.plan.window_slots + MAX_DELAY:
+                return joined
+        self.counts["lost-pictures"] += 1
+        return None if metadata is None else replace(joined, picture=None)
 
     def _push(self, epoch: _Epoch, picture: CodedPicture | None, metadata: PictureMetadata | None) -> int:
         """Takes a picture in; how many were found to be lost."""
@@ -358,10 +378,31 @@ class Sampler:
         lost = epoch.next_seq is not None and seq != epoch.next_seq
         epoch.next_seq = seq + 1
         epoch.last_slot = max(epoch.last_slot, slot)
+        self._look_back(epoch, slot)
         epoch.windows.sent(slot, captured_at_ms, lost)
         epoch.recent.append(slot)
         if len(epoch.recent) > MAX_DELAY:
             self._hand_on(epoch, epoch.windows.close_before(epoch.recent.popleft()))
+
+    def _look_back(self, epoch: _Epoch, slot: int) -> None:
+        """A picture far older than what was answered: one before it had a time that nothing will reach soon."""
+        plan = self._sampling.plan
+        late_s = plan.time(plan.first(epoch.windows.next_window) - slot)
+        if late_s > _TIME_WENT_BACK_S:
+            if self.trouble is None:
+                self._set_trouble(
+                    ResultError(
+                        "time",
+                        f"its pictures are {float(late_s):.0f} s older than what was answered of this epoch: one before "
+                        "them had a wrong time; restart its producer, which begins a new epoch",
+                    )
+                )
+        elif self._time_is_wrong:
+            self._set_trouble(None)
+
+    @property
+    def _time_is_wrong(self) -> bool:
+        return self.trouble is not None and self.trouble.code == "time"
 
     def _show(self, epoch: _Epoch, samples: Iterable[Sample]) -> None:
         for sample in samples:
@@ -417,7 +458,8 @@ class Sampler:
         kept, shown = int(decision.keep.sum()), sample.picture.decode() if decision.keep.any() else None
         with self._timed("keep"):
             pixels = None if shown is None else self._sampling.pixels_of(shown.rgb())
-        self._set_trouble(None)
+        if not self._time_is_wrong:
+            self._set_trouble(None)
         self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
         picture = sample.picture.picture
         size = shown_size(*sample.picture.coded_size, picture.orientation)

@@ -300,7 +300,7 @@ class Reports:
                 self.say(f"stream {stream!r}: its pictures can be used again")
         elif trouble.code != before:
             self._troubles[stream] = trouble.code
-            text = trouble.text if stream in trouble.text else f"stream {stream!r}: {trouble.text}"
+            text = trouble.text if trouble.text.startswith("stream ") else f"stream {stream!r}: {trouble.text}"
             self.say(text)
 
 

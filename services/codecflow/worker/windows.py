@@ -23,6 +23,9 @@ from codecflow.vlm.work import Frame
 from .resume import Offsets, Rewind
 
 _MOST_SLOTS = 10_000_000
+_LONGEST_GAP_S = 86_400
+"""Of what is longer without a picture no more windows are counted: a recording may begin again years later, and a record may
+say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,12 +296,12 @@ class WindowAssembly:
         """Windows before `until` have no frame in their newest stride."""
         count = until - self.next_window
         if self._behind_now:
-            self.behind += count
-            self._behind_since += count
+            self.behind += self._of_a_day(count)
+            self._behind_since += self._of_a_day(count)
         elif self.trouble is not None:
             index = until - 1
             first, end = self._plan.first(index), self._plan.end(index)
-            self.without_frames += count - 1
+            self.without_frames += self._of_a_day(count - 1)
             expected = self._presence.expected(first, end)
             skipped = self._take_behind()
             return self._advance(
@@ -317,8 +320,11 @@ class WindowAssembly:
         elif (
             self._last_slot >= 0 or self._resumed
         ):  # otherwise the stream was joined in mid-epoch and has missed nothing
-            self.without_frames += count
+            self.without_frames += self._of_a_day(count)
         return self._advance(until, None)
+
+    def _of_a_day(self, windows: int) -> int:
+        return min(windows, int(_LONGEST_GAP_S * self._plan.fps) // self._plan.stride_slots + 1)
 
     def _take_behind(self) -> int:
         count, self._behind_since, self._behind_now = self._behind_since, 0, False
