@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import uuid
@@ -64,12 +66,22 @@ def run(kafka: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Kaf
     return settings
 
 
+LOGGED: dict[str, list[dict[str, Any]]] = {}
+"""What commands have said on stderr, by command."""
+
+
 def codecflow(*command: str, settings: KafkaSettings) -> None:
     at = ("--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix)
     done = subprocess.run(
-        [sys.executable, "-m", "codecflow", *command, *at], capture_output=True, text=True, timeout=200, check=False
+        [sys.executable, "-m", "codecflow", *command, *at],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+        env={**os.environ, "CODECFLOW_LOG": "info", "CODECFLOW_LOG_FORMAT": "json"},
     )
     assert done.returncode == 0, done.stderr
+    LOGGED[command[0]] = [json.loads(line) for line in done.stderr.splitlines()]
 
 
 def records(settings: KafkaSettings, name: str) -> list[Message]:
@@ -117,6 +129,16 @@ def assert_answer(result: Result) -> None:
     if result.label_probabilities is not None:
         assert sum(result.label_probabilities.values()) == pytest.approx(1)
         assert result.answer == max(result.label_probabilities, key=lambda label: result.label_probabilities[label])  # type: ignore[index]
+
+
+def test_logs_are_json_documents_that_say_which_window(run: KafkaSettings) -> None:
+    assert LOGGED.keys() == {"produce", "worker"}
+    assert all({"time", "level", "logger", "message"} <= one.keys() for lines in LOGGED.values() for one in lines)
+    state = records(run, "state")[-1]
+    epoch = decode_state(state.key(), state.value()).epoch
+    windows = [one for one in LOGGED["worker"] if "window" in one]
+    assert [(one["stream"], one["epoch"], one["window"]) for one in windows] == [("gate", epoch, 0), ("gate", epoch, 1)]
+    assert {one["level"] for one in LOGGED["worker"] if "random, not trained" in one["message"]} == {"warning"}
 
 
 def test_descriptions_state_and_dead_letters_are_of_the_contract(run: KafkaSettings) -> None:

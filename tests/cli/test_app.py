@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -67,3 +68,31 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command.stdout.close()
     _, said = command.communicate(timeout=60)
     assert said == ""
+
+
+def test_json_logs_are_one_document_per_line_whatever_goes_wrong() -> None:
+    done = run("topics", "check", "--topic-prefix", "no\n\x1b[2J good", CODECFLOW_LOG_FORMAT="json")
+    (line,) = done.stderr.splitlines()
+    said = json.loads(line)
+    assert said.pop("time").endswith("Z")
+    assert said.pop("message").startswith("topic prefix 'no")
+    assert said == {"level": "error", "logger": "codecflow", "status": 2}
+    assert line.isprintable()
+    code = (
+        "from codecflow import logs; logs.configure(lambda text: text.replace('s3cret', '***')); logs.bind(stream='gate')\n"
+        "import warnings; warnings.warn('a library warns')\n"
+        "logs.say(logs.Notice('a line', epoch=7, window=3))\n"
+        "raise RuntimeError('s3cret')"
+    )
+    environment = os.environ | {"CODECFLOW_LOG_FORMAT": "json"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    warned, notice, unexpected = map(json.loads, done.stderr.splitlines())
+    assert "a library warns" in warned["message"]
+    assert (notice["stream"], notice["epoch"], notice["window"]) == ("gate", 7, 3)
+    assert (unexpected["level"], unexpected["message"]) == ("critical", "unexpected: RuntimeError")
+    assert unexpected["traceback"].endswith("RuntimeError: ***")
+    done = run("topics", "check", CODECFLOW_LOG_FORMAT="xml")
+    assert (done.returncode, done.stderr) == (2, "codecflow: CODECFLOW_LOG_FORMAT=xml: use text or json\n")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from typing import Any, NoReturn
 
 import typer
 
+from codecflow import logs
 from codecflow.codec.addresses import redact
-from codecflow.errors import CodecFlowError, ConfigError
-from codecflow.text import one_line
+from codecflow.errors import CodecFlowError
 
 # Each has `register(app)`. They import torch, transformers and av inside their commands only: --help stays quick.
 COMMAND_MODULES = (
@@ -57,7 +56,7 @@ def main() -> None:
     No line shows the user, password or parameters of an address, whichever command it was given to.
     """
     try:
-        _log_to_stderr(os.environ.get("CODECFLOW_LOG", "warning"))
+        logs.configure(lambda text: redact(text, sys.argv[1:]))
         status = build()(_arguments(), prog_name="codecflow", standalone_mode=False)
     except CodecFlowError as error:
         _fail(str(error), error.exit_code)
@@ -88,25 +87,5 @@ def _usage(error: Any) -> NoReturn:
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    print(f"codecflow: {one_line(redact(text, sys.argv[1:]))}", file=sys.stderr)
+    logs.say(redact(text, sys.argv[1:]), "error", status=status)
     sys.exit(status)
-
-
-class _Formatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record), sys.argv[1:])
-
-
-def _log_to_stderr(level: str) -> None:
-    """CODECFLOW_LOG: debug (with librdkafka's own lines), info, warning or error."""
-    name = level.upper()
-    if name not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ConfigError(f"CODECFLOW_LOG={level}: use debug, info, warning or error")
-    if name != "DEBUG":
-        # Read when the hub's client is imported: each retry would be a line, before ours that says what is wrong.
-        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger = logging.getLogger("codecflow")
-    logger.addHandler(handler)
-    logger.setLevel(name)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from codecflow import logs
+
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
 from .status import print_json
 
@@ -54,4 +56,4 @@ def dead_letters(
         if records:
             typer.echo(f"    {shown[n]}")
     if others:
-        typer.echo(f"codecflow: {others} records on {settings.topics.dead_letter} are no dead letters", err=True)
+        logs.say(f"{others} records on {settings.topics.dead_letter} are no dead letters", "warning")

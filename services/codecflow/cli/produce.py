@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecflow import logs
+
 from .options import (
     DEFAULT_PREFIX,
     BootstrapServers,
@@ -114,6 +116,11 @@ def produce(
 
     atexit.register(_leave_garbage)
     summary = Summary(stream, shown(source))
+    logs.bind(stream=stream)
+
+    def notice(line: str) -> None:
+        status.notice(logs.Notice(line, epoch=summary.epoch or None))
+
     with last_words(summary, as_json):
         settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
         source = _named_in_file(source)
@@ -137,7 +144,7 @@ def produce(
             GracefulStop() as stop,
             StatusLine("opening the source", every_s=10.0) as status,
         ):
-            run(settings, source, stream, options, stop, status.show, status.notice, summary)
+            run(settings, source, stream, options, stop, status.show, notice, summary)
         if summary.lost and not summary.live:
             _raise_loss(summary, settings.topics.packets)
 

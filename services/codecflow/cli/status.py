@@ -12,6 +12,7 @@ from typing import Protocol
 
 import typer
 
+from codecflow import logs
 from codecflow.codec.addresses import redact
 from codecflow.errors import CodecFlowError
 from codecflow.text import escape_controls, one_line
@@ -40,7 +41,8 @@ class StatusLine:
         from rich.console import Console
 
         self._console = Console(stderr=True)
-        self._live = self._console.status(opening) if self._console.is_terminal else None
+        renewed = self._console.is_terminal and not logs.as_json()
+        self._live = self._console.status(opening) if renewed else None
         self._every_s = every_s
         self._next = 0.0
 
@@ -58,11 +60,20 @@ class StatusLine:
             self._live.update(summary.line())
         elif time.monotonic() >= self._next:
             if self._next:
-                typer.echo(summary.line(), err=True)
+                _echo(summary.line())
             self._next = time.monotonic() + self._every_s
 
     def notice(self, line: str) -> None:
-        typer.echo(f"codecflow: {one_line(redact(line, sys.argv[1:]))}", err=True)
+        about = line.about if isinstance(line, logs.Notice) else {}
+        logs.say(logs.Notice(redact(line, sys.argv[1:]), **about))
+
+
+def _echo(line: str) -> None:
+    """A line of figures on stderr."""
+    if logs.as_json():
+        logs.say(line)
+    else:
+        typer.echo(line, err=True)
 
 
 @contextmanager
@@ -79,7 +90,10 @@ def last_words(summary: _Summary, as_json: bool) -> Iterator[None]:
         raise
     finally:
         if as_json or not summary.empty or summary.error is None:
-            typer.echo(summary.line(), err=as_json)
+            if as_json:
+                _echo(summary.line())
+            else:
+                typer.echo(summary.line())
         if as_json:
             print_json(summary.document())
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecflow import logs
 from codecflow.text import one_line
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
@@ -68,7 +69,7 @@ def streams(
                 console.width = _PIPED_WIDTH
             console.print(_table(found, now_ms))
     if fleet.unreadable:
-        typer.echo(f"codecflow: {fleet.unreadable} records could not be read and were skipped", err=True)
+        logs.say(f"{fleet.unreadable} records could not be read and were skipped", "warning")
 
 
 def _now_ms() -> int:

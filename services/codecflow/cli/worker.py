@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecflow import logs
+
 from .options import (
     DEFAULT_PREFIX,
     BootstrapServers,
@@ -194,7 +196,7 @@ def worker(
             sampler_host.prepare()  # while the model is loaded
         family = _load(model, dtype, device)
         if not family.trained:
-            typer.echo(f"codecflow: model {model}: its weights are random, not trained: answers mean nothing", err=True)
+            logs.say(f"model {model}: its weights are random, not trained: answers mean nothing", "warning")
         if check:
             typer.echo(
                 f"{len(CONFIGS)} topics, {transport.partitions} partitions; "
@@ -214,7 +216,7 @@ def _load(model: str, dtype: str, device: str) -> Family:
     from codecflow.tools.demo_model.assemble import checkpoint
     from codecflow.vlm.loading import load_model
 
-    folder = checkpoint(model, lambda line: typer.echo(f"codecflow: {line}", err=True))
+    folder = checkpoint(model, logs.say)
     return load_model(folder, dtype, device)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Protocol
 
+from codecflow.logs import Notice
 from codecflow.messages import Flops, Frames, Question, Result, ResultError, Tokens
 from codecflow.vlm.families import Family
 from codecflow.vlm.refresh import Refresh
@@ -249,7 +250,7 @@ class Answering:
         if isinstance(outcome, StreamOutcome) and outcome.error is None:
             self._aside.pop(stream, None)
             if self._said.pop(stream, None) is not None:
-                self._say(f"stream {stream!r} is answered again")
+                self._say(Notice(f"stream {stream!r} is answered again", **_place(window)))
             return Answered(step, self._results(window, questions, outcome, repeated))
         error = outcome if isinstance(outcome, ResultError) else ResultError(*(outcome.error or ("failed", "")))
         if error.code == "failed":
@@ -258,7 +259,8 @@ class Answering:
             self._aside[stream] = _Aside(error, self._clock() + next_s, next_s)
         if error.code != "restarting" and self._said.get(stream) != error.code:
             self._said[stream] = error.code
-            self._say(f"stream {stream!r}: {error.text}; its windows get an error result until this is over")
+            line = f"stream {stream!r}: {error.text}; its windows get an error result until this is over"
+            self._say(Notice(line, **_place(window)))
         self._lost.put(stream)
         self._repeatable.pop(stream, None)
         return Answered(step, self._errors(window, questions, error), error)
@@ -345,3 +347,8 @@ class Answering:
             error=None if answer.error is None else ResultError(*answer.error),
             skipped=window.skipped,
         )
+
+
+def _place(window: Window) -> dict[str, object]:
+    """What a line about a window is about."""
+    return {"stream": window.stream, "epoch": window.epoch, "window": window.index}

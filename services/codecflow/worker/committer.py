@@ -18,6 +18,7 @@ from confluent_kafka import TopicPartition
 from codecflow.kafka.failures import DeliveryError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
+from codecflow.logs import Notice
 from codecflow.messages import (
     DeadLetter,
     Decoding,
@@ -74,11 +75,12 @@ class DeadLetters:
         partition, source = (letter.topic, letter.partition), (letter.topic, letter.partition, letter.stream)
         if self._sources[source] >= self._most or self._partitions[partition] >= 5 * self._most:
             if not self._dropped[partition]:
-                self._say(
+                line = (
                     f"{letter.topic}[{letter.partition}]: more than {self._most} records of {letter.stream!r} within "
                     f"{self._within_s:g} s cannot be used, the last one at offset {letter.offset}: {letter.reason}; "
                     f"they are skipped, further dead letters are only counted"
                 )
+                self._say(Notice(line, stream=letter.stream))
             self._dropped[partition] += 1
             return
         self._sources[source] += 1

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from codecflow.errors import MessageError
 from codecflow.kafka.topics import partition_of
+from codecflow.logs import Notice
 from codecflow.messages import (
     MAX_EPOCH_AHEAD_MS,
     CodedPicture,
@@ -223,6 +224,8 @@ class Partition:
                     f"unpaired {stream.name}",
                     f"stream {stream.name!r}: {count} {what} dropped: {lack} not come ({self._settings.topics[other]}"
                     f"[{self.number}] is read to its end); see whether its producer may write to both topics",
+                    stream=stream.name,
+                    epoch=stream.newest_epoch,
                 )
 
     def expire(self) -> None:
@@ -238,10 +241,11 @@ class Partition:
             if near_end:
                 stream.caught_up(now_ms)
             if (episode := stream.take_episode()) is not None:
-                self._reports.say(
+                line = (
                     f"stream {stream.name!r}: {episode[0]:.0f} s behind live: skipped {episode[1]:.0f} s up to its newest "
                     f"keyframe (--when-behind)"
                 )
+                self._reports.say(Notice(line, stream=stream.name, epoch=stream.newest_epoch))
             self._report_left_out(stream)
             if min(self._read_until) > since + limits.idle_s and not stream.parked:
                 stream.park(now_ms)
@@ -295,6 +299,8 @@ class Partition:
                 f"future {message.stream}",
                 f"stream {message.stream!r}: {self._future[message.stream]} records left out: {reason}; set the clock of "
                 f"the machine that publishes them right, and restart its producer",
+                stream=message.stream,
+                epoch=message.epoch,
             ):
                 del self._future[message.stream]
             return None
@@ -330,6 +336,8 @@ class Partition:
                 f"stream {name!r}: {new} records left out, {why}: two producers at once, one whose clock was set back, or "
                 f"somebody else who writes to its topics; stop one of them, or restart the producer: it begins a later "
                 f"epoch",
+                stream=name,
+                epoch=stream.newest_epoch,
             ):
                 stream.left_out_reported[which] = count
         for epoch, offset in join.false_ends:
@@ -340,6 +348,8 @@ class Partition:
             f"false end {name}",
             f"stream {name!r}: {stream.false_ends} ends of its epoch are ignored: its pictures went on; see who else "
             f"may write to {self._settings.topics[METADATA]} (their places are in the dead letters)",
+            stream=name,
+            epoch=stream.newest_epoch,
         ):
             stream.false_ends = 0
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from codecflow.logs import Notice
 from codecflow.messages import ResultError, StreamState
 
 from . import sampler_host
@@ -465,11 +466,12 @@ class SamplerPool:
         streams = len(worker.lanes)
         for lane in list(worker.lanes.values()):
             self._recover(lane, event - lane.done if lane is at_work else None, how)
-        self._say(
+        line = (
             f"a sampler process has ended ({how})"
             + ("" if at_work is None else f" at a picture of stream {at_work.stream!r}")
             + (f"; its {streams} streams go on at their next keyframe" if streams else "")
         )
+        self._say(line if at_work is None else Notice(line, stream=at_work.stream))
         soon = now < worker.began_at + _SOON_S
         worker.pause_s = min(max(_RESTART_S[0], 2 * worker.pause_s), _RESTART_S[1]) if soon else 0.0
         worker.begin_at = now + worker.pause_s

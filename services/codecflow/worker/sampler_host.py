@@ -14,7 +14,6 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
-import logging
 import mmap
 import os
 import select
@@ -26,7 +25,8 @@ import threading
 from contextlib import suppress
 from typing import NoReturn
 
-from codecflow.errors import CodecFlowError
+from codecflow import logs
+from codecflow.errors import CodecFlowError, ConfigError
 
 from .channel import Channel
 from .sampler_process import Progress, serve
@@ -168,14 +168,9 @@ def _current() -> _Host:
 
 
 def _log_to_stderr() -> None:
-    """As the command does (cli/app.py)."""
-    level = os.environ.get("CODECFLOW_LOG", "").upper()
-    if level in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logger = logging.getLogger("codecflow")
-        logger.addHandler(handler)
-        logger.setLevel(level)
+    """As the command does, which has looked at the settings."""
+    with suppress(ConfigError):
+        logs.configure()
 
 
 def _main(control: socket.socket) -> int:

@@ -9,6 +9,7 @@ where partitions are taken away.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -38,6 +39,8 @@ from .status import BusyTime, Reports, StageFigures, StreamFigures, StuckDetecto
 from .stream import Stream
 from .transport import Transport
 from .windows import Step
+
+_logger = logging.getLogger("codecflow.worker")
 
 _POLL_S = 0.02
 _HOLD_EVERY_S = 0.04
@@ -270,7 +273,13 @@ class Worker:
                 self._summary.committed(one.results, time.time())
 
     def _count(self, answered: Answered) -> None:
-        if answered.step.window is not None:
+        if (window := answered.step.window) is not None:
+            if _logger.isEnabledFor(logging.INFO):
+                about = {"stream": window.stream, "epoch": window.epoch, "window": window.index}
+                what = f"{len(answered.results)} results"
+                what += "" if answered.error is None else f", no answer: {answered.error.text} ({answered.error.code})"
+                text = "stream %r, epoch %d, window %d: %s committed"
+                _logger.info(text, *about.values(), what, extra={"about": about})
             self._summary.windows += answered.error is None
             self._summary.refused += answered.error is not None and answered.error.code == "no-room"
             self._summary.unasked += answered.error is None and not answered.results

@@ -14,6 +14,7 @@ from typing import Any
 
 from prometheus_client import Histogram
 
+from codecflow.logs import Notice
 from codecflow.messages import DeadLetter, Result, ResultError
 from codecflow.monitoring.metrics import answer_delay
 from codecflow.monitoring.server import Health
@@ -280,15 +281,15 @@ class Reports:
         self._said: dict[str, float] = {}
         self._troubles: dict[str, str] = {}
 
-    def say_seldom(self, key: str, line: str) -> bool:
-        """Say a line about `key`, unless there was one within the last minute; whether it was said."""
+    def say_seldom(self, key: str, line: str, **about: object) -> bool:
+        """Say a line about `key`, unless there was one within the last minute; whether it was said. `about`: as Notice's."""
         now = self._clock()
         if now - self._said.get(key, -_SELDOM_S) < _SELDOM_S:
             return False
         if len(self._said) > 10_000:
             self._said.clear()
         self._said[key] = now
-        self.say(line)
+        self.say(Notice(line, **about))
         return True
 
     def trouble(self, stream: str, trouble: ResultError | None) -> None:
@@ -297,11 +298,11 @@ class Reports:
         if trouble is None:
             if before is not None:
                 del self._troubles[stream]
-                self.say(f"stream {stream!r}: its pictures can be used again")
+                self.say(Notice(f"stream {stream!r}: its pictures can be used again", stream=stream))
         elif trouble.code != before:
             self._troubles[stream] = trouble.code
             text = trouble.text if trouble.text.startswith("stream ") else f"stream {stream!r}: {trouble.text}"
-            self.say(text)
+            self.say(Notice(text, stream=stream))
 
 
 STUCK = 6

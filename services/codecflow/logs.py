@@ -1,0 +1,135 @@
+"""What commands say on stderr: lines for people, or JSON documents, one per line, for whoever collects logs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from codecflow.errors import ConfigError
+from codecflow.text import escape_controls, one_line
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+FORMATS = ("text", "json")
+_MEMBERS = ("stream", "epoch", "window", "status")
+"""What a line may be about, beside its text, and the exit status that goes with an error."""
+
+_bound: dict[str, object] = {}
+
+
+class Notice(str):
+    """A line for people that knows what it is about: `stream`, `epoch` and `window`, where they apply. To whoever prints
+    it, it is the line."""
+
+    about: Mapping[str, object]
+
+    def __new__(cls, line: str, **about: object) -> Notice:
+        notice = super().__new__(cls, line)
+        notice.about = about
+        return notice
+
+
+def bind(**about: object) -> None:
+    """From now on all lines of this process are about these, unless they say otherwise: a producer has one stream."""
+    _bound.update(about)
+
+
+def as_json() -> bool:
+    """Whether lines are JSON documents (CODECFLOW_LOG_FORMAT=json)."""
+    return os.environ.get("CODECFLOW_LOG_FORMAT") == "json"
+
+
+def configure(safe: Callable[[str], str] = lambda text: text) -> None:
+    """Log to stderr as the environment says. `safe`: removes secrets from a text.
+
+    CODECFLOW_LOG: debug (with librdkafka's own lines), info, warning or error. CODECFLOW_LOG_FORMAT: text or json; with
+    json also what ends a command unexpectedly is one document. Raises ConfigError for anything else.
+    """
+    _bound.clear()
+    level, chosen = os.environ.get("CODECFLOW_LOG", "warning"), os.environ.get("CODECFLOW_LOG_FORMAT", "text")
+    if level.upper() not in LEVELS:
+        raise ConfigError(f"CODECFLOW_LOG={level}: use debug, info, warning or error")
+    if chosen not in FORMATS:
+        raise ConfigError(f"CODECFLOW_LOG_FORMAT={chosen}: use text or json")
+    if level.upper() != "DEBUG":
+        # Read when the hub's client is imported: each retry would be a line, before ours that says what is wrong.
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Json(safe) if chosen == "json" else _Text(safe))
+    logger = logging.getLogger("codecflow")
+    logger.addHandler(handler)
+    logger.setLevel(level.upper())
+    if chosen == "json":
+        logger.propagate = False
+        logging.getLogger().addHandler(handler)  # what libraries have to say
+        logging.captureWarnings(True)
+        sys.excepthook = _unexpected
+        threading.excepthook = lambda hook: _unexpected(hook.exc_type, hook.exc_value, hook.exc_traceback)
+
+
+def say(line: str, level: str = "info", **about: object) -> None:
+    """A line of a command itself, whatever CODECFLOW_LOG is: `codecflow: line`, or a document. `line` has no secrets."""
+    about = {**(line.about if isinstance(line, Notice) else {}), **about}
+    text = one_line(line)
+    text = _document(level, "codecflow", text, about) if as_json() else f"codecflow: {text}"
+    print(text, file=sys.stderr, flush=True)
+
+
+class _Text(logging.Formatter):
+    def __init__(self, safe: Callable[[str], str]) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._safe = safe
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._safe(super().format(record))
+
+
+class _Json(logging.Formatter):
+    """`about` in a record's `extra` is what its line is about."""
+
+    def __init__(self, safe: Callable[[str], str]) -> None:
+        super().__init__()
+        self._safe = safe
+
+    def format(self, record: logging.LogRecord) -> str:
+        stacks = [self.formatException(record.exc_info)] if record.exc_info else []
+        return _document(
+            record.levelname.lower(),
+            record.name,
+            one_line(self._safe(record.getMessage())),
+            getattr(record, "about", {}),
+            self._safe("\n".join(stacks)),
+            record.created,
+        )
+
+
+def _document(
+    level: str,
+    logger: str,
+    message: str,
+    about: Mapping[str, object] | None = None,
+    traceback: str = "",
+    at_s: float | None = None,
+) -> str:
+    at = datetime.now(UTC) if at_s is None else datetime.fromtimestamp(at_s, UTC)
+    known: dict[str, Any] = {**_bound, **(about or {})}
+    document: dict[str, object] = {
+        "time": at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "level": level,
+        "logger": logger,
+        "message": message,
+        **{name: known[name] for name in _MEMBERS if known.get(name) is not None},
+    }
+    if traceback:
+        document["traceback"] = traceback
+    return escape_controls(json.dumps(document, ensure_ascii=False))
+
+
+def _unexpected(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+    logging.getLogger("codecflow").critical("unexpected: %s", kind.__name__, exc_info=(kind, error or kind(), trace))
