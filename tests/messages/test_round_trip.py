@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,17 @@ def test_packet(picture: CodedPicture) -> None:
     assert value is picture.data
     check_headers(headers)
     assert decode_packet(key, value, headers) == picture
+
+
+@pytest.mark.parametrize("context", [b"00", b"", None, b"00-" + b"z" * 32 + b"-" + b"0" * 16 + b"-01", b"\xff" * 55])
+def test_a_trace_context_goes_along_and_what_is_none_is_ignored(context: bytes | None) -> None:
+    picture = CodedPicture("gate", 1, 0, b"x", "h264", True, 0, 0, 1, Fraction(1, 25), 1, 16, 16)
+    picture.trace = f"00-{'4b' * 16}-{'f0' * 8}-01"
+    key, value, headers = encode_packet(picture)
+    assert headers[-1] == ("traceparent", picture.trace.encode())
+    assert decode_packet(key, value, headers) == picture
+    headers[-1] = ("traceparent", context)  # type: ignore[assignment]  # Kafka allows one without a value
+    assert decode_packet(key, value, headers).trace is None
 
 
 @given(strategies.metadata)

@@ -113,6 +113,7 @@ def produce(
     from codecflow.producer.options import ProduceOptions
     from codecflow.producer.run import produce as run
     from codecflow.producer.summary import Summary
+    from codecflow.tracing import traced
 
     atexit.register(_leave_garbage)
     summary = Summary(stream, shown(source))
@@ -140,6 +141,7 @@ def produce(
             ),
         )
         with (
+            traced("codecflow-producer"),
             _monitoring(metrics_port, summary),
             GracefulStop() as stop,
             StatusLine("opening the source", every_s=10.0) as status,

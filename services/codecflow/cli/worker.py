@@ -187,6 +187,7 @@ def worker(
         kafka = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
         from codecflow.kafka.topics import CONFIGS
         from codecflow.lifecycle import GracefulStop
+        from codecflow.tracing import traced
         from codecflow.worker import sampler_host
         from codecflow.worker.transport import KafkaTransport
 
@@ -208,7 +209,7 @@ def worker(
 
         engine = options.engine(family)
         described = Described(keep, model, family.trained)
-        with stop, StatusLine("joining the group", every_s=5.0) as status:
+        with traced("codecflow-worker"), stop, StatusLine("joining the group", every_s=5.0) as status:
             Worker(transport, settings, engine, described, stop, status.show, status.notice, summary).run()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated
@@ -37,7 +38,8 @@ class CodedPicture:
     `pts`, `dts`, `duration` are in units of `time_base` seconds. `discard`: to be decoded, since others refer to it, but
     never shown (MP4 edit lists). `extradata` only on keyframes of codecs that are not Annex B. `live`: it arrives in real
     time, from a camera or a file played as one, so a reader that is behind may skip it. `orientation`: what a viewer must do
-    to the coded picture to show it upright, as in EXIF, 1 to 8. `disposable`: no other picture refers to it.
+    to the coded picture to show it upright, as in EXIF, 1 to 8. `disposable`: no other picture refers to it. `trace`: W3C
+    trace context, the header `traceparent`.
     """
 
     stream: str
@@ -58,6 +60,7 @@ class CodedPicture:
     live: bool = False
     orientation: int = 1
     disposable: bool = False
+    trace: str | None = None
 
 
 class _Picture(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -109,6 +112,8 @@ def encode_packet(picture: CodedPicture) -> tuple[bytes, bytes, Headers]:
     headers: Headers = [("picture", _encode(document))]
     if picture.extradata is not None:
         headers.append(("extradata", picture.extradata))
+    if picture.trace is not None:
+        headers.append(("traceparent", picture.trace.encode()))
     return picture.stream.encode(), picture.data, headers
 
 
@@ -118,7 +123,7 @@ def decode_packet(key: bytes | None, value: bytes | None, headers: Headers | Non
     stream = stream_of(key, what)
     if not value or len(value) > MAX_PICTURE_BYTES:
         raise MessageError(f"{what}: a picture as value is expected, of at most {MAX_PICTURE_BYTES} bytes")
-    text, extradata = _own(headers or [])
+    text, extradata, trace = _own(headers or [])
     try:
         one = _decode(text)
     except REFUSALS as error:
@@ -142,13 +147,18 @@ def decode_packet(key: bytes | None, value: bytes | None, headers: Headers | Non
         one.live,
         one.orientation,
         one.disposable,
+        trace,
     )
 
 
-def _own(headers: Headers) -> tuple[bytes, bytes | None]:
-    """The values of the headers `picture` and `extradata`."""
+_TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def _own(headers: Headers) -> tuple[bytes, bytes | None, str | None]:
+    """The values of the headers `picture`, `extradata` and `traceparent`, of which only the first must be there."""
     picture: bytes | None = None
     extradata: bytes | None = None
+    trace: str | None = None
     for name, value in headers:
         if name == "picture":
             if picture is not None:
@@ -162,6 +172,8 @@ def _own(headers: Headers) -> tuple[bytes, bytes | None]:
             if not isinstance(value, bytes) or len(value) > MAX_EXTRADATA:
                 raise MessageError(f"packet: header 'extradata' must be of at most {MAX_EXTRADATA} bytes")
             extradata = value
+        elif name == "traceparent" and isinstance(value, bytes) and _TRACE.fullmatch(value):
+            trace = value.decode()
     if picture is None:
         raise MessageError("packet: header 'picture' is missing")
-    return picture, extradata
+    return picture, extradata, trace

@@ -21,12 +21,13 @@ from codecflow.messages import (
     encode_metadata,
     encode_packet,
 )
+from codecflow.tracing import current
 
 from .summary import AFTER_TOO_LARGE, TOO_LARGE, Summary
 
 _RECORD_OVERHEAD = 256 + 512
 """Bytes of a record beside key, value and extradata, at most: Kafka's batch header (61), lengths and fields (message format
-v2), and the header with what is known of the picture (less than 400 bytes, whatever the numbers)."""
+v2), the header with what is known of the picture (less than 400 bytes, whatever the numbers), and a trace context."""
 
 
 class Sender(Protocol):
@@ -109,10 +110,23 @@ class EpochPublisher:
         for metadata in complete:
             picture = self._sized(self._pending.pop(metadata.seq))
             what = f"stream {self._stream}, picture {metadata.seq}"
+            # Every sampled frame is one with a signal: more traces would tell nothing of windows.
+            tracing = None if metadata.signal is None else current()
+            span = None
+            if tracing is not None:
+                about: dict[str, str | int | float] = {
+                    "codecflow.stream": self._stream,
+                    "codecflow.epoch": self._epoch,
+                    "codecflow.seq": picture.seq,
+                }
+                span = tracing.begin("publish", at_s=picture.captured_at_ms / 1000, attributes=about)
+                picture = replace(picture, trace=span.traceparent)
             key, value, headers = encode_packet(picture)
             self._packets.send(Record(self._topics.packets, key, value, what, headers))
             key, document = encode_metadata(metadata)
             self._metadata.send(Record(self._topics.metadata, key, document, what))
+            if span is not None:
+                span.end()
             self._count(metadata, len(document))
         self._summary.not_shown = self._not_shown_before + self._extractor.not_shown
 

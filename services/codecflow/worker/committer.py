@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TopicPartition
 
+from codecflow.errors import KafkaError
 from codecflow.kafka.failures import DeliveryError
-from codecflow.kafka.records import Record
+from codecflow.kafka.records import Headers, Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.logs import Notice
 from codecflow.messages import (
@@ -34,6 +35,7 @@ from codecflow.messages import (
 
 from .answering import Answered
 from .status import BusyTime
+from .traces import WindowSpans
 from .windows import Window
 
 if TYPE_CHECKING:
@@ -142,7 +144,12 @@ class Committer:
     ) -> None:
         with self.time:
             topics = self._topics
-            records = [self._record(_encoded(r), topics.results, r.stream) for one in answered for r in one.results]
+            spans = WindowSpans(answered)
+            records = [
+                self._record(_encoded(r), topics.results, r.stream, spans.headers.get(r.stream))
+                for one in answered
+                for r in one.results
+            ]
             states = [one.step.state for one in answered]
             records += [self._record(encode_state(state), topics.state, state.stream) for state in states]
             beside = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]
@@ -150,16 +157,26 @@ class Committer:
                 if window is not None and (masks := window_masks(window, self._policy)).frames:
                     beside += [self._record(record, topics.masks, window.stream) for record in encode_masks(masks)]
             try:
-                self._emitter.emit([*records, *beside], offsets, group)
-            except DeliveryError as error:
-                if not beside:
-                    raise
-                # A dead letter must not hold back what it is about, nor a mask the answers.
-                self._say(f"dead letters and masks were not taken ({error}); {len(beside)} of them are dropped")
-                self._emitter.emit(records, offsets, group)
+                self._send(records, beside, offsets, group)
+            except KafkaError as error:
+                spans.end(str(error))
+                raise
+            spans.end()
 
-    def _record(self, key_value: tuple[bytes, bytes], topic: str, stream: str) -> Record:
-        return Record(topic, key_value[0], key_value[1], f"stream {stream!r}, for {topic}")
+    def _send(self, records: list[Record], beside: list[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
+        try:
+            self._emitter.emit([*records, *beside], offsets, group)
+        except DeliveryError as error:
+            if not beside:
+                raise
+            # A dead letter must not hold back what it is about, nor a mask the answers.
+            self._say(f"dead letters and masks were not taken ({error}); {len(beside)} of them are dropped")
+            self._emitter.emit(records, offsets, group)
+
+    def _record(
+        self, key_value: tuple[bytes, bytes], topic: str, stream: str, headers: Headers | None = None
+    ) -> Record:
+        return Record(topic, key_value[0], key_value[1], f"stream {stream!r}, for {topic}", headers)
 
 
 def window_masks(window: Window, policy: str) -> WindowMasks:

@@ -177,6 +177,7 @@ class Sampler:
         self._thin = recovery is not None and recovery.thin
         self._recovery = recovery
         self._skipped: Skipped | None = None
+        self._trace: str | None = None  # of the newest frame's picture
         self._retry_s = _FIRST_RETRY_S
         self._failed_at: Fraction | None = None
         self._seconds = {"decode": 0.0, "keep": 0.0}  # since the window before
@@ -416,6 +417,7 @@ class Sampler:
                 continue
             frame = self._sample(epoch.keep, sample, float(at))
             if frame is not None:
+                self._trace = picture.trace
                 self._hand_on(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
 
     def _observe(self, epoch: _Epoch, sample: Sample) -> None:
@@ -473,10 +475,17 @@ class Sampler:
                 self._seconds = dict.fromkeys(self._seconds, 0.0)
                 step.window.pictures.update(self._pictures)
                 self._pictures = dict.fromkeys(self._pictures, 0)
-            self._steps.append(step)
+            self._steps.append(step if self._trace is None else self._traced(step))
         windows = epoch.windows
         self.counts.update({"windows-skipped": windows.without_frames, "windows-behind": windows.behind})
         windows.without_frames = windows.behind = 0
+
+    def _traced(self, step: Step) -> Step:
+        """The step with the trace of its newest frame's picture."""
+        if step.window is None:
+            return step
+        trace, self._trace = self._trace, None
+        return replace(step, window=replace(step.window, trace=trace, closed_at_s=time.time()))
 
     def _await_keyframe(self, epoch: _Epoch, captured_at_ms: int) -> None:
         if epoch.waiting_since_ms is None:

@@ -108,7 +108,8 @@ class Window:
     capture. `expected`: sampled frames that the window would hold if nothing had been lost. `restarted`: some of its frames
     were read again after a take-over, so that the context of older ones is missing. `skipped`: windows left out right before
     this one because the worker was behind. `seconds`: time spent so far, by stage. `pictures`: `published` and
-    `decoded` since the window before. `error`: why it cannot be answered.
+    `decoded` since the window before. `error`: why it cannot be answered. `trace`: W3C trace context of its newest frame's
+    picture, where that has one; `closed_at_s`: wall clock of its closing, then.
     """
 
     stream: str
@@ -122,6 +123,8 @@ class Window:
     seconds: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, int] = field(default_factory=dict)
     error: ResultError | None = None
+    trace: str | None = None
+    closed_at_s: float = 0.0
 
     @property
     def nbytes(self) -> int:
