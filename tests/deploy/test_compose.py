@@ -109,7 +109,30 @@ def test_every_service_that_goes_on_has_a_cheap_health_check() -> None:
             assert check[0] == "CMD", name
             assert "kafka-broker-api-versions" not in str(check), "a JVM each"
             if "livez" in str(check):
-                assert "9464" in service["command"], name
+                assert "0.0.0.0:9464" in service["command"], name
+
+
+def test_what_is_observed_is_there_and_says_so_on_the_port_that_is_asked() -> None:
+    observe = ROOT / "deploy" / "observe"
+    jobs = yaml.safe_load((observe / "prometheus.yml").read_text())["scrape_configs"]
+    for job in jobs:
+        for target in job["dns_sd_configs"]:
+            for name in target["names"]:
+                assert f"0.0.0.0:{target['port']}" in SERVICES[name]["command"], name
+    assert {job["job_name"] for job in jobs} >= set(re.findall(r'job="([\w-]+)"', (observe / "alerts.yml").read_text()))
+    inside: dict[str, Path] = {}
+    for name in ("prometheus", "grafana"):
+        assert SERVICES[name]["profiles"] == ["observe"]
+        assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+        inside |= {v.split(":")[1]: ROOT / v.split(":")[0] for v in SERVICES[name]["volumes"] if v.startswith("./")}
+    assert all(path.exists() for path in inside.values())
+    (provider,) = yaml.safe_load((observe / "grafana/provisioning/dashboards/codecflow.yml").read_text())["providers"]
+    home = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert home.startswith(provider["options"]["path"] + "/")
+    assert (inside[provider["options"]["path"]] / Path(home).name).is_file()
+    (source,) = yaml.safe_load((observe / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert f'"uid": "{source["uid"]}"' in (observe / "grafana/dashboards/codecflow.json").read_text()
 
 
 def test_what_starts_it_also_stops_it() -> None:

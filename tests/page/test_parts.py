@@ -16,8 +16,10 @@ import pytest
 
 from codecflow.errors import ConfigError
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.localkafka.files import free_port
 from codecflow.page import feed
 from codecflow.page.access import Access, is_loopback, read_token
+from codecflow.page.health import PageHealth
 from codecflow.page.outbox import Outbox, Part
 from tests.messages.test_refusals import PICTURE
 
@@ -158,8 +160,9 @@ def test_the_command_refuses_what_is_open_to_all_and_never_tells_the_token(kafka
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
     assert "0.0.0.0 can be reached from other machines: give a token with --token-file" in done.stderr
     environment = {**os.environ, "CODECFLOW_PAGE_TOKEN": TOKEN, "CODECFLOW_LOG": "debug"}
+    metrics = free_port()
     with subprocess.Popen(
-        [*command, "--host", "0.0.0.0", "--port", "0"],
+        [*command, "--host", "0.0.0.0", "--port", "0", "--metrics-port", str(metrics)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -179,7 +182,27 @@ def test_the_command_refuses_what_is_open_to_all_and_never_tells_the_token(kafka
             except urllib.error.HTTPError as error:
                 found = error.code
             assert found == status
+        with urllib.request.urlopen(f"http://127.0.0.1:{metrics}/metrics", timeout=60) as answer:
+            assert b'\ncodecflow_page_viewers{at="live"} 0.0\n' in answer.read()
+        for probe in ("livez", "readyz", "startupz"):
+            urllib.request.urlopen(f"http://127.0.0.1:{metrics}/{probe}", timeout=60).close()
         page.terminate()
         rest, log = page.communicate(timeout=100)
     assert page.returncode == 0, log
     assert TOKEN not in said + rest + log
+
+
+def test_a_page_whose_loop_stands_still_is_not_alive() -> None:
+    now = [0.0]
+    one = PageHealth(lambda: now[0])
+    assert (one.health().started, one.health().ready, one.health().stuck, one.samples()) == (False, False, None, [])
+    one.beat({"viewers": 3, "replays": 1, "streams": 7, "video_bytes": 0})
+    assert {(x.metric.name, x.labels): x.value for x in one.samples()} == {
+        ("codecflow_page_viewers", ("live",)): 2,
+        ("codecflow_page_viewers", ("past",)): 1,
+        ("codecflow_page_streams", ()): 7,
+        ("codecflow_page_video_bytes", ()): 0,
+    }
+    assert one.health().ready
+    now[0] = 61.0
+    assert one.health().stuck == "the page has stood still for 61 s"

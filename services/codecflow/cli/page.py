@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from codecflow.errors import ConfigError
 
-from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, MetricsPort, Properties, TopicPrefix, kafka_settings
 
 DEFAULT_PORT = 8600
 
@@ -48,6 +49,7 @@ def page(
             metavar="URL", help="Behind a proxy that changes the header Host: https://cams.example. Repeatable."
         ),
     ] = None,
+    metrics_port: MetricsPort = None,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
@@ -59,11 +61,13 @@ def page(
     """
     try:
         from codecflow.page.access import Access, is_loopback, read_token
+        from codecflow.page.health import PageHealth
         from codecflow.page.serve import bind, serve
     except ImportError as error:
         raise ConfigError(f"page: {error.name} is not installed: pip install 'codecflow[page]'") from error
     from codecflow.kafka.topics import check_topics
     from codecflow.lifecycle import GracefulStop
+    from codecflow.monitoring.server import MonitoringServer
 
     token = read_token(token_file, os.environ.get("CODECFLOW_PAGE_TOKEN"))
     if token is not None and no_token:
@@ -76,12 +80,17 @@ def page(
     hosts = None if token is not None or no_token else frozenset({host, *(host_name or ())})
     access = Access(token, hosts, frozenset(one.rstrip("/") for one in origin or ()))
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-    check_topics(settings)
-    with bind(host, port) as listening, GracefulStop() as stop:
+    health = PageHealth()
+    with (
+        nullcontext() if metrics_port is None else MonitoringServer(metrics_port, health.health, health.samples),
+        bind(host, port) as listening,
+        GracefulStop() as stop,
+    ):
+        check_topics(settings)
         address = listening.getsockname()
         shown = f"[{address[0]}]" if ":" in address[0] else address[0]
 
         def ready() -> None:
             typer.echo(f"page: http://{shown}:{address[1]}/{'' if token is None else '  (asks for the token)'}")
 
-        serve(settings, access, listening, stop, ready)
+        serve(settings, access, listening, stop, ready, health)

@@ -136,6 +136,14 @@ CAMERA_RECONNECTS = Described(
     "codecflow_camera_reconnects", "counter", "Times that the camera was lost and found.", ("stream",)
 )
 
+# The page: who looks.
+
+PAGE_VIEWERS = Described(
+    "codecflow_page_viewers", "gauge", "Browsers that look: at live video, or at the past.", ("at",)
+)
+PAGE_STREAMS = Described("codecflow_page_streams", "gauge", "Streams that the page knows.")
+PAGE_VIDEO_BYTES = Described("codecflow_page_video_bytes", "gauge", "Video that waits for browsers that are slow.")
+
 
 def answer_delay() -> Histogram:
     """A histogram of answer delays, of one worker."""

@@ -15,6 +15,7 @@ from codecflow.lifecycle import GracefulStop
 
 from .access import Access
 from .app import build
+from .health import PageHealth
 from .hub import Hub
 
 
@@ -46,13 +47,20 @@ def serve(
     listening: socket.socket,
     stop: GracefulStop,
     ready: Callable[[], None] = lambda: None,
+    health: PageHealth | None = None,
 ) -> None:
-    """Serve until `stop` is requested; `ready` is called once requests are answered. Raises KafkaError."""
-    asyncio.run(_serve(settings, access, listening, stop, ready))
+    """Serve until `stop` is requested; `ready` is called once requests are answered. `health` is kept up to date. Raises
+    KafkaError."""
+    asyncio.run(_serve(settings, access, listening, stop, ready, health or PageHealth()))
 
 
 async def _serve(
-    settings: KafkaSettings, access: Access, listening: socket.socket, stop: GracefulStop, ready: Callable[[], None]
+    settings: KafkaSettings,
+    access: Access,
+    listening: socket.socket,
+    stop: GracefulStop,
+    ready: Callable[[], None],
+    health: PageHealth,
 ) -> None:
     failures: list[Exception] = []
     loop = asyncio.get_running_loop()
@@ -75,9 +83,11 @@ async def _serve(
         running = asyncio.create_task(server.serve(sockets=[listening]))
         while not server.started and not running.done():
             await asyncio.sleep(0.02)
+        beating = asyncio.create_task(health.follow(hub.figures))
         ready()
         while not (running.done() or stop.requested or failures):
             await asyncio.sleep(0.1)
+        beating.cancel()
         server.should_exit = True
         await running
     finally:
