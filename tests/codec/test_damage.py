@@ -16,7 +16,6 @@ import numpy.typing as npt
 import pytest
 
 from codecflow.codec.annexb import START_CODE, nal_type, recovery_point, split_annex_b
-from codecflow.codec.blocks import differences
 from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.headers import Bits, h264_sequence
 from codecflow.codec.opening import SourceOptions
@@ -26,10 +25,11 @@ from codecflow.codec.source import Source
 from codecflow.errors import SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
-from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, decode_packet, detailed
+from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, decode_packet
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
 from codecflow.tools.bench.rtsp_camera import lossy_camera
+from tests.keep.random_pictures import cell_changes
 
 from .clips import CODECS, encode, scene
 
@@ -415,11 +415,8 @@ def bounds_hold(pictures: list[CodedPicture]) -> tuple[int, int]:
             continue
         now = shown.luma()
         if signal.since in references:
-            measured = differences(now, references[signal.since])
-            detail = np.zeros(signal.change.shape, bool) if signal.quarters is None else detailed(signal.quarters)
-            assert (measured.change <= signal.change)[~detail & (signal.change < NO_BOUND)].all()
-            if signal.quarters is not None:
-                assert (measured.quarters <= signal.quarters)[signal.quarters < NO_BOUND].all()
+            measured = cell_changes(now, references[signal.since], signal.exposure)
+            assert (measured <= signal.change)[signal.change < NO_BOUND].all()
             bounds += 1
         if signal.reference:
             references[signal.tick] = now

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 from codecflow.grid import TokenGrid
 from codecflow.keep import KeepDecision, KeepState, Luma
-from codecflow.messages import BLOCK, NO_BOUND, Signal
+from codecflow.messages import BLOCK, NO_BOUND, UNCHANGED, Exposure, Signal
 
 Picture = npt.NDArray[np.uint8]
 
 
 class Producer:
     """Signals of shown pictures, as the wire defines them: each picture is measured against a reference, made by the
-    plainest means. Its blocks may be in detail, and `slack` loosens bounds further."""
+    plainest means. `slack` loosens bounds further."""
 
     def __init__(self) -> None:
         self._tick = -1
@@ -28,23 +28,17 @@ class Producer:
         picture: Picture,
         *,
         reference: bool = False,
-        detail: bool = False,
+        exposure: Exposure = UNCHANGED,
+        noise: int = 0,
         slack: npt.NDArray[np.uint8] | None = None,
     ) -> Signal:
         previous, self._tick = self._tick, self._tick + 1
         height, width = picture.shape
         rows, columns = -(-height // BLOCK), -(-width // BLOCK)
-        change, quarters, since = np.full((rows, columns), NO_BOUND, np.uint8), None, None
+        change, since = np.full((rows, columns), NO_BOUND, np.uint8), None
         if self._reference is not None:
             since, then = self._reference
-            change = np.minimum(eighths(picture, then, BLOCK), NO_BOUND).astype(np.uint8)
-            if detail:
-                quarters = np.full((2 * rows, 2 * columns), NO_BOUND, np.uint8)
-                exact = eighths(picture, then, BLOCK // 2)
-                for row, column in product(range(rows), range(columns)):
-                    block = np.s_[2 * row : 2 * row + 2, 2 * column : 2 * column + 2]
-                    if (row + column + self._tick) % 3 and exact[block].max() < NO_BOUND:
-                        quarters[block] = exact[block]
+            change = np.minimum(cell_changes(picture, then, exposure), NO_BOUND).astype(np.uint8)
         if slack is not None:
             change = np.minimum(change.astype(int) + slack, NO_BOUND).astype(np.uint8)
         if self._reference is None or reference:
@@ -58,22 +52,20 @@ class Producer:
             since=since,
             previous=None if previous < 0 else previous,
             reference=reference,
-            quarters=quarters,
+            exposure=UNCHANGED if since is None else exposure,
+            noise=noise,
         )
 
 
-def eighths(now: Picture, then: Picture, side: int) -> npt.NDArray[np.int64]:
-    """Mean absolute difference over each piece of `side` samples of the blocks that cover a picture, in eighths, rounded
-    up."""
+def cell_changes(now: Picture, then: Picture, exposure: Exposure = UNCHANGED) -> npt.NDArray[np.int64]:
+    """(rows, columns): of the 8x8 cells that begin in each block at a multiple of 4 samples, the largest |mean of now -
+    (gain x then + offset)|, in eighths, rounded up. Samples beyond the picture are no difference."""
     height, width = now.shape
-    difference = np.abs(now.astype(int) - then.astype(int))
-    rows, columns = (-(-length // BLOCK) * BLOCK // side for length in (height, width))
-    values = np.zeros((rows, columns), np.int64)
-    for row, column in product(range(rows), range(columns)):
-        piece = difference[row * side : (row + 1) * side, column * side : (column + 1) * side]
-        if piece.size:
-            values[row, column] = -(-Fraction(int(piece.sum()) * 8, piece.size) // 1)
-    return values
+    rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+    off = np.zeros((rows * BLOCK + 8, columns * BLOCK + 8), np.int64)  # in 256ths
+    off[:height, :width] = 256 * now.astype(np.int64) - exposure.gain * then.astype(np.int64) - 32 * exposure.offset
+    sums = np.abs(sliding_window_view(off, (8, 8))[: rows * BLOCK : 4, : columns * BLOCK : 4].sum((2, 3)))
+    return np.asarray(-(-sums.reshape(rows, 4, columns, 4).max((1, 3)) // (256 * 8)))
 
 
 def step(state: KeepState, slot: int, signal: Signal | None, luma: Luma, *, keyframe: bool = False) -> KeepDecision:
@@ -83,29 +75,41 @@ def step(state: KeepState, slot: int, signal: Signal | None, luma: Luma, *, keyf
     return state.step(slot, luma, keyframe=keyframe)
 
 
-def mean_difference(grid: TokenGrid, token: int, now: Picture, then: Picture) -> float:
-    """Mean |now - then| in grey levels over a token's footprint."""
-    x0, y0, x1, y1 = grid.boxes[token]
-    return float(np.abs(now[y0:y1, x0:x1].astype(int) - then[y0:y1, x0:x1].astype(int)).mean())
+def steps(grid: TokenGrid) -> tuple[int, int]:
+    """(across, down) samples from a cell to the next: the powers of two nearest to an eighth of the mean footprint, the
+    lower of two as near, but 4 at least."""
+    wanted = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0) / 8
+    across, down = (min((2**k for k in range(12)), key=lambda side: (abs(side - float(w)), side)) for w in wanted)
+    return max(4, across), max(4, down)
 
 
-def cell_sides(grid: TokenGrid) -> tuple[int, int]:
-    """(width, height) of a cell: the powers of two nearest to a quarter of the mean footprint, the lower of two as near."""
-    wanted = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0) / 4
-    width, height = (min((2**k for k in range(12)), key=lambda side: (abs(side - float(w)), side)) for w in wanted)
-    return width, height
+def cells_of(start: int, end: int, step: int, length: int) -> list[int]:
+    """Where the cells begin, along an axis, whose centre is within, or the nearest."""
+    beginnings = list(range(0, max(1, -(-length // step) - 1) * step, step))
+    inside = [x for x in beginnings if start < x + step < end]
+    last = len(beginnings) - 1
+    return inside or [beginnings[min(max((start + end) // (2 * step) - 1, 0), last)]]
 
 
-def largest_cell_difference(grid: TokenGrid, token: int, now: Picture, then: Picture) -> float:
-    """The largest sum of |now - then| within a cell and a token's footprint, over the area of a whole cell."""
-    width, height = cell_sides(grid)
-    outside = np.ones(now.shape, bool)
+def cell_means(grid: TokenGrid, token: int, difference: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """(rows, columns): means of a picture's signed difference over the token's cells; nothing differs beyond the picture."""
+    across, down = steps(grid)
     x0, y0, x1, y1 = grid.boxes[token].tolist()
-    outside[y0:y1, x0:x1] = False
-    difference = np.abs(now.astype(int) - then.astype(int))
-    difference[outside] = 0
-    cells = product(range(y0 // height * height, y1, height), range(x0 // width * width, x1, width))
-    return max(int(difference[y : y + height, x : x + width].sum()) / (width * height) for y, x in cells)
+    return np.array(
+        [
+            [
+                difference[y : y + 2 * down, x : x + 2 * across].sum() / (4 * across * down)
+                for x in cells_of(x0, x1, across, grid.width)
+            ]
+            for y in cells_of(y0, y1, down, grid.height)
+        ]
+    )
+
+
+def differs(grid: TokenGrid, token: int, difference: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """(mean over the token, largest of a cell), in grey levels: what the rule is about."""
+    means = cell_means(grid, token, difference)
+    return abs(float(means[::2, ::2].mean())), float(np.abs(means).max())
 
 
 def overlapping_grid(rng: np.random.Generator, width: int, height: int, rows: int, columns: int) -> TokenGrid:

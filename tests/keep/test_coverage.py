@@ -81,7 +81,7 @@ def test_every_cell_is_kept_in_every_period(
         assert union.all(), f"cells {np.flatnonzero(~union)} lack a kept token from slot {start} on"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(configs, st.integers(0, 2**32), st.floats(0, 0.4), st.sampled_from([0.0, 0.1, 0.5]))
 def test_a_replay_that_begins_a_memory_earlier_takes_the_same_masks(
     config: KeepConfig, seed: int, missing: float, keyframes: float
@@ -93,7 +93,7 @@ def test_a_replay_that_begins_a_memory_earlier_takes_the_same_masks(
     slots = [slot for slot in range(5 * config.period_slots + 6) if rng.random() >= missing]
     frames = frames_of(rng, grid.width, grid.height, slots, keyframes)
     undisturbed = masks(grid, config, frames)
-    for begin in range(1, len(frames)):
+    for begin in range(1, len(frames), 4):
         slot = frames[begin][0]
         replayed = masks(grid, config, frames[begin:])
         for later, keep in replayed.items():

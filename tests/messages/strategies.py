@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from codecflow.messages import (
     MAX_INTERVAL,
     MIN_INTERVAL,
+    UNCHANGED,
     VIDEO_CODECS,
     CodedPicture,
     DeadLetter,
     Decoding,
     EndOfEpoch,
+    Exposure,
     Flops,
     FrameMask,
     Frames,
@@ -33,7 +35,6 @@ from codecflow.messages import (
     WindowMasks,
     round_change,
     round_motion,
-    round_quarters,
 )
 
 INT32, INT64 = 2**31 - 1, 2**63 - 1
@@ -93,17 +94,13 @@ def signals(draw: st.DrawFn) -> Signal:
     vectors, intra = draw(st.booleans()), grid(1)
     tick = draw(small)
     change = round_change(grid(255))
-    of_quarters = round_quarters(np.repeat(np.repeat(grid(240), 2, 0), 2, 1))
-    detail = np.repeat(np.repeat(grid(1), 2, 0), 2, 1) > 0
-    quarters = np.where(detail, of_quarters, np.uint8(255)) if detail.any() else None
-    if quarters is not None:
-        change = np.where(detail[::2, ::2], of_quarters[::2, ::2], change)
     return Signal(
         tick=tick,
         since=draw(st.none() | st.integers(0, tick - 1)) if tick else None,
         previous=draw(st.integers(0, tick - 1)) if tick else None,
         reference=draw(st.booleans()),
-        quarters=quarters,
+        exposure=draw(st.just(UNCHANGED) | st.builds(Exposure, st.integers(128, 512), st.integers(-512, 512))),
+        noise=draw(st.integers(0, 255)),
         luma_crc32=draw(st.none() | st.integers(0, 2**32 - 1)),
         interval=draw(st.fractions(MIN_INTERVAL, MAX_INTERVAL, max_denominator=10**6)),
         change=change,

@@ -134,7 +134,7 @@ def value_at(document: Any, at: Place) -> Any:
 
 
 # What one member allows depends on others there; tests below look at each.
-DEPENDENT = ("pts", "start", "tb", "tick", "since", "after", "every", "grid", "blocks", "detail", "type", "keep")
+DEPENDENT = ("pts", "start", "tb", "tick", "since", "after", "every", "grid", "blocks", "type", "keep")
 CASES = [
     pytest.param(name, at, value, fine, id=f"{name}: {'.'.join(map(str, at))} = {str(value)[:24]}")
     for name, (which, _, (_, raw)) in FULL.items()
@@ -243,27 +243,13 @@ def test_grids_hold_as_many_blocks_as_they_say(grid: tuple[int, int]) -> None:
 
 def test_the_largest_grid_is_read() -> None:
     document = orjson.loads(EXAMPLES["picture"][2][1])
-    document["signal"] |= {"grid": [512, 512], "blocks": "#" * 512 * 512, "detail": ""}
+    document["signal"] |= {"grid": [512, 512], "blocks": "#" * 512 * 512}
     decoded = decode_metadata(b"gate", orjson.dumps(document))
     assert isinstance(decoded, PictureMetadata)
     assert decoded.signal is not None
     assert decoded.signal.change.shape == (512, 512)
     document["signal"]["blocks"] += "#"
     with pytest.raises(MessageError, match="length <= 262144"):
-        decode_metadata(b"gate", orjson.dumps(document))
-
-
-def test_the_detail_is_that_of_the_blocks_that_say_so() -> None:
-    document = orjson.loads(EXAMPLES["picture"][2][1])
-    detail = document["signal"]["detail"]
-    assert len(detail) == 12
-    for wrong in ("", detail[:-1], detail + "#"):
-        document["signal"]["detail"] = wrong
-        with pytest.raises(MessageError, match="3 blocks are in detail, which takes 12 characters"):
-            decode_metadata(b"gate", orjson.dumps(document))
-    document["signal"]["detail"] = "~" + detail[1:]
-    assert not validator("metadata").is_valid(document)
-    with pytest.raises(MessageError, match="stands for no level"):
         decode_metadata(b"gate", orjson.dumps(document))
 
 

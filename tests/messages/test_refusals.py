@@ -21,6 +21,7 @@ from codecflow.messages import (
     DeadLetter,
     Decoding,
     EndOfEpoch,
+    Exposure,
     FrameMask,
     PictureMetadata,
     Question,
@@ -51,8 +52,6 @@ from .contract import validator
 Decoder = Callable[[bytes | None, bytes | None], object]
 
 GRID = np.arange(12, dtype=np.uint8).reshape(3, 4)
-QUARTERS = np.where(np.arange(8) < 2, np.arange(48, dtype=np.uint8).reshape(6, 8), 255).astype(np.uint8)
-"""Of the blocks in the first column."""
 SIGNAL = Signal(
     tick=2,
     interval=Fraction(1, 2),
@@ -63,7 +62,8 @@ SIGNAL = Signal(
     luma_crc32=7,
     previous=0,
     reference=True,
-    quarters=QUARTERS,
+    exposure=Exposure(200, -17),
+    noise=9,
 )
 PICTURE = CodedPicture(
     stream="gate",
@@ -123,7 +123,8 @@ OPTIONAL = {
         "reference",
         "luma",
         "vectors",
-        "detail",
+        "exposure",
+        "noise",
         "p_yes",
         "label_probabilities",
         "error",

@@ -7,12 +7,13 @@ from fractions import Fraction
 from av.video.frame import PictureType
 
 from codecflow.errors import ConfigError, SourceError
-from codecflow.messages import CodedPicture, PictureMetadata, Signal
+from codecflow.messages import UNCHANGED, CodedPicture, PictureMetadata, Signal
 
-from .blocks import Luma, differences, grid_shape
-from .detail import Allowance
+from .allowance import Allowance
+from .conditions import NoiseMeter, exposure_of
 from .pictures import MAX_PIXELS, DecodedPicture, PictureDecoder, luma, luma_checksum
 from .presentation import MAX_DELAY
+from .tiles import Sums, block_bounds, grid_shape, tile_areas, tile_sums
 from .vectors import VECTOR_CODECS, VectorGrid
 
 DEFAULT_INTERVAL = Fraction(1, 2)
@@ -33,6 +34,7 @@ class SignalExtractor:
 
     Signal pictures carry motion and intra accumulated over every picture shown since the signal picture before, and the
     change of each block against a fixed picture, the reference, so that noise does not add up from one signal to the next.
+    Where most blocks have changed by a gain and an offset alone, the camera's exposure has: `change` is what is left then.
     The reference is the first keyframe among the signal pictures of every REFERENCE_S seconds; where there is none in all of
     them, the first signal picture after. A keyframe that lies between two ticks takes the later one's place when it is the
     nearer one, or when a reference is due: so a worker that samples it has to decode one picture alone.
@@ -47,10 +49,11 @@ class SignalExtractor:
         self._start_pts: int | None = None
         self._shown: CodedPicture | None = None
         self._previous: int | None = None  # tick of the newest signal picture
-        self._reference: tuple[int, Luma] | None = None
+        self._reference: tuple[int, Sums] | None = None
         self._reference_period = -1
         self._vectors: VectorGrid | None = None
         self._allowance = Allowance()
+        self._noise = NoiseMeter(float(interval))
         self._newly_lost: list[tuple[int, str]] = []
         self._sizes: dict[int, tuple[int, int]] = {}
         self._hidden: set[int] = set()
@@ -122,11 +125,14 @@ class SignalExtractor:
         if self._previous is not None and tick <= self._previous:
             return None
         now = luma(frame)
-        since, difference = None, None
+        tiles = tile_sums(now)
+        since, bounds, exposure = None, None, UNCHANGED
         if self._reference is not None:
-            since, difference = self._reference[0], differences(now, self._reference[1])
+            since, then = self._reference
+            exposure = exposure_of(tiles, then)
+            bounds = block_bounds(tiles, then, tile_areas(*now.shape), exposure)
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
-        grids = self._allowance.spend(difference, motion, intra, shape)
+        grids = self._allowance.spend(bounds, motion, intra, shape)
         # As anchors fall (keep/state.py): a keyframe serves the period that it lies in, another picture the one before.
         period = self._period(tick) - (0 if picture.keyframe or self._reference is None else 1)
         renew = self._reference is None or period > self._reference_period
@@ -140,11 +146,12 @@ class SignalExtractor:
             luma_crc32=luma_checksum(now),
             previous=self._previous,
             reference=renew,
-            quarters=grids.quarters,
+            exposure=exposure,
+            noise=self._noise.add(tiles),
         )
         self._previous, self._vectors = tick, None
         if renew:
-            self._reference, self._reference_period = (tick, now), period
+            self._reference, self._reference_period = (tick, tiles), period
         return signal
 
     def _tick_of(self, picture: CodedPicture, before: CodedPicture | None) -> int:

@@ -1,8 +1,9 @@
-"""Sums over the footprints of tokens, in blocks of the codec signal and in pixels, exact in integers.
+"""What lies under each token: blocks of the codec signal, and cells, which are looked at one by one.
 
-For small things a footprint is looked at in cells: tiles of the picture, about a quarter of a footprint wide and high (7x7
-pixels of a 28-pixel token at the model's scale). Their sides are powers of two and they tile the picture from its corner, as
-blocks do, so that a cell lies in one block, or blocks in one cell: then a block's change says most about a cell's.
+A cell is about a quarter of a footprint wide and high (7x7 pixels of a 28-pixel token at the model's scale), and at least
+8x8 samples. Its sides are powers of two, and a cell begins at every half of one, from the picture's corner on: so it is
+made of cells of the codec signal, and what that says of them it says of this one. A token's cells are those whose centre
+lies within its footprint: they cover it.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.stride_tricks import sliding_window_view
 
+from codecflow.codec.tiles import CELL, TILE, tile_areas, tile_sums
 from codecflow.grid import TokenGrid
-from codecflow.messages import BLOCK
+from codecflow.messages import BLOCK, NO_BOUND
 
 CELLS = 4
-"""Cells along each axis of a footprint, about."""
+"""Cells along each axis of a footprint, about, if they did not overlap."""
 
-_CACHED = 1 << 18
-"""Bytes of patches that are compared at a time, so that they stay in a core's cache."""
+UNBOUNDED = 1e9
+"""A bound, in grey levels, that no threshold reaches."""
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class BlockSums:
@@ -49,101 +51,101 @@ class BlockSums:
         return np.asarray(corners[0] + corners[1] - corners[2] - corners[3])
 
 
-class Footprints:
-    """The footprints of a token grid, their cells, and the pixels under them.
+class Cells:
+    """The cells of a picture, and which of them are each token's.
 
-    Footprints may overlap: pixels are handled a token at a time, as patches, never as one composite picture. A cell at a
-    footprint's edge is cut by it. `areas`: (tokens,) samples. `cell`: (width, height) of a whole one. `cell_shape`: cells of
-    a token, (rows, columns), the same for all; those that a token lacks are empty.
+    `step`: (across, down) samples from one cell to the next, half of its sides. `shape`: (rows, columns) of cells of a
+    token, the same for all: where a token has fewer, its last are there again. `share`: (cells of the picture,) how much of
+    each lies in the picture.
     """
 
     def __init__(self, grid: TokenGrid) -> None:
         self.grid = grid
         self.block_rows, self.block_columns = -(-grid.height // BLOCK), -(-grid.width // BLOCK)
-        self.block_pixels = np.outer(*(_lengths(n, count, BLOCK) for n, count in self._sides(1)))
-        self.quarter_pixels = np.outer(*(_lengths(n, count, BLOCK // 2) for n, count in self._sides(2)))
         boxes = grid.boxes.astype(np.int64)
         x0, y0, x1, y1 = boxes.T
-        self.areas = (x1 - x0) * (y1 - y0)
-        self.cell = cell_side(x1 - x0), cell_side(y1 - y0)
-        x_edges, self._left = _cell_edges(x0, x1, self.cell[0], grid.width)
-        y_edges, self._top = _cell_edges(y0, y1, self.cell[1], grid.height)
-        self.cell_shape = y_edges.shape[1] - 1, x_edges.shape[1] - 1
-        height, width = self.cell_shape[0] * self.cell[1], self.cell_shape[1] * self.cell[0]
-        self._patch = height, width
-        self._within_rows = _within(self._top, y0, y1, height)
-        self._within_columns = _within(self._left, x0, x1, width)
-        self._beyond = max(0, int(self._left.max()) + width - grid.width)
-        cell_boxes = np.broadcast_arrays(
-            x_edges[:, None, :-1], y_edges[:, :-1, None], x_edges[:, None, 1:], y_edges[:, 1:, None]
-        )
-        of_cells = np.stack(cell_boxes, axis=-1).reshape(-1, 4)
         self.block_sums = BlockSums(boxes, self.block_columns)
-        self.cell_block_sums = BlockSums(of_cells, self.block_columns)
-        self.quarter_sums = BlockSums(boxes, 2 * self.block_columns, BLOCK // 2)
-        self.cell_quarter_sums = BlockSums(of_cells, 2 * self.block_columns, BLOCK // 2)
+        self.step = half_side(x1 - x0), half_side(y1 - y0)
+        self._count = tuple(
+            max(2, -(-length // step)) - 1 for length, step in zip((grid.width, grid.height), self.step, strict=True)
+        )
+        columns, across = _of_stretches(x0, x1, self.step[0], self._count[0])
+        rows, down = _of_stretches(y0, y1, self.step[1], self._count[1])
+        self.shape = rows.shape[1], columns.shape[1]
+        self._index = rows[:, :, None] * self._count[0] + columns[:, None, :]
+        weights = down[:, :, None] * across[:, None, :]
+        self._weights = weights / weights.sum((1, 2), keepdims=True)
+        self._over_blocks = (
+            _over_blocks(self._count[1], self.step[1], self.block_rows),
+            _over_blocks(self._count[0], self.step[0], self.block_columns).T,
+        )
+        self.share = self._means(tile_areas(grid.height, grid.width))
 
-    def _sides(self, parts: int) -> list[tuple[int, int]]:
-        """(samples, blocks or their parts) of the picture, down and across."""
-        return [(self.grid.height, parts * self.block_rows), (self.grid.width, parts * self.block_columns)]
-
-    def patches(self, luma: npt.NDArray[np.uint8], tokens: Ints) -> npt.NDArray[np.uint8]:
-        """(n, height, width) uint8 pixels under `tokens`, from the corner of each one's first cell on, zero beyond the
-        footprint. luma: (height, width) uint8 of the coded picture."""
+    def means(self, luma: npt.NDArray[np.uint8]) -> Floats:
+        """(cells of the picture,) float64: sums of luma over each cell, by the samples of a whole one. luma: (height, width)
+        uint8 of the coded picture."""
         if luma.shape != (self.grid.height, self.grid.width):
             raise ValueError(f"luma of {luma.shape[::-1]} does not fit a grid over {self.grid.width, self.grid.height}")
-        height, width = self._patch
-        if self._beyond:  # the picture ends within a cell
-            luma = np.pad(luma, ((0, 0), (0, self._beyond)))
-        # One gather of rows, without the interpreter's lock. Rows below the picture are not within a footprint.
-        rows = np.minimum(self._top[tokens, None] + np.arange(height), self.grid.height - 1)
-        patches = np.asarray(sliding_window_view(luma, width, axis=1)[rows, self._left[tokens, None]])
-        for within in (self._within_rows[tokens][:, :, None], self._within_columns[tokens][:, None, :]):
-            if not within.all():
-                patches &= within
-        return patches
+        return self._means(tile_sums(luma))
 
-    def cell_differences(self, now: npt.NDArray[np.uint8], then: npt.NDArray[np.uint8]) -> Ints:
-        """(n, *cell_shape) int64 sums of |now - then| over the cells of two (n, height, width) sets of patches."""
-        (rows, columns), (cell_width, cell_height) = self.cell_shape, self.cell
-        # Rows of a cell first, in the smallest type that holds their sum: most of the time goes into moving memory.
-        small = np.uint16 if 255 * cell_height < 1 << 16 else np.uint32
-        sums = np.empty((len(now), rows, columns), np.int64)
-        step = max(1, _CACHED // (self._patch[0] * self._patch[1]))
-        for start in range(0, len(now), step):
-            part = slice(start, start + step)
-            difference = np.maximum(now[part], then[part])
-            difference -= np.minimum(now[part], then[part])
-            of_rows = difference.reshape(-1, rows, cell_height, columns * cell_width).sum(2, dtype=small)
-            of_rows.reshape(-1, rows, columns, cell_width).sum(3, dtype=np.int64, out=sums[part])
-        return sums
+    def _means(self, tiles: Ints) -> Floats:
+        (columns, rows), (across, down) = self._count, (step // TILE for step in self.step)
+        whole = np.zeros(((rows + 1) * down, (columns + 1) * across), np.int64)
+        height, width = min(len(tiles), len(whole)), min(tiles.shape[1], whole.shape[1])
+        whole[:height, :width] = tiles[:height, :width]
+        if across > 1 or down > 1:
+            whole = whole.reshape(rows + 1, down, columns + 1, across).sum((1, 3))
+        sums = whole[:-1] + whole[1:]
+        sums = sums[:, :-1] + sums[:, 1:]
+        return np.asarray(sums.ravel() / (4 * self.step[0] * self.step[1]))
+
+    def bounds(self, change: npt.NDArray[np.uint8]) -> Floats:
+        """(cells of the picture,) float64: upper bounds of |mean of the difference|, in grey levels."""
+        of_blocks: Floats = change / 8.0
+        of_blocks[change == NO_BOUND] = UNBOUNDED
+        down, across = self._over_blocks
+        return np.asarray((down @ of_blocks @ across).ravel())
+
+    def of_tokens(self, values: Floats) -> Floats:
+        """(tokens, rows, columns): of each token's cells, given those of the picture."""
+        return np.asarray(values[self._index])
+
+    def token_means(self, values: Floats, tokens: Ints | None = None) -> Floats:
+        """(n,): means over the tokens' cells, every second one, which do not overlap, given (n, rows, columns)."""
+        weights = self._weights if tokens is None else self._weights[tokens]
+        return np.asarray((values * weights).sum((1, 2)))
 
 
-def cell_side(lengths: Ints) -> int:
-    """Side of a cell along one axis, for footprints of these lengths: the power of two nearest to their mean / CELLS."""
-    wanted = float(lengths.mean()) / CELLS
+def half_side(lengths: Ints) -> int:
+    """Half of a cell's side along one axis, for footprints of these lengths: the power of two nearest to their mean / CELLS
+    / 2, but no less than that of the codec signal's cells."""
+    wanted = float(lengths.mean()) / CELLS / 2
     below = 1 << max(0, math.floor(math.log2(wanted)))
-    return below if wanted - below <= 2 * below - wanted else 2 * below
+    return max(CELL // 2, below if wanted - below <= 2 * below - wanted else 2 * below)
 
 
-def _cell_edges(starts: Ints, ends: Ints, side: int, length: int) -> tuple[Ints, Ints]:
-    """The cells that each stretch [start, end) touches: their (tokens, cells + 1) edges, cut to it, and where the first
-    begins. As many for all: those that a stretch lacks are empty, behind it or, at the end of the picture, before it."""
-    first = starts // side
-    count = int((-(-ends // side) - first).max())
-    first = np.minimum(first, max(0, -(-length // side) - count))
-    edges = (first[:, None] + np.arange(count + 1)) * side
-    cut: Ints = np.clip(edges, starts[:, None], ends[:, None])
-    return cut, first * side
+def _of_stretches(starts: Ints, ends: Ints, step: int, count: int) -> tuple[Ints, Floats]:
+    """Which of `count` cells along an axis each stretch [start, end) has: (tokens, cells), the last again where it has
+    fewer; and 1.0 for every second, which do not overlap, 0.0 for the others."""
+    first = np.clip(starts // step, 0, count - 1)
+    last = np.clip(-(-ends // step) - 2, 0, count - 1)
+    none = last < first  # it lies between two centres: whichever is nearer
+    nearest = np.clip((starts + ends) // (2 * step) - 1, 0, count - 1)
+    first, last = np.where(none, nearest, first), np.where(none, nearest, last)
+    places = np.arange(int((last - first).max()) + 1)
+    return (
+        np.minimum(first[:, None] + places, last[:, None]),
+        ((places % 2 == 0) & (places <= (last - first)[:, None])).astype(np.float64),
+    )
 
 
-def _within(origins: Ints, starts: Ints, ends: Ints, length: int) -> npt.NDArray[np.uint8]:
-    """(tokens, length) uint8: 255 where the place at origin + index is within [start, end), else 0."""
-    places = origins[:, None] + np.arange(length)
-    return np.where((places >= starts[:, None]) & (places < ends[:, None]), np.uint8(255), np.uint8(0))
-
-
-def _lengths(length: int, count: int, side: int) -> Ints:
-    """Samples of the picture in each of `count` pieces of `side` samples along one axis: the last may be cut by the
-    picture's edge, or lie behind it."""
-    return np.clip(length - np.arange(count) * side, 0, side)
+def _over_blocks(count: int, step: int, blocks: int) -> Floats:
+    """(count, blocks): how much each block's bound counts in that of each cell along an axis. A cell's side is a whole
+    number of the signal's cells, each of which begins in one block, or beyond the picture, where nothing differs."""
+    within = np.arange(0, 2 * step, CELL)
+    of = np.zeros((count, blocks))
+    for cell in range(count):
+        for block in (cell * step + within) // BLOCK:
+            if block < blocks:
+                of[cell, block] += 1 / len(within)
+    return of

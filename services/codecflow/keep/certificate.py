@@ -1,70 +1,64 @@
-"""The bound by which the codec signal alone shows that a token has not changed.
+"""What was last kept of each token, and the bound by which the codec signal alone shows that it has not changed.
 
-For pictures k (in which a token was last kept), r (the signal's reference) and n (now), and any box B of samples, the
+All is in means of cells (boxes.py). Take a cell's mean in the picture k in which a token was last kept, in the signal's
+reference r, and now, n. The camera's exposure may have changed meanwhile, as the signals say, by a gain and an offset: e(x)
+is what a mean x of the reference is worth now. What was kept is remembered as it would have been in the reference; then the
 triangle inequality gives
 
-    sum over B of |n - k|  <=  sum over B of |n - r|  +  sum over B of |r - k|
+    |n - e(k)|  <=  |n - e(r)|  +  gain x |r - k|
 
-A signal's `change` bounds the mean of |n - r| over each block, and `quarters` over each quarter of some: the samples of the
-blocks (or quarters) that B touches, times their change, added up, bound the first sum. The second is carried along: it is
-the first when k is a signal picture of the same reference, and zero when k is the reference itself. Where pixels are
-compared, |n - k| is known, and |r - k| <= |r - n| + |n - k|. When n becomes the reference, its distance to k becomes that
-of the reference.
+A signal's `change` bounds the first part. The second is carried along: it is the first part when k is a signal picture of
+the same reference, and zero when k is the reference itself. Where pixels are compared, the left side is known, and
+|r - k| <= (|n - e(r)| + |n - e(k)|) / gain. When n becomes the reference, what was kept is remembered as it would be now,
+and the left side becomes the distance to the reference.
 
-A theorem, in whole eighths of a grey level, with nothing rounded but `change` itself, up. Noise comes in once, or twice, but
-does not add up with time, as it does where each picture is measured against the one before.
+A theorem: `change` is rounded up, and a thousandth of a grey level covers the rounding of floating-point numbers. Noise
+comes in once, or twice, but does not add up with time, as it does where each picture is measured against the one before.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 import numpy.typing as npt
 
 from codecflow.errors import MessageError
-from codecflow.messages import NO_BOUND, Signal, detailed
+from codecflow.messages import UNCHANGED, Exposure, Signal
 
-from .boxes import Footprints, Ints
+from .boxes import UNBOUNDED, Cells, Floats, Ints
 
-EIGHTHS = 8
-"""Units of `change` in a grey level."""
+NOISE_CELL, NOISE_TOKEN = 3.0, 1.5
+"""Thresholds are at least so many times the stream's noise: where there are hundreds of cells, some differ by four
+deviations by chance. A mean over a token has less of it."""
 
-UNBOUNDED = 1 << 40
-"""A bound that no threshold reaches: above 255 grey levels over any picture, in eighths, and safe to add in 64 bits."""
+HIGHEST = 16.0
+"""Grey levels: noise raises no threshold beyond. What differs by more is never dropped."""
 
+MOST_EXPOSURE = 32.0
+"""Grey levels by which the camera's exposure may have changed a token since it was kept, at once or by and by. Beyond, the
+model has no picture of it any more."""
 
-class _Bounds:
-    """Upper bounds of summed luma differences, in eighths of a grey level, over each token's footprint and its cells.
-
-    `total`: (tokens,), `cells`: (tokens, rows, columns), int64.
-    """
-
-    def __init__(self, total: Ints, cells: Ints) -> None:
-        self.total, self.cells = total, cells
-
-    def __add__(self, other: _Bounds) -> _Bounds:
-        return _Bounds(np.minimum(self.total + other.total, UNBOUNDED), np.minimum(self.cells + other.cells, UNBOUNDED))
-
-    def lower(self, other: _Bounds, tokens: Ints) -> None:
-        """Keeps the smaller of both for `tokens`."""
-        self.total[tokens] = np.minimum(self.total[tokens], other.total[tokens])
-        self.cells[tokens] = np.minimum(self.cells[tokens], other.cells[tokens])
+_ROUNDING = 1e-3
 
 
 class Certificate:
-    """Bounds of each token's difference to the frame in which it was last kept.
+    """Each token's difference to when it was last kept, in bounds and in pixels.
 
-    Give it every signal, in the order of ticks (`observe`), also those of pictures that are no sampled frame; then what was
-    found out of the frame: what was measured, and what is kept.
+    Give it every signal, in the order of ticks (`observe`), also those of pictures that are no sampled frame; then what is
+    compared of the frame, and what is kept.
+
+    `threshold`: grey levels by which a token's mean may differ, `cell_threshold`: that of any of its cells. Noise raises
+    both.
     """
 
-    def __init__(self, footprints: Footprints, threshold: float, detail_threshold: float) -> None:
-        self._footprints = footprints
-        self._limit = np.floor(threshold * EIGHTHS * footprints.areas).astype(np.int64)
-        self._cell_limit = math.floor(detail_threshold * EIGHTHS * footprints.cell[0] * footprints.cell[1])
-        self._cell_shape = (footprints.areas.size, *footprints.cell_shape)
-        self._kept = self._all(UNBOUNDED)  # now to what was last kept
+    def __init__(self, cells: Cells, threshold: float, cell_threshold: float) -> None:
+        self._cells = cells
+        self._least = threshold, cell_threshold
+        self._limit, self._cell_limit = threshold, cell_threshold
+        self._exposure = UNCHANGED
+        self._share = cells.of_tokens(cells.share)
+        self._last_kept = np.zeros(self._share.shape)  # means, as the reference's exposure shows them
+        self._seen = np.zeros(len(self._share))  # means over tokens, as they were
+        self._kept = self._all(UNBOUNDED)  # bounds: now to what was last kept
         self._reference_kept = self._all(UNBOUNDED)  # the reference to what was last kept
         self._reference = self._all(UNBOUNDED)  # now to the reference
         self._reference_tick: int | None = None
@@ -73,13 +67,20 @@ class Certificate:
 
     def observe(self, signal: Signal) -> None:
         """The signal of the next signal picture. Raises MessageError when it is none of this grid's picture."""
-        check_fits(signal, self._footprints)
+        check_fits(signal, self._cells)
         self._renew()
         if signal.since != self._reference_tick or signal.since is None:
             self._reference_kept, self._reference_tick = self._all(UNBOUNDED), signal.since  # a signal is missing
         self._renewed = signal.tick if signal.reference else None
-        self._reference = self._bounds_of(signal)
-        self._kept = self._reference + self._reference_kept
+        if signal.since is None:
+            self._exposure, self._reference = UNCHANGED, self._all(UNBOUNDED)
+        else:
+            self._exposure = signal.exposure
+            self._reference = self._cells.of_tokens(self._cells.bounds(signal.change))
+        self._kept = self._reference + self._gain * self._reference_kept
+        noise, (threshold, cell_threshold) = signal.noise / 8, self._least
+        self._limit = max(threshold, min(NOISE_TOKEN * noise, HIGHEST))
+        self._cell_limit = max(cell_threshold, min(NOISE_CELL * noise, HIGHEST))
 
     def unknown(self) -> None:
         """The next frame has no signal: nothing is known of it."""
@@ -92,62 +93,64 @@ class Certificate:
         self._distrusted = True
 
     def _renew(self) -> None:
-        """Where the picture observed last is the reference from now on, its distance to what was kept is that
-        reference's."""
+        """Where the picture observed last is the reference from now on, what was kept is compared with that one."""
         if self._renewed is not None:
             self._reference_kept = self._all(UNBOUNDED) if self._distrusted else self._kept
             self._reference_tick = self._renewed
+            self._last_kept = self._shown_now(self._last_kept, self._share)
+            self._exposure = UNCHANGED
         self._renewed, self._distrusted = None, False
 
     def within(self) -> npt.NDArray[np.bool_]:
         """(tokens,) bool: tokens that the bounds show to be within both thresholds."""
-        return np.logical_and(self.mean_within(), np.all(self._kept.cells <= self._cell_limit, axis=(1, 2)))
+        means = self._cells.token_means(self._kept)
+        cells = (self._kept <= self._cell_limit - _ROUNDING).all((1, 2))
+        return np.asarray((means <= self._limit - _ROUNDING) & cells & self._exposed_alike())
 
-    def mean_within(self) -> npt.NDArray[np.bool_]:
-        """(tokens,) bool: tokens whose mean over the footprint the bound shows to be within the threshold."""
-        return np.asarray(self._kept.total <= self._limit)
+    def compare(self, tokens: Ints, now: Floats) -> npt.NDArray[np.bool_]:
+        """(n,) bool: whether `tokens` are within both thresholds, given the means of their cells, (n, rows, columns). Their
+        bounds restart at what is measured."""
+        alike = self._exposed_alike()[tokens]
+        difference = now - self._shown_now(self._last_kept[tokens], self._share[tokens])
+        means = np.abs(self._cells.token_means(difference, tokens))
+        difference = np.abs(difference)
+        self._kept[tokens] = difference
+        self._reference_kept[tokens] = np.minimum(
+            self._reference_kept[tokens], (difference + self._reference[tokens]) / self._gain
+        )
+        return np.asarray((means <= self._limit) & (difference <= self._cell_limit).all((1, 2)) & alike)
 
-    def measured_within(self, tokens: Ints, differences: Ints) -> npt.NDArray[np.bool_]:
-        """(n,) bool: whether measured sums over the cells, (n, rows, columns) in grey levels, are within both thresholds.
+    def keep(self, tokens: Ints, now: Floats) -> None:
+        """`tokens` are kept now, with these means, (n, rows, columns): their difference to what was last kept is zero."""
+        offset = self._exposure.offset / Exposure.OFFSET_UNIT
+        self._last_kept[tokens] = (now - offset * self._share[tokens]) / self._gain
+        self._seen[tokens] = self._cells.token_means(now, tokens)
+        self._kept[tokens] = 0
+        self._reference_kept[tokens] = self._reference[tokens] / self._gain
 
-        The bounds of `tokens` restart at what was measured.
-        """
-        self._kept.cells[tokens] = differences * EIGHTHS
-        self._kept.total[tokens] = self._kept.cells[tokens].sum((1, 2))
-        self._reference_kept.lower(self._kept + self._reference, tokens)
-        return self.within()[tokens]
+    def _exposed_alike(self) -> npt.NDArray[np.bool_]:
+        """(tokens,) bool: the exposure has not changed them by more than MOST_EXPOSURE since they were kept."""
+        shown = self._cells.token_means(self._shown_now(self._last_kept, self._share))
+        return np.asarray(np.abs(shown - self._seen) <= MOST_EXPOSURE)
 
-    def keep(self, tokens: Ints) -> None:
-        """`tokens` are kept now: their difference to what was last kept is zero."""
-        self._kept.total[tokens] = 0
-        self._kept.cells[tokens] = 0
-        self._reference_kept.total[tokens] = self._reference.total[tokens]
-        self._reference_kept.cells[tokens] = self._reference.cells[tokens]
+    @property
+    def _gain(self) -> float:
+        return self._exposure.gain / Exposure.GAIN_UNIT
 
-    def _all(self, bound: int) -> _Bounds:
-        return _Bounds(np.full(self._limit.shape, bound, np.int64), np.full(self._cell_shape, bound, np.int64))
+    def _shown_now(self, means: Floats, share: Floats) -> Floats:
+        """What means of the reference are worth in the exposure of now."""
+        if self._exposure == UNCHANGED:
+            return means
+        return means * self._gain + share * (self._exposure.offset / Exposure.OFFSET_UNIT)
 
-    def _bounds_of(self, signal: Signal) -> _Bounds:
-        """Bounds of the difference of the signal's picture to its reference."""
-        footprints = self._footprints
-        change = signal.change.astype(np.int64) * footprints.block_pixels
-        change[signal.change == NO_BOUND] = UNBOUNDED
-        quarters = None
-        if signal.quarters is not None:
-            quarters = np.where(signal.quarters == NO_BOUND, 0, signal.quarters * footprints.quarter_pixels)
-            change[detailed(signal.quarters)] = 0
-        if signal.since is None:
-            change[:] = UNBOUNDED
-        total, cells = footprints.block_sums(change), footprints.cell_block_sums(change)
-        if quarters is not None:
-            total, cells = total + footprints.quarter_sums(quarters), cells + footprints.cell_quarter_sums(quarters)
-        return _Bounds(np.minimum(total, UNBOUNDED), np.minimum(cells.reshape(self._cell_shape), UNBOUNDED))
+    def _all(self, bound: float) -> Floats:
+        return np.full(self._share.shape, bound)
 
 
-def check_fits(signal: Signal, footprints: Footprints) -> None:
+def check_fits(signal: Signal, cells: Cells) -> None:
     """Raises MessageError when the signal's grids are not those of the picture that the token grid lies on."""
-    if (signal.rows, signal.columns) != (footprints.block_rows, footprints.block_columns):
-        grid = footprints.grid
+    if (signal.rows, signal.columns) != (cells.block_rows, cells.block_columns):
+        grid = cells.grid
         raise MessageError(
             f"signal of {signal.rows}x{signal.columns} blocks does not fit a picture of {grid.width}x{grid.height}"
         )

@@ -34,9 +34,9 @@ class KeepConfig:
     `period_s` may then be longer than a window. An anchor waits up to `slack_s` seconds for a keyframe, which is decoded by
     itself, so that every cell has a kept token in any `period_s` + `slack_s` seconds in which no frame is missing.
 
-    `threshold`: a token is stale when the mean absolute luma difference over its footprint to what was last kept is above
-    this many grey levels; `detail_threshold`: likewise within one cell of the footprint, a tile of about 7x7 pixels at
-    the model's scale (boxes.py), for what is too small to move the mean. `tau_px`: vectors of at least this many
+    `threshold`: a token is kept when its mean luma differs from when it was last kept by more than this many grey levels;
+    `detail_threshold`: likewise that of one of its cells, about 7x7 pixels at the model's scale (boxes.py), for what is too
+    small to move the mean. Noise raises both (certificate.py). `tau_px`: vectors of at least this many
     pixels move a token (`motion` only).
 
     Raises ConfigError on a name or value that cannot work.
@@ -48,7 +48,7 @@ class KeepConfig:
     period_s: Fraction = DEFAULT_PERIOD_S
     slack_s: Fraction = Fraction(0)
     threshold: float = 4.0
-    detail_threshold: float = 8.0
+    detail_threshold: float = 7.75
     tau_px: float = 0.5
 
     def __post_init__(self) -> None:

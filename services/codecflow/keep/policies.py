@@ -17,7 +17,7 @@ import numpy.typing as npt
 from codecflow.grid import TokenGrid
 from codecflow.messages import Signal
 
-from .boxes import Footprints
+from .boxes import Cells
 from .certificate import Certificate, check_fits
 from .config import KeepConfig
 
@@ -46,7 +46,7 @@ class KeepDecision:
 
 
 class Policy(Protocol):
-    """What a keep policy remembers of one stream and one token grid: per token, never a whole picture."""
+    """What a keep policy remembers of one stream and one token grid: a few numbers per token, never a picture."""
 
     def observe(self, signal: Signal | None) -> None:
         """The signal of the next signal picture; None: of the next frame there is none. Raises MessageError when it is not
@@ -87,7 +87,7 @@ class KeepMotion:
     """
 
     def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
-        self._footprints = Footprints(grid)
+        self._cells = Cells(grid)
         self._tau = np.ceil(config.tau_px * 4)  # vectors are in quarter pixels
         self._moved: Mask = np.zeros(grid.tokens, bool)
         self._tick: int | None = None
@@ -96,14 +96,14 @@ class KeepMotion:
         missing = signal is None or (self._tick is not None and signal.previous != self._tick)
         self._tick = None if signal is None else signal.tick
         if signal is not None:
-            check_fits(signal, self._footprints)
+            check_fits(signal, self._cells)
         if missing or signal is None or signal.motion is None:
             self._moved[:] = True
             return
         moving = signal.motion >= self._tau
         if signal.intra is not None:
             moving |= signal.intra > 0
-        self._moved |= self._footprints.block_sums(moving.astype(np.int64)) > 0
+        self._moved |= self._cells.block_sums(moving.astype(np.int64)) > 0
 
     def distrust(self) -> None: ...
 
@@ -117,17 +117,17 @@ class KeepMotion:
 
 
 class KeepReplenish:
-    """Tokens whose pixels differ from those of the frame in which they were last kept (conditional replenishment).
+    """Tokens that look different from when they were last kept (conditional replenishment).
 
-    Kept when the mean absolute luma difference over the footprint is above `threshold`, or that within any of its cells is
-    above `detail_threshold` (the sum in the cell, cut to the footprint, over a whole cell's area). Pixels are compared only
-    where the codec signal cannot show that both are within.
+    Kept when the mean luma of any of its cells differs by more than `detail_threshold`, or that over the token by more than
+    `threshold`. Differences are signed, so that noise averages out, and taken from what was kept as the camera's present
+    exposure would show it; both thresholds rise with the stream's noise (certificate.py). Pixels are compared only where the
+    codec signal cannot show that both are within.
     """
 
     def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
-        self._footprints = Footprints(grid)
-        self._certificate = Certificate(self._footprints, config.threshold, config.detail_threshold)
-        self._last_kept: npt.NDArray[np.uint8] | None = None  # (tokens, height, width) patches
+        self._cells = Cells(grid)
+        self._certificate = Certificate(self._cells, config.threshold, config.detail_threshold)
 
     def observe(self, signal: Signal | None) -> None:
         if signal is None:
@@ -139,24 +139,18 @@ class KeepReplenish:
         self._certificate.distrust()
 
     def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
-        certificate, footprints = self._certificate, self._footprints
+        certificate = self._certificate
         certified = certificate.within() & ~forced
         compared = ~certified & ~forced
         keep = forced.copy()
         if certified.all():
             return KeepDecision(keep, certified, compared, forced)
-        looked_at = np.flatnonzero(~certified)
-        now = footprints.patches(luma(), looked_at)
-        if self._last_kept is None:
-            self._last_kept = np.zeros((forced.size, *now.shape[1:]), np.uint8)
-        among = compared[looked_at]
-        if among.any():
-            tokens = np.flatnonzero(compared)
-            differences = footprints.cell_differences(now[among], self._last_kept[tokens])
-            keep[tokens] = ~certificate.measured_within(tokens, differences)
+        now = self._cells.of_tokens(self._cells.means(luma()))
+        tokens = np.flatnonzero(compared)
+        if tokens.size:
+            keep[tokens] = ~certificate.compare(tokens, now[tokens])
         kept = np.flatnonzero(keep)
-        self._last_kept[kept] = now[keep[looked_at]]
-        certificate.keep(kept)
+        certificate.keep(kept, now[kept])
         return KeepDecision(keep, certified, compared, forced)
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
 from codecflow.errors import MessageError
 
@@ -27,7 +29,34 @@ NO_BOUND = 255
 MIN_INTERVAL, MAX_INTERVAL = Fraction(1, 1000), Fraction(60)
 """Seconds from one signal picture to the next."""
 
+MAX_NOISE = 255
+"""Eighths of a grey level: noise is bounded by what a byte holds."""
+
 Tick = Annotated[int, msgspec.Meta(ge=0, le=1000 * MAX_TIME_S)]
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """How a picture's luma follows from that of another one where only the camera's exposure has changed:
+    gain / 256 x luma + offset / 8."""
+
+    gain: int
+    offset: int
+
+    GAIN_UNIT: ClassVar[int] = 256
+    OFFSET_UNIT: ClassVar[int] = 8
+    MIN_GAIN: ClassVar[int] = 128
+    MAX_GAIN: ClassVar[int] = 512
+    MAX_OFFSET: ClassVar[int] = 8 * 64
+
+    def of(self, luma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Luma, or means of it, as this exposure shows it."""
+        if self == UNCHANGED:
+            return luma
+        return luma * (self.gain / self.GAIN_UNIT) + self.offset / self.OFFSET_UNIT
+
+
+UNCHANGED = Exposure(Exposure.GAIN_UNIT, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +68,14 @@ class Signal:
     `previous`: tick of the signal picture shown before it, None for the first. Ticks may be skipped where a camera sends
     fewer pictures than there are ticks.
 
-    `change`: (rows, columns) uint8, an upper bound of the block's mean absolute luma difference to a reference, in eighths
-    of a grey level; NO_BOUND is no bound. `quarters`: (2 * rows, 2 * columns) uint8, the same of each quarter (8x8
-    samples) of those blocks that are in detail, NO_BOUND in all others; None where no block is. `since`: tick of the signal
-    picture that is the reference; None where there is none, and no bound. `reference`: from the next signal on, this
-    picture is the reference.
+    `change`: (rows, columns) uint8, in eighths of a grey level, an upper bound of |signed mean of the luma difference to a
+    reference| over every cell of 8x8 samples that begins in the block, at a multiple of 4 samples; samples beyond the
+    picture count as no difference. NO_BOUND is no bound. `exposure`: the reference is taken as this exposure shows it.
+    `since`: tick of the signal picture that is the reference; None where there is none, and no bound. `reference`: from the
+    next signal on, this picture is the reference.
+
+    `noise`: one standard deviation by which means of 8x8 samples differ from picture to picture where nothing moves, in
+    eighths of a grey level, as measured over some seconds; 0 where it is not known.
 
     `motion`: (rows, columns) uint8, the largest vector over the block in any picture shown since the signal picture before,
     in quarter pixels; None where the codec exports no vectors or there was no room for them. `intra`: (rows, columns) uint8
@@ -64,7 +96,8 @@ class Signal:
     luma_crc32: int | None = None
     previous: int | None = None
     reference: bool = False
-    quarters: Grid | None = None
+    exposure: Exposure = UNCHANGED
+    noise: int = 0
 
     @property
     def rows(self) -> int:
@@ -119,7 +152,14 @@ class _Signal(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     after: Tick | None = None
     reference: bool = False
     vectors: bool = False
-    detail: Annotated[str, msgspec.Meta(max_length=4 * MAX_GRID_SIDE**2)] = ""
+    exposure: (
+        tuple[
+            Annotated[int, msgspec.Meta(ge=Exposure.MIN_GAIN, le=Exposure.MAX_GAIN)],
+            Annotated[int, msgspec.Meta(ge=-Exposure.MAX_OFFSET, le=Exposure.MAX_OFFSET)],
+        ]
+        | None
+    ) = None
+    noise: Annotated[int, msgspec.Meta(ge=0, le=MAX_NOISE)] = 0
 
 
 class _Picture(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -211,18 +251,19 @@ def _end(stream: str, value: bytes, error: Exception) -> EndOfEpoch:
 
 
 def _document(signal: Signal) -> _Signal:
-    blocks, detail = encode_blocks(signal.change, signal.motion, signal.intra, signal.quarters)
+    exposure = signal.exposure
     return _Signal(
         signal.tick,
         (signal.interval.numerator, signal.interval.denominator),
         (signal.rows, signal.columns),
-        blocks,
+        encode_blocks(signal.change, signal.motion, signal.intra),
         signal.since,
         signal.luma_crc32,
         None if signal.previous == _before(signal.tick) else signal.previous,
         signal.reference,
         signal.motion is not None,
-        detail,
+        None if exposure == UNCHANGED else (exposure.gain, exposure.offset),
+        signal.noise,
     )
 
 
@@ -242,7 +283,7 @@ def _signal(document: _Signal) -> Signal:
         raise MessageError(f"{what}: since {document.since} is not before tick {document.tick}")
     if document.after is not None and document.after >= document.tick:
         raise MessageError(f"{what}: after {document.after} is not before tick {document.tick}")
-    change, motion, intra, quarters = decode_blocks(document.blocks, document.detail, *document.grid)
+    change, motion, intra = decode_blocks(document.blocks, *document.grid)
     vectors = document.vectors
     return Signal(
         document.tick,
@@ -254,5 +295,6 @@ def _signal(document: _Signal) -> Signal:
         document.luma,
         _before(document.tick) if document.after is None else document.after,
         document.reference,
-        quarters,
+        UNCHANGED if document.exposure is None else Exposure(*document.exposure),
+        document.noise,
     )
