@@ -43,7 +43,7 @@ def bundled() -> dict[str, dict[str, float]]:
 
 def test_replenish_keeps_little_and_nothing_goes_stale(bundled: dict[str, dict[str, float]]) -> None:
     assert set(bundled) == POLICIES
-    for name in POLICIES - {"motion", "motion-sampled"}:
+    for name in POLICIES - {"motion", "motion-sampled", "replenish-mean"}:
         assert bundled[name]["stale_tokens"] == 0
         assert bundled[name]["stale"] == 0
     assert bundled["replenish"]["kept"] <= 17
@@ -54,14 +54,14 @@ def test_replenish_keeps_little_and_nothing_goes_stale(bundled: dict[str, dict[s
 def test_staleness_is_seen_where_it_is(bundled: dict[str, dict[str, float]]) -> None:
     """The measurement itself: vectors of the sampled picture alone miss what moved between."""
     assert bundled["motion-sampled"]["kept"] < bundled["replenish"]["kept"]
-    assert bundled["motion-sampled"]["stale"] > 15
+    assert bundled["motion-sampled"]["stale"] > 5
 
 
 def test_the_signal_certifies_much_and_the_detail_rule_costs_some_of_it(bundled: dict[str, dict[str, float]]) -> None:
     default, mean_alone = bundled["replenish"], bundled["replenish-mean"]
-    assert mean_alone["kept"] <= default["kept"] <= mean_alone["kept"] + 4
-    assert mean_alone["certified"] > 50
-    assert 20 < default["certified"] < mean_alone["certified"]
+    assert mean_alone["kept"] <= default["kept"] <= mean_alone["kept"] + 6
+    assert mean_alone["certified"] > 55
+    assert 50 < default["certified"] < mean_alone["certified"]
     assert default["certified"] + default["compared"] == pytest.approx(100)
     assert bundled["motion"]["certified"] == bundled["motion"]["compared"] == 0
 

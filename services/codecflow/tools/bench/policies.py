@@ -26,8 +26,12 @@ from codecflow.worker.windows import WindowPlan
 from .holding import Holding
 from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, published
 
-STALE = 4.0
-"""Grey levels: a dropped token is stale when its content moved by more than this, on average, since it was last kept."""
+STALE = 16.0
+"""Grey levels: a dropped token is stale where the mean over some 7x7 pixels of it, at the model's scale, has changed by more
+than this since it was last kept. The mean is signed: noise is not what a model was to see."""
+
+_PARTS = 4
+"""Such a square along a token's side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +106,21 @@ class Tally:
     kept: int = 0
     forced: int = 0
     stale: int = 0
+    exposed: int = 0
     certified: int = 0
     compared: int = 0
     decoding: Decoding | None = None
     times: list[float] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
 
-    def add(self, time_s: float, decision: KeepDecision, stale: int) -> None:
+    def add(self, time_s: float, decision: KeepDecision, stale: int, exposed: int) -> None:
         self.total += decision.keep.size
         self.kept += int(decision.keep.sum())
         self.forced += int(decision.forced.sum())
         self.certified += int(decision.certified.sum())
         self.compared += int(decision.compared.sum())
         self.stale += stale
+        self.exposed += exposed
         self.times.append(time_s)
         self.shares.append(float(decision.keep.mean()))
 
@@ -122,8 +128,9 @@ class Tally:
         """Percentages. `pictures`, `decoded_pictures`: how many a worker takes and decodes, `worker_ms_per_s`: milliseconds
         of its processor time per second of video; None for what is no worker's policy. `kept`, `certified` and `compared`:
         of the tokens that coverage did not force. `kept_total`: of all tokens, the forced ones included. `peak`: of the
-        fullest frame after the first. `stale`: of the dropped tokens. `held`: tokens that a window holds, mean, and of them
-        `background`. `reused`: of the windows, those whose answers are repeated."""
+        fullest frame after the first. `stale`: of the dropped tokens; `exposed`: those that only the camera's exposure has
+        changed as much. `held`: tokens that a window holds, mean, and of them `background`. `reused`: of the windows, those
+        whose answers are repeated."""
 
         def percent(part: int, whole: int) -> float:
             return round(100 * part / whole, 3) if whole else 0.0
@@ -135,6 +142,7 @@ class Tally:
             "peak": round(100 * max(self.shares[1:], default=1.0), 3),
             "stale": percent(self.stale, self.total - self.kept),
             "stale_tokens": self.stale,
+            "exposed": percent(self.exposed, self.total - self.kept),
             "windows": len(windows),
             "held": round(sum(w.held for w in windows) / max(1, len(windows)), 1),
             "background": round(sum(w.background for w in windows) / max(1, len(windows)), 1),
@@ -149,30 +157,81 @@ class Tally:
 
 
 class LastKept:
-    """What the model last saw of each token: a copy of its pixels."""
+    """What the model last saw, put together from the tokens as they were kept."""
 
     def __init__(self, grid: TokenGrid) -> None:
         self._boxes = [np.s_[y0:y1, x0:x1] for x0, y0, x1, y1 in grid.boxes.tolist()]
-        self._seen: dict[int, npt.NDArray[np.int16]] = {}
+        widths, heights = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0)
+        self._across, self._down = (max(1, round(float(length) / _PARTS)) for length in (widths, heights))
+        self._seen = np.zeros((grid.height, grid.width), np.int16)
+        self._kept_in = np.zeros(grid.tokens, np.int64)  # which frame
+        self._means: dict[
+            int, npt.NDArray[np.float64]
+        ] = {}  # over the tokens' places, of the frames that tokens are from
+        self._frames = 0
 
-    def stale(self, luma: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> int:
-        """Remembers the kept tokens of a frame; how many of the others moved by more than STALE since they were kept."""
-        stale = 0
+    def stale(self, luma: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> tuple[int, int]:
+        """Remembers the kept tokens of a frame. How many of the others are stale, and how many more would be, if all of the
+        picture had not changed by one gain and one offset."""
         picture = luma.astype(np.int16)
-        for token, box in enumerate(self._boxes):
-            if keep[token]:
-                self._seen[token] = picture[box].copy()
-            elif np.abs(picture[box] - self._seen[token]).sum() > STALE * self._seen[token].size:
-                stale += 1
-        return stale
+        self._frames += 1
+        self._kept_in[keep] = self._frames
+        means = np.array([picture[box].mean() for box in self._boxes])
+        self._means = {frame: self._means[frame] for frame in set(self._kept_in.tolist()) if frame in self._means}
+        self._means[self._frames] = means
+        for token in np.flatnonzero(keep):
+            self._seen[self._boxes[token]] = picture[self._boxes[token]]
+        off = np.flatnonzero(~keep)
+        if not off.size:
+            return 0, 0
+        changed = self._largest(picture - self._seen, off)
+        beyond = off[changed > STALE]
+        stale = 0
+        for frame in set(self._kept_in[beyond].tolist()):
+            gain, offset = _exposure(self._means[frame], means)
+            tokens = beyond[self._kept_in[beyond] == frame]
+            stale += int((self._largest(picture - gain * self._seen - offset, tokens) > STALE).sum())
+        return stale, len(beyond) - stale
+
+    def _largest(
+        self, difference: npt.NDArray[np.int16] | npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        """The largest |mean| over a square that lies in the picture and has its centre in the token, of `tokens`."""
+        exact = np.int32 if difference.dtype == np.int16 else np.float64  # a picture's worth of samples fits
+        sums = np.pad(difference.cumsum(0, exact).cumsum(1, exact), ((1, 0), (1, 0)))
+        down, across = min(self._down, len(difference)), min(self._across, difference.shape[1])
+        squares = sums[down:, across:] - sums[:-down, across:] - sums[down:, :-across] + sums[:-down, :-across]
+        squares = np.abs(squares) / (down * across)
+        largest = np.zeros(len(tokens))
+        for place, token in enumerate(tokens):
+            rows, columns = self._boxes[token]
+            within = squares[
+                max(0, rows.start - down // 2) : max(1, rows.stop - down // 2),
+                max(0, columns.start - across // 2) : max(1, columns.stop - across // 2),
+            ]
+            largest[place] = within.max() if within.size else 0.0
+        return largest
+
+
+def _exposure(then: npt.NDArray[np.float64], now: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The gain and offset by which most of a picture's means have changed; 1 and 0 where there is no such change."""
+    gain, offset = 1.0, float(np.median(now - then))
+    for _ in range(4):
+        off = np.abs(now - gain * then - offset)
+        fits = off <= max(1.0, 2 * float(np.median(off)))
+        if fits.sum() >= 3 and then[fits].std() > 1:
+            gain, offset = np.polyfit(then[fits], now[fits], 1).tolist()
+    return (gain, offset) if np.mean(np.abs(now - gain * then - offset) <= 4) >= 0.5 else (1.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Interim:
-    """What it has come to by the frame at `time_s`: a tally for each policy by name."""
+    """What it has come to by the frame at `time_s`: a tally for each policy by name, and the stream's noise in grey levels,
+    the median of what its signals say."""
 
     time_s: float
     tallies: dict[str, Tally]
+    noise: float
 
 
 def compare(
@@ -181,6 +240,7 @@ def compare(
     """Runs all policies over the frames of a clip side by side; yields what it has come to after each frame."""
     slots = reuse_slots(DEFAULT_REUSE_S, plan.fps)
     tallies = {policy.name: Tally(Holding(plan, policy.config.background, slots)) for policy in policies}
+    noise: list[float] = []
     shape: tuple[tuple[int, int], int] | None = None
     for frame in frames:
         picture = frame.picture
@@ -194,8 +254,9 @@ def compare(
             state = states[policy.name]
             decision = state.decide(frame) if isinstance(state, SampledVectors) else frame.decide(state)
             tallies[policy.name].holding.add(frame.slot, decision.keep)
-            tallies[policy.name].add(frame.time_s, decision, seen[policy.name].stale(luma, decision.keep))
-        yield Interim(frame.time_s, tallies)
+            tallies[policy.name].add(frame.time_s, decision, *seen[policy.name].stale(luma, decision.keep))
+        noise.append(frame.signal.noise / 8)
+        yield Interim(frame.time_s, tallies, float(np.median(noise)))
 
 
 def run(
@@ -249,7 +310,8 @@ def _run_clip(
     figures = [(policy, tallies[policy.name].figures()) for policy in policies]
     columns = ("kept", "kept_total", "peak", "certified", "compared", "decoded")
     print_table(
-        f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {side}x{side} tokens",
+        f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {side}x{side} tokens, noise "
+        f"{so_far.noise:.2g} grey levels",
         [
             "policy",
             "coverage",
@@ -261,6 +323,7 @@ def _run_clip(
             "decoded %",
             "ms/s",
             "stale %",
+            "exposure %",
             "held",
             "background",
             "reused %",
@@ -271,7 +334,8 @@ def _run_clip(
                 policy.coverage,
                 *("" if row[key] is None else f"{row[key]:.1f}" for key in columns),
                 "" if row["worker_ms_per_s"] is None else f"{row['worker_ms_per_s']:.1f}",
-                f"{row['stale']:.3g}",
+                f"{row['stale']:.2g}",
+                f"{row['exposed']:.2g}",
                 f"{row['held']:.0f}",
                 f"{row['background']:.0f}",
                 f"{row['reused']:.0f}",
@@ -280,7 +344,8 @@ def _run_clip(
         ],
         note="kept, certified, compared: of the tokens that coverage does not force; decoded: of the pictures, by a worker, "
         "ms/s: its processor time for that and the masks, for each second of video; "
-        f"stale: dropped tokens that moved by more than {STALE:g} grey levels since last kept; held: tokens of a window of "
+        f"stale: dropped tokens of which 7x7 pixels changed by more than {STALE:g} grey levels on average since last kept; "
+        "exposure: those where that is only the camera's exposure; held: tokens of a window of "
         f"{float(plan.time(plan.window_slots)):g} s, background: of them those that have outlived their frame; reused:"
         f" windows, one every {float(plan.time(plan.stride_slots)):g} s, whose answers are repeated, since nothing is new.",
     )
