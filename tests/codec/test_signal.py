@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from codecflow.codec.pictures import luma
 from codecflow.codec.signal import SignalExtractor, ticks_per_sample
 from codecflow.codec.source import Source
-from codecflow.codec.tiles import Luma, block_bounds, tile_areas, tile_sums
+from codecflow.codec.tiles import Luma, block_bounds, cell_step, tile_areas, tile_sums
 from codecflow.errors import ConfigError
 from codecflow.messages import (
     CHANGE_LEVELS,
@@ -163,8 +163,17 @@ def test_change_is_the_exact_mean_rounded_up(data: st.DataObject) -> None:
     before = data.draw(st.sampled_from([now.copy(), near, np.zeros_like(now), 255 - now]))
     exposure = data.draw(st.sampled_from([UNCHANGED, Exposure(200, 77), Exposure(512, -512), Exposure(128, 0)]))
     tiles, then = tile_sums(now), tile_sums(before)
-    found = block_bounds(tiles, then, tile_areas(height, width), exposure)
+    found = block_bounds(tiles, then, tile_areas(height, width), exposure=exposure)
     assert np.array_equal(found, cell_changes(now, before, exposure))
+
+
+def test_change_of_a_large_picture_is_that_of_larger_cells() -> None:
+    random = np.random.default_rng(0)
+    now, before = (random.integers(0, 256, (721, 1290), dtype=np.uint8) for _ in range(2))
+    step = cell_step(*now.shape)
+    found = block_bounds(tile_sums(now), tile_sums(before), tile_areas(*now.shape), step, Exposure(240, 30))
+    assert step == 8
+    assert np.array_equal(found, cell_changes(now, before, Exposure(240, 30)))
 
 
 def test_sums_hold_the_largest_picture() -> None:

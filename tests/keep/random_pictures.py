@@ -58,14 +58,21 @@ class Producer:
 
 
 def cell_changes(now: Picture, then: Picture, exposure: Exposure = UNCHANGED) -> npt.NDArray[np.int64]:
-    """(rows, columns): of the 8x8 cells that begin in each block at a multiple of 4 samples, the largest |mean of now -
-    (gain x then + offset)|, in eighths, rounded up. Samples beyond the picture are no difference."""
+    """(rows, columns): of the cells that begin in each block (8x8 samples at a multiple of 4, from 1280x720 on 16x16 of 8),
+    the largest |mean of now - (gain x then + offset)|, in eighths, rounded up. Samples beyond the picture are none."""
+    step = least_step(*now.shape)
     height, width = now.shape
     rows, columns = -(-height // BLOCK), -(-width // BLOCK)
-    off = np.zeros((rows * BLOCK + 8, columns * BLOCK + 8), np.int64)  # in 256ths
+    off = np.zeros((rows * BLOCK + 16, columns * BLOCK + 16), np.int64)  # in 256ths
     off[:height, :width] = 256 * now.astype(np.int64) - exposure.gain * then.astype(np.int64) - 32 * exposure.offset
-    sums = np.abs(sliding_window_view(off, (8, 8))[: rows * BLOCK : 4, : columns * BLOCK : 4].sum((2, 3)))
-    return np.asarray(-(-sums.reshape(rows, 4, columns, 4).max((1, 3)) // (256 * 8)))
+    cells = sliding_window_view(off, (2 * step, 2 * step))[: rows * BLOCK : step, : columns * BLOCK : step]
+    sums, per = np.abs(cells.sum((2, 3))), BLOCK // step
+    return np.asarray(-(-8 * sums.reshape(rows, per, columns, per).max((1, 3)) // (256 * 4 * step * step)))
+
+
+def least_step(height: int, width: int) -> int:
+    """From a cell of the codec signal to the next."""
+    return 8 if height * width >= 1280 * 720 else 4
 
 
 def step(state: KeepState, slot: int, signal: Signal | None, luma: Luma, *, keyframe: bool = False) -> KeepDecision:
@@ -77,10 +84,11 @@ def step(state: KeepState, slot: int, signal: Signal | None, luma: Luma, *, keyf
 
 def steps(grid: TokenGrid) -> tuple[int, int]:
     """(across, down) samples from a cell to the next: the powers of two nearest to an eighth of the mean footprint, the
-    lower of two as near, but 4 at least."""
+    lower of two as near, but the signal's at least."""
     wanted = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0) / 8
     across, down = (min((2**k for k in range(12)), key=lambda side: (abs(side - float(w)), side)) for w in wanted)
-    return max(4, across), max(4, down)
+    least = least_step(grid.height, grid.width)
+    return max(least, across), max(least, down)
 
 
 def cells_of(start: int, end: int, step: int, length: int) -> list[int]:

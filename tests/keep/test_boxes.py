@@ -22,6 +22,7 @@ from tests.keep.random_pictures import cell_changes, cell_means, overlapping_gri
 @example((64, 64), (4, 4), True, 1)  # footprints of whole cells
 @example((61, 33), (4, 4), True, 1)  # the picture ends within a cell
 @example((3, 2), (1, 1), True, 1)  # it is smaller than one
+@example((1280, 727), (3, 5), True, 1)  # it is large
 def test_means_and_bounds_are_those_of_a_plain_loop(
     size: tuple[int, int], shape: tuple[int, int], regular: bool, seed: int
 ) -> None:

@@ -13,7 +13,7 @@ from .allowance import Allowance
 from .conditions import NoiseMeter, exposure_of
 from .pictures import MAX_PIXELS, DecodedPicture, PictureDecoder, luma, luma_checksum
 from .presentation import MAX_DELAY
-from .tiles import Sums, block_bounds, grid_shape, tile_areas, tile_sums
+from .tiles import Sums, block_bounds, cell_step, grid_shape, tile_areas, tile_sums
 from .vectors import VECTOR_CODECS, VectorGrid
 
 DEFAULT_INTERVAL = Fraction(1, 2)
@@ -130,7 +130,7 @@ class SignalExtractor:
         if self._reference is not None:
             since, then = self._reference
             exposure = exposure_of(tiles, then)
-            bounds = block_bounds(tiles, then, tile_areas(*now.shape), exposure)
+            bounds = block_bounds(tiles, then, tile_areas(*now.shape), cell_step(*now.shape), exposure)
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
         grids = self._allowance.spend(bounds, motion, intra, shape)
         # As anchors fall (keep/state.py): a keyframe serves the period that it lies in, another picture the one before.

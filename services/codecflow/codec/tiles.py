@@ -1,7 +1,7 @@
 """Sums of a picture's luma over tiles of 4x4 samples, and the means of cells made of them.
 
-A cell is two tiles wide and high, and one begins at every tile, so cells overlap by half: nothing lies only on an edge.
-Everything is measured in signed means of cells, since noise averages out in them and a thing does not.
+A cell is 8x8 samples, 16x16 in large pictures, and one begins at every half of that, so cells overlap: nothing lies only
+on an edge. Everything is measured in signed means of cells, since noise averages out in them and a thing does not.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from codecflow.messages import BLOCK, UNCHANGED, Exposure
 TILE = 4
 """Side of a tile, in samples."""
 
-CELL = 2 * TILE
-"""Side of a cell of the codec signal, in samples."""
+LARGE = 1280 * 720
+"""Samples from which on a picture is large: what a model is shown of 16x16 samples is smaller than 7x7 pixels."""
 
 PER_BLOCK = BLOCK // TILE
 """Tiles along a block."""
@@ -85,19 +85,28 @@ def tile_areas(height: int, width: int) -> Sums:
     ).astype(np.int64)
 
 
-def block_bounds(now: Sums, then: Sums, areas: Sums, exposure: Exposure = UNCHANGED) -> Sums:
+def cell_step(height: int, width: int) -> int:
+    """Samples from one cell of the codec signal to the next, half of its side, in a picture of that size."""
+    return 2 * TILE if height * width >= LARGE else TILE
+
+
+def block_bounds(now: Sums, then: Sums, areas: Sums, step: int = TILE, exposure: Exposure = UNCHANGED) -> Sums:
     """(rows, columns): of the cells that begin in each block, the largest |mean now - (gain x mean then + offset)|, in
     eighths of a grey level, rounded up: a bound. The mean of a cell is its sum over the samples of a whole one.
 
-    `now`, `then`: sums over the tiles of two pictures of one size, `areas`: their samples. In whole numbers throughout.
+    `now`, `then`: sums over the tiles of two pictures of one size, `areas`: their samples; `step`: from cell to cell. In
+    whole numbers throughout.
     """
     of_tiles = Exposure.GAIN_UNIT * now - exposure.gain * then
     if exposure.offset:
         of_tiles -= exposure.offset * (Exposure.GAIN_UNIT // Exposure.OFFSET_UNIT) * areas
-    off = np.abs(cell_sums(of_tiles))
-    largest = np.maximum.reduce(off.reshape(len(off), -1, PER_BLOCK), axis=2)
-    largest = np.maximum.reduce(largest.reshape(-1, PER_BLOCK, largest.shape[1]), axis=1)
-    return cast(Sums, -(-8 * largest // (Exposure.GAIN_UNIT * CELL * CELL)))
+    if step > TILE:
+        rows, columns = of_tiles.shape
+        of_tiles = of_tiles.reshape(rows // 2, 2, columns // 2, 2).sum((1, 3))
+    off, per_block = np.abs(cell_sums(of_tiles)), BLOCK // step
+    largest = np.maximum.reduce(off.reshape(len(off), -1, per_block), axis=2)
+    largest = np.maximum.reduce(largest.reshape(-1, per_block, largest.shape[1]), axis=1)
+    return cast(Sums, -(-8 * largest // (Exposure.GAIN_UNIT * 4 * step * step)))
 
 
 _BAND = 8

@@ -1,9 +1,9 @@
 """What lies under each token: blocks of the codec signal, and cells, which are looked at one by one.
 
 A cell is about a quarter of a footprint wide and high (7x7 pixels of a 28-pixel token at the model's scale), and at least
-8x8 samples. Its sides are powers of two, and a cell begins at every half of one, from the picture's corner on: so it is
-made of cells of the codec signal, and what that says of them it says of this one. A token's cells are those whose centre
-lies within its footprint: they cover it.
+one of the codec signal. Its sides are powers of two, and a cell begins at every half of one, from the picture's corner on: so
+it is made of cells of the codec signal, and what that says of them it says of this one. A token's cells are those whose
+centre lies within its footprint: they cover it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from codecflow.codec.tiles import CELL, TILE, tile_areas, tile_sums
+from codecflow.codec.tiles import TILE, cell_step, tile_areas, tile_sums
 from codecflow.grid import TokenGrid
 from codecflow.messages import BLOCK, NO_BOUND
 
@@ -65,7 +65,8 @@ class Cells:
         boxes = grid.boxes.astype(np.int64)
         x0, y0, x1, y1 = boxes.T
         self.block_sums = BlockSums(boxes, self.block_columns)
-        self.step = half_side(x1 - x0), half_side(y1 - y0)
+        least = cell_step(grid.height, grid.width)
+        self.step = half_side(x1 - x0, least), half_side(y1 - y0, least)
         self._count = tuple(
             max(2, -(-length // step)) - 1 for length, step in zip((grid.width, grid.height), self.step, strict=True)
         )
@@ -76,8 +77,8 @@ class Cells:
         weights = down[:, :, None] * across[:, None, :]
         self._weights = weights / weights.sum((1, 2), keepdims=True)
         self._over_blocks = (
-            _over_blocks(self._count[1], self.step[1], self.block_rows),
-            _over_blocks(self._count[0], self.step[0], self.block_columns).T,
+            _over_blocks(self._count[1], self.step[1], self.block_rows, least),
+            _over_blocks(self._count[0], self.step[0], self.block_columns, least).T,
         )
         self.share = self._means(tile_areas(grid.height, grid.width))
 
@@ -116,12 +117,12 @@ class Cells:
         return np.asarray((values * weights).sum((1, 2)))
 
 
-def half_side(lengths: Ints) -> int:
+def half_side(lengths: Ints, least: int) -> int:
     """Half of a cell's side along one axis, for footprints of these lengths: the power of two nearest to their mean / CELLS
-    / 2, but no less than that of the codec signal's cells."""
+    / 2, but no less than `least`, that of the codec signal's cells."""
     wanted = float(lengths.mean()) / CELLS / 2
     below = 1 << max(0, math.floor(math.log2(wanted)))
-    return max(CELL // 2, below if wanted - below <= 2 * below - wanted else 2 * below)
+    return max(least, below if wanted - below <= 2 * below - wanted else 2 * below)
 
 
 def _of_stretches(starts: Ints, ends: Ints, step: int, count: int) -> tuple[Ints, Floats]:
@@ -139,10 +140,10 @@ def _of_stretches(starts: Ints, ends: Ints, step: int, count: int) -> tuple[Ints
     )
 
 
-def _over_blocks(count: int, step: int, blocks: int) -> Floats:
+def _over_blocks(count: int, step: int, blocks: int, least: int) -> Floats:
     """(count, blocks): how much each block's bound counts in that of each cell along an axis. A cell's side is a whole
     number of the signal's cells, each of which begins in one block, or beyond the picture, where nothing differs."""
-    within = np.arange(0, 2 * step, CELL)
+    within = np.arange(0, 2 * step, 2 * least)
     of = np.zeros((count, blocks))
     for cell in range(count):
         for block in (cell * step + within) // BLOCK:

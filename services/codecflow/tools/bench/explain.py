@@ -155,6 +155,7 @@ def run(
             "clip": clip.name,
             "frames": len(records),
             "frame_s": example.time_s,
+            "noise": example.signal.noise / 8,
             "kept_share": round(sum(record.kept for record in records) / tokens, 4),
             "motion_kept_share": round(sum(record.motion_kept for record in records) / tokens, 4),
             "certified_share": round(sum(record.certified for record in records) / tokens, 4),

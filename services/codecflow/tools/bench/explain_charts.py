@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from codecflow.keep import KeepConfig
+from codecflow.messages import UNCHANGED, Signal
 from codecflow.tools.report.charts import save
 
 from .explain import Background, Example, Snapshot
@@ -54,13 +55,22 @@ def draw_frame(example: Example, path: Path) -> None:
         bars[1],
         grey,
         *example.blocks(example.signal.change / 8),
-        "bound of a 16x16 block's mean change, in grey levels",
+        "bound of how far the mean of 8x8 samples in a 16x16 block has changed, in grey levels",
     )
-    change.set_title("3  Codec signal: change against the reference picture", loc="left")
+    change.set_title(f"3  Codec signal: change since the reference picture{_conditions(example.signal)}", loc="left")
     _mask(mask, example)
     for axis in (seen, motion, change, mask):
         axis.set(xticks=[], yticks=[], xlim=(0, width), ylim=(height, 0))
     save(figure, path)
+
+
+def _conditions(signal: Signal) -> str:
+    """What the signal says of the whole picture."""
+    exposure = signal.exposure
+    words = f"; noise {signal.noise / 8:.2g}"
+    if exposure != UNCHANGED:
+        words += f", exposure x {exposure.gain / exposure.GAIN_UNIT:.2f} {exposure.offset / exposure.OFFSET_UNIT:+.1f}"
+    return words
 
 
 def _heat(
