@@ -1,8 +1,8 @@
 """What lies under each token: blocks of the codec signal, and cells, which are looked at one by one.
 
 A cell is about a quarter of a footprint wide and high (7x7 pixels of a 28-pixel token at the model's scale), and at least
-one of the codec signal. Its sides are powers of two, and a cell begins at every half of one, from the picture's corner on: so
-it is made of cells of the codec signal, and what that says of them it says of this one. A token's cells are those whose
+one of the codec signal. Its sides are powers of two, and a cell begins at every half of one, from the picture's corner on:
+so it is made of cells of the codec signal, and what that says of them it says of this one. A token's cells are those whose
 centre lies within its footprint: they cover it.
 """
 

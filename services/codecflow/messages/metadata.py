@@ -69,8 +69,8 @@ class Signal:
     fewer pictures than there are ticks.
 
     `change`: (rows, columns) uint8, in eighths of a grey level, an upper bound of |signed mean of the luma difference to a
-    reference| over every cell that begins in the block: of 8x8 samples, at a multiple of 4; in pictures of 1280x720 samples or
-    more of 16x16, at a multiple of 8. Samples beyond the picture count as no difference. NO_BOUND is no bound.
+    reference| over every cell that begins in the block: of 8x8 samples, at a multiple of 4; in pictures of 1280x720 samples
+    or more of 16x16, at a multiple of 8. Samples beyond the picture count as no difference. NO_BOUND is no bound.
     `exposure`: the reference is taken as this exposure shows it. `since`: tick of the signal picture that is the reference;
     None where there is none, and no bound. `reference`: from the next signal on, this picture is the reference.
 
