@@ -20,6 +20,9 @@ _EXPLAINED = 2.0
 _LEAST_SHARE, _LEAST_GAIN = 0.5, 0.1
 """Share of the blocks that an exposure must explain, and by how much more than no change at all does."""
 
+_STAYING = 0.3
+"""The same, once there is one: to and fro would renew everything each time."""
+
 _DARKEST, _BRIGHTEST = 6, 249
 """Means between which a block tells of the exposure: beyond, samples are cut off."""
 
@@ -32,9 +35,10 @@ _NOISE_S = 8
 """Seconds over which noise is measured."""
 
 
-def exposure_of(now: Sums, then: Sums) -> Exposure:
+def exposure_of(now: Sums, then: Sums, before: Exposure = UNCHANGED) -> Exposure:
     """The gain and offset that turn picture `then` into `now`, where most of the blocks have changed by just that; otherwise
-    UNCHANGED. Both are sums over the tiles of pictures of one size.
+    UNCHANGED. Both are sums over the tiles of pictures of one size; `before`: what was found of the signal picture before, to
+    the same `then`.
 
     Least squares over means of blocks, again and again over those that it explained best, so that things that came or went
     do not count.
@@ -59,7 +63,8 @@ def exposure_of(now: Sums, then: Sums) -> Exposure:
     found = Exposure(round(gain * Exposure.GAIN_UNIT), round(offset * Exposure.OFFSET_UNIT))
     share = float(np.mean(np.abs(y - found.of(x)) <= _EXPLAINED))
     alone = float(np.mean(np.abs(y - x) <= _EXPLAINED))
-    return found if share >= max(_LEAST_SHARE, alone + _LEAST_GAIN) else UNCHANGED
+    least = _LEAST_SHARE if before == UNCHANGED else _STAYING
+    return found if share >= max(least, alone + _LEAST_GAIN) else UNCHANGED
 
 
 def _block_means(tiles: Sums) -> npt.NDArray[np.float64]:

@@ -54,6 +54,7 @@ class SignalExtractor:
         self._vectors: VectorGrid | None = None
         self._allowance = Allowance()
         self._noise = NoiseMeter(float(interval))
+        self._exposure = UNCHANGED  # of the newest signal picture, to the reference
         self._newly_lost: list[tuple[int, str]] = []
         self._sizes: dict[int, tuple[int, int]] = {}
         self._hidden: set[int] = set()
@@ -129,7 +130,7 @@ class SignalExtractor:
         since, bounds, exposure = None, None, UNCHANGED
         if self._reference is not None:
             since, then = self._reference
-            exposure = exposure_of(tiles, then)
+            exposure = self._exposure = exposure_of(tiles, then, self._exposure)
             bounds = block_bounds(tiles, then, tile_areas(*now.shape), cell_step(*now.shape), exposure)
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
         grids = self._allowance.spend(bounds, motion, intra, shape)
@@ -152,6 +153,7 @@ class SignalExtractor:
         self._previous, self._vectors = tick, None
         if renew:
             self._reference, self._reference_period = (tick, tiles), period
+            self._exposure = UNCHANGED
         return signal
 
     def _tick_of(self, picture: CodedPicture, before: CodedPicture | None) -> int:
