@@ -37,8 +37,8 @@ _NOISE_S = 8
 
 def exposure_of(now: Sums, then: Sums, before: Exposure = UNCHANGED) -> Exposure:
     """The gain and offset that turn picture `then` into `now`, where most of the blocks have changed by just that; otherwise
-    UNCHANGED. Both are sums over the tiles of pictures of one size; `before`: what was found of the signal picture before, to
-    the same `then`.
+    UNCHANGED. Both are sums over the tiles of pictures of one size; `before`: what was found of the signal picture before,
+    to the same `then`.
 
     Least squares over means of blocks, again and again over those that it explained best, so that things that came or went
     do not count.

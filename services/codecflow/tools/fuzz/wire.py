@@ -22,6 +22,7 @@ from codecflow.messages import (
     DeadLetter,
     Decoding,
     EndOfEpoch,
+    Exposure,
     Flops,
     FrameMask,
     Frames,
@@ -59,9 +60,7 @@ LONGEST_LINE = 2_000
 
 _GRID = np.arange(48, dtype=np.uint8).reshape(6, 8)
 _PICTURE = CodedPicture("gate", 1, 0, b"\0\0\1\x65", "h264", True, 0, -1, 1, Fraction(1, 25), 1, 128, 96, live=True)
-_SIGNAL = Signal(
-    2, Fraction(1, 2), _GRID, _GRID, _GRID % 2, 1, 7, 0, True, np.arange(192, dtype=np.uint8).reshape(12, 16)
-)
+_SIGNAL = Signal(2, Fraction(1, 2), _GRID, _GRID, _GRID % 2, 1, 7, 0, True, Exposure(300, -12), 9)
 _QUESTIONS = (
     Question("person", "Is a person in view?", "yes-no"),
     Question("weather", "How is it?", "choice", ("dry", "wet")),
