@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from codecflow.errors import ConfigError
 from codecflow.tools.evaluate.contenders import DEFAULT, at_random, contenders, every, family_of
+from codecflow.tools.evaluate.curves import colour
 from codecflow.vlm.work import Frame
 from codecflow.worker.windows import WindowPlan
 
@@ -133,5 +134,6 @@ def test_a_contender_may_have_a_coverage_of_its_own() -> None:
     assert (plain.keep.coverage, covered.keep.coverage, rolling.keep.coverage) == ("anchor", "background", "rolling")
     assert (covered.keep.policy, covered.keep.background, rolling.keep.period_s) == ("replenish", True, 4)
     assert family_of(covered.name) == "replenish@background/none"
+    assert colour(covered.name) == colour(plain.name)
     with pytest.raises(ConfigError, match=r"^--policies 'all@never/none': coverage 'never'"):
         contenders("all@never/none", plan, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def draw_curves(standings: Sequence[Standing], title: str, trained: bool, paths:
 
 def colour(contender: str) -> str:
     """Of a contender's keep policy, whatever its number."""
-    return _COLOURS[contender.partition("/")[0].partition("-")[0]]
+    return _COLOURS[re.split("[-@/]", contender)[0]]
 
 
 def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:
