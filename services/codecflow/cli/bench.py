@@ -149,7 +149,9 @@ def policies(
     window: Annotated[str, typer.Option(help="Seconds of a window.")] = "40",
     stride: Annotated[str, typer.Option(help="Seconds between windows.")] = "8",
     threshold: Annotated[float, typer.Option(help="Grey levels of mean change that keep a token.")] = 4.0,
-    detail: Annotated[float, typer.Option(help="Grey levels of mean change in a cell, about 7x7 pixels, that keep a token.")] = 7.75,
+    detail: Annotated[
+        float, typer.Option(help="Grey levels of change in a cell (7x7 pixels) that keep a token.")
+    ] = 7.75,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of each clip.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart of the kept share over time (PNG, SVG).")] = None,
 ) -> None:
