@@ -90,7 +90,7 @@ audit: $(AUDIT)/ready  ## a bill of materials (CycloneDX) in build/, and known a
 
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
-	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page --extra otel -o requirements/dev.txt
+	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page --extra otel --extra history -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra page --extra otel -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) pyproject.toml --extra page --extra otel --extra demo -c requirements/dev.txt -o requirements/run-cpu.txt --no-emit-package torchvision \
 		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')

@@ -21,6 +21,7 @@ COMMAND_MODULES = (
     "worker",
     "ask",
     "results",
+    "history",
     "streams",
     "dead_letters",
     "clip",

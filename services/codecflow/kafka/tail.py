@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 
 from confluent_kafka import IsolationLevel, KafkaException, Message, TopicPartition
@@ -32,8 +32,8 @@ _KNOWN_WITHIN_S = 3.0
 
 
 class TopicTail:
-    """Committed records of `topic` (all partitions, or those given), oldest first: all, only new ones with `from_end`, or at
-    most the `newest` of each partition and new ones.
+    """Committed records of `topic` (all partitions, or those given), oldest first: all, only new ones with `from_end`, at
+    most the `newest` of each partition and new ones, or those written at or after `since_ms`, wall clock in ms.
 
     Opening it raises BrokerUnreachableError or TopicsError. Once `stopping()` is true, brokers that do not answer are not
     waited for any longer than `STOP_WITHIN_S` seconds.
@@ -47,6 +47,7 @@ class TopicTail:
         *,
         from_end: bool = False,
         newest: int | None = None,
+        since_ms: int | None = None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
@@ -66,6 +67,10 @@ class TopicTail:
         # librdkafka, told only "from the beginning", looks it up by itself, but half a second to a second later.
         begin = OffsetSpec.latest() if from_end else OffsetSpec.earliest()
         self._positions = self._offsets(begin, IsolationLevel.READ_COMMITTED)
+        if since_ms is not None:
+            later = self._offsets(OffsetSpec.for_timestamp(since_ms), IsolationLevel.READ_COMMITTED)
+            ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
+            self._positions = {key: ends[key] if at < 0 else at for key, at in later.items()}
         if newest is not None:
             ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
             self._positions = {key: max(at, ends[key] - newest) for key, at in self._positions.items()}
@@ -93,6 +98,19 @@ class TopicTail:
             found += new
             self._give_up(began, within_s, "not read to its end", progress=bool(new))
         return found
+
+    def to_the_end(self, without_s: float = 60.0) -> Iterator[list[Message]]:
+        """As `catch_up`, piece by piece, however long it takes. Raises KafkaError when nothing comes for `without_s`
+        seconds."""
+        ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
+        began = time.monotonic()
+        while any(self._positions[partition] < end for partition, end in ends.items()):
+            before = dict(self._positions)
+            if new := self.poll(0.2):
+                yield new
+            if self._positions != before:
+                began = time.monotonic()
+            self._give_up(began, without_s, "not read to its end")
 
     def poll(self, timeout_s: float = 0.0) -> list[Message]:
         """New records, as soon as there is one; `timeout_s` is the longest wait. Raises KafkaError, BrokersGoneError."""

@@ -13,6 +13,8 @@ from codecflow.errors import ConfigError
 from .recording import Place, Recording, WallClock
 
 _SECONDS = re.compile(r"(?:(?:(\d{1,6}):)?(\d{1,2}):)?(\d{1,9}(?:\.\d{1,9})?)")
+_AGO = re.compile(r"(\d{1,6})([smhd])")
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TIME_OF_DAY = re.compile(r"\d{1,2}:\d{2}:\d{2}(\.\d+)?(Z|[+-]\d{2}:?\d{2})?")
 
 
@@ -36,7 +38,7 @@ def parse_range(
     begin: str, end: str, zone: str | None = None, epoch: int | None = None, now: datetime | None = None
 ) -> TimeRange:
     """Two times, both of a day or both of presentation. Raises ConfigError."""
-    where = _zone(zone)
+    where = zone_of(zone)
     now = now or datetime.now(where)
     first, last = _time(begin, "--from", where, now), _time(end, "--to", where, now)
     if isinstance(first, datetime) != isinstance(last, datetime):
@@ -56,7 +58,49 @@ def parse_range(
     return TimeRange(*times, epoch)
 
 
-def _zone(name: str | None) -> tzinfo | None:
+def parse_span(
+    since: str | None, until: str | None, zone: tzinfo | None, now: datetime | None = None
+) -> tuple[int | None, int | None]:
+    """Two moments as wall clock in ms, each so long ago, a time of day, or a date with or without one. A time of day is the
+    last one that was; as `until` the first one after `since`. Raises ConfigError."""
+    now = now or datetime.now(zone)
+    first = None if since is None else _moment(since, "--since", zone, now)
+    last = None if until is None else _moment(until, "--until", zone, now)
+    if first is not None and last is not None and until is not None:
+        if last <= first and _is_of_today(_with_seconds(until)):
+            last += timedelta(days=1)
+        if last <= first:
+            raise ConfigError(f"--until {until}: is not later than --since {since}")
+    return _ms(first), _ms(last)
+
+
+def _ms(at: datetime | None) -> int | None:
+    return None if at is None else int(at.timestamp() * 1000)
+
+
+def _moment(text: str, option: str, zone: tzinfo | None, now: datetime) -> datetime:
+    words = _with_seconds(text)
+    try:
+        if match := _AGO.fullmatch(words):
+            return now - timedelta(seconds=int(match[1]) * _UNITS_S[match[2]])
+        found = _time(words, option, zone, now)
+    except (ConfigError, OverflowError):
+        found = Fraction(0)
+    if not isinstance(found, datetime):
+        raise ConfigError(
+            f"{option} {text[:60]!r}: use 90m, 12h or 3d (ago), a time of day such as 22:00, or a date such as 2026-11-28 "
+            f"or 2026-11-28T22:00+01:00"
+        )
+    return found
+
+
+def _with_seconds(text: str) -> str:
+    words = text.strip()
+    return f"{words}:00" if re.fullmatch(r"\d{1,2}:\d{2}", words) else words
+
+
+def zone_of(name: str | None) -> tzinfo | None:
+    """The time zone of that name; None: this machine's. Raises ConfigError."""
     if name is None:
         return datetime.now().astimezone().tzinfo
     try:
