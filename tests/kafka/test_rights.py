@@ -34,7 +34,8 @@ from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import check_topics, create_topics
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import free_port
-from codecflow.messages import Question
+from codecflow.messages import EventRule, Question
+from codecflow.messages.limits import MIN_PROBABILITY
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
 from codecflow.vlm.families import Family
@@ -48,6 +49,7 @@ DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 RECIPE = [line.strip() for line in DOCUMENT.splitlines() if line.strip().startswith("kafka-acls.sh")]
 USERS = ("producer", "worker", "subscriber", "operator")
 PREFIX = "fleet"
+EVENTFUL = Question("q", "Is anything there?", "yes-no", event=EventRule("yes", MIN_PROBABILITY))
 
 
 def binding(line: str) -> Any:
@@ -140,9 +142,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: Family, tmp_path: Path) -> None:
     operator, worker = cluster.as_user("operator"), cluster.as_user("worker")
-    assert len(create_topics(operator, partitions=1)) == 7
+    assert len(create_topics(operator, partitions=1)) == 8
     assert check_topics(operator) == 1
-    subscriber.ask(operator, "gate", Question("q", "What is there?", max_tokens=1))
+    subscriber.ask(operator, "gate", EVENTFUL)
     assert subscriber.asked(operator, "gate").questions
     clip = encode(tmp_path / "clip", "h264-plain", 120)
     assert produce(cluster.as_user("producer"), str(clip), "gate", ProduceOptions(fast=True)).ended
@@ -150,6 +152,8 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
         sender.send(Record(f"{PREFIX}.packets", b"gate", b"rubbish", "a dead letter to be"))
     Running(worker, family, question=None).join()
     assert {one.question for one in results(cluster.as_user("subscriber"))} == {"q"}
+    with subscriber.EventFollower(cluster.as_user("subscriber"), from_beginning=True, stopping=lambda: True) as events:
+        assert [event.question for event in events if event.change == "opened"] == ["q"]
     remove(operator, [*find_unusable(operator), *of_stream(operator, "gate")])
 
 
@@ -164,6 +168,8 @@ def worked(cluster: Cluster, user: str, family: Family, published: Published) ->
                 sender.send(Record(topic, b"gate", b"x", "a record"))
     elif user == "subscriber":
         results(settings)
+        with subscriber.EventFollower(settings, from_beginning=True, stopping=lambda: True) as events:
+            list(events)
     elif user == "operator":
         subscriber.ask(settings, "gate", Question("q", "What is there?"))
         remove(settings, of_stream(cluster.admin, "gate") or [_a_state(topics.state)])
@@ -179,7 +185,7 @@ def worked(cluster: Cluster, user: str, family: Family, published: Published) ->
         )
         with RecordSender(cluster.admin) as sender:
             sender.send(Record(topics.packets, b"gate", b"rubbish", "a dead letter to be"))
-        running = Running(settings, family)
+        running = Running(settings, family, question=EVENTFUL)
         running.join(60)
         if lost := [line for line in running.said if "dead letters were not taken" in line]:
             raise KafkaError(lost[0])  # they do not stop a worker
@@ -196,7 +202,7 @@ def _a_state(topic: str) -> Any:
         for line in RECIPE
         if "User:producer" in line
         or "User:subscriber" in line
-        or ("User:worker" in line and any(one in line for one in ("streams", "state", "--group", "results")))
+        or ("User:worker" in line and any(one in line for one in ("streams", "state", "--group", "results", "events")))
     ],
     ids=lambda line: " ".join(line.split()[5:10]),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, get_args
 
@@ -9,24 +10,31 @@ import numpy as np
 from hypothesis import strategies as st
 
 from codecflow.messages import (
+    EVENT_KINDS,
     MAX_INTERVAL,
     MIN_INTERVAL,
     UNCHANGED,
     VIDEO_CODECS,
     CodedPicture,
+    Condition,
     DeadLetter,
     Decoding,
     EndOfEpoch,
+    Event,
+    EventRule,
+    EventState,
     Exposure,
     Flops,
     FrameMask,
     Frames,
     Grid,
+    OpenEvent,
     PictureMetadata,
     Question,
     QuestionType,
     Result,
     ResultError,
+    RuleState,
     Signal,
     StreamDescription,
     StreamState,
@@ -132,16 +140,31 @@ def picture_metadata(draw: st.DrawFn) -> PictureMetadata:
 metadata = picture_metadata() | st.builds(EndOfEpoch, stream=stream_ids, epoch=clocks, pictures=seqs)
 
 
+times = st.floats(0, 604_800)
+levels = st.floats(0.001, 0.999)
+windows = st.integers(1, 32).flatmap(lambda of: st.tuples(st.integers(1, of), st.just(of)))
+labels = st.text(characters, max_size=200)
+event_ids = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+
+
+@st.composite
+def rules(draw: st.DrawFn, answers: tuple[str, ...]) -> EventRule:
+    label, above = draw(st.none() | st.sampled_from(answers)), draw(levels)
+    below = None if label is None else draw(st.none() | st.floats(0.001, above))
+    return EventRule(label, above, below, draw(windows), draw(times), draw(times), draw(times))
+
+
 @st.composite
 def questions(draw: st.DrawFn, identifier: st.SearchStrategy[str] = words) -> Question:
     kind: QuestionType = draw(st.sampled_from(get_args(QuestionType)))
-    return Question(
+    asked = Question(
         id=draw(identifier),
         prompt=draw(words),
         type=kind,
         labels=tuple(draw(st.lists(words, min_size=2, max_size=4, unique_by=str.strip))) if kind == "choice" else (),
         max_tokens=draw(st.integers(1, 1024)) if kind == "text" else 32,
     )
+    return replace(asked, event=draw(st.none() | rules(asked.answers))) if asked.answers else asked
 
 
 @st.composite
@@ -187,6 +210,54 @@ def results(draw: st.DrawFn) -> Result:
     )
 
 
+open_events = st.builds(OpenEvent, event_ids, clocks, st.integers(0, INT32), seconds, shares, counts)
+answer_indices = st.integers(-1, 63)
+rule_states = st.builds(
+    RuleState,
+    words,
+    event_ids,
+    st.lists(answer_indices, max_size=32).map(tuple),
+    answer_indices,
+    seconds,
+    answer_indices,
+    answer_indices,
+    clocks,
+    seconds,
+    st.none() | open_events,
+    labels,
+)
+event_states = st.builds(
+    EventState,
+    clocks,
+    seconds,
+    clocks,
+    st.lists(rule_states, max_size=2).map(tuple),
+    st.lists(st.builds(Condition, st.sampled_from(EVENT_KINDS), open_events), max_size=2).map(tuple),
+)
+events = st.builds(
+    Event,
+    stream_ids,
+    event_ids,
+    st.integers(0, INT32),
+    st.sampled_from(["opened", "updated", "closed"]),
+    st.sampled_from(EVENT_KINDS),
+    clocks,
+    clocks,
+    clocks,
+    clocks,
+    texts,
+    st.none() | words,
+    st.none() | texts,
+    st.none() | labels,
+    st.none() | labels,
+    st.none() | counts,
+    st.none() | seconds,
+    st.none() | seconds,
+    st.none() | shares,
+    st.none() | shares,
+    st.none() | counts,
+)
+
 states = st.builds(
     StreamState,
     stream=stream_ids,
@@ -196,6 +267,7 @@ states = st.builds(
     packets_offset=counts,
     metadata_offset=counts,
     ended=st.booleans(),
+    events=event_states,
 )
 
 

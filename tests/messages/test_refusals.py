@@ -18,19 +18,26 @@ from hypothesis import strategies as st
 from codecflow.errors import MessageError
 from codecflow.messages import (
     CodedPicture,
+    Condition,
     DeadLetter,
     Decoding,
     EndOfEpoch,
+    Event,
+    EventRule,
+    EventState,
     Exposure,
     FrameMask,
+    OpenEvent,
     PictureMetadata,
     Question,
+    RuleState,
     Signal,
     StreamDescription,
     StreamState,
     WindowGrid,
     WindowMasks,
     decode_dead_letter,
+    decode_event,
     decode_masks,
     decode_metadata,
     decode_packet,
@@ -38,6 +45,7 @@ from codecflow.messages import (
     decode_state,
     decode_stream,
     encode_dead_letter,
+    encode_event,
     encode_masks,
     encode_metadata,
     encode_packet,
@@ -81,11 +89,41 @@ PICTURE = CodedPicture(
     height=48,
 )
 QUESTIONS = (
-    Question("person", "Is a person in view?", "yes-no"),
-    Question("weather", "How is the weather?", "choice", ("dry", "wet")),
+    Question("person", "Is a person in view?", "yes-no", event=EventRule("yes", 0.8, 0.5, (2, 3), 10.0, 60.0, 30.0)),
+    Question("weather", "How is the weather?", "choice", ("dry", "wet"), event=EventRule(above=0.6)),
     Question("scene", "What is to be seen?"),
 )
-STATE = StreamState("gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5)
+OPEN = OpenEvent("0123456789abcdef", 5, 1, 8.0, 0.9, 3)
+EVENTS = EventState(
+    newest_epoch=1,
+    end_s=8.0,
+    captured_at_ms=9,
+    rules=(RuleState("person", "0" * 16, (0, 1), 1, 8.0, 1, 0, 5, 2.0, OPEN, "yes"),),
+    conditions=(Condition("silent", OPEN),),
+)
+STATE = StreamState("gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5, events=EVENTS)
+EVENT = Event(
+    stream="gate",
+    id="0123456789abcdef",
+    number=1,
+    change="closed",
+    kind="answer",
+    epoch=1,
+    began_at_ms=5,
+    at_ms=9,
+    written_at_ms=10,
+    reason="p(yes) 0.20, below 0.5",
+    question="person",
+    prompt="Is a person in view?",
+    label="yes",
+    before="no",
+    window=2,
+    start_s=0.0,
+    end_s=8.0,
+    probability=0.2,
+    highest=0.9,
+    windows=3,
+)
 
 MASKS = WindowMasks(
     "gate", 1, 2, 3, "replenish", (FrameMask(4, 0.5, (64, 48), np.eye(3, 4, dtype=bool), True),), Decoding(9, 4)
@@ -108,6 +146,7 @@ EXAMPLES: dict[str, tuple[str, Decoder, tuple[bytes, bytes]]] = {
     "result": ("result", decode_result, encode_result(RESULT)),
     "stream": ("stream", decode_stream, encode_stream(StreamDescription("gate", QUESTIONS))),
     "state": ("state", decode_state, encode_state(STATE)),
+    "event": ("event", decode_event, encode_event(EVENT)),
     "masks": ("masks", decode_masks, encode_masks(MASKS)[0]),
     "dead-letter": (
         "dead-letter",
@@ -138,23 +177,34 @@ OPTIONAL = {
     ),
     *("dts", "duration", "keyframe", "discard", "disposable", "live", "width", "height", "orientation"),
 }
+_OPEN = {"number", "told_s", "highest", "windows"}
+OPTIONAL_IN = {
+    "event": {
+        *("question", "prompt", "label", "before", "window", "start_s", "end_s", "probability", "highest", "windows"),
+    },
+    "stream": {"event", "label", "above", "below", "windows", "for_s", "cooldown_s", "update_s"},
+    "state": {
+        *("events", "newest_epoch", "end_s", "captured_at_ms", "rules", "conditions", "history", "wanted", "held_s"),
+        *("answer", "before", "since_ms", "rest_s", "open", "label", *_OPEN),
+    },
+}
 DERIVED = {"missing"}  # for readers' convenience: expected less seen
 
 
-def broken(document: Any) -> list[tuple[str, Any]]:
+def broken(document: Any, optional: set[str]) -> list[tuple[str, Any]]:
     """Copies of a JSON document, each with one required member removed or of a wrong type, at every depth."""
     copies: list[tuple[str, Any]] = []
     if isinstance(document, dict):
         for name, value in document.items():
             if name in DERIVED:
                 continue
-            if name not in OPTIONAL | RESULT.seconds.keys():  # stages are named freely
+            if name not in optional | RESULT.seconds.keys():  # stages are named freely
                 copies.append((f"without {name}", {key: v for key, v in document.items() if key != name}))
             copies.append((f"{name} of a wrong type", {**document, name: [None, {}]}))
-            copies.extend((f"{name}: {what}", {**document, name: copy}) for what, copy in broken(value))
+            copies.extend((f"{name}: {what}", {**document, name: copy}) for what, copy in broken(value, optional))
     elif isinstance(document, list) and document and isinstance(document[0], dict):
         for index, entry in enumerate(document):
-            for what, copy in broken(entry):
+            for what, copy in broken(entry, optional):
                 copies.append((f"{index}: {what}", [*document[:index], copy, *document[index + 1 :]]))
     return copies
 
@@ -162,7 +212,7 @@ def broken(document: Any) -> list[tuple[str, Any]]:
 BROKEN = [
     pytest.param(name, orjson.dumps(copy), id=f"{name}: {what}")
     for name, (_, _, (_, value)) in EXAMPLES.items()
-    for what, copy in broken(orjson.loads(value))
+    for what, copy in broken(orjson.loads(value), OPTIONAL | OPTIONAL_IN.get(name, set()))
 ]
 
 

@@ -15,6 +15,7 @@ from codecflow.messages import (
     DeadLetter,
     Decoding,
     EndOfEpoch,
+    Event,
     FrameMask,
     PictureMetadata,
     Result,
@@ -23,6 +24,7 @@ from codecflow.messages import (
     StreamState,
     WindowMasks,
     decode_dead_letter,
+    decode_event,
     decode_masks,
     decode_metadata,
     decode_packet,
@@ -30,6 +32,7 @@ from codecflow.messages import (
     decode_state,
     decode_stream,
     encode_dead_letter,
+    encode_event,
     encode_masks,
     encode_metadata,
     encode_packet,
@@ -81,6 +84,13 @@ def test_result(result: Result) -> None:
     document = check("result", value)
     assert document["frames"]["missing"] == result.frames.missing
     assert decode_result(key, value) == result
+
+
+@given(strategies.events)
+def test_events(event: Event) -> None:
+    key, value = encode_event(event)
+    check("event", value)
+    assert decode_event(key, value) == event
 
 
 @given(strategies.masks)

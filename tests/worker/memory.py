@@ -22,13 +22,19 @@ from codecflow.messages import (
     CodedPicture,
     DeadLetter,
     EndOfEpoch,
+    Event,
+    EventRule,
     Headers,
     PictureMetadata,
+    Question,
     StreamState,
+    decode_state,
     encode_metadata,
     encode_packet,
+    encode_state,
 )
 from codecflow.vlm.work import Frame
+from codecflow.worker.answering import Answered as Outcome
 from codecflow.worker.partition import Partition, PartitionSettings
 from codecflow.worker.pool import SamplerPool
 from codecflow.worker.resume import Offsets
@@ -38,6 +44,7 @@ from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.status import Reports
 from codecflow.worker.stream import Stream
 from codecflow.worker.windows import Step, Window, WindowPlan
+from tests.subscriber.example_results import RESULT
 
 DEFAULT = WhenBehind()
 
@@ -131,6 +138,7 @@ class Committed:
     answered: dict[Answered, list[Mask]] = field(default_factory=dict)
     rebuilt: set[Answered] = field(default_factory=set)
     twice: list[Answered] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
 
 
 LIMITS = Limits()
@@ -145,7 +153,35 @@ def _planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
     return torch.from_numpy(rgb).permute(2, 0, 1)
 
 
-Batch = list[tuple[Stream, Step]]
+QUESTIONS = (
+    Question("person", "Is a person in view?", "yes-no", event=EventRule("yes", 0.6, 0.4, cooldown_s=4.0)),
+    Question("any", "Is anything in view?", "yes-no", event=EventRule("yes", 0.3, windows=(2, 3), for_s=2.0)),
+)
+
+
+def outcome(step: Step, plan: WindowPlan) -> Outcome:
+    """In place of a model's: a function of the window."""
+    window = step.window
+    if window is None or window.error is not None:
+        return Outcome(step, [], None if window is None else window.error)
+    seed = int.from_bytes(f"{window.stream} {window.epoch} {window.index}".encode())
+    answers = [
+        replace(
+            RESULT,
+            stream=window.stream,
+            epoch=window.epoch,
+            window=window.index,
+            end_s=float(plan.time(plan.end(window.index))),
+            captured_at_ms=window.captured_at_ms,
+            question=question.id,
+            p_yes=float(np.random.default_rng(seed + n).random()),
+        )
+        for n, question in enumerate(QUESTIONS)
+    ]
+    return Outcome(step, answers)
+
+
+Batch = list[tuple[Stream, Outcome]]
 
 
 class Worker:
@@ -176,10 +212,10 @@ class Worker:
         self.said: list[str] = []
         self.windows: list[Window] = []
         self.dropped: list[str] = []
-        self._taken: deque[Batch] = deque()
+        self._taken: deque[list[tuple[Stream, Step]]] = deque()
         self._submitted: tuple[Batch, Offsets] | None = None
         self._held: dict[str, tuple[int, list[Frame]]] = {}
-        self._background = keep.background
+        self._background, self._wall_ms = keep.background, wall_ms
         self._apart = samplers > 0
         sampling = Sampling(plan, keep, grid, _planes)
         reports = Reports(
@@ -251,18 +287,23 @@ class Worker:
     def submit(self) -> None:
         """The oldest batch is answered, its transaction begins."""
         if self._taken and self._submitted is None:
-            batch = self._taken.popleft()
-            self._submitted = (batch, self.partition.offsets({stream.name: step for stream, step in batch}))
+            batch = [
+                (stream, stream.decide(outcome(step, self.plan), QUESTIONS, self._wall_ms()))
+                for stream, step in self._taken.popleft()
+            ]
+            self._submitted = (batch, self.partition.offsets({stream.name: one.step for stream, one in batch}))
 
     def commit(self) -> None:
         """The transaction ends."""
         if self._submitted is None:
             return
         (batch, self.committed.offsets), self._submitted = self._submitted, None
-        for stream, step in batch:
-            self.committed.states[stream.name] = step.state
-            self._answer(step.window)
-            self.partition.committed(stream, step)
+        for stream, one in batch:
+            _, written = encode_state(one.step.state)
+            self.committed.states[stream.name] = decode_state(stream.name.encode(), written)
+            self.committed.events += one.events
+            self._answer(one.step.window)
+            self.partition.committed(stream, one.step)
 
     def transaction(self) -> None:
         """All of it for what there is: the next step of every stream."""
@@ -273,6 +314,13 @@ class Worker:
         self.take()
         self.submit()
         self.commit()
+
+    def tell(self) -> None:
+        """Events of conditions, in a transaction of their own."""
+        for stream, state, events in list(self.partition.tell(self._wall_ms(), {})):
+            self.committed.states[stream.name] = state
+            self.committed.events += events
+            self.partition.told(stream, state)
 
     def _answer(self, window: Window | None) -> None:
         if window is None:

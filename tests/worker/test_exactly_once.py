@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
+import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from codecflow import subscriber
+from codecflow.events.stream import follow
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 from codecflow.localkafka.daemon import LocalKafka
-from codecflow.messages import Result
+from codecflow.messages import NO_EVENTS, EventRule, Question, Result
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 
@@ -41,6 +45,29 @@ def tokens(found: dict[Key, Result]) -> dict[Key, tuple[int, int, int]]:
     }
 
 
+def windows_of(found: dict[Key, Result]) -> dict[tuple[str, int, int], Result]:
+    return {(stream, epoch, window): result for (stream, epoch, window, _), result in found.items()}
+
+
+def all_events(settings: KafkaSettings) -> list[tuple[str, str, int, str, int | None]]:
+    """Changes of events that readers of committed records see now: id, number, what, window; of rules."""
+    with subscriber.EventFollower(settings, from_beginning=True, stopping=lambda: True) as follower:
+        return [(e.stream, e.id, e.number, e.change, e.window or -1) for e in follower if e.kind == "answer"]
+
+
+def events_of(found: dict[Key, Result], asked: Question) -> list[tuple[str, str, int, str, int | None]]:
+    """What one worker that nobody disturbs makes of these results."""
+    events = []
+    for stream in STREAMS:
+        state = NO_EVENTS
+        results = [result for key, result in sorted(found.items()) if key[0] == stream]
+        for result in results:
+            ending = "the end" if result is results[-1] else None
+            state, new = follow(stream, state, (asked,), [result], 0, ending)
+            events += new
+    return [(e.stream, e.id, e.number, e.change, e.window or -1) for e in events]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("refresh", ["all", "none"])
 def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_said_twice(
@@ -54,7 +81,12 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_said_twice(
 ) -> None:
     settings = quick(kafka_settings)
     published = [publish(clip, stream) for stream in STREAMS]
-    process = Process(settings, checkpoint, tmp_path, "--refresh", refresh, "--question", ASKED.prompt, "--yes-no")
+    # As many events as the answers of a model with random weights give.
+    median = statistics.median(result.p_yes or 0.0 for result in undisturbed.values())
+    asked = replace(ASKED, event=EventRule("yes", median))
+    for stream in STREAMS:
+        subscriber.ask(settings, stream, asked)
+    process = Process(settings, checkpoint, tmp_path, "--refresh", refresh)
     send(settings, *((pictures[:FIRST], documents[:FIRST]) for pictures, documents in published))
     until(lambda: not process.alive() or len(results(settings)) >= 6, what="answers before the kill")
     process.signal(signal.SIGKILL)
@@ -64,10 +96,10 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_said_twice(
     Running(settings, family, refresh=refresh).join()
     after = once(results(settings))
 
-    def unnamed(found: dict[Key, Result]) -> dict[tuple[str, int, int], Result]:
-        return {(stream, epoch, window): result for (stream, epoch, window, _), result in found.items()}
-
-    expected, answered = unnamed(undisturbed), unnamed(after)
+    events = all_events(settings)
+    assert sorted(events) == sorted(events_of(after, asked))
+    assert len(events) >= 4
+    expected, answered = windows_of(undisturbed), windows_of(after)
     assert before.keys() <= after.keys()
     assert answered.keys() == expected.keys()
     assert len(answered) == 20

@@ -76,6 +76,9 @@ def test_an_exception_sets_the_stream_aside_with_backoff_and_names_the_record(
         record = beside.packets[letter.offset]
         assert record is not None
         assert record[0] == b"bad"
+    aside = [event for event in worker.committed.events if event.kind == "set-aside"]
+    assert [(event.stream, event.change) for event in aside] == [("bad", "opened")]
+    assert aside[0].reason == windows[0].error.text  # type: ignore[union-attr]
     lines = [line for line in worker.said if "bad" in line]
     assert lines == ["stream 'bad': its pictures cannot be processed: ValueError: a model that"]
 

@@ -80,6 +80,10 @@ def test_every_window_once_with_the_same_masks_wherever_workers_die(
         assert list(slots(committed.answered[window])) == list(slots(masks)), window
         assert committed.answered[window] == masks, window
     assert all(state.ended for state in committed.states.values())
+    for stream in "ab":
+        of_stream = [event for event in committed.events if event.stream == stream]
+        assert of_stream == [event for event in expected.events if event.stream == stream]
+        assert {event.change for event in of_stream} == {"opened", "closed"}
 
 
 def test_a_worker_that_dies_after_every_transaction_gets_there(two_streams: Topics) -> None:

@@ -22,6 +22,7 @@ COMMAND_MODULES = (
     "ask",
     "results",
     "history",
+    "events",
     "streams",
     "dead_letters",
     "clip",

@@ -29,6 +29,14 @@ def ask(
         typer.Option("--id", help="Name of the question; one of the same name is replaced. Its words by default."),
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer in free words.")] = 32,
+    event: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Which change in the answers is an event: `yes>=0.8`, `red` or `change`, then options such as "
+            "`below=0.5,windows=2/3,for=10,cooldown=60` (docs/events.md). Without it the question has no events.",
+        ),
+    ] = None,
     show: Annotated[bool, typer.Option("--list", help="Only say what is asked now.")] = False,
     remove: Annotated[str | None, typer.Option(metavar="ID", help="No longer ask this question.")] = None,
     clear: Annotated[bool, typer.Option("--clear", help="Ask nothing any more.")] = False,
@@ -39,13 +47,18 @@ def ask(
 ) -> None:
     """Ask a question of every window of STREAM from its next one on, without a restart; print what is asked now."""
     from codecflow import subscriber
+    from codecflow.events.syntax import rule_text
 
     if sum([question is not None, show, remove is not None, clear]) != 1:
         raise ConfigError('ask: give one of "question", --list, --remove ID or --clear')
+    if event is not None and question is None:
+        raise ConfigError("ask: --event goes with a question")
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     if question is not None:
         labels = [label.strip() for label in choice.split(",")] if choice is not None else []
-        one = subscriber.question(question, yes_no=yes_no, choices=labels, name=question_id, max_tokens=max_tokens)
+        one = subscriber.question(
+            question, yes_no=yes_no, choices=labels, name=question_id, max_tokens=max_tokens, event=event
+        )
         asked = subscriber.ask(settings, stream, one)
     elif remove is not None:
         asked = subscriber.remove(settings, stream, remove)
@@ -57,4 +70,5 @@ def ask(
         typer.echo(f"{stream}: no questions configured")
     for each in asked.questions:
         kind = f"choice: {', '.join(each.labels)}" if each.type == "choice" else each.type
-        typer.echo(f"{stream}  {one_line(each.id)}  [{one_line(kind)}]  {one_line(each.prompt)}")
+        rule = "" if each.event is None else f"  event: {one_line(rule_text(each.event))}"
+        typer.echo(f"{stream}  {one_line(each.id)}  [{one_line(kind)}]  {one_line(each.prompt)}{rule}")

@@ -103,6 +103,15 @@ def worker(
             help="A stream is released after this long without data; when it comes back, it begins at its next keyframe.",
         ),
     ] = 600.0,
+    silent: Annotated[
+        float,
+        typer.Option(
+            "--silent-after",
+            min=1,
+            metavar="SECONDS",
+            help="An event is opened for a stream of which nothing has come for this long (codecflow events).",
+        ),
+    ] = 30.0,
     samplers: Annotated[
         int | None,
         typer.Option(
@@ -176,6 +185,7 @@ def worker(
             yes_no=yes_no,
             memory=memory,
             idle_s=idle,
+            silent_s=silent,
             samplers=samplers,
             decode=decode,
             buffer=buffer,

@@ -57,6 +57,10 @@ class TopicNames:
         return f"{self.prefix}.masks"
 
     @property
+    def events(self) -> str:
+        return f"{self.prefix}.events"
+
+    @property
     def streams(self) -> str:
         return f"{self.prefix}.streams"
 

@@ -65,6 +65,7 @@ CONFIGS: Mapping[str, Mapping[str, str]] = {
     "metadata": _PICTURES,
     "results": _WEEK,
     "masks": {"cleanup.policy": "delete", "retention.ms": _PICTURES["retention.ms"]},
+    "events": {"cleanup.policy": "delete", "retention.ms": str(30 * 24 * _HOUR_MS)},
     "streams": _NEWEST,
     "state": _NEWEST,
     "dead-letter": _WEEK,

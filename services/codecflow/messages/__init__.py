@@ -2,6 +2,20 @@
 
 from ._wire import SCHEMA_VERSION, Headers
 from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter
+from .events import (
+    EVENT_KINDS,
+    NO_EVENTS,
+    Change,
+    Condition,
+    Event,
+    EventKind,
+    EventState,
+    OpenEvent,
+    RuleState,
+    decode_event,
+    encode_event,
+    event_id,
+)
 from .grids import (
     CHANGE_LEVELS,
     MOTION_LEVELS,
@@ -27,6 +41,7 @@ from .metadata import (
 )
 from .packets import ANNEX_B_CODECS, CodedPicture, decode_packet, encode_packet
 from .results import Flops, Frames, Result, ResultError, Tokens, decode_result, encode_result
+from .rules import EventRule
 from .state import StreamState, WindowGrid, decode_state, encode_state
 from .streams import (
     QUESTION_TYPES,
@@ -42,6 +57,7 @@ __all__ = [
     "ANNEX_B_CODECS",
     "BLOCK",
     "CHANGE_LEVELS",
+    "EVENT_KINDS",
     "MAX_CLOCK_MS",
     "MAX_EPOCH_AHEAD_MS",
     "MAX_INTERVAL",
@@ -50,25 +66,34 @@ __all__ = [
     "MIN_INTERVAL",
     "MOTION_LEVELS",
     "NO_BOUND",
+    "NO_EVENTS",
     "QUESTION_TYPES",
     "SCHEMA_VERSION",
     "UNCHANGED",
     "VIDEO_CODECS",
+    "Change",
     "CodedPicture",
+    "Condition",
     "DeadLetter",
     "Decoding",
     "EndOfEpoch",
+    "Event",
+    "EventKind",
+    "EventRule",
+    "EventState",
     "Exposure",
     "Flops",
     "FrameMask",
     "Frames",
     "Grid",
     "Headers",
+    "OpenEvent",
     "PictureMetadata",
     "Question",
     "QuestionType",
     "Result",
     "ResultError",
+    "RuleState",
     "Signal",
     "StreamDescription",
     "StreamState",
@@ -77,6 +102,7 @@ __all__ = [
     "WindowMasks",
     "check_stream_id",
     "decode_dead_letter",
+    "decode_event",
     "decode_masks",
     "decode_metadata",
     "decode_packet",
@@ -84,12 +110,14 @@ __all__ = [
     "decode_state",
     "decode_stream",
     "encode_dead_letter",
+    "encode_event",
     "encode_masks",
     "encode_metadata",
     "encode_packet",
     "encode_result",
     "encode_state",
     "encode_stream",
+    "event_id",
     "round_change",
     "round_motion",
 ]

@@ -52,6 +52,15 @@ MAX_PROMPT, MAX_LABEL, MAX_NAME = 4000, 200, 200
 MAX_LABELS, MAX_QUESTIONS, MAX_ANSWER_TOKENS = 64, 64, 1024
 """Labels of a question, questions of a stream, and tokens of an answer in free words."""
 
+MAX_HISTORY = 32
+"""Windows that a rule of an event looks back at."""
+
+MAX_RULE_S = 604_800
+"""Seconds of a rule's times: a week."""
+
+MIN_PROBABILITY = 0.001
+"""Of a rule's thresholds; at most as much below 1. A probability of 0 or 1 exactly may never come."""
+
 MAX_LINE = 300
 """Characters of a line for people, such as the reason in a dead letter."""
 
@@ -72,6 +81,8 @@ Ratio = tuple[Positive32, Positive32]  # numerator, denominator
 STREAM_ID = r"^[A-Za-z0-9._:-]{1,200}$"
 CODE = r"^[a-z][a-z0-9-]{0,39}$"
 """A short word to count by: the reason of a dead letter, the kind of an error."""
+
+EVENT_ID = r"^[0-9a-f]{16}$"
 
 Codec = Literal[
     "apng", "av1", "cavs", "cfhd", "cinepak", "dirac", "dnxhd", "dvvideo", "ffv1", "ffvhuff", "flashsv", "flv1", "gif",

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
+import msgspec
+
 from ._wire import dump, load
+from .events import NO_EVENTS, EventState
 from .limits import MAX_INT32, ClockMs, Natural, Positive32
 
 
@@ -30,6 +33,7 @@ class StreamState:
     `answered_until`: seconds of presentation time since the start of `epoch` up to which windows were emitted or left out:
     the end of the newest one, under `plan`. `packets_offset`, `metadata_offset`: records of the keyframe from which the next
     window can be rebuilt. `ended`: the epoch is closed and answered; nothing is to rebuild.
+    `events`: what its rules remember, and which events are open.
     """
 
     stream: str
@@ -39,11 +43,12 @@ class StreamState:
     packets_offset: Natural
     metadata_offset: Natural
     ended: bool = False
+    events: EventState = NO_EVENTS
 
 
 def encode_state(state: StreamState) -> tuple[bytes, bytes]:
     """(key, value) of the record."""
-    return state.stream.encode(), dump(state)
+    return state.stream.encode(), dump(state, events=msgspec.to_builtins(state.events) or None)
 
 
 def decode_state(key: bytes | None, value: bytes | None) -> StreamState:

@@ -13,9 +13,12 @@ from codecflow.text import one_line
 
 from ._wire import REFUSALS, Version, check_length, dump, is_stream_id, refused, stream_of
 from .limits import MAX_ANSWER_TOKENS, MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_PROMPT, MAX_QUESTIONS
+from .rules import EventRule
 
 QuestionType = Literal["text", "yes-no", "choice"]
 QUESTION_TYPES: tuple[str, ...] = get_args(QuestionType)
+YES_NO = ("yes", "no")
+"""The answers of a yes-no question."""
 
 
 def check_stream_id(stream: str) -> str:
@@ -30,8 +33,9 @@ def check_stream_id(stream: str) -> str:
 class Question:
     """A prompt asked of every window of a stream.
 
-    `labels`: the answers to choose among (`choice` only). `max_tokens`: limit of a `text` answer. Raises ConfigError on
-    anything that could not be answered: blank or equal labels among it.
+    `labels`: the answers to choose among (`choice` only). `max_tokens`: limit of a `text` answer. `event`: when a change in
+    its answers is an event. Raises ConfigError on anything that could not be answered, blank or equal labels among it, and
+    on a rule that could not fire.
     """
 
     id: str
@@ -39,6 +43,7 @@ class Question:
     type: QuestionType = "text"
     labels: tuple[str, ...] = ()
     max_tokens: int = 32
+    event: EventRule | None = None
 
     def __post_init__(self) -> None:
         name = f"question {one_line(self.id, 60)!r}"
@@ -60,6 +65,27 @@ class Question:
             raise ConfigError(f"{name}: two labels are equal; each must occur once")
         if not 1 <= self.max_tokens <= MAX_ANSWER_TOKENS:
             raise ConfigError(f"{name}: max_tokens {self.max_tokens} is not within 1 to {MAX_ANSWER_TOKENS}")
+        self._check_event(name)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What may be answered, each with a probability; none for free words."""
+        return YES_NO if self.type == "yes-no" else tuple(label.strip() for label in self.labels)
+
+    def _check_event(self, name: str) -> None:
+        if self.event is None:
+            return
+        if not self.answers:
+            raise ConfigError(
+                f"{name}: an event cannot fire on free words, which have no probability: ask it as a yes-no question or "
+                f"with a choice of labels"
+            )
+        label = self.event.label
+        if label is not None and label not in self.answers:
+            raise ConfigError(
+                f"{name}: an event of {one_line(label, 60)!r} cannot fire: it is not among the answers "
+                f"{one_line(', '.join(self.answers), 200)}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +111,7 @@ class _Question(msgspec.Struct):
     type: QuestionType
     labels: tuple[str, ...] = ()
     max_tokens: int = 32
+    event: EventRule | None = None
 
 
 class _Description(msgspec.Struct):
@@ -104,6 +131,8 @@ def encode_stream(description: StreamDescription) -> tuple[bytes, bytes]:
             document["labels"] = list(question.labels)
         if question.type == "text":
             document["max_tokens"] = question.max_tokens
+        if question.event is not None:
+            document["event"] = msgspec.to_builtins(question.event)
         questions.append(document)
     return description.stream.encode(), dump(description, questions=questions)
 
@@ -117,7 +146,7 @@ def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
     check_length(value, what)
     try:
         entries = _decode(value).questions
-        questions = (Question(one.id, one.prompt, one.type, one.labels, one.max_tokens) for one in entries)
+        questions = (Question(one.id, one.prompt, one.type, one.labels, one.max_tokens, one.event) for one in entries)
         return StreamDescription(stream, tuple(questions))
     except (*REFUSALS, ConfigError) as error:
         raise refused(value, what, error) from error

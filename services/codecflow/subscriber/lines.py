@@ -1,4 +1,4 @@
-"""A result as one line: for people, and as the JSON document of the wire."""
+"""A result or an event as one line: for people, and as the JSON document of the wire."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from codecflow.errors import MessageError
-from codecflow.messages import Result, decode_result, encode_result
+from codecflow.messages import Event, Result, decode_result, encode_event, encode_result
 from codecflow.text import escape_controls, one_line
 
 
@@ -55,6 +55,27 @@ def read_result_json(text: str | bytes) -> Result:
     except (orjson.JSONDecodeError, TypeError) as error:
         raise MessageError(f"result: a JSON object is expected ({error})") from error
     return decode_result(str(document.pop("stream", "")).encode(), orjson.dumps(document))
+
+
+def event_line(event: Event) -> str:
+    """One change of an event for people: when it was, what it is about, and in the brackets how long it has lasted."""
+    about = event.kind if event.question is None else one_line(event.question)
+    if event.label is not None:
+        label = one_line(event.label)
+        about += f": {label}" if event.before is None else f": {one_line(event.before)} -> {label}"
+    notes = [f"event {event.id}"]
+    if event.change != "opened":
+        notes.append(f"since {time_of_day(event.began_at_ms)}")
+    if event.highest is not None and event.number:
+        notes.append(f"highest {event.highest:.2f}")
+    when = time_of_day(event.at_ms)
+    return f"{event.stream}  {when}  {event.change}  {about} ({one_line(event.reason)})  [{', '.join(notes)}]"
+
+
+def event_json(event: Event) -> str:
+    """As `result_json`."""
+    _, value = encode_event(event)
+    return escape_controls(orjson.dumps({"stream": event.stream, **orjson.loads(value)}).decode())
 
 
 def time_of_day(ms: int) -> str:

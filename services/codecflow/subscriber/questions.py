@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from codecflow.errors import ConfigError, MessageError
+from codecflow.events.syntax import parse_rule
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
@@ -62,9 +63,16 @@ def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
 
 
 def question(
-    prompt: str, *, yes_no: bool = False, choices: Sequence[str] = (), name: str | None = None, max_tokens: int = 32
+    prompt: str,
+    *,
+    yes_no: bool = False,
+    choices: Sequence[str] = (),
+    name: str | None = None,
+    max_tokens: int = 32,
+    event: str | None = None,
 ) -> Question:
-    """A question of the type that the arguments make it; named by its words, where no name is given. Raises ConfigError."""
+    """A question of the type that the arguments make it; named by its words, where no name is given. `event`: its rule, as
+    `codecflow ask --event` takes it. Raises ConfigError."""
     if yes_no and choices:
         raise ConfigError(f"question {one_line(prompt, 60)!r}: yes-no and a choice exclude each other")
     return Question(
@@ -73,6 +81,7 @@ def question(
         type="yes-no" if yes_no else "choice" if choices else "text",
         labels=tuple(label.strip() for label in choices),
         max_tokens=max_tokens,
+        event=None if event is None else parse_rule(event),
     )
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Self, TypeVar
 
 from confluent_kafka import Message
 
 from codecflow.errors import MessageError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
-from codecflow.messages import Result, check_stream_id, decode_result
+from codecflow.messages import Event, Result, check_stream_id, decode_event, decode_result
+
+T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -22,16 +25,18 @@ _MOST_TOLD = 10
 _TELL_EVERY_S = 60.0
 
 
-class Follower(Iterator[Result]):
-    """Results of `stream`, or of all streams, one at a time in the order of each stream's windows, as they are committed.
+class TopicFollower(Iterator[T]):
+    """Messages of `stream`, or of all streams, one at a time in the order of each stream's records, as they are committed.
 
-    What is followed is fixed when the follower is made: results committed later, and with `from_beginning` those that the
-    topic still holds. Iteration ends after `timeout_s` seconds without a result (None: never), or once `stopping()` is true
-    and everything committed until then has been given out. A record that is no result is logged and skipped; of many the
-    first few are, and then each minute how many there were.
+    What is followed is fixed when the follower is made: records committed later, and with `from_beginning` those that
+    the topic still holds. Iteration ends after `timeout_s` seconds without a message (None: never), or once `stopping()` is
+    true and everything committed until then has been given out. A record that `decode` does not take is logged and skipped;
+    of many the first few are, and then each minute how many there were. `what`: the topic, without prefix.
 
-    Raises KafkaError when there is no results topic, no broker answers, or none has for too long.
+    Raises KafkaError when there is no such topic, no broker answers, or none has for too long.
     """
+
+    what: ClassVar[str]
 
     def __init__(
         self,
@@ -46,13 +51,17 @@ class Follower(Iterator[Result]):
         self._timeout_s = timeout_s
         self._stopping = stopping
         self._ended = False
-        self._ready: deque[Result] = deque()
-        self._topic = settings.topics.results
+        self._ready: deque[T] = deque()
+        self._topic: str = getattr(settings.topics, self.what)
         self._told = self._silent = 0
         self._silent_until = 0.0
         self._tail = TopicTail(settings, self._topic, from_end=not from_beginning, stopping=stopping)
 
-    def __next__(self) -> Result:
+    @abstractmethod
+    def decode(self, key: bytes | None, value: bytes | None) -> T:
+        """The message in a record. Raises MessageError."""
+
+    def __next__(self) -> T:
         deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
         while not self._ready and not self._ended:
             if self._stopping():
@@ -81,11 +90,11 @@ class Follower(Iterator[Result]):
             if self._key is not None and message.key() != self._key:
                 continue
             try:
-                self._ready.append(decode_result(message.key(), message.value()))
+                self._ready.append(self.decode(message.key(), message.value()))
             except MessageError as error:
                 self._refused(message, error)
         if self._silent and time.monotonic() > self._silent_until:
-            _logger.warning("%s: %d more records were no results", self._topic, self._silent)
+            _logger.warning("%s: %d more records were no %s", self._topic, self._silent, self.what)
             self._told = self._silent = 0
 
     def _refused(self, message: Message, error: MessageError) -> None:
@@ -95,3 +104,21 @@ class Follower(Iterator[Result]):
             _logger.warning("%s[%s] at offset %s: %s", self._topic, message.partition(), message.offset(), error)
         else:
             self._silent += 1
+
+
+class Follower(TopicFollower[Result]):
+    """Results, each committed one once."""
+
+    what = "results"
+
+    def decode(self, key: bytes | None, value: bytes | None) -> Result:
+        return decode_result(key, value)
+
+
+class EventFollower(TopicFollower[Event]):
+    """Changes of events, each committed one once."""
+
+    what = "events"
+
+    def decode(self, key: bytes | None, value: bytes | None) -> Event:
+        return decode_event(key, value)

@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 from codecflow.logs import Notice
-from codecflow.messages import Flops, Frames, Question, Result, ResultError, Tokens
+from codecflow.messages import Event, Flops, Frames, Question, Result, ResultError, Tokens
 from codecflow.vlm.families import Family
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
@@ -60,11 +60,12 @@ class Described:
 @dataclass(frozen=True, slots=True)
 class Answered:
     """A step with its results: one per question, none where it has no window or there are no questions. `error`: why the
-    window was not answered."""
+    window was not answered. `events`: what its rules make of it."""
 
     step: Step
     results: list[Result]
     error: ResultError | None = None
+    events: tuple[Event, ...] = ()
 
 
 def _together(outcome: StreamOutcome, spent: Mapping[str, StreamOutcome]) -> StreamOutcome:

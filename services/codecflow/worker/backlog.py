@@ -38,6 +38,8 @@ class Backlog:
         self._ended_episode: tuple[float, float] | None = None
         self._thin = False
         self._past_context = -1  # the epoch whose pictures are no longer context alone
+        self.late = False
+        """Whether the newest picture could be late: live, and no context."""
         self.may_skip = False
         """Whether the newest picture could be skipped."""
         self.nbytes = 0
@@ -53,7 +55,7 @@ class Backlog:
             return self._pass(event)
         self.newest_ms = picture.captured_at_ms
         self.behind_s = (now_ms - self.newest_ms) / 1000
-        may_be_late = picture.live and not self._is_context(event, picture)
+        self.late = may_be_late = picture.live and not self._is_context(event, picture)
         self.may_skip = may_be_late and self._policy.policy == "skip"
         late = may_be_late and (overrun or (not at_end and self.behind_s > self._policy.after_s))
         if self._policy.policy == "thin":

@@ -1,4 +1,4 @@
-"""Kafka out: results, masks, states, dead letters and offsets of one batch, in one transaction, while the next computes."""
+"""Kafka out: all that one batch comes to, with the offsets, in one transaction, while the next batch computes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from confluent_kafka import TopicPartition
@@ -23,11 +23,14 @@ from codecflow.logs import Notice
 from codecflow.messages import (
     DeadLetter,
     Decoding,
+    Event,
     FrameMask,
     Result,
     ResultError,
+    StreamState,
     WindowMasks,
     encode_dead_letter,
+    encode_event,
     encode_masks,
     encode_result,
     encode_state,
@@ -113,6 +116,14 @@ def transactional_id(group: str) -> str:
     return f"{group}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Events of a stream without a step of its own, with the state that remembers them."""
+
+    state: StreamState
+    events: tuple[Event, ...]
+
+
 class Committer:
     """The worker's end of a transaction, in a thread of its own; one transaction at a time. `policy`: the keep policy."""
 
@@ -123,7 +134,12 @@ class Committer:
         """Of transactions."""
 
     def submit(
-        self, answered: Sequence[Answered], letters: Sequence[DeadLetter], offsets: Sequence[TopicPartition], group: Any
+        self,
+        answered: Sequence[Answered],
+        told: Sequence[Told],
+        letters: Sequence[DeadLetter],
+        offsets: Sequence[TopicPartition],
+        group: Any,
     ) -> Future[None]:
         """Emit a batch. `group`: the member's place in its group when `offsets` were taken: if the group has moved on since,
         it refuses them.
@@ -132,7 +148,7 @@ class Committer:
         nothing was emitted, the work must be dropped. Other KafkaErrors end the worker; what it had not emitted is for its
         successor.
         """
-        return self._thread.submit(self._emit, answered, letters, offsets, group)
+        return self._thread.submit(self._emit, answered, told, letters, offsets, group)
 
     def close(self) -> None:
         """Waits for the transaction in progress."""
@@ -140,7 +156,12 @@ class Committer:
         self._emitter.close()
 
     def _emit(
-        self, answered: Sequence[Answered], letters: Sequence[DeadLetter], offsets: Sequence[TopicPartition], group: Any
+        self,
+        answered: Sequence[Answered],
+        told: Sequence[Told],
+        letters: Sequence[DeadLetter],
+        offsets: Sequence[TopicPartition],
+        group: Any,
     ) -> None:
         with self.time:
             topics = self._topics
@@ -150,8 +171,12 @@ class Committer:
                 for one in answered
                 for r in one.results
             ]
-            states = [one.step.state for one in answered]
+            states = [one.step.state for one in answered] + [one.state for one in told]
             records += [self._record(encode_state(state), topics.state, state.stream) for state in states]
+            events = [event for one in answered for event in one.events] + [
+                event for one in told for event in one.events
+            ]
+            records += [self._record(encode_event(event), topics.events, event.stream) for event in events]
             beside = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]
             for window in (one.step.window for one in answered):
                 if window is not None and (masks := window_masks(window, self._policy)).frames:

@@ -39,6 +39,7 @@ class WorkerOptions:
     yes_no: bool = False
     memory: float | None = None
     idle_s: float = 600.0
+    silent_s: float = 30.0
     samplers: int | None = None
     decode: str = "auto"
     buffer: float | None = None
@@ -69,7 +70,7 @@ class WorkerOptions:
             when_behind=WhenBehind.parse(self.when_behind),
             reuse_slots=reuse_slots(self.reuse, plan.fps),
             limits=Limits.within(
-                default_buffer_bytes() if self.buffer is None else int(self.buffer * 2**30), self.idle_s
+                default_buffer_bytes() if self.buffer is None else int(self.buffer * 2**30), self.idle_s, self.silent_s
             ),
         )
 

@@ -20,6 +20,7 @@ from codecflow.messages import (
     CodedPicture,
     DeadLetter,
     EndOfEpoch,
+    Event,
     Headers,
     PictureMetadata,
     StreamState,
@@ -116,14 +117,14 @@ class Partition:
         """Take in a record of the packets topic. `appended_ms`: when the broker took it in, where that is known."""
         picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers), appended_ms)
         if picture is not None:
-            stream = self._follow(picture.stream)
+            stream = self._follow(picture.stream, appended_ms)
             stream.packet(picture, offset, self._wall_ms(), self.near_end)
 
     def metadata(self, key: bytes | None, value: bytes | None, offset: int, appended_ms: int | None = None) -> None:
         """Take in a record of the metadata topic, as `packet` does."""
         document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value), appended_ms)
         if document is not None:
-            stream = self._follow(document.stream)
+            stream = self._follow(document.stream, appended_ms)
             stream.unpaired = False
             stream.metadata(document, offset, self._wall_ms(), self.near_end)
 
@@ -159,6 +160,22 @@ class Partition:
         self.states[stream.name] = step.state
         if step.last and stream.parked and not stream.taken and not stream.ready:
             self._forget(stream)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether conditions have changed that are worth an event."""
+        return any(stream.has_news for stream in self.streams.values())
+
+    def tell(self, now_ms: int, steps: Mapping[str, Step]) -> Iterator[tuple[Stream, StreamState, list[Event]]]:
+        """Events of streams that are not among `steps`."""
+        for name, stream in self.streams.items():
+            if name not in steps and (told := stream.tell(now_ms)) is not None:
+                yield stream, *told
+
+    def told(self, stream: Stream, state: StreamState) -> None:
+        """Its events are there for all to see."""
+        stream.told(state)
+        self.states[stream.name] = state
 
     def offsets(self, steps: Mapping[str, Step]) -> Offsets:
         """Where a successor begins to read once `steps`, the newest of each stream, are committed."""
@@ -247,10 +264,18 @@ class Partition:
                 )
                 self._reports.say(Notice(line, stream=stream.name, epoch=stream.newest_epoch))
             self._report_left_out(stream)
+            self._observe(stream, now_ms, near_end)
             if min(self._read_until) > since + limits.idle_s and not stream.parked:
                 stream.park(now_ms)
             elif stream.parked and stream.sampled_all and not stream.ready and not stream.taken:
                 self._forget(stream)  # it had nothing to leave: it has ended, or nothing was ever joined of it
+
+    def _observe(self, stream: Stream, now_ms: int, near_end: bool) -> None:
+        """What is worth an event beside answers."""
+        stream.observe_behind(now_ms, near_end)
+        # Records that a predecessor has seen already say nothing of now.
+        if not self.replaying and min(self._read_until) > stream.newest_at + self._limits.silent_s:
+            stream.observe_silent(self._limits.silent_s)
 
     def forget(self) -> None:
         """Let go of all streams."""
@@ -306,7 +331,7 @@ class Partition:
             return None
         return message
 
-    def _follow(self, name: str) -> Stream:
+    def _follow(self, name: str, appended_ms: int | None) -> Stream:
         stream = self.streams.get(name)
         if stream is None:
             settings = self._settings
@@ -320,6 +345,7 @@ class Partition:
             )
         stream.parked = False
         stream.newest_at = self._clock()
+        stream.observe_record(self._wall_ms() if appended_ms is None else appended_ms)
         return stream
 
     def _report_left_out(self, stream: Stream) -> None:

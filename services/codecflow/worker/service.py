@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
 from contextlib import ExitStack
@@ -24,10 +24,10 @@ from codecflow.errors import CodecFlowError
 from codecflow.kafka.failures import FencedError
 from codecflow.kafka.records import appended_ms, headers_of
 from codecflow.lifecycle import GracefulStop
-from codecflow.messages import DeadLetter, StreamState
+from codecflow.messages import DeadLetter, Question, StreamState
 
 from .answering import Answered, Answering, AnswersWindows, Described
-from .committer import Committer, DeadLetters
+from .committer import Committer, DeadLetters, Told
 from .consumer import REVOKE_WITHIN_S, Arrival, Ownership, Unreadable
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import SamplerPool
@@ -50,18 +50,21 @@ _COMMIT_EVERY_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Steps under way together, each with its partition and stream."""
+    """Steps under way together, each with its partition and stream, and what is asked of each stream."""
 
     steps: list[tuple[Partition, Stream, Step]]
+    asked: Mapping[str, tuple[Question, ...]]
     answers: Future[list[Answered]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """A transaction under way. `partitions`: those that the worker owned when it began."""
+    """A transaction under way. `told`: streams with events but without a step. `partitions`: those that the worker owned
+    when it began."""
 
-    steps: list[tuple[Partition, Stream, Step]]
+    steps: list[tuple[Partition, Stream]]
     answered: list[Answered]
+    told: list[tuple[Partition, Stream, Told]]
     letters: tuple[DeadLetter, ...]
     offsets: dict[int, Offsets]
     partitions: dict[int, Partition]
@@ -219,8 +222,9 @@ class Worker:
             ]
             if steps:
                 self._questions.update()
-                answers = self._answering.begin([step for _, _, step in steps], self._questions.of)
-                self._batch = _Batch(steps, answers)
+                asked = {stream.name: self._questions.of(stream.name) for _, stream, _ in steps}
+                answers = self._answering.begin([step for _, _, step in steps], asked.__getitem__)
+                self._batch = _Batch(steps, asked, answers)
 
     def _submit(self, batch: _Batch | None) -> None:
         """Begin the transaction of an answered batch, or of nothing but dead letters and offsets."""
@@ -230,22 +234,34 @@ class Worker:
         # Partitions may have been lost while it was computed.
         kept = [self._owned.partitions.get(partition.number) is partition for partition, _, _ in steps]
         steps, answered = list(compress(steps, kept)), list(compress(answered, kept))
+        now_ms = int(time.time() * 1000)
+        if batch is not None:
+            answered = [
+                stream.decide(one, batch.asked[stream.name], now_ms)
+                for (_, stream, _), one in zip(steps, answered, strict=True)
+            ]
         lost = self._answering.take_lost()
         for partition in self._owned.all() if lost else ():
             for name in lost & partition.streams.keys():
                 partition.streams[name].restart()
         offsets = self._owned.moved()
         by_partition: dict[int, dict[str, Step]] = {}
-        for partition, stream, step in steps:
-            by_partition.setdefault(partition.number, {})[stream.name] = step
+        for (partition, stream, _), one in zip(steps, answered, strict=True):
+            by_partition.setdefault(partition.number, {})[stream.name] = one.step
+        told = [
+            (partition, stream, Told(state, tuple(events)))
+            for partition in self._owned.partitions.values()
+            for stream, state, events in partition.tell(now_ms, by_partition.get(partition.number, {}))
+        ]
         for number, newest in by_partition.items():
             offsets[number] = self._owned.partitions[number].offsets(newest)
         places = [place for number, both in offsets.items() for place in self._consumer.offsets(number, both)]
         letters = self._letters.waiting
-        if not (answered or letters or places):
+        if not (answered or told or letters or places):
             return
-        done = self._committer.submit(answered, letters, places, self._consumer.group())
-        self._commit = _Commit(steps, answered, letters, offsets, dict(self._owned.partitions), done)
+        done = self._committer.submit(answered, [one for _, _, one in told], letters, places, self._consumer.group())
+        taken = [(partition, stream) for partition, stream, _ in steps]
+        self._commit = _Commit(taken, answered, told, letters, offsets, dict(self._owned.partitions), done)
         self._next_commit = time.monotonic() + _COMMIT_EVERY_S
 
     def _committed(self) -> None:
@@ -266,8 +282,12 @@ class Worker:
         self._summary.transactions += 1
         self._letters.sent(commit.letters)
         self._owned.sent(commit.offsets)
-        for (partition, stream, step), one in zip(commit.steps, commit.answered, strict=True):
-            partition.committed(stream, step)
+        for partition, stream, told in commit.told:
+            partition.told(stream, told.state)
+            self._summary.events += len(told.events)
+        for (partition, stream), one in zip(commit.steps, commit.answered, strict=True):
+            partition.committed(stream, one.step)
+            self._summary.events += len(one.events)
             self._count(one)
             if stream.behind_s is not None:
                 self._summary.committed(one.results, time.time())
@@ -330,7 +350,8 @@ class Worker:
         for partition in partitions.values():
             partition.expire()
         self._letters.report()
-        if self._batch is None and self._commit is None and (self._letters.waiting or now >= self._next_commit):
+        due = self._letters.waiting or now >= self._next_commit or any(p.has_news for p in partitions.values())
+        if self._batch is None and self._commit is None and due:
             self._submit(None)
         self._figures()
         self._progress(self._summary)
@@ -367,7 +388,7 @@ class Worker:
         windows = sum(stream.windows_waiting for stream in streams)
         if self._batch is not None:
             windows += sum(step.window is not None for _, _, step in self._batch.steps)
-        answered = 0 if self._commit is None else sum(step.window is not None for _, _, step in self._commit.steps)
+        answered = 0 if self._commit is None else sum(one.step.window is not None for one in self._commit.answered)
         cpu_s = (self._consumer_time.cpu_s,)
         pool = self._pool
         return {

@@ -85,7 +85,8 @@ class Limits:
 
     `partner_s`: a record whose counterpart has not come this long after the stream's newest record, although the other topic
     was read, is given up. `idle_s`: a stream without records for this long no longer holds its partition's offsets back, and
-    its memory is released; when it comes back, it begins at its next keyframe.
+    its memory is released; when it comes back, it begins at its next keyframe. `silent_s`: that nothing has come of a stream
+    for this long is an event.
     """
 
     buffer_bytes: int = 1 << 30
@@ -95,11 +96,13 @@ class Limits:
     windows: int = 2
     partner_s: float = 60.0
     idle_s: float = 600.0
+    silent_s: float = 30.0
 
     @staticmethod
-    def within(buffer_bytes: int, idle_s: float = 600.0) -> Limits:
+    def within(buffer_bytes: int, idle_s: float = 600.0, silent_s: float = 30.0) -> Limits:
         """Limits for a buffer of this size in all: no stream may fill more than an eighth of it."""
-        return Limits(buffer_bytes=buffer_bytes, stream_bytes=min(32 << 20, buffer_bytes // 8), idle_s=idle_s)
+        stream_bytes = min(32 << 20, buffer_bytes // 8)
+        return Limits(buffer_bytes=buffer_bytes, stream_bytes=stream_bytes, idle_s=idle_s, silent_s=silent_s)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,12 +101,12 @@ class Summary:
     `streams`: what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`:
     how late the stream that is furthest behind live is read; `records_gone`: by retention, unread. Tokens and FLOPs as in a
     result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed. `batches`: of the
-    engine. `rebalances` of its group; `transactions` committed, and `fenced`: dropped since others own their partitions.
-    `sampler_deaths`: sampler processes that ended and were replaced; `sampler_bytes`: memory that they hold, but for what
-    they have in common. `delay`: from the capture of a live window's newest picture to the commit of its results. `health`:
-    for probes. `stages`: the pipeline's, in order; what waits is records for consumer and join, pictures for sampler,
-    windows for engine and committer (those that they work on included). The consumer's busy time is CPU time: the rest is
-    spent waiting for records.
+    engine. `events`: emitted. `rebalances` of its group; `transactions` committed, and `fenced`: dropped since others
+    own their partitions. `sampler_deaths`: sampler processes that ended and were replaced; `sampler_bytes`: memory that
+    they hold, but for what they have in common. `delay`: from the capture of a live window's newest picture to the
+    commit of its results. `health`: for probes. `stages`: the pipeline's, in order; what waits is records for consumer
+    and join, pictures for sampler, windows for engine and committer (those that they work on included). The consumer's
+    busy time is CPU time: the rest is spent waiting for records.
     """
 
     windows: int = 0
@@ -131,6 +131,7 @@ class Summary:
     frame_bytes: int = 0
     kv_bytes: int = 0
     batches: int = 0
+    events: int = 0
     rebalances: int = 0
     transactions: int = 0
     fenced: int = 0

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from codecflow.messages import CodedPicture, EndOfEpoch, PictureMetadata, StreamState
+from codecflow.events import stream as stream_events
+from codecflow.messages import (
+    NO_EVENTS,
+    CodedPicture,
+    EndOfEpoch,
+    Event,
+    EventKind,
+    PictureMetadata,
+    Question,
+    ResultError,
+    StreamState,
+)
 
+from .answering import Answered
 from .backlog import Backlog
 from .join import EpochEnd, Joined, StreamJoin
 from .pool import Sampled, SamplerPool
@@ -14,6 +27,9 @@ from .resume import Held, Resume
 from .sampler import Leave, Restart
 from .settings import Limits, WhenBehind
 from .windows import Step
+
+_PASSING = ("restarting",)
+"""Codes of errors that are over with the next window."""
 
 
 class Stream:
@@ -57,9 +73,15 @@ class Stream:
         """Records that were left out and reported, by kind."""
         self.false_ends = 0
         """Ends of epochs that were none and are still to be reported."""
+        self.conditions: dict[EventKind, str] = (
+            {} if state is None else dict.fromkeys(stream_events.present(state.events), "")
+        )
+        """What is so at present that is worth an event, and why."""
+        self._late_after_s = when_behind.after_s
         self._pool, self._limits = pool, limits
         self._resume = Resume(state)
         self._held = Held.nothing()
+        self._ended: int | None = None  # the newest epoch of which the end was read
         self._over = 0  # records of epochs before the state's, behind its offsets
         self._began = -1 if state is None else state.epoch if not state.ended else -1
         self._backlog = Backlog(when_behind, self._resume, limits.stream_bytes)
@@ -129,6 +151,8 @@ class Stream:
             self._accept(self.join.take(), now_ms, at_end)
 
     def metadata(self, document: PictureMetadata | EndOfEpoch, offset: int, now_ms: int, at_end: bool) -> None:
+        if isinstance(document, EndOfEpoch):
+            self._ended = document.epoch
         if not self._covered(document.epoch, offset, 1):
             self.join.add_metadata(document, offset)
             self._accept(self.join.take(), now_ms, at_end)
@@ -165,7 +189,9 @@ class Stream:
         for step in sampled.steps:
             self.closed_bytes += step.nbytes
             before = self.ready[-1] if self.ready else None
-            if before is not None and (before.window is None or step.window is None):
+            # An epoch ends before the windows of the next one are looked at.
+            apart = before is not None and before.state.ended and step.window is not None
+            if before is not None and not apart and (before.window is None or step.window is None):
                 self.ready[-1] = Step(step.state, before.window or step.window, step.last, before.nbytes + step.nbytes)
             else:
                 self.ready.append(step)
@@ -176,6 +202,72 @@ class Stream:
             return None
         self.taken.append(self.ready.popleft())
         return self.taken[-1]
+
+    def decide(self, answered: Answered, questions: Sequence[Question], now_ms: int) -> Answered:
+        """The oldest step taken, with its events, and a state that remembers them. To be called while no transaction is
+        under way: its events follow from the state that was committed last, and from nothing else."""
+        step = answered.step
+        assert self.taken[0] is step
+        if step.window is not None:
+            self._set_aside(answered.error)
+        ending = None
+        if step.state.ended:
+            for kind in ("silent", "behind"):
+                self.conditions.pop(kind, None)
+        if step.state.ended or step.last:
+            ending = "the stream has ended" if step.state.ended else "nothing comes any more"
+        before = NO_EVENTS if self.state is None else self.state.events
+        after, events = stream_events.follow(self.name, before, questions, answered.results, now_ms, ending)
+        after, more = stream_events.conditions(self.name, after, step.state.epoch, self.conditions, now_ms)
+        decided = replace(step, state=replace(step.state, events=after))
+        self.taken[0] = decided
+        return replace(answered, step=decided, events=(*events, *more))
+
+    @property
+    def has_news(self) -> bool:
+        """Whether conditions have changed since the last commit."""
+        return self.state is not None and self.conditions.keys() != stream_events.present(self.state.events)
+
+    def observe_record(self, appended_ms: int) -> None:
+        """A record of it has come, which the broker took in at `appended_ms`."""
+        if "silent" in self.conditions:
+            opened = None if self.state is None else stream_events.since(self.state.events, "silent")
+            # One that is read again after a take-over is from before the silence.
+            if opened is None or appended_ms > opened - 500 * self._limits.silent_s:
+                del self.conditions["silent"]
+
+    def observe_silent(self, after_s: float) -> None:
+        """Nothing has come of it for so long."""
+        over = self._ended is not None and self._ended >= self.newest_epoch
+        if self.state is not None and not self.state.ended and not over and "silent" not in self.conditions:
+            self.conditions["silent"] = f"no pictures for {after_s:g} s"
+
+    def observe_behind(self, now_ms: int, at_end: bool) -> None:
+        """How late it is read by now."""
+        behind_s = self.behind_s(now_ms, at_end) if self._backlog.late else None
+        if behind_s is None or at_end or behind_s < self._late_after_s / 2:
+            self.conditions.pop("behind", None)
+        elif behind_s > self._late_after_s and "behind" not in self.conditions:
+            self.conditions["behind"] = f"it is answered {behind_s:.0f} s late"
+
+    def tell(self, now_ms: int) -> tuple[StreamState, list[Event]] | None:
+        """Events of conditions that have changed since the last commit, with the state that remembers them; None where there
+        are none. To be called while no transaction is under way."""
+        state = self.state
+        if state is None or not self.has_news:
+            return None
+        after, events = stream_events.conditions(self.name, state.events, state.epoch, self.conditions, now_ms)
+        return replace(state, events=after), events
+
+    def told(self, state: StreamState) -> None:
+        """What `tell` gave is committed."""
+        self.state = state
+
+    def _set_aside(self, error: ResultError | None) -> None:
+        if error is None:
+            self.conditions.pop("set-aside", None)
+        elif error.code not in _PASSING:
+            self.conditions["set-aside"] = error.text
 
     def committed(self, step: Step) -> None:
         """The oldest step taken is there for all to see."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from codecflow import subscriber
 from codecflow.kafka.clients import producer, require_broker
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import Question
+from codecflow.messages import EventRule, Question
 
 from .cluster import Cluster
 from .proxy import Mode
@@ -20,7 +20,7 @@ from .services import Service
 SESSION_S = 8
 """Of the workers in their group: after so long a frozen one is given up."""
 STRIDES = ("2", "3")
-BASE = Question("base", "Is a person in view?", "yes-no")
+BASE = Question("base", "Is a person in view?", "yes-no", event=EventRule("yes", 0.5, update_s=10.0))
 """Asked of every stream all the time."""
 _EXTRA = Question("extra", "What is there?", max_tokens=2)
 

@@ -250,7 +250,7 @@ class _Run:
             rows,
             f"{verdict.windows} windows and questions expected; {len(verdict.lost)} lost, {len(verdict.doubled)} doubled, "
             f"{len(verdict.different)} different, {len(verdict.unknown)} unknown; {len(stage.poison)} unusable records; "
-            f"largest difference of p(yes) {verdict.worst:.1e}; {len(tracebacks)} tracebacks",
+            f"{verdict.events} events; largest difference of p(yes) {verdict.worst:.1e}; {len(tracebacks)} tracebacks",
         )
         faults = {
             "lost": verdict.lost,
@@ -275,6 +275,7 @@ class _Run:
                 "windows": verdict.windows,
                 **{what.replace(" ", "_"): len(found) for what, found in faults.items()},
                 "recovery_s": {"median": median, "p95": p95, "max": longest},
+                "events": verdict.events,
                 "worst_difference": verdict.worst,
             }
         )

@@ -11,7 +11,7 @@ from codecflow.kafka.clients import producer
 from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
-from codecflow.messages import Result, decode_dead_letter, decode_masks
+from codecflow.messages import Event, Result, decode_dead_letter, decode_masks
 
 from .faults import BASE, Coordinates
 
@@ -26,7 +26,7 @@ Place = tuple[str, int, float, float, str]
 class Verdict:
     """`windows`: expected; `lost`, `doubled`: windows and records that are missing, or there more than once; `different`:
     answers that are not the undisturbed ones; `unknown`: results that nobody expects; `worst`: difference of
-    probabilities."""
+    probabilities. `events`: how many there were."""
 
     windows: int = 0
     lost: list[str] = field(default_factory=list)
@@ -34,6 +34,7 @@ class Verdict:
     different: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     worst: float = 0.0
+    events: int = 0
 
 
 def results(settings: KafkaSettings) -> list[Result]:
@@ -120,7 +121,27 @@ def verify(settings: KafkaSettings, expected: dict[str, list[Result]], poison: l
     masks = Counter(_masks(settings))
     verdict.doubled += [f"masks {key}: {count} times" for key, count in masks.items() if count > 1]
     verdict.lost += [f"masks of {key}" for key in windows - {key[:3] for key in masks}]
+    with subscriber.EventFollower(settings, from_beginning=True, stopping=lambda: True) as follower:
+        _whole(list(follower), verdict)
     return verdict
+
+
+def _whole(events: list[Event], verdict: Verdict) -> None:
+    """Each event is opened, updated and closed, in this order, and each record of it is there once."""
+    found: dict[tuple[str, str], list[Event]] = defaultdict(list)
+    for event in events:
+        found[event.stream, event.id].append(event)
+    verdict.events = len(found)
+    for name, records in found.items():
+        numbers = [record.number for record in records]
+        twice = {number for number in numbers if numbers.count(number) > 1}
+        verdict.doubled += [f"event {name}, record {number}" for number in twice]
+        verdict.lost += [f"event {name}, record {n}" for n in set(range(max(numbers))) - {*numbers}]
+        for record in records:
+            if (record.change == "opened") != (record.number == 0) or (
+                record.change == "closed" and record.number < max(numbers)
+            ):
+                verdict.different.append(f"event {name}: record {record.number} is {record.change}")
 
 
 def _compare(result: Result, other: Result, verdict: Verdict) -> None:

@@ -16,19 +16,26 @@ import numpy as np
 from codecflow.codec.addresses import Address, is_address, redact, shown
 from codecflow.codec.tls import check_certificates
 from codecflow.errors import CodecFlowError, MessageError
+from codecflow.events.syntax import parse_rule, rule_text
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import (
     CodedPicture,
+    Condition,
     DeadLetter,
     Decoding,
     EndOfEpoch,
+    Event,
+    EventRule,
+    EventState,
     Exposure,
     Flops,
     FrameMask,
     Frames,
+    OpenEvent,
     PictureMetadata,
     Question,
     Result,
+    RuleState,
     Signal,
     StreamDescription,
     StreamState,
@@ -36,6 +43,7 @@ from codecflow.messages import (
     WindowGrid,
     WindowMasks,
     decode_dead_letter,
+    decode_event,
     decode_masks,
     decode_metadata,
     decode_packet,
@@ -43,6 +51,7 @@ from codecflow.messages import (
     decode_state,
     decode_stream,
     encode_dead_letter,
+    encode_event,
     encode_masks,
     encode_metadata,
     encode_packet,
@@ -50,7 +59,7 @@ from codecflow.messages import (
     encode_state,
     encode_stream,
 )
-from codecflow.subscriber.lines import read_result_json, result_json, result_line
+from codecflow.subscriber.lines import event_json, event_line, read_result_json, result_json, result_line
 from codecflow.tools.evaluate.spec import read_spec
 
 from .mutations import mutated_bytes, mutated_json
@@ -62,7 +71,7 @@ _GRID = np.arange(48, dtype=np.uint8).reshape(6, 8)
 _PICTURE = CodedPicture("gate", 1, 0, b"\0\0\1\x65", "h264", True, 0, -1, 1, Fraction(1, 25), 1, 128, 96, live=True)
 _SIGNAL = Signal(2, Fraction(1, 2), _GRID, _GRID, _GRID % 2, 1, 7, 0, True, Exposure(300, -12), 9)
 _QUESTIONS = (
-    Question("person", "Is a person in view?", "yes-no"),
+    Question("person", "Is a person in view?", "yes-no", event=EventRule("yes", 0.8, 0.5, (2, 3), 10.0)),
     Question("weather", "How is it?", "choice", ("dry", "wet")),
 )
 _RESULT = Result(
@@ -113,7 +122,15 @@ def _record(
 
 
 def _keys(key: bytes) -> object:
-    for decode in (decode_metadata, decode_state, decode_stream, decode_result, decode_masks, decode_dead_letter):
+    for decode in (
+        decode_metadata,
+        decode_state,
+        decode_stream,
+        decode_result,
+        decode_event,
+        decode_masks,
+        decode_dead_letter,
+    ):
         try:
             decode(key, b"{}")
         except CodecFlowError as error:
@@ -147,6 +164,17 @@ def _result(value: bytes) -> object:
     return read_result_json(document)
 
 
+def _event(value: bytes) -> object:
+    event = decode_event(b"gate", value)
+    _check_line(event_line(event), most=200_000)
+    event_json(event)
+    return decode_event(*encode_event(event))
+
+
+def _rule(data: bytes) -> object:
+    return parse_rule(rule_text(parse_rule(data.decode(errors="replace"))))
+
+
 def _address(data: bytes) -> object:
     text = data.decode(errors="surrogateescape")
     _check_line(shown(text), most=10**6)
@@ -170,7 +198,13 @@ def targets(folder: Path) -> dict[str, Target]:
     header = encode_packet(_PICTURE)[2][0][1]
     picture = encode_metadata(PictureMetadata("gate", 1, 0, 0, 0, Fraction(1, 25), "h264", "I", 4, _SIGNAL))[1]
     end = encode_metadata(EndOfEpoch("gate", 1, 100))[1]
-    state = encode_state(StreamState("gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5))[1]
+    opened = OpenEvent("0" * 16, 5, 1, 8.0, 0.9, 3)
+    rule = RuleState("person", "0" * 16, (0, 1), 1, 8.0, 1, 0, 5, 2.0, opened, "yes")
+    remembered = EventState(1, 8.0, 9, (rule,), (Condition("silent", opened),))
+    state = encode_state(StreamState("gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5, events=remembered))[
+        1
+    ]
+    event = encode_event(Event("gate", "0" * 16, 1, "closed", "answer", 1, 5, 9, 10, "why", "person", label="yes"))[1]
     letter = encode_dead_letter(DeadLetter("codecflow.packets", 0, 7, "gate", "corrupt", "not decodable"))[1]
     described = encode_stream(StreamDescription("gate", _QUESTIONS))[1]
     result, masks = encode_result(_RESULT)[1], encode_masks(_MASKS)[0][1]
@@ -184,6 +218,8 @@ def targets(folder: Path) -> dict[str, Target]:
         "state": Target((state,), _record(decode_state, encode_state)),
         "stream": Target((described,), _record(decode_stream, encode_stream)),
         "result": Target((result,), _result),
+        "event": Target((event,), _event),
+        "rule": Target((b"yes>=0.8,below=0.5,windows=2/3,for=10,cooldown=60,update=30", b"change"), _rule, json=False),
         "masks": Target((masks,), _record(decode_masks, encode_masks)),
         "dead letter": Target((letter,), _record(decode_dead_letter, encode_dead_letter)),
         "result line": Target((result_json(_RESULT).encode(),), read_result_json),
