@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,18 +38,24 @@ from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import free_port
 from codecflow.messages import EventRule, Question
 from codecflow.messages.limits import MIN_PROBABILITY
+from codecflow.page.access import Access
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
+from codecflow.subscriber.fleet import Fleet
+from codecflow.subscriber.history import History
+from codecflow.subscriber.recording import Recording
+from codecflow.subscriber.unusable import dead_letters
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from tests.codec.clips import encode
+from tests.page.conftest import serving
 from tests.worker.memory import Published, encode_clip, publish
-from tests.worker.running import Running, results, send
+from tests.worker.running import Running, results, send, until
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 RECIPE = [line.strip() for line in DOCUMENT.splitlines() if line.strip().startswith("kafka-acls.sh")]
-USERS = ("producer", "worker", "subscriber", "operator")
+USERS = ("producer", "worker", "subscriber", "operator", "viewer")
 PREFIX = "fleet"
 EVENTFUL = Question("q", "Is anything there?", "yes-no", event=EventRule("yes", MIN_PROBABILITY))
 
@@ -154,7 +162,22 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     assert {one.question for one in results(cluster.as_user("subscriber"))} == {"q"}
     with subscriber.EventFollower(cluster.as_user("subscriber"), from_beginning=True, stopping=lambda: True) as events:
         assert [event.question for event in events if event.change == "opened"] == ["q"]
+    viewer = cluster.as_user("viewer")
+    with Fleet(viewer) as fleet:
+        assert [one.stream for one in fleet.catch_up()] == ["gate"]
+    assert {one.question for one in History(viewer, "gate")} == {"q"}
+    assert [group.newest.code for group in dead_letters(viewer)[0]] == ["unreadable"]
+    with Recording(viewer, "gate") as recording:
+        assert recording.newest() is not None
+    with serving(viewer, Access(None, frozenset({"127.0.0.1"}))) as address:
+        until(lambda: figures(address)["streams"] == 1, what="the page knows the stream")
     remove(operator, [*find_unusable(operator), *of_stream(operator, "gate")])
+
+
+def figures(address: str) -> dict[str, int]:
+    with urllib.request.urlopen(f"http://{address}/status", timeout=30) as answer:
+        found: dict[str, int] = json.load(answer)
+    return found
 
 
 def worked(cluster: Cluster, user: str, family: Family, published: Published) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
@@ -20,11 +21,14 @@ from codecflow.errors import ConfigError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import CodedPicture
 from codecflow.orientation import shown_size
+from codecflow.page.feed import Feed
 from codecflow.subscriber.clip import write_clip
 from codecflow.subscriber.recording import NotThereError, Recording, WallClock
 from codecflow.subscriber.times import TimeRange, parse_range
 from tests.codec.clips import encode
 from tests.page.camera import publish
+from tests.worker.running import until
+from tests.worker.test_hostile import bomb
 
 EPOCH = 1_790_000_000_000
 
@@ -68,8 +72,8 @@ def test_a_clip_plays_from_the_time_that_was_asked_for(
     ]
     found = played(file.path)
     assert len(found) >= len(wanted) == 8
-    for (time, frame), one in zip(found, wanted, strict=False):
-        assert time == pytest.approx(float((one.pts - wanted[0].pts) * one.picture.time_base), abs=0.002)
+    for (at, frame), one in zip(found, wanted, strict=False):
+        assert at == pytest.approx(float((one.pts - wanted[0].pts) * one.picture.time_base), abs=0.002)
         assert np.array_equal(frame.to_ndarray(format="gray"), one.frame.to_ndarray(format="gray"))
     assert found[-1][0] < 1.1
     assert file.seconds == pytest.approx(0.8, abs=0.35)
@@ -118,6 +122,28 @@ def test_what_is_gone_is_said_with_what_is_still_there(kafka_settings: KafkaSett
     with Recording(kafka_settings, "nobody") as recording, pytest.raises(NotThereError, match="none of its pictures"):
         write_clip(recording, WallClock(EPOCH), WallClock(EPOCH + 1), tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
+
+
+def test_a_record_that_unpacks_large_stops_neither_a_clip_nor_the_page(
+    kafka_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    """A reader that did not step over it would read it again for ever, or end."""
+    now_ms = int(time.time() * 1000)
+    pictures = camera(tmp_path, "h264", "gate", now_ms)
+    seen: list[int] = []
+    failures: list[Exception] = []
+    feed = Feed(kafka_settings, failures.append)
+    feed.watch("gate", lambda picture: seen.append(picture.seq))
+    publish(kafka_settings, pictures[:12])
+    bomb(kafka_settings, kafka_settings.topics.packets, b"gate", "zstd", 110_000_000)
+    publish(kafka_settings, pictures[12:])
+    until(lambda: bool(failures) or (bool(seen) and seen[-1] == pictures[-1].seq), what="the page has the last picture")
+    feed.close()
+    assert failures == []
+    with Recording(kafka_settings, "gate") as recording:
+        assert recording.newest() == pictures[-1]
+        cut = write_clip(recording, WallClock(now_ms + 500), WallClock(now_ms + 2500), tmp_path / "out.mp4")
+    assert sum(file.pictures for file in cut.files) >= 20
 
 
 def test_the_command(kafka_settings: KafkaSettings, tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, consumer, require_broker
-from .failures import TopicsError, client_error
+from .failures import TopicsError, client_error, reason
 from .settings import KafkaSettings
 from .topics import partition_of
+from .unreadable import NO_GROUP, RETRIES, UNREADABLE, Steps
 
 _BATCH = 200
 _REQUEST_S = 30.0
@@ -44,8 +45,9 @@ class PartitionHistory:
             settings,
             f"{settings.topic_prefix}.history",
             self._watch,
-            **{"enable.partition.eof": True, "fetch.wait.max.ms": 100, "queued.max.messages.kbytes": 16_384},
+            **{"enable.partition.eof": True, "fetch.wait.max.ms": 100, "queued.max.messages.kbytes": 16_384, **RETRIES},
         )
+        self._steps = Steps(self._consumer)
         self.at_end = False
         """Whether the last `poll` came to what was the partition's end then."""
 
@@ -79,12 +81,14 @@ class PartitionHistory:
     def seek(self, offset: int) -> None:
         """Go on reading at `offset`, or at the oldest record where it is gone."""
         self.at_end = False
+        self._steps.forget()
         self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
 
     def poll(self, timeout_s: float = 0.2) -> list[Message]:
         """The next records; `timeout_s` is the longest wait for the first. Raises KafkaError, BrokersGoneError."""
         self._watch.check(self._consumer)
         found = []
+        stepped = False
         first = self._consumer.poll(timeout_s)
         for message in () if first is None else (first, *self._consumer.consume(_BATCH, 0)):
             error = message.error()
@@ -93,7 +97,11 @@ class PartitionHistory:
                 self.at_end = False
             elif error.code() == ClientError._PARTITION_EOF:
                 self.at_end = True
-            elif not error.retriable():
+            elif error.code() in UNREADABLE:  # the worker names it
+                if not stepped:
+                    self._steps.over(message)
+                stepped = True
+            elif error.code() != NO_GROUP and not error.retriable():
                 raise self._error(error)
         return found
 
@@ -101,4 +109,4 @@ class PartitionHistory:
         self._consumer.close()
 
     def _error(self, error: ClientError) -> KafkaError:
-        return KafkaError(f"topic {self._topic}: {self._settings.scrub(error.str())}")
+        return KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")

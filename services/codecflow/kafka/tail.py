@@ -18,7 +18,7 @@ from codecflow.errors import KafkaError
 from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error, reason
 from .settings import KafkaSettings
-from .unreadable import REASON, RETRIES, UNREADABLE, Steps
+from .unreadable import NO_GROUP, REASON, RETRIES, UNREADABLE, Steps
 
 _logger = logging.getLogger(__name__)
 _BATCH = 500
@@ -129,8 +129,8 @@ class TopicTail:
             elif error is not None and error.code() == ClientError._PARTITION_EOF:
                 # Beyond what was given: transaction markers and aborted records take offsets too.
                 self._positions[partition or 0] = offset or 0
-            elif error is not None and error.code() == ClientError.GROUP_AUTHORIZATION_FAILED:
-                continue  # the client asks for the group's coordinator, though nothing here uses the group
+            elif error is not None and error.code() == NO_GROUP:
+                continue
             elif error is not None and error.code() in UNREADABLE:
                 if partition not in stepped and (at := self._steps.over(message)) is not None and partition is not None:
                     self._positions[partition] = at + 1

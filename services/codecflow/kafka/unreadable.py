@@ -18,6 +18,10 @@ RETRIES: dict[str, Any] = {"fetch.error.backoff.ms": 50}
 """Properties of a consumer that steps over such a batch, which takes one fetch for each of its records."""
 
 
+NO_GROUP = ClientError.GROUP_AUTHORIZATION_FAILED
+"""No reason to end for a reader that uses no group: the client asks for the group's coordinator all the same."""
+
+
 class Steps:
     """How one consumer steps over records that it cannot unpack."""
 

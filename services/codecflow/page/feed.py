@@ -19,10 +19,12 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 
 from codecflow.errors import KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer
+from codecflow.kafka.failures import reason
 from codecflow.kafka.history import partitions_of
 from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of
+from codecflow.kafka.unreadable import NO_GROUP, RETRIES, UNREADABLE, Steps
 from codecflow.messages import CodedPicture, decode_packet
 
 Listener = Callable[[CodedPicture], None]
@@ -90,8 +92,14 @@ class Feed:
             settings,
             f"{settings.topic_prefix}.page",
             self._watch,
-            **{"fetch.wait.max.ms": 100, "queued.max.messages.kbytes": 32_768, "enable.partition.eof": False},
+            **{
+                "fetch.wait.max.ms": 100,
+                "queued.max.messages.kbytes": 32_768,
+                "enable.partition.eof": False,
+                **RETRIES,
+            },
         )
+        self._steps = Steps(self._consumer)
         self._commands: SimpleQueue[tuple[bool, str, Listener]] = SimpleQueue()
         self._listeners: dict[str, list[Listener]] = {}
         self._reading: set[int] = set()
@@ -122,8 +130,9 @@ class Feed:
                     self._consumer.poll(0)
                     continue
                 first = self._consumer.poll(_POLL_S)
+                stepped: set[int | None] = set()
                 for message in () if first is None else (first, *self._consumer.consume(500, 0)):
-                    self._take(message)
+                    self._take(message, stepped)
         except (KafkaError, KafkaException) as error:
             self._failed(error)
         finally:
@@ -164,11 +173,16 @@ class Feed:
             self._consumer.incremental_assign(found)
         self._reading = wanted
 
-    def _take(self, message: Message) -> None:
+    def _take(self, message: Message, stepped: set[int | None]) -> None:
+        """`stepped`: partitions in which a record that cannot be unpacked was stepped over in this call."""
         error = message.error()
         if error is not None:
-            if not error.retriable() and error.code() != ClientError._PARTITION_EOF:
-                raise KafkaError(f"topic {self._topic}: {self._settings.scrub(error.str())}")
+            if error.code() in UNREADABLE:
+                if message.partition() not in stepped:
+                    self._steps.over(message)
+                stepped.add(message.partition())
+            elif not error.retriable() and error.code() not in (ClientError._PARTITION_EOF, NO_GROUP):
+                raise KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")
             return
         try:
             picture = decode_packet(message.key(), message.value(), headers_of(message))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from codecflow.kafka.failures import client_error
 from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
+from codecflow.kafka.unreadable import NO_GROUP
 from codecflow.messages import DeadLetter, decode_dead_letter
 from codecflow.text import one_line, visible
 
@@ -68,7 +70,12 @@ def _record(client: Consumer, letter: DeadLetter) -> str:
         if not first <= letter.offset < end:
             return "the record is gone (retention)"
         client.assign([place])
-        message = client.poll(_RECORD_WITHIN_S)
+        deadline = time.monotonic() + _RECORD_WITHIN_S
+        while True:
+            message = client.poll(max(0.0, deadline - time.monotonic()))
+            failure = None if message is None else message.error()
+            if failure is None or failure.code() != NO_GROUP:
+                break
     except KafkaException as error:
         return f"the record cannot be read ({one_line(client_error(error).str())})"
     if message is None or message.error() is not None or message.offset() != letter.offset:

@@ -16,7 +16,7 @@ import torch
 from av.video.frame import VideoFrame
 
 from codecflow.codec.source import Source
-from codecflow.errors import SourceError
+from codecflow.errors import MessageError, SourceError
 from codecflow.grid import TokenGrid
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
@@ -28,6 +28,7 @@ from codecflow.messages import (
     PictureMetadata,
     decode_metadata,
     decode_packet,
+    encode_metadata,
 )
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
@@ -36,7 +37,7 @@ from codecflow.worker.join import EpochEnd, StreamJoin
 from codecflow.worker.sampler import Sampler, Sampling
 from codecflow.worker.windows import WindowPlan
 
-from .mutations import mutated_bytes
+from .mutations import mutated_bytes, mutated_json
 
 FUZZED = {
     **{name: CODECS[name] for name in ("h264", "h264-open-gop", "hevc", "mpeg4", "vp9", "av1", "mjpeg", "mpeg2")},
@@ -123,7 +124,8 @@ class BitstreamCases:
             self._sound[name] = self._published(self._clips[name])
         pictures, documents = self._sound[name]
         others = [one.data for one in pictures]
-        return [_damaged(one, chance, others) if chance.random() < 0.15 else one for one in pictures], documents
+        changed = [_damaged(one, chance, others) if chance.random() < 0.15 else one for one in pictures]
+        return changed, [one for document in documents for one in _mutated(document, chance)]
 
     def _sampled(self, pictures: list[CodedPicture], documents: list[PictureMetadata | EndOfEpoch]) -> bool:
         """What a worker makes of records."""
@@ -162,6 +164,24 @@ def _damaged(picture: CodedPicture, chance: Random, others: list[bytes]) -> Code
             pts = chance.choice((0, -(2**62), 2**62, picture.pts * 1000, chance.randrange(10**6)))
             return replace(picture, pts=pts, dts=chance.choice((None, pts, -pts)))
     return replace(picture, data=mutated_bytes(picture.data, chance, others) or b"\0")
+
+
+def _mutated(document: PictureMetadata | EndOfEpoch, chance: Random) -> Iterator[PictureMetadata | EndOfEpoch]:
+    """The document, or what a reader makes of a mutation of it: nothing where it is refused."""
+    if chance.random() < 0.85:
+        yield document
+        return
+    if isinstance(document, PictureMetadata) and chance.random() < 0.3:
+        ticks = round(chance.choice((-10, 5, 3600, 10**6, 2 * 10**9)) / document.time_base)
+        document = replace(document, pts=document.pts + ticks)
+        if document.signal is not None and chance.random() < 0.5:
+            tick = document.signal.tick + chance.choice((1, 1000, 10**9))
+            document = replace(document, signal=replace(document.signal, tick=tick))
+    key, value = encode_metadata(document)
+    try:
+        yield decode_metadata(key, value if chance.random() < 0.3 else mutated_json(value, chance))
+    except MessageError:
+        return
 
 
 def _frame(number: int) -> VideoFrame:

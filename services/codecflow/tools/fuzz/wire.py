@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from random import Random
@@ -60,6 +61,7 @@ from codecflow.messages import (
     encode_stream,
 )
 from codecflow.subscriber.lines import event_json, event_line, read_result_json, result_json, result_line
+from codecflow.subscriber.times import parse_span
 from codecflow.tools.evaluate.spec import read_spec
 
 from .mutations import mutated_bytes, mutated_json
@@ -175,6 +177,11 @@ def _rule(data: bytes) -> object:
     return parse_rule(rule_text(parse_rule(data.decode(errors="replace"))))
 
 
+def _times(data: bytes) -> object:
+    first, _, last = data.decode(errors="surrogateescape").partition(" ")
+    return parse_span(first, last or None, UTC, datetime(2026, 11, 28, 12, tzinfo=UTC))
+
+
 def _address(data: bytes) -> object:
     text = data.decode(errors="surrogateescape")
     _check_line(shown(text), most=10**6)
@@ -229,6 +236,9 @@ def targets(folder: Path) -> dict[str, Target]:
         "labels": Target((labels,), file(read_spec), json=False),
         "certificates": Target(
             (b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n",), file(check_certificates), json=False
+        ),
+        "times": Target(
+            (b"22:00", b"7:30:10", b"90m", b"3d", b"2026-11-28T22:00+01:00", b"2026-11-28"), _times, json=False
         ),
         "address": Target(
             (
