@@ -15,6 +15,7 @@ from codecflow.messages import (
     MIN_INTERVAL,
     UNCHANGED,
     VIDEO_CODECS,
+    CameraLost,
     CodedPicture,
     Condition,
     DeadLetter,
@@ -138,6 +139,7 @@ def picture_metadata(draw: st.DrawFn) -> PictureMetadata:
 
 
 metadata = picture_metadata() | st.builds(EndOfEpoch, stream=stream_ids, epoch=clocks, pictures=seqs)
+metadata |= st.builds(CameraLost, stream_ids, clocks, codes)
 
 
 times = st.floats(0, 604_800)

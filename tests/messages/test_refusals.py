@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from codecflow.errors import MessageError
 from codecflow.messages import (
+    CameraLost,
     CodedPicture,
     Condition,
     DeadLetter,
@@ -143,6 +144,7 @@ EXAMPLES: dict[str, tuple[str, Decoder, tuple[bytes, bytes]]] = {
         encode_metadata(PictureMetadata("gate", 1, 0, 0, 0, Fraction(1, 25), "h264", "I", 4, SIGNAL)),
     ),
     "end": ("metadata", decode_metadata, encode_metadata(EndOfEpoch("gate", 1, 100))),
+    "lost": ("metadata", decode_metadata, encode_metadata(CameraLost("gate", 1, "timeout"))),
     "result": ("result", decode_result, encode_result(RESULT)),
     "stream": ("stream", decode_stream, encode_stream(StreamDescription("gate", QUESTIONS))),
     "state": ("state", decode_state, encode_state(STATE)),

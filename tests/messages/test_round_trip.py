@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from codecflow.messages import (
+    CameraLost,
     CodedPicture,
     DeadLetter,
     Decoding,
@@ -65,7 +66,7 @@ def test_a_trace_context_goes_along_and_what_is_none_is_ignored(context: bytes |
 
 
 @given(strategies.metadata)
-def test_metadata(message: PictureMetadata | EndOfEpoch) -> None:
+def test_metadata(message: PictureMetadata | EndOfEpoch | CameraLost) -> None:
     key, value = encode_metadata(message)
     check("metadata", value)
     assert_same(decode_metadata(key, value), message)

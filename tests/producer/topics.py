@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
-from codecflow.messages import CodedPicture, EndOfEpoch, PictureMetadata, decode_metadata, decode_packet
+from codecflow.messages import CameraLost, CodedPicture, EndOfEpoch, PictureMetadata, decode_metadata, decode_packet
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,7 @@ class Published:
     packets: list[CodedPicture]
     metadata: list[PictureMetadata]
     ends: list[EndOfEpoch]
+    lost: list[CameraLost]
     partitions: set[int]
 
 
@@ -30,5 +31,6 @@ def read(settings: KafkaSettings) -> Published:
         packets=pictures,
         metadata=[one for one in decoded if isinstance(one, PictureMetadata)],
         ends=[one for one in decoded if isinstance(one, EndOfEpoch)],
+        lost=[one for one in decoded if isinstance(one, CameraLost)],
         partitions={record.partition() for record in [*packets, *documents]},
     )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 from codecflow.keep.config import KeepConfig
-from codecflow.messages import Event
+from codecflow.messages import CameraLost, Event, encode_metadata
 from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.windows import WindowPlan
 
-from .memory import Committed, Published, Topics, Worker
+from .memory import Committed, Published, Topics, Worker, publish
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
@@ -153,4 +154,29 @@ def test_a_worker_behind_live_says_so_and_when_it_has_caught_up(published: Publi
     assert place.committed.events[-1].reason == "it is answered 111 s late"
     place.at_end(worker)
     assert place.told(worker) == [("behind", "closed")]
+    assert whole(place.committed.events)
+
+
+def test_a_lost_camera_is_told_once_until_it_is_back(published: Published, short_clip: Path) -> None:
+    pictures, documents = published
+    place = Place(WhenBehind())
+    place.topics.add(pictures[:75], documents[:75])
+    worker = place.worker()
+    place.read(worker, appended_s=0.0)
+    place.topics.metadata.append(encode_metadata(CameraLost("a", 1, "timeout")))
+    place.read(worker, appended_s=1.0)
+    place.at_end(worker)
+    assert place.told(worker) == [("camera-lost", "opened")]
+    assert place.committed.events[-1].reason == "the producer has lost the camera (timeout)"
+    place.now = 40.0
+    worker = place.worker()
+    place.read(worker, appended_s=1.0)
+    place.at_end(worker)
+    place.now = 80.0
+    place.at_end(worker)
+    assert place.told(worker) == []  # and not silent as well
+    place.topics.add(*publish(short_clip, "a", epoch=2))
+    place.read(worker, appended_s=80.0)
+    lost = [event for event in place.committed.events if event.kind == "camera-lost"]
+    assert [(event.change, event.number) for event in lost] == [("opened", 0), ("closed", 1)]
     assert whole(place.committed.events)

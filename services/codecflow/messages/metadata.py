@@ -1,7 +1,7 @@
 """codecflow.metadata: what the codec already knows about each coded picture, one JSON document per picture.
 
 Documents of an epoch come in decode order, as its packets do, so both topics are read as two ordered sequences. The last
-document of an epoch that ended in good order says so (`EndOfEpoch`).
+document of an epoch says that it ended in good order (`EndOfEpoch`), or that its camera was lost (`CameraLost`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from codecflow.errors import MessageError
 
 from ._wire import REFUSALS, SCHEMA_VERSION, Version, check_length, refused, stream_of
 from .grids import Grid, decode_blocks, encode_blocks
-from .limits import MAX_GRID_SIDE, MAX_TIME_S, ClockMs, Codec, Count32, GridSide, Ratio, Seq, Stamp, fraction
+from .limits import CODE, MAX_GRID_SIDE, MAX_TIME_S, ClockMs, Codec, Count32, GridSide, Ratio, Seq, Stamp, fraction
 
 BLOCK = 16
 """Side of a block, in luma samples of the coded picture."""
@@ -142,6 +142,16 @@ class EndOfEpoch:
     pictures: int
 
 
+@dataclass(frozen=True, slots=True)
+class CameraLost:
+    """The producer has lost the camera, and tries to reconnect; pictures come again in a later epoch. `code`: why, a word
+    of codecflow.errors.SourceError."""
+
+    stream: str
+    epoch: int
+    code: str
+
+
 class _Signal(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     tick: Tick
     every: Ratio
@@ -181,21 +191,31 @@ class _End(msgspec.Struct, frozen=True, gc=False):
     end: Seq
 
 
+class _Lost(msgspec.Struct, frozen=True, gc=False):
+    v: Version
+    epoch: ClockMs
+    lost: Annotated[str, msgspec.Meta(pattern=CODE)]
+
+
 class _HasEnd(msgspec.Struct):
     end: object = None
+    lost: object = None
 
 
 _decode_picture = msgspec.json.Decoder(_Picture).decode
 _decode_end = msgspec.json.Decoder(_End).decode
+_decode_lost = msgspec.json.Decoder(_Lost).decode
 _decode_has_end = msgspec.json.Decoder(_HasEnd).decode
 _encode = msgspec.json.Encoder().encode
 
 
-def encode_metadata(message: PictureMetadata | EndOfEpoch) -> tuple[bytes, bytes]:
+def encode_metadata(message: PictureMetadata | EndOfEpoch | CameraLost) -> tuple[bytes, bytes]:
     """(key, value) of the record."""
     key = message.stream.encode()
     if isinstance(message, EndOfEpoch):
         return key, _encode(_End(SCHEMA_VERSION, message.epoch, message.pictures))
+    if isinstance(message, CameraLost):
+        return key, _encode(_Lost(SCHEMA_VERSION, message.epoch, message.code))
     base, signal = message.time_base, message.signal
     return key, _encode(
         _Picture(
@@ -213,7 +233,7 @@ def encode_metadata(message: PictureMetadata | EndOfEpoch) -> tuple[bytes, bytes
     )
 
 
-def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata | EndOfEpoch:
+def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata | EndOfEpoch | CameraLost:
     """The document in a record. Raises MessageError on anything that is not of this contract."""
     what = "metadata"
     stream = stream_of(key, what)
@@ -238,13 +258,17 @@ def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata |
     )
 
 
-def _end(stream: str, value: bytes, error: Exception) -> EndOfEpoch:
-    """The end of an epoch, in what was refused as metadata of a picture with `error`."""
+def _end(stream: str, value: bytes, error: Exception) -> EndOfEpoch | CameraLost:
+    """The end of an epoch, good or not, in what was refused as metadata of a picture with `error`."""
     what = "metadata"
     try:
-        if _decode_has_end(value).end is not None:
+        known = _decode_has_end(value)
+        if known.end is not None:
             end = _decode_end(value)
             return EndOfEpoch(stream, end.epoch, end.end)
+        if known.lost is not None:
+            lost = _decode_lost(value)
+            return CameraLost(stream, lost.epoch, lost.lost)
     except REFUSALS as other:
         raise refused(value, what, other) from other
     raise refused(value, what, error) from error

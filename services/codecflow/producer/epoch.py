@@ -15,6 +15,7 @@ from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import (
     MAX_SIDE,
+    CameraLost,
     CodedPicture,
     EndOfEpoch,
     PictureMetadata,
@@ -102,6 +103,12 @@ class EpochPublisher:
         self._metadata.flush()
         self._summary.metadata_bytes += len(value)
         self._summary.ended = True
+
+    def lost(self, code: str) -> None:
+        """Say that the camera is lost; `finish` comes before."""
+        key, value = encode_metadata(CameraLost(self._stream, self._epoch, code))
+        self._metadata.send(Record(self._topics.metadata, key, value, f"stream {self._stream}, camera lost"))
+        self._summary.metadata_bytes += len(value)
 
     def _publish(self, complete: list[PictureMetadata]) -> None:
         for seq, why in self._extractor.take_lost():

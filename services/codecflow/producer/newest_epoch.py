@@ -16,6 +16,7 @@ from codecflow.kafka.topics import partition_of
 from codecflow.messages import (
     MAX_CLOCK_MS,
     MAX_EPOCH_AHEAD_MS,
+    CameraLost,
     EndOfEpoch,
     PictureMetadata,
     StreamState,
@@ -95,7 +96,8 @@ def _records(settings: KafkaSettings, topic: str, partition: int, newest: int | 
 
 
 def _epoch(
-    record: Message, decode: Callable[[bytes | None, bytes | None], PictureMetadata | EndOfEpoch | StreamState]
+    record: Message,
+    decode: Callable[[bytes | None, bytes | None], PictureMetadata | EndOfEpoch | CameraLost | StreamState],
 ) -> int:
     """0 for what workers cannot read either."""
     try:

@@ -152,6 +152,7 @@ class _Run:
                 publisher.finish()
                 if not source.again:
                     raise
+                publisher.lost(error.code)
                 try:
                     found = reconnects.again(error)
                 except SourceError:

@@ -15,8 +15,8 @@ from codecflow.errors import MessageError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import (
+    CameraLost,
     EndOfEpoch,
-    PictureMetadata,
     Result,
     StreamDescription,
     StreamState,
@@ -150,7 +150,9 @@ class Fleet:
             one.epoch = state.epoch
 
     def _metadata(self, message: Message) -> None:
-        document: PictureMetadata | EndOfEpoch = decode_metadata(message.key(), message.value())
+        document = decode_metadata(message.key(), message.value())
+        if isinstance(document, CameraLost):
+            return
         one = self._of(document.stream)
         if one.epoch is not None and document.epoch < one.epoch:
             return

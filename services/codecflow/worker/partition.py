@@ -17,6 +17,7 @@ from codecflow.kafka.topics import partition_of
 from codecflow.logs import Notice
 from codecflow.messages import (
     MAX_EPOCH_AHEAD_MS,
+    CameraLost,
     CodedPicture,
     DeadLetter,
     EndOfEpoch,
@@ -35,7 +36,7 @@ from .status import Reports
 from .stream import Stream
 from .windows import Step
 
-T = TypeVar("T", CodedPicture, PictureMetadata | EndOfEpoch)
+T = TypeVar("T", CodedPicture, PictureMetadata | EndOfEpoch | CameraLost)
 
 PACKETS, METADATA = 0, 1
 """The two topics, as an index of `Offsets`."""
@@ -125,6 +126,9 @@ class Partition:
         document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value), appended_ms)
         if document is not None:
             stream = self._follow(document.stream, appended_ms)
+            if isinstance(document, CameraLost):
+                stream.observe_lost(document)
+                return
             stream.unpaired = False
             stream.metadata(document, offset, self._wall_ms(), self.near_end)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from codecflow.events import stream as stream_events
 from codecflow.messages import (
     NO_EVENTS,
+    CameraLost,
     CodedPicture,
     EndOfEpoch,
     Event,
@@ -81,7 +82,8 @@ class Stream:
         self._pool, self._limits = pool, limits
         self._resume = Resume(state)
         self._held = Held.nothing()
-        self._ended: int | None = None  # the newest epoch of which the end was read
+        self._lost = 0  # the newest epoch that ended with a lost camera
+        self._ended = -1  # the newest epoch of which the end was read
         self._over = 0  # records of epochs before the state's, behind its offsets
         self._began = -1 if state is None else state.epoch if not state.ended else -1
         self._backlog = Backlog(when_behind, self._resume, limits.stream_bytes)
@@ -146,13 +148,16 @@ class Stream:
         )
 
     def packet(self, picture: CodedPicture, offset: int, now_ms: int, at_end: bool) -> None:
+        self._observe_epoch(picture.epoch)
         if not self._covered(picture.epoch, offset, 0):
             self.join.add_packet(picture, offset)
             self._accept(self.join.take(), now_ms, at_end)
 
     def metadata(self, document: PictureMetadata | EndOfEpoch, offset: int, now_ms: int, at_end: bool) -> None:
+        self._observe_epoch(document.epoch)
         if isinstance(document, EndOfEpoch):
             self._ended = document.epoch
+            self.conditions.pop("camera-lost", None)
         if not self._covered(document.epoch, offset, 1):
             self.join.add_metadata(document, offset)
             self._accept(self.join.take(), now_ms, at_end)
@@ -212,8 +217,8 @@ class Stream:
             self._set_aside(answered.error)
         ending = None
         if step.state.ended:
-            for kind in ("silent", "behind"):
-                self.conditions.pop(kind, None)
+            self.conditions.pop("silent", None)
+            self.conditions.pop("behind", None)
         if step.state.ended or step.last:
             ending = "the stream has ended" if step.state.ended else "nothing comes any more"
         before = NO_EVENTS if self.state is None else self.state.events
@@ -236,9 +241,20 @@ class Stream:
             if opened is None or appended_ms > opened - 500 * self._limits.silent_s:
                 del self.conditions["silent"]
 
+    def observe_lost(self, lost: CameraLost) -> None:
+        """Its producer has lost the camera."""
+        if lost.epoch >= max(self.newest_epoch, self._lost):
+            self._lost = lost.epoch
+            self.conditions.setdefault("camera-lost", f"the producer has lost the camera ({lost.code})")
+
+    def _observe_epoch(self, epoch: int) -> None:
+        """A record of a picture has come: of a later epoch than the one that was lost, if the camera is back."""
+        if "camera-lost" in self.conditions and epoch > max(self._lost, 0 if self.state is None else self.state.epoch):
+            del self.conditions["camera-lost"]
+
     def observe_silent(self, after_s: float) -> None:
         """Nothing has come of it for so long."""
-        over = self._ended is not None and self._ended >= self.newest_epoch
+        over = self._ended >= self.newest_epoch or "camera-lost" in self.conditions
         if self.state is not None and not self.state.ended and not over and "silent" not in self.conditions:
             self.conditions["silent"] = f"no pictures for {after_s:g} s"
 

@@ -13,7 +13,7 @@ from codecflow.codec.transcode import Transcode, Transcoder
 from codecflow.errors import ModelError, SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
-from codecflow.messages import Question, decode_metadata, decode_packet
+from codecflow.messages import CameraLost, Question, decode_metadata, decode_packet
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.summary import Summary
@@ -118,7 +118,9 @@ class Sampled:
             if record.topic == TOPICS.packets:
                 join.add_packet(decode_packet(record.key, record.value, record.headers), offset)
             else:
-                join.add_metadata(decode_metadata(record.key, record.value), offset)
+                document = decode_metadata(record.key, record.value)
+                assert not isinstance(document, CameraLost)  # of a file
+                join.add_metadata(document, offset)
             yield from self._taken(sampler, join.take())
         yield from self._taken(sampler, join.give_up())
 

@@ -23,6 +23,7 @@ from codecflow.kafka.settings import TopicNames
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import (
     VIDEO_CODECS,
+    CameraLost,
     CodedPicture,
     EndOfEpoch,
     PictureMetadata,
@@ -111,9 +112,10 @@ class BitstreamCases:
         except SourceError:
             pass  # a file that cannot be opened, or not be read any further
         self.counts["published"] += len(packets.records)
+        documents = [decode_metadata(one.key, one.value) for one in metadata.records]
         return (
             [decode_packet(one.key, one.value, one.headers) for one in packets.records],
-            [decode_metadata(one.key, one.value) for one in metadata.records],
+            [one for one in documents if not isinstance(one, CameraLost)],
         )
 
     def _damaged_records(
