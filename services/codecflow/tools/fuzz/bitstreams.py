@@ -181,7 +181,9 @@ def _mutated(document: PictureMetadata | EndOfEpoch, chance: Random) -> Iterator
             document = replace(document, signal=replace(document.signal, tick=tick))
     key, value = encode_metadata(document)
     try:
-        yield decode_metadata(key, value if chance.random() < 0.3 else mutated_json(value, chance))
+        read = decode_metadata(key, value if chance.random() < 0.3 else mutated_json(value, chance))
+        if not isinstance(read, CameraLost):
+            yield read
     except MessageError:
         return
 
