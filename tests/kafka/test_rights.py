@@ -42,7 +42,7 @@ from codecflow.page.access import Access
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
 from codecflow.subscriber.fleet import Fleet
-from codecflow.subscriber.history import History
+from codecflow.subscriber.history import RESULTS, History
 from codecflow.subscriber.recording import Recording
 from codecflow.subscriber.unusable import dead_letters
 from codecflow.vlm.families import Family
@@ -165,7 +165,7 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     viewer = cluster.as_user("viewer")
     with Fleet(viewer) as fleet:
         assert [one.stream for one in fleet.catch_up()] == ["gate"]
-    assert {one.question for one in History(viewer, "gate")} == {"q"}
+    assert {one.question for one in History(viewer, RESULTS, "gate")} == {"q"}
     assert [group.newest.code for group in dead_letters(viewer)[0]] == ["unreadable"]
     with Recording(viewer, "gate") as recording:
         assert recording.newest() is not None

@@ -15,8 +15,11 @@ import duckdb
 import pytest
 
 from codecflow.errors import ConfigError
+from codecflow.kafka.records import Record
+from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import Result, ResultError
+from codecflow.messages import Event, Result, ResultError, encode_event
+from codecflow.messages.events import event_id
 from codecflow.subscriber.times import parse_span
 from tests.commands import Done, codecflow
 
@@ -109,6 +112,36 @@ def test_tables_and_files(run: Any, tmp_path: Path) -> None:
     assert sorted(one.name for one in tmp_path.iterdir()) == ["all.csv", "it's all.parquet"]
     assert "is there already" in run("-o", path, status=2).stderr
     run("gate", "-o", path, "--force", "--limit", "1")
+
+
+def test_events_too(run: Any, kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    opened = Event(
+        *("gate", event_id("a"), 0, "opened", "answer", RESULT.epoch, START_MS, START_MS + 60_000, START_MS + 61_000),
+        *("somebody is there", "person", "Is a person in view?", "yes"),
+        probability=0.9,
+    )
+    closed = replace(opened, number=1, change="closed", at_ms=START_MS + 600_000, probability=None, reason="nobody")
+    lost = replace(opened, id=event_id("b"), kind="camera-lost", question=None, prompt=None, label=None, stream="yard")
+    with RecordSender(kafka_settings) as sender:
+        for event in (opened, closed, lost):
+            sender.send(Record(kafka_settings.topics.events, *encode_event(event), "an event"))
+    table = run("--events").stdout.splitlines()
+    assert [line.split()[:5] for line in table[1:]] in (
+        [["2026-11-20", "22:01:00", "gate", "person", "opened"], ["2026-11-20", "22:01:00", "yard", "camera-lost", "opened"],
+         ["2026-11-20", "22:10:00", "gate", "person", "closed"]],
+        [["2026-11-20", "22:01:00", "yard", "camera-lost", "opened"], ["2026-11-20", "22:01:00", "gate", "person", "opened"],
+         ["2026-11-20", "22:10:00", "gate", "person", "closed"]],
+    )  # fmt: skip  # two of one moment, of two partitions
+    done = run("gate", "--events", "--format", "json", "--where", "change = 'closed'", "--since", "2026-11-20T22:05")
+    (found,) = map(json.loads, done.stdout.splitlines())
+    assert (found["happened_at"], found["number"], found["probability"], found["reason"]) == (
+        *("2026-11-20T22:10:00.000+01:00", 1, None, "nobody"),
+    )
+    run("--events", "-o", tmp_path / "events.parquet", "--question", "person")
+    with duckdb.connect() as client:
+        count = client.execute("select count(*) from read_parquet(?)", [str(tmp_path / "events.parquet")]).fetchall()
+    assert count == [(2,)]
+    assert "--changes is of answers" in run("--events", "--changes", status=2).stderr
 
 
 @pytest.mark.parametrize(

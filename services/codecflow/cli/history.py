@@ -59,6 +59,9 @@ def history(
     changes: Annotated[
         bool, typer.Option("--changes", help="Only answers that differ from the one before to the same question.")
     ] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="Changes of events (opened, updated, closed) instead of answers.")
+    ] = False,
     limit: Annotated[
         int | None,
         typer.Option(min=1, max=10**9, help=f"The newest so many.  [default: {_TABLE_ROWS} in a table, else all]"),
@@ -82,11 +85,11 @@ def history(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Answers that Kafka still holds: "when was anyone at the gate last night" is
+    """Answers that Kafka still holds, or events: "when was anyone at the gate last night" is
 
     codecflow history gate --since 22:00 --until 06:00 --question person --where "answer = 'yes'"
     """
-    from codecflow.subscriber.history import COLUMNS, History, row
+    from codecflow.subscriber.history import EVENTS, RESULTS, History
     from codecflow.subscriber.history import changes as changed
     from codecflow.subscriber.query import Table
     from codecflow.subscriber.times import parse_span, zone_of
@@ -94,17 +97,20 @@ def history(
     kind = _format(output, out)
     where_at = zone_of(zone)
     since_ms, until_ms = parse_span(since, until, where_at)
+    if events and changes:
+        raise ConfigError("history: --changes is of answers; an event is a change already")
     newest = limit if limit is not None or kind != "table" else _TABLE_ROWS
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     with _writing(out, force) as path:
         # A condition that is none is refused before anything is read.
-        table = Table(COLUMNS, where, path, zone) if where is not None or kind == "parquet" else None
-        found = History(settings, stream, since_ms, until_ms)
-        results = (one for one in found if not question or one.question in question)
-        rows = ((one.captured_at_ms, row(one, where_at)) for one in (changed(results) if changes else results))
-        count = _write(kind, rows, table, newest, path)
+        kept: Any = EVENTS if events else RESULTS
+        table = Table(kept.columns, where, path, zone) if where is not None or kind == "parquet" else None
+        found = History(settings, kept, stream, since_ms, until_ms)
+        chosen = (one for one in found if not question or one.question in question)
+        rows = ((kept.at_ms(one), kept.row(one, where_at)) for one in (changed(chosen) if changes else chosen))
+        count = _write(kind, list(kept.columns), rows, table, newest, path)
     if found.unreadable:
-        logs.say(f"{found.unreadable} records on {settings.topics.results} are no results", "warning")
+        logs.say(f"{found.unreadable} records on {found.topic} are not of its kind and are left out", "warning")
     if kind == "parquet" or path is not None:
         logs.say(f"{out}: {count} rows")
 
@@ -141,6 +147,7 @@ def _writing(out: Path | None, force: bool) -> Iterator[Path | None]:
 
 def _write(
     kind: str,
+    columns: list[str],
     rows: Iterable[tuple[int, dict[str, Any]]],
     table: Table | None,
     newest: int | None,
@@ -152,24 +159,24 @@ def _write(
             table.add(one for _, one in rows)
             if kind == "parquet":
                 return table.write_parquet(newest)
-            return _write_text(kind, table.rows(newest), path)
+            return _write_text(kind, columns, table.rows(newest), path)
     if newest is None:
-        return _write_text(kind, (one for _, one in rows), path)
+        return _write_text(kind, columns, (one for _, one in rows), path)
     numbered = ((at_ms, number, one) for number, (at_ms, one) in enumerate(rows))
     kept = heapq.nlargest(newest, numbered, key=lambda x: x[:2])
-    return _write_text(kind, (one for _, _, one in reversed(kept)), path)
+    return _write_text(kind, columns, (one for _, _, one in reversed(kept)), path)
 
 
-def _write_text(kind: str, rows: Iterable[dict[str, Any]], path: Path | None) -> int:
-    write: Callable[[Iterable[dict[str, Any]], TextIO], int]
+def _write_text(kind: str, columns: list[str], rows: Iterable[dict[str, Any]], path: Path | None) -> int:
+    write: Callable[[list[str], Iterable[dict[str, Any]], TextIO], int]
     write = {"table": _table, "json": _json, "csv": _csv}[kind]
     if path is None:
-        return write(rows, sys.stdout)
+        return write(columns, rows, sys.stdout)
     with path.open("w", encoding="utf-8", newline="") as file:
-        return write(rows, file)
+        return write(columns, rows, file)
 
 
-def _json(rows: Iterable[dict[str, Any]], file: TextIO) -> int:
+def _json(columns: list[str], rows: Iterable[dict[str, Any]], file: TextIO) -> int:
     import orjson
 
     count = 0
@@ -178,10 +185,8 @@ def _json(rows: Iterable[dict[str, Any]], file: TextIO) -> int:
     return count
 
 
-def _csv(rows: Iterable[dict[str, Any]], file: TextIO) -> int:
-    from codecflow.subscriber.history import COLUMNS
-
-    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+def _csv(columns: list[str], rows: Iterable[dict[str, Any]], file: TextIO) -> int:
+    writer = csv.DictWriter(file, columns, lineterminator="\n")
     writer.writeheader()
     count = 0
     for count, one in enumerate(rows, 1):  # noqa: B007
@@ -189,23 +194,32 @@ def _csv(rows: Iterable[dict[str, Any]], file: TextIO) -> int:
     return count
 
 
-def _table(rows: Iterable[dict[str, Any]], file: TextIO) -> int:
+def _table(columns: list[str], rows: Iterable[dict[str, Any]], file: TextIO) -> int:
     from rich.console import Console
     from rich.table import Table as Shown
     from rich.text import Text
 
+    events = "change" in columns
     shown = Shown(box=None, pad_edge=False)
-    for name in ("captured at", "stream", "question", "answer"):
+    for name in (
+        ("happened at", "stream", "about", "change") if events else ("captured at", "stream", "question", "answer")
+    ):
         shown.add_column(name)
     shown.add_column("probability", justify="right")
+    if events:
+        shown.add_column("reason")
     found = list(rows)
     for one in found:
-        answer = one["answer"] if one["error"] is None else f"no answer: {one['error_text']} ({one['error']})"
         probability = "" if one["probability"] is None else f"{one['probability']:.2f}"
-        words = (one["captured_at"][:19].replace("T", " "), one["stream"], one["question"], answer, probability)
+        words = [one[columns[0]][:19].replace("T", " "), one["stream"]]
+        if events:
+            words += [one["question"] or one["kind"], one["change"], probability, one["reason"]]
+        else:
+            answer = one["answer"] if one["error"] is None else f"no answer: {one['error_text']} ({one['error']})"
+            words += [one["question"], answer, probability]
         shown.add_row(*(Text(one_line(word, 200)) for word in words))
     console = Console(file=file)
     if not console.is_terminal:
         console.width = _PIPED_WIDTH
-    console.print(shown if found else "no answers")
+    console.print(shown if found else "no events" if events else "no answers")
     return len(found)

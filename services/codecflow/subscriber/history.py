@@ -1,21 +1,37 @@
-"""What the results topic still holds, as rows: one per answered question of a window."""
+"""What the topics of results and events still hold, as rows: one per question and window, or per change of an event."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime, tzinfo
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import orjson
 
 from codecflow.errors import MessageError
 from codecflow.kafka.history import partitions_of
-from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.settings import KafkaSettings, TopicNames
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import partition_of
-from codecflow.messages import Result, check_stream_id, decode_result
+from codecflow.messages import Event, Result, check_stream_id, decode_event, decode_result
 
-COLUMNS = {
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Generic[Kept]):
+    """A topic's messages as rows. `columns`: their names and SQL types, the time by which they are ordered first. `row`:
+    with times in a zone, as ISO 8601 has them. `at_ms`: that time, as wall clock in ms."""
+
+    topic: Callable[[TopicNames], str]
+    columns: Mapping[str, str]
+    decode: Callable[[bytes | None, bytes | None], Kept]
+    at_ms: Callable[[Kept], int]
+    row: Callable[[Kept, tzinfo | None], dict[str, Any]]
+
+
+_RESULT = {
     "captured_at": "TIMESTAMPTZ",
     "stream": "VARCHAR",
     "epoch": "BIGINT",
@@ -47,31 +63,60 @@ COLUMNS = {
 """Of a row, with their SQL types. `captured_at`: of the window's newest picture; `probability`: of the answer, where it has
 one; `labels`: probabilities by label, as JSON; `seconds`: all stages together."""
 
+_EVENT = {
+    "happened_at": "TIMESTAMPTZ",
+    "stream": "VARCHAR",
+    "id": "VARCHAR",
+    "number": "BIGINT",
+    "change": "VARCHAR",
+    "kind": "VARCHAR",
+    "question": "VARCHAR",
+    "prompt": "VARCHAR",
+    "label": "VARCHAR",
+    "before": "VARCHAR",
+    "probability": "DOUBLE",
+    "highest": "DOUBLE",
+    "reason": "VARCHAR",
+    "began_at": "TIMESTAMPTZ",
+    "written_at": "TIMESTAMPTZ",
+    "epoch": "BIGINT",
+    "window_index": "BIGINT",
+    "windows": "BIGINT",
+    "start_s": "DOUBLE",
+    "end_s": "DOUBLE",
+}
+
 _WRITTEN_BEFORE_MS = 3_600_000
-"""How far the clock of whoever wrote a result may be behind the one by which its picture was captured."""
+"""How far the clock of whoever wrote a record may be behind the one by which its picture was captured."""
 
 
-class History:
-    """Results of `stream` (None: of all) captured from `since_ms` on and before `until_ms`, wall clock in ms, that are there
-    when it is made. Of each stream they come in the order of its windows.
+class History(Generic[Kept]):
+    """What `topic` keeps of `stream` (None: of all) from `since_ms` on and before `until_ms`, wall clock in ms, when it is
+    made. Of each stream it comes in the order in which it was written.
 
-    `unreadable`: records that were no results. Raises KafkaError.
+    `unreadable`: records that were none of the topic's. Raises KafkaError.
     """
 
     def __init__(
-        self, settings: KafkaSettings, stream: str | None, since_ms: int | None = None, until_ms: int | None = None
+        self,
+        settings: KafkaSettings,
+        topic: Rows[Kept],
+        stream: str | None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
     ) -> None:
         self.unreadable = 0
-        topic = settings.topics.results
+        self._rows = topic
+        self.topic = topic.topic(settings.topics)
         partitions = None
         if stream is not None:
-            partitions = [partition_of(check_stream_id(stream), partitions_of(settings, topic))]
+            partitions = [partition_of(check_stream_id(stream), partitions_of(settings, self.topic))]
         self._key = None if stream is None else stream.encode()
         self._since_ms, self._until_ms = since_ms, until_ms
         begin = None if since_ms is None else max(0, since_ms - _WRITTEN_BEFORE_MS)
-        self._tail = TopicTail(settings, topic, partitions, since_ms=begin)
+        self._tail = TopicTail(settings, self.topic, partitions, since_ms=begin)
 
-    def __iter__(self) -> Iterator[Result]:
+    def __iter__(self) -> Iterator[Kept]:
         try:
             for records in self._tail.to_the_end():
                 for record in records:
@@ -79,12 +124,12 @@ class History:
                     if self._key is not None and key != self._key:
                         continue
                     try:
-                        result = decode_result(key, record.value())
+                        one = self._rows.decode(key, record.value())
                     except MessageError:
                         self.unreadable += 1
                         continue
-                    if self._within(result.captured_at_ms):
-                        yield result
+                    if self._within(self._rows.at_ms(one)):
+                        yield one
         finally:
             self._tail.close()
 
@@ -103,8 +148,7 @@ def changes(results: Iterable[Result]) -> Iterator[Result]:
             yield result
 
 
-def row(result: Result, zone: tzinfo | None) -> dict[str, Any]:
-    """A result by COLUMNS; times in `zone`, as ISO 8601 has them."""
+def _result_row(result: Result, zone: tzinfo | None) -> dict[str, Any]:
     labels = result.label_probabilities
     probability = None if labels is None else labels.get(result.answer)
     if result.p_yes is not None:
@@ -141,8 +185,22 @@ def row(result: Result, zone: tzinfo | None) -> dict[str, Any]:
     }
 
 
+def _event_row(event: Event, zone: tzinfo | None) -> dict[str, Any]:
+    own = {
+        "happened_at": moment(event.at_ms, zone),
+        "began_at": moment(event.began_at_ms, zone),
+        "written_at": moment(event.written_at_ms, zone),
+        "window_index": event.window,
+    }
+    return {name: own[name] if name in own else getattr(event, name) for name in _EVENT}
+
+
 def moment(ms: int, zone: tzinfo | None) -> str:
     """Wall clock in ms as ISO 8601 with the zone's offset."""
     return datetime.fromtimestamp(ms / 1000, zone or datetime.now().astimezone().tzinfo).isoformat(
         timespec="milliseconds"
     )
+
+
+RESULTS = Rows(lambda topics: topics.results, _RESULT, decode_result, lambda one: one.captured_at_ms, _result_row)
+EVENTS = Rows(lambda topics: topics.events, _EVENT, decode_event, lambda one: one.at_ms, _event_row)

@@ -16,7 +16,7 @@ _AT_ONCE = 20_000
 
 
 class Table:
-    """The table `results` of `columns` (name to SQL type). A context.
+    """The table `kept` of `columns` (name to SQL type), of which the first is a time that orders them. A context.
 
     `where`: a condition over the columns, None for all rows; its times are of `zone`, None being this machine's. `out`: the
     file that `write_parquet` may write. Raises ConfigError where the extra is missing, or the condition is none.
@@ -34,12 +34,13 @@ class Table:
             ) from error
         self._errors = (duckdb.IOException, duckdb.Error)
         self._names = list(columns)
+        self._by = self._names[0]
         # Nothing is loaded over the network.
         self._client = duckdb.connect(
             config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
         )
         told = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
-        self._client.execute(f"create table results (place BIGINT, row VARCHAR, {told})")
+        self._client.execute(f"create table kept (place BIGINT, row VARCHAR, {told})")
         self._structure = orjson.dumps([{"place": "BIGINT", "row": "VARCHAR", **columns}]).decode()
         self._out = out
         if out is not None:
@@ -55,7 +56,7 @@ class Table:
         self._client.execute("set lock_configuration = true")
         self._count = 0
         # Behind a line end, for a condition may end with a comment.
-        self._chosen = "from results" if where is None else f"from results where ({where}\n)"
+        self._chosen = "from kept" if where is None else f"from kept where ({where}\n)"
         self._checked(where)
 
     def __enter__(self) -> Table:
@@ -72,14 +73,14 @@ class Table:
             ]
             self._count += len(batch)
             self._client.execute(
-                f"insert into results select unnest(from_json(?::JSON, {_quoted(self._structure)}), recursive := true)",
+                f"insert into kept select unnest(from_json(?::JSON, {_quoted(self._structure)}), recursive := true)",
                 [orjson.dumps(documents).decode()],
             )
 
     def rows(self, newest: int | None = None) -> Iterator[dict[str, Any]]:
         """Those of the condition, oldest first; at most the `newest` of them."""
-        inner = f"select place, captured_at, row {self._chosen}{_newest(newest)}"
-        found = self._run(f"select row from ({inner}) order by captured_at, place")
+        inner = f"select place, {self._by}, row {self._chosen}{self._newest(newest)}"
+        found = self._run(f"select row from ({inner}) order by {self._by}, place")
         while batch := self._refusing(lambda: found.fetchmany(_AT_ONCE)):
             for (text,) in batch:
                 yield orjson.loads(text)
@@ -87,12 +88,15 @@ class Table:
     def write_parquet(self, newest: int | None = None) -> int:
         """As `rows`, to `out`; how many. Raises OSError."""
         names = ", ".join(f'"{name}"' for name in self._names)
-        inner = f"select place, {names} {self._chosen}{_newest(newest)}"
+        inner = f"select place, {names} {self._chosen}{self._newest(newest)}"
         found = self._run(
-            f"copy (select {names} from ({inner}) order by captured_at, place) to {_quoted(str(self._out))} "
+            f"copy (select {names} from ({inner}) order by {self._by}, place) to {_quoted(str(self._out))} "
             "(format parquet, compression zstd)"
         )
         return int(found.fetchall()[0][0])
+
+    def _newest(self, count: int | None) -> str:
+        return "" if count is None else f" order by {self._by} desc, place desc limit {count}"
 
     def _checked(self, where: str | None) -> None:
         """The condition is one, of these columns."""
@@ -115,10 +119,6 @@ class Table:
         except self._errors[1] as error:
             text = one_line(str(error).partition("\n\nLINE")[0], 300)
             raise ConfigError(f"--where: {text}; columns: {', '.join(self._names)}") from error
-
-
-def _newest(count: int | None) -> str:
-    return "" if count is None else f" order by captured_at desc, place desc limit {count}"
 
 
 def _quoted(text: str) -> str:
