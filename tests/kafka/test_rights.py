@@ -224,8 +224,8 @@ def _a_state(topic: str) -> Any:
         line
         for line in RECIPE
         if "User:producer" in line
-        or "User:subscriber" in line
-        or ("User:worker" in line and any(one in line for one in ("streams", "state", "--group", "results", "events")))
+        or ("User:subscriber" in line and "Describe" not in line)  # as the producer's
+        or ("User:worker" in line and any(one in line for one in ("state", "--group", "events")))
     ],
     ids=lambda line: " ".join(line.split()[5:10]),
 )

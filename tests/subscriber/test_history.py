@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import uuid
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +19,7 @@ from codecflow.errors import ConfigError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.topics import create_topics
 from codecflow.messages import Event, Result, ResultError, encode_event
 from codecflow.messages.events import event_id
 from codecflow.subscriber.times import parse_span
@@ -51,12 +53,20 @@ def stored() -> list[Result]:
     return [*gate, *yard]
 
 
+@pytest.fixture(scope="module")
+def settings(kafka: Any) -> KafkaSettings:
+    """Topics that hold `stored()` and a record that is no result, for all tests."""
+    settings = KafkaSettings(kafka.bootstrap_servers, f"h{uuid.uuid4().hex[:12]}")
+    create_topics(settings, partitions=3)
+    commit(settings, stored())
+    publish_raw(settings, "results", "gate", b"{}")
+    return settings
+
+
 @pytest.fixture
-def run(kafka_settings: KafkaSettings) -> Any:
-    """The command on topics that hold `stored()` and a record that is no result."""
-    commit(kafka_settings, stored())
-    publish_raw(kafka_settings, "results", "gate", b"{}")
-    at = ["--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix]
+def run(settings: KafkaSettings) -> Any:
+    """The command on them."""
+    at = ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
 
     def history(*arguments: str | Path, status: int = 0) -> Done:
         done = codecflow("history", *arguments, "--zone", "Europe/Berlin", *at)
@@ -114,7 +124,7 @@ def test_tables_and_files(run: Any, tmp_path: Path) -> None:
     run("gate", "-o", path, "--force", "--limit", "1")
 
 
-def test_events_too(run: Any, kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+def test_events_too(run: Any, settings: KafkaSettings, tmp_path: Path) -> None:
     opened = Event(
         *("gate", event_id("a"), 0, "opened", "answer", RESULT.epoch, START_MS, START_MS + 60_000, START_MS + 61_000),
         *("somebody is there", "person", "Is a person in view?", "yes"),
@@ -122,9 +132,9 @@ def test_events_too(run: Any, kafka_settings: KafkaSettings, tmp_path: Path) -> 
     )
     closed = replace(opened, number=1, change="closed", at_ms=START_MS + 600_000, probability=None, reason="nobody")
     lost = replace(opened, id=event_id("b"), kind="camera-lost", question=None, prompt=None, label=None, stream="yard")
-    with RecordSender(kafka_settings) as sender:
+    with RecordSender(settings) as sender:
         for event in (opened, closed, lost):
-            sender.send(Record(kafka_settings.topics.events, *encode_event(event), "an event"))
+            sender.send(Record(settings.topics.events, *encode_event(event), "an event"))
     table = run("--events").stdout.splitlines()
     assert [line.split()[:5] for line in table[1:]] in (
         [["2026-11-20", "22:01:00", "gate", "person", "opened"], ["2026-11-20", "22:01:00", "yard", "camera-lost", "opened"],
