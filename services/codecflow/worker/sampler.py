@@ -38,7 +38,8 @@ NO_KEYFRAME_MS = 30_000
 """A stream whose pictures cannot be decoded for this long because no keyframe comes is in trouble."""
 
 _TIME_WENT_BACK_S = 3600
-"""After a take-over pictures come again that are older than what was answered, but never by so much."""
+"""After a take-over pictures come again that are older than what was answered, but never by so much more than frames matter
+to later ones."""
 
 _FIRST_RETRY_S, _LAST_RETRY_S = Fraction(1), Fraction(64)
 
@@ -171,6 +172,7 @@ class Sampler:
         self.trouble: ResultError | None = None if recovery is None else recovery.error
         self.faults: list[Fault] = []
         self._sampling = sampling
+        self._late_slots = int((_TIME_WENT_BACK_S + sampling.keep.memory_s) * sampling.plan.fps)
         self._resume = resume
         self._epoch: _Epoch | None = None
         self._steps: list[Step] = []
@@ -387,14 +389,14 @@ class Sampler:
 
     def _look_back(self, epoch: _Epoch, slot: int) -> None:
         """A picture far older than what was answered: one before it had a time that nothing will reach soon."""
-        plan = self._sampling.plan
-        late_s = plan.time(plan.first(epoch.windows.next_window) - slot)
-        if late_s > _TIME_WENT_BACK_S:
+        late = self._sampling.plan.first(epoch.windows.next_window) - slot
+        if late > self._late_slots:
             if self.trouble is None:
+                late_s = float(self._sampling.plan.time(late))
                 self._set_trouble(
                     ResultError(
                         "time",
-                        f"its pictures are {float(late_s):.0f} s older than what was answered of this epoch: one before "
+                        f"its pictures are {late_s:.0f} s older than what was answered of this epoch: one before "
                         "them had a wrong time; restart its producer, which begins a new epoch",
                     )
                 )
