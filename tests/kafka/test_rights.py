@@ -34,6 +34,7 @@ from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import check_topics, create_topics
+from codecflow.lifecycle import GracefulStop
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import free_port
 from codecflow.messages import EventRule, Question
@@ -41,6 +42,8 @@ from codecflow.messages.limits import MIN_PROBABILITY
 from codecflow.page.access import Access
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
+from codecflow.recorder.folder import EvidenceFolder, Retention
+from codecflow.recorder.service import Recorder, RecorderOptions
 from codecflow.subscriber.fleet import Fleet
 from codecflow.subscriber.history import RESULTS, History
 from codecflow.subscriber.recording import Recording
@@ -55,7 +58,7 @@ from tests.worker.running import Running, results, send, until
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 RECIPE = [line.strip() for line in DOCUMENT.splitlines() if line.strip().startswith("kafka-acls.sh")]
-USERS = ("producer", "worker", "subscriber", "operator", "viewer")
+USERS = ("producer", "worker", "subscriber", "operator", "viewer", "recorder")
 PREFIX = "fleet"
 EVENTFUL = Question("q", "Is anything there?", "yes-no", event=EventRule("yes", MIN_PROBABILITY))
 
@@ -162,6 +165,10 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     assert {one.question for one in results(cluster.as_user("subscriber"))} == {"q"}
     with subscriber.EventFollower(cluster.as_user("subscriber"), from_beginning=True, stopping=lambda: True) as events:
         assert [event.question for event in events if event.change == "opened"] == ["q"]
+    stop, evidence = GracefulStop(), EvidenceFolder(tmp_path / "evidence", Retention())
+    options = RecorderOptions(after_s=0.0)
+    Recorder(cluster.as_user("recorder"), evidence, options, stop, lambda line: stop.request()).run()
+    assert len(list((tmp_path / "evidence").rglob("*.j*"))) == 2
     viewer = cluster.as_user("viewer")
     with Fleet(viewer) as fleet:
         assert [one.stream for one in fleet.catch_up()] == ["gate"]

@@ -26,6 +26,7 @@ COMMAND_MODULES = (
     "streams",
     "dead_letters",
     "clip",
+    "recorder",
     "page",
     "bench",
     "eval",

@@ -20,15 +20,21 @@ def clip(
     stream: Annotated[str, typer.Argument(help="Stream id.")],
     *,
     begin: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--from",
             metavar="T",
             help="Where it begins: a time of day such as 14:03:22, today's or yesterday's; with a date and a zone "
             "2026-11-28T14:03:22+01:00; or seconds of presentation time, such as 52 or 0:52.",
         ),
-    ],
-    end: Annotated[str, typer.Option("--to", metavar="T", help="Where it ends, written as --from.")],
+    ] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="T", help="Where it ends, written as --from.")] = None,
+    event: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID", help="Cut this event instead, as codecflow events names it: from 10 s before to 5 s after it."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="MP4 file to write.  [default: STREAM.mp4]")] = None,
     epoch: Annotated[
         int | None,
@@ -52,10 +58,17 @@ def clip(
     camera was lost in between, or its picture size changed, there are several files.
     """
     from codecflow.subscriber.clip import write_clip
+    from codecflow.subscriber.evidence import find_event, span, write_evidence
     from codecflow.subscriber.recording import Recording, moment
     from codecflow.subscriber.times import parse_range
 
-    times = parse_range(begin, end, zone, epoch)
+    times = None
+    if event is None:
+        if begin is None or end is None:
+            raise ConfigError("clip: give --from and --to, or --event ID")
+        times = parse_range(begin, end, zone, epoch)
+    elif (begin, end, epoch, zone) != (None, None, None, None):
+        raise ConfigError("clip: --event stands in place of --from, --to, --epoch and --zone")
     path = out or Path(f"{stream.replace(':', '_')}.mp4")
     if path.exists() and not force:
         raise ConfigError(f"{path}: is there already; choose another name with -o, or overwrite it with --force")
@@ -63,7 +76,11 @@ def clip(
         raise ConfigError(f"{path}: there is no folder {path.parent}")
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     with Recording(settings, stream) as recording:
-        cut = write_clip(recording, *times.places(recording), path)
+        if times is not None:
+            cut = write_clip(recording, *times.places(recording), path)
+        else:
+            assert event is not None
+            cut = write_evidence(recording, *span(find_event(settings, stream, event)[-1]), path)
     for file in cut.files:
         width, height = file.size
         typer.echo(

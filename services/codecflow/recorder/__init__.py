@@ -1,0 +1,1 @@
+"""The recorder: evidence of events, as files in a folder."""

@@ -1,0 +1,77 @@
+"""The picture at which an event opened: what the model kept of it, and what it answered."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from codecflow.codec.decode import Decoder, ShownPicture
+from codecflow.codec.pictures import MAX_PIXELS
+from codecflow.errors import MessageError
+from codecflow.kafka.history import PartitionHistory
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.messages import Event, FrameMask, decode_masks
+from codecflow.subscriber.recording import Recording, WallClock
+
+_WIDTH = 1280
+_DIMMED = 0.45
+_EARLIER_MS = 60_000
+
+
+def shown_at(recording: Recording, ms: int) -> ShownPicture | None:
+    """The newest picture that was captured at `ms` or before. Raises NotThereError where that is gone."""
+    decoder, found = Decoder(), None
+    pictures = recording.pictures(WallClock(ms))
+    for picture in pictures:
+        if picture.width * picture.height > MAX_PIXELS:
+            return None
+        for shown in decoder.push(picture):
+            if shown.picture.captured_at_ms > ms:
+                return found or shown
+            found = shown
+    return next(iter(decoder.flush()[-1:]), found)
+
+
+def mask_of(settings: KafkaSettings, event: Event) -> FrameMask | None:
+    """The keep mask of the newest frame of the window that opened the event, if it is still there."""
+    if event.window is None:
+        return None
+    with PartitionHistory(settings, settings.topics.masks, event.stream) as history:
+        begin = history.offset_at(event.written_at_ms - _EARLIER_MS)
+        if begin is None:
+            return None
+        history.seek(begin)
+        while not history.at_end:
+            for message in history.poll():
+                if message.key() != event.stream.encode():
+                    continue
+                try:
+                    masks = decode_masks(message.key(), message.value())
+                except MessageError:
+                    continue
+                if (masks.epoch, masks.window) == (event.epoch, event.window) and masks.frames:
+                    return masks.frames[-1]
+    return None
+
+
+def drawn(rgb: npt.NDArray[np.uint8], mask: FrameMask | None, caption: str) -> bytes:
+    """(height, width, 3) uint8 as JPEG, with the tokens darker that were not encoded, and a caption below."""
+    image = Image.fromarray(rgb)
+    if image.width > _WIDTH:
+        image = image.resize((_WIDTH, max(1, image.height * _WIDTH // image.width)), Image.Resampling.BILINEAR)
+    if mask is not None and not mask.keep.all():
+        light = np.where(mask.keep, 255, int(255 * _DIMMED)).astype(np.uint8)
+        shade = Image.fromarray(light).resize(image.size, Image.Resampling.NEAREST)
+        image = Image.composite(image, Image.new("RGB", image.size), shade)
+    font = ImageFont.load_default(max(12, image.width // 50))
+    _, top, _, bottom = font.getbbox(caption)
+    bar = int(bottom - top) + 16
+    out = Image.new("RGB", (image.width, image.height + bar), (20, 20, 20))
+    out.paste(image)
+    ImageDraw.Draw(out).text((8, image.height + 8 - top), caption, (240, 240, 240), font)
+    data = io.BytesIO()
+    out.save(data, "JPEG", quality=85)
+    return data.getvalue()
