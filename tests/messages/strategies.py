@@ -42,6 +42,8 @@ from codecflow.messages import (
     Tokens,
     WindowGrid,
     WindowMasks,
+    Zone,
+    ZonesInForce,
     round_change,
     round_motion,
 )
@@ -170,9 +172,25 @@ def questions(draw: st.DrawFn, identifier: st.SearchStrategy[str] = words) -> Qu
 
 
 @st.composite
+def rectangles(draw: st.DrawFn) -> tuple[tuple[float, float], ...]:
+    left, top = draw(st.floats(0, 0.5)), draw(st.floats(0, 0.5))
+    right, bottom = draw(st.floats(0.51, 1)), draw(st.floats(0.51, 1))
+    return (left, top), (right, top), (right, bottom), (left, bottom)
+
+
+zones = st.lists(
+    st.builds(Zone, words.map(str.strip), st.sampled_from(["ignore", "only", "place"]), rectangles()),
+    max_size=3,
+    unique_by=lambda zone: zone.name.casefold(),
+)
+
+
+@st.composite
 def descriptions(draw: st.DrawFn) -> StreamDescription:
     identifiers = draw(st.lists(words, max_size=3, unique=True))
-    return StreamDescription(draw(stream_ids), tuple(draw(questions(st.just(name))) for name in identifiers))
+    return StreamDescription(
+        draw(stream_ids), tuple(draw(questions(st.just(name))) for name in identifiers), tuple(draw(zones))
+    )
 
 
 @st.composite
@@ -270,6 +288,7 @@ states = st.builds(
     metadata_offset=counts,
     ended=st.booleans(),
     events=event_states,
+    zones=st.none() | st.builds(ZonesInForce, st.integers(0, INT32), st.builds(Fraction, counts, int32s)),
 )
 
 

@@ -37,6 +37,8 @@ from codecflow.messages import (
     StreamState,
     WindowGrid,
     WindowMasks,
+    Zone,
+    ZonesInForce,
     decode_dead_letter,
     decode_event,
     decode_masks,
@@ -102,7 +104,10 @@ EVENTS = EventState(
     rules=(RuleState("person", "0" * 16, (0, 1), 1, 8.0, 1, 0, 5, 2.0, OPEN, "yes"),),
     conditions=(Condition("silent", OPEN),),
 )
-STATE = StreamState("gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5, events=EVENTS)
+ZONE = Zone("Einfahrt süd", "ignore", ((0.1, 0.2), (0.8, 0.2), (0.5, 0.9)))
+STATE = StreamState(
+    "gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5, events=EVENTS, zones=ZonesInForce(7, Fraction(4))
+)
 EVENT = Event(
     stream="gate",
     id="0123456789abcdef",
@@ -146,7 +151,7 @@ EXAMPLES: dict[str, tuple[str, Decoder, tuple[bytes, bytes]]] = {
     "end": ("metadata", decode_metadata, encode_metadata(EndOfEpoch("gate", 1, 100))),
     "lost": ("metadata", decode_metadata, encode_metadata(CameraLost("gate", 1, "timeout"))),
     "result": ("result", decode_result, encode_result(RESULT)),
-    "stream": ("stream", decode_stream, encode_stream(StreamDescription("gate", QUESTIONS))),
+    "stream": ("stream", decode_stream, encode_stream(StreamDescription("gate", QUESTIONS, (ZONE,)))),
     "state": ("state", decode_state, encode_state(STATE)),
     "event": ("event", decode_event, encode_event(EVENT)),
     "masks": ("masks", decode_masks, encode_masks(MASKS)[0]),
@@ -176,6 +181,7 @@ OPTIONAL = {
         "ended",
         "max_tokens",
         "anchor",
+        "zones",
     ),
     *("dts", "duration", "keyframe", "discard", "disposable", "live", "width", "height", "orientation"),
 }

@@ -28,6 +28,7 @@ from codecflow.messages import (
     PictureMetadata,
     Question,
     StreamState,
+    Zone,
     decode_state,
     encode_metadata,
     encode_packet,
@@ -205,6 +206,7 @@ class Worker:
         wall_ms: Callable[[], int] = lambda: 0,
         grid: Callable[[int, int], TokenGrid] = _grid,
         stuck_after_s: float = 180.0,
+        zones: tuple[Zone, ...] = (),
     ) -> None:
         self.topics, self.committed, self.plan = topics, committed, plan
         self.counts: dict[str, Counter[str]] = {}
@@ -232,6 +234,7 @@ class Worker:
             self.dropped.append,
             clock,
             wall_ms,
+            zones_of=lambda stream: zones,
         )
 
     def read_packets(self, count: int = 1) -> None:
@@ -328,7 +331,10 @@ class Worker:
         self.windows.append(window)
         name, index = window.stream, window.index
         epoch, held = self._held.get(name, (window.epoch, []))
-        held, first = [*(held if epoch == window.epoch else []), *window.frames], self.plan.first(index)
+        first = max(self.plan.first(index), window.since)
+        held = [
+            frame for frame in (*(held if epoch == window.epoch else []), *window.frames) if frame.index >= window.since
+        ]
         if self._background:  # what has left matters as long as it is the newest of its cell
             covered = np.zeros(held[0].keep.size, bool) if held else np.zeros(0, bool)
             still: list[Frame] = []

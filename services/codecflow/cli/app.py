@@ -23,6 +23,7 @@ COMMAND_MODULES = (
     "results",
     "history",
     "events",
+    "stream",
     "streams",
     "dead_letters",
     "clip",

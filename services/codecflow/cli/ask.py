@@ -48,6 +48,7 @@ def ask(
     """Ask a question of every window of STREAM from its next one on, without a restart; print what is asked now."""
     from codecflow import subscriber
     from codecflow.events.syntax import rule_text
+    from codecflow.messages import zones_named
 
     if sum([question is not None, show, remove is not None, clear]) != 1:
         raise ConfigError('ask: give one of "question", --list, --remove ID or --clear')
@@ -66,6 +67,8 @@ def ask(
         asked = subscriber.clear(settings, stream)
     else:
         asked = subscriber.asked(settings, stream)
+    if question is not None and "in the zone" in question.lower() and not zones_named(question, asked.zones):
+        typer.echo(f"codecflow: stream {stream} has no zone that the question names; its words are kept", err=True)
     if not asked.questions:
         typer.echo(f"{stream}: no questions configured")
     for each in asked.questions:

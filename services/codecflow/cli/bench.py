@@ -154,8 +154,12 @@ def policies(
     ] = 7.75,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of each clip.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a chart of the kept share over time (PNG, SVG).")] = None,
+    zones: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Zones of the clips, as `codecflow stream --zones` takes them.")
+    ] = None,
 ) -> None:
     """What each keep policy keeps, lets go stale, and certifies by the codec signal alone."""
+    from codecflow import subscriber
     from codecflow.exact import positive
     from codecflow.keep import KeepConfig
     from codecflow.tools.bench.policies import run
@@ -170,7 +174,8 @@ def policies(
         threshold=threshold,
         detail_threshold=detail,
     )
-    run(clips, config, size=size, token=token, plan=plan, seconds=seconds, plot=plot)
+    found = () if zones is None else subscriber.read_zones(zones)
+    run(clips, config, size=size, token=token, plan=plan, seconds=seconds, plot=plot, zones=found)
 
 
 def producer(

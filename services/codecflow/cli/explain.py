@@ -33,8 +33,12 @@ def explain(
         str, typer.Option(help="Refresh policy of the window's picture: none, anchors or all.")
     ] = "anchors",
     seconds: Annotated[float | None, typer.Option(min=1, help="Only the first seconds of the clip.")] = None,
+    zones: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Zones of the clip, as `codecflow stream --zones` takes them.")
+    ] = None,
 ) -> None:
     """Draw the method on a clip: a frame with its codec signal and keep mask, a window's KV, the kept share over time."""
+    from codecflow import subscriber
     from codecflow.keep import KeepConfig, parse_coverage
     from codecflow.tools.bench.explain import run
     from codecflow.worker.windows import WindowPlan
@@ -42,4 +46,5 @@ def explain(
     plan = WindowPlan.of(window, stride, fps)
     kind, period_s, slack_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)
     config = KeepConfig(fps=plan.fps, coverage=kind, period_s=period_s, slack_s=slack_s)
-    run(clip, out, config, plan, side=side, refresh=refresh, seconds=seconds)
+    found = () if zones is None else subscriber.read_zones(zones)
+    run(clip, out, config, plan, side=side, refresh=refresh, seconds=seconds, zones=found)

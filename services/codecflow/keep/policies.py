@@ -2,7 +2,7 @@
 
 A policy is shown every codec signal of its stream, also those between sampled frames (`observe`), and decides each sampled
 frame's tokens (`decide`), given the frame's luma as a callable, which is called only when pixels must decide or are kept,
-and the tokens that coverage forces.
+the tokens that coverage forces, and those that zones hide, which are never kept.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ class KeepDecision:
     """What was decided of one frame's tokens; each mask is (tokens,) bool.
 
     `keep`: encode these. `forced`: those among them that coverage keeps, whatever the policy says. `certified`: dropped
-    because the codec signal alone proves them unchanged (within the thresholds). `compared`: pixels decided.
+    because the codec signal alone proves them unchanged (within the thresholds). `compared`: pixels decided. `hidden`: in a
+    zone that the model must not see.
     """
 
     keep: Mask
     certified: Mask
     compared: Mask
     forced: Mask
+    hidden: Mask
 
     @property
     def anchor(self) -> bool:
-        """Coverage keeps the whole frame."""
-        return bool(self.forced.all())
+        """Coverage keeps the whole frame, but for what is hidden."""
+        return bool((self.forced | self.hidden).all())
 
 
 class Policy(Protocol):
@@ -57,9 +59,9 @@ class Policy(Protocol):
         """The frame's samples are not those that its signal was measured on."""
         ...
 
-    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
-        """The decision for the frame whose signal was observed last. What `luma` raises leaves the policy as it was before
-        the frame."""
+    def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
+        """The decision for the frame whose signal was observed last. No token is both `forced` and `hidden`. What `luma`
+        raises leaves the policy as it was before the frame."""
         ...
 
 
@@ -72,10 +74,10 @@ class KeepAll:
 
     def distrust(self) -> None: ...
 
-    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
+    def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
         luma()
         nothing = np.zeros_like(forced)
-        return KeepDecision(np.ones_like(forced), nothing, nothing, forced)
+        return KeepDecision(~hidden, nothing, nothing, forced, hidden)
 
 
 class KeepMotion:
@@ -107,13 +109,13 @@ class KeepMotion:
 
     def distrust(self) -> None: ...
 
-    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
-        keep = forced | self._moved
+    def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
+        keep = (forced | self._moved) & ~hidden
         if keep.any():
             luma()
         self._moved[forced] = False
         nothing = np.zeros_like(forced)
-        return KeepDecision(forced | self._moved, nothing, nothing, forced)
+        return KeepDecision((forced | self._moved) & ~hidden, nothing, nothing, forced, hidden)
 
 
 class KeepReplenish:
@@ -138,20 +140,20 @@ class KeepReplenish:
     def distrust(self) -> None:
         self._certificate.distrust()
 
-    def decide(self, luma: Luma, forced: Mask) -> KeepDecision:
+    def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
         certificate = self._certificate
-        certified = certificate.within() & ~forced
-        compared = ~certified & ~forced
+        certified = certificate.within() & ~forced & ~hidden
+        compared = ~certified & ~forced & ~hidden
         keep = forced.copy()
-        if certified.all():
-            return KeepDecision(keep, certified, compared, forced)
+        if (certified | hidden).all():
+            return KeepDecision(keep, certified, compared, forced, hidden)
         now = self._cells.of_tokens(self._cells.means(luma()))
         tokens = np.flatnonzero(compared)
         if tokens.size:
             keep[tokens] = ~certificate.compare(tokens, now[tokens])
         kept = np.flatnonzero(keep)
         certificate.keep(kept, now[kept])
-        return KeepDecision(keep, certified, compared, forced)
+        return KeepDecision(keep, certified, compared, forced, hidden)
 
 
 POLICIES: dict[str, Callable[[TokenGrid, KeepConfig], Policy]] = {

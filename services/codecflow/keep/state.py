@@ -53,14 +53,16 @@ class Coverage:
 class KeepState:
     """Decides, frame by frame, which tokens of one stream are encoded.
 
-    One state serves one token grid: when the picture's size changes, begin a new one, whose first frame is kept whole.
+    One state serves one token grid and one set of zones: when the picture's size or the zones change, begin a new one, whose
+    first frame is kept whole. `hidden`: (tokens,) bool, those that are never kept, nor looked at (keep/zones.py).
     """
 
-    def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
+    def __init__(self, grid: TokenGrid, config: KeepConfig, hidden: npt.NDArray[np.bool_] | None = None) -> None:
         self.grid = grid
         self.config = config
         self._policy = POLICIES[config.policy](grid, config)
         self._coverage = Coverage(config, grid.tokens)
+        self._hidden = np.zeros(grid.tokens, bool) if hidden is None else hidden
         self._slot: int | None = None
         self._observed = False
 
@@ -91,8 +93,8 @@ class KeepState:
         if not self._observed:
             self._policy.observe(None)
         self._observed = False
-        forced = self._coverage.forced(slot, keyframe)
-        decision = self._policy.decide(luma, forced)
+        forced = self._coverage.forced(slot, keyframe) & ~self._hidden
+        decision = self._policy.decide(luma, forced, self._hidden)
         self._coverage.advance(slot, keyframe)
         self._slot = slot
         return decision

@@ -43,7 +43,7 @@ from .metadata import (
 from .packets import ANNEX_B_CODECS, CodedPicture, decode_packet, encode_packet
 from .results import Flops, Frames, Result, ResultError, Tokens, decode_result, encode_result
 from .rules import EventRule
-from .state import StreamState, WindowGrid, decode_state, encode_state
+from .state import StreamState, WindowGrid, ZonesInForce, decode_state, encode_state
 from .streams import (
     QUESTION_TYPES,
     Question,
@@ -53,6 +53,7 @@ from .streams import (
     decode_stream,
     encode_stream,
 )
+from .zones import ZONE_USES, Zone, ZoneUse, check_zones, zones_digest, zones_named
 
 __all__ = [
     "ANNEX_B_CODECS",
@@ -72,6 +73,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "UNCHANGED",
     "VIDEO_CODECS",
+    "ZONE_USES",
     "CameraLost",
     "Change",
     "CodedPicture",
@@ -102,7 +104,11 @@ __all__ = [
     "Tokens",
     "WindowGrid",
     "WindowMasks",
+    "Zone",
+    "ZoneUse",
+    "ZonesInForce",
     "check_stream_id",
+    "check_zones",
     "decode_dead_letter",
     "decode_event",
     "decode_masks",
@@ -122,4 +128,6 @@ __all__ = [
     "event_id",
     "round_change",
     "round_motion",
+    "zones_digest",
+    "zones_named",
 ]

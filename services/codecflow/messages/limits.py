@@ -61,6 +61,9 @@ MAX_RULE_S = 604_800
 MIN_PROBABILITY = 0.001
 """Of a rule's thresholds; at most as much below 1. A probability of 0 or 1 exactly may never come."""
 
+MAX_ZONES, MAX_CORNERS = 32, 32
+"""Zones of a stream, and corners of one."""
+
 MAX_LINE = 300
 """Characters of a line for people, such as the reason in a dead letter."""
 

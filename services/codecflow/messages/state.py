@@ -9,7 +9,7 @@ import msgspec
 
 from ._wire import dump, load
 from .events import NO_EVENTS, EventState
-from .limits import MAX_INT32, ClockMs, Natural, Positive32
+from .limits import MAX_INT32, ClockMs, Count32, Natural, Positive32
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,23 @@ class WindowGrid:
 
 
 @dataclass(frozen=True, slots=True)
+class ZonesInForce:
+    """Which zones masks follow, as `zones_digest` has it, and the presentation time from which on they did: frames before it
+    are of no window any more."""
+
+    digest: Count32
+    since: Fraction
+
+
+@dataclass(frozen=True, slots=True)
 class StreamState:
     """Where a worker that takes the stream over begins, and what it must not emit again.
 
     `answered_until`: seconds of presentation time since the start of `epoch` up to which windows were emitted or left out:
     the end of the newest one, under `plan`. `packets_offset`, `metadata_offset`: records of the keyframe from which the next
-    window can be rebuilt. `ended`: the epoch is closed and answered; nothing is to rebuild.
-    `events`: what its rules remember, and which events are open.
+    window can be rebuilt. `ended`: the epoch is closed and answered; nothing is to rebuild. `events`: what its rules
+    remember, and which events are open. `zones`: those of the frames up to `answered_until`; None where zones were never
+    changed in this epoch and there are none.
     """
 
     stream: str
@@ -44,6 +54,7 @@ class StreamState:
     metadata_offset: Natural
     ended: bool = False
     events: EventState = NO_EVENTS
+    zones: ZonesInForce | None = None
 
 
 def encode_state(state: StreamState) -> tuple[bytes, bytes]:

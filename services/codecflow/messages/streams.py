@@ -1,8 +1,8 @@
-"""codecflow.streams: the questions of a stream. Compacted: the newest value applies, from the next window on."""
+"""codecflow.streams: questions and zones of a stream. Compacted: the newest value applies, from the next window on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as dataclass_field
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,8 +12,18 @@ from codecflow.errors import ConfigError
 from codecflow.text import one_line
 
 from ._wire import REFUSALS, Version, check_length, dump, is_stream_id, refused, stream_of
-from .limits import MAX_ANSWER_TOKENS, MAX_LABEL, MAX_LABELS, MAX_NAME, MAX_PROMPT, MAX_QUESTIONS
+from .limits import (
+    MAX_ANSWER_TOKENS,
+    MAX_CORNERS,
+    MAX_LABEL,
+    MAX_LABELS,
+    MAX_NAME,
+    MAX_PROMPT,
+    MAX_QUESTIONS,
+    MAX_ZONES,
+)
 from .rules import EventRule
+from .zones import Zone, ZoneUse, check_zones, zones_named
 
 QuestionType = Literal["text", "yes-no", "choice"]
 QUESTION_TYPES: tuple[str, ...] = get_args(QuestionType)
@@ -90,11 +100,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class StreamDescription:
-    """The questions of one stream. Without any the stream is followed but not answered. Raises ConfigError on more than 64
-    questions, and on two of one id."""
+    """The questions and zones of one stream. Without questions the stream is followed but not answered. Raises ConfigError
+    on more than 64 questions or 32 zones, and on two of one id or name."""
 
     stream: str
     questions: tuple[Question, ...] = dataclass_field(default=())
+    zones: tuple[Zone, ...] = dataclass_field(default=())
 
     def __post_init__(self) -> None:
         if len(self.questions) > MAX_QUESTIONS:
@@ -103,6 +114,16 @@ class StreamDescription:
             )
         if len({question.id for question in self.questions}) != len(self.questions):
             raise ConfigError(f"stream {self.stream}: two questions have one id")
+        check_zones(f"stream {self.stream}", self.zones)
+
+    @property
+    def as_asked(self) -> tuple[Question, ...]:
+        """The questions as a model is asked them: with where each zone that they name lies, in words, if there is room."""
+        asked = []
+        for question in self.questions:
+            prompt = " ".join([question.prompt, *(zone.words for zone in zones_named(question.prompt, self.zones))])
+            asked.append(question if len(prompt) > MAX_PROMPT else replace(question, prompt=prompt))
+        return tuple(asked)
 
 
 class _Question(msgspec.Struct):
@@ -114,9 +135,16 @@ class _Question(msgspec.Struct):
     event: EventRule | None = None
 
 
+class _Zone(msgspec.Struct):
+    name: str
+    use: ZoneUse
+    polygon: Annotated[list[tuple[float, float]], msgspec.Meta(max_length=MAX_CORNERS)]
+
+
 class _Description(msgspec.Struct):
     v: Version
     questions: Annotated[list[_Question], msgspec.Meta(max_length=MAX_QUESTIONS)]
+    zones: Annotated[list[_Zone], msgspec.Meta(max_length=MAX_ZONES)] = []
 
 
 _decode = msgspec.json.Decoder(_Description).decode
@@ -134,20 +162,24 @@ def encode_stream(description: StreamDescription) -> tuple[bytes, bytes]:
         if question.event is not None:
             document["event"] = msgspec.to_builtins(question.event)
         questions.append(document)
-    return description.stream.encode(), dump(description, questions=questions)
+    zones = [{"name": one.name, "use": one.use, "polygon": one.polygon} for one in description.zones] or None
+    return description.stream.encode(), dump(description, questions=questions, zones=zones)
 
 
 def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
-    """The description in a record; a tombstone (no value) has no questions. Raises MessageError."""
+    """The description in a record; a tombstone (no value) has nothing. Raises MessageError."""
     what = "stream"
     stream = stream_of(key, what)
     if value is None:
         return StreamDescription(stream)
     check_length(value, what)
     try:
-        entries = _decode(value).questions
-        questions = (Question(one.id, one.prompt, one.type, one.labels, one.max_tokens, one.event) for one in entries)
-        return StreamDescription(stream, tuple(questions))
+        described = _decode(value)
+        questions = (
+            Question(one.id, one.prompt, one.type, one.labels, one.max_tokens, one.event) for one in described.questions
+        )
+        zones = (Zone(one.name, one.use, tuple(one.polygon)) for one in described.zones)
+        return StreamDescription(stream, tuple(questions), tuple(zones))
     except (*REFUSALS, ConfigError) as error:
         raise refused(value, what, error) from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from codecflow.errors import ConfigError, MessageError
 from codecflow.events.syntax import parse_rule
@@ -15,7 +16,14 @@ from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail, newest_by_key
-from codecflow.messages import Question, StreamDescription, check_stream_id, decode_stream, encode_stream
+from codecflow.messages import (
+    Question,
+    StreamDescription,
+    check_stream_id,
+    decode_stream,
+    encode_stream,
+    zones_named,
+)
 from codecflow.text import one_line
 
 TAKEN_WITHIN_S = 30.0
@@ -38,14 +46,26 @@ def asked(settings: KafkaSettings, stream: str) -> StreamDescription:
 
 
 def ask(settings: KafkaSettings, stream: str, question: Question) -> StreamDescription:
-    """Ask `question` of `stream` too, in place of one of the same id. What is asked of it now."""
-    return _change(settings, stream, lambda questions: (*(q for q in questions if q.id != question.id), question))
+    """Ask `question` of `stream` too, in place of one of the same id. What is asked of it now. Raises ConfigError when it is
+    about a zone that the model never sees."""
+
+    def added(description: StreamDescription) -> tuple[Question, ...]:
+        for zone in zones_named(question.prompt, description.zones):
+            if zone.use == "ignore":
+                raise ConfigError(
+                    f"stream {stream}: the model never sees the zone {one_line(zone.name, 60)!r}, which is ignored; ask "
+                    f"about another zone, or change that one: codecflow stream {stream} --zones FILE"
+                )
+        return (*(q for q in description.questions if q.id != question.id), question)
+
+    return _change(settings, stream, added)
 
 
 def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDescription:
     """No longer ask the question `question_id`. Raises ConfigError when it is not asked."""
 
-    def without(questions: tuple[Question, ...]) -> tuple[Question, ...]:
+    def without(description: StreamDescription) -> tuple[Question, ...]:
+        questions = description.questions
         kept = tuple(question for question in questions if question.id != question_id)
         if len(kept) == len(questions):
             there = ", ".join(question.id for question in questions) or "nothing"
@@ -58,8 +78,12 @@ def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDesc
 
 
 def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
-    """Remove all questions of `stream`, also those of a description that cannot be read."""
-    return _write(settings, StreamDescription(check_stream_id(stream)))
+    """Remove all questions of `stream`, and everything of a description that cannot be read."""
+    try:
+        description = asked(settings, stream)
+    except MessageError:
+        description = StreamDescription(stream)
+    return write(settings, replace(description, questions=()))
 
 
 def question(
@@ -92,15 +116,17 @@ def question_id(prompt: str) -> str:
 
 
 def _change(
-    settings: KafkaSettings, stream: str, change: Callable[[tuple[Question, ...]], tuple[Question, ...]]
+    settings: KafkaSettings, stream: str, change: Callable[[StreamDescription], tuple[Question, ...]]
 ) -> StreamDescription:
-    return _write(settings, StreamDescription(stream, change(asked(settings, stream).questions)))
+    description = asked(settings, stream)
+    return write(settings, replace(description, questions=change(description)))
 
 
-def _write(settings: KafkaSettings, description: StreamDescription) -> StreamDescription:
+def write(settings: KafkaSettings, description: StreamDescription) -> StreamDescription:
+    """Publishes what applies to a stream from its next window on. Raises KafkaError."""
     stream = description.stream
     key, value = encode_stream(description)
     with RecordSender(settings) as sender:
-        sender.send(Record(settings.topics.streams, key, value, f"stream {stream}, its questions"))
+        sender.send(Record(settings.topics.streams, key, value, f"stream {stream}, its description"))
         sender.flush(TAKEN_WITHIN_S)
     return description

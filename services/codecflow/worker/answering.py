@@ -117,7 +117,7 @@ class Answering:
         self._reuse_slots = 0 if engine.refresh.name == "all" else reuse_slots
         self._repeatable: dict[str, dict[Question, Result]] = {}  # computed for the tokens that the window still holds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._epochs: dict[str, int] = {}
+        self._epochs: dict[str, tuple[int, int]] = {}  # of each stream, and the slot before which nothing may be held
         self._aside: dict[str, _Aside] = {}
         self._said: dict[str, str] = {}
         self._lost: SimpleQueue[str] = SimpleQueue()
@@ -166,11 +166,12 @@ class Answering:
                 window = step.window
                 if window is None or window.error is not None or self._is_aside(window.stream):
                     continue
-                stream, first = window.stream, self._plan.first(window.index)
-                if self._epochs.get(stream) != window.epoch:  # slots count from 0 again
+                stream, first = window.stream, max(self._plan.first(window.index), window.since)
+                begun = window.epoch, window.since
+                if self._epochs.get(stream) != begun:  # slots count from 0 again, or what is held may be hidden now
                     self._engine.drop(stream)
                     self._repeatable.pop(stream, None)
-                    self._epochs[stream] = window.epoch
+                    self._epochs[stream] = begun
                 before = [frame for frame in window.frames if frame.index < first]
                 if before:
                     older[stream] = StreamWork(stream, before, before[0].index)
@@ -184,7 +185,7 @@ class Answering:
                 for step, questions in zip(steps, asked, strict=True)
             ]
             for step in steps:
-                if step.state.ended and self._epochs.get(step.state.stream, -1) <= step.state.epoch:
+                if step.state.ended and self._epochs.get(step.state.stream, (-1, 0))[0] <= step.state.epoch:
                     self._forget(step.state.stream)
             self.kv_bytes = dict(self._engine.memory_by_stream)
             return answered
@@ -326,7 +327,7 @@ class Answering:
             stream=window.stream,
             epoch=window.epoch,
             window=window.index,
-            start_s=float(plan.time(plan.first(window.index))),
+            start_s=float(plan.time(max(plan.first(window.index), window.since))),
             end_s=float(plan.time(plan.end(window.index))),
             captured_at_ms=window.captured_at_ms,
             answered_at_ms=int(time.time() * 1000),

@@ -25,6 +25,7 @@ from codecflow.messages import (
     Headers,
     PictureMetadata,
     StreamState,
+    Zone,
     decode_metadata,
     decode_packet,
 )
@@ -61,7 +62,8 @@ class Partition:
     """The streams of one partition.
 
     `states`: what was emitted so far, by stream. `positions`: offsets of the next record of both topics. `drop` is called
-    with the name of each stream that is let go. `clock`: monotonic seconds; `wall_ms`: milliseconds since 1970.
+    with the name of each stream that is let go, `zones_of` with that of each that begins. `clock`: monotonic seconds;
+    `wall_ms`: milliseconds since 1970.
     """
 
     def __init__(
@@ -75,13 +77,14 @@ class Partition:
         drop: Callable[[str], None] = lambda stream: None,
         clock: Callable[[], float] = time.monotonic,
         wall_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+        zones_of: Callable[[str], tuple[Zone, ...]] = lambda stream: (),
     ) -> None:
         self.number = number
         self.states = dict(states)
         self.positions = positions
         self.streams: dict[str, Stream] = {}
         self._settings, self._limits, self._pool, self._reports = settings, settings.limits, pool, reports
-        self._drop, self._clock, self._wall_ms = drop, clock, wall_ms
+        self._drop, self._clock, self._wall_ms, self._zones_of = drop, clock, wall_ms, zones_of
         self._read_until = [-math.inf, -math.inf]  # all that each topic held at this time was read
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
@@ -346,6 +349,7 @@ class Partition:
                 settings.when_behind,
                 self._reports.counts(name),
                 self.states.get(name),
+                self._zones_of(name),
             )
         stream.parked = False
         stream.newest_at = self._clock()

@@ -27,11 +27,11 @@ from fractions import Fraction
 from typing import Protocol
 
 from codecflow.logs import Notice
-from codecflow.messages import ResultError, StreamState
+from codecflow.messages import ResultError, StreamState, Zone
 
 from . import sampler_host
 from .join import Joined
-from .sampler import Event, Fault, Recovery, Sampling, Thin
+from .sampler import Event, Fault, Recovery, Sampling, SetZones, Thin
 from .sampler_host import SamplerProcess, SamplersError
 from .sampler_process import Allow, Command, Drop, Gate, Open, Push, Turn, Turns
 from .windows import Step
@@ -68,7 +68,9 @@ class Lane:
     """One stream's place in a pool. `held_bytes`: sampled frames in its open window. `queued_bytes`: what waits to be
     sampled."""
 
-    def __init__(self, number: int, stream: str, state: StreamState | None, worker: _Worker) -> None:
+    def __init__(
+        self, number: int, stream: str, state: StreamState | None, zones: tuple[Zone, ...], worker: _Worker
+    ) -> None:
         self.stream = stream
         self.queued_bytes = 0
         self.held_bytes = 0
@@ -85,6 +87,8 @@ class Lane:
         self.state = state
         """After the newest step."""
         self.thin = False
+        self.zones = zones
+        """The newest that its sampler was told of."""
         self.trouble: ResultError | None = None
         self.cpu_s = 0.0
         self.opened_at = time.monotonic()
@@ -93,7 +97,7 @@ class Lane:
         self._failed_at = 0.0
 
     def opening(self) -> Open:
-        return Open(self.number, self.stream, self.state, self.recovery)
+        return Open(self.number, self.stream, self.state, self.recovery, self.zones)
 
     def fails(self, how: str) -> bool:
         """It was at work when its process ended. Whether that is its fault: not if the process was killed from outside, as
@@ -253,10 +257,10 @@ class SamplerPool:
         """Those that run, or are about to."""
         return [worker.link.process for worker in self._workers if isinstance(worker.link, _Apart)]
 
-    def open(self, stream: str, state: StreamState | None) -> Lane:
+    def open(self, stream: str, state: StreamState | None, zones: tuple[Zone, ...] = ()) -> Lane:
         """Begin a stream. `state`: how far it was answered before."""
         self._opened += 1
-        lane = Lane(self._opened, stream, state, self._least_loaded())
+        lane = Lane(self._opened, stream, state, zones, self._least_loaded())
         self._place(lane)
         return lane
 
@@ -362,6 +366,8 @@ class SamplerPool:
             done += size
             if isinstance(event, Thin):
                 lane.thin = event.on
+            elif isinstance(event, SetZones):
+                lane.zones = event.zones
         self._count(lane, done)
         lane.given_bytes -= done
         lane.done += turn.events

@@ -1,14 +1,18 @@
-"""The questions of each stream, as codecflow.streams has them now."""
+"""Questions and zones of each stream, as codecflow.streams has them now."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from confluent_kafka import Message
+
 from codecflow.errors import MessageError
 from codecflow.kafka.compacted import REMOVE
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
-from codecflow.messages import DeadLetter, Question, decode_stream
+from codecflow.messages import DeadLetter, Question, Zone, decode_stream
+
+_WITHIN_S = 60.0
 
 
 class Questions:
@@ -28,31 +32,42 @@ class Questions:
         self._topic = settings.topics.streams
         self._default = () if default is None else (default,)
         self._dead, self._say = dead, say
-        self._by_stream: dict[str, tuple[Question, ...]] = {}
+        self._questions: dict[str, tuple[Question, ...]] = {}
+        self._zones: dict[str, tuple[Zone, ...]] = {}
         self._tail = TopicTail(settings, self._topic)
-        self._apply(within_s=60.0)
+        self.update(caught_up=True)
 
     def of(self, stream: str) -> tuple[Question, ...]:
-        return self._by_stream.get(stream, self._default)
+        """Its questions, in which the place of each zone that they name is told."""
+        return self._questions.get(stream, self._default)
 
-    def update(self) -> None:
-        """Take in what was written since. Does not wait."""
-        self._apply()
+    def zones(self, stream: str) -> tuple[Zone, ...]:
+        return self._zones.get(stream, ())
+
+    def update(self, *, caught_up: bool = False) -> set[str]:
+        """Takes in what was written since; the streams that it is of. Does not wait, unless everything that is there by now
+        is to be known (`caught_up`)."""
+        return self._apply(self._tail.catch_up(_WITHIN_S) if caught_up else self._tail.poll(0.0))
 
     def close(self) -> None:
         self._tail.close()
 
-    def _apply(self, within_s: float | None = None) -> None:
-        records = self._tail.poll(0.0) if within_s is None else self._tail.catch_up(within_s)
+    def _apply(self, records: list[Message]) -> set[str]:
+        changed: set[str] = set()
         refused: dict[tuple[int | None, bytes | None], list[DeadLetter]] = {}
         for record in records:
             key, value, partition = record.key(), record.value(), record.partition()
             try:
                 if value is None:
-                    self._by_stream.pop(DeadLetter.key_text(key), None)
+                    stream = DeadLetter.key_text(key)
+                    self._questions.pop(stream, None)
+                    self._zones.pop(stream, None)
                 else:
                     description = decode_stream(key, value)
-                    self._by_stream[description.stream] = description.questions
+                    stream = description.stream
+                    self._questions[stream] = description.as_asked
+                    self._zones[stream] = description.zones
+                changed.add(stream)
             except MessageError as error:
                 stream, offset = DeadLetter.key_text(key), record.offset() or 0
                 letter = DeadLetter(self._topic, partition or 0, offset, stream, "unreadable", str(error))
@@ -68,3 +83,4 @@ class Questions:
                 f"questions that cannot be read: {one.topic}[{one.partition}] offset {one.offset}, key {one.stream[:60]!r}: "
                 f"{one.reason}{more}; those before stay in force; to remove such records run: {REMOVE}"
             )
+        return changed

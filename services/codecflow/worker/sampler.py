@@ -26,7 +26,8 @@ from codecflow.errors import ConfigError, ModelError, SourceError
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
-from codecflow.messages import BLOCK, CodedPicture, PictureMetadata, ResultError, StreamState
+from codecflow.keep.zones import ZoneView, view_of
+from codecflow.messages import BLOCK, CodedPicture, PictureMetadata, ResultError, StreamState, Zone, zones_digest
 from codecflow.orientation import shown_size
 from codecflow.vlm.work import Frame
 
@@ -89,7 +90,14 @@ class Restart:
     """The engine has lost this stream's window: the next sampled frame is kept whole."""
 
 
-Event = Joined | EpochEnd | Leave | Skipped | Thin | Restart
+@dataclass(frozen=True, slots=True)
+class SetZones:
+    """The stream's zones, from the next window boundary on."""
+
+    zones: tuple[Zone, ...]
+
+
+Event = Joined | EpochEnd | Leave | Skipped | Thin | Restart | SetZones
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,9 @@ class _Epoch:
         self.track = track
         self.keep: KeepState | None = None
         self.shape: tuple[tuple[int, int], int] | None = None  # coded size and orientation that `keep` is for
+        self.view: ZoneView | None = None  # what the zones in force leave of such a picture
+        self.zones: tuple[Zone, ...] = ()  # in force
+        self.change: tuple[int, tuple[Zone, ...]] | None = None  # those from a slot on
         self.last_slot = -1  # the newest slot that records tell of
         self.next_seq: int | None = None
         self.recent: deque[int] = deque()  # slots of the newest pictures, in decode order
@@ -153,7 +164,8 @@ class _Epoch:
 class Sampler:
     """Decodes, samples, masks and resizes one stream's pictures, and cuts them into windows.
 
-    `resume`: how far this stream was answered before, by any worker. `recovery`: what became of the sampler before. `counts`
+    `resume`: how far this stream was answered before, by any worker. `recovery`: what became of the sampler before. `zones`:
+    the newest that are known. `counts`
     is added to, by reason: pictures (coded ones taken), pictures-decoded, lost-pictures (coded pictures that could not be
     decoded), samples-differ (frames whose samples are not those that the producer saw), windows-skipped (no frame in the
     newest stride), windows-behind (left out because the worker was behind), and frames, tokens-kept, tokens-total of what
@@ -166,6 +178,7 @@ class Sampler:
         sampling: Sampling,
         resume: StreamState | None = None,
         recovery: Recovery | None = None,
+        zones: tuple[Zone, ...] = (),
     ) -> None:
         self.stream = stream
         self.counts: Counter[str] = Counter()
@@ -178,6 +191,7 @@ class Sampler:
         self._steps: list[Step] = []
         self._thin = recovery is not None and recovery.thin
         self._recovery = recovery
+        self._zones = zones
         self._skipped: Skipped | None = None
         self._trace: str | None = None  # of the newest frame's picture
         self._retry_s = _FIRST_RETRY_S
@@ -226,6 +240,11 @@ class Sampler:
             case Restart():
                 if self._epoch is not None:
                     self._epoch.keep = None
+            case SetZones():
+                self._zones = event.zones
+                if (epoch := self._epoch) is not None:
+                    boundary = self._sampling.plan.end(epoch.windows.next_window)
+                    epoch.change = None if event.zones == epoch.zones else (boundary, event.zones)
 
     def _begin(self, number: int, offsets: Offsets) -> _Epoch:
         plan, keep = self._sampling.plan, self._sampling.keep
@@ -235,6 +254,7 @@ class Sampler:
         windows = WindowAssembly(plan, keep.memory_s, self.stream, number, offsets, resume, background=keep.background)
         windows.thin = self._thin
         self._epoch = epoch = _Epoch(windows, self._track(), plan.fps)
+        self._begin_zones(epoch, resume)
         if self._skipped is not None:
             windows.skip(self._skipped.offsets)
             self._skipped = None
@@ -247,6 +267,26 @@ class Sampler:
         if resume is None:
             self._steps.append(windows.begin())
         return epoch
+
+    def _begin_zones(self, epoch: _Epoch, resume: StreamState | None) -> None:
+        """The zones of an epoch that begins, or goes on from `resume`. Those that the state names are in force from when it
+        says on; others from where nothing is answered yet."""
+        epoch.zones, windows = self._zones, epoch.windows
+        before, digest = windows.zones, zones_digest(self._zones)
+        if digest != (0 if before is None else before.digest):
+            windows.change_zones(digest, Fraction(0) if resume is None else resume.answered_until)
+        elif before is not None:
+            windows.change_zones(before.digest, before.since)
+
+    def _change_zones(self, epoch: _Epoch, slot: int) -> None:
+        """Puts new zones in force, once a frame has come from behind the window boundary at which they are."""
+        if epoch.change is None or slot < epoch.change[0]:
+            return
+        (boundary, zones), epoch.change = epoch.change, None
+        if zones_digest(zones) != zones_digest(epoch.zones):
+            epoch.windows.change_zones(zones_digest(zones), self._sampling.plan.time(boundary))
+            epoch.keep = epoch.view = None
+        epoch.zones = zones
 
     def _end(self, end: EpochEnd) -> None:
         epoch, self._skipped = self._epoch, None
@@ -409,15 +449,18 @@ class Sampler:
 
     def _show(self, epoch: _Epoch, samples: Iterable[Sample]) -> None:
         for sample in samples:
-            self._observe(epoch, sample)
             picture, slot = sample.picture.picture, sample.slot
             self._hand_on(epoch, epoch.windows.close_before(slot))
+            self._change_zones(epoch, slot)
+            if slot < epoch.windows.since:
+                continue
+            self._observe(epoch, sample)
             epoch.windows.sent(
                 slot, picture.captured_at_ms, lost=False
             )  # a keyframe may be in the slot after its time's
             if epoch.keep is None or not epoch.windows.wants(slot) or (at := epoch.time(picture.pts)) is None:
                 continue
-            frame = self._sample(epoch.keep, sample, float(at))
+            frame = self._sample(epoch.keep, epoch.view, sample, float(at))
             if frame is not None:
                 self._trace = picture.trace
                 self._hand_on(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
@@ -426,7 +469,8 @@ class Sampler:
         """Shows the keep state what the codec saw of a sampled picture, wanted or not; a new state when its size changes."""
         coded, picture = sample.picture.coded_size, sample.picture.picture
         if epoch.keep is None or epoch.shape != (coded, picture.orientation):
-            epoch.keep, epoch.shape = None, (coded, picture.orientation)
+            if epoch.shape != (coded, picture.orientation):
+                epoch.keep, epoch.view, epoch.shape = None, None, (coded, picture.orientation)
             if min(coded) < BLOCK:
                 text = f"pictures of {coded[0]}x{coded[1]} are too small: at least {BLOCK}x{BLOCK} is needed"
                 self._set_trouble(ResultError("picture-size", text))
@@ -436,13 +480,21 @@ class Sampler:
             except ModelError as error:
                 self._set_trouble(ResultError("picture-size", str(error)))
                 return
-            epoch.keep = KeepState(grid.oriented(picture.orientation), self._sampling.keep)
+            epoch.view = view = epoch.view or view_of(epoch.zones, grid)
+            if view.hidden.all():
+                self._set_trouble(
+                    ResultError(
+                        "zones", "its zones leave nothing to look at: make an `only` zone larger, or remove one"
+                    )
+                )
+                return
+            epoch.keep = KeepState(grid.oriented(picture.orientation), self._sampling.keep, view.hidden)
         blocks = tuple(-(-length // BLOCK) for length in coded)
         for signal in sample.signals:
             if (signal.columns, signal.rows) == blocks:
                 epoch.keep.observe(signal)
 
-    def _sample(self, keep: KeepState, sample: Sample, time_s: float) -> Frame | None:
+    def _sample(self, keep: KeepState, view: ZoneView | None, sample: Sample, time_s: float) -> Frame | None:
         def differs() -> None:
             self.counts["samples-differ"] += 1
             keep.distrust()
@@ -461,7 +513,10 @@ class Sampler:
             self._seconds["keep"] -= self._seconds["decode"] - before
         kept, shown = int(decision.keep.sum()), sample.picture.decode() if decision.keep.any() else None
         with self._timed("keep"):
-            pixels = None if shown is None else self._sampling.pixels_of(shown.rgb())
+            rgb = None if shown is None else shown.rgb()
+            if rgb is not None and view is not None:
+                rgb = view.blanked(rgb)
+            pixels = None if rgb is None else self._sampling.pixels_of(rgb)
         if not self._time_is_wrong:
             self._set_trouble(None)
         self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from mmap import mmap
 
-from codecflow.messages import ResultError, StreamState
+from codecflow.messages import ResultError, StreamState, Zone
 
 from .channel import Channel
 from .sampler import Event, Fault, Recovery, Sampler, Sampling
@@ -44,6 +44,7 @@ class Open:
     stream: str
     resume: StreamState | None
     recovery: Recovery | None = None
+    zones: tuple[Zone, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,7 @@ class Turns:
                     lane.queue.extend(command.events)
                 case Open():
                     assert self._sampling is not None  # the first command
-                    sampler = Sampler(command.stream, self._sampling, command.resume, command.recovery)
+                    sampler = Sampler(command.stream, self._sampling, command.resume, command.recovery, command.zones)
                     self._lanes[command.lane] = _Lane(sampler)
                 case Drop():
                     del self._lanes[command.lane]

@@ -221,7 +221,7 @@ class Worker:
                 for stream, step in partition.take()
             ]
             if steps:
-                self._questions.update()
+                self._take_settings()
                 asked = {stream.name: self._questions.of(stream.name) for _, stream, _ in steps}
                 answers = self._answering.begin([step for _, _, step in steps], asked.__getitem__)
                 self._batch = _Batch(steps, asked, answers)
@@ -346,6 +346,7 @@ class Worker:
             return
         self._next_chores = now + _EVERY_S
         partitions = self._owned.partitions
+        self._take_settings()
         self._read_to.update(partitions)
         for partition in partitions.values():
             partition.expire()
@@ -422,6 +423,7 @@ class Worker:
         """Of partitions that the group has just given."""
         self._summary.rebalances += 1
         self._summary.health.started = True
+        self._take_settings(caught_up=True)  # whoever had them may have known newer zones, and states name those
         return self._transport.states(numbers, self._letters.add, self._notice)
 
     def _begin(self, number: int, states: dict[str, StreamState], positions: Offsets) -> Partition:
@@ -433,7 +435,15 @@ class Worker:
             positions,
             self._reports,
             self._answering.drop,
+            zones_of=self._questions.zones,
         )
+
+    def _take_settings(self, *, caught_up: bool = False) -> None:
+        """What was set of streams since the last call; with `caught_up` all that was set by now."""
+        for name in self._questions.update(caught_up=caught_up):
+            for partition in self._owned.all():
+                if (stream := partition.streams.get(name)) is not None:
+                    stream.set_zones(self._questions.zones(name))
 
     def _report_plans(self, states: list[StreamState]) -> None:
         """Streams that were answered under another plan."""

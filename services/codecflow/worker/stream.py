@@ -18,6 +18,7 @@ from codecflow.messages import (
     Question,
     ResultError,
     StreamState,
+    Zone,
 )
 
 from .answering import Answered
@@ -25,7 +26,7 @@ from .backlog import Backlog
 from .join import EpochEnd, Joined, StreamJoin
 from .pool import Sampled, SamplerPool
 from .resume import Held, Resume
-from .sampler import Leave, Restart
+from .sampler import Leave, Restart, SetZones
 from .settings import Limits, WhenBehind
 from .windows import Step
 
@@ -36,9 +37,9 @@ _PASSING = ("restarting",)
 class Stream:
     """Follows one stream in a pool.
 
-    `state`: how far the stream was answered before, by any worker; records behind it are ignored. `counts` is added to, by
-    reason: those of StreamJoin and Sampler, and dropped-unpaired (records dropped at a limit while their counterparts did
-    not come).
+    `state`: how far the stream was answered before, by any worker; records behind it are ignored. `zones`: its own.
+    `counts` is added to, by reason: those of StreamJoin and Sampler, and dropped-unpaired (records dropped at a limit while
+    their counterparts did not come).
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Stream:
         when_behind: WhenBehind,
         counts: Counter[str],
         state: StreamState | None,
+        zones: tuple[Zone, ...] = (),
     ) -> None:
         self.name = name
         self.counts = counts
@@ -87,7 +89,8 @@ class Stream:
         self._over = 0  # records of epochs before the state's, behind its offsets
         self._began = -1 if state is None else state.epoch if not state.ended else -1
         self._backlog = Backlog(when_behind, self._resume, limits.stream_bytes)
-        self._lane = pool.open(name, state)
+        self._zones = zones
+        self._lane = pool.open(name, state, zones)
 
     @property
     def coded_bytes(self) -> int:
@@ -187,6 +190,12 @@ class Stream:
     def restart(self) -> None:
         """The engine has lost this stream's window."""
         self._pool.push(self._lane, Restart())
+
+    def set_zones(self, zones: tuple[Zone, ...]) -> None:
+        """Its zones, from the next window boundary on."""
+        if zones != self._zones:
+            self._zones = zones
+            self._pool.push(self._lane, SetZones(zones))
 
     def sampled(self, sampled: Sampled) -> None:
         """Take over what its sampler has done. A step without a window is merged with the one before or after it."""

@@ -11,7 +11,7 @@ from codecflow.kafka.records import Record
 from codecflow.kafka.settings import KafkaSettings, TopicNames
 from codecflow.kafka.topics import check_topics
 from codecflow.kafka.transactions import TransactionalEmitter
-from codecflow.messages import DeadLetter, Question
+from codecflow.messages import DeadLetter, Question, Zone
 
 from .committer import transactional_id
 from .consumer import Arrival, GroupConsumer, Progress
@@ -54,7 +54,9 @@ class Asked(Protocol):
 
     def of(self, stream: str) -> tuple[Question, ...]: ...
 
-    def update(self) -> None: ...
+    def zones(self, stream: str) -> tuple[Zone, ...]: ...
+
+    def update(self, *, caught_up: bool = False) -> set[str]: ...
 
     def close(self) -> None: ...
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
-from codecflow.messages import ResultError, StreamState, WindowGrid
+from codecflow.messages import ResultError, StreamState, WindowGrid, ZonesInForce
 from codecflow.vlm.work import Frame
 
 from .resume import Offsets, Rewind
@@ -101,7 +102,8 @@ class WindowPlan:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A closed window of one stream, on its way from the sampler to the engine.
+    """A closed window of one stream, on its way from the sampler to the engine. It holds nothing from before the slot
+    `since`, at which zones were changed.
 
     `frames`: those that no window before it handed out, oldest first. Where tokens outlive their frames, also frames older
     than the window of which some token is the newest of its cell. `captured_at_ms`: wall clock of the newest frame's
@@ -120,6 +122,7 @@ class Window:
     expected: int
     restarted: bool = False
     skipped: int = 0
+    since: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, int] = field(default_factory=dict)
     error: ResultError | None = None
@@ -181,6 +184,9 @@ class WindowAssembly:
         """Windows that were not answered because their newest stride had no frame."""
         self.behind = 0
         """Windows that were not answered because the worker was behind."""
+        self.zones: ZonesInForce | None = None if resume is None else resume.zones
+        self.since = 0
+        """The slot before which frames are of no use any more: zones were changed there."""
         self._plan, self._memory_s = plan, memory_s
         self._rewind = Rewind(rewind)
         self._frames: list[tuple[Frame, int]] = []
@@ -204,7 +210,17 @@ class WindowAssembly:
 
     def wants(self, slot: int) -> bool:
         """Whether a frame in this slot is of use: of some window, and not older than one that came already."""
-        return slot > self._last_slot and self._plan.used(slot) and not (self.thin and slot % 2)
+        return slot > self._last_slot and slot >= self.since and self._plan.used(slot) and not (self.thin and slot % 2)
+
+    def change_zones(self, digest: int, since: Fraction) -> None:
+        """From presentation time `since` on other zones are in force; frames from before it, which may show what is hidden
+        now, are forgotten. All windows that end by then are closed."""
+        self.zones = ZonesInForce(digest, since)
+        self.since = ceil(since * self._plan.fps)
+        self._frames = [(frame, at) for frame, at in self._frames if frame.index >= self.since]
+        if self._outlived is not None:
+            self._outlived = Outlived()
+        self._weigh()
 
     def frame(self, frame: Frame, captured_at_ms: int) -> list[Step]:
         """Take the frame of a wanted slot in; the windows that this closes."""
@@ -252,7 +268,7 @@ class WindowAssembly:
 
     def _close(self, index: int) -> Step:
         plan = self._plan
-        first, newest = plan.first(index), plan.newest(index)
+        first, newest = max(plan.first(index), self.since), plan.newest(index)
         if self._frames and self._frames[0][0].index < first:
             if self._outlived is not None:
                 for frame, _ in self._frames:
@@ -281,6 +297,7 @@ class WindowAssembly:
                 self._presence.expected(first, plan.end(index)),
                 first < self._rebuilt_before,
                 self._take_behind(),
+                self.since,
             ),
         )
 
@@ -342,7 +359,9 @@ class WindowAssembly:
 
     def _state(self, offsets: Offsets, ended: bool = False) -> StreamState:
         answered_until = self._plan.time(self.next_window * self._plan.stride_slots)
-        return StreamState(self.stream, self.epoch, answered_until, self._plan.grid, *offsets, ended=ended)
+        return StreamState(
+            self.stream, self.epoch, answered_until, self._plan.grid, *offsets, ended=ended, zones=self.zones
+        )
 
 
 class Outlived:

@@ -65,7 +65,7 @@ def test_blocks_are_drawn_over_the_samples_that_they_are_of(orientation: int, wi
         0.0,
         np.zeros((*shown.shape, 3), np.uint8),
         Signal(0, Fraction(1, 2), np.zeros((rows, columns), np.uint8), None, None),
-        KeepDecision(none, none, none, none),
+        KeepDecision(none, none, none, none, none),
         grid,
         orientation,
     )

@@ -16,7 +16,8 @@ from codecflow.errors import ConfigError
 from codecflow.folders import make_folder
 from codecflow.grid import TokenGrid
 from codecflow.keep import KeepConfig, KeepDecision, KeepState, parse_coverage
-from codecflow.messages import BLOCK, Signal
+from codecflow.keep.zones import view_of
+from codecflow.messages import BLOCK, Signal, Zone
 from codecflow.orientation import coded_boxes, inverse, upright
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, print_table, progress
@@ -42,6 +43,7 @@ class Example:
     decision: KeepDecision
     grid: TokenGrid
     orientation: int
+    zones: Sequence[Zone] = ()
 
     def blocks(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[int, int, int, int]]:
         """Values of the coded picture's blocks as they lie over the shown one, and their (left, right, bottom, top): a row
@@ -80,7 +82,8 @@ class Background:
     kinds of tokens best.
     """
 
-    def __init__(self, config: KeepConfig, plan: WindowPlan) -> None:
+    def __init__(self, config: KeepConfig, plan: WindowPlan, zones: Sequence[Zone] = ()) -> None:
+        self._zones = zones
         self.kept: Counter[int] = Counter()
         self.best: Snapshot | None = None
         self.holding = Holding(plan, True, reuse_slots(DEFAULT_REUSE_S, plan.fps))
@@ -94,7 +97,7 @@ class Background:
     def add(self, frame: SampledFrame, grid: TokenGrid, coded: TokenGrid) -> None:
         """The next frame; `grid` lies over the shown picture, `coded` over the coded one."""
         if self._grid is not grid:
-            self._grid, self._state = grid, KeepState(coded, self._config)
+            self._grid, self._state = grid, KeepState(coded, self._config, view_of(self._zones, grid).hidden)
             self._newest = np.full(grid.tokens, -1)
         decision = frame.decide(self._state)
         self._newest[decision.keep] = frame.slot
@@ -109,12 +112,21 @@ class Background:
 
 
 def run(
-    clip: Path, out: Path, config: KeepConfig, plan: WindowPlan, *, side: int, refresh: str, seconds: float | None
+    clip: Path,
+    out: Path,
+    config: KeepConfig,
+    plan: WindowPlan,
+    *,
+    side: int,
+    refresh: str,
+    seconds: float | None,
+    zones: Sequence[Zone] = (),
 ) -> None:
     """Writes frame.png, window.png, share.png and, where the clip is longer than a window, background.png to the folder
     `out`, then one JSON line with their figures.
 
-    `side`: tokens along each side of the grid. `refresh`: none, anchors or all. Raises ConfigError and SourceError.
+    `side`: tokens along each side of the grid. `refresh`: none, anchors or all. `zones`: of the clip.
+    Raises ConfigError and SourceError.
     """
     if refresh not in REFRESHES:
         raise ConfigError(f"refresh policy {refresh!r}: use one of {', '.join(REFRESHES)}")
@@ -124,8 +136,9 @@ def run(
         records: list[FrameRecord] = []
         example: Example | None = None
         best = -math.inf
-        behind = Background(config, plan)
-        for record, candidate in _decisions(sampled_frames(clip, config.fps, seconds), config, side, behind):
+        behind = Background(config, plan, zones)
+        frames = sampled_frames(clip, config.fps, seconds)
+        for record, candidate in _decisions(frames, config, side, behind, zones):
             records.append(record)
             score = -math.inf if candidate is None else _contrast(candidate)
             if score > best:
@@ -208,7 +221,7 @@ def _compare(records: Sequence[FrameRecord], plan: WindowPlan, outlived: Sequenc
 
 
 def _decisions(
-    frames: Iterator[SampledFrame], config: KeepConfig, side: int, behind: Background
+    frames: Iterator[SampledFrame], config: KeepConfig, side: int, behind: Background, zones: Sequence[Zone]
 ) -> Iterator[tuple[FrameRecord, Example | None]]:
     """The record of each frame, and the frame itself where coverage did not keep it whole."""
     shape: tuple[tuple[int, int], int] | None = None
@@ -218,7 +231,11 @@ def _decisions(
             shape = (picture.size, picture.orientation)
             grid = TokenGrid.regular(side, side, *picture.size)
             coded = grid.oriented(picture.orientation)
-            state, motion = KeepState(coded, config), KeepState(coded, replace(config, policy="motion"))
+            hidden = view_of(zones, grid).hidden
+            if hidden.all():
+                raise ConfigError("--zones: they leave nothing to look at; make an `only` zone larger, or remove one")
+            state = KeepState(coded, config, hidden)
+            motion = KeepState(coded, replace(config, policy="motion"), hidden)
         decision = frame.decide(state)
         behind.add(frame, grid, coded)
         record = FrameRecord(
@@ -234,7 +251,10 @@ def _decisions(
         if decision.anchor or frame.signal.since is None:
             yield record, None
         else:
-            yield record, Example(frame.time_s, picture.rgb(), frame.signal, decision, grid, picture.orientation)
+            yield (
+                record,
+                Example(frame.time_s, picture.rgb(), frame.signal, decision, grid, picture.orientation, zones),
+            )
 
 
 def _contrast(example: Example) -> float:

@@ -10,23 +10,26 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import LogNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch, Polygon, Rectangle
 
 from codecflow.keep import KeepConfig
+from codecflow.keep.zones import view_of
 from codecflow.messages import UNCHANGED, Signal
 from codecflow.tools.report.charts import save
 
 from .explain import Background, Example, Snapshot
 from .savings import FrameRecord, WindowRecord
 
-KEPT, COMPARED, CERTIFIED = "#00798c", "#edae49", "#b8c4cc"
+KEPT, COMPARED, CERTIFIED, HIDDEN = "#00798c", "#edae49", "#b8c4cc", "#3a3a3a"
+ZONE = "#ffd400"
+_LABEL = {"facecolor": ZONE, "edgecolor": "none", "pad": 2}
 REFRESHED, REUSED, EVICTED = "#d1495b", "#7fb8c4", "#d9d9d9"
 
 
 def draw_frame(example: Example, path: Path) -> None:
     """One frame, what the codec saw of it, and which tokens are kept: four panels."""
     height, width = example.picture.shape[:2]
-    gap, above, below = 0.25, 0.4, 0.8  # inches
+    gap, above, below = 0.25, 0.4, 1.0 if example.decision.hidden.any() else 0.8  # inches
     panel_height = min(6.2, 6.2 * height / width)
     panel_width = max(panel_height * width / height, 4.0)
     figure_width, figure_height = 2 * panel_width + 3 * gap, 2 * (above + panel_height + below)
@@ -42,6 +45,10 @@ def draw_frame(example: Example, path: Path) -> None:
     seen, motion, change, mask = (place(row, column, 0, panel_height) for row in (0, 1) for column in (0, 1))
     grey = example.picture.mean(axis=2)
     seen.imshow(example.picture)
+    for zone in example.zones:
+        corners = np.array(zone.polygon) * (width, height)
+        seen.add_patch(Polygon(corners, fill=False, edgecolor=ZONE, linewidth=2))
+        seen.text(*corners[corners.sum(1).argmin()], f" {zone.name}: {zone.use}", va="top", color="black", bbox=_LABEL)
     seen.set_title(f"1  The camera's picture at {example.time_s:g} s", loc="left")
     vectors = example.signal.motion
     if vectors is None:
@@ -100,12 +107,14 @@ def _heat(
 def _mask(axis: Any, example: Example) -> None:
     """Kept tokens as they are, dropped ones darkened and coloured by why they could be dropped."""
     decision = example.decision
-    picture = example.picture.astype(float) / 255
     kinds = [
         ("kept: encoded by the ViT", decision.keep, KEPT),
         ("dropped: pixels compared, alike", decision.compared & ~decision.keep, COMPARED),
         ("dropped: certified by the codec signal, not looked at", decision.certified, CERTIFIED),
     ]
+    if decision.hidden.any():
+        kinds.append(("never encoded: hidden by zones", decision.hidden, HIDDEN))
+    picture = view_of(example.zones, example.grid).blanked(example.picture).astype(float) / 255
     for _, members, colour in kinds[1:]:
         for x0, y0, x1, y1 in example.grid.boxes[members].tolist():
             picture[y0:y1, x0:x1] = picture[y0:y1, x0:x1] * 0.3 + np.array(to_rgb(colour)) * 0.3

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from codecflow.errors import ConfigError
 from codecflow.grid import TokenGrid
 from codecflow.keep import POLICY_NAMES, Coverage, KeepConfig, KeepDecision, KeepState, parse_coverage
-from codecflow.messages import BLOCK, CodedPicture
+from codecflow.keep.zones import view_of
+from codecflow.messages import BLOCK, CodedPicture, Zone
 from codecflow.orientation import shown_size
 from codecflow.tools.report.charts import COLOURS, check_possible, plain_text, save
 from codecflow.tools.report.table import print_json, print_table, progress, told_as
@@ -50,15 +51,15 @@ class Policy:
             return f"background, anchor every {period}"
         return f"anchor every {period}" if self.config.coverage == "anchor" else f"rolling in {period}"
 
-    def begin(self, grid: TokenGrid) -> KeepState | SampledVectors:
-        return SampledVectors(grid, self.config) if self.sampled_only else KeepState(grid, self.config)
+    def begin(self, grid: TokenGrid, hidden: npt.NDArray[np.bool_]) -> KeepState | SampledVectors:
+        return (SampledVectors if self.sampled_only else KeepState)(grid, self.config, hidden)
 
 
 class SampledVectors:
     """Keeps the tokens that a vector of the sampled picture itself, or an intra block of it, touches."""
 
-    def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
-        self._grid, self._tau = grid, config.tau_px * 4
+    def __init__(self, grid: TokenGrid, config: KeepConfig, hidden: npt.NDArray[np.bool_]) -> None:
+        self._grid, self._tau, self._hidden = grid, config.tau_px * 4, hidden
         self._coverage = Coverage(config, grid.tokens)
 
     def decide(self, frame: SampledFrame) -> KeepDecision:
@@ -72,7 +73,7 @@ class SampledVectors:
             for token, (x0, y0, x1, y1) in enumerate(self._grid.boxes.tolist()):
                 keep[token] |= moving[y0 // BLOCK : -(-y1 // BLOCK), x0 // BLOCK : -(-x1 // BLOCK)].any()
         nothing = np.zeros_like(keep)
-        return KeepDecision(keep, nothing, nothing, forced)
+        return KeepDecision(keep & ~self._hidden, nothing, nothing, forced & ~self._hidden, self._hidden)
 
 
 def compared(config: KeepConfig, window_s: Fraction) -> list[Policy]:
@@ -114,7 +115,7 @@ class Tally:
     shares: list[float] = field(default_factory=list)
 
     def add(self, time_s: float, decision: KeepDecision, stale: int, exposed: int) -> None:
-        self.total += decision.keep.size
+        self.total += int((~decision.hidden).sum())
         self.kept += int(decision.keep.sum())
         self.forced += int(decision.forced.sum())
         self.certified += int(decision.certified.sum())
@@ -122,7 +123,7 @@ class Tally:
         self.stale += stale
         self.exposed += exposed
         self.times.append(time_s)
-        self.shares.append(float(decision.keep.mean()))
+        self.shares.append(float(decision.keep[~decision.hidden].mean()))
 
     def figures(self) -> dict[str, float | None]:
         """Percentages. `pictures`, `decoded_pictures`: how many a worker takes and decodes, `worker_ms_per_s`: milliseconds
@@ -235,7 +236,12 @@ class Interim:
 
 
 def compare(
-    frames: Iterator[SampledFrame], rows: int, columns: int, policies: Sequence[Policy], plan: WindowPlan
+    frames: Iterator[SampledFrame],
+    rows: int,
+    columns: int,
+    policies: Sequence[Policy],
+    plan: WindowPlan,
+    zones: Sequence[Zone] = (),
 ) -> Iterator[Interim]:
     """Runs all policies over the frames of a clip side by side; yields what it has come to after each frame."""
     slots = reuse_slots(DEFAULT_REUSE_S, plan.fps)
@@ -246,15 +252,18 @@ def compare(
         picture = frame.picture
         if shape != (picture.size, picture.orientation):
             shape = (picture.size, picture.orientation)
-            grid = TokenGrid.regular(rows, columns, *picture.size).oriented(picture.orientation)
-            states = {policy.name: policy.begin(grid) for policy in policies}
+            upright = TokenGrid.regular(rows, columns, *picture.size)
+            grid, hidden = upright.oriented(picture.orientation), view_of(zones, upright).hidden
+            if hidden.all():
+                raise ConfigError("--zones: they leave nothing to look at; make an `only` zone larger, or remove one")
+            states = {policy.name: policy.begin(grid, hidden) for policy in policies}
             seen = {policy.name: LastKept(grid) for policy in policies}
         luma = picture.luma()
         for policy in policies:
             state = states[policy.name]
             decision = state.decide(frame) if isinstance(state, SampledVectors) else frame.decide(state)
             tallies[policy.name].holding.add(frame.slot, decision.keep)
-            tallies[policy.name].add(frame.time_s, decision, *seen[policy.name].stale(luma, decision.keep))
+            tallies[policy.name].add(frame.time_s, decision, *seen[policy.name].stale(luma, decision.keep | hidden))
         noise.append(frame.signal.noise / 8)
         yield Interim(frame.time_s, tallies, float(np.median(noise)))
 
@@ -268,11 +277,13 @@ def run(
     plan: WindowPlan,
     seconds: float | None = None,
     plot: Path | None = None,
+    zones: Sequence[Zone] = (),
 ) -> None:
     """Compares the policies on each clip: a table a clip, then one JSON line {clip: {policy: figures}}, in percent.
 
     `plan`: windows, for what they hold and for coverage once a window. `size`, `token`: side of the model's square input and
-    of a token in it, in pixels. `seconds`: only so much of each clip. `plot`: file of a chart. Raises ConfigError and
+    of a token in it, in pixels. `seconds`: only so much of each clip. `plot`: file of a chart. `zones`: of
+    every clip; what they hide counts for nothing. Raises ConfigError and
     SourceError.
     """
     if token < 1 or size < token or size % token:
@@ -283,7 +294,7 @@ def run(
     policies = compared(config, plan.time(plan.window_slots))
     by_clip: dict[str, dict[str, Tally]] = {}
     for name, clip in zip(told_as(clips), clips, strict=True):
-        by_clip[name] = _run_clip(name, clip, config, side, policies, plan, seconds)
+        by_clip[name] = _run_clip(name, clip, config, side, policies, plan, seconds, zones)
     if plot is not None:
         keep_share_chart(by_clip, plot)
     print_json({name: {p: tally.figures() for p, tally in tallies.items()} for name, tallies in by_clip.items()})
@@ -297,15 +308,16 @@ def _run_clip(
     policies: Sequence[Policy],
     plan: WindowPlan,
     seconds: float | None,
+    zones: Sequence[Zone],
 ) -> dict[str, Tally]:
     with progress() as bar:
         task = bar.add_task(name, total=None)
         pictures = list(published(clip, config.fps, seconds))
-        for so_far in compare(decoded_frames(pictures, config.fps), side, side, policies, plan):
+        for so_far in compare(decoded_frames(pictures, config.fps), side, side, policies, plan, zones):
             bar.update(task, completed=so_far.time_s)
         for tally in so_far.tallies.values():
             tally.holding.end()
-        _decode(pictures, side, policies, so_far.tallies)
+        _decode(pictures, side, policies, so_far.tallies, zones)
     tallies = so_far.tallies
     figures = [(policy, tallies[policy.name].figures()) for policy in policies]
     columns = ("kept", "kept_total", "peak", "certified", "compared", "decoded")
@@ -352,7 +364,13 @@ def _run_clip(
     return tallies
 
 
-def _decode(pictures: list[Published], side: int, policies: Sequence[Policy], tallies: Mapping[str, Tally]) -> None:
+def _decode(
+    pictures: list[Published],
+    side: int,
+    policies: Sequence[Policy],
+    tallies: Mapping[str, Tally],
+    zones: Sequence[Zone],
+) -> None:
     """Decodes a clip's pictures as a worker would under each policy that it has, with anchors every period."""
     for policy in policies:
         if policy.name not in POLICY_NAMES:
@@ -360,8 +378,8 @@ def _decode(pictures: list[Published], side: int, policies: Sequence[Policy], ta
 
         def begin(picture: CodedPicture, policy: Policy = policy) -> KeepState:
             size = shown_size(picture.width, picture.height, picture.orientation)
-            grid = TokenGrid.regular(side, side, *size).oriented(picture.orientation)
-            return KeepState(grid, policy.config)
+            grid = TokenGrid.regular(side, side, *size)
+            return KeepState(grid.oriented(picture.orientation), policy.config, view_of(zones, grid).hidden)
 
         tallies[policy.name].decoding = decoding(pictures, policy.config.fps, begin)
 

@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition
 
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
-from codecflow.messages import Question
+from codecflow.messages import Question, Zone
 from codecflow.tools.bench.camera_load import PipedRecord
 from codecflow.worker.consumer import Arrival
 from codecflow.worker.partition import METADATA, PACKETS, Partition
@@ -195,8 +195,11 @@ class _OneQuestion:
     def of(self, stream: str) -> tuple[Question, ...]:
         return self._questions
 
-    def update(self) -> None:
-        pass
+    def zones(self, stream: str) -> tuple[Zone, ...]:
+        return ()
+
+    def update(self, *, caught_up: bool = False) -> set[str]:
+        return set()
 
     def close(self) -> None:
         pass

@@ -1,0 +1,57 @@
+"""`codecflow stream`: what is set of one stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codecflow.errors import ConfigError
+from codecflow.text import one_line
+
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("stream")(stream)
+
+
+def stream(
+    stream: Annotated[str, typer.Argument(help="Stream id; the stream need not exist yet.")],
+    *,
+    zones: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Zones in place of those that it has: JSON, "
+            '`[{"name": "street", "use": "ignore", "polygon": [[0, 0], [1, 0], [1, 0.3]]}]`; x, y: shares of the picture. '
+            "`ignore`: never reaches the model. `only`: nothing else does. `place`: a name for questions.",
+        ),
+    ] = None,
+    clear_zones: Annotated[bool, typer.Option("--clear-zones", help="Remove all its zones.")] = False,
+    bootstrap_servers: BootstrapServers = None,
+    topic_prefix: TopicPrefix = DEFAULT_PREFIX,
+    properties: Properties = None,
+    kafka_config: KafkaConfig = None,
+) -> None:
+    """Set the zones of STREAM, from its next window on and without a restart; print its questions and zones."""
+    from codecflow import subscriber
+
+    if zones is not None and clear_zones:
+        raise ConfigError("stream: --zones and --clear-zones exclude each other")
+    found = () if zones is None else subscriber.read_zones(zones)
+    settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    if zones is not None or clear_zones:
+        description = subscriber.set_zones(settings, stream, found)
+    else:
+        description = subscriber.asked(settings, stream)
+    if not description.questions:
+        typer.echo(f"{stream}: no questions configured")
+    for question in description.questions:
+        typer.echo(f"{stream}  question {one_line(question.id)}: {one_line(question.prompt)}")
+    for zone in description.zones:
+        corners = " ".join(f"({x:g}, {y:g})" for x, y in zone.polygon)
+        typer.echo(f"{stream}  zone {one_line(zone.name)}  [{zone.use}]  {corners}")
+    if not description.zones:
+        typer.echo(f"{stream}: no zones")

@@ -1,0 +1,73 @@
+"""Zones of a stream: read from a file, and published in place of those before. Workers apply them at its next window."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from codecflow.errors import ConfigError
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.messages import StreamDescription, Zone, check_zones
+from codecflow.text import one_line
+
+from .questions import asked, write
+
+_MOST_BYTES = 1 << 20
+_MEMBERS = {"name", "use", "polygon"}
+
+
+def set_zones(settings: KafkaSettings, stream: str, zones: Sequence[Zone]) -> StreamDescription:
+    """Publish `zones` in place of those of `stream`, whose questions stay. What applies to it now. Raises ConfigError,
+    KafkaError, and MessageError when what lies there is of another version."""
+    return write(settings, replace(asked(settings, stream), zones=tuple(zones)))
+
+
+def read_zones(path: Path) -> tuple[Zone, ...]:
+    """The zones in a JSON file: `[{"name": "gate", "use": "place", "polygon": [[0.1, 0.6], [0.4, 0.6], [0.4, 1]]}, ...]`.
+
+    Raises ConfigError, which names the file and the zone.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        entries = json.loads(content) if len(content) <= _MOST_BYTES else None
+    except OSError as error:
+        raise ConfigError(f"zones {path}: {error.strerror or error}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"zones {path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+    except (UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise ConfigError(f"zones {path}: this is not JSON in UTF-8") from error
+    if not isinstance(entries, list):
+        raise ConfigError(
+            f'zones {path}: a list is expected, such as [{{"name": "street", "use": "ignore", "polygon": '
+            f"[[0, 0], [1, 0], [1, 0.3]]}}]"
+        )
+    zones = tuple(_zone(f"zones {path}: zone {number}", entry) for number, entry in enumerate(entries, start=1))
+    check_zones(f"zones {path}", zones)
+    return zones
+
+
+def _zone(what: str, entry: Any) -> Zone:
+    if not isinstance(entry, dict) or not all(isinstance(name, str) for name in entry):
+        raise ConfigError(f"{what}: an object with name, use and polygon is expected")
+    if unknown := sorted(entry.keys() - _MEMBERS):
+        raise ConfigError(f"{what}: unknown member {one_line(unknown[0], 60)!r}; allowed are name, use, polygon")
+    if lacking := sorted(_MEMBERS - entry.keys()):
+        raise ConfigError(f"{what}: {', '.join(lacking)} missing")
+    name, use, corners = entry["name"], entry["use"], entry["polygon"]
+    if not isinstance(name, str) or not isinstance(use, str):
+        raise ConfigError(f"{what}: name and use are texts")
+    if not isinstance(corners, list) or not all(
+        isinstance(corner, list) and len(corner) == 2 and all(type(x) in (int, float) for x in corner)
+        for corner in corners
+    ):
+        raise ConfigError(f"{what}: polygon is a list of corners [x, y], shares of the picture's width and height")
+    try:
+        return Zone(name, use, tuple((float(x), float(y)) for x, y in corners))  # type: ignore[arg-type]  # Zone checks
+    except ConfigError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    except OverflowError as error:
+        raise ConfigError(f"{what}: a corner lies outside the picture") from error
