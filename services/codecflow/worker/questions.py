@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from confluent_kafka import Message
 
@@ -11,8 +12,6 @@ from codecflow.kafka.compacted import REMOVE
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import DeadLetter, Question, Zone, decode_stream
-
-_WITHIN_S = 60.0
 
 
 class Questions:
@@ -28,13 +27,16 @@ class Questions:
         default: Question | None = None,
         dead: Callable[[DeadLetter], None] = lambda _: None,
         say: Callable[[str], None] = lambda line: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._topic = settings.topics.streams
         self._default = () if default is None else (default,)
         self._dead, self._say = dead, say
         self._questions: dict[str, tuple[Question, ...]] = {}
         self._zones: dict[str, tuple[Zone, ...]] = {}
-        self._tail = TopicTail(settings, self._topic)
+        # As patient as a service: it is caught up with also while partitions are taken over (resume.py).
+        self._within_s = settings.gone_after_s
+        self._tail = TopicTail(replace(settings, reach_within_s=self._within_s), self._topic, stopping=stopping)
         self.update(caught_up=True)
 
     def of(self, stream: str) -> tuple[Question, ...]:
@@ -47,7 +49,7 @@ class Questions:
     def update(self, *, caught_up: bool = False) -> set[str]:
         """Takes in what was written since; the streams that it is of. Does not wait, unless everything that is there by now
         is to be known (`caught_up`)."""
-        return self._apply(self._tail.catch_up(_WITHIN_S) if caught_up else self._tail.poll(0.0))
+        return self._apply(self._tail.catch_up(self._within_s) if caught_up else self._tail.poll(0.0))
 
     def close(self) -> None:
         self._tail.close()

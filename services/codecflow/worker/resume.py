@@ -18,6 +18,8 @@ rebuild the keep state, frames of windows that were emitted only fill the next w
 the first one that ends after `answered_until` (`WindowPlan.open_at`). Because the state holds a time and not an index,
 this also holds under another plan: with another stride, window or rate a stream goes on at its next boundary, neither silent
 nor twice. Windows that hold frames from this replay are marked `restarted`: the keys and values of older frames are gone.
+(6) Zones: it reads codecflow.streams to its end before the states. Where the newest zones of a stream are those that its
+state names, they are in force from when that says on; others from `answered_until` on. Frames before that are of no window.
 
 What a worker keeps for its successor. Window k needs the frames from its first slot on, and its masks depend on frames up to
 `memory_s` before that; decoding begins at a keyframe. So the state written with window k-1 names the newest keyframe that is

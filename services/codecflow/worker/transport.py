@@ -107,7 +107,7 @@ class KafkaTransport:
         return emitter
 
     def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked:
-        return Questions(self._settings, default, dead, say)
+        return Questions(self._settings, default, dead, say, self._stopping)
 
     def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
         return read_states(self._settings, numbers, self.partitions, dead, say, self._stopping)

@@ -58,9 +58,10 @@ def test_a_camera_of_one_picture_per_second_in_a_file_named_by_its_time(tmp_path
 
 def test_a_codec_without_vectors_and_an_upright_picture_are_drawn_too(tmp_path: Path) -> None:
     clip = encode(tmp_path / "upright.mkv", "mjpeg", 90, 160, pictures=60)
-    done = explain(
-        clip, "--out", tmp_path, "--window", "4", "--stride", "2", "--coverage", "rolling", "--refresh", "none"
-    )
+    zones = tmp_path / "zones.json"
+    zones.write_text('[{"name": "street", "use": "ignore", "polygon": [[0, 0], [0.4, 0], [0.2, 0.3]]}]')
+    options = ("--window", "4", "--stride", "2", "--coverage", "rolling", "--refresh", "none", "--zones", zones)
+    done = explain(clip, "--out", tmp_path, *options)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "frame.png").stat().st_size > 10_000
 

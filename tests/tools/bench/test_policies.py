@@ -107,9 +107,14 @@ def test_clips_of_the_same_name_are_told_apart_and_a_chart_is_written(tmp_path: 
     for folder in ("left", "right"):
         (tmp_path / folder).mkdir()
         clips.append(encode(tmp_path / folder / "a.avi", "mpeg4", 64, 48, pictures=20))
-    chart = tmp_path / "chart.png"
+    chart, zones = tmp_path / "chart.png", tmp_path / "zones.json"
     assert set(figures(*clips, "--plot", chart)) == {str(clip) for clip in clips}
     assert chart.read_bytes().startswith(b"\x89PNG")
+    zones.write_text('[{"name": "left", "use": "ignore", "polygon": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}]')
+    right = figures(clips[0], "--zones", zones, "--window", "1", "--stride", "1", "--anchor", "1")[clips[0].name]
+    assert right["all"]["kept"] == 100, "of what may be seen"
+    assert 0 < right["all"]["held"] <= 2 * 16 * 8
+    assert right["replenish"]["stale_tokens"] == 0
 
 
 @pytest.mark.parametrize(
@@ -121,6 +126,7 @@ def test_clips_of_the_same_name_are_told_apart_and_a_chart_is_written(tmp_path: 
         ([CLIP, "--anchor", "1/3"], 2, "no whole number of frames"),
         ([CLIP, "--size", "450"], 2, "--size 450"),
         ([CLIP, "--plot", "no-such-folder/chart.png"], 2, "no-such-folder"),
+        ([CLIP, "--zones", "no-such.json"], 2, "zones no-such.json: No such file"),
     ],
 )
 def test_what_cannot_work_is_one_clear_line(arguments: list[str | Path], code: int, words: str) -> None:
