@@ -81,7 +81,9 @@ def codecflow(*command: str, settings: KafkaSettings) -> None:
         env={**os.environ, "CODECFLOW_LOG": "info", "CODECFLOW_LOG_FORMAT": "json"},
     )
     assert done.returncode == 0, done.stderr
-    LOGGED[command[0]] = [json.loads(line) for line in done.stderr.splitlines()]
+    # What libraries print by themselves is text.
+    LOGGED[command[0]] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert not [line for line in done.stderr.splitlines() if "codecflow" in line and not line.startswith("{")]
 
 
 def records(settings: KafkaSettings, name: str) -> list[Message]:

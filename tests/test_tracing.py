@@ -24,7 +24,7 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from tests.worker.memory import encode_clip
-from tests.worker.running import Running
+from tests.worker.running import Running, until
 
 
 @dataclass
@@ -69,11 +69,13 @@ def test_one_trace_from_a_picture_to_the_results_of_its_window(
     kafka_settings: KafkaSettings, family: Family, collector: Collector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "60")  # a busy machine
     clip = encode_clip(tmp_path / "clip.mp4", 8, fps=4, gop=4)
     with tracing.traced("codecflow-worker"):
         produce(kafka_settings, str(clip), "gate", ProduceOptions(fast=True))
         Running(kafka_settings, family, samplers=1).join()
     assert tracing.current() is None
+    until(lambda: len(collector.spans) >= 28, what="all spans are there")  # what a flush leaves comes in the background
     with TopicTail(kafka_settings, kafka_settings.topics.packets) as tail:
         contexts = [dict(record.headers() or []).get("traceparent") for record in tail.catch_up()]
     assert len(contexts) == 32
@@ -112,6 +114,7 @@ def test_without_a_collector_one_line_says_so_and_nothing_waits(
         assert tracing.current() is None  # off unless asked for
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    monkeypatch.setattr(tracing, "_SAY_EVERY_S", 1e9)
     with caplog.at_level(logging.WARNING), tracing.traced("worker"):
         current = tracing.current()
         assert current is not None
