@@ -8,6 +8,7 @@ import shlex
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -37,8 +38,10 @@ from codecflow.kafka.topics import check_topics, create_topics
 from codecflow.lifecycle import GracefulStop
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import free_port
-from codecflow.messages import EventRule, Question
+from codecflow.messages import EventRule, Question, encode_event
 from codecflow.messages.limits import MIN_PROBABILITY
+from codecflow.notify.config import read_config
+from codecflow.notify.service import Notifier
 from codecflow.page.access import Access
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
@@ -52,13 +55,14 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from tests.codec.clips import encode
+from tests.notify.test_notify import EVENT
 from tests.page.conftest import serving
 from tests.worker.memory import Published, encode_clip, publish
 from tests.worker.running import Running, results, send, until
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
 RECIPE = [line.strip() for line in DOCUMENT.splitlines() if line.strip().startswith("kafka-acls.sh")]
-USERS = ("producer", "worker", "subscriber", "operator", "viewer", "recorder")
+USERS = ("producer", "worker", "subscriber", "operator", "viewer", "recorder", "notifier")
 PREFIX = "fleet"
 EVENTFUL = Question("q", "Is anything there?", "yes-no", event=EventRule("yes", MIN_PROBABILITY))
 
@@ -169,6 +173,17 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     options = RecorderOptions(after_s=0.0)
     Recorder(cluster.as_user("recorder"), evidence, options, stop, lambda line: stop.request()).run()
     assert len(list((tmp_path / "evidence").rglob("*.j*"))) == 2
+    (tmp_path / "notify.toml").write_text('[[webhook]]\nname = "a"\nurl = "http://127.0.0.1:1"\n')
+    stop, said = GracefulStop(), list[str]()
+    notifier = Notifier(cluster.as_user("notifier"), read_config(tmp_path / "notify.toml"), stop, said.append)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(notifier.run)
+        event = Record(f"{PREFIX}.events", *encode_event(EVENT), "an event")
+        while not said and not running.done():  # it begins with what comes once it is there
+            with RecordSender(cluster.admin) as sender:
+                sender.send(event)
+        stop.request()
+        running.result(60)
     viewer = cluster.as_user("viewer")
     with Fleet(viewer) as fleet:
         assert [one.stream for one in fleet.catch_up()] == ["gate"]

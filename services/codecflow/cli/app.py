@@ -28,6 +28,7 @@ COMMAND_MODULES = (
     "dead_letters",
     "clip",
     "recorder",
+    "notify",
     "page",
     "bench",
     "eval",

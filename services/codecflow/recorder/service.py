@@ -162,5 +162,13 @@ _TAKEN_AWAY = frozenset(
         ClientError.REBALANCE_IN_PROGRESS,
         ClientError._ASSIGNMENT_LOST,
         ClientError._STATE,
+        # A broker is starting: what comes next commits this as well.
+        ClientError.NOT_COORDINATOR,
+        ClientError.COORDINATOR_NOT_AVAILABLE,
+        ClientError.COORDINATOR_LOAD_IN_PROGRESS,
+        ClientError.REQUEST_TIMED_OUT,
+        ClientError._TIMED_OUT,
+        ClientError._TRANSPORT,
+        ClientError._WAIT_COORD,
     }
 )
