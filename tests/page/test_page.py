@@ -19,7 +19,7 @@ from codecflow import subscriber
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import Decoding, FrameMask, WindowMasks, encode_masks
+from codecflow.messages import Decoding, FrameMask, WindowMasks, Zone, encode_masks
 from codecflow.page.access import Access
 from tests.subscriber.example_results import RESULT, commit
 
@@ -80,7 +80,10 @@ def test_each_picture_is_shown_at_its_own_time(stream: str, browser: Browser, ad
 def test_a_mask_lies_on_exactly_its_picture(
     browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings
 ) -> None:
+    zone = Zone("Zufahrt <b>", "place", ((0.25, 0.02), (0.65, 0.02), (0.65, 0.28), (0.25, 0.28)))
+    subscriber.set_zones(settings, "h264", (zone,))
     open_stream(browser, address, "h264")
+    browser.until("codecflow.streams.get('h264')?.zones.length === 1", "the zone")
     shown(browser, 3)
     browser.run("codecflow.player.setPaused(true)")
     picture = cameras.sent["h264"][browser.run("codecflow.player.shown.q")]
@@ -93,9 +96,11 @@ def test_a_mask_lies_on_exactly_its_picture(
         for (let r = 0; r < 3; r++) for (let x = 0; x < 5; x++)
           found.push(g.getImageData((x + .5) * c.width / 5, (r + .5) * c.height / 3, 1, 1).data[3]);
         const box = c.getBoundingClientRect(), video = document.querySelector('video').getBoundingClientRect();
-        return {found, off: Math.abs(box.left - video.left) + Math.abs(box.width - video.width)}; })()"""
+        const edge = [...g.getImageData(Math.round(.25 * c.width) - 3, Math.round(.16 * c.height), 6, 1).data].join();
+        return {found, edge, off: Math.abs(box.left - video.left) + Math.abs(box.width - video.width)}; })()"""
     )
     assert [alpha == 0 for alpha in alphas["found"]] == keep.flatten().tolist()
+    assert "255,212,0,255" in alphas["edge"], "the zone's left edge"
     assert alphas["off"] < 1.5
     assert browser.errors == []
 

@@ -61,6 +61,7 @@ class StreamInfo:
             "s": self.name,
             "seen": self.seen_ms,
             "questions": questions_of(self.description),
+            "zones": [{"name": z.name, "use": z.use, "polygon": z.polygon} for z in self.description.zones],
             "latest": [self.latest[q.id] for q in self.description.questions if q.id in self.latest]
             or list(self.latest.values())[-4:],
         }

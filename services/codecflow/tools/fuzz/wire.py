@@ -43,6 +43,8 @@ from codecflow.messages import (
     Tokens,
     WindowGrid,
     WindowMasks,
+    Zone,
+    ZonesInForce,
     decode_dead_letter,
     decode_event,
     decode_masks,
@@ -208,12 +210,12 @@ def targets(folder: Path) -> dict[str, Target]:
     opened = OpenEvent("0" * 16, 5, 1, 8.0, 0.9, 3)
     rule = RuleState("person", "0" * 16, (0, 1), 1, 8.0, 1, 0, 5, 2.0, opened, "yes")
     remembered = EventState(1, 8.0, 9, (rule,), (Condition("silent", opened),))
-    state = encode_state(StreamState("gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5, events=remembered))[
-        1
-    ]
+    plan, in_force = WindowGrid(Fraction(2), 80, 16), ZonesInForce(7, Fraction(4))
+    state = encode_state(StreamState("gate", 1, Fraction(8), plan, 5, 5, events=remembered, zones=in_force))[1]
     event = encode_event(Event("gate", "0" * 16, 1, "closed", "answer", 1, 5, 9, 10, "why", "person", label="yes"))[1]
     letter = encode_dead_letter(DeadLetter("codecflow.packets", 0, 7, "gate", "corrupt", "not decodable"))[1]
-    described = encode_stream(StreamDescription("gate", _QUESTIONS))[1]
+    zones = (Zone("street", "ignore", ((0.0, 0.0), (1.0, 0.0), (1.0, 0.3))),)
+    described = encode_stream(StreamDescription("gate", _QUESTIONS, zones))[1]
     result, masks = encode_result(_RESULT)[1], encode_masks(_MASKS)[0][1]
     properties = b"bootstrap.servers=a:1,b:2\n# comment\nsasl.password=x=y\n"
     labels = b"file,start,end,question,type,answer\nclip.mp4,0,9.5,Is a person in view?,yes-no,yes\n"
