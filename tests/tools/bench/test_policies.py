@@ -49,6 +49,7 @@ def test_replenish_keeps_little_and_nothing_goes_stale(bundled: dict[str, dict[s
     for name in ("replenish-once", "replenish-rolling-once", "replenish-background"):  # exposure drifts for longer
         assert bundled[name]["stale"] < 0.25
     assert bundled["replenish"]["kept"] <= 14
+    assert 0 < bundled["replenish"]["gops_decoded"] < bundled["all"]["gops_decoded"] == 100
     assert bundled["motion"]["kept"] >= 3 * bundled["replenish"]["kept"]
     assert bundled["all"]["kept"] == bundled["all"]["kept_total"] == 100
 

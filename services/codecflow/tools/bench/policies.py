@@ -127,11 +127,11 @@ class Tally:
 
     def figures(self) -> dict[str, float | None]:
         """Percentages. `pictures`, `decoded_pictures`: how many a worker takes and decodes, `worker_ms_per_s`: milliseconds
-        of its processor time per second of video; None for what is no worker's policy. `kept`, `certified` and `compared`:
-        of the tokens that coverage did not force. `kept_total`: of all tokens, the forced ones included. `peak`: of the
-        fullest frame after the first. `stale`: of the dropped tokens; `exposed`: those that only the camera's exposure has
-        changed as much. `held`: tokens that a window holds, mean, and of them `background`. `reused`: of the windows, those
-        whose answers are repeated."""
+        of its processor time per second of video, `gops_decoded`: groups of pictures in which it decodes a sampled frame;
+        None for what is no worker's policy. `kept`, `certified` and `compared`: of the tokens that coverage did not force.
+        `kept_total`: of all tokens, the forced ones included. `peak`: of the fullest frame after the first. `stale`: of the
+        dropped tokens; `exposed`: those that only the camera's exposure has changed as much. `held`: tokens that a window
+        holds, mean, and of them `background`. `reused`: of the windows, those whose answers are repeated."""
 
         def percent(part: int, whole: int) -> float:
             return round(100 * part / whole, 3) if whole else 0.0
@@ -153,6 +153,7 @@ class Tally:
             "pictures": None if one is None else one.published,
             "decoded_pictures": None if one is None else one.decoded,
             "decoded": None if one is None else percent(one.decoded, one.published),
+            "gops_decoded": None if one is None else percent(one.gops_decoded, one.gops),
             "worker_ms_per_s": None if one is None else round(1000 * one.seconds / max(self.times[-1], 1), 1),
         }
 
@@ -320,7 +321,7 @@ def _run_clip(
         _decode(pictures, side, policies, so_far.tallies, zones)
     tallies = so_far.tallies
     figures = [(policy, tallies[policy.name].figures()) for policy in policies]
-    columns = ("kept", "kept_total", "peak", "certified", "compared", "decoded")
+    columns = ("kept", "kept_total", "peak", "certified", "compared", "decoded", "gops_decoded")
     print_table(
         f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {side}x{side} tokens, noise "
         f"{so_far.noise:.2g} grey levels",
@@ -333,6 +334,7 @@ def _run_clip(
             "certified %",
             "compared %",
             "decoded %",
+            "GOPs %",
             "ms/s",
             "stale %",
             "exposure %",
@@ -355,6 +357,7 @@ def _run_clip(
             for policy, row in figures
         ],
         note="kept, certified, compared: of the tokens that coverage does not force; decoded: of the pictures, by a worker, "
+        "GOPs: those in which a sampled frame is decoded, of all groups from a keyframe to the next, "
         "ms/s: its processor time for that and the masks, for each second of video; "
         f"stale: dropped tokens of which 7x7 pixels changed by more than {STALE:g} grey levels on average since last kept; "
         "exposure: those where that is only the camera's exposure; held: tokens of a window of "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -121,11 +122,14 @@ def decoded_frames(pictures: Iterable[Published], fps: Fraction) -> Iterator[Sam
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What a worker decodes of a clip. `published`, `decoded`: pictures. `seconds`: processor time of it all."""
+    """What a worker decodes of a clip. `published`, `decoded`: pictures. `seconds`: processor time of it all. `gops`: groups
+    from one keyframe to the next; `gops_decoded`: those in which some sampled frame was decoded."""
 
     published: int
     decoded: int
     seconds: float
+    gops: int
+    gops_decoded: int
 
 
 def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[CodedPicture], KeepState]) -> Decoding:
@@ -134,8 +138,11 @@ def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[Code
     track = SampleTrack(fps, pictures[0][0].stream)
     state: KeepState | None = None
     size: tuple[int, int] | None = None
+    keyframes = [picture.seq for picture, _ in pictures if picture.keyframe]
+    touched: set[int] = set()
     began = time.process_time()
     for sample in samples(track, pictures):
+        before = track.decoder.decoded
         if state is None or size != sample.picture.coded_size:
             size = sample.picture.coded_size
             state = begin(sample.picture.picture)
@@ -149,7 +156,10 @@ def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[Code
             continue
         if kept:
             sample.picture.decode()
-    return Decoding(track.decoder.published, track.decoder.decoded, time.process_time() - began)
+        if track.decoder.decoded > before:
+            touched.add(bisect_right(keyframes, sample.picture.picture.seq))
+    seconds = time.process_time() - began
+    return Decoding(track.decoder.published, track.decoder.decoded, seconds, len(keyframes), len(touched))
 
 
 def _own(signal: Signal, frame: VideoFrame) -> Signal:
