@@ -6,6 +6,8 @@ import re
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from codecflow.kafka.tail import TopicTail
 from codecflow.messages import DeadLetter, Question, decode_dead_letter, encode_packet
 from codecflow.vlm.families import Family
 from codecflow.worker.committer import DeadLetters
+from codecflow.worker.service import Worker
 from codecflow.worker.status import StuckDetector
 from tests.kafka.raw_client import publish_with_header_name
 
@@ -179,6 +182,26 @@ def test_a_loop_that_stands_still_shows_its_stacks_once_and_is_ended(capfd: pyte
     assert "ending" in said[1]
     stacks = capfd.readouterr().err
     assert stacks.count("in the_loop_that_is_stuck") == 1
+
+
+def test_long_answers_in_the_first_batch_are_not_taken_for_a_frozen_engine() -> None:
+    """Otherwise one stream's question would end each worker that begins with it."""
+    asked = {"a": (Question("scene", "What is there?", max_tokens=720),) * 2, "b": (Question("p", "?", "yes-no"),)}
+    started = time.monotonic() - 200
+    engine = SimpleNamespace(since=started, longest_s=0.0)
+    worker = SimpleNamespace(
+        _answering=SimpleNamespace(time=engine),
+        _batch=SimpleNamespace(asked=asked),
+        _settings=SimpleNamespace(stuck_after_s=180.0),
+    )
+    busy: Any = Worker._busy
+    assert busy(worker) == []
+    engine.since = started - 400
+    ((what, since),) = busy(worker)
+    assert what == "a batch of the engine"
+    assert since == engine.since + 2 * 180
+    engine.longest_s, engine.since = 10.0, started  # it is known by now how long batches take
+    assert busy(worker) == [("a batch of the engine", started)]
 
 
 def test_a_frozen_engine_ends_the_worker_with_stacks(

@@ -46,6 +46,9 @@ _POLL_S = 0.02
 _HOLD_EVERY_S = 0.04
 _EVERY_S = 0.5
 _COMMIT_EVERY_S = 5.0
+_FIRST_TOKENS = 720
+"""How many tokens of answers in free words a worker's first batch may take as long for again as a batch may last. Nothing is
+known of the engine by then, and long answers to one stream must not end every worker that begins with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +411,11 @@ class Worker:
         # A slow engine is not stuck: one batch may be as large as several before it.
         if since is None or time.monotonic() - since < 5 * engine.longest_s:
             return []
-        return [("a batch of the engine", since)]
+        batch = self._batch
+        if not engine.longest_s and batch is not None:  # nor is the first one, of long answers
+            texts = [one for questions in batch.asked.values() for one in questions if one.type == "text"]
+            since += sum(one.max_tokens for one in texts) * self._settings.stuck_after_s / _FIRST_TOKENS
+        return [("a batch of the engine", since)] if since < time.monotonic() else []
 
     def _all_ended(self) -> bool:
         partitions = self._owned.partitions.values()
