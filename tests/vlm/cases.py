@@ -89,7 +89,7 @@ class Case(ABC):
         """(frames, 3, height, width), as the processor's formula has it; pictures need no resize."""
         settings = self.family.processing
         mean, std = (torch.tensor(settings[x]).view(3, 1, 1) for x in ("image_mean", "image_std"))
-        raw = torch.stack([f.pixels for f in frames if f.pixels is not None])
+        raw = torch.stack([f.pixels for f in frames if f.pixels is not None]).permute(0, 3, 1, 2)
         return (raw / 255 - mean) / std
 
     @torch.inference_mode()

@@ -202,7 +202,7 @@ class Oracle:
         lead = len(self.family.frame_text(frame.index, frame.time_s)[0])
         for place in range(held.tokens):
             feature = next(features) if held.visual[place] else None
-            position = held.positions[:, place] + self.next
+            position = torch.from_numpy(held.positions[:, place]) + self.next
             sees = [*self.prefix, *self.behind, *(other.version for other in self.live)]
             version = self._add(int(held.ids[place]), feature, position, sees)
             token = Live(

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from codecflow.vlm.flops import Work
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Frame, StreamWork
 
@@ -103,7 +104,7 @@ def test_a_still_scene_costs_its_question_and_no_more_memory_for_ever(case: Case
         if step > 1:
             assert outcome.tokens.background == case.tokens
             assert outcome.flops.vit == 0
-            assert outcome.flops.llm == cost(asked, pairs, 1)
+            assert outcome.flops.llm == cost(Work(asked, pairs, 1, window.tokens + asked), 1)
         if step > 2:
             assert_equal(logits, seen[-1][0], "the same background")
             assert (window.position, run.engine.memory_by_stream) == seen[-1][1:]
@@ -149,7 +150,7 @@ def test_rebasing_positions_changes_nothing(case: Case) -> None:
     rng = np.random.default_rng(6)
     free = Run(case, background=True)
     grid = case.family.grid(case.width, case.height)
-    span = case.family.frame_positions(grid, torch.arange(case.tokens), *map(len, case.family.frame_text(10, 5.0)))[1]
+    span = case.family.frame_positions(grid, np.arange(case.tokens), *map(len, case.family.frame_text(10, 5.0)))[1]
     rebasing, rebased, before = Run(case, background=True, position_limit=7 * span + 64), 0, 0
     for step in range(12):
         new = frames_of(case, rng, range(2 * step, 2 * step + 2), 0.3)

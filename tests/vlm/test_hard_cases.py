@@ -53,7 +53,7 @@ def test_pictures_are_resized_alike_in_any_thread_and_from_any_layout(case: Case
         for found in (threads.map(case.family.model_pixels, pictures), threads.map(case.family.model_pixels, turned)):
             for one, rgb, other in zip(found, pictures, expected, strict=True):
                 assert torch.equal(one, other)
-                assert one.shape == (3, *case.family.model_size(rgb.shape[1], rgb.shape[0]))
+                assert one.shape == (*case.family.model_size(rgb.shape[1], rgb.shape[0]), 3)
                 assert one.dtype == torch.uint8
                 assert one.is_contiguous()
 

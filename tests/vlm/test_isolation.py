@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from codecflow.messages import Question
+from codecflow.vlm.decoder import Packed
 from codecflow.vlm.work import Frame, StreamOutcome, StreamWork
 
 from .cases import Case
@@ -41,8 +42,8 @@ def broken(case: Case, name: str, check: Callable[..., None]) -> Iterator[None]:
 def no_more_than(tokens: int) -> Callable[..., None]:
     """Allocates more than any machine has where there are more tokens: torch's own error."""
 
-    def check(embeds: torch.Tensor, *_: Any) -> None:
-        if len(embeds) > tokens:
+    def check(packed: Packed) -> None:
+        if len(packed.embeds) > tokens:
             torch.empty(2**60, dtype=torch.uint8)
 
     return check
@@ -116,7 +117,8 @@ def test_a_question_that_cannot_be_computed_is_set_aside_alone(case: Case) -> No
     poison = Question("poison", "Is it Quetzalcoatl?", "yes-no")
     token = case.family.embed(torch.tensor(case.family.ids("Quetzalcoatl"))).sum(0)
 
-    def check(embeds: torch.Tensor, *_: Any) -> None:
+    def check(packed: Packed) -> None:
+        embeds = packed.embeds
         length = len(case.family.ids("Quetzalcoatl"))
         windows = embeds.unfold(0, length, 1).sum(2) if len(embeds) >= length else embeds[:0]
         if len(windows) and bool(((windows - token).abs().amax(1) < 1e-5).any()):
@@ -189,9 +191,9 @@ def test_many_questions_and_labels_are_computed_within_the_batch_limit(case: Cas
     questions += [Question("c", "Which?", "choice", labels=labels), SECOND, THIRD]
     most = 0
 
-    def check(embeds: torch.Tensor, *_: Any) -> None:
+    def check(packed: Packed) -> None:
         nonlocal most
-        most = max(most, len(embeds))
+        most = max(most, len(packed.embeds))
 
     few, many = Run(case, batch_tokens=128), Run(case)
     with broken(case, "run_text", check):

@@ -83,7 +83,7 @@ def test_rows_and_columns_count_from_the_frames_first_position_and_what_is_dropp
     qwen: Qwen3VLCase,
 ) -> None:
     grid = qwen.family.grid(96, 160)  # 5 rows of 3
-    positions, span = qwen.family.frame_positions(grid, torch.tensor([0, 4, 14]), 2, 1)
+    positions, span = qwen.family.frame_positions(grid, np.array([0, 4, 14]), 2, 1)
     assert span == 2 + 5 + 1
     assert positions.tolist() == [[0, 1, 2, 2, 2, 7], [0, 1, 2, 3, 6, 7], [0, 1, 2, 3, 4, 7]]
 

@@ -18,10 +18,10 @@ def crashing(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
     """They end the process, as a fault in a decoder does."""
     if rgb.shape[:2] == BAD_SIZE[::-1]:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return torch.from_numpy(rgb).permute(2, 0, 1)
+    return torch.from_numpy(rgb)
 
 
 def hanging(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
     if rgb.shape[:2] == BAD_SIZE[::-1]:
         time.sleep(1000)
-    return torch.from_numpy(rgb).permute(2, 0, 1)
+    return torch.from_numpy(rgb)

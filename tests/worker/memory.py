@@ -151,7 +151,7 @@ def _grid(width: int, height: int) -> TokenGrid:
 
 def _planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
     """In place of a model's input: the picture as it is."""
-    return torch.from_numpy(rgb).permute(2, 0, 1)
+    return torch.from_numpy(rgb)
 
 
 QUESTIONS = (

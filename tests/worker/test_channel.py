@@ -40,7 +40,7 @@ def test_frames_that_wait_hold_no_descriptors_and_their_memory_is_given_back() -
     near, far = ends()
     before, held = set(os.listdir("/proc/self/fd")), []
     for number in range(40):
-        pixels = torch.full((3, 224, 224), number, dtype=torch.uint8)
+        pixels = torch.full((224, 224, 3), number, dtype=torch.uint8)
         near.send([Frame(n, n / 2, np.ones(64, bool), pixels + n, (320, 240)) for n in range(3)])
         held.append(far.receive())
     assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # the folder that is being read

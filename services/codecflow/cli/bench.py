@@ -78,6 +78,7 @@ def pipeline(
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of the topics.")] = 8,
     device: Annotated[str, typer.Option(help="As for codecflow worker, and so on.", rich_help_panel=_WORKER)] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
+    weights: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
     memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", rich_help_panel=_WORKER)] = None,
     window: Annotated[str, typer.Option(metavar="SECONDS", rich_help_panel=_WORKER)] = "40",
     stride: Annotated[str, typer.Option(metavar="SECONDS", rich_help_panel=_WORKER)] = "8",
@@ -111,6 +112,7 @@ def pipeline(
             engine=engine,  # type: ignore[arg-type]  # it checks the name
             stub_ms=stub_ms,
             dtype=dtype,
+            weights=weights,
             device=device,
             worker=WorkerOptions(
                 window=window,
@@ -233,6 +235,9 @@ def window(
         ),
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    weights: Annotated[
+        str, typer.Option(help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     policies: Annotated[str, typer.Option(help="Keep/refresh pairs, separated by commas.")] = POLICIES,
     streams: Annotated[str, typer.Option(help="Streams at once, separated by commas.")] = "1",
@@ -262,6 +267,7 @@ def window(
             shape=shape,
             model=model,
             dtype=dtype,
+            weights=weights,
             device=device,
             policies=policies,
             streams=streams,

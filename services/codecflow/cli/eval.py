@@ -61,6 +61,9 @@ def evaluate(
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
+    weights: Annotated[
+        str, typer.Option(help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.")
+    ] = "auto",
     streams: Annotated[
         int, typer.Option(min=1, help="Clips that are answered side by side, in batches; less takes less memory.")
     ] = 8,
@@ -85,6 +88,7 @@ def evaluate(
             coverage=coverage,
             transcode=transcode,
             dtype=dtype,
+            weights=weights,
             device=device,
             streams=streams,
             match=match,

@@ -45,6 +45,13 @@ def worker(
     ],
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...", rich_help_panel=_MODEL)] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.", rich_help_panel=_MODEL)] = "auto",
+    weights: Annotated[
+        str,
+        typer.Option(
+            help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "auto",
     memory: Annotated[
         float | None,
         typer.Option(
@@ -205,7 +212,7 @@ def worker(
         transport = KafkaTransport(kafka, lambda: stop.requested)
         if settings.samplers and not check:
             sampler_host.prepare()  # while the model is loaded
-        family = _load(model, dtype, device)
+        family = _load(model, dtype, device, weights)
         if not family.trained:
             logs.say(f"model {model}: its weights are random, not trained: answers mean nothing", "warning")
         if check:
@@ -223,12 +230,12 @@ def worker(
             Worker(transport, settings, engine, described, stop, status.show, status.notice, summary).run()
 
 
-def _load(model: str, dtype: str, device: str) -> Family:
+def _load(model: str, dtype: str, device: str, weights: str) -> Family:
     from codecflow.tools.demo_model.assemble import checkpoint
     from codecflow.vlm.loading import load_model
 
     folder = checkpoint(model, logs.say)
-    return load_model(folder, dtype, device)
+    return load_model(folder, dtype, device, weights)
 
 
 def _monitoring(address: str, summary: Summary) -> AbstractContextManager[object]:

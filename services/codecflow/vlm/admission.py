@@ -65,12 +65,7 @@ class Admission:
             del self.lost[next(iter(self.lost))]
 
     def admit(self, tasks: Sequence[Task]) -> None:
-        """Slides the window of every stream that fits; the tasks of the others carry an error."""
-        for task in tasks:
-            try:
-                self._draft(task)
-            except Exception as error:  # noqa: BLE001  # one stream's frames, whatever is wrong with them
-                self.refuse(task, failure_of(error))
+        """Slides the window of every drafted stream that fits; the tasks of the others carry an error."""
         drafted = [task for task in tasks if task.error is None]
         drafted.sort(key=lambda task: not task.held.pages)  # those with a window first, otherwise as they were given
         busy = {task.work.stream for task in tasks}
@@ -97,8 +92,14 @@ class Admission:
         assert task.plan is not None
         return task.plan.pages - len(task.held.pages)
 
+    def draft(self, task: Task) -> None:
+        """Frames, plan and questions of a task, or its error; nothing of its window is changed."""
+        try:
+            self._draft(task)
+        except Exception as error:  # noqa: BLE001  # one stream's frames, whatever is wrong with them
+            self.refuse(task, failure_of(error))
+
     def _draft(self, task: Task) -> None:
-        """Frames, plan and questions of a task; nothing of its window is changed."""
         work = task.work
         frames = [frame for frame in work.frames if frame.index >= work.first]
         window = self.windows.get(work.stream)

@@ -13,14 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from codecflow.errors import ConfigError
 from codecflow.messages import Question
 from codecflow.vlm.families.base import Family
+from codecflow.vlm.flops import NOTHING, Work
 from codecflow.vlm.kv_pool import KVPool
-from codecflow.vlm.runner import NOTHING, Branch, Pack, Run, Work
+from codecflow.vlm.runner import Branch, Pack, Run
+from codecflow.vlm.transfer import to_device
 from codecflow.vlm.window import StreamWindow
 from codecflow.vlm.work import Answer, Failure
 
@@ -96,22 +99,39 @@ class Answers:
         self.family = family
         self.pool = pool
         self.batch_tokens = batch_tokens
-        self.yes, self.no = _yes_no(family)
+        self._yes, self._no = (torch.tensor(ids, device=family.device) for ids in _yes_no(family))
+        self._unread: list[tuple[list[Asked], Tensor]] = []
 
     def read_first(self, asked: Sequence[Asked], scores: Tensor) -> None:
-        """`scores`: (questions, vocabulary) float32 at the first position of each answer."""
-        yes, no = (scores[:, ids].logsumexp(1) for ids in (self.yes, self.no))
-        p_yes, best = torch.sigmoid(yes - no).tolist(), scores.argmax(1).tolist()
-        for row, one in enumerate(asked):
-            one.scored = 1
-            if one.question.type == "choice":
-                starts = [label[0] for label in one.labels]
-                one.first = (scores[row, starts] - scores[row].logsumexp(0)).tolist()
-            else:
-                one.first = p_yes[row] if one.question.type == "yes-no" else best[row]
+        """`scores`: (questions, vocabulary) float32 at the first position of each answer. A GPU is not waited for: what they
+        say is read by `finish`."""
+        yes, no = (scores.index_select(1, ids).logsumexp(1) for ids in (self._yes, self._no))
+        labels = [[label[0] for label in one.labels] for one in asked if one.question.type == "choice"]
+        chosen = [row for row, one in enumerate(asked) if one.question.type == "choice"]
+        starts = scores.new_zeros(0)
+        if chosen:
+            rows = np.repeat(chosen, [len(own) for own in labels])
+            places = to_device(rows * scores.shape[1] + np.concatenate(labels), scores.device)
+            starts = scores.flatten()[places] - scores.logsumexp(1)[to_device(rows, scores.device)]
+        found = torch.cat([x.double() for x in (torch.sigmoid(yes - no), scores.argmax(1), starts)])
+        self._unread.append((list(asked), found))
+
+    def _settle(self) -> None:
+        """Reads what `read_first` has left on the device."""
+        for asked, found in self._unread:
+            values = found.tolist()
+            starts = iter(values[2 * len(asked) :])
+            for row, one in enumerate(asked):
+                one.scored = 1
+                if one.question.type == "choice":
+                    one.first = [next(starts) for _ in one.labels]
+                else:
+                    one.first = values[row] if one.question.type == "yes-no" else int(values[len(asked) + row])
+        self._unread = []
 
     def finish(self, asked: Sequence[Asked]) -> None:
         """After `read_first`: scores labels and decodes texts, in common forwards. May be repeated."""
+        self._settle()
         for one in asked:
             one.scored, one.later, one.generated, one.scores = 1, NOTHING, [], []
         self._score_labels([one for one in asked if one.question.type == "choice"])

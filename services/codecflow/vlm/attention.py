@@ -1,9 +1,13 @@
-"""Packed attention, registered with transformers as the attention implementation "codecflow".
+"""Packed attention: what attends to what, and how a step's plan becomes calls of kernels.
 
-Every vision and text attention module of transformers asks `ALL_ATTENTION_FUNCTIONS` for the function to call. Ours takes
-what attends to what from a layout, held in a context variable because vision layers pass no keyword arguments through.
-Queries of all frames, or of all streams, lie packed in one row: (1, heads, tokens, head_dim). No mask function is
-registered under this name, so transformers builds no mask either.
+Queries of all frames, or of all streams, lie packed in one row. A layout says which keys each of them sees. It is held in a
+context variable, because transformers' vision layers pass no keyword arguments through: under the name "codecflow" our
+function is registered with transformers as an attention implementation. No mask function is registered under it, so
+transformers builds no mask either.
+
+On a GPU in half precision all streams of a step are one call of a kernel for ragged sequences, without masks (kernels.py).
+Branches of a stream, such as questions, see its window in a second call; the two are merged by their sums of exponentials.
+Elsewhere each stream is attended to by itself, by scaled_dot_product_attention.
 """
 
 from __future__ import annotations
@@ -13,8 +17,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -22,68 +29,192 @@ from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from codecflow.vlm.kv_pool import KVPool
-
-try:
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # torch < 2.10: frames of unequal length are then attended to one by one on the GPU too
-    varlen_attn = None  # type: ignore[assignment]  # asked for before each use
+from codecflow.vlm.kernels import NONE, PART, Kernel, Kernels, Sequences, choose_kernels, sequences_of
+from codecflow.vlm.kv_pool import PAGE, KVPool
+from codecflow.vlm.transfer import to_device
 
 NAME = "codecflow"
 
 # Not cuDNN's: it makes a new plan for every shape, and hardly two of our calls have the same.
-_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
+_CAUSAL_RUNS = (
+    64  # above this many runs of one stream, one masked attention is cheaper than one causal attention per run
+)
+
+GATHERED = 1 << 19
+"""Keys that one call of a kernel reads at most, unless one stream alone has more: they are copied together, 1 GiB at 2 KiB
+a token and layer."""
 
 
-@dataclass(frozen=True, slots=True)
 class FrameLayout:
     """Vision: each frame's patches attend to one another and to nothing else. `lengths`: patches per frame, in order."""
 
-    lengths: tuple[int, ...]
+    def __init__(self, lengths: Sequence[int]) -> None:
+        self.lengths = tuple(lengths)
+        self._sequences: Sequences | None = None
+
+    def sequences(self, device: torch.device) -> Sequences:
+        """The same for a kernel; made once for all layers."""
+        if self._sequences is None:
+            ends = list(itertools.accumulate(self.lengths, initial=0))
+            parts = [(stop - start, start, stop) for start, stop in itertools.pairwise(ends)]
+            self._sequences = sequences_of(parts, device)
+        return self._sequences
+
+
+Keys = tuple[int, int]
+"""A range of a stream's keys, counted from the first token of its window on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Packed queries [start, stop) attend to the first `kv_stop` keys of their stream.
-
-    `mask`: (queries, kv_stop) bool, True where a query sees a key; None: the queries are the last keys in order, and each
-    sees the keys up to its own.
-    """
+    """Packed queries [start, stop). They are the last of the keys `causal`, of which each sees those up to its own; all of
+    them see all keys of the ranges `shared`."""
 
     start: int
     stop: int
-    kv_stop: int
-    mask: Tensor | None = None
+    causal: Keys
+    shared: tuple[Keys, ...] = ()
+
+    def part(self, row: int, at: int) -> Segment:
+        """Its packed query `row`, as one that stands at `at`."""
+        return Segment(at, at + 1, (self.causal[0], self.causal[1] - (self.stop - 1 - row)), self.shared)
 
 
 @dataclass(frozen=True, slots=True)
 class PagedKeys:
-    """One stream's keys and who reads them: `length` tokens in `pages` (pages,) of the pool, from place `offset` of the
-    first page on. `segments` cover the stream's packed queries in order."""
+    """One stream's keys and who reads them: `length` tokens in `pages` (pages,) int64 of the pool, on the CPU, from place
+    `offset` of the first page on. `segments` cover the stream's packed queries in order."""
 
-    pages: Tensor
+    pages: npt.NDArray[np.int64]
     offset: int
     length: int
     segments: tuple[Segment, ...]
 
 
 @dataclass(frozen=True, slots=True)
+class _Call:
+    """Streams that a kernel serves together: packed queries [start, stop), all `pages` that they read, which keys they see
+    as causal sequences, and which of them (`rows`, from start on) see further ones whole."""
+
+    start: int
+    stop: int
+    pages: Tensor
+    causal: Sequences
+    shared: tuple[tuple[Tensor, Sequences], ...]
+
+
+@dataclass(frozen=True)
 class StreamLayout:
-    """Text: what a step attends to, streams in the order of their packed queries."""
+    """Text: what a step attends to, streams in the order of their packed queries. `kernels`: those for this device and
+    precision."""
 
     pool: KVPool
     streams: tuple[PagedKeys, ...]
-    masks: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    kernels: Kernels = NONE
+    _masks: dict[tuple[Segment, ...], Tensor] = field(default_factory=dict)
 
-    def mask(self, segment: Segment, device: torch.device) -> Tensor:
-        """(queries, keys) bool, built once for all layers."""
-        if segment.mask is not None:
-            return segment.mask
-        queries, keys = segment.stop - segment.start, segment.kv_stop
-        if (queries, keys) not in self.masks:
-            ones = torch.ones(queries, keys, dtype=torch.bool, device=device)
-            self.masks[queries, keys] = ones.tril(keys - queries)
-        return self.masks[queries, keys]
+    def mask(self, segments: tuple[Segment, ...], keys: int, device: torch.device) -> Tensor:
+        """(queries, keys) bool, True where a query sees a key; made once for all layers."""
+        if segments not in self._masks:
+            mask = torch.zeros(segments[-1].stop - segments[0].start, keys, dtype=torch.bool)
+            place = torch.arange(keys)
+            for segment in segments:
+                rows = mask[segment.start - segments[0].start : segment.stop - segments[0].start]
+                first, stop = segment.causal
+                last = torch.arange(stop - len(rows), stop)[:, None]
+                rows |= (place >= first) & (place <= last)
+                for a, b in segment.shared:
+                    rows[:, a:b] = True
+            self._masks[segments] = mask.to(device)
+        return self._masks[segments]
+
+    def narrowed(self, rows: Sequence[int]) -> StreamLayout:
+        """The same for the packed queries `rows` alone, ascending, which then lie packed in that order."""
+        streams, at = [], 0
+        wanted = iter([*rows, -1])
+        row = next(wanted)
+        for stream in self.streams:
+            segments = []
+            for segment in stream.segments:
+                while segment.start <= row < segment.stop:
+                    segments.append(segment.part(row, at))
+                    row, at = next(wanted), at + 1
+            if segments:
+                streams.append(PagedKeys(stream.pages, stream.offset, stream.length, tuple(segments)))
+        return StreamLayout(self.pool, tuple(streams), self.kernels)
+
+    @cached_property
+    def singles(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Where every segment is one query: pages, parts and bounds as a SingleKernel takes them."""
+        if any(segment.stop - segment.start > 1 for stream in self.streams for segment in stream.segments):
+            return None
+        return _singles(self.streams, self.pool.keys.device)
+
+    @cached_property
+    def calls(self) -> tuple[_Call, ...]:
+        """For a kernel; made once for all layers."""
+        groups: list[list[PagedKeys]] = []
+        size = 0
+        for stream in self.streams:
+            if not groups or size + len(stream.pages) * PAGE > GATHERED:
+                groups.append([])
+                size = 0
+            groups[-1].append(stream)
+            size += len(stream.pages) * PAGE
+        return tuple(_call(group, self.pool.keys.device) for group in groups)
+
+
+def _singles(streams: Sequence[PagedKeys], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For single queries: all pages, the parts of keys that each sees, and where a query's parts begin."""
+    parts: list[tuple[int, int, int, int]] = []
+    bounds = [0]
+    table = 0
+    for stream in streams:
+        for segment in stream.segments:
+            for a, b in (segment.causal, *segment.shared):
+                for first in range(a, b, PART):
+                    stop = min(first + PART, b)
+                    parts.append((segment.start, stream.offset + first, stream.offset + stop, table))
+            bounds.append(len(parts))
+        table += len(stream.pages)
+    return (
+        to_device(np.concatenate([stream.pages for stream in streams]), device),
+        to_device(np.array(parts, dtype=np.int32), device),
+        to_device(np.array(bounds, dtype=np.int32), device),
+    )
+
+
+def _call(streams: Sequence[PagedKeys], device: torch.device) -> _Call:
+    begin = streams[0].segments[0].start
+    causal: list[tuple[int, int, int]] = []
+    shared: dict[int, list[tuple[int, int, int]]] = {}  # by the number of the range among a segment's
+    rows: dict[int, list[int]] = {}
+    base = 0
+    for stream in streams:
+        first = base + stream.offset
+        for segment in stream.segments:
+            queries = segment.stop - segment.start
+            causal.append((queries, first + segment.causal[0], first + segment.causal[1]))
+            for number, (a, b) in enumerate(segment.shared):
+                parts = shared.setdefault(number, [])
+                if parts and parts[-1][1:] == (first + a, first + b):  # neighbours that see the same: one sequence
+                    parts[-1] = (parts[-1][0] + queries, first + a, first + b)
+                else:
+                    parts.append((queries, first + a, first + b))
+                rows.setdefault(number, []).extend(range(segment.start - begin, segment.stop - begin))
+        base += len(stream.pages) * PAGE
+    return _Call(
+        begin,
+        streams[-1].segments[-1].stop,
+        to_device(np.concatenate([stream.pages for stream in streams]), device),
+        sequences_of(causal, device),
+        tuple(
+            (to_device(np.asarray(rows[number]), device), sequences_of(parts, device))
+            for number, parts in shared.items()
+        ),
+    )
 
 
 _layout: ContextVar[FrameLayout | StreamLayout] = ContextVar("codecflow_layout")
@@ -94,7 +225,7 @@ def attending(layout: FrameLayout | StreamLayout) -> Iterator[None]:
     """Calls of a model inside this block attend as `layout` says."""
     token = _layout.set(layout)
     try:
-        with sdpa_kernel(_KERNELS):
+        with sdpa_kernel(_BACKENDS):
             yield
     finally:
         _layout.reset(token)
@@ -115,58 +246,93 @@ def packed_attention(
     Raises LookupError outside `attending`: there is no layout to guess.
     """
     layout = _layout.get()
+    rows = query[0].transpose(0, 1)
     if isinstance(layout, FrameLayout):
-        output = _within_frames(query, key, value, layout.lengths, scaling)
-    else:
-        layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int on every text attention module
-        output = _within_streams(query, layout, layer, scaling)
-    return output.transpose(1, 2).contiguous(), None
+        keys, values = (x[0].transpose(0, 1) for x in (key, value))
+        return within_frames(rows, keys, values, layout, scaling)[None], None
+    layer = int(module.layer_idx)  # type: ignore[arg-type]  # an int on every text attention module
+    return within_streams(rows, layout, layer, scaling)[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)
 
 
-def _within_frames(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
+def within_frames(query: Tensor, key: Tensor, value: Tensor, layout: FrameLayout, scale: float) -> Tensor:
+    """`query`, `key`, `value`: (patches, heads, head_dim); returns the same shape."""
+    lengths = layout.lengths
+    heads, head_dim = query.shape[1:]
     if len(set(lengths)) == 1:  # whole frames: an ordinary batch
-        frames = len(lengths)
-        heads, tokens, head_dim = query.shape[1:]
-        q, k, v = (x.view(heads, frames, tokens // frames, head_dim).transpose(0, 1) for x in (query, key, value))
-        return scaled_dot_product_attention(q, k, v, scale=scaling).transpose(0, 1).flatten(1, 2).unsqueeze(0)
-    if varlen_attn is not None and query.is_cuda and query.dtype != torch.float32:
-        query = query * (
-            scaling * query.shape[-1] ** 0.5
-        )  # it scales by head_dim alone; not every release takes a scale
-        ends = torch.tensor([0, *itertools.accumulate(lengths)], dtype=torch.int32, device=query.device)
-        q, k, v = (x.squeeze(0).transpose(0, 1).contiguous() for x in (query, key, value))
-        longest = max(lengths)
-        result = varlen_attn(q, k, v, ends, ends, longest, longest)
-        assert isinstance(result, Tensor)
-        return result.transpose(0, 1).unsqueeze(0)
+        q, k, v = (x.reshape(len(lengths), lengths[0], heads, head_dim).transpose(1, 2) for x in (query, key, value))
+        return scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1)
+    kernel = choose_kernels(query.device, query.dtype, heads, heads, head_dim).ragged
+    if kernel is not None:
+        return kernel(query, key, value, layout.sequences(query.device), False, scale)[0]
     bounds = list(itertools.accumulate(lengths))[:-1]
-    parts = zip(*(x.tensor_split(bounds, dim=2) for x in (query, key, value)), strict=True)
-    return torch.cat([scaled_dot_product_attention(q, k, v, scale=scaling) for q, k, v in parts], dim=2)
+    parts = zip(*(x.transpose(0, 1)[None].tensor_split(bounds, dim=2) for x in (query, key, value)), strict=True)
+    found = torch.cat([scaled_dot_product_attention(q, k, v, scale=scale) for q, k, v in parts], dim=2)
+    return found[0].transpose(0, 1)
 
 
-def _within_streams(query: Tensor, layout: StreamLayout, layer: int, scaling: float) -> Tensor:
-    """The one place in which a step's plan becomes attention. It has each stream's keys as a table of pages, an offset and a
-    length, and queries as consecutive rows: what a kernel for paged or ragged sequences takes."""
+def within_streams(query: Tensor, layout: StreamLayout, layer: int, scale: float) -> Tensor:
+    """`query`: (tokens, heads, head_dim) of all streams; returns the same shape. Keys and values are the pool's.
+
+    The one place in which a step's plan becomes attention.
+    """
+    if layout.kernels.single is not None and layout.singles is not None:
+        keys, values = layout.pool.keys[layer], layout.pool.values[layer]
+        return layout.kernels.single(query, keys, values, *layout.singles, PAGE, scale)
+    if layout.kernels.ragged is not None:
+        return _by_kernel(query, layout, layout.kernels.ragged, layer, scale)
     parts = []
     for stream in layout.streams:
-        keys, values = layout.pool.gather(layer, stream.pages, stream.offset, stream.offset + stream.length)
-        for segment in stream.segments:
-            q = query[:, :, segment.start : segment.stop]
-            k, v = (x[: segment.kv_stop].transpose(0, 1)[None] for x in (keys, values))
-            parts.append(_segment(q, k, v, segment, layout, scaling))
-    return torch.cat(parts, dim=2)
+        keys, values = layout.pool.gather(layer, to_device(stream.pages, query.device))
+        for segments in _together(stream.segments):
+            stop = max(max(b for _, b in (s.causal, *s.shared)) for s in segments)
+            q = query[segments[0].start : segments[-1].stop].transpose(0, 1)[None]
+            k, v = (x[stream.offset : stream.offset + stop].transpose(0, 1)[None] for x in (keys, values))
+            parts.append(_by_sdpa(q, k, v, segments, layout, scale)[0].transpose(0, 1))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _segment(q: Tensor, k: Tensor, v: Tensor, segment: Segment, layout: StreamLayout, scaling: float) -> Tensor:
+def _by_kernel(query: Tensor, layout: StreamLayout, kernel: Kernel, layer: int, scale: float) -> Tensor:
+    parts = []
+    for call in layout.calls:
+        keys, values = layout.pool.gather(layer, call.pages)
+        own = query[call.start : call.stop]
+        output, logs = kernel(own, keys, values, call.causal, True, scale)
+        for rows, sequences in call.shared:
+            further, further_logs = kernel(own[rows], keys, values, sequences, False, scale)
+            together = torch.logaddexp(logs[:, rows], further_logs)
+            first, second = (
+                (one - together).exp().t()[:, :, None] for one in (logs[:, rows], further_logs)
+            )  # (rows, heads, 1)
+            output[rows] = (output[rows] * first + further * second).to(output.dtype)
+            logs[:, rows] = together
+        parts.append(output)
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _together(segments: Sequence[Segment]) -> Iterator[tuple[Segment, ...]]:
+    """Segments of one stream by call: causal ones alone while they are few, all others under one mask."""
+    plain = list(itertools.takewhile(lambda segment: not segment.shared and not segment.causal[0], segments))
+    rest = segments[len(plain) :]
+    if len(plain) > _CAUSAL_RUNS:
+        yield tuple(plain[:-1])
+        plain = plain[-1:]
+    yield from ((segment,) for segment in plain)
+    if rest:
+        yield tuple(rest)
+
+
+def _by_sdpa(
+    q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], layout: StreamLayout, scale: float
+) -> Tensor:
     """`q`: (1, heads, queries, head_dim); `k`, `v`: (1, kv_heads, keys, head_dim). Returns as `q`."""
     (heads, queries, head_dim), (kv_heads, keys) = q.shape[1:], k.shape[1:3]
-    if segment.mask is None and queries == 1:  # heads that share keys become queries of one head: keys are read once
-        folded = scaled_dot_product_attention(q.reshape(1, kv_heads, -1, head_dim), k, v, scale=scaling)
+    causal = len(segments) == 1 and not segments[0].shared and not segments[0].causal[0]
+    if causal and queries == 1:  # heads that share keys become queries of one head: keys are read once
+        folded = scaled_dot_product_attention(q.reshape(1, kv_heads, -1, head_dim), k, v, scale=scale)
         return folded.reshape(1, heads, 1, head_dim)
-    causal = segment.mask is None
     grouped = heads != kv_heads
     if (
         grouped and q.is_cuda and not (causal and q.dtype != torch.float32)
@@ -174,6 +340,14 @@ def _segment(q: Tensor, k: Tensor, v: Tensor, segment: Segment, layout: StreamLa
         k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
         grouped = False
     if causal and queries == keys:
-        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=grouped)
-    bias = causal_lower_right(queries, keys) if causal and q.is_cuda else layout.mask(segment, q.device)
-    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=grouped)
+        return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=grouped)
+    if causal and q.is_cuda:
+        bias: Any = causal_lower_right(queries, keys)
+    else:
+        bias = layout.mask(segments if not causal else (_moved(segments[0]),), keys, q.device)
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=grouped)
+
+
+def _moved(segment: Segment) -> Segment:
+    """The same of queries from 0 on: streams that have as many queries and keys share a mask."""
+    return Segment(0, segment.stop - segment.start, segment.causal)

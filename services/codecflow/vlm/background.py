@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from codecflow.vlm.families.base import Family
-from codecflow.vlm.runner import Run
+from codecflow.vlm.runner import Ints, Run
 
 Shape = tuple[int, int]
-Ints = npt.NDArray[np.int64]
 
 
 def _none() -> Ints:
@@ -58,17 +57,16 @@ class Cells:
     def run(self, family: Family) -> Run:
         """To compute them where they are. They need their features."""
         positions, _ = placed(family, self)
-        visual = torch.ones(len(self), dtype=torch.bool)
-        ids = torch.zeros(len(self), dtype=torch.int64)
+        visual, ids = np.ones(len(self), bool), np.zeros(len(self), np.int64)
         return Run(int(self.slots[0]), ids, visual, positions + int(self.origins[0]), self.features)
 
 
-def placed(family: Family, background: Cells) -> tuple[Tensor, int]:
+def placed(family: Family, background: Cells) -> tuple[Ints, int]:
     """(axes, tokens) positions relative to cell 0's, and how many positions the background takes: one frame's, without
     text; none when it is empty."""
     if not len(background):
-        return torch.zeros(family.axes, 0, dtype=torch.int64), 0
-    return family.cell_positions(background.shape, torch.from_numpy(background.cells))
+        return np.zeros((family.axes, 0), np.int64), 0
+    return family.cell_positions(background.shape, background.cells)
 
 
 def outlived(before: Cells, leaving: Sequence[Cells], newer: Sequence[Cells]) -> Cells:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from codecflow.messages import Flops, Tokens
 from codecflow.vlm.answers import Asked
 from codecflow.vlm.families.base import Family
-from codecflow.vlm.flops import TextCost, causal_pairs, linear
-from codecflow.vlm.runner import NOTHING, Work
+from codecflow.vlm.flops import NOTHING, TextCost, Work, causal_pairs
 from codecflow.vlm.window import HeldFrame, StreamWindow
 
 
@@ -50,21 +49,25 @@ def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequen
     cost = family.text_cost
     asking = sum((a.work + a.later for a in asked), NOTHING)
     scored = sum(a.scored for a in asked)
-    own = asking.pairs - asking.tokens * window.tokens  # pairs among the questions' own tokens
 
     whole = len(window.prefix) + sum(frame.total + frame.text for frame in window.frames)
     full_vit = sum(family.vision_cost(family.patches_of(f.total), f.total) for f in window.frames)
-    full_pairs = causal_pairs(whole, whole) + asking.tokens * whole + own
+    # The questions see the whole window in place of what is held; in the last layer its tokens do as in any other step.
+    more = whole - window.tokens
+    pairs = causal_pairs(whole, whole)
+    everything = Work(whole, pairs) if family.narrows else Work(whole, pairs, whole, pairs)
+    asked_of_all = replace(
+        asking,
+        pairs=asking.pairs + asking.tokens * more,
+        last_pairs=asking.last_pairs + asking.last_tokens * more,
+    )
     return Flops(
         vit=sum(family.vision_cost(patches, tokens) for patches, tokens in spent.encoded),
-        llm=cost(spent.trunk.tokens + asking.tokens, spent.trunk.pairs + asking.pairs, scored)
-        + _probing(family, cost, spent.probe),
-        full=full_vit + cost(whole + asking.tokens, full_pairs, scored),
+        llm=cost(spent.trunk + asking, scored) + _probing(family, cost, spent.probe),
+        full=full_vit + cost(everything + asked_of_all, scored),
     )
 
 
 def _probing(family: Family, cost: TextCost, probe: Work) -> int:
     """One layer, and the next one's projections to queries, keys and values."""
-    config, kv = family.text_config, family.kv
-    projected = linear(probe.tokens, config.hidden_size, (config.num_attention_heads + 2 * kv.kv_heads) * kv.head_dim)
-    return (probe.tokens * cost.per_token + probe.pairs * cost.per_pair) // cost.layers + projected
+    return probe.tokens * (2 * cost.projecting + cost.rest) + probe.pairs * cost.pair

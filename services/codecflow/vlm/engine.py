@@ -21,10 +21,12 @@ from codecflow.vlm.admission import Admission
 from codecflow.vlm.answers import HEAD_ROWS, Answers, Asked
 from codecflow.vlm.costs import flops_used, tokens_used
 from codecflow.vlm.families.base import Family
+from codecflow.vlm.flops import Work
 from codecflow.vlm.kv_pool import KVPool
 from codecflow.vlm.refresh import Refresh, deviations
-from codecflow.vlm.runner import Pack, Work
-from codecflow.vlm.scheduler import Part, Task, batches, forwards, isolated, timed
+from codecflow.vlm.runner import Pack
+from codecflow.vlm.scheduler import Part, Task, batches, forwards, isolated
+from codecflow.vlm.transfer import StageClock
 from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow
 from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
 
@@ -50,6 +52,7 @@ class Engine:
     `idle_after_s`: a stream that was not part of a step for so long may lose its window to others. `clock`: seconds, for
     that. `position_limit`: positions are rebased before they reach it (default and upper bound: what the model was made
     for). `batch_tokens`, `batch_patches`: the most that one forward takes, unless one stream or question alone has more.
+    While a GPU computes one, the host prepares the next.
     `observe`: called with each question's first logits, (vocabulary,) float32.
     """
 
@@ -63,7 +66,7 @@ class Engine:
         idle_after_s: float = 60.0,
         position_limit: int | None = None,
         batch_tokens: int = 16384,
-        batch_patches: int = 32768,
+        batch_patches: int = 24576,
         observe: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -141,7 +144,8 @@ class Engine:
         return outcomes
 
     def _compute(self, tasks: Sequence[Task]) -> None:
-        device = self.family.device
+        clock: StageClock[Task] = StageClock(self.family.device)
+        self._draft(tasks, clock)
         self.admission.admit(tasks)
         admitted = [task for task in tasks if task.error is None]
         rounds = self.admission.rounds(admitted) or [[]]
@@ -149,14 +153,15 @@ class Engine:
         self.admission.reserve(rounds[0])
         first = {id(asked) for asked in rounds[0]}
         for group in batches(admitted, lambda task: task.tokens(self.refresh), self.batch_tokens):
-            with timed("vit", group, lambda task: task.spent.patches, device):
-                self._encode(group)
-            with timed("llm", group, lambda task: task.spent.trunk.tokens + len(task.asked), device):
+            if self.refresh.name == "all":
+                with clock.stage("vit", group, lambda task: task.spent.patches):
+                    self._encode_again(group)
+            with clock.stage("llm", group, lambda task: task.spent.trunk.tokens + len(task.asked)):
                 self._choose(group)
                 self._read([part for task in group for part in self._parts(task, first)])
                 self._settle(group)
         for number, asked in enumerate(rounds):
-            with timed("answer", admitted, lambda task: sum(a.work.tokens for a in task.asked), device):
+            with clock.stage("answer", admitted, lambda task: sum(a.work.tokens for a in task.asked)):
                 parts = [Part(by_window[id(one.window)], one.asking, asked=one) for one in asked]
                 if number:
                     self.admission.reserve([part.asked for part in parts if part.alive and part.asked])
@@ -164,6 +169,8 @@ class Engine:
                 isolated(parts, self._finish)
                 for task in admitted:
                     task.held.reserve(0)
+        for task, stage, seconds in clock.read():
+            task.seconds[stage] = task.seconds.get(stage, 0.0) + seconds
 
     def _parts(self, task: Task, first: set[int]) -> list[Part]:
         """A stream's new and refreshed tokens, then the questions of the first round."""
@@ -171,18 +178,55 @@ class Engine:
         questions = [Part(task, one.asking, asked=one) for one in task.questions if id(one) in first]
         return [Part(task, trunk), *questions]
 
-    def _encode(self, tasks: Sequence[Task]) -> None:
-        """Kept patches of new frames, and of every frame in the window where it is computed from scratch."""
+    def _draft(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
+        """Reads every stream's work. The ViT needs no room in the pool, so it begins with the first streams' new frames
+        while the others' are read: a GPU does not wait for the host to have seen all of them."""
+        waiting: list[Task] = []
+        patches, enough = 0, self.batch_patches // 3
+        for task in tasks:
+            self.admission.draft(task)
+            if task.error is None and self.refresh.name != "all":
+                waiting.append(task)
+                patches += sum(self._patches(held) for held in task.new)
+                if patches >= enough:
+                    self._encode(waiting, clock)
+                    waiting, patches, enough = [], 0, self.batch_patches
+        self._encode(waiting, clock)
+
+    def _encode(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
+        """Kept patches of new frames."""
+        if not tasks:
+            return
+        with clock.stage("vit", tasks, lambda task: task.spent.patches):
+            parts = []
+            for task in tasks:
+                frames = {frame.index: frame for frame in task.work.frames}
+                parts += [
+                    Part(task, self._patches(held), frame=(held, frames[held.index]))
+                    for held in task.new
+                    if held.tokens
+                ]
+            self._see_all(parts)
+
+    def _encode_again(self, tasks: Sequence[Task]) -> None:
+        """Kept patches of every frame in the window, where all of it is computed from scratch."""
         parts = []
         for task in tasks:
             frames = {frame.index: frame for frame in task.work.frames}
             for held in task.held.live:
-                if held.fresh:
-                    source = held.source or frames[held.index]
-                    held.source = source if self.refresh.name == "all" else None
-                    patches = self.family.patches_of(held.total) * held.kept // held.total
-                    parts.append(Part(task, max(1, patches), frame=(held, source)))
-        for batch in batches(parts, lambda part: part.size, self.batch_patches):
+                held.source = held.source or frames[held.index]
+                parts.append(Part(task, self._patches(held), frame=(held, held.source)))
+        self._see_all(parts)
+
+    def _patches(self, held: HeldFrame) -> int:
+        """About as many as the ViT takes of a frame."""
+        return max(1, self.family.patches_of(held.total) * held.kept // held.total)
+
+    def _see_all(self, parts: Sequence[Part]) -> None:
+        # Two batches of which one is small take the host longer than one that is a little too large.
+        count = max(1, round(sum(part.size for part in parts) / self.batch_patches))
+        limit = self.batch_patches if count > 1 else 2 * self.batch_patches
+        for batch in batches(parts, lambda part: part.size, limit):
             isolated(batch, self._see)
 
     def _see(self, parts: Sequence[Part]) -> None:
@@ -234,13 +278,13 @@ class Engine:
                     last.append((part, part.asked, at - 1))
             if grown:
                 first = next(part.asked for part in own if part.asked is not None)
-                asking.append((first, pack.branches(task.held, grown)))
+                asking.append((first, pack.branches(task.held, grown, last_only=True)))
         if not pack.tokens:
             return
-        hidden = pack.run()
+        hidden = pack.run(wanted=[place for _, _, place in last])
         for begin in range(0, len(last), HEAD_ROWS):
             rows = last[begin : begin + HEAD_ROWS]
-            scores = self.family.logits(hidden[[place for _, _, place in rows]])
+            scores = self.family.logits(hidden[begin : begin + HEAD_ROWS])
             if self.observe:
                 for (part, one, _), row in zip(rows, scores, strict=True):
                     self.observe(part.task.work.stream, one.question, row)
@@ -286,7 +330,7 @@ class Engine:
         window.reserve(0)
         pack = Pack(family, pool)
         pack.trunk(window, [window.prefix_run()])
-        pack.run()
+        pack.run(wanted=())
         slots = window.where(0, len(ids)).to(family.device)
         prefix = Prefix(ids, pool.keys[:, slots], pool.values[:, slots])
         window.release()

@@ -37,12 +37,42 @@ def causal_pairs(queries: int, keys: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class TextCost:
-    """FLOPs of a gated-MLP decoder with grouped-query attention (Llama, Qwen2, Qwen3)."""
+class Work:
+    """What a text model computed: `tokens`, and `pairs` of query and key that see each other.
 
-    per_token: int  # every layer's dense work on one token
-    per_pair: int  # every layer's attention for one (query, key) pair
-    head: int  # the vocabulary's scores for one token
+    `last_tokens`, `last_pairs`: of those, what the last layer did. Of a token whose hidden state nobody asks for it computes
+    queries, keys and values only.
+    """
+
+    tokens: int = 0
+    pairs: int = 0
+    last_tokens: int = 0
+    last_pairs: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.tokens + other.tokens,
+            self.pairs + other.pairs,
+            self.last_tokens + other.last_tokens,
+            self.last_pairs + other.last_pairs,
+        )
+
+
+NOTHING = Work()
+
+
+@dataclass(frozen=True, slots=True)
+class TextCost:
+    """FLOPs of a gated-MLP decoder with grouped-query attention (Llama, Qwen2, Qwen3).
+
+    Of one layer: `projecting` a token to query, key and value, the `rest` of its dense work, and one (query, key) `pair`.
+    `head`: the vocabulary's scores for one token.
+    """
+
+    projecting: int
+    rest: int
+    pair: int
+    head: int
     layers: int
 
     @staticmethod
@@ -51,16 +81,21 @@ class TextCost:
         heads = config.num_attention_heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         kv_heads = getattr(config, "num_key_value_heads", None) or heads
-        hidden, layers = config.hidden_size, config.num_hidden_layers
-        projections = linear(1, hidden, (2 * heads + 2 * kv_heads) * head_dim)
-        mlp = 3 * linear(1, hidden, config.intermediate_size)
+        hidden = config.hidden_size
         return TextCost(
-            per_token=layers * (projections + mlp),
-            per_pair=layers * attention(1, heads, head_dim),
+            projecting=linear(1, hidden, (heads + 2 * kv_heads) * head_dim),
+            rest=linear(1, heads * head_dim, hidden) + 3 * linear(1, hidden, config.intermediate_size),
+            pair=attention(1, heads, head_dim),
             head=linear(1, hidden, config.vocab_size),
-            layers=layers,
+            layers=config.num_hidden_layers,
         )
 
-    def __call__(self, tokens: int, pairs: int, scored: int) -> int:
-        """`tokens` through all layers, `pairs` seen, `scored` tokens through the head."""
-        return tokens * self.per_token + pairs * self.per_pair + scored * self.head
+    def __call__(self, work: Work, scored: int) -> int:
+        """`work` through all layers, `scored` tokens through the head."""
+        before = self.layers - 1
+        return (
+            self.layers * work.tokens * self.projecting
+            + (before * work.tokens + work.last_tokens) * self.rest
+            + (before * work.pairs + work.last_pairs) * self.pair
+            + scored * self.head
+        )

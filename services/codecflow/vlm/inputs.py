@@ -35,8 +35,8 @@ class ModelInput(ABC):
         """(height, width) of the model's input for a shown picture of `width` x `height`. Raises ModelError."""
 
     def pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
-        """A shown picture (height, width, 3) as the model takes it: (3, height, width) uint8, resized as the family's own
-        processor does it. Thread-safe; releases the GIL."""
+        """A shown picture (height, width, 3) as the model takes it: the same at the model's input size, uint8, resized as
+        the family's own processor does it. Thread-safe; releases the GIL."""
         height, width = self.size(rgb.shape[1], rgb.shape[0])
         return self.preprocess.resize(rgb, height, width)
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 
 from codecflow.errors import ModelError
+from codecflow.vlm.transfer import to_device
 
 PAGE = 16
 """Tokens per page. A stream wastes at most two part pages, one at each end of its window: 0.3 % of 5,000 tokens on average.
@@ -122,14 +123,14 @@ class KVPool:
     def give(self, pages: Sequence[int]) -> None:
         self._returned.extend(reversed(pages))
 
-    def gather(self, layer: int, pages: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer of a sequence that lies in `pages`, tokens [start, stop): (tokens, kv_heads,
-        head_dim) each, contiguous. Whole pages are copied: faster than token by token."""
-        found = []
-        for stored in (self.keys[layer], self.values[layer]):
-            rows = stored.view(self.pages, PAGE, *stored.shape[1:]).index_select(0, pages)
-            found.append(rows.flatten(0, 1)[start:stop])
-        return found[0], found[1]
+    def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of one layer on `pages` (pages,), one after another: (pages * PAGE, kv_heads, head_dim) each,
+        contiguous. Whole pages are copied: faster than token by token."""
+        keys, values = (
+            stored.view(self.pages, PAGE, *stored.shape[1:]).index_select(0, pages).flatten(0, 1)
+            for stored in (self.keys[layer], self.values[layer])
+        )
+        return keys, values
 
     def check_integrity(self, held: Sequence[Sequence[int]]) -> None:
         """Pages are conserved: free and `held` ones together are all, each once."""
@@ -140,7 +141,7 @@ class KVPool:
 
 
 class PoolCache(Cache):
-    """Given to a text model for one forward: writes each layer's new keys and values to `slots` (tokens,) of the pool."""
+    """Takes each layer's new keys and values in one forward of a text model: writes them to `slots` (tokens,) of a pool."""
 
     def __init__(self, pool: KVPool, slots: Tensor) -> None:
         super().__init__(layers=[])
@@ -150,10 +151,15 @@ class PoolCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """`key_states`, `value_states`: (1, kv_heads, tokens, head_dim). Attention reads the pool, not the return."""
-        self.pool.keys[layer_idx].index_copy_(0, self.slots, key_states[0].transpose(0, 1))
-        self.pool.values[layer_idx].index_copy_(0, self.slots, value_states[0].transpose(0, 1))
+        """transformers' way in. `key_states`, `value_states`: (1, kv_heads, tokens, head_dim). Attention reads the pool, not
+        the return."""
+        self.put(layer_idx, key_states[0].transpose(0, 1), value_states[0].transpose(0, 1))
         return key_states, value_states
+
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """`keys`, `values`: (tokens, kv_heads, head_dim)."""
+        self.pool.keys[layer].index_copy_(0, self.slots, keys)
+        self.pool.values[layer].index_copy_(0, self.slots, values)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions are always given, so no length is ever derived from the cache."""
@@ -170,13 +176,10 @@ class ProbeCache(PoolCache):
     keys: Tensor | None = None
     values: Tensor | None = None
 
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
-    ) -> tuple[Tensor, Tensor]:
-        if layer_idx == 1:
-            self.keys, self.values = key_states[0], value_states[0]
+    def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        if layer == 1:
+            self.keys, self.values = keys, values
             raise ProbedError
-        return key_states, value_states
 
 
 def cache_keyword(text_model: nn.Module) -> str:
@@ -201,7 +204,7 @@ def shift_keys(keys: Tensor, distance: int | Tensor, inv_freq: Tensor) -> Tensor
         return keys.clone()
     half = inv_freq.shape[0]
     angle = distances[..., None, None] * inv_freq.double()
-    cos, sin = (x.to(keys.device, torch.float32) for x in (angle.cos(), angle.sin()))
+    cos, sin = (to_device(x.float(), keys.device) for x in (angle.cos(), angle.sin()))
     first, second, rest = keys.float().tensor_split([half, 2 * half], dim=-1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(keys.dtype)
 

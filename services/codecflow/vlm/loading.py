@@ -17,6 +17,7 @@ from codecflow.errors import ModelError
 from codecflow.vlm.attention import NAME
 from codecflow.vlm.families import FAMILIES, Family
 
+WEIGHTS = ("auto", "fp8")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Where checkpoints keep the settings of their picture processors, the one for videos first.
@@ -28,8 +29,8 @@ _PROCESSING = (
 )
 
 
-def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
-    """The checkpoint `name`, ready for an Engine.
+def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: str = "auto") -> Family:
+    """The checkpoint `name`, ready for an Engine. `weights`: as `set_weights` takes it.
 
     `dtype`: float32, bfloat16, float16; auto: bfloat16 on a GPU, float32 on the CPU. `device`: cpu, cuda, cuda:1, ...; auto:
     a GPU if there is one. Raises ModelError when there is no such checkpoint or it is of no known family.
@@ -50,7 +51,20 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto") -> Family:
         tokenizer.chat_template = _json(name, "chat_template.json").get("chat_template")
     if not tokenizer.chat_template:
         raise ModelError(f"model {name!r}: it has no chat template, so no question can be put to it")
-    return family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
+    found = family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
+    set_weights(found, weights)
+    return found
+
+
+def set_weights(family: Family, weights: str) -> None:
+    """`fp8`: the language model's linear layers in 8-bit floating point; auto: as they are. Raises ModelError on anything
+    else, and where the language model has layers of its own."""
+    if weights not in WEIGHTS:
+        raise ModelError(f"weights {weights!r}: use {' or '.join(WEIGHTS)}")
+    if weights == "fp8":
+        if family.decoder is None:
+            raise ModelError("weights fp8: this checkpoint's language model cannot have them; leave --weights out")
+        family.decoder.to_fp8()
 
 
 def choose_device(name: str) -> torch.device:

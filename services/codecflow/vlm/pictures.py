@@ -37,12 +37,12 @@ class Preprocessing:
         )
 
     def resize(self, rgb: npt.NDArray[np.uint8], height: int, width: int) -> Tensor:
-        """`rgb`: (h, w, 3) uint8 -> (3, height, width) uint8 on the CPU, resized with antialiasing as processors do."""
+        """`rgb`: (h, w, 3) uint8 -> (height, width, 3) uint8 on the CPU, resized with antialiasing as processors do."""
         picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
         if picture.shape[-2:] != (height, width):
             # The channels stay interleaved: the same values as from planes, in a half to a quarter of the time.
             picture = interpolate(picture, (height, width), mode=self.resampling, antialias=True)
-        return picture[0].contiguous()
+        return picture[0].permute(1, 2, 0).contiguous()
 
     def normalise(self, values: Tensor) -> Tensor:
         """`values`: (..., 3, height, width), from 0 to 255 -> float32, with the checkpoint's mean and deviation."""
@@ -79,12 +79,14 @@ def grouped_places(tokens: npt.NDArray[np.int64], columns: int, merge: int) -> n
     return places
 
 
-def to_patches(pictures: Tensor, size: int, numbers: Tensor, places: Tensor) -> Tensor:
-    """Patches of `pictures` (pictures, channels, height, width): the one at row and column `places` (patches, 2) of picture
-    `numbers` (patches,). What patches do not fill is left out. Returns (patches, channels, size, size)."""
-    height, width = pictures.shape[2:]
+def gather_patches(
+    picture: npt.NDArray[np.uint8], places: npt.NDArray[np.int64], patches: npt.NDArray[np.uint8]
+) -> None:
+    """The patches of `picture` (height, width, channels) at row and column `places` (patches, 2), written to `patches`
+    (patches, size, size, channels). What patches do not fill is left out."""
+    height, width, channels = picture.shape
+    size = patches.shape[1]
     rows, columns = height // size, width // size
-    filled = pictures[:, :, : rows * size, : columns * size]
-    grid = filled.reshape(*pictures.shape[:2], rows, size, columns, size)
-    patches: Tensor = grid[numbers, :, places[:, 0], :, places[:, 1], :]
-    return patches
+    filled = picture[: rows * size, : columns * size]
+    grid = filled.reshape(rows, size, columns, size, channels)
+    patches[:] = grid[places[:, 0], :, places[:, 1]]

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from codecflow.errors import ConfigError
 from codecflow.vlm.families.base import Family
+from codecflow.vlm.flops import Work
 from codecflow.vlm.kv_pool import KVPool, ProbeCache, ProbedError
-from codecflow.vlm.runner import Pack, Run, Work
+from codecflow.vlm.runner import Pack, Run
 from codecflow.vlm.window import HeldFrame, StreamWindow
 
 RefreshName = Literal["none", "anchors", "budget", "all"]
@@ -137,5 +138,5 @@ def deviations(
     where = probe.slots.to(family.device)
     distance = torch.zeros(len(where), device=family.device)
     for now, cached in ((probe.keys, pool.keys[1, where]), (probe.values, pool.values[1, where])):
-        distance += (now.transpose(0, 1).float() - cached.float()).square().sum((1, 2))
+        distance += (now.float() - cached.float()).square().sum((1, 2))
     return list(zip(torch.split(distance.cpu(), [one.tokens for one in work]), work, strict=True))

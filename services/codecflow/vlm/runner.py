@@ -7,31 +7,36 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from codecflow.vlm.attention import PagedKeys, Segment, StreamLayout, attending
+from codecflow.vlm.attention import PagedKeys, Segment, StreamLayout
+from codecflow.vlm.decoder import Packed
 from codecflow.vlm.families.base import Family
+from codecflow.vlm.flops import NOTHING, Work, causal_pairs
 from codecflow.vlm.kv_pool import PAGE, KVPool, PoolCache
+from codecflow.vlm.transfer import to_device
 
 if TYPE_CHECKING:
     from codecflow.vlm.window import StreamWindow
 
-_CAUSAL_RUNS = 64  # above this many, one masked attention is cheaper than one causal attention per run
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """Tokens for consecutive slots. Bookkeeping lies on the CPU, features on the model's device.
 
-    `ids`: (tokens,) int64, anything where `visual`: (tokens,) bool. `positions`: (axes, tokens) int64. `features`: (visual
-    tokens, levels, hidden), None when there are none.
+    `ids`: (tokens,) int64, of any token where `visual`: (tokens,) bool. `positions`: (axes, tokens) int64. `features`:
+    (visual tokens, levels, hidden), None when there are none.
     """
 
     slot: int
-    ids: Tensor
-    visual: Tensor
-    positions: Tensor
+    ids: Ints
+    visual: npt.NDArray[np.bool_]
+    positions: Ints
     features: Tensor | None = None
 
     def __len__(self) -> int:
@@ -57,9 +62,9 @@ class Run:
         count = lead + len(ids)
         return Run(
             slot,
-            torch.tensor([0] * lead + list(ids), dtype=torch.int64),
-            torch.arange(count) < lead,
-            (torch.arange(count) + position).expand(axes, -1),
+            np.array([0] * lead + list(ids), dtype=np.int64),
+            np.arange(count) < lead,
+            np.broadcast_to(np.arange(position, position + count), (axes, count)),
             None if closing is None else closing[:, None],
         )
 
@@ -89,20 +94,6 @@ class Branch:
         return Branch(slot, self.position, 0, (*self.parents, self.own))
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What one stream had computed: tokens, and (query, key) pairs that see each other."""
-
-    tokens: int = 0
-    pairs: int = 0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(self.tokens + other.tokens, self.pairs + other.pairs)
-
-
-NOTHING = Work()
-
-
 @dataclass(slots=True)
 class _Reading:
     """One stream's part of a pack. Slots are the window's; `stop`: behind the last one that is read."""
@@ -120,104 +111,102 @@ class Pack:
         self.pool = pool
         self.tokens = 0
         self._runs: list[Run] = []
-        self._written: list[np.ndarray[tuple[int], np.dtype[np.int64]]] = []  # slots of the pool, run by run
+        self._written: list[Ints] = []  # slots of the pool, run by run
         self._readings: list[_Reading] = []
 
     def trunk(self, window: StreamWindow, runs: Sequence[Run]) -> Work:
-        """Tokens of prefix and frames, ascending: each sees the window's slots up to its own."""
-        joined = _joined(runs)
+        """Tokens of prefix and frames, ascending: each sees the window's slots up to its own. Nobody asks for their hidden
+        states."""
         first, pairs = self.tokens, 0
-        scattered = joined[:-1] if len(joined) > _CAUSAL_RUNS else []
-        if scattered:
-            slots = torch.cat([torch.arange(a, b) for a, b in scattered])
-            mask = torch.arange(window.start, scattered[-1][1]) <= slots[:, None]
-            self._attend(window, len(slots), scattered[-1][1], mask)
-            pairs = int(mask.sum())
-        for a, b in joined[len(scattered) :]:
-            self._attend(window, b - a, b)
-            pairs += (b - a) * (a - window.start) + (b - a) * (b - a + 1) // 2
+        for a, b in _joined(runs):
+            self._attend(window, b - a, (window.start, b))
+            pairs += (b - a) * (a - window.start) + causal_pairs(b - a, b - a)
         self._write(window, runs)
-        return Work(self.tokens - first, pairs)
+        count = self.tokens - first
+        return Work(count, pairs) if self.family.narrows else Work(count, pairs, count, pairs)
 
-    def branches(self, window: StreamWindow, grown: Sequence[tuple[Branch, Run]]) -> Work:
-        """New tokens of branches: each sees the window, its branch's parents, and its branch up to itself."""
+    def branches(self, window: StreamWindow, grown: Sequence[tuple[Branch, Run]], *, last_only: bool = False) -> Work:
+        """New tokens of branches: each sees the window, its branch's parents, and its branch up to itself. `last_only`: of
+        each branch only the last token's hidden state is asked for."""
         start, shared = window.start, window.slots
-        count = sum(len(run) for _, run in grown)
-        branch, run = grown[0]
-        if len(grown) == 1 and branch.slot == shared and not branch.parents:  # the window goes on in it
-            self._attend(window, count, run.stop)
-            pairs = count * (run.slot - start) + count * (count + 1) // 2
-        else:
-            stop = max(run.stop for _, run in grown)
-            mask = torch.zeros(count, stop - start, dtype=torch.bool)
-            mask[:, : shared - start] = True
-            row = 0
-            for branch, run in grown:
-                rows = slice(row, row + len(run))
-                for a, b in branch.parents:
-                    mask[rows, a - start : b - start] = True
-                own = torch.arange(branch.slot, stop) <= torch.arange(run.slot, run.stop)[:, None]
-                mask[rows, branch.slot - start :] |= own
-                row += len(run)
-            self._attend(window, count, stop, mask)
-            pairs = int(mask.sum())
+        work = NOTHING
+        for branch, run in grown:
+            count = len(run)
+            seen = [(start, shared), *branch.parents]
+            if len(grown) == 1 and branch.slot == shared and not branch.parents:  # the window goes on in it
+                self._attend(window, count, (start, run.stop))
+            else:
+                self._attend(window, count, (branch.slot, run.stop), seen)
+            before = run.slot - branch.slot + sum(b - a for a, b in seen)
+            pairs = count * before + causal_pairs(count, count)
+            narrow = last_only and self.family.narrows
+            work += Work(count, pairs, 1, before + count) if narrow else Work(count, pairs, count, pairs)
         self._write(window, [run for _, run in grown])
-        return Work(count, pairs)
+        return work
 
     def _write(self, window: StreamWindow, runs: Sequence[Run]) -> None:
         self._runs += runs
         self._written += [window.located(np.arange(run.slot, run.stop)) for run in runs]
 
-    def _attend(self, window: StreamWindow, queries: int, stop: int, mask: Tensor | None = None) -> None:
-        """The next `queries` packed tokens see the window's slots before `stop`: those of `mask`, or each up to its own."""
+    def _attend(
+        self,
+        window: StreamWindow,
+        queries: int,
+        causal: tuple[int, int],
+        shared: Sequence[tuple[int, int]] = (),
+    ) -> None:
+        """The next `queries` packed tokens stand in the last of the window's slots `causal`, and see those up to their own,
+        and all of the slots `shared`."""
         if not self._readings or self._readings[-1].window is not window:
             self._readings.append(_Reading(window))
-        reading = self._readings[-1]
+        reading, first = self._readings[-1], window.start
+        own = causal[0] - first, causal[1] - first
         before = reading.segments[-1] if reading.segments else None
         if (
-            mask is None
-            and before is not None
-            and before.mask is None
-            and before.kv_stop + queries == stop - window.start
-        ):
-            reading.segments[-1] = Segment(
-                before.start, before.stop + queries, stop - window.start
-            )  # one sequence goes on
+            before is not None
+            and not shared
+            and not before.shared
+            and own == (before.causal[0], before.causal[1] + queries)
+        ):  # one sequence goes on
+            reading.segments[-1] = Segment(before.start, before.stop + queries, own)
         else:
-            mask = None if mask is None else mask.to(self.family.device)
-            reading.segments.append(Segment(self.tokens, self.tokens + queries, stop - window.start, mask))
-        reading.stop = max(reading.stop, stop)
+            seen = tuple((a - first, b - first) for a, b in shared)
+            reading.segments.append(Segment(self.tokens, self.tokens + queries, own, seen))
+        reading.stop = max(reading.stop, causal[1], *(b for _, b in shared))
         self.tokens += queries
 
-    def run(self, cache: PoolCache | None = None) -> Tensor:
-        """Hidden states (tokens, hidden) in the order in which tokens were added. `cache`: in place of one that writes."""
+    def run(self, cache: PoolCache | None = None, wanted: Sequence[int] | None = None) -> Tensor:
+        """Hidden states (tokens, hidden) in the order in which tokens were added; with `wanted`, of those packed tokens
+        alone, ascending. `cache`: in place of one that writes."""
         family, runs = self.family, self._runs
         device = family.device
-        ids = torch.cat([run.ids for run in runs]).to(device)
-        visual = torch.cat([run.visual for run in runs]).to(device)
-        positions = torch.cat([run.positions for run in runs], dim=1).to(device)
-        embeds = family.embed(ids.masked_fill(visual, 0))
+        visual = np.flatnonzero(np.concatenate([run.visual for run in runs]))
+        index = to_device(visual, device)
+        embeds = family.embed(to_device(np.concatenate([run.ids for run in runs]), device))
         parts = [run.features for run in runs if run.features is not None and len(run.features)]
         features = torch.cat(_levelled(parts)) if parts else embeds.new_zeros(0, 1, embeds.shape[1])
-        embeds[visual] = features[:, 0].to(embeds.dtype)
+        embeds.index_copy_(0, index, features[:, 0].to(embeds.dtype))
         if cache is None:  # a cache is false when it is empty
-            cache = PoolCache(self.pool, torch.from_numpy(np.concatenate(self._written)).to(device))
-        with attending(self._layout()):
-            return family.run_text(embeds, positions, visual, features, cache)
+            cache = PoolCache(self.pool, to_device(np.concatenate(self._written), device))
+        positions = to_device(np.concatenate([run.positions for run in runs], axis=1), device)
+        packed = Packed(embeds, positions, index, features, self._layout(), cache, wanted)
+        return family.run_text(packed)
 
     def _layout(self) -> StreamLayout:
         """The step's plan for attention: of each stream its pages, in order, and who reads how much of them."""
-        read = [_pages_read(reading) for reading in self._readings]
-        tables = torch.from_numpy(np.concatenate(read)).to(self.family.device)
-        keys = []
-        for reading, pages in zip(self._readings, torch.split(tables, [len(one) for one in read]), strict=True):
-            offset = reading.window.start % PAGE
-            length = reading.stop - reading.window.start
-            keys.append(PagedKeys(pages, offset, length, tuple(reading.segments)))
-        return StreamLayout(self.pool, tuple(keys))
+        keys = [
+            PagedKeys(
+                _pages_read(reading),
+                reading.window.start % PAGE,
+                reading.stop - reading.window.start,
+                tuple(reading.segments),
+            )
+            for reading in self._readings
+        ]
+        return StreamLayout(self.pool, tuple(keys), self.family.kernels)
 
 
-def _pages_read(reading: _Reading) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+def _pages_read(reading: _Reading) -> Ints:
     window = reading.window
     return np.asarray(window.pages[: -(-reading.stop // PAGE) - window.first_page], dtype=np.int64)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -150,24 +148,3 @@ def forwards(parts: Iterable[Part], limit: int) -> Iterator[list[Part]]:
         asking += part.size if part.asked else 0
     if batch:
         yield batch
-
-
-@contextmanager
-def timed(stage: str, tasks: Sequence[Task], share: Callable[[Task], int], device: torch.device) -> Iterator[None]:
-    """Times the block once for all `tasks` and divides the seconds in proportion to `share`."""
-    _settle(device)
-    begun = time.perf_counter()
-    yield
-    _settle(device)
-    seconds = time.perf_counter() - begun
-    shares = [share(task) for task in tasks]
-    if not any(shares):
-        shares = [1] * len(tasks)
-    for task, part in zip(tasks, shares, strict=True):
-        task.seconds[stage] = task.seconds.get(stage, 0.0) + seconds * part / sum(shares)
-
-
-def _settle(device: torch.device) -> None:
-    """A GPU works on after a call returns: its time is only known once it is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

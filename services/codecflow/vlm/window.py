@@ -20,7 +20,8 @@ from torch import Tensor
 from codecflow.vlm.background import Cells, outlived, placed
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.kv_pool import PAGE, KVPool
-from codecflow.vlm.runner import Run
+from codecflow.vlm.runner import Ints, Run
+from codecflow.vlm.transfer import to_device
 from codecflow.vlm.work import Frame
 
 
@@ -39,9 +40,9 @@ class HeldFrame:
     text: int
     anchor: bool = False
     kept: int = 0
-    ids: Tensor | None = None
-    visual: Tensor | None = None
-    positions: Tensor | None = None
+    ids: Ints | None = None
+    visual: npt.NDArray[np.bool_] | None = None
+    positions: Ints | None = None
     span: int = 0
     features: Tensor | None = None
     source: Frame | None = None
@@ -71,17 +72,16 @@ class HeldFrame:
             raise ValueError(
                 f"frame {frame.index}: a keep mask of {frame.keep.size} for {grid.tokens} tokens at {width}x{height}"
             )
-        if tuple(frame.pixels.shape) != (3, *family.model_size(width, height)):
+        if tuple(frame.pixels.shape) != (*family.model_size(width, height), 3):
             raise ValueError(
                 f"frame {frame.index}: pixels {tuple(frame.pixels.shape)} are not of the model's input size"
             )
         held.shape, held.places, held.lead = (grid.rows, grid.columns), np.flatnonzero(frame.keep), len(before)
-        kept = torch.from_numpy(held.places)
-        held.kept = len(kept)
-        held.positions, held.span = family.frame_positions(grid, kept, len(before), len(after))
-        held.ids = torch.tensor([*before, *[0] * len(kept), *after], dtype=torch.int64)
-        held.visual = torch.zeros(len(held.ids), dtype=torch.bool)
-        held.visual[len(before) : len(before) + len(kept)] = True
+        held.kept = len(held.places)
+        held.positions, held.span = family.frame_positions(grid, held.places, len(before), len(after))
+        held.ids = np.array([*before, *[0] * held.kept, *after], dtype=np.int64)
+        held.visual = np.zeros(len(held.ids), bool)
+        held.visual[len(before) : len(before) + held.kept] = True
         return held
 
     @property
@@ -341,7 +341,7 @@ class StreamWindow:
 
     def _located(self, slots: npt.NDArray[np.int64]) -> Tensor:
         """The pool's slots under `slots`, on the pool's device."""
-        return torch.from_numpy(self.located(slots)).to(self.pool.keys.device)
+        return to_device(self.located(slots), self.pool.keys.device)
 
     def check_integrity(self) -> None:
         """The bookkeeping's own invariants; for tests and for idle moments."""

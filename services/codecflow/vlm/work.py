@@ -19,7 +19,7 @@ class Frame:
 
     `index`: its slot on the stream's sampling grid, counted from the start of the epoch (slots may be skipped: lost frames).
     `time_s`: presentation time. `keep`: (tokens,) bool, row by row over the family's token grid for this picture size.
-    `pixels`: (3, height, width) uint8 at the model's input size, as `Family.model_pixels` returns it; None when nothing is
+    `pixels`: (height, width, 3) uint8 at the model's input size, as `Family.model_pixels` returns it; None when nothing is
     kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept. Where it
     comes from a stream, `seq` is its coded picture in the epoch and `grid` are the (rows, columns) of its tokens.
     """

@@ -50,7 +50,7 @@ _logger = logging.getLogger("codecflow.worker")
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """What all streams of a worker share, and sampler processes are told: windows, keep policy, the model's token grid for a
-    shown picture (width, height), its input (3, height, width) for the picture's RGB (height, width, 3), whether to decode
+    shown picture (width, height), its input (height, width, 3) for the picture's RGB (height, width, 3), whether to decode
     on the GPU (`nvdec`), the largest picture that is decoded, and the coded bytes of one stream that may wait for being
     decided (`gop_bytes`)."""
 

@@ -122,9 +122,11 @@ def test_the_cost_of_a_whole_window_is_that_of_one_causal_forward() -> None:
     whole = savings(windows[-1:], from_scratch=True)
     assert whole.encoded == whole.computed == whole.held == 4 * 256
     # Qwen2.5-7B: 28 layers of q, k, v, o and a gated MLP; scores and weighted sums of every pair; one token's vocabulary.
-    dense = 28 * 2 * (3584 * 3584 * 2 + 3584 * 512 * 2 + 3 * 3584 * 18944)
+    # In the last layer only the question's last token goes on after keys and values.
+    projecting, rest = 2 * (3584 * 3584 + 3584 * 512 * 2), 2 * (3584 * 3584 + 3 * 3584 * 18944)
     tokens = 4 * 256 + QUESTION_TOKENS
-    assert whole.llm == tokens * dense + causal_pairs(tokens, tokens) * 28 * 4 * 3584 + 2 * 3584 * 151674
+    pairs = 27 * causal_pairs(tokens, tokens) + tokens
+    assert whole.llm == tokens * (28 * projecting + 27 * rest) + rest + pairs * 4 * 3584 + 2 * 3584 * 151674
 
 
 def test_what_is_dropped_or_reused_is_not_counted() -> None:

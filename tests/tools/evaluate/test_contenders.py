@@ -20,7 +20,7 @@ PLAN = WindowPlan.of(40, 8, 2)
 
 
 def frame(index: int, keep: np.ndarray) -> Frame:
-    pixels = torch.zeros(3, 4, 4, dtype=torch.uint8) if keep.any() else None
+    pixels = torch.zeros(4, 4, 3, dtype=torch.uint8) if keep.any() else None
     return Frame(index, index / 2, keep, pixels, (4, 4), bool(keep.all()))
 
 

@@ -8,7 +8,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 
 from codecflow.errors import ConfigError
-from codecflow.vlm.flops import TextCost, causal_pairs, linear, vit
+from codecflow.vlm.flops import TextCost, Work, causal_pairs, linear, vit
 from codecflow.worker.windows import WindowPlan
 
 REFRESHES = ("none", "anchors", "all")
@@ -150,7 +150,8 @@ def savings(windows: Sequence[WindowRecord], from_scratch: bool = False) -> Savi
             tokens += new + refreshed
             before += new + refreshed + reused
         pairs += causal_pairs(QUESTION_TOKENS, before + QUESTION_TOKENS)
-        language += cost(tokens + QUESTION_TOKENS, pairs, 1)
+        work = Work(tokens + QUESTION_TOKENS, pairs, 1, before + QUESTION_TOKENS)
+        language += cost(work, 1)
         computed += tokens
         held += before
     return Savings(encoded / count, computed / count, held / count, vision / count, language / count)

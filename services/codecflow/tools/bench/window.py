@@ -55,7 +55,7 @@ class Measurement:
         plan, logits, step = self.plan, {}, 0  # type: Plan, Logits, int
 
         def observe(stream: str, question: Question, row: Tensor) -> None:
-            logits[stream, step, question.id] = row.cpu()
+            logits[stream, step, question.id] = row.clone()  # read later: the engine does not wait for a GPU either
 
         engine = Engine(
             self.family,

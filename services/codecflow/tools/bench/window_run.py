@@ -21,7 +21,7 @@ from codecflow.tools.bench.window import measure
 from codecflow.tools.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
 from codecflow.tools.report.table import print_json, print_table, told_as
 from codecflow.vlm.families import Family
-from codecflow.vlm.loading import choose_device, choose_dtype, load_model
+from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_weights
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker.windows import WindowPlan
@@ -40,6 +40,7 @@ class Options:
     shape: str = "internvl-small"
     model: str | None = None
     dtype: str = "auto"
+    weights: str = "auto"
     device: str = "auto"
     policies: str = POLICIES
     streams: str = "1"
@@ -90,9 +91,11 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
 
 def _model(options: Options, locate: Callable[[str], str]) -> Family:
     if options.model is not None:
-        return load_model(locate(options.model), options.dtype, options.device)
+        return load_model(locate(options.model), options.dtype, options.device, options.weights)
     device = choose_device(options.device)
-    return build_shape(options.shape, choose_dtype(options.dtype, device), device)
+    family = build_shape(options.shape, choose_dtype(options.dtype, device), device)
+    set_weights(family, options.weights)
+    return family
 
 
 def _grid_of(options: Options, locate: Callable[[str], str]) -> GridOf:
@@ -140,6 +143,7 @@ def _tell(
             "trained": family.trained,
             "device": device,
             "dtype": str(family.dtype).removeprefix("torch."),
+            "weights": options.weights,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "window_frames": plan.window,

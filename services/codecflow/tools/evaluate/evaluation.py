@@ -50,6 +50,7 @@ class Options:
     coverage: str | None = None
     transcode: str | None = None
     dtype: str = "auto"
+    weights: str = "auto"
     device: str = "auto"
     streams: int = 8
     match: str | None = None
@@ -66,7 +67,7 @@ def run(options: Options) -> None:
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
         check_possible(make_folder(options.out))
-    family = load_model(checkpoint(options.model, _say), options.dtype, options.device)
+    family = load_model(checkpoint(options.model, _say), options.dtype, options.device, options.weights)
     if not family.trained:
         _say(f"{UNTRAINED} ({options.model})")
     answers = Answers(spec, plan, wanted)
@@ -91,6 +92,7 @@ def run(options: Options) -> None:
         "trained": family.trained,
         "device": str(family.device),
         "dtype": str(family.dtype).removeprefix("torch."),
+        "weights": options.weights,
         "spec": str(options.spec),
         "clips": clips,
         "window_s": options.window_s,

@@ -50,7 +50,7 @@ _SAMPLING = Sampling(
     WindowPlan.of(2, 1, 2),
     KeepConfig("replenish", period_s=Fraction(2)),
     lambda width, height: TokenGrid.regular(4, 4, width, height),
-    lambda rgb: torch.from_numpy(np.ascontiguousarray(rgb[:8, :8])).permute(2, 0, 1),
+    lambda rgb: torch.from_numpy(np.ascontiguousarray(rgb[:8, :8])),
 )
 
 

@@ -7,7 +7,6 @@ embedded, merged and projected, what text stands around a frame, and how positio
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,11 +19,17 @@ from torch import Tensor
 
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
+from codecflow.vlm.attention import attending
+from codecflow.vlm.decoder import Decoder, Packed
 from codecflow.vlm.flops import TextCost
 from codecflow.vlm.inputs import ModelInput
-from codecflow.vlm.kv_pool import KVShape, PoolCache, cache_keyword, shift_keys
-from codecflow.vlm.pictures import Preprocessing, to_patches
+from codecflow.vlm.kernels import choose_kernels
+from codecflow.vlm.kv_pool import KVShape, cache_keyword, shift_keys
+from codecflow.vlm.pictures import Preprocessing, gather_patches
+from codecflow.vlm.transfer import to_device
 from codecflow.vlm.work import Frame
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,10 @@ class Family(ABC):
         weight = self.text.embed_tokens.weight
         self.dtype, self.device = weight.dtype, weight.device
         self.kv = KVShape.of(self.text_config, self.dtype, self.device)
+        self.kernels = choose_kernels(
+            self.device, self.dtype, int(self.text_config.num_attention_heads), self.kv.kv_heads, self.kv.head_dim
+        )
+        self.decoder = Decoder.of(self.text)
         self._keyword = cache_keyword(self.text)
         self._frequencies = self.text.rotary_emb.inv_freq.cpu()
         self.end_id, self.stop_ids = self._ends()
@@ -89,6 +98,11 @@ class Family(ABC):
         """transformers' text model."""
         return self.core.language_model
 
+    @property
+    def narrows(self) -> bool:
+        """Whether the last layer goes on only with tokens whose hidden states are asked for."""
+        return self.decoder is not None and self.decoder.narrows(self.levels)
+
     # --- pictures ------------------------------------------------------------------------------------------------------
 
     @property
@@ -105,7 +119,7 @@ class Family(ABC):
         return self.input.size(width, height)
 
     def model_pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
-        """A shown picture (height, width, 3) as the model takes it: (3, height, width) uint8."""
+        """A shown picture (height, width, 3) as the model takes it: the same at its input size, uint8."""
         return self.input.pixels(rgb)
 
     @abstractmethod
@@ -114,32 +128,26 @@ class Family(ABC):
         patch grid of `shape` (rows, columns)."""
 
     def prepare(self, frames: Sequence[Frame]) -> Patches:
-        """The kept patches of frames that all have pixels: uploaded and gathered together, per size of picture."""
+        """The kept patches of frames that all have pixels: gathered here, so that nothing else goes to a GPU."""
         pixels = [frame.pixels for frame in frames if frame.pixels is not None]
-        shapes = [(own.shape[1] // self.patch, own.shape[2] // self.patch) for own in pixels]
+        shapes = [(own.shape[0] // self.patch, own.shape[1] // self.patch) for own in pixels]
         kept = [np.flatnonzero(frame.keep) for frame in frames]
         places = [self.patches_seen(own, shape) for own, shape in zip(kept, shapes, strict=True)]
         counts = [len(own) for own in places]
-        index = torch.from_numpy(np.concatenate(places)).to(self.device, non_blocking=True)
-        by_size: dict[torch.Size, list[int]] = defaultdict(list)
-        for number, own in enumerate(pixels):
-            by_size[own.shape].append(number)
-        parts: dict[int, Tensor] = {}
-        for size, members in by_size.items():
-            pictures = torch.empty((len(members), *size), dtype=torch.uint8, device=self.device)
-            for picture, number in zip(pictures, members, strict=True):
-                picture.copy_(pixels[number], non_blocking=True)
-            lengths = [counts[number] for number in members]
-            numbers = torch.from_numpy(np.repeat(np.arange(len(members)), lengths)).to(self.device, non_blocking=True)
-            where = (
-                index if len(by_size) == 1 else torch.cat([torch.split(index, counts)[number] for number in members])
-            )
-            parts.update(
-                zip(members, torch.split(to_patches(pictures, self.patch, numbers, where), lengths), strict=True)
-            )
-        patches = torch.cat([parts[number] for number in range(len(frames))])
-        tokens = torch.from_numpy(np.concatenate(kept)).to(self.device, non_blocking=True)
-        return Patches(patches, index, tokens, counts, [len(own) for own in kept], shapes)
+        pinned = self.device.type == "cuda"
+        patches = torch.empty((sum(counts), self.patch, self.patch, 3), dtype=torch.uint8, pin_memory=pinned)
+        at = 0
+        for own, where in zip(pixels, places, strict=True):
+            gather_patches(own.numpy(), where, patches[at : at + len(where)].numpy())
+            at += len(where)
+        return Patches(
+            patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2),
+            to_device(np.concatenate(places), self.device),
+            to_device(np.concatenate(kept), self.device),
+            counts,
+            [len(own) for own in kept],
+            shapes,
+        )
 
     @abstractmethod
     def encode(self, frames: Patches) -> Tensor:
@@ -166,17 +174,20 @@ class Family(ABC):
         """
         return [], []
 
-    def frame_positions(self, grid: TokenGrid, kept: Tensor, before: int, after: int) -> tuple[Tensor, int]:
+    def frame_positions(self, grid: TokenGrid, kept: Ints, before: int, after: int) -> tuple[Ints, int]:
         """Positions of a frame's tokens relative to its first, (axes, before + kept + after) int64, and how many it takes.
 
         A kept token's position is the one that it has in the whole frame: what was dropped leaves a gap, so the distance
         between a cell in one frame and the same cell in the next does not depend on what was kept in between.
         """
-        cells, span = self.cell_positions((grid.rows, grid.columns), kept.cpu())
-        head, tail = (torch.arange(count).expand(self.axes, -1) for count in (before, after))
-        return torch.cat([head, cells + before, tail + before + span], dim=1), before + span + after
+        cells, span = self.cell_positions((grid.rows, grid.columns), kept)
+        positions = np.empty((self.axes, before + len(kept) + after), dtype=np.int64)
+        positions[:, :before] = np.arange(before)
+        positions[:, before : before + len(kept)] = cells + before
+        positions[:, before + len(kept) :] = np.arange(before + span, before + span + after)
+        return positions, before + span + after
 
-    def cell_positions(self, shape: tuple[int, int], cells: Tensor) -> tuple[Tensor, int]:
+    def cell_positions(self, shape: tuple[int, int], cells: Ints) -> tuple[Ints, int]:
         """Positions of `cells` (tokens,) of a grid of `shape` (rows, columns) relative to its first cell's, (axes, tokens)
         int64, and how many a whole grid takes."""
         return cells[None], shape[0] * shape[1]
@@ -233,17 +244,34 @@ class Family(ABC):
         embedded: Tensor = self.text.embed_tokens(ids)
         return embedded
 
-    def run_text(self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PoolCache) -> Tensor:
-        """One packed forward of the text model, under `attending`.
+    def run_text(self, packed: Packed) -> Tensor:
+        """One packed forward of the text model: (tokens wanted, hidden), normalised."""
+        if self.decoder is not None:
+            cos, sin = self.text.rotary_emb(packed.embeds[None], self.position_ids(packed.positions))
+            return self.decoder(packed, cos[0], sin[0])
+        with attending(packed.layout):
+            hidden = self.reference_text(packed)
+        return hidden if packed.wanted is None else hidden[list(packed.wanted)]
 
-        `embeds`: (tokens, hidden), features of visual tokens already in place. `positions`: (axes, tokens). `visual`:
-        (tokens,) bool. `features`: (visual tokens, levels, hidden) in packed order. Returns (tokens, hidden), normalised.
-        """
+    def position_ids(self, positions: Tensor) -> Tensor:
+        """(axes, tokens) as transformers' text model takes them."""
+        return positions
+
+    def reference_text(self, packed: Packed) -> Tensor:
+        """The same by transformers' own forward, for all tokens: (tokens, hidden). Under `attending`."""
         output = self.text(
-            inputs_embeds=embeds[None], position_ids=positions, use_cache=False, **{self._keyword: cache}
+            inputs_embeds=packed.embeds[None],
+            position_ids=self.position_ids(packed.positions),
+            use_cache=False,
+            **{self._keyword: packed.cache},
+            **self.text_arguments(packed),
         )
         hidden: Tensor = output.last_hidden_state[0]
         return hidden
+
+    def text_arguments(self, packed: Packed) -> dict[str, Any]:
+        """What else transformers' text model takes."""
+        return {}
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(tokens, hidden) -> (tokens, vocabulary), float32."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from codecflow.errors import ModelError
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.encoder import Encoder
 from codecflow.vlm.inputs import FixedInput
 from codecflow.vlm.pictures import grouped_places, project_patches
 
@@ -43,6 +44,7 @@ class InternVL(Family):
         layer, layers = self.config.vision_feature_layer, vision.num_hidden_layers
         self.depth: int = layers if layer == -1 else layer % (layers + 1)  # hidden state 0 is what goes into the first
         self._places = self._position_table()
+        self.encoder = Encoder.of(self.core.vision_tower, self.depth)
 
     @property
     def input(self) -> FixedInput:
@@ -60,21 +62,25 @@ class InternVL(Family):
         if self._places is not None:
             embedded = embedded + self._places[1 + places[:, 0] * self.columns * self.merge + places[:, 1]]
             start = start + self._places[:1]
-        packed = torch.cat([x for part in torch.split(embedded, frames.counts) for x in (start, part)])[None]
+        packed = torch.cat([x for part in torch.split(embedded, frames.counts) for x in (start, part)])
         lengths = [1 + count for count in frames.counts]
-        with attending(FrameLayout(tuple(lengths))):
-            hidden = self._selected(tower, packed)[0]
+        hidden = self._selected(tower, packed, lengths)
         own = torch.cat([part[1:] for part in torch.split(hidden, lengths)])
         groups = own.view(-1, self.merge, self.merge, own.shape[-1])  # complete merge groups only
         merged = self.core.pixel_shuffle(groups, scale_factor=self.config.downsample_ratio).flatten(1)
         features: Tensor = self.core.multi_modal_projector(merged)
         return features[:, None]
 
-    def _selected(self, tower: Any, hidden: Tensor) -> Tensor:
-        """The hidden state that the configuration feeds to the projector."""
-        for block in tower.encoder.layer[: self.depth]:
-            hidden = block(hidden)
-        return tower.layernorm(hidden) if self.config.vision_feature_layer == -1 else hidden
+    def _selected(self, tower: Any, hidden: Tensor, lengths: list[int]) -> Tensor:
+        """The hidden state (patches, hidden) that the configuration feeds to the projector."""
+        if self.encoder is not None:
+            hidden = self.encoder(hidden, lengths)
+        else:
+            with attending(FrameLayout(lengths)):
+                for block in tower.encoder.layer[: self.depth]:
+                    hidden = block(hidden[None])[0]
+        selected: Tensor = tower.layernorm(hidden) if self.config.vision_feature_layer == -1 else hidden
+        return selected
 
     def _position_table(self) -> Tensor | None:
         """(1 + patches, hidden): learned positions of the class token and of every patch, interpolated as the model does."""

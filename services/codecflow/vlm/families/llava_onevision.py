@@ -72,7 +72,7 @@ class LlavaOnevision(Family):
         patches = self.normalised(frames)
         hidden = (embeddings.patch_embedding(patches).flatten(1) + embeddings.position_embedding(flat))[None]
         states = [hidden]
-        with attending(FrameLayout(tuple(frames.counts))):
+        with attending(FrameLayout(frames.counts)):
             for layer in tower.encoder.layers[: max(self.chosen)]:
                 states.append(layer(states[-1], None))
         projected = self.core.multi_modal_projector(torch.cat([states[layer][0] for layer in self.chosen], dim=-1))

@@ -24,11 +24,11 @@ from transformers.vision_utils import get_vision_interpolation_indices_and_weigh
 
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.decoder import Packed
 from codecflow.vlm.inputs import ShapedInput
-from codecflow.vlm.kv_pool import PoolCache
 from codecflow.vlm.pictures import grouped_places
 
-from .base import Family, Patches
+from .base import Family, Ints, Patches
 
 
 class Qwen3VL(Family):
@@ -73,7 +73,7 @@ class Qwen3VL(Family):
         everything = torch.tensor([0, len(hidden)], dtype=torch.int32)  # the layout splits by frame, not the module
         chosen = list(tower.deepstack_visual_indexes)
         further = []
-        with attending(FrameLayout(tuple(frames.counts))):
+        with attending(FrameLayout(frames.counts)):
             for number, block in enumerate(tower.blocks):
                 hidden = block(hidden, cu_seqlens=everything, position_embeddings=turned)
                 if number in chosen:
@@ -111,20 +111,18 @@ class Qwen3VL(Family):
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
         return self.ids(f"<{round(time_s, 1) % self.cycle_s:.1f} seconds><|vision_start|>"), self.ids("<|vision_end|>")
 
-    def cell_positions(self, shape: tuple[int, int], cells: Tensor) -> tuple[Tensor, int]:
+    def cell_positions(self, shape: tuple[int, int], cells: Ints) -> tuple[Ints, int]:
         """M-RoPE: a frame's tokens share one time, and their row and column count on from there."""
         rows, columns = shape
-        return torch.stack([torch.zeros_like(cells), cells // columns, cells % columns]), max(rows, columns)
+        return np.stack([np.zeros_like(cells), cells // columns, cells % columns]), max(rows, columns)
 
-    def run_text(self, embeds: Tensor, positions: Tensor, visual: Tensor, features: Tensor, cache: PoolCache) -> Tensor:
-        further = list(features[:, 1:].unbind(1)) or None
-        output = self.text(
-            inputs_embeds=embeds[None],
-            position_ids=positions[:, None],
-            visual_pos_masks=None if further is None else visual[None],
-            deepstack_visual_embeds=further,
-            use_cache=False,
-            **{self._keyword: cache},
-        )
-        hidden: Tensor = output.last_hidden_state[0]
-        return hidden
+    def position_ids(self, positions: Tensor) -> Tensor:
+        return positions[:, None]
+
+    def text_arguments(self, packed: Packed) -> dict[str, Any]:
+        further = list(packed.features[:, 1:].unbind(1))
+        if not further:
+            return {}
+        visual = torch.zeros(len(packed.embeds), dtype=torch.bool, device=self.device)
+        visual[packed.visual] = True
+        return {"visual_pos_masks": visual[None], "deepstack_visual_embeds": further}

@@ -1,0 +1,157 @@
+"""The text model's layers as one packed loop over transformers' own weights.
+
+transformers runs a decoder layer as some forty small operations, each of which reads and writes all hidden states. Here the
+projections to queries, keys and values are one product, gate and up another, and each step between products is one pass
+over memory (fused.py). In the last layer only tokens whose hidden state is wanted go on after their keys and values are
+written.
+
+It covers the decoders of the families: Llama, Qwen2, Qwen3, and Qwen3-VL's with DeepStack. Any other model runs through
+transformers' forward, which is also what the tests compare this loop with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from codecflow.vlm.attention import StreamLayout, within_streams
+from codecflow.vlm.dense import Dense, Fp8, Projection, join
+from codecflow.vlm.fused import HeadNorms, fused_on
+from codecflow.vlm.kv_pool import PoolCache
+from codecflow.vlm.transfer import to_device
+
+MODELS = ("LlamaModel", "Qwen2Model", "Qwen3Model", "Qwen3VLTextModel")
+"""transformers' text models whose layers this loop computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What one forward of the text model takes: packed tokens of many streams.
+
+    `embeds`: (tokens, hidden), the first features of visual tokens in place. `positions`: (axes, tokens) int64. `visual`:
+    (visual tokens,) int64, their packed places. `features`: (visual tokens, levels, hidden). `layout`: who sees what.
+    `cache` takes keys and values. `wanted`: packed places, ascending, of the tokens whose hidden states are asked for; None:
+    all.
+    """
+
+    embeds: Tensor
+    positions: Tensor
+    visual: Tensor
+    features: Tensor
+    layout: StreamLayout
+    cache: PoolCache
+    wanted: Sequence[int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """Weights of one layer. `norms`: before attention, before the MLP. `head_norms`: of queries and of keys, if any."""
+
+    norms: tuple[Tensor, Tensor]
+    qkv: Projection
+    out: Projection
+    gate_up: Projection
+    down: Projection
+    head_norms: HeadNorms
+    scale: float
+
+
+class Decoder:
+    """The layers of one text model. Its modules stay usable: their weights become views of the joined ones."""
+
+    def __init__(self, text: Any) -> None:
+        config = text.config
+        attention = text.layers[0].self_attn
+        self._text = text
+        self._heads = int(config.num_attention_heads)
+        self._kv_heads = int(getattr(config, "num_key_value_heads", None) or self._heads)
+        self._head_dim = int(attention.head_dim)
+        self._epsilon = float(config.rms_norm_eps)
+        self._layers = [self._joined(layer) for layer in text.layers]
+        weight = text.embed_tokens.weight
+        self._fused = fused_on(weight.device, weight.dtype)
+
+    @staticmethod
+    def of(text: Any) -> Decoder | None:
+        """None where this loop does not compute what the model does."""
+        if type(text).__name__ not in MODELS:
+            return None
+        config, layer = text.config, text.layers[0]
+        plain = (
+            config.hidden_act == "silu"
+            and getattr(layer.mlp.gate_proj, "bias", None) is None
+            and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+            and 2 * len(text.rotary_emb.inv_freq) == layer.self_attn.head_dim
+        )
+        return Decoder(text) if plain else None
+
+    def to_fp8(self) -> None:
+        """Its linear layers in 8-bit floating point from now on; transformers' modules lose their weights."""
+        for number, (layer, module) in enumerate(zip(self._layers, self._text.layers, strict=True)):
+            parts = {name: getattr(layer, name) for name in ("qkv", "out", "gate_up", "down")}
+            smaller = {name: Fp8(part) for name, part in parts.items() if isinstance(part, Dense)}
+            self._layers[number] = replace(layer, **smaller)  # type: ignore[arg-type]  # all four are projections
+            for own in (*module.self_attn.modules(), *module.mlp.modules()):
+                if isinstance(own, nn.Linear):
+                    own.weight = nn.Parameter(own.weight.new_empty(0), requires_grad=False)
+
+    def narrows(self, levels: int) -> bool:
+        """Whether the last layer can be cut short: not where features enter after it."""
+        return levels <= len(self._layers)
+
+    def __call__(self, packed: Packed, cos: Tensor, sin: Tensor) -> Tensor:
+        """`cos`, `sin`: (tokens, head_dim). Returns (tokens wanted, hidden), normalised."""
+        layout, wanted = packed.layout, packed.wanted
+        levels = packed.features.shape[1] - 1  # further features, one after each of the first layers
+        narrows = wanted is not None and self.narrows(packed.features.shape[1])
+        hidden, delta = packed.embeds, None
+        for number, layer in enumerate(self._layers):
+            hidden, x = self._enter(hidden, delta, layer.norms[0])
+            narrow = narrows and number == len(self._layers) - 1
+            query, key, value = self._project(layer, x, cos, sin)
+            packed.cache.put(number, key, value)
+            if narrow:
+                assert wanted is not None
+                if not len(wanted):
+                    return hidden[:0]
+                places = to_device(np.asarray(wanted, dtype=np.int64), hidden.device)
+                query, hidden, layout = query[places], hidden[places], layout.narrowed(wanted)
+            seen = within_streams(query, layout, number, layer.scale)
+            hidden, x = self._fused.add_norm(hidden, layer.out(seen.flatten(1)), layer.norms[1], self._epsilon)
+            delta = layer.down(self._fused.gated(layer.gate_up(x)))
+            if number < levels:
+                delta.index_add_(0, packed.visual, packed.features[:, number + 1].to(delta.dtype))
+        _, x = self._enter(hidden, delta, self._text.norm.weight)
+        if wanted is not None and not narrows:
+            return x[to_device(np.asarray(wanted, dtype=np.int64), x.device)]
+        return x
+
+    def _enter(self, hidden: Tensor, delta: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states with what the layer before added, and the same normalised."""
+        if delta is None:
+            return hidden, self._fused.norm(hidden, weight, self._epsilon)
+        return self._fused.add_norm(hidden, delta, weight, self._epsilon)
+
+    def _project(self, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query (tokens, heads, head_dim), key and value (tokens, kv_heads, head_dim)."""
+        heads = layer.qkv(x).view(len(x), -1, self._head_dim)
+        turned = self._heads + self._kv_heads
+        self._fused.rotate(heads[:, :turned], self._heads, cos, sin, layer.head_norms, self._epsilon)
+        return heads[:, : self._heads], heads[:, self._heads : turned], heads[:, turned:]
+
+    def _joined(self, layer: Any) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        norms = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        return _Layer(
+            norms=(layer.input_layernorm.weight, layer.post_attention_layernorm.weight),
+            qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=Dense(attention.o_proj.weight, attention.o_proj.bias),
+            gate_up=join(mlp.gate_proj, mlp.up_proj),
+            down=Dense(mlp.down_proj.weight, mlp.down_proj.bias),
+            head_norms=None if norms[0] is None or norms[1] is None else (norms[0].weight, norms[1].weight),
+            scale=float(attention.scaling),
+        )

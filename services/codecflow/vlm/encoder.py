@@ -1,0 +1,84 @@
+"""The blocks of a ViT as one packed loop over transformers' own weights, as decoder.py has it for the text model.
+
+One stream's few patches keep no GPU busy: the time of a small batch is that of the host, which has to start every kernel. A
+block is eight of them here, twenty in transformers' modules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu, layer_norm
+
+from codecflow.vlm.attention import FrameLayout, within_frames
+from codecflow.vlm.dense import Dense, join
+from codecflow.vlm.fused import fused_on
+
+
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Weights of one block. `scales`: by which what attention and MLP give is multiplied before it is added."""
+
+    norms: tuple[nn.LayerNorm, nn.LayerNorm]
+    scales: tuple[Tensor, Tensor]
+    qkv: Dense
+    out: Dense
+    up: Dense
+    down: Dense
+
+
+class Encoder:
+    """The first `depth` blocks of an InternVL vision tower. Its modules stay usable."""
+
+    def __init__(self, tower: Any, depth: int) -> None:
+        layers = tower.encoder.layer[:depth]
+        attention = layers[0].attention
+        self._heads, self._head_dim, self._scale = attention.num_heads, attention.head_dim, float(attention.scale)
+        self._blocks = [_block(layer) for layer in layers]
+        weight = attention.projection_layer.weight
+        self._fused = fused_on(weight.device, weight.dtype)
+
+    @staticmethod
+    def of(tower: Any, depth: int) -> Encoder | None:
+        """None where this loop does not compute what the blocks do."""
+        config = tower.config
+        plain = (
+            depth > 0
+            and config.hidden_act == "gelu"
+            and not config.use_qk_norm
+            and all(isinstance(layer.layernorm_before, nn.LayerNorm) for layer in tower.encoder.layer)
+        )
+        return Encoder(tower, depth) if plain else None
+
+    def __call__(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
+        """`hidden`: (patches, hidden) of frames with `lengths` patches each; returns the same shape, not normalised."""
+        layout = FrameLayout(lengths)
+        first = self._blocks[0].norms[0]
+        x = layer_norm(hidden, first.normalized_shape, first.weight, first.bias, first.eps)
+        for number, block in enumerate(self._blocks):
+            query, key, value = block.qkv(x).view(len(x), 3, self._heads, self._head_dim).unbind(1)
+            seen = within_frames(query, key, value, layout, self._scale).flatten(1)
+            hidden, x = self._enter(hidden, block.out(seen), block.scales[0], block.norms[1])
+            delta = block.down(gelu(block.up(x)))
+            if number + 1 == len(self._blocks):
+                return hidden + block.scales[1] * delta
+            hidden, x = self._enter(hidden, delta, block.scales[1], self._blocks[number + 1].norms[0])
+        return hidden
+
+    def _enter(self, hidden: Tensor, delta: Tensor, scale: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        return self._fused.add_scaled_norm(hidden, delta, scale, norm.weight, norm.bias, norm.eps)
+
+
+def _block(layer: Any) -> _Block:
+    attention, mlp = layer.attention, layer.mlp
+    return _Block(
+        norms=(layer.layernorm_before, layer.layernorm_after),
+        scales=(layer.lambda_1.detach(), layer.lambda_2.detach()),
+        qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+        out=Dense(attention.projection_layer.weight, attention.projection_layer.bias),
+        up=Dense(mlp.fc1.weight, mlp.fc1.bias),
+        down=Dense(mlp.fc2.weight, mlp.fc2.bias),
+    )

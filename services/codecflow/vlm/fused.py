@@ -1,0 +1,146 @@
+"""What lies between the matrix products of a layer, each as one pass over memory.
+
+On a GPU each function is one Triton kernel, once it has been found to compute what the plain one does. On a CPU, and where
+Triton does not work, the plain ones run.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm, silu
+
+_logger = logging.getLogger("codecflow.engine")
+
+_E4M3_MOST = 448.0
+E4M3_ROUNDING = 16 / 448
+"""The most that a value loses in e4m3, relative to the largest one: half of the step below that."""
+
+HeadNorms = tuple[Tensor, Tensor] | None
+"""Weights of the norms of each query head and of each key head, (head_dim,) each, where a model has them."""
+
+
+def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """RMSNorm (arXiv 1910.07467) of `x` (tokens, hidden), rounded as transformers does."""
+    wide = x.float()
+    normed: Tensor = weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)).to(x.dtype)
+    return normed
+
+
+def add_norm(hidden: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """The sum of both (tokens, hidden), and its `norm`."""
+    total = hidden + delta
+    return total, norm(total, weight, epsilon)
+
+
+def add_scaled_norm(
+    hidden: Tensor, delta: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """The sum of `hidden` and `delta` (patches, hidden), the latter times `scale` (hidden,), and its LayerNorm."""
+    total = hidden + scale * delta
+    return total, layer_norm(total, weight.shape, weight, bias, epsilon)
+
+
+def gated(x: Tensor) -> Tensor:
+    """`x`: (tokens, 2 * intermediate), gate and up -> (tokens, intermediate)."""
+    gate, up = x.chunk(2, dim=-1)
+    return silu(gate) * up
+
+
+def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` (rows, width) in 8-bit floating point (e4m3), and the scale (rows, 1) float32 by which each row is to be
+    multiplied."""
+    wide = x.float()
+    scale = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / _E4M3_MOST
+    return (wide / scale).clamp(-_E4M3_MOST, _E4M3_MOST).to(torch.float8_e4m3fn), scale
+
+
+def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNorms, epsilon: float) -> None:
+    """Rotary positions (arXiv 2104.09864) in halves, in place. `heads`: (tokens, query and key heads, head_dim), the first
+    `queries` of them queries, after their norms if there are any. `cos`, `sin`: (tokens, head_dim), both halves alike."""
+    x = heads
+    if norms is not None:
+        x = torch.cat([norm(heads[:, :queries], norms[0], epsilon), norm(heads[:, queries:], norms[1], epsilon)], dim=1)
+    first, second = x.chunk(2, dim=-1)
+    heads.copy_(x * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None])
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """The functions of this module, as they are to be called on one device."""
+
+    norm: Callable[[Tensor, Tensor, float], Tensor] = norm
+    add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = add_norm
+    add_scaled_norm: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = add_scaled_norm
+    gated: Callable[[Tensor], Tensor] = gated
+    quantised: Callable[[Tensor], tuple[Tensor, Tensor]] = quantised
+    rotate: Callable[[Tensor, int, Tensor, Tensor, HeadNorms, float], None] = rotate
+
+
+TOLERANCE = 0.02
+"""The largest difference at which a kernel is used, relative to the largest value: bfloat16 rounds at 0.004 or, where two
+roundings meet, twice that."""
+
+
+@lru_cache(maxsize=8)
+def fused_on(device: torch.device, dtype: torch.dtype) -> Fused:
+    """The functions for `device`: Triton's where they are right there. Says when they are not."""
+    if device.type != "cuda":
+        return Fused()
+    try:
+        from codecflow.vlm import fused_triton
+
+        found = fused_triton.FUSED
+        off = max(deviation(found, device, dtype), quantised_deviation(found, device, dtype) - E4M3_ROUNDING)
+    except Exception as error:  # noqa: BLE001  # no Triton, no compiler for it, or a card that it does not know
+        _logger.warning("Triton cannot be used here, layers are slower: %s", str(error).partition("\n")[0])
+        return Fused()
+    if off > TOLERANCE:
+        _logger.warning("Triton's kernels are %.3f off here, so they are not used; layers are slower", off)
+        return Fused()
+    return found
+
+
+def deviation(found: Fused, device: torch.device, dtype: torch.dtype) -> float:
+    """The largest difference of any function of `found` from the plain one, relative to the largest value."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, device=device, generator=generator).to(dtype)
+
+    worst = 0.0
+    for tokens, heads, head_dim, width in ((1, 3, 16, 24), (37, 6, 128, 200), (5, 9, 64, 3584)):
+        x, delta, weight, gates = random(tokens, width), random(tokens, width), random(width), random(tokens, 2 * width)
+        cos, sin = (random(tokens, head_dim // 2).repeat(1, 2) for _ in range(2))
+        norms = random(head_dim), random(head_dim)
+        packed = random(tokens, heads + 2, head_dim)
+        pairs = [(found.norm(x, weight, 1e-6), norm(x, weight, 1e-6)), (found.gated(gates), gated(gates))]
+        pairs += zip(found.add_norm(x, delta, weight, 1e-6), add_norm(x, delta, weight, 1e-6), strict=True)
+        scale, bias = random(width), random(width)
+        pairs += zip(
+            found.add_scaled_norm(x, delta, scale, weight, bias, 1e-6),
+            add_scaled_norm(x, delta, scale, weight, bias, 1e-6),
+            strict=True,
+        )
+        for given in (None, norms):
+            ours, plain = packed.clone(), packed.clone()
+            found.rotate(ours[:, :heads], heads - 1, cos, sin, given, 1e-6)
+            rotate(plain[:, :heads], heads - 1, cos, sin, given, 1e-6)
+            pairs.append((ours, plain))
+        for ours, plain in pairs:
+            off = (ours.float() - plain.float()).abs().max() / plain.float().abs().max()
+            worst = max(worst, float(off.nan_to_num(1e9)))
+    return worst
+
+
+def quantised_deviation(found: Fused, device: torch.device, dtype: torch.dtype) -> float:
+    """The most that a value loses, relative to the largest of its row."""
+    x = torch.randn(37, 5000, device=device, generator=torch.Generator(device).manual_seed(0)).to(dtype)
+    values, scale = found.quantised(x)
+    off = (values.float() * scale - x.float()).abs().amax(1) / x.float().abs().amax(1)
+    return float(off.max().nan_to_num(1e9))

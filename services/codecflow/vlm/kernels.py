@@ -1,0 +1,229 @@
+"""Attention kernels for ragged sequences: many sequences of different lengths in one call, none padded, no mask tensors.
+
+On a GPU in half precision there is torch's own FlashAttention-2, and FlashAttention-3 where the extra `fa3` is installed.
+Both are internal interfaces that may change with a release, so each is compared with plain attention before it is used.
+Everywhere else attention.py calls scaled_dot_product_attention.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codecflow.vlm.transfer import to_device
+
+_logger = logging.getLogger("codecflow.engine")
+
+TOLERANCE = 0.02
+"""The largest relative difference from attention in float32 at which a kernel is used. bfloat16 alone explains 0.005."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Which keys the queries of a call see. int32 tensors on the device of the queries.
+
+    `ends`: (sequences + 1,) where each sequence's queries end in the packed row of queries, from 0 on. `starts`: (sequences
+    + 1,) where its keys start in the row of keys, in any order, the last number being of no meaning. `lengths`:
+    (sequences,) how many keys it has. `most_queries`, `most_keys`: of any sequence.
+    """
+
+    ends: Tensor
+    starts: Tensor
+    lengths: Tensor
+    most_queries: int
+    most_keys: int
+
+
+Kernel = Callable[[Tensor, Tensor, Tensor, Sequences, bool, float], tuple[Tensor, Tensor]]
+"""Called with query (queries, heads, head_dim), key and value (keys, kv_heads, head_dim), the sequences, whether a query
+sees only keys up to its own (the last query sees the last key), and the scale of scores. Returns the output, shaped like the
+query, and the logarithm of the sum of exponentiated scores, (heads, queries) float32."""
+
+
+def flash2(
+    query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """FlashAttention-2 (arXiv 2307.08691) as torch has it."""
+    output, logs, *_ = torch.ops.aten._flash_attention_forward(
+        query,
+        key,
+        value,
+        sequences.ends,
+        sequences.starts,
+        sequences.most_queries,
+        sequences.most_keys,
+        0.0,
+        causal,
+        False,
+        scale=scale,
+        seqused_k=sequences.lengths,
+    )
+    return output, logs
+
+
+def flash3(
+    query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, causal: bool, scale: float
+) -> tuple[Tensor, Tensor]:
+    """FlashAttention-3 (arXiv 2407.08608) for Hopper GPUs, from the package fa3-fwd."""
+    import fa3_fwd._C  # type: ignore[import-not-found]  # noqa: F401  # registers the operator
+
+    ends, starts, lengths = sequences.ends, sequences.starts, sequences.lengths
+    longest = sequences.most_queries, sequences.most_keys
+    # Few queries leave most of the GPU idle unless each sequence's keys are split (0: as many times as pays).
+    splits = 0 if sequences.most_queries <= _FEW else 1
+    output, logs, *_ = torch.ops.fa3_fwd.fwd(
+        *(query, key, value, None, None, None, None),  # no new keys, no second query, no output of ours
+        *(ends, starts, None, None, lengths, *longest),
+        *(None, None, None, None, None, None, None, None, None),  # no pages, no rotation, no scales of fp8
+        *(scale, causal, -1, -1, 0, 0.0, True, None, splits, None, 0),
+    )
+    return output, logs
+
+
+_FEW = 16
+
+
+KERNELS: dict[str, Kernel] = {"flash3": flash3, "flash2": flash2}
+"""Those of this module, the best first."""
+
+
+SingleKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
+"""Attention of single queries over keys and values where they lie in the pool; see paged_triton.single_queries."""
+
+PART = 512
+"""Keys that one program of such a kernel reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What there is for one device, precision and shape of heads."""
+
+    ragged: Kernel | None = None
+    single: SingleKernel | None = None
+
+
+NONE = Kernels()
+
+
+@lru_cache(maxsize=32)
+def choose_kernels(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> Kernels:
+    """The best kernels that compute what plain attention computes, for these shapes on this device. Says which they are,
+    once."""
+    if device.type != "cuda" or dtype not in {torch.float16, torch.bfloat16}:
+        return NONE
+    where = (device, dtype, heads, kv_heads, head_dim)
+    ragged = None
+    for name, kernel in KERNELS.items():
+        if _usable(name, partial(deviation, kernel, *where)):
+            ragged = kernel
+            break
+    if ragged is None:
+        _logger.info(
+            "attention by scaled_dot_product_attention, one call per stream: no kernel for ragged sequences works"
+        )
+    try:
+        from codecflow.vlm.paged_triton import single_queries
+    except ImportError:
+        return Kernels(ragged)
+    usable = _usable("paged", partial(single_deviation, single_queries, *where))
+    return Kernels(ragged, single_queries if usable else None)
+
+
+def _usable(name: str, deviation_of: Callable[[], float]) -> bool:
+    """Whether a kernel works here and is near enough to plain attention."""
+    try:
+        off = deviation_of()
+    except Exception as error:  # noqa: BLE001  # not installed, another GPU, a head size that it lacks, a changed interface
+        _logger.debug("attention kernel %s cannot be used here: %s", name, str(error).partition("\n")[0])
+        return False
+    if off > TOLERANCE:
+        _logger.warning("attention kernel %s is %.3f off plain attention, so it is not used", name, off)
+        return False
+    _logger.info("attention kernel %s: %.4f from plain attention", name, off)
+    return True
+
+
+def deviation(
+    kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int
+) -> float:
+    """The largest difference of `kernel` from attention in float32, relative to the largest value, over causal and whole
+    sequences whose keys lie apart and out of order, some with a single query."""
+    generator = torch.Generator(device).manual_seed(0)
+    # Queries, and where their keys start and stop.
+    cases = [[(70, 300, 500), (1, 0, 131), (33, 130, 163)], [(1, 10, 200), (1, 0, 300), (1, 260, 500)]]
+    worst = 0.0
+    for parts in cases:
+        count = sum(queries for queries, _, _ in parts)
+        query = torch.randn(count, heads, head_dim, device=device, generator=generator).to(dtype)
+        key, value = (
+            torch.randn(512, kv_heads, head_dim, device=device, generator=generator).to(dtype) for _ in range(2)
+        )
+        for causal in (True, False):
+            output, logs = kernel(query, key, value, sequences_of(parts, device), causal, head_dim**-0.5)
+            begin = 0
+            for queries, start, stop in parts:
+                own = slice(begin, begin + queries)
+                k, v = (x[start:stop].float().repeat_interleave(heads // kv_heads, 1) for x in (key, value))
+                scores = torch.einsum("qhd,khd->hqk", query[own].float(), k) * head_dim**-0.5
+                if causal:
+                    seen = torch.ones(queries, stop - start, dtype=torch.bool, device=device).tril(
+                        stop - start - queries
+                    )
+                    scores = scores.masked_fill(~seen, float("-inf"))
+                expected = torch.einsum("hqk,khd->qhd", scores.softmax(-1), v)
+                off = (output[own].float() - expected).abs().max() / expected.abs().max()
+                off_logs = (logs[:, own].float() - scores.logsumexp(-1)).abs().max()
+                worst = max(worst, float(off.nan_to_num(1e9)), float(off_logs.nan_to_num(1e9)))
+                begin += queries
+    return worst
+
+
+def single_deviation(
+    kernel: SingleKernel, device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int
+) -> float:
+    """As `deviation`, of two queries over pages that lie apart, one of which sees two ranges of keys."""
+    generator = torch.Generator(device).manual_seed(0)
+    page, count = 16, 64
+    query = torch.randn(2, heads, head_dim, device=device, generator=generator).to(dtype)
+    key, value = (
+        torch.randn(count * page, kv_heads, head_dim, device=device, generator=generator).to(dtype) for _ in range(2)
+    )
+    pages = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    parts = [(0, 5, 200, 0), (1, 3, 3 + PART, 20), (1, 600, 640, 20)]
+    given, bounds = (to_device(np.array(x, dtype=np.int32), device) for x in (parts, [0, 1, 3]))
+    found = kernel(query, key, value, to_device(pages, device), given, bounds, page, head_dim**-0.5)
+    worst = 0.0
+    for row in range(2):
+        own = [(start, stop, table) for number, start, stop, table in parts if number == row]
+        places = torch.cat([torch.arange(start, stop) + table * page for start, stop, table in own])
+        slots = (pages[places // page] * page + places % page).to(device)
+        k, v = (x[slots].float().repeat_interleave(heads // kv_heads, 1) for x in (key, value))
+        weights = (torch.einsum("hd,khd->hk", query[row].float(), k) * head_dim**-0.5).softmax(-1)
+        expected = torch.einsum("hk,khd->hd", weights, v)
+        off = (found[row].float() - expected).abs().max() / expected.abs().max()
+        worst = max(worst, float(off.nan_to_num(1e9)))
+    return worst
+
+
+def sequences_of(parts: list[tuple[int, int, int]], device: torch.device) -> Sequences:
+    """From (queries, first key, key behind the last) of each sequence."""
+    ends = [0]
+    for queries, _, _ in parts:
+        ends.append(ends[-1] + queries)
+    starts = [start for _, start, _ in parts]
+    lengths = [stop - start for _, start, stop in parts]
+    packed = to_device(np.array([*ends, *starts, 0, *lengths], dtype=np.int32), device)
+    count = len(parts)
+    return Sequences(
+        packed[: count + 1],
+        packed[count + 1 : 2 * count + 2],
+        packed[2 * count + 2 :],
+        max(queries for queries, _, _ in parts),
+        max(lengths),
+    )

@@ -1,0 +1,118 @@
+"""Attention of single queries over pages of the pool, where they lie: a Triton kernel, imported only where there is a GPU.
+
+With one query per sequence nothing but reading keys and values costs, so copying them together first would triple it. Each
+sequence's keys are cut into parts that are read by different programs; their results are merged by a second kernel
+(Flash-Decoding).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton  # type: ignore[import-untyped]
+import triton.language as tl  # type: ignore[import-untyped]
+from torch import Tensor
+
+_BLOCK = 64
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _read_kernel(  # type: ignore[no-untyped-def]
+    query,
+    keys,
+    values,
+    pages,
+    parts,
+    partial,
+    logs,
+    scale,
+    query_stride,
+    token_stride,
+    heads,
+    groups: tl.constexpr,
+    rows: tl.constexpr,
+    head_dim: tl.constexpr,
+    page: tl.constexpr,
+    block: tl.constexpr,
+):
+    """One part of one sequence's keys, for the query heads that share one key head."""
+    part, kv_head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row = tl.load(parts + 4 * part).to(tl.int64)
+    first, stop, table = tl.load(parts + 4 * part + 1), tl.load(parts + 4 * part + 2), tl.load(parts + 4 * part + 3)
+    group, place, inner = tl.arange(0, rows), tl.arange(0, head_dim), tl.arange(0, block)
+    head = kv_head * groups + group
+    own = group < groups
+    q = tl.load(query + row * query_stride + head[:, None] * head_dim + place[None, :], mask=own[:, None], other=0.0)
+    top = tl.full((rows,), float("-inf"), tl.float32)
+    total = tl.zeros((rows,), tl.float32)
+    found = tl.zeros((rows, head_dim), tl.float32)
+    for start in range(first, stop, block):
+        key = start + inner
+        there = key < stop
+        number = tl.load(pages + table + key // page, mask=there, other=0)
+        slot = (number * page + key % page) * token_stride + kv_head * head_dim
+        k = tl.load(keys + slot[None, :] + place[:, None], mask=there[None, :], other=0.0)
+        scores = tl.where(there[None, :], tl.dot(q, k) * scale, float("-inf"))
+        higher = tl.maximum(top, tl.max(scores, axis=1))
+        weights = tl.exp(scores - higher[:, None])
+        shrink = tl.exp(top - higher)
+        v = tl.load(values + slot[:, None] + place[None, :], mask=there[:, None], other=0.0)
+        found = found * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
+        total = total * shrink + tl.sum(weights, axis=1)
+        top = higher
+    tl.store(
+        partial + (part * heads + head[:, None]) * head_dim + place[None, :], found / total[:, None], mask=own[:, None]
+    )
+    tl.store(logs + part * heads + head, top + tl.log(total), mask=own)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _merge_kernel(partial, logs, bounds, out, heads, head_dim: tl.constexpr):  # type: ignore[no-untyped-def]
+    """All parts of one query head."""
+    row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    place = tl.arange(0, head_dim)
+    top = float("-inf")
+    total = 0.0
+    found = tl.zeros((head_dim,), tl.float32)
+    for part in range(tl.load(bounds + row), tl.load(bounds + row + 1)):
+        log = tl.load(logs + part * heads + head)
+        values = tl.load(partial + (part * heads + head) * head_dim + place)
+        higher = tl.maximum(top, log)
+        shrink, weight = tl.exp(top - higher), tl.exp(log - higher)
+        found = found * shrink + values * weight
+        total = total * shrink + weight
+        top = higher
+    tl.store(out + (row * heads + head) * head_dim + place, (found / total).to(out.dtype.element_ty))
+
+
+def single_queries(
+    query: Tensor, keys: Tensor, values: Tensor, pages: Tensor, parts: Tensor, bounds: Tensor, page: int, scale: float
+) -> Tensor:
+    """`query`: (rows, heads, head_dim). `keys`, `values`: (slots, kv_heads, head_dim), one layer of the pool. `pages`:
+    (pages,) int64, of all streams. `parts`: (parts, 4) int32: a row, the range of keys that it sees, and where the pages
+    start under which those lie; `bounds`: (rows + 1,) int32, each row's parts. Returns as `query`."""
+    rows, heads, head_dim = query.shape
+    kv_heads = keys.shape[1]
+    partial = torch.empty(len(parts), heads, head_dim, dtype=torch.float32, device=query.device)
+    logs = torch.empty(len(parts), heads, dtype=torch.float32, device=query.device)
+    groups = heads // kv_heads
+    _read_kernel[(len(parts), kv_heads)](
+        query,
+        keys,
+        values,
+        pages,
+        parts,
+        partial,
+        logs,
+        scale,
+        query.stride(0),
+        keys.stride(0),
+        heads,
+        groups=groups,
+        rows=max(16, triton.next_power_of_2(groups)),
+        head_dim=head_dim,
+        page=page,
+        block=_BLOCK,
+    )
+    out = torch.empty(rows, heads, head_dim, dtype=query.dtype, device=query.device)
+    _merge_kernel[(rows, heads)](partial, logs, bounds, out, heads, head_dim=head_dim)
+    return out

@@ -1,0 +1,89 @@
+"""The packed loops over transformers' weights against transformers' own modules, and with a GPU's kernels in plain torch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from codecflow.errors import ModelError
+from codecflow.messages import Question
+from codecflow.vlm.kernels import Kernels
+from codecflow.vlm.loading import load_model, set_weights
+from codecflow.vlm.work import StreamOutcome, StreamWork
+
+from .cases import Case
+from .ragged import reference_kernel, reference_single
+from .running import QUESTION, SECOND, THIRD, Run, assert_equal
+
+CHOICE = Question("c", "Which?", "choice", labels=("car", "car park", "a very long lorry"))
+QUESTIONS = (QUESTION, SECOND, CHOICE, THIRD)
+
+
+def changed(case: Case, **parts: Any) -> Case:
+    """The case with a family of other parts; weights are shared."""
+    other = copy.copy(case)
+    other.family = copy.copy(case.family)
+    for name, part in parts.items():
+        setattr(other.family, name, part)
+    return other
+
+
+def slides(case: Case, **options: Any) -> tuple[list[dict[tuple[str, str], torch.Tensor]], list[StreamOutcome]]:
+    """First logits and outcomes of two streams over four steps; one asks once what the other asks twice and more."""
+    rng = np.random.default_rng(1)
+    run = Run(case, **options)
+    logits, outcomes = [], []
+    for step in range(4):
+        first = max(0, 2 * step - 2)
+        frames = {s: case.frames(rng, range(2 * step, 2 * step + 2), 0.4, anchors=4) for s in ("gate", "yard")}
+        asked = {"gate": (SECOND,) if step % 2 else (QUESTION,), "yard": QUESTIONS}
+        outcomes += run.engine.step([StreamWork(s, f, first, asked[s]) for s, f in frames.items()])
+        run.engine.check_integrity()
+        logits.append(dict(run.logits))
+    return logits, outcomes
+
+
+@pytest.mark.parametrize("refresh", ["none", "budget", "all"])
+@pytest.mark.parametrize("kind", ["transformers", "kernels", "ragged kernel alone"])
+def test_every_path_gives_the_same_answers(case: Case, kind: str, refresh: str) -> None:
+    assert case.family.decoder is not None
+    expected, answers = slides(case, refresh=refresh)
+    other = {
+        "transformers": {"decoder": None, "encoder": None},
+        "kernels": {"kernels": Kernels(reference_kernel, reference_single)},
+        "ragged kernel alone": {"kernels": Kernels(reference_kernel)},
+    }[kind]
+    found, other_answers = slides(changed(case, **other), refresh=refresh)
+    for got, wanted in zip(found, expected, strict=True):
+        assert got.keys() == wanted.keys()
+        for key, row in wanted.items():
+            assert_equal(got[key], row, f"{kind}, {key}")
+    for one, two in zip(answers, other_answers, strict=True):
+        assert [a.text for a in one.answers] == [a.text for a in two.answers]
+        assert one.error is two.error is None
+
+
+def test_weights_in_eight_bits_give_almost_the_same(case: Case) -> None:
+    eighth = copy.copy(case)
+    eighth.family = load_model(str(case.folder), "float32", "cpu", "fp8")
+    assert not any(len(p) for name, p in eighth.family.text.named_parameters() if "proj.weight" in name)
+    expected, _ = slides(case)
+    found, outcomes = slides(eighth)
+    off = [
+        float((got[key] - wanted[key]).norm() / (wanted[key] - wanted[key].mean()).norm())
+        for got, wanted in zip(found, expected, strict=True)
+        for key in wanted
+    ]
+    assert all(outcome.error is None for outcome in outcomes)
+    assert 0 < max(off) < 0.35, max(off)
+
+
+def test_weights_that_there_are_not(case: Case) -> None:
+    with pytest.raises(ModelError, match="weights 'int3': use auto or fp8"):
+        set_weights(case.family, "int3")
+    with pytest.raises(ModelError, match="leave --weights out"):
+        set_weights(changed(case, decoder=None).family, "fp8")
