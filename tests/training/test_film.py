@@ -112,7 +112,7 @@ def test_frames_and_masks_are_what_the_product_makes_of_the_exported_bits(made: 
             np.testing.assert_array_equal(made.bank.keep[at], keep)
             rgb = picture.to_ndarray(format="rgb24").astype(np.uint8)
             expected = resize(rgb, 224, 224)
-            np.testing.assert_array_equal(made.bank.frames[at], expected.numpy())
+            np.testing.assert_array_equal(made.bank.frames[at], expected.permute(2, 0, 1).numpy())
     assert 0.02 < made.bank.keep[:48].mean() < 0.9
 
 

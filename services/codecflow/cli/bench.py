@@ -247,6 +247,12 @@ def window(
     anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
     slides: Annotated[int, typer.Option(min=1, help="Windows to time, after the first full one.")] = 3,
     questions: Annotated[int, typer.Option(min=1, help="Questions asked of each window.")] = 1,
+    text: Annotated[
+        int,
+        typer.Option(
+            metavar="TOKENS", min=0, help="Answers are text of at most so many tokens; 0: they are yes or no."
+        ),
+    ] = 0,
     save_masks: Annotated[
         Path | None, typer.Option(help="Write pictures and masks of the clips to a file, and end.")
     ] = None,
@@ -277,6 +283,7 @@ def window(
             anchor_s=anchor,
             slides=slides,
             questions=questions,
+            text=text,
             save_masks=save_masks,
             masks=masks,
             profile=profile,

@@ -1,8 +1,9 @@
 """The engine: many streams' windows, moved and asked together.
 
-A step takes a list of streams' work. Admission finds room for each; pictures of all streams go through the ViT packed, kept
-patches only; then new tokens, refreshed tokens and questions of all streams go through the language model packed; then
-answers are decoded together. A stream or question that cannot be computed carries an error, and the others are answered.
+A step takes a list of streams' work. Kept patches of new frames go through the ViT packed, while further streams are read;
+admission finds room for each stream; new tokens, refreshed tokens and questions of all streams go through the language model
+packed; then answers are decoded together. A stream or question that cannot be computed carries an error, and the others are
+answered.
 """
 
 from __future__ import annotations

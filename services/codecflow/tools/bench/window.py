@@ -33,7 +33,12 @@ class Measurement:
 
     def __init__(self, family: Family, plan: Plan, profile: bool = False) -> None:
         self.family, self.plan, self.profile = family, plan, profile
-        self.questions = [Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "yes-no") for n in range(plan.questions)]
+        self.questions = [
+            Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "text", max_tokens=plan.text)
+            if plan.text
+            else Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "yes-no")
+            for n in range(plan.questions)
+        ]
         self._pixels: dict[tuple[str, int], Tensor] = {}
         self._reference: dict[tuple[str, int], tuple[Cost, Logits, list[list[str]]]] = {}
 

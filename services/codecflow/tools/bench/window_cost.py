@@ -15,13 +15,15 @@ POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replen
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Frames of a window and of a stride, seconds of a stride, slides to time, and questions asked of each window."""
+    """Frames of a window and of a stride, seconds of a stride, slides to time, and questions asked of each window. `text`:
+    the most tokens of each answer, 0 where they are yes or no."""
 
     window: int
     stride: int
     stride_s: float
     slides: int
     questions: int
+    text: int = 0
 
 
 @dataclass(frozen=True, slots=True)

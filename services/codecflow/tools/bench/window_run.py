@@ -27,8 +27,8 @@ from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker.windows import WindowPlan
 
 COLUMNS = (
-    "keep + refresh", "n", "ms", "vit", "llm", "faster", "served", "kept %", "new %", "FLOP %", "TFLOP/s", "KV MiB",
-    "|Δlogit|", "agree %",
+    "keep + refresh", "n", "ms", "vit", "llm", "answer", "faster", "served", "kept %", "new %", "FLOP %", "TFLOP/s",
+    "KV MiB", "|Δlogit|", "agree %",
 )  # fmt: skip
 
 
@@ -50,6 +50,7 @@ class Options:
     anchor_s: str = "8"
     slides: int = 3
     questions: int = 1
+    text: int = 0
     save_masks: Path | None = None
     masks: Path | None = None
     profile: bool = False
@@ -68,6 +69,7 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
         stride_s=float(windows.stride_slots / fps),
         slides=options.slides,
         questions=options.questions,
+        text=options.text,
     )
     if bool(options.clips) == (options.masks is not None):
         raise ConfigError("give a CLIP, or --masks with a file that --save-masks wrote, not both")
@@ -150,6 +152,7 @@ def _tell(
             "stride_frames": plan.stride,
             "stride_s": plan.stride_s,
             "questions": plan.questions,
+            "text_tokens": plan.text,
             "deviations_from_cpu": checked,
             "results": as_figures(costs),
         }
@@ -168,7 +171,7 @@ def _row(cost: Cost) -> list[str]:
         name,
         str(cost.streams),
         f"{cost.ms:.1f}",
-        *(f"{cost.stages_ms[stage]:.1f}" for stage in ("vit", "llm")),
+        *(f"{cost.stages_ms[stage]:.1f}" for stage in ("vit", "llm", "answer")),
         maybe(cost.speedup, "{:.1f}x"),
         f"{cost.streams_served:.1f}",
         f"{100 * cost.tokens_kept:.1f}",
