@@ -42,8 +42,8 @@ demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, a
 # import torch and transformers, and each would compile them anew, which takes longer than the import itself.
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest
 ALL := -n 3 --dist loadfile --no-loadscope-reorder
-test: $(READY)  ## all tests; ARGS="tests/keep -x" for some
-	$(TEST) $(if $(ARGS),$(ARGS),$(ALL))
+test: $(READY)  ## all tests but the slowest; ARGS="tests/keep -x" for some
+	$(TEST) $(if $(ARGS),$(ARGS),$(ALL) -m "not slowest")
 
 # Apart from `test`: tracing every line, also of the processes that the tests start, takes a third of the time again.
 coverage: $(READY)  ## all tests, with coverage of services/ (at least 85 %)

@@ -138,6 +138,7 @@ def test_a_run_begins_with_a_trained_part_and_otherwise_alike_whatever_its_seed(
         assert torch.equal(value, other[name]), name
 
 
+@pytest.mark.slowest
 def test_two_processes_learn_what_one_learns(
     learnt: dict[str, torch.Tensor], scenes: Path, part: Path, tmp_path: Path
 ) -> None:

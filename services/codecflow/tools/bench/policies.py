@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -199,20 +200,31 @@ class LastKept:
         self, difference: npt.NDArray[np.int16] | npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.float64]:
         """The largest |mean| over a square that lies in the picture and has its centre in the token, of `tokens`."""
-        exact = np.int32 if difference.dtype == np.int16 else np.float64  # a picture's worth of samples fits
-        sums = np.pad(difference.cumsum(0, exact).cumsum(1, exact), ((1, 0), (1, 0)))
         down, across = min(self._down, len(difference)), min(self._across, difference.shape[1])
-        squares = sums[down:, across:] - sums[:-down, across:] - sums[down:, :-across] + sums[:-down, :-across]
-        squares = np.abs(squares) / (down * across)
+        exact = np.int16 if down * across * 255 < 2**15 else np.int32
+        values = difference.astype(exact if difference.dtype == np.int16 else np.float32)
+        squares = np.abs(_sums(values, down, across))
         largest = np.zeros(len(tokens))
         for place, token in enumerate(tokens):
-            rows, columns = self._boxes[token]
+            tall, wide = self._boxes[token]
             within = squares[
-                max(0, rows.start - down // 2) : max(1, rows.stop - down // 2),
-                max(0, columns.start - across // 2) : max(1, columns.stop - across // 2),
+                max(0, tall.start - down // 2) : max(1, tall.stop - down // 2),
+                max(0, wide.start - across // 2) : max(1, wide.stop - across // 2),
             ]
             largest[place] = within.max() if within.size else 0.0
-        return largest
+        return largest / (down * across)
+
+
+def _sums(values: npt.NDArray[Any], down: int, across: int) -> npt.NDArray[Any]:
+    """Over every rectangle of `down` rows and `across` columns. Sums of the whole picture would need wider numbers."""
+    rows, columns = (size - count + 1 for size, count in zip(values.shape, (down, across), strict=True))
+    tall = values[:rows].copy()
+    for shift in range(1, down):
+        tall += values[shift : shift + rows]
+    total = tall[:, :columns].copy()
+    for shift in range(1, across):
+        total += tall[:, shift : shift + columns]
+    return total
 
 
 def _exposure(then: npt.NDArray[np.float64], now: npt.NDArray[np.float64]) -> tuple[float, float]:
