@@ -212,7 +212,8 @@ class LastKept:
                 max(0, wide.start - across // 2) : max(1, wide.stop - across // 2),
             ]
             largest[place] = within.max() if within.size else 0.0
-        return largest / (down * across)
+        largest /= down * across
+        return largest
 
 
 def _sums(values: npt.NDArray[Any], down: int, across: int) -> npt.NDArray[Any]:
