@@ -43,7 +43,8 @@ def test_frames_that_wait_hold_no_descriptors_and_their_memory_is_given_back() -
         pixels = torch.full((224, 224, 3), number, dtype=torch.uint8)
         near.send([Frame(n, n / 2, np.ones(64, bool), pixels + n, (320, 240)) for n in range(3)])
         held.append(far.receive())
-    assert len(set(os.listdir("/proc/self/fd")) - before) <= 1  # the folder that is being read
+    # The folder that is being read, and whatever other tests' threads have opened meanwhile; not one for each message.
+    assert len(set(os.listdir("/proc/self/fd")) - before) < 20
     assert [int(frame.pixels[0, 0, 0]) for frames in held for frame in frames] == [
         number + n for number in range(40) for n in range(3)
     ]
