@@ -83,7 +83,7 @@ def layout_of(
             mask[:, first : first + 3] = torch.ones(3, 3).tril().bool()
             masks.append(mask)
             at += 3
-        streams.append(PagedKeys(pages, offset, length, tuple(segments)))
+        streams.append(PagedKeys(pages, offset, tuple(segments)))
         seen.append(torch.cat(masks))
     return StreamLayout(pool, tuple(streams), Kernels(kernel)), seen
 
@@ -110,7 +110,7 @@ def test_streams_attend_to_their_own_slots(
     expected, at = [], 0
     for stream, mask in zip(layout.streams, seen, strict=True):
         slots = np.concatenate([np.arange(page * PAGE, page * PAGE + PAGE) for page in stream.pages])
-        own = torch.from_numpy(slots[stream.offset : stream.offset + stream.length])
+        own = torch.from_numpy(slots[stream.offset : stream.offset + mask.shape[1]])
         keys, values = (stored[1, own].transpose(0, 1) for stored in (layout.pool.keys, layout.pool.values))
         expected.append(plain(query[at : at + len(mask)].transpose(0, 1), keys, values, mask))
         at += len(mask)

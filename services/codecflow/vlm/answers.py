@@ -122,7 +122,6 @@ class Answers:
             values = found.tolist()
             starts = iter(values[2 * len(asked) :])
             for row, one in enumerate(asked):
-                one.scored = 1
                 if one.question.type == "choice":
                     one.first = [next(starts) for _ in one.labels]
                 else:

@@ -38,9 +38,8 @@ NAME = "codecflow"
 # Not cuDNN's: it makes a new plan for every shape, and hardly two of our calls have the same.
 _BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
-_CAUSAL_RUNS = (
-    64  # above this many runs of one stream, one masked attention is cheaper than one causal attention per run
-)
+_CAUSAL_RUNS = 64
+"""Above this many runs of one stream, one masked attention is cheaper than one causal attention per run."""
 
 GATHERED = 1 << 19
 """Keys that one call of a kernel reads at most, unless one stream alone has more: they are copied together, 1 GiB at 2 KiB
@@ -84,12 +83,11 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class PagedKeys:
-    """One stream's keys and who reads them: `length` tokens in `pages` (pages,) int64 of the pool, on the CPU, from place
-    `offset` of the first page on. `segments` cover the stream's packed queries in order."""
+    """One stream's keys and who reads them: they lie in `pages` (pages,) int64 of the pool, on the CPU, from place `offset`
+    of the first page on. `segments` cover the stream's packed queries in order."""
 
     pages: npt.NDArray[np.int64]
     offset: int
-    length: int
     segments: tuple[Segment, ...]
 
 
@@ -142,7 +140,7 @@ class StreamLayout:
                     segments.append(segment.part(row, at))
                     row, at = next(wanted), at + 1
             if segments:
-                streams.append(PagedKeys(stream.pages, stream.offset, stream.length, tuple(segments)))
+                streams.append(PagedKeys(stream.pages, stream.offset, tuple(segments)))
         return StreamLayout(self.pool, tuple(streams), self.kernels)
 
     @cached_property

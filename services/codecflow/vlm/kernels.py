@@ -20,6 +20,9 @@ from codecflow.vlm.transfer import to_device
 
 _logger = logging.getLogger("codecflow.engine")
 
+_FEW = 16
+"""Queries per sequence up to which its keys are split among programs."""
+
 TOLERANCE = 0.02
 """The largest relative difference from attention in float32 at which a kernel is used. bfloat16 alone explains 0.005."""
 
@@ -84,9 +87,6 @@ def flash3(
         *(scale, causal, -1, -1, 0, 0.0, True, None, splits, None, 0),
     )
     return output, logs
-
-
-_FEW = 16
 
 
 KERNELS: dict[str, Kernel] = {"flash3": flash3, "flash2": flash2}

@@ -198,7 +198,6 @@ class Pack:
             PagedKeys(
                 _pages_read(reading),
                 reading.window.start % PAGE,
-                reading.stop - reading.window.start,
                 tuple(reading.segments),
             )
             for reading in self._readings
