@@ -1,4 +1,4 @@
-"""`codecflow notify`: events, told to webhooks."""
+"""`codecflow notify`: events sent to webhooks."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from codecflow.vlm.attention import StreamLayout, within_streams
@@ -118,7 +119,7 @@ class Decoder:
                 assert wanted is not None
                 if not len(wanted):
                     return hidden[:0]
-                places = to_device(np.asarray(wanted, dtype=np.int64), hidden.device)
+                places = _places(wanted, hidden.device)
                 query, hidden, layout = query[places], hidden[places], layout.narrowed(wanted)
             seen = within_streams(query, layout, number, layer.scale)
             hidden, x = self._fused.add_norm(hidden, layer.out(seen.flatten(1)), layer.norms[1], self._epsilon)
@@ -127,7 +128,7 @@ class Decoder:
                 delta.index_add_(0, packed.visual, packed.features[:, number + 1].to(delta.dtype))
         _, x = self._enter(hidden, delta, self._text.norm.weight)
         if wanted is not None and not narrows:
-            return x[to_device(np.asarray(wanted, dtype=np.int64), x.device)]
+            return x[_places(wanted, x.device)]
         return x
 
     def _enter(self, hidden: Tensor, delta: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,3 +156,7 @@ class Decoder:
             head_norms=None if norms[0] is None or norms[1] is None else (norms[0].weight, norms[1].weight),
             scale=float(attention.scaling),
         )
+
+
+def _places(wanted: Sequence[int], device: torch.device) -> Tensor:
+    return to_device(np.asarray(wanted, dtype=np.int64), device)
