@@ -1,4 +1,4 @@
-"""Labelled clips as `codecflow eval` reads them (docs/evaluation.md): one row a run of equal answers."""
+"""Labelled clips as `codecflow eval` reads them (docs/explanation/evaluation.md): one row a run of equal answers."""
 
 from __future__ import annotations
 

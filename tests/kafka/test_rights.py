@@ -1,4 +1,4 @@
-"""The rights in docs/security.md are enough for each service, and without any of them one line names it."""
+"""The rights in docs/how-to/security.md are enough for each service, and without any of them one line names it."""
 
 from __future__ import annotations
 

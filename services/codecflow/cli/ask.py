@@ -34,7 +34,7 @@ def ask(
         typer.Option(
             metavar="RULE",
             help="Which change in the answers is an event: `yes>=0.8`, `red` or `change`, then options such as "
-            "`below=0.5,windows=2/3,for=10,cooldown=60` (docs/events.md). Without it the question has no events.",
+            "`below=0.5,windows=2/3,for=10,cooldown=60` (docs/how-to/events.md). Without it the question has no events.",
         ),
     ] = None,
     show: Annotated[bool, typer.Option("--list", help="Only say what is asked now.")] = False,

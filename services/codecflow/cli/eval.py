@@ -16,7 +16,8 @@ def evaluate(
     spec: Annotated[
         Path,
         typer.Argument(
-            metavar="SPEC", help="CSV file: file,start_s,end_s,question,type,answer; see docs/evaluation.md."
+            metavar="SPEC",
+            help="CSV file: file,start_s,end_s,question,type,answer; see docs/explanation/evaluation.md.",
         ),
     ],
     *,

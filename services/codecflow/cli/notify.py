@@ -15,7 +15,9 @@ def register(app: typer.Typer) -> None:
 
 
 def notify(
-    config: Annotated[Path, typer.Argument(help="TOML file with a [[webhook]] table for each sink (docs/events.md).")],
+    config: Annotated[
+        Path, typer.Argument(help="TOML file with a [[webhook]] table for each sink (docs/how-to/events.md).")
+    ],
     *,
     check: Annotated[bool, typer.Option("--check", help="Only check the file.")] = False,
     bootstrap_servers: BootstrapServers = None,

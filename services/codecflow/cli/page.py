@@ -55,7 +55,7 @@ def page(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Show cameras, answers and what they cost in a browser (docs/page.md): live, or what packets still hold.
+    """Show cameras, answers and what they cost in a browser (docs/how-to/page.md): live, or what packets still hold.
 
     Reads the topics as any subscriber does; workers do nothing for it.
     """

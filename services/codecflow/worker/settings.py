@@ -41,7 +41,7 @@ def default_buffer_bytes() -> int:
 
 DEFAULT_REUSE_S = "64"
 """Seconds for which an answer may be repeated while its window stays as it is: 8 of the default windows. Seven of eight
-questions about a still scene are then saved; longer periods save little more (docs/evaluation.md)."""
+questions about a still scene are then saved; longer periods save little more (docs/explanation/evaluation.md)."""
 
 
 def reuse_slots(text: str, fps: Fraction) -> int:

@@ -138,7 +138,7 @@ def test_what_cannot_work_is_one_clear_line(arguments: list[str | Path], code: i
 
 
 def test_the_figures_in_the_docs_are_those_that_are_measured(bundled: dict[str, dict[str, float]]) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "method.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "explanation" / "method.md").read_text()
     for name in (
         "motion",
         "motion-sampled",
@@ -150,7 +150,7 @@ def test_the_figures_in_the_docs_are_those_that_are_measured(bundled: dict[str, 
     ):
         row = bundled[name]
         assert f"| {row['kept']:.1f} % | {row['kept_total']:.1f} % |" in text, (
-            f"docs/method.md is out of date on {name}"
+            f"docs/explanation/method.md is out of date on {name}"
         )
 
 

@@ -116,7 +116,7 @@ def _freeze_producer(stage: Stage) -> None:
 def _kill_broker(stage: Stage) -> None:
     number = stage.broker()
     alone = stage.cluster.brokers == 1
-    if alone:  # within milliseconds of a commit the only broker may lose it: docs/reliability.md
+    if alone:  # within milliseconds of a commit the only broker may lose it: docs/explanation/reliability.md
         for worker in stage.workers:
             worker.freeze()
         stage.wait(1.5, 2.0)

@@ -27,7 +27,7 @@ class InternVL(Family):
     video_placeholder = "<video>"
     frame_cycle = 100
     """Frames after which their numbers start again at 1: streams have no end, the family was trained on small numbers, and a
-    digit is a token per frame. docs/model-families.md has what was measured."""
+    digit is a token per frame. model-families.md has what was measured."""
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
