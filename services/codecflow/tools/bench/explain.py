@@ -1,4 +1,4 @@
-"""`codecflow explain`: the method on a clip of one's own, as pictures. docs/explanation/method.md shows those of the bundled clip."""
+"""`codecflow explain`: draws the method on a clip. docs/explanation/method.md shows the pictures of the bundled clip."""
 
 from __future__ import annotations
 
