@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from .follow import Count, FromBeginning, Stream, Timeout, follow
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
 
 
@@ -15,37 +16,22 @@ def register(app: typer.Typer) -> None:
 
 def events(
     *,
-    stream: Annotated[str | None, typer.Option(help="Follow this stream only.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON document a line (schemas/event.schema.json).")] = False,
-    from_beginning: Annotated[
-        bool, typer.Option("--from-beginning", help="Begin with all that are still kept.")
+    stream: Stream = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON document per line (schemas/event.schema.json).")
     ] = False,
-    count: Annotated[int | None, typer.Option(min=1, help="Stop after so many changes.")] = None,
-    timeout: Annotated[
-        float | None, typer.Option(min=0, help="Stop when no change has come for so many seconds.")
-    ] = None,
+    from_beginning: FromBeginning = False,
+    count: Count = None,
+    timeout: Timeout = None,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
     """Follow changes of events (opened, updated, closed), each once, as workers commit them. Ctrl-C ends it."""
-    from codecflow.lifecycle import GracefulStop
     from codecflow.subscriber import EventFollower
     from codecflow.subscriber.lines import event_json, event_line
 
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
-    with (
-        GracefulStop() as stopping,
-        EventFollower(
-            settings,
-            stream,
-            from_beginning=from_beginning,
-            timeout_s=timeout,
-            stopping=lambda: stopping.requested,
-        ) as follower,
-    ):
-        for number, event in enumerate(follower, 1):
-            print(event_json(event) if json else event_line(event), flush=True)
-            if number == count:
-                break
+    write = event_json if json else event_line
+    follow(EventFollower, settings, stream, write, from_beginning=from_beginning, count=count, timeout=timeout)
