@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup browser demo test coverage check fmt schemas bench lock clean audit
+.PHONY: help setup browser demo test coverage check fmt schemas docs site bench lock clean audit
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,18 +49,26 @@ test: $(READY)  ## all tests but the slowest; ARGS="tests/keep -x" for some
 coverage: $(READY)  ## all tests, with coverage of services/ (at least 85 %)
 	$(TEST) $(ALL) --cov --cov-report=term:skip-covered --cov-fail-under=85
 
-check: $(READY)  ## lint, format, types, layers, schemas: what CI checks before the tests
+check: $(READY)  ## lint, format, types, layers, schemas, docs: what CI checks before the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	MYPYPATH=services:training $(BIN)/mypy training
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory schemas
+	@$(MAKE) --no-print-directory schemas site
 
 schemas: $(READY)  ## check schemas/ and docker-compose.yml against the specifications' own schemas
 	$(BIN)/check-jsonschema --check-metaschema schemas/*.schema.json
 	$(BIN)/check-jsonschema --schemafile tests/vendor/asyncapi-3.0.0.schema.json schemas/asyncapi.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+
+SITE := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs
+site: $(READY)  ## build the documentation site into build/site, strictly; no network needed
+	$(SITE) build --strict
+
+docs: $(READY)  ## write docs/reference/ from the code, then build the site
+	$(BIN)/python -m codecflow.tools.docs
+	@$(MAKE) --no-print-directory site
 
 fmt: $(READY)  ## format the code and fix what lint can fix
 	$(BIN)/ruff format .
@@ -90,7 +98,7 @@ audit: $(AUDIT)/ready  ## a bill of materials (CycloneDX) in build/, and known a
 
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
-	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page --extra otel --extra history -o requirements/dev.txt
+	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page --extra otel --extra history --extra docs -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra page --extra otel -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) pyproject.toml --extra page --extra otel --extra demo -c requirements/dev.txt -o requirements/run-cpu.txt --no-emit-package torchvision \
 		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')

@@ -14,7 +14,7 @@ DEFAULT_BOOTSTRAP_SERVERS = "localhost:9092"
 DEFAULT_TOPIC_PREFIX = "codecflow"
 
 # What exactly-once and co-partitioning rest on; a pass-through property must not undo it.
-_FIXED = frozenset(
+FIXED_PROPERTIES = frozenset(
     {
         "acks",
         "auto.offset.reset",
@@ -95,7 +95,7 @@ class KafkaSettings:
         if not (self.reach_within_s > 0 and self.gone_after_s > 0):
             raise ConfigError("Kafka time-outs: seconds above 0 are expected")
         for name in self.properties:
-            if name in _FIXED:
+            if name in FIXED_PROPERTIES:
                 raise ConfigError(f"Kafka property {name}: CodecFlow sets it itself; leave it out")
 
     def __repr__(self) -> str:
