@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup browser demo test coverage check fmt schemas docs site bench lock clean audit
+.PHONY: help setup browser mosquitto demo test coverage check fmt schemas docs site bench lock clean audit
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,17 @@ browser:  ## the headless Chromium that tests of the page use, by apt-get where 
 		echo "make: no Chromium here; install one (Debian: chromium-headless-shell), or tests of the page are skipped" >&2; exit 1; fi; \
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null \
 		|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+
+# Debian's package and the libraries that it needs, unpacked and not installed: no root, and no service is started.
+DEBIAN := .venv/debian
+mosquitto:  ## the MQTT broker that tests of notifications use, unpacked from Debian's packages into .venv where it is not there
+	@for p in mosquitto /usr/sbin/mosquitto $(DEBIAN)/usr/sbin/mosquitto; do command -v $$p >/dev/null && exit 0; done; \
+	if ! command -v apt-get >/dev/null; then \
+		echo "make: no mosquitto here and no apt-get; install one, or tests of MQTT are skipped" >&2; exit 1; fi; \
+	mkdir -p $(DEBIAN)/packages/partial && [ "$$(id -u)" != 0 ] || apt-get update -qq; \
+	apt-get install -qq -y --no-install-recommends --download-only -o Debug::NoLocking=1 -o APT::Sandbox::User="$$(id -un)" \
+		-o Dir::Cache::archives=$(CURDIR)/$(DEBIAN)/packages/ mosquitto >/dev/null && \
+	for p in $(DEBIAN)/packages/*.deb; do dpkg-deb -x $$p $(DEBIAN); done
 
 demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, answers, a page to watch; SOURCE=any.mp4
 	@page=; [ ! -t 1 ] || page=--page; $(BIN)/codecflow demo --model codecflow-tiny $$page $(SOURCE)
@@ -98,9 +109,9 @@ audit: $(AUDIT)/ready  ## a bill of materials (CycloneDX) in build/, and known a
 
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
-	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page --extra otel --extra history --extra docs -o requirements/dev.txt
-	$(LOCK) pyproject.toml --extra page --extra otel -c requirements/dev.txt -o requirements/run.txt
-	$(LOCK) pyproject.toml --extra page --extra otel --extra demo -c requirements/dev.txt -o requirements/run-cpu.txt --no-emit-package torchvision \
+	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page --extra otel --extra history --extra notify --extra docs -o requirements/dev.txt
+	$(LOCK) pyproject.toml --extra page --extra otel --extra notify -c requirements/dev.txt -o requirements/run.txt
+	$(LOCK) pyproject.toml --extra page --extra otel --extra notify --extra demo -c requirements/dev.txt -o requirements/run-cpu.txt --no-emit-package torchvision \
 		$$(grep -oE '^(nvidia-|cuda-|triton|torch)[a-z0-9-]*==' requirements/run.txt | sort -u | sed 's/==//; s/^/--no-emit-package /')
 	echo uv | $(LOCK) --upgrade - -o requirements/uv.txt
 	printf 'pip-audit\ncyclonedx-bom\n' | $(LOCK) --upgrade - -o requirements/audit.txt

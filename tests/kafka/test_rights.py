@@ -45,8 +45,9 @@ from codecflow.notify.service import Notifier
 from codecflow.page.access import Access
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
-from codecflow.recorder.folder import EvidenceFolder, Retention
+from codecflow.recorder.evidence import Evidence, Retention
 from codecflow.recorder.service import Recorder, RecorderOptions
+from codecflow.storage import open_storage
 from codecflow.subscriber.fleet import Fleet
 from codecflow.subscriber.history import RESULTS, History
 from codecflow.subscriber.recording import Recording
@@ -55,12 +56,12 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from tests.codec.clips import encode
-from tests.notify.test_notify import EVENT
+from tests.notify.running import EVENT
 from tests.page.conftest import serving
 from tests.worker.memory import Published, encode_clip, publish
 from tests.worker.running import Running, results, send, until
 
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "how-to" / "security.md").read_text()
 RECIPE = [line.strip() for line in DOCUMENT.splitlines() if line.strip().startswith("kafka-acls.sh")]
 USERS = ("producer", "worker", "subscriber", "operator", "viewer", "recorder", "notifier")
 PREFIX = "fleet"
@@ -169,13 +170,13 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     assert {one.question for one in results(cluster.as_user("subscriber"))} == {"q"}
     with subscriber.EventFollower(cluster.as_user("subscriber"), from_beginning=True, stopping=lambda: True) as events:
         assert [event.question for event in events if event.change == "opened"] == ["q"]
-    stop, evidence = GracefulStop(), EvidenceFolder(tmp_path / "evidence", Retention())
+    stop, evidence = GracefulStop(), Evidence(open_storage(str(tmp_path / "evidence")), Retention())
     options = RecorderOptions(after_s=0.0)
     Recorder(cluster.as_user("recorder"), evidence, options, stop, lambda line: stop.request()).run()
     assert len(list((tmp_path / "evidence").rglob("*.j*"))) == 2
     (tmp_path / "notify.toml").write_text('[[webhook]]\nname = "a"\nurl = "http://127.0.0.1:1"\n')
     stop, said = GracefulStop(), list[str]()
-    notifier = Notifier(cluster.as_user("notifier"), read_config(tmp_path / "notify.toml"), stop, said.append)
+    notifier = Notifier(cluster.as_user("notifier"), read_config(tmp_path / "notify.toml").sinks, stop, said.append)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(notifier.run)
         event = Record(f"{PREFIX}.events", *encode_event(EVENT), "an event")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -30,10 +31,13 @@ from codecflow.messages import (
     encode_masks,
     event_id,
 )
-from codecflow.recorder.folder import EvidenceFolder, Retention
-from codecflow.recorder.picture import drawn
+from codecflow.recorder import service
+from codecflow.recorder.evidence import Evidence, Retention
+from codecflow.recorder.figures import RecorderFigures
 from codecflow.recorder.service import Recorder, RecorderOptions
-from codecflow.subscriber.evidence import find_event, span
+from codecflow.storage import Storage, StorageError, open_storage
+from codecflow.subscriber.evidence import evidence_name, find_event, span
+from codecflow.subscriber.picture import drawn
 from codecflow.subscriber.recording import NotThereError
 from tests.codec.clips import encode
 from tests.commands import codecflow
@@ -79,7 +83,7 @@ def told(settings: KafkaSettings, *events: Event) -> None:
             sender.send(Record(settings.topics.events, *encode_event(one), "an event"))
 
 
-def record(settings: KafkaSettings, folder: Path, last: str) -> list[str]:
+def record(settings: KafkaSettings, storage: Storage, last: str, figures: RecorderFigures | None = None) -> list[str]:
     """Until the event `last` is recorded; the lines for people."""
     stop, said = GracefulStop(), list[str]()
 
@@ -91,19 +95,44 @@ def record(settings: KafkaSettings, folder: Path, last: str) -> list[str]:
     guard = threading.Timer(120, stop.request)
     guard.start()
     try:
-        Recorder(settings, EvidenceFolder(folder, Retention()), OPTIONS, stop, say).run()
+        Recorder(settings, Evidence(storage, Retention()), OPTIONS, stop, say, figures).run()
     finally:
         guard.cancel()
     return said
 
 
-def documents(folder: Path) -> dict[str, dict[str, object]]:
-    return {path.stem.split("-")[1]: orjson.loads(path.read_bytes()) for path in folder.rglob("*.json")}
+def documents(storage: Storage) -> dict[str, dict[str, object]]:
+    """By event id."""
+    names = [file.name for file in storage.files() if file.name.endswith(".json")]
+    return {name[-21:-5]: orjson.loads(storage.read(name) or b"") for name in names}
 
 
+def check_files(storage: Storage, folder: str, document: dict[str, object]) -> None:
+    """That the files of an event, closed at picture 22, show it."""
+    assert document["change"] == "closed"
+    names = document["files"]
+    assert isinstance(names, list)
+    assert [Path(name).suffix for name in names] == [".jpg", ".mp4"]
+    jpg, mp4 = (storage.read(f"{folder}/{name}") or b"" for name in names)
+    with av.open(io.BytesIO(mp4)) as container:
+        shown = [frame.time for frame in container.decode(video=0)]
+    # From a second before picture 12 until half a second after picture 22; further ones are what those refer to.
+    assert shown[0] == 0
+    assert 2.4 <= (shown[-1] or 0) <= 2.9
+    picture = np.asarray(Image.open(io.BytesIO(jpg)).convert("L")).astype(int)
+    assert picture.shape[1] == 96
+    assert picture[:80, 48:].mean() < 0.7 * picture[:80, :48].mean()  # the half whose tokens were dropped
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("place", ["folder", "memory"])
 def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
-    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, kafka_settings: KafkaSettings, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """`memory` stands for object stores: no folders, no renaming."""
     pictures = camera(tmp_path)
     publish(kafka_settings, pictures)
     keep = np.zeros((5, 6), bool)
@@ -120,42 +149,64 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
         gone,
         event(pictures, "opened", 15, name="other"),
     )
-    folder = tmp_path / "evidence"
+    storage = open_storage(str(tmp_path / "evidence") if place == "folder" else f"memory://{topic_prefix}/evidence")
     identity, other, last = (event_id("gate", name) for name in ("person", "other", "last"))
-    write: Callable[..., None] = EvidenceFolder.write
+    kind, clip = type(storage), f"{evidence_name(event(pictures, 'opened', 15))}.mp4"
+    write: Callable[..., None] = kind.write
 
-    def dies(self: EvidenceFolder, path: Path, data: bytes) -> None:
-        if path.suffix == ".json" and path.with_suffix(".mp4").exists():
-            raise RuntimeError("killed")
-        write(self, path, data)
+    def dies(self: Storage, name: str, data: bytes) -> None:
+        if name.endswith(".json") and self.exists(clip):
+            raise KilledError
+        write(self, name, data)
 
-    monkeypatch.setattr(EvidenceFolder, "write", dies)
-    with pytest.raises(RuntimeError, match="killed"):
-        record(kafka_settings, folder, last)
+    monkeypatch.setattr(kind, "write", dies)
+    with pytest.raises(KilledError):
+        record(kafka_settings, storage, last)
     monkeypatch.undo()
-    record(kafka_settings, folder, other)
-    found = documents(folder)
+    # The storage is away for a while: it is tried again, in order.
+    monkeypatch.setattr(service, "FIRST_PAUSE_S", 0.01)
+    tries = iter(range(3))
+
+    def full(self: Storage, name: str, data: bytes) -> None:
+        if next(tries, None) is not None:
+            raise StorageError(f"{self.place}/{name}: cannot be written: No space left on device")
+        write(self, name, data)
+
+    monkeypatch.setattr(kind, "write", full)
+    figures = RecorderFigures()
+    said = record(kafka_settings, storage, other, figures)
+    monkeypatch.undo()
+    assert len([line for line in said if "No space left on device; trying again" in line]) == 1
+    values = {(sample.metric.name, *sample.labels): sample.value for sample in figures.samples()}
+    assert values["codecflow_recorder_changes", "incomplete"] == 1
+    assert values["codecflow_recorder_changes", "complete"] >= 2
+    assert values["codecflow_recorder_failing_seconds",] == 0
+    found = documents(storage)
     assert found.keys() == {identity, gone.id, other}
-    files = {path.name: path for path in folder.rglob("*.*") if path.is_file()}
-    document = found[identity]
-    assert (document["change"], document["stream"]) == ("closed", "gate")
-    names = document["files"]
-    assert isinstance(names, list)
-    assert [Path(name).suffix for name in names] == [".jpg", ".mp4"]
-    with av.open(str(files[names[1]])) as container:
-        shown = [frame.time for frame in container.decode(video=0)]
-    # From a second before picture 12 until half a second after picture 22; further ones are what those refer to.
-    assert shown[0] == 0
-    assert 2.4 <= (shown[-1] or 0) <= 2.9
-    picture = np.asarray(Image.open(files[names[0]]).convert("L")).astype(int)
-    assert picture.shape[1] == 96
-    assert picture[:80, 48:].mean() < 0.7 * picture[:80, :48].mean()  # the half whose tokens were dropped
+    assert found[identity]["stream"] == "gate"
+    check_files(storage, clip.rpartition("/")[0], found[identity])
     assert "packets hold no" in str(found[gone.id]["missing"])
     assert found[other]["change"] == "opened"
+    assert not [file for file in storage.files() if "codecflow-" in file.name]
     # What was committed is not done again.
     told(kafka_settings, event(pictures, "opened", 15, name="last"))
-    (line,) = record(kafka_settings, folder, last)
+    (line,) = record(kafka_settings, storage, last)
     assert line.startswith(f"stream 'gate': event {last} opened: ")
+
+
+def test_an_end_is_waited_for_longer_than_a_group_waits(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kafka's client would take a member that does not poll for 6 s for dead."""
+    monkeypatch.setattr(service, "_PUBLISHED_WITHIN_MS", 37_000)
+    pictures = camera(tmp_path)
+    publish(kafka_settings, pictures)
+    told(kafka_settings, event(pictures, "closed", 22, 1), event(pictures, "opened", 15, name="other"))
+    impatient = replace(kafka_settings, properties={"max.poll.interval.ms": "6000", "session.timeout.ms": "6000"})
+    begun = time.time()
+    said = record(impatient, open_storage(str(tmp_path / "evidence")), event_id("gate", "other"))
+    assert time.time() - begun > 6.0
+    assert len(said) == 2
 
 
 def test_a_clip_of_an_event(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
@@ -177,25 +228,42 @@ def test_a_clip_of_an_event(kafka_settings: KafkaSettings, tmp_path: Path) -> No
         find_event(kafka_settings, "gate", "../../x")
 
 
-def test_what_is_older_or_more_than_is_kept_is_removed_with_nothing_else(tmp_path: Path) -> None:
-    folder = EvidenceFolder(tmp_path, Retention(days=2.0, nbytes=250))
+@pytest.mark.parametrize("place", ["folder", "memory"])
+def test_what_is_older_or_more_than_is_kept_is_removed_with_nothing_else(
+    place: str, topic_prefix: str, tmp_path: Path
+) -> None:
+    storage = open_storage(str(tmp_path) if place == "folder" else f"memory://{topic_prefix}")
+    evidence = Evidence(storage, Retention(days=2.0, nbytes=250))
     template = Event("..", "0" * 16, 0, "opened", "answer", 1, 0, 0, 0, "")
     day_ms = 86_400_000
-    paths = {}
+    names = {}
     for day in range(6):
         one = replace(template, id=f"{day:016x}", began_at_ms=day * day_ms + 3_600_000)
         for suffix in (".json", ".mp4"):
-            paths[day, suffix] = folder.path(one, suffix)
-            folder.write(paths[day, suffix], bytes(100))
-    other = tmp_path / "_.." / "1970-01-01" / "mine.mp4"
-    other.write_bytes(bytes(10_000))
-    assert all(tmp_path in path.resolve().parents for path in paths.values())
+            names[day, suffix] = f"{evidence_name(one)}{suffix}"
+            storage.write(names[day, suffix], bytes(100))
+    others = ("_../1970-01-01/mine.mp4", "_../1970-99-01/010000-0000000000000000.mp4", "notes.txt")
+    for name in others:
+        storage.write(name, bytes(10))
+    assert all(not name.startswith(".") for name in names.values())
     # At the end of day 5: days 0 to 3 are too old, and of the 400 bytes of days 4 and 5 one event is too much.
-    assert folder.clean(6 * 86_400 - 3_700) == 5
-    assert {day for (day, _), path in paths.items() if path.exists()} == {5}
-    assert other.exists()
-    assert not (tmp_path / "_.." / "1970-01-02").exists()
-    assert folder.clean(6 * 86_400 - 3_700) == 0
+    held = evidence.clean(6 * 86_400 - 3_700)
+    assert (held.events, held.nbytes, held.removed) == (2, 210, 5)
+    assert {day for (day, _), name in names.items() if storage.exists(name)} == {5}
+    assert all(storage.exists(name) for name in others)
+    assert evidence.clean(6 * 86_400 - 3_700).removed == 0
+    if place == "folder":
+        assert not (tmp_path / "_.." / "1970-01-02").exists()
+
+
+def test_what_a_killed_recorder_left_half_written_is_removed_later(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / name for name in (".codecflow-a.mp4.part", ".codecflow-b.mp4.part", ".c.part"))
+    for path in (old, new, other):
+        path.write_bytes(b"")
+    os.utime(old, (0, 0))
+    os.utime(other, (0, 0))
+    open_storage(str(tmp_path)).tidy()
+    assert (old.exists(), new.exists(), other.exists()) == (False, True, True)
 
 
 def test_a_caption_in_any_script_is_drawn() -> None:
@@ -203,7 +271,22 @@ def test_a_caption_in_any_script_is_drawn() -> None:
     assert Image.open(io.BytesIO(data)).size[0] == 60
 
 
-def test_a_folder_that_cannot_be_written_is_refused_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("{}/file/folder", "cannot be written: Not a directory"),
+        (
+            "s3://me:hush@bucket/x",
+            "s3://bucket/x: this kind of storage needs a package that is not installed: pip install",
+        ),
+        ("nonsense://hush@x", "nonsense://x: cannot be used"),
+        ("ftp://me:hush@127.0.0.1:1/x", "ftp://127.0.0.1:1/x"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_in_one_line(place: str, says: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ConfigError, match="cannot be written"):
-        EvidenceFolder(tmp_path / "file" / "folder", Retention())
+    with pytest.raises(ConfigError) as refused:
+        open_storage(place.format(tmp_path))
+    assert says in str(refused.value)
+    assert "hush" not in str(refused.value)
+    assert "\n" not in str(refused.value)

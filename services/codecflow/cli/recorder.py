@@ -1,16 +1,16 @@
-"""`codecflow recorder`: clips and pictures of events, in a folder."""
+"""`codecflow recorder`: clips and pictures of events, in a folder or a storage."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from codecflow.errors import ConfigError
 
-from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, MetricsPort, Properties, TopicPrefix, kafka_settings
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 
@@ -20,8 +20,12 @@ def register(app: typer.Typer) -> None:
 
 
 def recorder(
-    folder: Annotated[
-        Path, typer.Argument(help="Where files are written: FOLDER/STREAM/DAY/TIME-EVENT.mp4, .jpg, .json.")
+    destination: Annotated[
+        str,
+        typer.Argument(
+            help="Where files are written: a folder, or an address that fsspec knows, such as s3://bucket/path: "
+            "DESTINATION/STREAM/DAY/TIME-EVENT.mp4, .jpg, .json."
+        ),
     ],
     *,
     stream: Annotated[str | None, typer.Option(help="Record this stream only.")] = None,
@@ -41,22 +45,30 @@ def recorder(
         str | None,
         typer.Option(metavar="SIZE", help="Remove the oldest events when all files together exceed this: 500M, 20G."),
     ] = None,
+    metrics_port: MetricsPort = None,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Follow events, and write a clip, a picture and a record of each into FOLDER. Goes on where it was stopped."""
+    """Follow events, and write a clip, a picture and a record of each to DESTINATION. Goes on where it was stopped."""
     from codecflow.lifecycle import GracefulStop
     from codecflow.messages import check_stream_id
-    from codecflow.recorder.folder import EvidenceFolder, Retention
+    from codecflow.monitoring.server import MonitoringServer
+    from codecflow.recorder.evidence import Evidence, Retention
+    from codecflow.recorder.figures import RecorderFigures
     from codecflow.recorder.service import Recorder, RecorderOptions
+    from codecflow.storage import open_storage
 
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     options = RecorderOptions(before, after, longest, None if stream is None else check_stream_id(stream))
-    evidence = EvidenceFolder(folder, Retention(keep_days, None if keep_bytes is None else _size(keep_bytes)))
-    with GracefulStop() as stop:
-        Recorder(settings, evidence, options, stop, typer.echo).run()
+    retention = Retention(keep_days, None if keep_bytes is None else _size(keep_bytes))
+    evidence, figures = Evidence(open_storage(destination), retention), RecorderFigures()
+    with (
+        nullcontext() if metrics_port is None else MonitoringServer(metrics_port, figures.health, figures.samples),
+        GracefulStop() as stop,
+    ):
+        Recorder(settings, evidence, options, stop, typer.echo, figures).run()
 
 
 def _size(text: str) -> int:

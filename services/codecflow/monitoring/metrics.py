@@ -144,6 +144,37 @@ PAGE_VIEWERS = Described(
 PAGE_STREAMS = Described("codecflow_page_streams", "gauge", "Streams that the page knows.")
 PAGE_VIDEO_BYTES = Described("codecflow_page_video_bytes", "gauge", "Video that waits for browsers that are slow.")
 
+# The recorder: what it has written.
+
+RECORDER_CHANGES = Described(
+    "codecflow_recorder_changes",
+    "counter",
+    "Changes of events by outcome: complete, or incomplete (pictures were gone, or could not be decoded).",
+    ("outcome",),
+)
+RECORDER_EVENTS = Described("codecflow_recorder_events", "gauge", "Events that the storage holds.")
+RECORDER_BYTES = Described("codecflow_recorder_bytes", "gauge", "Bytes of all files of events in the storage.")
+RECORDER_REMOVED = Described("codecflow_recorder_removed", "counter", "Events removed, by age or size.")
+RECORDER_FAILING = Described(
+    "codecflow_recorder_failing_seconds", "gauge", "For how long the storage has taken no files; 0 when it does."
+)
+
+# Notifications: who gets them.
+
+NOTIFY_DELIVERIES = Described(
+    "codecflow_notify_deliveries",
+    "counter",
+    "Changes of events by outcome: delivered, or refused (the receiver will never take it).",
+    ("sink", "outcome"),
+)
+NOTIFY_FAILURES = Described("codecflow_notify_failures", "counter", "Tries that failed.", ("sink",))
+NOTIFY_FAILING = Described(
+    "codecflow_notify_failing_seconds",
+    "gauge",
+    "For how long a sink has not taken the change that is next for it; 0 when none waits.",
+    ("sink",),
+)
+
 
 def answer_delay() -> Histogram:
     """A histogram of answer delays, of one worker."""

@@ -1,101 +1,55 @@
-"""The file that says whom to tell what: TOML, one table per sink."""
+"""The file that says who is notified of what: TOML, a table per sink."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from fnmatch import fnmatchcase
 from pathlib import Path
-from string import Template
 from typing import Any
-from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo
+from urllib.parse import SplitResult, urlsplit
 
 from codecflow.errors import ConfigError
-from codecflow.messages import EVENT_KINDS, Event
+from codecflow.messages import EVENT_KINDS
 from codecflow.text import one_line
 
-from .schedule import Times, due, zone_of
+from .filter import EventFilter
+from .schedule import Schedule, zone_of
+from .sink import Sink, SinkOptions
+from .template import DEFAULT_TEXT, Text
+from .webhook import Webhook
 
 CHANGES = ("opened", "updated", "closed")
-PLACEHOLDERS = (
-    "stream",
-    "change",
-    "kind",
-    "question",
-    "prompt",
-    "label",
-    "before",
-    "probability",
-    "reason",
-    "time",
-    "id",
-)
-DEFAULT_TEXT = "$stream: $change: $question $label ($reason), $time"
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
-_MEMBERS = {
-    **dict.fromkeys(("name", "url", "url_file", "secret_file", "text", "zone"), str),
-    **dict.fromkeys(("streams", "questions", "kinds", "changes", "times"), list),
-    "timeout_s": (int, float),
+_TOPIC = re.compile(r"[^/+#$\x00-\x1f][^+#\x00-\x1f]{0,199}(?<!/)")
+_LIST_OR_TABLE, _NUMBER = (list, dict), (int, float)
+_COMMON: dict[str, Any] = {
+    **dict.fromkeys(("name", "text", "zone"), str),
+    **dict.fromkeys(("streams", "questions", "kinds", "changes"), list),
+    "times": _LIST_OR_TABLE,
+    "timeout_s": _NUMBER,
+    "picture": bool,
+}
+_EXPECTED: dict[Any, str] = {
+    str: "a text",
+    list: "a list of texts",
+    bool: "true or false",
+    _LIST_OR_TABLE: "a list or a table of lists",
+    _NUMBER: "a number",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which events a sink is told of: names may have * and ?. Without `questions` those of the stream itself as well.
-    `times` are of the moment when an event began, so that its end is told if its beginning was."""
+class NotifyConfig:
+    """`evidence`: where the recorder writes, whose pictures are used then."""
 
-    streams: tuple[str, ...]
-    questions: tuple[str, ...]
-    kinds: tuple[str, ...]
-    changes: tuple[str, ...]
-    times: tuple[Times, ...]
-    zone: ZoneInfo
-
-    def takes(self, event: Event) -> bool:
-        return (
-            event.change in self.changes
-            and event.kind in self.kinds
-            and any(fnmatchcase(event.stream, pattern) for pattern in self.streams)
-            and (not self.questions or any(fnmatchcase(event.question or "", one) for one in self.questions))
-            and due(self.times, datetime.fromtimestamp(event.began_at_ms / 1000, self.zone))
-        )
+    sinks: list[Sink]
+    evidence: str | None = None
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Webhook:
-    """A sink. Its repr shows neither its address, which may hold a token, nor its secret."""
-
-    name: str
-    url: str
-    secret: bytes | None
-    text: str
-    wanted: Wanted
-    timeout_s: float
-
-    def __repr__(self) -> str:
-        return f"Webhook({self.name!r})"
-
-    @property
-    def host(self) -> str:
-        """Of its address: all of it that may be shown."""
-        return urlsplit(self.url).hostname or ""
-
-    def words(self, event: Event) -> str:
-        """The text for people."""
-        then = datetime.fromtimestamp(event.at_ms / 1000, self.wanted.zone)
-        values = {name: getattr(event, name, None) for name in PLACEHOLDERS if name != "time"}
-        if event.probability is not None:
-            values["probability"] = f"{event.probability:.2f}"
-        values["question"] = event.question or event.kind
-        shown = {name: "" if value is None else str(value) for name, value in values.items()}
-        return " ".join(Template(self.text).substitute(shown, time=f"{then:%Y-%m-%d %H:%M:%S %Z}").split())
-
-
-def read_config(path: Path) -> list[Webhook]:
+def read_config(path: Path) -> NotifyConfig:
     """The sinks in a file. Raises ConfigError, which names the file and the sink and repeats no secret."""
     try:
         document = tomllib.loads(path.read_text("utf-8"))
@@ -105,82 +59,165 @@ def read_config(path: Path) -> list[Webhook]:
         raise ConfigError(f"{path}: is not UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: is not TOML: {one_line(str(error), 200)}") from error
-    tables = document.pop("webhook", [])
+    evidence = document.pop("evidence", None)
+    if evidence is not None and not (isinstance(evidence, str) and evidence):
+        raise ConfigError(f"{path}: evidence: the recorder's folder or address is expected")
+    sinks = []
+    for kind, (members, make) in _KINDS.items():
+        tables = document.pop(kind, [])
+        if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+            raise ConfigError(f"{path}: use a table [[{kind}]] per sink")
+        sinks += [_sink(path, kind, members, make, number, table) for number, table in enumerate(tables, 1)]
+    known = ", ".join(f"[[{kind}]]" for kind in _KINDS)
     if document:
-        raise ConfigError(f"{path}: {one_line(next(iter(document)), 60)}: is not known; use [[webhook]] tables")
-    if not isinstance(tables, list) or not tables or not all(isinstance(one, dict) for one in tables):
-        raise ConfigError(f"{path}: there is no [[webhook]] table, so nobody would be told")
-    sinks = [_webhook(path, number, table) for number, table in enumerate(tables, 1)]
-    names = [sink.name for sink in sinks]
+        raise ConfigError(f"{path}: {one_line(next(iter(document)), 60)}: is not known; use {known} and evidence")
+    if not sinks:
+        raise ConfigError(f"{path}: there is no sink, so nobody would be notified; use {known}")
+    names = [sink.options.name for sink in sinks]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(
-                f"{path}: two sinks are called {name!r}: give each a name of its own, which its position has"
-            )
-    return sinks
+            raise ConfigError(f"{path}: two sinks are called {name!r}: each needs a name of its own, for its position")
+    return NotifyConfig(sinks, evidence)
 
 
-def _webhook(path: Path, number: int, table: dict[str, Any]) -> Webhook:
-    where = f"{path}: [[webhook]] {number}"
+def _sink(
+    path: Path,
+    kind: str,
+    members: dict[str, Any],
+    make: Callable[[SinkOptions, dict[str, Any]], Sink],
+    number: int,
+    table: dict[str, Any],
+) -> Sink:
     name = table.get("name")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}: needs a name of a to z, 0 to 9 and -, at most 40 characters")
-    where = f"{path}: webhook {name!r}"
-    for member, value in table.items():
-        kind = _MEMBERS.get(member)
-        if kind is None:
-            raise ConfigError(f"{where}: {one_line(member, 60)!r} is not known; use {', '.join(_MEMBERS)}")
-        if not isinstance(value, kind) or isinstance(value, bool):  # type: ignore[arg-type]
-            raise ConfigError(f"{where}: {member} is not what is expected: text, a list of texts, or seconds")
-        if isinstance(value, list) and not (value and all(isinstance(one, str) for one in value)):
-            raise ConfigError(f"{where}: {member} must be a list of texts that is not empty")
-    if ("url" in table) == ("url_file" in table):
-        raise ConfigError(f"{where}: give one of url and url_file")
-    url = table["url"] if "url" in table else _file(where, "url_file", table["url_file"]).decode("utf-8", "replace")
+        raise ConfigError(f"{path}: [[{kind}]] {number}: needs a name of a to z, 0 to 9 and -, at most 40 characters")
     try:
-        parts = urlsplit(url.strip())
-        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        good = False
-    if not good or any(character <= " " for character in url.strip()):
-        raise ConfigError(f"{where}: its address must begin with http:// or https:// and name a host")
-    secret = _file(where, "secret_file", table["secret_file"]) if "secret_file" in table else None
-    if secret is not None and len(secret) < 16:
-        raise ConfigError(f"{where}: the secret in {table['secret_file']} has less than 16 bytes")
-    text = Template(table.get("text", DEFAULT_TEXT))
-    if not text.is_valid() or not set(text.get_identifiers()) <= set(PLACEHOLDERS):
+        _check(table, {**_COMMON, **members})
+        return make(_options(name, table), table)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {kind} {name!r}: {error}") from error
+    except ImportError as error:
         raise ConfigError(
-            f"{where}: text: use $ only in {', '.join(f'${one}' for one in PLACEHOLDERS)}, and $$ for a $"
-        )
+            f"{path}: {kind} {name!r}: {error.name} is not installed: pip install 'codecflow[notify]'"
+        ) from error
+
+
+def _check(table: dict[str, Any], members: dict[str, Any]) -> None:
+    for member, value in table.items():
+        kind = members.get(member)
+        if kind is None:
+            raise ConfigError(f"{one_line(member, 60)!r} is not known; use {', '.join(members)}")
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{member} must be {_EXPECTED[kind]}")
+        if isinstance(value, list) and not (value and all(isinstance(one, str) for one in value)):
+            raise ConfigError(f"{member} must be a list of texts that is not empty")
+
+
+def _options(name: str, table: dict[str, Any]) -> SinkOptions:
     timeout_s = float(table.get("timeout_s", 10.0))
     if not 0.1 <= timeout_s <= 300:
-        raise ConfigError(f"{where}: timeout_s must be 0.1 to 300 seconds")
-    try:
-        times, zone = tuple(Times.parse(one) for one in table.get("times", ())), zone_of(table.get("zone", "UTC"))
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    wanted = Wanted(
+        raise ConfigError("timeout_s must be 0.1 to 300 seconds")
+    zone = zone_of(table.get("zone", "UTC"))
+    wanted = EventFilter(
         tuple(table.get("streams", ("*",))),
         tuple(table.get("questions", ())),
-        _among(where, "kinds", table.get("kinds", list(EVENT_KINDS)), EVENT_KINDS),
-        _among(where, "changes", table.get("changes", ["opened", "closed"]), CHANGES),
-        times,
+        _among("kinds", table.get("kinds", list(EVENT_KINDS)), EVENT_KINDS),
+        _among("changes", table.get("changes", ["opened", "closed"]), CHANGES),
+        Schedule.parse(table["times"]) if "times" in table else Schedule(),
         zone,
     )
-    return Webhook(name, url.strip(), secret, text.template, wanted, timeout_s)
+    text = Text.parse(table.get("text", DEFAULT_TEXT), zone)
+    return SinkOptions(name, wanted, text, timeout_s, table.get("picture", False))
 
 
-def _among(where: str, member: str, values: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
+def _among(member: str, values: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if value not in known:
-            raise ConfigError(f"{where}: {member}: {one_line(value, 60)!r} never comes; use of {', '.join(known)}")
+            raise ConfigError(f"{member}: {one_line(value, 60)!r} never comes; use of {', '.join(known)}")
     return tuple(values)
 
 
-def _file(where: str, member: str, name: str) -> bytes:
+def _webhook(options: SinkOptions, table: dict[str, Any]) -> Sink:
+    url = _url(table)
+    if _split(url, "http", "https") is None:
+        raise ConfigError("its address must begin with http:// or https:// and name a host")
+    secret = _file("secret_file", table["secret_file"]) if "secret_file" in table else None
+    if secret is not None and len(secret) < 16:
+        raise ConfigError(f"the secret in {table['secret_file']} has less than 16 bytes")
+    return Webhook(options, url, secret)
+
+
+def _mqtt(options: SinkOptions, table: dict[str, Any]) -> Sink:
+    from .mqtt import Mqtt, MqttOptions
+
+    parts = _split(_url(table), "mqtt", "mqtts")
+    if parts is None or parts.path.strip("/") or parts.query or parts.fragment:
+        raise ConfigError("its address must be mqtt://HOST or mqtts://HOST, with :PORT if need be")
+    if parts.username is not None or parts.password is not None:
+        raise ConfigError("its address must not hold a user; use username and password_file")
+    if "password_file" in table and "username" not in table:
+        raise ConfigError("password_file needs a username")
+    tls = parts.scheme == "mqtts"
+    if "ca_file" in table and not tls:
+        raise ConfigError("ca_file needs an address that begins with mqtts://")
+    topics = [table.get("topic", "codecflow"), table.get("discovery", "homeassistant")]
+    for topic in topics:
+        if topic and not _TOPIC.fullmatch(topic):
+            raise ConfigError(f"{one_line(topic, 60)!r} is no topic to publish below: use a/b without +, # and $")
+    if not topics[0]:
+        raise ConfigError("topic must not be empty")
+    password = (
+        _file("password_file", table["password_file"]).decode("utf-8", "replace") if "password_file" in table else None
+    )
+    broker = MqttOptions(
+        parts.hostname or "",
+        parts.port or (8883 if tls else 1883),
+        tls,
+        Path(table["ca_file"]) if "ca_file" in table else None,
+        table.get("username"),
+        password,
+        topics[0],
+        topics[1] or None,
+    )
+    return Mqtt(options, broker)
+
+
+def _apprise(options: SinkOptions, table: dict[str, Any]) -> Sink:
+    from .apprise_sink import Apprise
+
+    return Apprise(options, _url(table))
+
+
+_ADDRESS = {"url": str, "url_file": str}
+_KINDS: dict[str, tuple[dict[str, Any], Callable[[SinkOptions, dict[str, Any]], Sink]]] = {
+    "webhook": ({**_ADDRESS, "secret_file": str}, _webhook),
+    "mqtt": (
+        {**_ADDRESS, **dict.fromkeys(("username", "password_file", "ca_file", "topic", "discovery"), str)},
+        _mqtt,
+    ),
+    "apprise": (_ADDRESS, _apprise),
+}
+
+
+def _url(table: dict[str, Any]) -> str:
+    if ("url" in table) == ("url_file" in table):
+        raise ConfigError("give one of url and url_file")
+    url: str = table["url"] if "url" in table else _file("url_file", table["url_file"]).decode("utf-8", "replace")
+    return url.strip()
+
+
+def _split(url: str, *schemes: str) -> SplitResult | None:
+    """An address of one of these schemes that names a host, in its parts."""
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return None
+    return parts if good and not any(character <= " " for character in url) else None
+
+
+def _file(member: str, name: str) -> bytes:
     try:
         return Path(name).read_bytes().strip()
     except OSError as error:
-        raise ConfigError(
-            f"{where}: {member} {one_line(name, 200)}: {(error.strerror or 'cannot be read').lower()}"
-        ) from error
+        raise ConfigError(f"{member} {one_line(name, 200)}: {(error.strerror or 'cannot be read').lower()}") from error

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from fnmatch import fnmatchcase
 from zoneinfo import ZoneInfo
 
 from codecflow.errors import ConfigError
@@ -56,6 +56,29 @@ def zone_of(name: str) -> ZoneInfo:
         raise ConfigError(f"zone {name[:60]!r}: is no time zone; use a name such as Europe/Berlin or UTC") from None
 
 
-def due(times: Sequence[Times], then: datetime) -> bool:
-    """Whether any of them holds; without any, always."""
-    return not times or any(one.hold(then) for one in times)
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Times by name pattern, of questions or of kinds of events: the first pattern that matches decides; what no pattern
+    matches is always allowed."""
+
+    rules: tuple[tuple[str, tuple[Times, ...]], ...] = ()
+
+    @staticmethod
+    def parse(value: object) -> Schedule:
+        """From `["Mon-Fri 18:00-07:00", ...]`, for everything, or `{"person" = [...], "*" = [...]}`. Raises ConfigError."""
+        rules = value.items() if isinstance(value, dict) else [("*", value)]
+        found = []
+        for pattern, texts in rules:
+            if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+                raise ConfigError(
+                    'times: use a list such as ["18:00-07:00"], or a table with such a list per question: '
+                    '{ "person" = ["18:00-07:00"] }'
+                )
+            found.append((pattern, tuple(Times.parse(text) for text in texts)))
+        return Schedule(tuple(found))
+
+    def allows(self, name: str, then: datetime) -> bool:
+        for pattern, times in self.rules:
+            if fnmatchcase(name, pattern):
+                return any(one.hold(then) for one in times)
+        return True

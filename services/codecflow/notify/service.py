@@ -1,4 +1,4 @@
-"""Tells sinks of events: each in a thread of its own, with a position of its own, so that none waits for another.
+"""Delivers events to sinks: each in a thread of its own, with a position of its own, so that none waits for another.
 
 At least once: a sink's position (offsets of the group PREFIX.notify.NAME) moves once it has taken a change. Kafka does not
 manage the members of such a group: there is one process per file.
@@ -20,11 +20,14 @@ from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
 from codecflow.kafka.failures import client_error, reason
 from codecflow.kafka.history import partitions_of
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail
 from codecflow.lifecycle import GracefulStop
-from codecflow.messages import decode_event
+from codecflow.messages import StreamDescription, decode_event, decode_stream
+from codecflow.storage import Storage
 
-from .config import Webhook
-from .webhook import UndeliveredError, deliver, key_of
+from .figures import NotifierFigures, SinkFigures
+from .picture import Pictures
+from .sink import Sink, UndeliveredError, key_of
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Pauses between tries double from the first to the longest."""
@@ -43,60 +46,112 @@ PASSING = frozenset(
 """Errors of a group whose broker is starting or has changed."""
 
 _REQUEST_S = 30.0
-_TOLD_EVERY_S = 300.0
+_SAID_EVERY_S = 300.0
+_IDLE_EVERY_S, _IDLE_AGAIN_S = 1.0, 30.0
 
 
 class Notifier:
-    """Tells `sinks` of events until the stop is requested. A new sink begins with what happens from now on; one that was
-    away with what it has not been told. `say` is called, from any thread, with lines for people. Raises KafkaError."""
+    """Delivers events to `sinks` until the stop is requested. A new sink begins with what happens from now on; one that was
+    away with what it has not been given. `say` is called, from any thread, with lines for people. `evidence`: where the
+    recorder writes. Raises KafkaError."""
 
     def __init__(
-        self, settings: KafkaSettings, sinks: Sequence[Webhook], stop: GracefulStop, say: Callable[[str], None]
+        self,
+        settings: KafkaSettings,
+        sinks: Sequence[Sink],
+        stop: GracefulStop,
+        say: Callable[[str], None],
+        evidence: Storage | None = None,
+        figures: NotifierFigures | None = None,
     ) -> None:
         self._settings, self._sinks, self._stop, self._say = settings, sinks, stop, say
+        self._pictures = Pictures(settings, evidence, say)
+        self._figures = figures or NotifierFigures(sink.options.name for sink in sinks)
+        self._streams: Sequence[StreamDescription] = ()
         self._over = threading.Event()
         self._failed: list[Exception] = []
 
     def run(self) -> None:
         require_broker(self._settings, lambda: self._stop.requested)
         count = partitions_of(self._settings, self._settings.topics.events)
-        threads = [threading.Thread(target=self._guarded, args=(sink, count), daemon=True) for sink in self._sinks]
+        works: list[tuple[Callable[[], None], float]] = [
+            (partial(self._follow, sink, count), sink.options.timeout_s) for sink in self._sinks
+        ]
+        if any(sink.needs_streams for sink in self._sinks):
+            works.append((self._follow_streams, 0.0))
+        threads = [threading.Thread(target=self._guarded, args=(work,), daemon=True) for work, _ in works]
         for thread in threads:
             thread.start()
         while not self._stop.wait(0.2) and not self._failed:
             pass
         self._over.set()
-        for sink, thread in zip(self._sinks, threads, strict=True):
-            thread.join(sink.timeout_s + _REQUEST_S)
+        for thread, (_, timeout_s) in zip(threads, works, strict=True):
+            thread.join(timeout_s + _REQUEST_S)
         if self._failed:
             raise self._failed[0]
 
-    def _guarded(self, sink: Webhook, count: int) -> None:
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            self._follow(sink, count)
+            work()
         except Exception as error:  # noqa: BLE001  # the main thread raises it
             self._failed.append(error)
 
-    def _follow(self, sink: Webhook, count: int) -> None:
+    def _follow_streams(self) -> None:
+        """In a thread: keeps the descriptions of all streams."""
+        found: dict[str, StreamDescription] = {}
+        with TopicTail(self._settings, self._settings.topics.streams, stopping=self._over.is_set) as tail:
+            while not self._over.is_set():
+                messages = tail.poll(0.5)
+                for message in messages:
+                    try:
+                        one = decode_stream(message.key(), message.value())
+                    except MessageError:
+                        continue  # the worker names it
+                    found[one.stream] = one
+                    if message.value() is None:
+                        del found[one.stream]
+                if messages:
+                    self._streams = tuple(found.values())
+
+    def _follow(self, sink: Sink, count: int) -> None:
+        """In a thread: the events of one sink."""
+        figures = self._figures.sinks[sink.options.name]
         watch = BrokerWatch(self._settings)
-        group = f"{self._settings.topic_prefix}.notify.{sink.name}"
+        group = f"{self._settings.topic_prefix}.notify.{sink.options.name}"
         client = consumer(self._settings, group, watch)
+        idle_at, idle_said = 0.0, False
         try:
             client.assign(self._position(client, group, count))
+            figures.following = True
             while not self._over.is_set():
+                figures.heart.beat()
                 watch.check(client)
                 message = client.poll(0.2)
                 if message is None:
+                    if time.monotonic() > idle_at:
+                        idle_at, idle_said = self._idle(sink, idle_said)
                     continue
                 if (error := message.error()) is not None:
                     if not error.retriable():
                         raise KafkaError(f"topic {self._settings.topics.events}: {self._settings.scrub(error.str())}")
                     continue
-                if not self._tell(sink, message):
+                if not self._take(sink, figures, message):
                     return
                 self._patiently(group, partial(client.commit, message=message, asynchronous=False))
         finally:
+            figures.heart.end()
+            sink.close()
             client.close()
+
+    def _idle(self, sink: Sink, said: bool) -> tuple[float, bool]:
+        """Let a sink see to its connection: when it is to do so again, and whether people know that it cannot."""
+        try:
+            sink.idle(self._streams)
+        except UndeliveredError as error:
+            if not said:
+                self._say(f"sink {sink.options.name!r} ({sink.place}): {error}; trying again")
+            return time.monotonic() + _IDLE_AGAIN_S, True
+        return time.monotonic() + _IDLE_EVERY_S, False
 
     def _position(self, client: Consumer, group: str, count: int) -> list[TopicPartition]:
         """Where the sink was left; where it is new, the end, which it is left at from now on."""
@@ -123,33 +178,44 @@ class Notifier:
                 if not passes or time.monotonic() > deadline or self._over.wait(0.5):
                     raise KafkaError(f"group {group}: {reason(failed, self._settings, 'Read', group)}") from error
 
-    def _tell(self, sink: Webhook, message: Message) -> bool:
-        """Until it is taken, or never will be; False where the stop came first."""
+    def _take(self, sink: Sink, figures: SinkFigures, message: Message) -> bool:
+        """Until the sink has what concerns it, or never will; False where the stop came first."""
         try:
             event = decode_event(message.key(), message.value())
         except MessageError:
             return True
-        if not sink.wanted.takes(event):
+        if not sink.options.filter.matches(event):
             return True
-        pause_s, since, told_at = FIRST_PAUSE_S, time.monotonic(), 0.0
+        picture = self._pictures.of(event, self._over.is_set) if sink.options.picture else None
+        name = f"sink {sink.options.name!r} ({sink.place})"
+        pause_s, since, said_at = FIRST_PAUSE_S, time.monotonic(), 0.0
         tries = 0
-        while True:
+        while not self._over.is_set():
             tries += 1
+            figures.heart.beat()
             try:
-                deliver(sink, event)
+                sink.deliver(event, picture)
             except UndeliveredError as error:
-                name = f"sink {sink.name!r} ({sink.host})"
                 if error.final:
-                    self._say(f"{name}: {error}: {key_of(event)} of stream {event.stream!r} is not told to it")
-                    return True
-                if time.monotonic() > told_at + _TOLD_EVERY_S or tries == 1:
-                    told_at = time.monotonic()
-                    lasts_s = told_at - since
-                    self._say(f"{name}: {error}; trying again until it takes {key_of(event)} ({lasts_s:.0f} s so far)")
-                if self._over.wait(pause_s):
-                    return False
+                    self._say(f"{name}: {error}: {key_of(event)} of stream {event.stream!r} is not delivered to it")
+                    return self._done(figures, "refused")
+                figures.failures += 1
+                figures.failing_since = since
+                if tries == 1 or time.monotonic() > said_at + _SAID_EVERY_S:
+                    said_at = time.monotonic()
+                    self._say(
+                        f"{name}: {error}; trying again until it takes {key_of(event)} ({said_at - since:.0f} s so far)"
+                    )
+                self._over.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 if tries > 1:
-                    self._say(f"sink {sink.name!r} ({sink.host}): takes events again, after {tries} tries")
-                return True
+                    self._say(f"{name}: takes events again, after {tries} tries")
+                return self._done(figures, "delivered")
+        return False
+
+    @staticmethod
+    def _done(figures: SinkFigures, outcome: str) -> bool:
+        figures.outcomes[outcome] += 1
+        figures.failing_since = None
+        return True

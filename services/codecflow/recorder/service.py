@@ -4,28 +4,35 @@ goes on writes the same files again."""
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, Message
 
-from codecflow.errors import CodecFlowError, KafkaError, MessageError, SourceError
+from codecflow.errors import KafkaError, MessageError, SourceError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
 from codecflow.kafka.failures import client_error, reason
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import Event, decode_event, encode_event
-from codecflow.subscriber.evidence import AFTER_S, BEFORE_S, LONGEST_S, span, write_evidence
-from codecflow.subscriber.lines import time_of_day
+from codecflow.storage import StorageError
+from codecflow.subscriber.evidence import AFTER_S, BEFORE_S, LONGEST_S, evidence_name, span, write_evidence
+from codecflow.subscriber.picture import event_picture
 from codecflow.subscriber.recording import NotThereError, Recording
 from codecflow.text import one_line
 
-from .folder import EvidenceFolder
-from .picture import drawn, mask_of, shown_at
+from .evidence import Evidence
+from .figures import RecorderFigures
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
+"""Pauses between tries to write double from the first to the longest."""
 
 _CLEAN_EVERY_S = 60.0
+_SAID_EVERY_S = 300.0
 _PUBLISHED_WITHIN_MS = 3_000
 """How long after its capture a picture may come to packets."""
 _WITH_FILES = ("answer", "camera-lost")
@@ -42,51 +49,79 @@ class RecorderOptions:
 
 
 class Recorder:
-    """Writes the files of events into a folder until the stop is requested. `say` is called with a line per event and for
-    what is missing. Raises KafkaError, ConfigError where the folder cannot be written."""
+    """Writes the files of events until the stop is requested. `say` is called with a line per event and for what is missing.
+    A storage that takes no files is tried again until it does. Raises KafkaError."""
 
     def __init__(
         self,
         settings: KafkaSettings,
-        folder: EvidenceFolder,
+        evidence: Evidence,
         options: RecorderOptions,
         stop: GracefulStop,
         say: Callable[[str], None],
+        figures: RecorderFigures | None = None,
     ) -> None:
-        self._settings, self._folder, self._options, self._stop, self._say = settings, folder, options, stop, say
+        self._settings, self._evidence, self._options, self._stop, self._say = settings, evidence, options, stop, say
+        self._figures = figures or RecorderFigures()
+        self._group = f"{settings.topic_prefix}.recorder"
         self._clean_at = 0.0
+        self._held: deque[Message] = deque()
+        """Came while another was being waited for."""
 
     def run(self) -> None:
         require_broker(self._settings, lambda: self._stop.requested)
-        watch = BrokerWatch(self._settings)
-        group = f"{self._settings.topic_prefix}.recorder"
-        client = consumer(self._settings, group, watch)
+        self._watch = BrokerWatch(self._settings)
+        self._client = consumer(self._settings, self._group, self._watch)
         try:
-            client.subscribe([self._settings.topics.events])
+            self._client.subscribe([self._settings.topics.events])
             while not self._stop.requested:
-                watch.check(client)
-                message = client.poll(0.2)
+                if not self._held:
+                    self._poll()
                 self._clean()
-                if message is None:
+                if not self._held:
                     continue
-                if (error := message.error()) is not None:
-                    if not error.retriable():
-                        topic = self._settings.topics.events
-                        raise KafkaError(f"topic {topic}: {reason(error, self._settings, 'Read', topic)}")
-                    continue
+                message = self._held.popleft()
                 if not self._take(message):
                     return
-                try:
-                    client.commit(message=message, asynchronous=False)
-                except KafkaException as failed:
-                    # Its partition has gone to another recorder meanwhile, which writes the same files again.
-                    if client_error(failed).code() not in _TAKEN_AWAY:
-                        raise KafkaError(
-                            f"group {group}: offsets cannot be committed: "
-                            f"{reason(client_error(failed), self._settings, 'Read', group)}"
-                        ) from failed
+                self._commit(message)
         finally:
-            client.close()
+            self._figures.heart.end()
+            self._client.close()
+
+    def _poll(self) -> None:
+        self._figures.heart.beat()
+        self._watch.check(self._client)
+        message = self._client.poll(0.2)
+        self._figures.assigned = bool(self._client.assignment())
+        if message is None:
+            return
+        if (error := message.error()) is None:
+            self._held.append(message)
+        elif not error.retriable():
+            topic = self._settings.topics.events
+            raise KafkaError(f"topic {topic}: {reason(error, self._settings, 'Read', topic)}")
+
+    def _wait(self, seconds: float) -> bool:
+        """Sleep, and poll meanwhile, so that the group does not take this member for dead. True when the stop came."""
+        until = time.monotonic() + seconds
+        while not self._stop.requested and time.monotonic() < until:
+            if assigned := self._client.assignment():
+                self._client.pause(assigned)
+            self._poll()
+        if assigned := self._client.assignment():
+            self._client.resume(assigned)
+        return self._stop.requested
+
+    def _commit(self, message: Message) -> None:
+        try:
+            self._client.commit(message=message, asynchronous=False)
+        except KafkaException as failed:
+            # Its partition has gone to another recorder meanwhile, which writes the same files again.
+            if client_error(failed).code() not in _TAKEN_AWAY:
+                raise KafkaError(
+                    f"group {self._group}: offsets cannot be committed: "
+                    f"{reason(client_error(failed), self._settings, 'Read', self._group)}"
+                ) from failed
 
     def _take(self, message: Message) -> bool:
         """Write what a record asks for; False where the stop came first."""
@@ -97,33 +132,61 @@ class Recorder:
             return True
         if self._options.stream not in (None, event.stream):
             return True
+        pause_s, said_at, since = FIRST_PAUSE_S, 0.0, time.monotonic()
+        while True:
+            try:
+                if not self._record(event):
+                    return False
+            except StorageError as error:
+                self._figures.failing_since = since
+                if not said_at or time.monotonic() > said_at + _SAID_EVERY_S:
+                    said_at = time.monotonic()
+                    self._say(f"{error}; trying again ({said_at - since:.0f} s so far)")
+                if self._wait(pause_s):
+                    return False
+                pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            else:
+                self._figures.failing_since = None
+                return True
+
+    def _record(self, event: Event) -> bool:
+        """The files of an event; False where the stop came first. Raises StorageError."""
+        name = evidence_name(event)
         files: list[str] = []
         missing: list[str] = []
-        with Recording(self._settings, event.stream, lambda: self._stop.requested) as recording:
-            picture = self._folder.path(event, ".jpg")
+        if event.change == "closed" and event.kind in _WITH_FILES:
+            begin, end = span(event, self._options.before_s, self._options.after_s, self._options.longest_s)
+            left_s = (end.ms + _PUBLISHED_WITHIN_MS) / 1000 - time.time()
+            if left_s > 0 and self._wait(left_s):
+                return False
+        with (
+            Recording(self._settings, event.stream, lambda: self._stop.requested) as recording,
+            self._evidence.storage.scratch() as scratch,
+        ):
             if event.change == "opened" and event.kind == "answer":
                 self._attempt(missing, lambda: self._picture(event, recording))
-            if picture.exists():
-                files.append(picture.name)
+            if self._evidence.storage.exists(f"{name}.jpg"):
+                files.append(f"{name}.jpg".rpartition("/")[2])
             if event.change == "closed" and event.kind in _WITH_FILES:
-                begin, end = span(event, self._options.before_s, self._options.after_s, self._options.longest_s)
-                while time.time() * 1000 < end.ms + _PUBLISHED_WITHIN_MS:
-                    if self._stop.wait(0.2):
-                        return False
-                target = self._folder.path(event, ".mp4")
-                self._attempt(missing, lambda: write_evidence(recording, begin, end, target))
-        if self._stop.requested:
-            return False  # a recording ends then, and what was cut from it may not be whole
-        clip = self._folder.path(event, "")
-        files += sorted(path.name for path in clip.parent.glob(f"{clip.name}*.mp4"))
+                cut = scratch / f"{name.rpartition('/')[2]}.mp4"
+                self._attempt(missing, lambda: write_evidence(recording, begin, end, cut))
+            if self._stop.requested:
+                return False  # a recording ends then, and what was cut from it may not be whole
+            self._keep(name, sorted(scratch.glob("*.mp4")))
+        files += self._evidence.clips(event)
         _, value = encode_event(event)
         document = {"stream": event.stream, **orjson.loads(value), "files": files}
         if missing:
             document["missing"] = missing
-        self._folder.write(self._folder.path(event, ".json"), orjson.dumps(document, option=orjson.OPT_INDENT_2))
-        told = ", ".join(files) or "no files"
-        self._say(f"stream {event.stream!r}: event {event.id} {event.change}: {told}")
+        self._evidence.storage.write(f"{name}.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        self._figures.changes["incomplete" if missing else "complete"] += 1
+        self._say(f"stream {event.stream!r}: event {event.id} {event.change}: {', '.join(files) or 'no files'}")
         return True
+
+    def _keep(self, name: str, clips: list[Path]) -> None:
+        folder = name.rpartition("/")[0]
+        for clip in clips:
+            self._evidence.storage.put(f"{folder}/{clip.name}", clip)
 
     def _attempt(self, missing: list[str], write: Callable[[], object]) -> None:
         """Evidence that cannot be had any more does not stop the rest."""
@@ -134,25 +197,23 @@ class Recorder:
             self._say(one_line(str(error)))
 
     def _picture(self, event: Event, recording: Recording) -> None:
-        shown = shown_at(recording, event.at_ms)
-        if shown is None:
-            return
-        mask = None
-        try:
-            mask = mask_of(self._settings, event)
-        except CodecFlowError as error:
-            self._say(f"stream {event.stream!r}: event {event.id} is drawn without its mask: {error}")
-        words = f"{event.stream}  {time_of_day(event.at_ms)}  {event.question}: {event.label}"
-        if event.probability is not None:
-            words += f" ({event.probability:.2f})"
-        self._folder.write(self._folder.path(event, ".jpg"), drawn(shown.rgb(), mask, one_line(words, 120)))
+        data = event_picture(self._settings, recording, event, self._say)
+        if data is not None:
+            self._evidence.storage.write(f"{evidence_name(event)}.jpg", data)
 
     def _clean(self) -> None:
         if time.monotonic() < self._clean_at:
             return
         self._clean_at = time.monotonic() + _CLEAN_EVERY_S
-        if removed := self._folder.clean():
-            self._say(f"{removed} events removed: older than --keep-days, or beyond --keep-bytes")
+        try:
+            held = self._evidence.clean()
+        except StorageError as error:
+            self._say(f"{error}; nothing was removed")
+            return
+        self._figures.held = held
+        self._figures.removed += held.removed
+        if held.removed:
+            self._say(f"{held.removed} events removed: older than --keep-days, or beyond --keep-bytes")
 
 
 _TAKEN_AWAY = frozenset(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 from codecflow.errors import ConfigError
@@ -29,6 +30,15 @@ def find_event(settings: KafkaSettings, stream: str, identity: str) -> list[Even
             f"stream {stream}: there is no event {identity}; codecflow events --from-beginning lists them"
         )
     return sorted(found, key=lambda event: event.number)
+
+
+def evidence_name(event: Event) -> str:
+    """What the names of an event's files begin with: STREAM/DAY/TIME-ID, UTC, of when it began."""
+    then = datetime.fromtimestamp(event.began_at_ms / 1000, UTC)
+    # A stream may be called "..", and its id hold what some file systems do not take.
+    stream = event.stream.replace(":", "_")
+    folder = f"_{stream}" if stream.startswith(".") else stream
+    return f"{folder}/{then:%Y-%m-%d}/{then:%H%M%S}-{event.id}"
 
 
 def span(

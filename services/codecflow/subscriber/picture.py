@@ -1,8 +1,9 @@
-"""The picture at which an event opened: what the model kept of it, and what it answered."""
+"""The picture at which an event changed: what the model kept of it, and what it answered."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -10,15 +11,39 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.pictures import MAX_PIXELS
-from codecflow.errors import MessageError
+from codecflow.errors import CodecFlowError, MessageError
 from codecflow.kafka.history import PartitionHistory
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import Event, FrameMask, decode_masks
-from codecflow.subscriber.recording import Recording, WallClock
+from codecflow.text import one_line
+
+from .lines import time_of_day
+from .recording import Recording, WallClock
 
 _WIDTH = 1280
 _DIMMED = 0.45
 _EARLIER_MS = 60_000
+
+
+def event_picture(
+    settings: KafkaSettings, recording: Recording, event: Event, say: Callable[[str], None]
+) -> bytes | None:
+    """JPEG of the newest picture at an event's change; None where no picture can be decoded. `say` gets a line when the keep
+    mask cannot be had. Raises NotThereError."""
+    shown = shown_at(recording, event.at_ms)
+    if shown is None:
+        return None
+    mask = None
+    try:
+        mask = mask_of(settings, event)
+    except CodecFlowError as error:
+        say(f"stream {event.stream!r}: event {event.id} is drawn without its mask: {error}")
+    words = f"{event.stream}  {time_of_day(event.at_ms)}  {event.question or event.kind}"
+    if event.label is not None:
+        words += f": {event.label}"
+    if event.probability is not None:
+        words += f" ({event.probability:.2f})"
+    return drawn(shown.rgb(), mask, one_line(words, 120))
 
 
 def shown_at(recording: Recording, ms: int) -> ShownPicture | None:

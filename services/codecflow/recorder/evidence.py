@@ -1,0 +1,78 @@
+"""The files of events, in a folder or a storage that fsspec reaches, and which are removed when.
+
+STREAM/2026-11-28/180053-f2bd3004b710c9a2.json   what happened, and which files show it
+                                        .jpg    the picture at which the event opened
+                                        .mp4    the clip; -2.mp4 ... where the camera was lost in between
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from codecflow.messages import Event
+from codecflow.storage import Storage
+from codecflow.subscriber.evidence import evidence_name
+
+_OWN = re.compile(r"([^/]+)/(\d{4}-\d\d-\d\d)/(\d{6}-[0-9a-f]{16})(-\d{1,3})?\.(json|jpg|mp4)")
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Events that began more than `days` days ago are removed, and the oldest ones beyond `nbytes` bytes in all. None: no
+    limit."""
+
+    days: float | None = None
+    nbytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What there is: events, and bytes of their files together; `removed` events in this pass."""
+
+    events: int
+    nbytes: int
+    removed: int
+
+
+class Evidence:
+    """Files of events in `storage`. Methods raise StorageError."""
+
+    def __init__(self, storage: Storage, retention: Retention) -> None:
+        self.storage, self._retention = storage, retention
+
+    def clips(self, event: Event) -> list[str]:
+        """Names of the clips that are there, without their folder."""
+        folder, _, stem = evidence_name(event).rpartition("/")
+        names = (one.name.rpartition("/")[2] for one in self.storage.files(folder))
+        # The first has no number.
+        return sorted(
+            (name for name in names if name.startswith(stem) and name.endswith(".mp4")), key=lambda n: (len(n), n)
+        )
+
+    def clean(self, now_s: float | None = None) -> Held:
+        """Remove what is kept no longer. Files of others are left alone."""
+        now_s = time.time() if now_s is None else now_s
+        events: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
+        for file in self.storage.files():
+            if match := _OWN.fullmatch(file.name):
+                events.setdefault((match[2], match[3], match[1]), []).append((file.name, file.nbytes))
+        total = sum(nbytes for files in events.values() for _, nbytes in files)
+        removed = 0
+        for key in sorted(events):
+            days, most = self._retention.days, self._retention.nbytes
+            try:
+                began = datetime.strptime(f"{key[0]} {key[1][:6]}", "%Y-%m-%d %H%M%S").replace(tzinfo=UTC).timestamp()
+            except ValueError:
+                continue  # of others
+            if not (days is not None and now_s - began > 86_400 * days) and not (most is not None and total > most):
+                continue
+            # The record last: as long as it is there, a pass that was stopped in between is continued by the next one.
+            for name, nbytes in sorted(events[key], key=lambda one: one[0].endswith(".json")):
+                self.storage.remove(name)
+                total -= nbytes
+            removed += 1
+        self.storage.tidy()
+        return Held(len(events) - removed, total, removed)

@@ -1,0 +1,70 @@
+"""A real MQTT broker for one test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+from codecflow.localkafka.files import free_port
+
+UNPACKED = Path(sys.prefix) / "debian"
+
+
+def find() -> str:
+    """The broker's program. Skips the test where there is none."""
+    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", str(UNPACKED / "usr" / "sbin")))
+    found = shutil.which("mosquitto", path=path)
+    if found is None:
+        pytest.skip("no mosquitto: make mosquitto unpacks Debian's")
+    return found
+
+
+class Mosquitto:
+    """A context: a broker on 127.0.0.1 with `options` in its configuration. It can be stopped and started again."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self._program = find()
+        self._config = folder / "mosquitto.conf"
+        lines = (f"listener {self.port} 127.0.0.1", "user root", *(options or ("allow_anonymous true",)))
+        self._config.write_text("\n".join(lines) + "\n")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        libraries = ":".join(str(one) for one in (UNPACKED / "usr" / "lib").glob("*-linux-gnu"))
+        environment = {**os.environ, "LD_LIBRARY_PATH": f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
+        self._process = subprocess.Popen(
+            [self._program, "-c", self._config], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                return
+            except OSError:
+                assert self._process.poll() is None, "mosquitto ended"
+                assert time.monotonic() < deadline, "mosquitto did not start"
+                time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(30)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
