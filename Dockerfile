@@ -26,7 +26,7 @@ RUN uv pip install --no-deps --no-build-isolation /src
 
 FROM python:${PYTHON}-slim AS runtime
 RUN useradd --create-home --uid 10001 codecflow && \
-    mkdir /models /videos && chmod 1777 /models
+    mkdir /models /videos /evidence && chmod 1777 /models /evidence
 ENV PATH=/opt/codecflow/bin:$PATH PYTHONUNBUFFERED=1 HF_HOME=/models/hub
 WORKDIR /home/codecflow
 USER codecflow

@@ -12,6 +12,7 @@ import yaml
 
 from codecflow.cli.app import build
 from codecflow.localkafka.distribution import KAFKA_VERSION
+from codecflow.notify.config import read_config
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -45,10 +46,14 @@ def test_every_variable_has_a_default_or_is_asked_for() -> None:
 
 
 def test_the_camera_that_comes_with_it_is_the_bundled_clip() -> None:
-    (file,) = (with_defaults(secret["file"]) for secret in COMPOSE["secrets"].values())
+    file = with_defaults(COMPOSE["secrets"]["camera"]["file"])
     folder, inside, _ = with_defaults(SERVICES["producer"]["volumes"][0]).split(":")
     named = Path((ROOT / file).read_text().split("\n")[0])
     assert (ROOT / folder / named.relative_to(inside)).is_file()
+
+
+def test_the_notifications_that_come_with_it_can_be_read() -> None:
+    assert len(read_config(ROOT / with_defaults(COMPOSE["secrets"]["notify"]["file"])).sinks) == 1
 
 
 def test_the_broker_is_the_one_that_is_tested() -> None:
@@ -63,7 +68,7 @@ def test_a_worker_and_a_producer_in_each_profile() -> None:
 
 def test_services_wait_for_the_topics_and_those_for_the_broker() -> None:
     assert SERVICES["topics"]["depends_on"] == {"kafka": {"condition": "service_healthy"}}
-    for name in ("producer", "worker-cpu", "worker-gpu", "results", "ask"):
+    for name in ("producer", "worker-cpu", "worker-gpu", "results", "ask", "page", "recorder", "notify"):
         assert SERVICES[name]["depends_on"] == {"topics": {"condition": "service_completed_successfully"}}, name
 
 
