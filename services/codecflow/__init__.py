@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # without importing typing: see __main__
+    from typing import Any
 
-if TYPE_CHECKING:
     from .api import ask, publish, subscribe
 
 __version__ = "0.1.0"

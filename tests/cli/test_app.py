@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
-CODECFLOW = [sys.executable, "-c", "from codecflow.cli.app import main; main()"]
+import pytest
+
+CODECFLOW = [sys.executable, "-m", "codecflow"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -68,6 +72,20 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     command.stdout.close()
     _, said = command.communicate(timeout=60)
     assert said == ""
+
+
+@pytest.mark.parametrize(("module", "command"), [("typer", "--help"), ("torch", "worker --model none")])
+def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path, module: str, command: str) -> None:
+    program = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+    (tmp_path / f"{module}.py").write_text(program)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    # Where the tests themselves run in the background, SIGINT is ignored, and the command would inherit that.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        done = run(*command.split(), PYTHONPATH=path)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 def test_json_logs_are_one_document_per_line_whatever_goes_wrong() -> None:

@@ -1,17 +1,18 @@
-"""A worker as its options describe it: settings and engine, made in one place for the command and for its benchmark."""
+"""A worker as its options describe it: settings and engine, made in one place for the command and for its benchmark.
+
+What can be wrong is found before torch and transformers are imported, which takes seconds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from codecflow.codec.nvdec import use_nvdec
 from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig, parse_coverage
 from codecflow.messages import Question
-from codecflow.vlm.engine import Engine
-from codecflow.vlm.families import Family
-from codecflow.vlm.refresh import Refresh
 
 from .settings import (
     DEFAULT_REUSE_S,
@@ -23,6 +24,10 @@ from .settings import (
     reuse_slots,
 )
 from .windows import WindowPlan
+
+if TYPE_CHECKING:
+    from codecflow.vlm.engine import Engine
+    from codecflow.vlm.families import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +62,8 @@ class WorkerOptions:
         asked = None
         if self.question is not None:
             asked = Question("default", self.question, "yes-no" if self.yes_no else "text")
-        Refresh.named(self.refresh)
         nvdec = use_nvdec(self.decode)
-        return WorkerSettings(
+        settings = WorkerSettings(
             plan,
             KeepConfig(self.keep, plan.fps, kind, period_s, slack_s),  # type: ignore[arg-type]  # it checks the name
             question=asked,
@@ -73,9 +77,16 @@ class WorkerOptions:
                 default_buffer_bytes() if self.buffer is None else int(self.buffer * 2**30), self.idle_s, self.silent_s
             ),
         )
+        from codecflow.vlm.refresh import Refresh
+
+        Refresh.named(self.refresh)
+        return settings
 
     def engine(self, family: Family) -> Engine:
         """The engine that answers. Raises ConfigError."""
+        from codecflow.vlm.engine import Engine
+        from codecflow.vlm.refresh import Refresh
+
         plan = WindowPlan.of(self.window, self.stride, self.fps)
         return Engine(
             family,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,11 @@ import numpy.typing as npt
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
 from codecflow.messages import ResultError, StreamState, WindowGrid, ZonesInForce
-from codecflow.vlm.work import Frame
 
 from .resume import Offsets, Rewind
+
+if TYPE_CHECKING:
+    from codecflow.vlm.work import Frame
 
 _MOST_SLOTS = 10_000_000
 _LONGEST_GAP_S = 86_400

@@ -35,6 +35,9 @@ than this since it was last kept. The mean is signed: noise is not what a model 
 _PARTS = 4
 """Such a square along a token's side."""
 
+_FEW = 40
+"""Tokens around which squares are summed one by one, not over the whole picture."""
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -173,13 +176,16 @@ class LastKept:
         ] = {}  # over the tokens' places, of the frames that tokens are from
         self._frames = 0
 
-    def stale(self, luma: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> tuple[int, int]:
-        """Remembers the kept tokens of a frame. How many of the others are stale, and how many more would be, if all of the
-        picture had not changed by one gain and one offset."""
-        picture = luma.astype(np.int16)
+    def stale(
+        self, picture: npt.NDArray[np.int16], means: npt.NDArray[np.float64], keep: npt.NDArray[np.bool_]
+    ) -> tuple[int, int]:
+        """Remembers the kept tokens of a frame, whose luma is `picture` and whose tokens' means of it are `means`.
+
+        How many of the others are stale, and how many more would be, if all of the picture had not changed by one gain and
+        one offset.
+        """
         self._frames += 1
         self._kept_in[keep] = self._frames
-        means = np.array([picture[box].mean() for box in self._boxes])
         self._means = {frame: self._means[frame] for frame in set(self._kept_in.tolist()) if frame in self._means}
         self._means[self._frames] = means
         for token in np.flatnonzero(keep):
@@ -187,33 +193,65 @@ class LastKept:
         off = np.flatnonzero(~keep)
         if not off.size:
             return 0, 0
-        changed = self._largest(picture - self._seen, off)
+        changed = self._largest(picture, self._seen, off)
         beyond = off[changed > STALE]
         stale = 0
         for frame in set(self._kept_in[beyond].tolist()):
             gain, offset = _exposure(self._means[frame], means)
             tokens = beyond[self._kept_in[beyond] == frame]
-            stale += int((self._largest(picture - gain * self._seen - offset, tokens) > STALE).sum())
+            stale += int((self._largest(picture, self._seen, tokens, (gain, offset)) > STALE).sum())
         return stale, len(beyond) - stale
 
     def _largest(
-        self, difference: npt.NDArray[np.int16] | npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]
+        self,
+        now: npt.NDArray[np.int16],
+        then: npt.NDArray[np.int16],
+        tokens: npt.NDArray[np.int64],
+        exposure: tuple[float, float] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """The largest |mean| over a square that lies in the picture and has its centre in the token, of `tokens`."""
-        down, across = min(self._down, len(difference)), min(self._across, difference.shape[1])
-        exact = np.int16 if down * across * 255 < 2**15 else np.int32
-        values = difference.astype(exact if difference.dtype == np.int16 else np.float32)
-        squares = np.abs(_sums(values, down, across))
+        """The largest |mean of now - then| over a square that lies in the picture and has its centre in the token, of
+        `tokens`; with `exposure` of now - gain * then - offset."""
+        down, across = min(self._down, len(now)), min(self._across, now.shape[1])
         largest = np.zeros(len(tokens))
+        squares = (
+            None if len(tokens) < _FEW else np.abs(_sums(_difference(now, then, down * across, exposure), down, across))
+        )
         for place, token in enumerate(tokens):
             tall, wide = self._boxes[token]
-            within = squares[
-                max(0, tall.start - down // 2) : max(1, tall.stop - down // 2),
-                max(0, wide.start - across // 2) : max(1, wide.stop - across // 2),
-            ]
+            rows = slice(max(0, tall.start - down // 2), max(1, tall.stop - down // 2))
+            columns = slice(max(0, wide.start - across // 2), max(1, wide.stop - across // 2))
+            if squares is not None:
+                within = squares[rows, columns]
+            else:
+                seen = np.s_[rows.start : rows.stop + down - 1, columns.start : columns.stop + across - 1]
+                part = _difference(now[seen], then[seen], down * across, exposure)
+                within = (
+                    np.abs(_sums(part, down, across))
+                    if min(part.shape[0] - down, part.shape[1] - across) >= 0
+                    else part[:0]
+                )
             largest[place] = within.max() if within.size else 0.0
         largest /= down * across
         return largest
+
+
+def token_means(grid: TokenGrid, picture: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
+    """(tokens,): of the luma in each token's box."""
+    sums = np.zeros((grid.height + 1, grid.width + 1), np.int64)
+    sums[1:, 1:] = picture.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
+    x0, y0, x1, y1 = grid.boxes.T
+    found = (sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]) / ((x1 - x0) * (y1 - y0))
+    return np.asarray(found, np.float64)
+
+
+def _difference(
+    now: npt.NDArray[np.int16], then: npt.NDArray[np.int16], area: int, exposure: tuple[float, float] | None
+) -> npt.NDArray[Any]:
+    """In a type in which sums over `area` samples are exact, or nearly so."""
+    if exposure is not None:
+        gain, offset = exposure
+        return (now - gain * then - offset).astype(np.float32)
+    return (now - then).astype(np.int16 if area * 255 < 2**15 else np.int32)
 
 
 def _sums(values: npt.NDArray[Any], down: int, across: int) -> npt.NDArray[Any]:
@@ -272,12 +310,15 @@ def compare(
                 raise ConfigError("--zones: they leave nothing to look at; make an `only` zone larger, or remove one")
             states = {policy.name: policy.begin(grid, hidden) for policy in policies}
             seen = {policy.name: LastKept(grid) for policy in policies}
-        luma = picture.luma()
+        luma = picture.luma().astype(np.int16)
+        means = token_means(grid, luma)
         for policy in policies:
             state = states[policy.name]
             decision = state.decide(frame) if isinstance(state, SampledVectors) else frame.decide(state)
             tallies[policy.name].holding.add(frame.slot, decision.keep)
-            tallies[policy.name].add(frame.time_s, decision, *seen[policy.name].stale(luma, decision.keep | hidden))
+            tallies[policy.name].add(
+                frame.time_s, decision, *seen[policy.name].stale(luma, means, decision.keep | hidden)
+            )
         noise.append(frame.signal.noise / 8)
         yield Interim(frame.time_s, tallies, float(np.median(noise)))
 
