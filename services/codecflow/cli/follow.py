@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from codecflow.kafka.settings import KafkaSettings
-from codecflow.subscriber.results import TopicFollower
+if TYPE_CHECKING:
+    from codecflow.kafka.settings import KafkaSettings
+    from codecflow.subscriber.results import TopicFollower
 
 T = TypeVar("T")
 
