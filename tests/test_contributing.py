@@ -68,7 +68,8 @@ def test_recipe(heading: str, tmp_path: Path) -> None:
 
 
 def test_every_kind_of_extension_has_a_recipe() -> None:
-    assert {"Add a keep policy", "Add a model family", "Add a field to a message", "Add a metric"} <= set(RECIPES)
+    wanted = ("keep policy", "model family", "field to a message", "metric", "sink for notifications")
+    assert {f"Add a {kind}" for kind in wanted} <= set(RECIPES)
     for heading, body in RECIPES.items():
         assert blocks(body, "diff"), heading
         assert blocks(body, "sh"), heading
