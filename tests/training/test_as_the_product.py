@@ -12,7 +12,7 @@ import torch
 
 from codecflow.folders import cache_dir
 from codecflow.messages import Question
-from codecflow.tools.demo_model.assemble import cached_checkpoint
+from codecflow.tools.demo_model.checkpoint import cached_checkpoint
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model

@@ -99,7 +99,7 @@ def pipeline(
     Sustained: every window is answered before the next one is due, without errors, and memory does not grow.
     """
     from codecflow.tools.bench.pipeline_run import Options, run
-    from codecflow.tools.demo_model.assemble import checkpoint
+    from codecflow.tools.demo_model.checkpoint import checkpoint
     from codecflow.worker.options import WorkerOptions
 
     run(
@@ -265,7 +265,7 @@ def window(
 ) -> None:
     """FLOPs and time of a window under each keep and refresh policy, against everything from scratch."""
     from codecflow.tools.bench.window_run import Options, run
-    from codecflow.tools.demo_model.assemble import checkpoint
+    from codecflow.tools.demo_model.checkpoint import checkpoint
 
     run(
         Options(

@@ -68,7 +68,7 @@ def demo(
     from codecflow.tools.demo.source import JPEG_QUANTISER
     from codecflow.tools.demo.tally import Figures
     from codecflow.tools.demo.watch import Display
-    from codecflow.tools.demo_model.assemble import NAME
+    from codecflow.tools.demo_model.checkpoint import NAME
 
     if source is None:
         source = Path(__file__).parents[3] / "tests" / "data" / "intel_one-by-one-person-detection.mp4"

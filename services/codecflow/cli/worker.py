@@ -231,7 +231,7 @@ def worker(
 
 
 def _load(model: str, dtype: str, device: str, weights: str) -> Family:
-    from codecflow.tools.demo_model.assemble import checkpoint
+    from codecflow.tools.demo_model.checkpoint import checkpoint
     from codecflow.vlm.loading import load_model
 
     folder = checkpoint(model, logs.say)

@@ -12,7 +12,7 @@ import pytest
 from codecflow import subscriber
 from codecflow.cli.demo import TINY_STRIDE_S, WINDOW_S
 from codecflow.folders import cache_dir
-from codecflow.tools.demo_model.assemble import cached_checkpoint
+from codecflow.tools.demo_model.checkpoint import cached_checkpoint
 from codecflow.tools.evaluate.answers import Lane
 from codecflow.tools.evaluate.contenders import contenders
 from codecflow.tools.evaluate.pipeline import Sampled, publish

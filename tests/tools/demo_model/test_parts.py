@@ -15,13 +15,12 @@ from safetensors.torch import save_file
 
 from codecflow.errors import ModelError
 from codecflow.tools.demo_model.assemble import (
-    REPOSITORY_PART,
     TrainedPart,
     apply_trained_part,
     build_checkpoint,
-    cached_checkpoint,
     read_trained_part,
 )
+from codecflow.tools.demo_model.checkpoint import REPOSITORY_PART, cached_checkpoint
 from codecflow.tools.demo_model.parts import TEXT, VISION, locate
 
 

@@ -18,7 +18,7 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.subscriber.lines import clock, result_line
-from codecflow.tools.demo_model.assemble import checkpoint
+from codecflow.tools.demo_model.checkpoint import checkpoint
 
 from .children import Children
 from .source import fitting_stride, jpeg_bytes

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +15,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from codecflow.errors import ModelError
-from codecflow.folders import alone_in, make_folder
+from codecflow.folders import make_folder
 from codecflow.vlm.loading import quiet
 
+from .checkpoint import REPOSITORY_PART
 from .parts import TEXT, VISION, locate
 from .text import IMAGE_TOKENS, read_text_model
 from .vision import PATCH, read_vision_weights, vision_config
@@ -29,11 +28,6 @@ DEFAULT_SIDE = 224
 
 TOKEN = 2 * PATCH
 """Side in pixels of what becomes one token: 2 x 2 patches."""
-
-LAYOUT = 2
-"""Of what `build_checkpoint` writes: to be raised when it changes, so that no older folder is taken from a cache."""
-
-REPOSITORY_PART = Path(__file__).parents[4] / "models" / "codecflow-tiny" / "trained.safetensors"
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What DINOv2 was trained with."""
@@ -99,22 +93,6 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
         model.save_pretrained(out)
         processor.save_pretrained(out)
     return part.side, int(processor.image_seq_length)
-
-
-def cached_checkpoint(cache: Path) -> Path:
-    """The folder of this repository's codecflow-tiny in `cache`, built if it is not there yet. Raises ModelError
-    and ConfigError."""
-    if not REPOSITORY_PART.exists():
-        raise ModelError("codecflow-tiny: its trained part lies in the repository, which this installation is not of")
-    digest = hashlib.sha256(REPOSITORY_PART.read_bytes()).hexdigest()
-    folder = cache / f"codecflow-tiny-{digest[:12]}-{LAYOUT}"
-    if not folder.exists():
-        with alone_in(cache, "codecflow-tiny"):
-            if not folder.exists():  # nobody was quicker
-                with tempfile.TemporaryDirectory(dir=cache) as scratch:  # whole or not at all
-                    build_checkpoint(Path(scratch) / "built", None, cache)
-                    (Path(scratch) / "built").rename(folder)
-    return folder
 
 
 def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
@@ -188,22 +166,3 @@ def make_processor(tokenizer: Any, side: int) -> Any:
         image_seq_length=(side // TOKEN) ** 2,
         chat_template=tokenizer.chat_template,
     )
-
-
-NAME = "codecflow-tiny"
-"""What --model takes for the trained demo model."""
-
-
-def checkpoint(model: str, say: Callable[[str], None]) -> str:
-    """`model`, a hub id or folder; for NAME the folder of the demo model, assembled in the cache when it is first asked for.
-
-    `say` takes a line for people. Raises ModelError when it cannot be assembled.
-    """
-    if model != NAME:
-        return model
-    from codecflow.folders import cache_dir
-
-    from .assemble import cached_checkpoint
-
-    say(f"{NAME}: a small trained model; the first time, 180 MB are downloaded and it is assembled")
-    return str(cached_checkpoint(cache_dir()))

@@ -15,7 +15,7 @@ from codecflow.codec.transcode import Transcode
 from codecflow.errors import ConfigError
 from codecflow.folders import make_folder
 from codecflow.keep import KeepConfig
-from codecflow.tools.demo_model.assemble import checkpoint
+from codecflow.tools.demo_model.checkpoint import checkpoint
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, progress
 from codecflow.vlm.kv_pool import spare_memory

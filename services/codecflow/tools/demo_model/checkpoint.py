@@ -1,0 +1,48 @@
+"""The demo model's folder in the cache: found without torch, assembled when it is first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from codecflow.errors import ModelError
+from codecflow.folders import alone_in, cache_dir
+
+NAME = "codecflow-tiny"
+"""What --model takes for the trained demo model."""
+
+LAYOUT = 2
+"""Of what `build_checkpoint` writes: to be raised when it changes, so that no older folder is taken from a cache."""
+
+REPOSITORY_PART = Path(__file__).parents[4] / "models" / "codecflow-tiny" / "trained.safetensors"
+
+
+def checkpoint(model: str, say: Callable[[str], None]) -> str:
+    """`model`, a hub id or folder; for NAME the folder of the demo model, assembled in the cache when it is first asked for.
+
+    `say` takes a line for people. Raises ModelError when it cannot be assembled.
+    """
+    if model != NAME:
+        return model
+    say(f"{NAME}: a small trained model; the first time, 180 MB are downloaded and it is assembled")
+    return str(cached_checkpoint(cache_dir()))
+
+
+def cached_checkpoint(cache: Path) -> Path:
+    """The folder of this repository's codecflow-tiny in `cache`, built if it is not there yet. Raises ModelError
+    and ConfigError."""
+    if not REPOSITORY_PART.exists():
+        raise ModelError("codecflow-tiny: its trained part lies in the repository, which this installation is not of")
+    digest = hashlib.sha256(REPOSITORY_PART.read_bytes()).hexdigest()
+    folder = cache / f"codecflow-tiny-{digest[:12]}-{LAYOUT}"
+    if not folder.exists():
+        with alone_in(cache, "codecflow-tiny"):
+            if not folder.exists():  # nobody was quicker
+                from .assemble import build_checkpoint
+
+                with tempfile.TemporaryDirectory(dir=cache) as scratch:  # whole or not at all
+                    build_checkpoint(Path(scratch) / "built", None, cache)
+                    (Path(scratch) / "built").rename(folder)
+    return folder
