@@ -8,8 +8,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -19,7 +21,8 @@ from codecflow import subscriber
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import Decoding, FrameMask, WindowMasks, Zone, encode_masks
+from codecflow.messages import Decoding, Event, FrameMask, WindowMasks, Zone, encode_event, encode_masks, event_id
+from codecflow.page import board
 from codecflow.page.access import Access
 from tests.subscriber.example_results import RESULT, commit
 
@@ -155,6 +158,155 @@ def test_questions_are_added_and_removed(
         "document.getElementById('type').value = 'choice'; document.getElementById('ask').requestSubmit()"
     )
     browser.until("document.querySelector('#wrong').textContent.includes('two or more labels')", "why not")
+
+
+def test_a_question_that_is_asked_again_keeps_its_rule(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings
+) -> None:
+    rule = "yes>=0.8,below=0.5,windows=2/3"
+    subscriber.ask(settings, "av1", subscriber.question("Door?", yes_no=True, name="door", event=rule))
+    open_stream(browser, address, "av1")
+    browser.until(f"document.querySelector('#asked .rule')?.textContent === 'event: {rule}'", "the rule")
+    ask = """(() => { for (const [id, value] of Object.entries(%s)) document.getElementById(id).value = value;
+        document.getElementById('ask').requestSubmit(); })()"""
+    browser.run(ask % {"prompt": "Door", "type": "yes-no", "event": ""})
+    until(lambda: subscriber.asked(settings, "av1").questions[0].prompt == "Door", "the question in other words")
+    (question,) = subscriber.asked(settings, "av1").questions
+    assert question.event == subscriber.question("x", yes_no=True, event=rule).event
+    browser.run(ask % {"prompt": "Door", "type": "text", "event": ""})
+    browser.until(
+        "document.querySelector('#wrong').textContent.includes('has an event rule that does not fit')", "why not"
+    )
+    browser.run(ask % {"prompt": "Door", "type": "yes-no", "event": "blue>=0.5"})
+    browser.until("document.querySelector('#wrong').textContent.includes('cannot fire')", "why not")
+    browser.run(ask % {"prompt": "Door", "type": "yes-no", "event": "no>=0.9"})
+    browser.until("document.querySelector('#asked .rule')?.textContent === 'event: no>=0.9'", "the new rule")
+
+
+def click(browser: Browser, x: float, y: float) -> None:
+    """With the mouse, at a place in the window."""
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+
+def box(browser: Browser, selector: str) -> dict[str, float]:
+    """Where an element lies in the window, after it was scrolled into view."""
+    found: dict[str, float] = browser.run(
+        f"(() => {{ const e = document.querySelector('{selector}'); e.scrollIntoView({{block: 'center'}}); "
+        "const b = e.getBoundingClientRect(); return {x: b.x, y: b.y, width: b.width, height: b.height}; })()"
+    )
+    return found
+
+
+def test_a_zone_is_drawn_by_hand(browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings) -> None:
+    def draw(name: str, *corners: tuple[float, float]) -> None:
+        video = box(browser, "#stage video")  # 160x96 in a box of the same shape, or with bars at its sides
+        wide = min(video["width"], video["height"] * 160 / 96)
+        left = video["x"] + (video["width"] - wide) / 2
+        for number, (x, y) in enumerate(corners, 1):
+            click(browser, left + x * wide, video["y"] + y * wide * 96 / 160)
+            browser.until(f"codecflow.sketch.length === {number}", "a corner")
+        browser.run(f"document.getElementById('zone-name').value = {json.dumps(name)}")
+        browser.run("document.getElementById('zone').requestSubmit()")
+
+    open_stream(browser, address, "h264-open")
+    shown(browser, 3)
+    browser.run("document.getElementById('sketch').click()")
+    draw("Zufahrt <b> 門", (0.25, 0.1), (0.75, 0.1), (0.75, 0.5), (0.25, 0.5))
+    browser.until("document.querySelector('#zoned')?.textContent.includes('Zufahrt <b> 門')", "the zone in the list")
+    (zone,) = subscriber.asked(settings, "h264-open").zones
+    assert (zone.name, zone.use) == ("Zufahrt <b> 門", "place")
+    for corner, wanted in zip(zone.polygon, ((0.25, 0.1), (0.75, 0.1), (0.75, 0.5), (0.25, 0.5)), strict=True):
+        assert corner == pytest.approx(wanted, abs=0.01)
+    edge = """(() => { const c = document.querySelector('#over'), g = c.getContext('2d');
+        return [...g.getImageData(Math.round(.25 * c.width) - 3, Math.round(.3 * c.height), 6, 1).data].join(); })()"""
+    browser.until(f"{edge}.includes('255,212,0,255')", "the zone's left edge on the picture")
+    browser.run("document.getElementById('sketch').click()")
+    draw("crossed", (0.1, 0.1), (0.9, 0.9), (0.9, 0.3), (0.1, 0.5))
+    browser.until("document.querySelector('#zone-wrong').textContent.includes('edges cross')", "why not")
+    browser.call("Input.dispatchKeyEvent", type="keyDown", key="Escape")
+    browser.until("codecflow.sketch === null", "it is given up")
+    browser.run("document.querySelector('#zoned .x').click()")
+    browser.until("document.querySelectorAll('#zoned li').length === 0", "no zone")
+    assert subscriber.asked(settings, "h264-open").zones == ()
+
+
+def send_events(settings: KafkaSettings, *events: Event) -> None:
+    with RecordSender(settings) as sender:
+        for event in events:
+            sender.send(Record(settings.topics.events, *encode_event(event), "an event"))
+
+
+def test_events_are_listed_marked_played_and_kept(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings, tmp_path: Path
+) -> None:
+    until(lambda: len(cameras.sent["vp9"]) > 60, "some seconds to look back on")
+    began, ended = cameras.sent["vp9"][40], cameras.sent["vp9"][55]
+    opened = Event(
+        "vp9", event_id("vp9", "one"), 0, "opened", "answer", began.epoch, began.captured_at_ms, began.captured_at_ms,
+        int(time.time() * 1000), "p(offen) 0.90", "Tür <i>", "Ist die Tür offen?", "offen 門", highest=0.9,
+    )  # fmt: skip
+    send_events(settings, opened, replace(opened, id=event_id("vp9", "lost"), kind="silent", question=None, label=None))
+    open_stream(browser, address, "vp9")
+    browser.until("document.querySelectorAll('#happened li').length === 2", "two events")
+    assert "Tür <i>: offen 門  still open" in browser.run("document.querySelector('#happened').textContent")
+    assert browser.run("document.querySelectorAll('#happened i').length") == 0
+    send_events(settings, replace(opened, number=1, change="closed", at_ms=ended.captured_at_ms))
+    item = f'#happened li[data-event="{opened.id}"]'
+    browser.until(f"document.querySelector('{item}').className === ''", "that it is closed")
+    # Its mark on the timeline, which covers 5 min here, and a click on it.
+    browser.run("document.getElementById('span').value = 300; document.getElementById('span').onchange()")
+    line = box(browser, "#line")
+    share = browser.run(f"(() => {{ const [a, b] = range(); return ({began.captured_at_ms} - a) / (b - a); }})()")
+    click(browser, line["x"] + share * line["width"] + 2, line["y"] + 3)
+    played = "codecflow.player.shown && codecflow.player.shown.c < Date.now() - 1500 && codecflow.player.shown.c"
+    first = browser.until(played, "a picture of the past")
+    assert began.captured_at_ms - 5500 <= first < began.captured_at_ms + 3000
+    browser.run("document.querySelector('#live').click()")
+    browser.until("codecflow.player.shown && Date.now() - codecflow.player.shown.c < 2000", "live again")
+    browser.run(f"document.querySelector('{item} button').click()")
+    browser.until(played, "the past again")
+    link = browser.run(f"document.querySelector('{item} a').href")
+    with urllib.request.urlopen(link, timeout=60) as answer:
+        assert answer.headers["content-type"] == "video/mp4"
+        assert opened.id in answer.headers["content-disposition"]
+        (tmp_path / "clip.mp4").write_bytes(answer.read())
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert len(list(container.decode(video=0))) >= 15
+    for name, status in (("0123456789abcdef", 404), ("x", 400)):
+        with pytest.raises(urllib.error.HTTPError, match=str(status)):
+            urllib.request.urlopen(f"http://{address}/streams/vp9/events/{name}/clip", timeout=60)
+    # The grid shows what is still open.
+    browser.go("about:blank")
+    browser.go(f"http://{address}/")
+    caption = "[...document.querySelectorAll('.tile')].find(t => t.dataset.stream === 'vp9')?.textContent"
+    browser.until(f"{caption}?.includes('silent since')", "the event that is open")
+    assert browser.errors == []
+
+
+def test_a_stream_that_is_deleted_while_somebody_watches(
+    browser: Browser, address: str, cameras: Cameras, settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board, "QUIET_MS", 1_000)
+    now = int(time.time() * 1000)
+    subscriber.ask(settings, "brief", subscriber.question("?", yes_no=True, name="q"))
+    publish(
+        settings, [replace(p, stream="brief", epoch=now, captured_at_ms=now) for p in cameras.sent["h264"].values()]
+    )
+    open_stream(browser, address, "brief")
+    browser.until("codecflow.player.shown !== null", "a picture")
+    with RecordSender(settings) as sender:
+        sender.send(Record(settings.topics.streams, b"brief", None, "a tombstone"))
+        sender.send(Record(settings.topics.packets, b"brief", None, "a tombstone"))
+    browser.until("document.querySelector('#note').textContent === 'This stream has been deleted.'", "that it is gone")
+    assert browser.run("document.querySelector('#note').hidden") is False
+    browser.run("document.querySelector('#back').click()")
+    browser.until("document.querySelectorAll('.tile').length > 0 && !codecflow.streams.has('brief')", "the others")
+    assert browser.errors == []
+    # It comes back.
+    now = int(time.time() * 1000)
+    publish(settings, [replace(cameras.sent["h264"][0], stream="brief", epoch=now, captured_at_ms=now)])
+    browser.until("codecflow.streams.has('brief')", "the stream that is published again")
 
 
 @pytest.mark.parametrize("stream", ["mjpeg", "hevc"])

@@ -10,21 +10,22 @@ import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote_plus
 
 import orjson
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from codecflow import subscriber
-from codecflow.errors import CodecFlowError, ConfigError
-from codecflow.kafka.settings import KafkaSettings
+from codecflow.errors import CodecFlowError, ConfigError, SourceError
+from codecflow.subscriber.recording import NotThereError
 
 from .access import COOKIE, Access
+from .changes import Change, add_question, add_zone, remove_question, remove_zone
+from .cutting import cut_event
 from .hub import Hub
 
 _STATIC = Path(__file__).parent / "static"
@@ -34,6 +35,9 @@ _FILES = {
     "/uplot.LICENSE": ("uplot.LICENSE", "text/plain"),
 }
 _MOST_BODY = 1 << 20
+_MOST_CUTTING = 2
+"""Clips that are cut at the same time."""
+
 _WRONG_TOKEN_S = 0.5
 _COOKIE_S = 30 * 86_400
 _logger = logging.getLogger("codecflow.page")
@@ -63,6 +67,8 @@ def build(access: Access, hub: Callable[[], Hub]) -> Starlette:
             *(Route(path, page.file) for path in _FILES),
             Route("/login", page.login, methods=["POST"]),
             Route("/streams/{stream}/questions", page.questions, methods=["POST", "DELETE"]),
+            Route("/streams/{stream}/zones", page.zones, methods=["POST", "DELETE"]),
+            Route("/streams/{stream}/events/{event}/clip", page.clip),
             WebSocketRoute("/ws", page.socket),
         ]
     )
@@ -73,6 +79,7 @@ class _Page:
 
     def __init__(self, access: Access, hub: Callable[[], Hub]) -> None:
         self._access, self._hub = access, hub
+        self._cutting = asyncio.Semaphore(_MOST_CUTTING)
         self._html = (_STATIC / "page.html").read_text()
         self._login = (_STATIC / "login.html").read_text()
         self._files = {path: ((_STATIC / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()}
@@ -111,22 +118,52 @@ class _Page:
 
     async def questions(self, request: Request) -> Response:
         """A question added or removed."""
+        make = remove_question if request.method == "DELETE" else add_question
+        return await self._change(request, make, "a question is expected: prompt, type, labels, event, id")
+
+    async def zones(self, request: Request) -> Response:
+        """A zone added or removed."""
+        make = remove_zone if request.method == "DELETE" else add_zone
+        return await self._change(request, make, "a zone is expected: name, use, polygon")
+
+    async def clip(self, request: Request) -> Response:
+        """The clip of an event, to keep: MP4, or ZIP where there are several files."""
+        if (no := self._refused(request)) is not None:
+            return no
+        hub, stream = self._hub(), request.path_params["stream"]
+        if self._cutting.locked():
+            return _error(503, "other clips are being cut; try again in a moment")
+        async with self._cutting:
+            try:
+                folder, path = await asyncio.to_thread(
+                    cut_event, hub.settings, stream, request.path_params["event"], lambda: hub.closed
+                )
+            except ConfigError as error:
+                return _error(400, str(error))
+            except (NotThereError, SourceError) as error:
+                return _error(404, str(error))
+            except CodecFlowError as error:
+                return _error(502, str(error))
+        kind = "application/zip" if path.suffix == ".zip" else "video/mp4"
+        return FileResponse(path, media_type=kind, filename=path.name, background=BackgroundTask(folder.cleanup))
+
+    async def _change(self, request: Request, make: Change, expected: str) -> Response:
+        """A stream's definition as a request's body wants it."""
         if (no := self._refused(request, changes=True)) is not None:
             return no
-        stream = request.path_params["stream"]
+        if (body := await _body(request)) is None:
+            return _error(413, "too long")
         try:
-            if (body := await _body(request)) is None:
-                return _error(413, "too long")
-            make = _removal if request.method == "DELETE" else _addition
-            change = make(self._hub().settings, stream, orjson.loads(body))
-            asked = await asyncio.get_running_loop().run_in_executor(None, change)
+            wanted = dict(orjson.loads(body).items())
+            settings, stream = self._hub().settings, request.path_params["stream"]
+            described = await asyncio.to_thread(make, settings, stream, wanted)
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-            return _error(400, "a question is expected: prompt, type, labels, id")
+            return _error(400, expected)
         except ConfigError as error:
             return _error(400, str(error))
         except CodecFlowError as error:
             return _error(502, str(error))
-        return JSONResponse({"questions": len(asked.questions)})
+        return JSONResponse({"questions": len(described.questions), "zones": len(described.zones)})
 
     async def socket(self, ws: WebSocket) -> None:
         """One browser, for as long as it stays."""
@@ -181,22 +218,6 @@ def _html(text: str, status: int) -> Response:
         "Cache-Control": "no-store" if status == 401 else "no-cache",
     }
     return HTMLResponse(text, status, headers)
-
-
-def _addition(settings: KafkaSettings, stream: str, wanted: dict[str, Any]) -> Callable[[], Any]:
-    kind = wanted.get("type", "text")
-    question = subscriber.question(
-        str(wanted["prompt"]).strip(),
-        yes_no=kind == "yes-no",
-        choices=[str(label) for label in wanted.get("labels", ())] if kind == "choice" else (),
-        name=str(wanted["id"]) if wanted.get("id") else None,
-    )
-    return lambda: subscriber.ask(settings, stream, question)
-
-
-def _removal(settings: KafkaSettings, stream: str, wanted: dict[str, Any]) -> Callable[[], Any]:
-    name = str(wanted["id"])
-    return lambda: subscriber.remove(settings, stream, name)
 
 
 def _error(status: int, text: str) -> Response:

@@ -19,13 +19,16 @@ import orjson
 from confluent_kafka import Message
 
 from codecflow.errors import ConfigError, KafkaError, MessageError
+from codecflow.events.syntax import rule_text
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import (
+    Event,
     Result,
     StreamDescription,
     WindowMasks,
     check_stream_id,
+    decode_event,
     decode_masks,
     decode_result,
     decode_stream,
@@ -38,8 +41,14 @@ HISTORY = 400
 MASKS = 4
 """Windows of a stream whose masks are kept for the next one who looks."""
 
+EVENTS = 200
+"""Events of a stream that are kept to list."""
+
 ANSWER = 400
 """Characters of an answer that are shown."""
+
+QUIET_MS = 10_000
+"""After that a stream that was deleted and sends nothing is gone."""
 
 _NEWEST = 3_000
 _logger = logging.getLogger("codecflow.page")
@@ -47,7 +56,8 @@ _logger = logging.getLogger("codecflow.page")
 
 @dataclass(slots=True)
 class StreamInfo:
-    """Of one stream. `seen_ms`: when its newest metadata came. `latest`: the newest result of each question."""
+    """Of one stream. `seen_ms`: when its newest metadata came. `latest`: the newest result of each question. `events`: the
+    newest change of each by id, oldest event first. `deleted_ms`: when its description was deleted, 0 for not."""
 
     name: str
     description: StreamDescription
@@ -55,6 +65,8 @@ class StreamInfo:
     latest: dict[str, dict[str, Any]] = field(default_factory=dict)
     history: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=HISTORY))
     masks: deque[str] = field(default_factory=lambda: deque(maxlen=MASKS))
+    events: dict[str, dict[str, Any]] = field(default_factory=dict)
+    deleted_ms: int = 0
 
     def document(self) -> dict[str, Any]:
         return {
@@ -64,11 +76,21 @@ class StreamInfo:
             "zones": [{"name": z.name, "use": z.use, "polygon": z.polygon} for z in self.description.zones],
             "latest": [self.latest[q.id] for q in self.description.questions if q.id in self.latest]
             or list(self.latest.values())[-4:],
+            "open": [one for one in self.events.values() if one["ch"] != "closed"][-4:],
         }
 
 
 def questions_of(description: StreamDescription) -> list[dict[str, Any]]:
-    return [{"id": q.id, "prompt": q.prompt, "type": q.type, "labels": q.labels} for q in description.questions]
+    return [
+        {
+            "id": q.id,
+            "prompt": q.prompt,
+            "type": q.type,
+            "labels": q.labels,
+            "rule": None if q.event is None else rule_text(q.event),
+        }
+        for q in description.questions
+    ]
 
 
 def result_document(result: Result) -> dict[str, Any]:
@@ -97,6 +119,25 @@ def result_document(result: Result) -> dict[str, Any]:
         "model": result.model,
         "trained": result.trained,
         "keep": result.keep,
+    }
+
+
+def event_document(event: Event) -> dict[str, Any]:
+    """A change of an event as the page lists it."""
+    return {
+        "k": "e",
+        "s": event.stream,
+        "id": event.id,
+        "no": event.number,
+        "ch": event.change,
+        "ki": event.kind,
+        "q": event.question,
+        "an": event.label,
+        "be": event.before,
+        "p": event.highest,
+        "b": event.began_at_ms,
+        "c": event.at_ms,
+        "why": event.reason,
     }
 
 
@@ -141,12 +182,14 @@ class Board:
         self._full = False
         topics = settings.topics
         self._seen: dict[str, int] = {}
+        self._deleted: dict[str, int] = {}
         # The questions are read whole before anybody is served; of the rest what is new enough to draw.
         self._tails = [
             (TopicTail(settings, topics.streams), self._descriptions),
             (TopicTail(settings, topics.results, newest=_NEWEST), self._results),
             (TopicTail(settings, topics.masks, newest=64), self._masks),
             (TopicTail(settings, topics.metadata, newest=400), self._metadata),
+            (TopicTail(settings, topics.events, newest=_NEWEST), self._events),
         ]
         self._threads = [
             threading.Thread(target=self._follow, args=tail, name="page-board", daemon=True) for tail in self._tails
@@ -176,10 +219,20 @@ class Board:
         found = []
         for message in messages:
             try:
-                found.append(decode_stream(message.key(), message.value()))
+                described = decode_stream(message.key(), message.value())
+                found.append((described, message.timestamp()[1] if message.value() is None else 0))
             except MessageError as error:
                 _logger.warning("%s: %s", message.topic(), error)
-        self._post(lambda: _each(self._describe, [(one,) for one in found]))
+        self._post(lambda: _each(self._describe, found))
+
+    def _events(self, messages: Sequence[Message]) -> None:
+        found = []
+        for message in messages:
+            try:
+                found.append(event_document(decode_event(message.key(), message.value())))
+            except MessageError as error:
+                _logger.warning("%s: %s", message.topic(), error)
+        self._post(lambda: _each(self._happened, [(one,) for one in found]))
 
     def _results(self, messages: Sequence[Message]) -> None:
         found = []
@@ -226,12 +279,29 @@ class Board:
                 self._full = True
                 return None
             found = self.streams[stream] = StreamInfo(stream, StreamDescription(stream))
+            found.deleted_ms = self._deleted.get(stream, 0)
             self._tell(stream, "stream", orjson.dumps({"k": "s", **found.document()}).decode())
         return found
 
-    def _describe(self, description: StreamDescription) -> None:
+    def sweep(self) -> None:
+        """Forget streams that were deleted and of which nothing comes any more."""
+        now_ms = time.time() * 1000
+        for info in [one for one in self.streams.values() if one.deleted_ms]:
+            if now_ms - max(info.seen_ms, info.deleted_ms - QUIET_MS) > QUIET_MS:
+                del self.streams[info.name]
+                self._seen.pop(info.name, None)
+                self._full = False
+                self._tell(info.name, "stream", orjson.dumps({"k": "gone", "s": info.name}).decode())
+
+    def _describe(self, description: StreamDescription, deleted_ms: int) -> None:
+        self._deleted.pop(description.stream, None)
+        if deleted_ms:
+            if len(self._deleted) < MOST_STREAMS:
+                self._deleted[description.stream] = deleted_ms
+            if description.stream not in self.streams:
+                return
         if (info := self.info(description.stream)) is not None:
-            info.description = description
+            info.description, info.deleted_ms = description, deleted_ms
             self._tell(info.name, "stream", orjson.dumps({"k": "s", **info.document()}).decode())
 
     def _answered(self, document: dict[str, Any]) -> None:
@@ -241,6 +311,17 @@ class Board:
                 del info.latest[next(iter(info.latest))]
             info.history.append(document)
             self._tell(info.name, "result", orjson.dumps(document).decode())
+
+    def _happened(self, document: dict[str, Any]) -> None:
+        if (info := self.info(document["s"])) is None:
+            return
+        known = info.events.get(document["id"])
+        if known is not None and known["no"] > document["no"]:
+            return
+        info.events[document["id"]] = document  # keeps its place
+        while len(info.events) > EVENTS:
+            del info.events[next(iter(info.events))]
+        self._tell(info.name, "event", orjson.dumps(document).decode())
 
     def _masked(self, stream: str, text: str) -> None:
         if (info := self.info(stream)) is not None:

@@ -42,7 +42,7 @@ class Hub:
         self._stills: dict[str, StillChannel] = {}
         self._tiles: dict[str, TileChannel] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        self.closed = False
 
         def post(call: Callable[[], None]) -> None:
             with suppress(RuntimeError):  # the loop is closed: the page ends
@@ -57,7 +57,7 @@ class Hub:
 
     def close(self) -> None:
         """Waits for threads."""
-        self._closed = True
+        self.closed = True
         for replay in self.replays:
             replay.stop()
         for task in self._tasks:
@@ -145,9 +145,9 @@ class Hub:
 
     def _last_picture(self, stream: str, tile: TileChannel) -> None:
         """In a thread: the last keyframe of a camera that is silent."""
-        if self._closed or not tile.count:
+        if self.closed or not tile.count:
             return
-        with suppress(Exception), Recording(self.settings, stream, lambda: self._closed) as recording:
+        with suppress(Exception), Recording(self.settings, stream, lambda: self.closed) as recording:
             if gop := recording.newest_gop():
                 tile.work(gop[0])
 

@@ -18,6 +18,8 @@ from .app import build
 from .health import PageHealth
 from .hub import Hub
 
+_SWEEP_TURNS = 10
+
 
 class _Server(uvicorn.Server):
     """Without signal handlers of its own: a service here ends as all others do."""
@@ -85,8 +87,12 @@ async def _serve(
             await asyncio.sleep(0.02)
         beating = asyncio.create_task(health.follow(hub.figures))
         ready()
+        turns = 0
         while not (running.done() or stop.requested or failures):
             await asyncio.sleep(0.1)
+            turns += 1
+            if turns % _SWEEP_TURNS == 0:
+                hub.board.sweep()
         beating.cancel()
         server.should_exit = True
         await running

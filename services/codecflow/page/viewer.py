@@ -66,7 +66,9 @@ class Viewer:
         self.outbox.begin(session)
         info = self._hub.board.streams.get(stream)
         if info is not None:
-            self.outbox.text({"k": "h", "s": stream, "n": session, "r": list(info.history)})
+            self.outbox.text(
+                {"k": "h", "s": stream, "n": session, "r": list(info.history), "e": list(info.events.values())}
+            )
             if self.live:
                 for masks in info.masks:
                     self.outbox.raw(masks)

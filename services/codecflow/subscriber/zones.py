@@ -25,6 +25,22 @@ def set_zones(settings: KafkaSettings, stream: str, zones: Sequence[Zone]) -> St
     return write(settings, replace(asked(settings, stream), zones=tuple(zones)))
 
 
+def add_zone(settings: KafkaSettings, stream: str, zone: Zone) -> StreamDescription:
+    """Add a zone to those of `stream`, in place of one of the same name. As set_zones."""
+    description = asked(settings, stream)
+    kept = (one for one in description.zones if one.name != zone.name)
+    return write(settings, replace(description, zones=(*kept, zone)))
+
+
+def remove_zone(settings: KafkaSettings, stream: str, name: str) -> StreamDescription:
+    """Remove a zone of `stream`. As set_zones; raises ConfigError where there is none of this name."""
+    description = asked(settings, stream)
+    kept = tuple(one for one in description.zones if one.name != name)
+    if len(kept) == len(description.zones):
+        raise ConfigError(f"stream {stream}: has no zone {one_line(name, 60)!r}")
+    return write(settings, replace(description, zones=kept))
+
+
 def read_zones(path: Path) -> tuple[Zone, ...]:
     """The zones in a JSON file: `[{"name": "gate", "use": "place", "polygon": [[0.1, 0.6], [0.4, 0.6], [0.4, 1]]}, ...]`.
 
@@ -45,12 +61,13 @@ def read_zones(path: Path) -> tuple[Zone, ...]:
             f'zones {path}: a list is expected, such as [{{"name": "street", "use": "ignore", "polygon": '
             f"[[0, 0], [1, 0], [1, 0.3]]}}]"
         )
-    zones = tuple(_zone(f"zones {path}: zone {number}", entry) for number, entry in enumerate(entries, start=1))
+    zones = tuple(zone_of(f"zones {path}: zone {number}", entry) for number, entry in enumerate(entries, start=1))
     check_zones(f"zones {path}", zones)
     return zones
 
 
-def _zone(what: str, entry: Any) -> Zone:
+def zone_of(what: str, entry: Any) -> Zone:
+    """The zone in an object with name, use and polygon. Raises ConfigError, which begins with `what`."""
     if not isinstance(entry, dict) or not all(isinstance(name, str) for name in entry):
         raise ConfigError(f"{what}: an object with name, use and polygon is expected")
     if unknown := sorted(entry.keys() - _MEMBERS):
