@@ -19,7 +19,7 @@ def notify(
     config: Annotated[
         Path,
         typer.Argument(
-            help="TOML file with a table [[webhook]], [[mqtt]] or [[apprise]] per sink (docs/how-to/events.md)."
+            help="TOML file with a table [[webhook]], [[mqtt]] or [[apprise]] per sink (docs/how-to/notifications.md)."
         ),
     ],
     *,
