@@ -49,10 +49,17 @@ def _arguments(scenes: Path, out: Path, part: Path) -> list[str]:
     return ["--scenes", str(scenes), str(scenes), "--out", str(out), "--begin-with", str(part), *few.split()]
 
 
+def shallow(cache: Path, trained: None) -> tuple[Any, Any]:
+    """The untrained model with every kind of layer, but few of each, and its tokenizer."""
+    model, tokenizer = assemble(cache, trained)
+    del model.model.language_model.layers[3:]
+    del model.model.vision_tower.encoder.layer[:6]
+    return model, tokenizer
+
+
 @pytest.fixture(scope="module")
 def assembled() -> tuple[Any, Any]:
-    """The untrained model and its tokenizer, put together once: it takes half a minute."""
-    return assemble(cache_dir(), None)
+    return shallow(cache_dir(), None)
 
 
 @pytest.fixture(scope="module")
@@ -143,10 +150,15 @@ def test_two_processes_learn_what_one_learns(
     learnt: dict[str, torch.Tensor], scenes: Path, part: Path, tmp_path: Path
 ) -> None:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = str(Path(__file__).parents[2] / "training" / "train.py")
+    script = tmp_path / "shallow.py"
+    script.write_text(
+        "import train\nfrom tests.training.test_train import shallow\ntrain.assemble = shallow\ntrain.main()\n"
+    )
+    root = Path(__file__).parents[2]
+    path = os.pathsep.join([str(root), str(root / "training"), *filter(None, [os.environ.get("PYTHONPATH")])])
     pair = subprocess.run(
-        [sys.executable, *launch, script, *_arguments(scenes, tmp_path, part)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        [sys.executable, *launch, str(script), *_arguments(scenes, tmp_path, part)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=False,
