@@ -171,7 +171,7 @@ def test_a_rule_is_written_as_it_is_read(rule: EventRule) -> None:
         ("yes,windows=2", "use N/M"),
         ("yes,for=-1", "use a number"),
         ("yes,cooldown=604801", "cooldown 604801 s: use 0 to 604800 seconds"),
-        ("yes,for=1,for=2", "for is there twice"),
+        ("yes,for=1,for=2", "for is given twice"),
         ("yes,,for=1", "an empty part"),
         ("yes,often=1", "often=1: use ANSWER"),
         ("\x1b[2J\n>=2\x00", r"\\x1b"),

@@ -113,7 +113,7 @@ def test_a_picture_goes_with_the_words(
     assert size_of(attached.get_content()) == (30, 20)
     assert "person: ja, 門" in orjson.loads(chat.bodies[0])["text"]
     assert any(
-        "sink 'mail' (E-Mail at 127.0.0.1): it was refused, or nobody answered; trying" in line for line in one.said
+        "sink 'mail' (E-Mail at 127.0.0.1): it was refused, or there was no answer; trying" in line for line in one.said
     )
     assert "abcdefgh" not in "".join(one.said)
     hook.close()

@@ -30,7 +30,7 @@ def test_corrected_times_are_announced_once_and_counted(kafka_settings: KafkaSet
     assert "corrected 3 clock jumps" in summary.line()
     assert len(lines) == 1
     assert str(joined) in lines[0]
-    assert "time goes on without the jump" in lines[0]
+    assert "time continues without the jump" in lines[0]
     assert 7.5 <= summary.seconds <= 8
 
 

@@ -39,7 +39,7 @@ def test_streams_do_not_mix(kafka_settings: KafkaSettings) -> None:
 
 def test_removing_what_is_not_asked_says_what_is(kafka_settings: KafkaSettings) -> None:
     subscriber.ask(kafka_settings, "gate", PERSON)
-    with pytest.raises(ConfigError, match=r"no question 'car' \(asked now: person\)"):
+    with pytest.raises(ConfigError, match=r"no question 'car' \(its questions: person\)"):
         subscriber.remove(kafka_settings, "gate", "car")
 
 

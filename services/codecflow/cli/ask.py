@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def ask(
     stream: Annotated[str, typer.Argument(help="Stream id; the stream need not exist yet.")],
-    question: Annotated[str | None, typer.Argument(help="What to ask, in words.")] = None,
+    question: Annotated[str | None, typer.Argument(help="The question, in words.")] = None,
     *,
     yes_no: Annotated[bool, typer.Option("--yes-no", help="Answer yes or no, with the probability of yes.")] = False,
     choice: Annotated[
@@ -26,26 +26,28 @@ def ask(
     ] = None,
     question_id: Annotated[
         str | None,
-        typer.Option("--id", help="Name of the question; one of the same name is replaced. Its words by default."),
+        typer.Option(
+            "--id", help="Id of the question; a question with the same id is replaced. By default made of its words."
+        ),
     ] = None,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of an answer in free words.")] = 32,
+    max_tokens: Annotated[int, typer.Option(help="Maximum number of tokens of a text answer.")] = 32,
     event: Annotated[
         str | None,
         typer.Option(
             metavar="RULE",
             help="Which change in the answers is an event: `yes>=0.8`, `red` or `change`, then options such as "
-            "`below=0.5,windows=2/3,for=10,cooldown=60` (docs/how-to/events.md). Without it the question has no events.",
+            "`below=0.5,windows=2/3,for=10,cooldown=60` (docs/how-to/events.md). Without it the question causes no events.",
         ),
     ] = None,
-    show: Annotated[bool, typer.Option("--list", help="Only say what is asked now.")] = False,
-    remove: Annotated[str | None, typer.Option(metavar="ID", help="No longer ask this question.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Ask nothing any more.")] = False,
+    show: Annotated[bool, typer.Option("--list", help="Only print the questions.")] = False,
+    remove: Annotated[str | None, typer.Option(metavar="ID", help="Remove this question.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove all questions.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Ask a question of every window of STREAM from its next one on, without a restart; print what is asked now."""
+    """Ask a question of every window of STREAM from the next one on, without a restart; print its questions."""
     from codecflow import subscriber
     from codecflow.events.syntax import rule_text
     from codecflow.messages import zones_named

@@ -15,9 +15,7 @@ _WORKER = "Options of codecflow worker"
 
 
 def register(app: typer.Typer) -> None:
-    group = typer.Typer(
-        name="bench", help="Measure; a table for people, then one JSON line for machines.", no_args_is_help=True
-    )
+    group = typer.Typer(name="bench", help="Measure; prints a table, then one JSON line.", no_args_is_help=True)
     group.command("damage")(damage)
     group.command("pipeline")(pipeline)
     group.command("policies")(policies)
@@ -29,14 +27,14 @@ def register(app: typer.Typer) -> None:
 
 
 def damage(
-    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A sound video file.", parser=video_file)],
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="An undamaged video file.", parser=video_file)],
     *,
     codecs: Annotated[str | None, typer.Option(help="Codecs to measure, separated by commas.  [default: all]")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Only the first seconds of the clip.")] = 20.0,
-    repeats: Annotated[int, typer.Option(min=1, help="Each kind of damage so many times.")] = 5,
-    seed: Annotated[int, typer.Option(help="Where and how the damage is, repeatably.")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="How often to repeat each kind of damage.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed for place and kind of the damage.")] = 0,
 ) -> None:
-    """What becomes of damaged streams: lost packets, cut files, flipped bytes; what is shown, and what of it is wrong."""
+    """Damage streams (lost packets, cut files, flipped bytes) and measure what is shown, and what of it is wrong."""
     from codecflow.tools.bench.damage import CODECS, run
 
     run(clip, seed=seed, repeats=repeats, seconds=seconds, codecs=codecs.split(",") if codecs else list(CODECS))
@@ -51,32 +49,36 @@ def pipeline(
         str | None,
         typer.Option(metavar="N,N,...", help="Cameras at once; with --find its bounds, LOW,HIGH.  [default: 1]"),
     ] = None,
-    find: Annotated[bool, typer.Option("--find", help="Find the most cameras that are sustained.")] = False,
+    find: Annotated[bool, typer.Option("--find", help="Find the largest sustained number of cameras.")] = False,
     shape: Annotated[str, typer.Option(help="Sizes of the model, with random weights.")] = "codecflow-tiny",
     model: Annotated[
         str | None,
         typer.Option(metavar="ID_OR_FOLDER", help="A checkpoint instead of a shape, as for codecflow worker."),
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="model, or stub: answers after --stub-ms, to measure what feeds the engine.")
+        str, typer.Option(help="model, or stub: answer after --stub-ms, to measure everything but the engine.")
     ] = "model",
-    stub_ms: Annotated[float, typer.Option(min=0.0, metavar="MS", help="What the stub takes per window.")] = 10.0,
-    seconds: Annotated[float, typer.Option(min=1, help="Seconds measured, after the first full windows.")] = 60.0,
+    stub_ms: Annotated[float, typer.Option(min=0.0, metavar="MS", help="Time that the stub takes per window.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, help="Seconds to measure, after the first full windows.")] = 60.0,
     probe_seconds: Annotated[
         float | None,
         typer.Option(min=1, help="Seconds measured by the short runs of --find.  [default: 2 strides, 16 s]"),
     ] = None,
     warm_up: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="Before that.  [default: a window and a stride]")
+        float | None,
+        typer.Option(min=0, metavar="SECONDS", help="Time before measuring.  [default: a window and a stride]"),
     ] = None,
     record: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Keep the clips' records; without --streams, that is all.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Write the clips' records to a file; without --streams, only that."),
     ] = None,
     replay: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Play such a file instead of clips, without brokers.")
     ] = None,
     partitions: Annotated[int, typer.Option(min=1, help="Partitions of the topics.")] = 8,
-    device: Annotated[str, typer.Option(help="As for codecflow worker, and so on.", rich_help_panel=_WORKER)] = "auto",
+    device: Annotated[
+        str, typer.Option(help="As for codecflow worker, like the options below.", rich_help_panel=_WORKER)
+    ] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
     weights: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
     memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", rich_help_panel=_WORKER)] = None,
@@ -94,7 +96,8 @@ def pipeline(
     buffer: Annotated[float | None, typer.Option(min=0.0625, metavar="GIB", rich_help_panel=_WORKER)] = None,
     when_behind: Annotated[str, typer.Option(metavar="POLICY", rich_help_panel=_WORKER)] = "skip=60",
 ) -> None:
-    """The whole worker, from Kafka to committed results, with cameras in real time: what it sustains, and what limits it.
+    """Measure a whole worker, from Kafka to committed results, with cameras in real time: what it sustains, and what
+    limits it.
 
     Sustained: every window is answered before the next one is due, without errors, and memory does not grow.
     """
@@ -144,7 +147,7 @@ def pipeline(
 def policies(
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)],
     *,
-    fps: Annotated[str, typer.Option(help="Sampled frames a second; 2, 0.5 and 1/3 all work.")] = "2",
+    fps: Annotated[str, typer.Option(help="Sampled frames per second, such as 2, 0.5 or 1/3.")] = "2",
     size: Annotated[int, typer.Option(min=1, help="Side of the model's square input, in pixels.")] = 448,
     token: Annotated[int, typer.Option(min=1, help="Side of a token in that input, in pixels.")] = 28,
     anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
@@ -160,7 +163,7 @@ def policies(
         Path | None, typer.Option(metavar="FILE", help="Zones of the clips, as `codecflow stream --zones` takes them.")
     ] = None,
 ) -> None:
-    """What each keep policy keeps, lets go stale, and certifies by the codec signal alone."""
+    """Measure which tokens each keep policy keeps, lets go stale, and certifies by the codec signal alone."""
     from codecflow import subscriber
     from codecflow.exact import positive
     from codecflow.keep import KeepConfig
@@ -186,7 +189,7 @@ def producer(
     repeats: Annotated[int, typer.Option(min=1, help="Interleaved runs; medians are reported.")] = 5,
     seconds: Annotated[float | None, typer.Option(min=0.1, help="Only the first seconds of the clip.")] = None,
 ) -> None:
-    """What the producer costs: the codec signal against a bare decode, and metadata against the coded pictures."""
+    """Measure the producer: the codec signal against a plain decode, and metadata against the coded pictures."""
     from codecflow.tools.bench.producer import run
 
     run(clip, repeats, seconds)
@@ -197,7 +200,8 @@ def sources(
     *,
     folders: Annotated[bool, typer.Option("--folders", help="One row per folder, not per file.")] = False,
 ) -> None:
-    """What is published of files: pictures, what is dropped and corrected, metadata, processor time. Needs no broker."""
+    """Measure what is published of files: pictures, dropped and corrected ones, metadata, processor time. Needs no
+    broker."""
     from codecflow.tools.bench.sources import run
 
     run(clips, folders=folders)
@@ -206,12 +210,14 @@ def sources(
 def decode(
     clips: Annotated[list[Path], typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)],
     *,
-    streams: Annotated[str, typer.Option(help="Decoders at once, one thread each, separated by commas.")] = "1",
-    pictures: Annotated[int, typer.Option(min=1, help="Pictures of each clip that are decoded again and again.")] = 500,
+    streams: Annotated[
+        str, typer.Option(help="Concurrent decoders, one thread each; several numbers separated by commas.")
+    ] = "1",
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures of each clip that are decoded repeatedly.")] = 500,
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds per measurement.")] = 5.0,
-    every: Annotated[int, typer.Option(min=1, help="Of so many pictures the samples of one are asked for.")] = 12,
+    every: Annotated[int, typer.Option(min=1, help="Read the samples of one picture in this many.")] = 12,
 ) -> None:
-    """Pictures per second that a worker's decoders reach, and whether NVDEC gives the CPU's samples."""
+    """Measure pictures per second of a worker's decoders, and whether NVDEC gives the CPU's samples."""
     from codecflow.exact import counts
     from codecflow.tools.bench.decode import run
 
@@ -240,21 +246,19 @@ def window(
     ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     policies: Annotated[str, typer.Option(help="Keep/refresh pairs, separated by commas.")] = POLICIES,
-    streams: Annotated[str, typer.Option(help="Streams at once, separated by commas.")] = "1",
-    fps: Annotated[str, typer.Option(help="Sampled frames a second.")] = "2",
+    streams: Annotated[str, typer.Option(help="Concurrent streams; several numbers separated by commas.")] = "1",
+    fps: Annotated[str, typer.Option(help="Sampled frames per second.")] = "2",
     window_s: Annotated[str, typer.Option("--window", help="Seconds of a window.")] = "40",
     stride: Annotated[str, typer.Option(help="Seconds between windows.")] = "8",
     anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
     slides: Annotated[int, typer.Option(min=1, help="Windows to time, after the first full one.")] = 3,
-    questions: Annotated[int, typer.Option(min=1, help="Questions asked of each window.")] = 1,
+    questions: Annotated[int, typer.Option(min=1, help="Questions per window.")] = 1,
     text: Annotated[
         int,
-        typer.Option(
-            metavar="TOKENS", min=0, help="Answers are text of at most so many tokens; 0: they are yes or no."
-        ),
+        typer.Option(metavar="TOKENS", min=0, help="Answer with text of at most this many tokens; 0: yes or no."),
     ] = 0,
     save_masks: Annotated[
-        Path | None, typer.Option(help="Write pictures and masks of the clips to a file, and end.")
+        Path | None, typer.Option(help="Only write pictures and masks of the clips to a file.")
     ] = None,
     masks: Annotated[
         Path | None, typer.Option(help="Read them from such a file instead of clips: no FFmpeg needed.")
@@ -263,7 +267,7 @@ def window(
         bool, typer.Option(help="Also print where one slide's time goes, by kernel, on stderr.")
     ] = False,
 ) -> None:
-    """FLOPs and time of a window under each keep and refresh policy, against everything from scratch."""
+    """Measure FLOPs and time of a window under each keep and refresh policy, against computing everything."""
     from codecflow.tools.bench.window_run import Options, run
     from codecflow.tools.demo_model.checkpoint import checkpoint
 

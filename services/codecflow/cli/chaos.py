@@ -19,29 +19,29 @@ def chaos(
         list[Path] | None,
         typer.Argument(
             metavar="[CLIP...]",
-            help="Video files that the producers play, over and over; without one, a small clip is made.",
+            help="Video files that the producers play repeatedly; by default a small clip is generated.",
             parser=video_file,
         ),
     ] = None,
     *,
     minutes: Annotated[
-        float, typer.Option(min=0.01, help="How long faults go on; setting up and checking come on top.")
+        float, typer.Option(min=0.01, help="How long to inject faults; set-up and checks take additional time.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Which faults, when and where, repeatably.")] = 0,
-    brokers: Annotated[int, typer.Option(help="Real brokers: 1, or 3 with three copies of each record.")] = 1,
-    streams: Annotated[int, typer.Option(min=1, help="Producers, each with a stream, in real time.")] = 4,
-    workers: Annotated[int, typer.Option(min=1, help="Workers that share them.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed for the choice of faults, times and targets.")] = 0,
+    brokers: Annotated[int, typer.Option(help="Number of brokers: 1, or 3 with three copies of each record.")] = 1,
+    streams: Annotated[int, typer.Option(min=1, help="Number of producers, each with one stream in real time.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, help="Number of workers that share them.")] = 2,
     faults: Annotated[
-        str | None, typer.Option(metavar="KIND,...", help="These faults, in turn.  [default: all kinds, shuffled]")
+        str | None, typer.Option(metavar="KIND,...", help="Only these faults, in turn.  [default: all kinds, shuffled]")
     ] = None,
     keep: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Keep all logs in this folder, new or empty.")
+        Path | None, typer.Option(metavar="FOLDER", help="Keep all logs in this folder, which must be new or empty.")
     ] = None,
 ) -> None:
-    """Kill, freeze, cut off and poison producers, workers and brokers that are started here; count what is lost or doubled.
+    """Inject faults into producers, workers and brokers that it starts; count what is lost or doubled.
 
-    Every window of every stream must be answered once, as by a worker that nobody disturbs, and every service must come back
-    by itself. Ends with a table, one JSON line, and status 1 where anything is wrong.
+    Every window of every stream must be answered once, as by an undisturbed worker, and every service must recover by
+    itself. Prints a table and one JSON line; exit status 1 if anything is wrong.
     """
     from codecflow.tools.chaos.run import ChaosOptions, run
 

@@ -24,11 +24,11 @@ def clip(
         typer.Option(
             "--from",
             metavar="T",
-            help="Where it begins: a time of day such as 14:03:22, today's or yesterday's; with a date and a zone "
+            help="Start: a time of day such as 14:03:22, today's or yesterday's; with a date and a zone "
             "2026-11-28T14:03:22+01:00; or seconds of presentation time, such as 52 or 0:52.",
         ),
     ] = None,
-    end: Annotated[str | None, typer.Option("--to", metavar="T", help="Where it ends, written as --from.")] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="T", help="End, in the format of --from.")] = None,
     event: Annotated[
         str | None,
         typer.Option(
@@ -38,7 +38,7 @@ def clip(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="MP4 file to write.  [default: STREAM.mp4]")] = None,
     epoch: Annotated[
         int | None,
-        typer.Option(min=0, help="The epoch that seconds are of, as results name it.  [default: the newest]"),
+        typer.Option(min=0, help="The epoch that seconds refer to, as in results.  [default: the newest]"),
     ] = None,
     zone: Annotated[
         str | None,
@@ -46,7 +46,7 @@ def clip(
             metavar="NAME", help="Time zone of times of day, such as Europe/Berlin.  [default: this machine's]"
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
@@ -54,8 +54,8 @@ def clip(
 ) -> None:
     """Cut what STREAM showed between two times into an MP4 file, without re-encoding.
 
-    The file holds the coded pictures from the keyframe before on, and plays from the time that was asked for. Where the
-    camera was lost in between, or its picture size changed, there are several files.
+    The file contains the coded pictures from the keyframe before the start, and plays from the requested time. If the
+    camera was lost in between, or its picture size changed, several files are written.
     """
     from codecflow.subscriber.clip import write_clip
     from codecflow.subscriber.evidence import find_event, span, write_evidence

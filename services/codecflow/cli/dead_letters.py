@@ -18,14 +18,14 @@ def register(app: typer.Typer) -> None:
 
 def dead_letters(
     *,
-    records: Annotated[bool, typer.Option("--records", help="Show the newest record of each reason too.")] = False,
+    records: Annotated[bool, typer.Option("--records", help="Also show the newest record of each reason.")] = False,
     json: Annotated[bool, typer.Option("--json", help="One JSON document per reason.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Records that workers could not use: how many of each topic, stream and reason, and where the newest lies."""
+    """List records that workers could not use, by topic, stream and reason, with the coordinates of the newest."""
     from codecflow.subscriber.lines import time_of_day
     from codecflow.subscriber.unusable import dead_letters as read
     from codecflow.subscriber.unusable import described

@@ -26,7 +26,7 @@ def demo(
         Path | None,
         typer.Argument(
             metavar="[SOURCE]",
-            help="Any video file; without one, the clip that comes with the source code.",
+            help="Any video file; by default the clip that comes with the source code.",
             parser=video_file,
         ),
     ] = None,
@@ -38,28 +38,28 @@ def demo(
             " Without one, a tiny untrained one is made."
         ),
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Seconds that one answer looks at.")] = WINDOW_S,
+    window: Annotated[int, typer.Option(min=1, help="Seconds of a window.")] = WINDOW_S,
     stride: Annotated[
         int | None,
         typer.Option(
             min=1, help=f"Seconds from one answer to the next.  [default: {STRIDE_S}; codecflow-tiny: {TINY_STRIDE_S}]"
         ),
     ] = None,
-    fps: Annotated[str, typer.Option(help="Frames that are sampled a second, such as 2 or 1/2.")] = "2",
+    fps: Annotated[str, typer.Option(help="Sampled frames per second, such as 2 or 1/2.")] = "2",
     keep: Annotated[str, typer.Option(help="Keep policy: all, motion or replenish.")] = "replenish",
     refresh: Annotated[str, typer.Option(help="Refresh policy: none, anchors, budget or all.")] = "none",
-    realtime: Annotated[bool, typer.Option("--realtime", help="At the clip's own pace, as a camera would.")] = False,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Play in real time, as a camera would.")] = False,
     page: Annotated[
         bool,
         typer.Option(
             "--page",
-            help="For somebody who watches in a browser: at the clip's own pace, and until Ctrl-C, not its end.",
+            help="For watching in a browser: play in real time, and keep running until Ctrl-C.",
         ),
     ] = False,
 ) -> None:
-    """Play a clip from a producer through a real Kafka, started here, to a worker's answers, and show it in a browser.
+    """Start Kafka, a producer, a worker and a page on this machine, and play a clip through them.
 
-    It ends by itself and stops what it started. The last line is one JSON object with the figures of the summary.
+    It ends by itself and stops what it started. The last line is a JSON object with the figures of the summary.
     """
     import orjson
 

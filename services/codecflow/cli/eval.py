@@ -29,9 +29,13 @@ def evaluate(
             " codecflow[demo]).",
         ),
     ],
-    window: Annotated[str, typer.Option(metavar="SECONDS", help="What one answer looks at.")] = "40",
-    stride: Annotated[str, typer.Option(metavar="SECONDS", help="How far it moves between answers.")] = "8",
-    fps: Annotated[str, typer.Option(metavar="RATE", help="Frames a second that are looked at.")] = "2",
+    window: Annotated[
+        str, typer.Option(metavar="SECONDS", help="Length of a window: what one answer looks at.")
+    ] = "40",
+    stride: Annotated[
+        str, typer.Option(metavar="SECONDS", help="Time between answers: how far the window moves.")
+    ] = "8",
+    fps: Annotated[str, typer.Option(metavar="RATE", help="Frames per second that are sampled.")] = "2",
     policies: Annotated[
         str | None,
         typer.Option(
@@ -45,20 +49,20 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="KEEP/REFRESH",
-            help="At whose FLOPs the others are compared.  [default: replenish/none, if it runs]",
+            help="The contender at whose FLOPs the others are compared.  [default: replenish/none, if it runs]",
         ),
     ] = None,
     coverage: Annotated[
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="Seconds from one whole frame to the next, once (a window), rolling[=SECONDS] or background[=SECONDS]."
+            help="SECONDS between whole frames, once (per window), rolling[=SECONDS] or background[=SECONDS]."
             "  [default: 8, or what fits the window]",
         ),
     ] = None,
     transcode: Annotated[
         str | None,
-        typer.Option(metavar="fps=N,gop=M", help="Encode the clips again first, as the paper does: fps=2,gop=16."),
+        typer.Option(metavar="fps=N,gop=M", help="Re-encode the clips first, as the paper does: fps=2,gop=16."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
@@ -66,7 +70,7 @@ def evaluate(
         str, typer.Option(help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.")
     ] = "auto",
     streams: Annotated[
-        int, typer.Option(min=1, help="Clips that are answered side by side, in batches; less takes less memory.")
+        int, typer.Option(min=1, help="Clips that are answered in parallel, in batches; fewer take less memory.")
     ] = 8,
     out: Annotated[
         Path | None,
@@ -75,7 +79,8 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """What each keep and refresh policy costs in answers: F1 and agreement with everything from scratch, against FLOPs."""
+    """Measure what each keep and refresh policy costs in answers: F1 and agreement with computing everything, against
+    FLOPs."""
     from codecflow.tools.evaluate.evaluation import Options, run
 
     run(

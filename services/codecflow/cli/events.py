@@ -28,7 +28,7 @@ def events(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Follow changes of events (opened, updated, closed), each once, as workers commit them. Ctrl-C ends it."""
+    """Follow events (opened, updated, closed) as workers commit them, each change once. Ctrl-C ends it."""
     from codecflow.subscriber import EventFollower
     from codecflow.subscriber.lines import event_json, event_line
 

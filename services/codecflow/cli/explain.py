@@ -17,15 +17,15 @@ def register(app: typer.Typer) -> None:
 def explain(
     clip: Annotated[Path, typer.Argument(metavar="CLIP", help="Video file, any codec.", parser=video_file)],
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures; made if it is not there.")],
-    fps: Annotated[str, typer.Option(help="Sampled frames a second; 2, 0.5 and 1/3 all work.")] = "2",
+    out: Annotated[Path, typer.Option(help="Folder for the pictures; created if missing.")],
+    fps: Annotated[str, typer.Option(help="Sampled frames per second, such as 2, 0.5 or 1/3.")] = "2",
     side: Annotated[int, typer.Option(min=1, help="Tokens along each side of the model's grid.")] = 16,
     window: Annotated[str, typer.Option(help="Seconds of a window.")] = "40",
     stride: Annotated[str, typer.Option(help="Seconds that the window moves between answers.")] = "8",
     coverage: Annotated[
         str | None,
         typer.Option(
-            help="SECONDS between anchors, once (a window), rolling[=SECONDS] or background[=SECONDS]."
+            help="SECONDS between anchors, once (per window), rolling[=SECONDS] or background[=SECONDS]."
             "  [default: 8, or what fits the window]"
         ),
     ] = None,

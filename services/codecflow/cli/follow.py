@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Stream = Annotated[str | None, typer.Option(help="Follow this stream only.")]
-FromBeginning = Annotated[bool, typer.Option("--from-beginning", help="Begin with all that are still kept.")]
-Count = Annotated[int | None, typer.Option(min=1, help="Stop after so many.")]
-Timeout = Annotated[float | None, typer.Option(min=0, help="Stop when none has come for so many seconds.")]
+FromBeginning = Annotated[bool, typer.Option("--from-beginning", help="Begin with the oldest that Kafka still holds.")]
+Count = Annotated[int | None, typer.Option(min=1, help="Stop after this many.")]
+Timeout = Annotated[float | None, typer.Option(min=0, help="Stop when none has arrived for this many seconds.")]
 
 
 def follow(

@@ -44,10 +44,10 @@ def history(
         ),
     ] = None,
     until: Annotated[
-        str | None, typer.Option(metavar="T", help="Captured before this time, written as --since.")
+        str | None, typer.Option(metavar="T", help="Captured before this time, in the format of --since.")
     ] = None,
     question: Annotated[
-        list[str] | None, typer.Option(metavar="ID", help="Answers to this question only. Repeatable.")
+        list[str] | None, typer.Option(metavar="ID", help="Only answers to this question. May be repeated.")
     ] = None,
     where: Annotated[
         str | None,
@@ -57,14 +57,14 @@ def history(
         ),
     ] = None,
     changes: Annotated[
-        bool, typer.Option("--changes", help="Only answers that differ from the one before to the same question.")
+        bool, typer.Option("--changes", help="Only answers that differ from the previous one to the same question.")
     ] = False,
     events: Annotated[
         bool, typer.Option("--events", help="Changes of events (opened, updated, closed) instead of answers.")
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, max=10**9, help=f"The newest so many.  [default: {_TABLE_ROWS} in a table, else all]"),
+        typer.Option(min=1, max=10**9, help=f"How many of the newest.  [default: {_TABLE_ROWS} in a table, else all]"),
     ] = None,
     output: Annotated[
         str | None,
@@ -75,7 +75,7 @@ def history(
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write.  [default: standard output]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
     zone: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Time zone of all times, such as Europe/Berlin.  [default: this machine's]"),

@@ -30,7 +30,7 @@ DataDir = Annotated[
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
-        name="kafka", help="Run Apache Kafka on this machine, for trying out and for tests.", no_args_is_help=True
+        name="kafka", help="Run Apache Kafka on this machine, for trials and tests.", no_args_is_help=True
     )
     group.command("start")(start)
     group.command("stop")(stop)
@@ -50,9 +50,11 @@ def start(
             show_default="the one used last, else 9092",
         ),
     ] = None,
-    foreground: Annotated[bool, typer.Option("--foreground", help="Stay, and stop the broker with Ctrl-C.")] = False,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Stay in the foreground; Ctrl-C stops the broker.")
+    ] = False,
 ) -> None:
-    """Start one node of Apache Kafka; it listens on this machine only and runs until it is stopped."""
+    """Start one node of Apache Kafka in the background; it listens on this machine only and runs until it is stopped."""
     from codecflow.lifecycle import GracefulStop
     from codecflow.localkafka.daemon import LocalKafka, start_daemon
 
@@ -70,14 +72,14 @@ def start(
 
 
 def stop(data_dir: DataDir) -> None:
-    """Stop the broker of this data directory in good order. Its data stay."""
+    """Stop the broker of this data directory cleanly. Its data are kept."""
     from codecflow.localkafka.daemon import stop as stop_broker
 
     typer.echo("stopped" if stop_broker(data_dir) else "not running")
 
 
 def status(data_dir: DataDir) -> None:
-    """Say whether the broker of this data directory answers. Exit status 1 when it does not run."""
+    """Print whether the broker of this data directory answers. Exit status 1 if it does not run."""
     from codecflow.localkafka.daemon import status as broker_status
 
     broker = broker_status(data_dir)

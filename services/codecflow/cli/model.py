@@ -31,12 +31,13 @@ def tiny(
 def build(
     out: Annotated[Path, typer.Option(help="Folder to write the checkpoint to, 630 MB.")],
     trained: Annotated[
-        Path | None, typer.Option(help="What training added.  [default: models/codecflow-tiny of this repository]")
+        Path | None,
+        typer.Option(help="File with the trained weights.  [default: models/codecflow-tiny of this repository]"),
     ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
-            help="Where the published parts are kept, 190 MB.  [default: CODECFLOW_CACHE, else ~/.cache/codecflow]"
+            help="Folder for the published parts, 190 MB.  [default: CODECFLOW_CACHE, else ~/.cache/codecflow]"
         ),
     ] = None,
 ) -> None:

@@ -30,7 +30,7 @@ def notify(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Deliver events to sinks, each at least once, as they are committed. Goes on where it was stopped."""
+    """Deliver events to sinks, each at least once, as they are committed. After a restart it continues where it stopped."""
     from codecflow.lifecycle import GracefulStop
     from codecflow.monitoring.server import MonitoringServer
     from codecflow.notify.config import read_config

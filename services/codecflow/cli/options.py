@@ -20,7 +20,7 @@ BootstrapServers = Annotated[
         "--bootstrap-servers",
         envvar="CODECFLOW_BOOTSTRAP_SERVERS",
         metavar="HOST:PORT,...",
-        help="Kafka brokers to begin with. Given up when none answers within 10 s (CODECFLOW_REACH_WITHIN_S).",
+        help="Kafka bootstrap servers. The command fails if none answers within 10 s (CODECFLOW_REACH_WITHIN_S).",
         show_default=DEFAULT_BOOTSTRAP_SERVERS,
         rich_help_panel=_PANEL,
     ),
@@ -39,8 +39,8 @@ Properties = Annotated[
     typer.Option(
         "-X",
         metavar="KEY=VALUE",
-        help="librdkafka property, handed through as it is (security.protocol=SASL_SSL ...); may be repeated. "
-        "Secrets belong in --kafka-config: other users see a command line.",
+        help="librdkafka property (security.protocol=SASL_SSL ...); may be repeated. Put secrets into --kafka-config: "
+        "other users see a command line.",
         rich_help_panel=_PANEL,
     ),
 ]
@@ -84,7 +84,7 @@ MaxPictureSize = Annotated[
     typer.Option(
         "--max-picture-size",
         metavar="WIDTHxHEIGHT",
-        help="Pictures with more samples than this are refused before they are decoded.",
+        help="Refuse larger pictures before they are decoded.",
     ),
 ]
 

@@ -25,28 +25,27 @@ def page(
     host: Annotated[
         str,
         typer.Option(
-            help="Address to listen on; 0.0.0.0 is all of this machine's. Others than this machine's own need a token."
+            help="Address to listen on; 0.0.0.0: all interfaces. Any address but a loopback one needs a token."
         ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = DEFAULT_PORT,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = DEFAULT_PORT,
     token_file: Annotated[
         Path | None,
-        typer.Option(help="File with the token that visitors must know; or CODECFLOW_PAGE_TOKEN in the environment."),
+        typer.Option(help="File with the token that browsers must enter; or CODECFLOW_PAGE_TOKEN in the environment."),
     ] = None,
     no_token: Annotated[
         bool,
-        typer.Option("--no-token", help="Listen on any address without a token: a proxy in front says who may come."),
+        typer.Option("--no-token", help="Listen on any address without a token, behind a proxy that authenticates."),
     ] = False,
     host_name: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME", help="Without a token: another name of this machine that the page answers to. Repeatable."
-        ),
+        typer.Option(metavar="NAME", help="Without a token: another host name that the page accepts. May be repeated."),
     ] = None,
     origin: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="URL", help="Behind a proxy that changes the header Host: https://cams.example. Repeatable."
+            metavar="URL",
+            help="Origin of the page behind a proxy that changes the header Host: https://cams.example. May be repeated.",
         ),
     ] = None,
     metrics_port: MetricsPort = None,
@@ -55,9 +54,9 @@ def page(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Show cameras, answers and what they cost in a browser (docs/how-to/page.md): live, or what packets still hold.
+    """Show cameras, answers and their cost in a browser (docs/how-to/page.md), live or from what Kafka still holds.
 
-    Reads the topics as any subscriber does; workers do nothing for it.
+    It only reads topics, like any subscriber.
     """
     try:
         from codecflow.page.access import Access, is_loopback, read_token

@@ -45,9 +45,9 @@ def produce(
         ),
     ],
     *,
-    stream: Annotated[str, typer.Option("--stream", metavar="ID", help="The stream that it is published as.")],
+    stream: Annotated[str, typer.Option("--stream", metavar="ID", help="Stream id to publish as.")],
     fast: Annotated[
-        bool, typer.Option("--fast", help="A file as fast as the brokers take it, not in real time.")
+        bool, typer.Option("--fast", help="Publish a file as fast as the brokers accept it, not in real time.")
     ] = False,
     loop: Annotated[bool, typer.Option("--loop", help="Play a file again after its end, until stopped.")] = False,
     signal_interval: Annotated[
@@ -62,12 +62,13 @@ def produce(
         str | None,
         typer.Option(
             metavar="fps=N,gop=M",
-            help="Encode again at the sampling rate (H.264 Baseline), such as fps=2,gop=16; add crf=Q for its quality. "
-            "Otherwise pictures are published untouched.",
+            help="Re-encode at the sampling rate (H.264 Baseline), such as fps=2,gop=16; add crf=Q for its quality. By"
+            " default pictures are published untouched.",
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Reconnect to a camera that is silent for so long.")
+        float,
+        typer.Option(min=0.1, metavar="SECONDS", help="Reconnect to a camera that has been silent for this long."),
     ] = 10.0,
     track: Annotated[
         int | None,
@@ -79,7 +80,7 @@ def produce(
         ),
     ] = None,
     rtsp_transport: Annotated[
-        str, typer.Option(metavar="tcp|udp|auto", help="How an RTSP camera sends; auto: by TCP, or else by UDP.")
+        str, typer.Option(metavar="tcp|udp|auto", help="Transport of an RTSP camera; auto: TCP, with fallback to UDP.")
     ] = "auto",
     tls_ca: Annotated[
         Path | None,
@@ -101,9 +102,9 @@ def produce(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Publish a file or camera: every coded picture untouched, and what the codec saw change.
+    """Publish a file or camera: every coded picture untouched, with the codec signal as metadata.
 
-    Ctrl-C or SIGTERM ends the stream in good order; a second one quits.
+    Ctrl-C or SIGTERM ends the stream cleanly; a second one quits at once.
     """
     from codecflow.codec.addresses import shown
     from codecflow.codec.opening import SourceOptions

@@ -23,27 +23,27 @@ def recorder(
     destination: Annotated[
         str,
         typer.Argument(
-            help="Where files are written: a folder, or an address that fsspec knows, such as s3://bucket/path: "
+            help="Where to write: a folder, or an address that fsspec supports, such as s3://bucket/path: "
             "DESTINATION/STREAM/DAY/TIME-EVENT.mp4, .jpg, .json."
         ),
     ],
     *,
     stream: Annotated[str | None, typer.Option(help="Record this stream only.")] = None,
     before: Annotated[
-        float, typer.Option(min=0, max=3600, metavar="SECONDS", help="What a clip shows before its event began.")
+        float, typer.Option(min=0, max=3600, metavar="SECONDS", help="Seconds of a clip before its event begins.")
     ] = 10.0,
     after: Annotated[
-        float, typer.Option(min=0, max=600, metavar="SECONDS", help="What a clip shows after its event has closed.")
+        float, typer.Option(min=0, max=600, metavar="SECONDS", help="Seconds of a clip after its event has closed.")
     ] = 5.0,
     longest: Annotated[
-        float, typer.Option(min=1, max=21600, metavar="SECONDS", help="What a clip shows of an event at most.")
+        float, typer.Option(min=1, max=21600, metavar="SECONDS", help="Maximum length of the event in a clip.")
     ] = 120.0,
     keep_days: Annotated[
-        float | None, typer.Option(min=0.01, metavar="DAYS", help="Remove the files of events after so long.")
+        float | None, typer.Option(min=0.01, metavar="DAYS", help="Remove the files of an event after this many days.")
     ] = None,
     keep_bytes: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Remove the oldest events when all files together exceed this: 500M, 20G."),
+        typer.Option(metavar="SIZE", help="Remove the oldest events when all files exceed this size: 500M, 20G."),
     ] = None,
     metrics_port: MetricsPort = None,
     bootstrap_servers: BootstrapServers = None,
@@ -51,7 +51,8 @@ def recorder(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Follow events, and write a clip, a picture and a record of each to DESTINATION. Goes on where it was stopped."""
+    """Follow events, and write a clip, a picture and a record of each to DESTINATION. After a restart it continues
+    where it stopped."""
     from codecflow.lifecycle import GracefulStop
     from codecflow.messages import check_stream_id
     from codecflow.monitoring.server import MonitoringServer

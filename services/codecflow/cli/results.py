@@ -28,7 +28,7 @@ def results(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Follow answers, each once, as workers commit them. Ctrl-C ends it after those already there."""
+    """Follow answers as workers commit them, each once. Ctrl-C ends it."""
     from codecflow.subscriber import Follower
     from codecflow.subscriber.lines import result_json, result_line
 

@@ -24,9 +24,9 @@ def stream(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Zones in place of those that it has: JSON, "
-            '`[{"name": "street", "use": "ignore", "polygon": [[0, 0], [1, 0], [1, 0.3]]}]`; x, y: shares of the picture. '
-            "`ignore`: never reaches the model. `only`: nothing else does. `place`: a name for questions.",
+            help="JSON file with its zones, replacing the current ones: "
+            '`[{"name": "street", "use": "ignore", "polygon": [[0, 0], [1, 0], [1, 0.3]]}]`; x, y: fractions of the picture. '
+            "`ignore`: the model never sees it. `only`: the model sees nothing else. `place`: a name for questions.",
         ),
     ] = None,
     clear_zones: Annotated[bool, typer.Option("--clear-zones", help="Remove all its zones.")] = False,

@@ -36,9 +36,9 @@ def streams(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """All streams: whether their cameras send, how far behind they are answered, the newest answer, and errors.
+    """List all streams: state of the camera, delay of the answers, the newest answer, and errors.
 
-    Looks at the newest 2,000 results and metadata records of each partition.
+    Reads the newest 2,000 results and metadata records of each partition.
     """
     from codecflow.errors import ConfigError
     from codecflow.lifecycle import GracefulStop
@@ -80,7 +80,7 @@ def _table(found: list[StreamOverview], now_ms: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{len(found)} streams", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"{len(found)} stream{'s' * (len(found) != 1)}", title_justify="left", box=None, pad_edge=False)
     for name in ("stream", "state"):
         table.add_column(name)
     for name in ("pictures/s", "behind", "questions", "tokens", "errors"):

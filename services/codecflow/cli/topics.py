@@ -20,7 +20,8 @@ def register(app: typer.Typer) -> None:
 def create(
     *,
     partitions: Annotated[
-        int, typer.Option(min=1, help="Partitions of each topic: as many workers as that can share the streams.")
+        int,
+        typer.Option(min=1, help="Partitions of each topic: the maximum number of workers that can share the streams."),
     ] = 8,
     replication: Annotated[
         int, typer.Option(min=1, help="Copies of each record; 3 in a cluster of three or more.")
@@ -42,14 +43,17 @@ def create(
 def check(
     *,
     window: Annotated[
-        str, typer.Option(metavar="SECONDS", help="The workers' --window: packets and metadata must be kept for two.")
+        str,
+        typer.Option(
+            metavar="SECONDS", help="The workers' --window: packets and metadata must be kept for twice as long."
+        ),
     ] = "40",
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Check that all topics exist, share their partition count and keep records for long enough."""
+    """Check that all topics exist, have equal partition counts and keep records long enough."""
     from codecflow.exact import positive
     from codecflow.kafka.topics import CONFIGS, check_retention, check_topics
 
@@ -66,17 +70,17 @@ def clean(
         str | None,
         typer.Option(
             metavar="ID",
-            help="Remove the state of this stream instead, good or not: workers then begin where their group stands. "
+            help="Remove the state of this stream instead, valid or not: workers then begin at their group's offsets. "
             "Stop them first.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Remove records that nobody can use from the compacted topics, streams and state, where they would stay for ever."""
+    """Remove unusable records from the compacted topics, streams and state, where they would stay indefinitely."""
     from codecflow.kafka.compacted import find_unusable, of_stream, remove
     from codecflow.messages import check_stream_id
     from codecflow.text import one_line

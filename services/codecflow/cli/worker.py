@@ -57,18 +57,22 @@ def worker(
         typer.Option(
             min=0.001,
             metavar="GIB",
-            help="The most that all windows may take.  [default: 3/4 of a GPU's free memory, half of a CPU's]",
+            help="Memory for the windows of all streams.  [default: 3/4 of a GPU's free memory, half of a CPU's]",
             rich_help_panel=_MODEL,
         ),
     ] = None,
     window: Annotated[
-        str, typer.Option(metavar="SECONDS", help="What one answer looks at.", rich_help_panel=_WINDOWS)
+        str,
+        typer.Option(metavar="SECONDS", help="Length of a window: what one answer looks at.", rich_help_panel=_WINDOWS),
     ] = "40",
     stride: Annotated[
-        str, typer.Option(metavar="SECONDS", help="How far it moves between answers.", rich_help_panel=_WINDOWS)
+        str,
+        typer.Option(
+            metavar="SECONDS", help="Time between answers: how far the window moves.", rich_help_panel=_WINDOWS
+        ),
     ] = "8",
     fps: Annotated[
-        str, typer.Option(metavar="RATE", help="Frames a second that are looked at.", rich_help_panel=_WINDOWS)
+        str, typer.Option(metavar="RATE", help="Frames per second that are sampled.", rich_help_panel=_WINDOWS)
     ] = "2",
     keep: Annotated[
         str, typer.Option(help="Which tokens are encoded: all, motion or replenish.", rich_help_panel=_WINDOWS)
@@ -84,8 +88,8 @@ def worker(
         str | None,
         typer.Option(
             metavar="WHEN",
-            help="When tokens are kept that have not changed: SECONDS from one whole frame to the next, once (a window),"
-            " rolling[=SECONDS], or background[=SECONDS]: rarely, since tokens outlive their frames."
+            help="When unchanged tokens are kept: SECONDS between whole frames, once (per window), rolling[=SECONDS], "
+            "or background[=SECONDS]: rarely, because tokens outlive their frames."
             "  [default: 8, or what fits the window]",
             rich_help_panel=_WINDOWS,
         ),
@@ -94,14 +98,16 @@ def worker(
         str,
         typer.Option(
             metavar="SECONDS",
-            help="While a window stays as it is, its answers are repeated for at most this long; 0: never.",
+            help="Repeat the answers of an unchanged window for at most this long; 0: never.",
             rich_help_panel=_WINDOWS,
         ),
     ] = "64",
     question: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Asked of every stream of which nothing is asked by name.")
+        str | None, typer.Option(metavar="TEXT", help="Question for streams without questions of their own.")
     ] = None,
-    yes_no: Annotated[bool, typer.Option("--yes-no", help="--question is answered with a probability of yes.")] = False,
+    yes_no: Annotated[
+        bool, typer.Option("--yes-no", help="Answer --question with yes or no and the probability of yes.")
+    ] = False,
     idle: Annotated[
         float,
         typer.Option(
@@ -116,7 +122,7 @@ def worker(
             "--silent-after",
             min=1,
             metavar="SECONDS",
-            help="An event is opened for a stream of which nothing has come for this long (codecflow events).",
+            help="Open an event for a stream without data for this long (codecflow events).",
         ),
     ] = 30.0,
     samplers: Annotated[
@@ -124,7 +130,8 @@ def worker(
         typer.Option(
             min=0,
             metavar="N",
-            help="Processes that decode and sample pictures; 0: none, all in this one.  [default: the machine's cores less "
+            help="Processes that decode and sample pictures; 0: decode in the main process.  [default: the machine's "
+            "cores less "
             "one; at most 12 with nvdec]",
         ),
     ] = None,
@@ -141,22 +148,23 @@ def worker(
         typer.Option(
             min=0.0625,
             metavar="GIB",
-            help="Memory for pictures and frames that wait.  [default: 1/4 of the machine's]",
+            help="Memory for queued pictures and frames.  [default: 1/4 of the machine's]",
         ),
     ] = None,
     when_behind: Annotated[
         str,
         typer.Option(
             metavar="POLICY",
-            help="Live streams that are answered late: wait (answer everything), skip=SECONDS (skip what is older, up to "
-            "the newest keyframe), or thin=SECONDS (while older, every second frame and window).",
+            help="What to do with live streams that are late: wait (answer everything), skip=SECONDS (skip older "
+            "pictures, up to the newest keyframe), or thin=SECONDS (while older, use every second frame and "
+            "window).",
         ),
     ] = "skip=60",
     max_picture_size: MaxPictureSize = "8192x8192",
     until_end: Annotated[
-        bool, typer.Option("--until-end", help="Stop once every stream has ended and is answered.")
+        bool, typer.Option("--until-end", help="Stop when every stream has ended and has been answered.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Check options, topics and model, and stop.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check options, topics and model, then exit.")] = False,
     metrics_port: MetricsPort = None,
     as_json: Annotated[bool, typer.Option("--json", help="End with the summary as one JSON line.")] = False,
     bootstrap_servers: BootstrapServers = None,
@@ -164,12 +172,12 @@ def worker(
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Answer the questions of all streams that fall to this worker: one for each window, on the results topic.
+    """Answer the questions of the streams assigned to this worker, for each window, on the results topic.
 
     All workers of one --topic-prefix share its streams.
 
-    Ctrl-C or SIGTERM finishes and emits what is being computed; a second one quits. Nothing is emitted twice, however a
-    worker ends.
+    Ctrl-C or SIGTERM finishes and commits the current windows; a second one quits at once. Results are exactly-once,
+    however a worker ends.
     """
     from codecflow.worker.status import Summary
 

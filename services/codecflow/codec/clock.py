@@ -58,7 +58,7 @@ _RTP_UNIT = Fraction(1, 90_000)
 _WRAPS = (1 << 32, 1 << 33)
 
 CORRECTIONS = {
-    "clock jumps": "its clock jumped by {}; time goes on without the jump",
+    "clock jumps": "its clock jumped by {}; time continues without the jump",
     "wrong times": "a picture's time is {} off and fits none of its neighbours; theirs are used instead, and so from now on",
     "times going back": "times go back a little ({}); such pictures follow closely on the one before",
     "missing times": "some pictures have no time of their own; they follow at the pace of those before them ({} each)",

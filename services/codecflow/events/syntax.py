@@ -43,7 +43,7 @@ def parse_rule(text: str) -> EventRule:
             raise ConfigError(f"--event {_shown(text)}: {_plain(part) or 'an empty part'}: {USAGE}")
         key = _NUMBERS.get(name, name)
         if key in members:
-            raise ConfigError(f"--event {_shown(text)}: {name} is there twice")
+            raise ConfigError(f"--event {_shown(text)}: {name} is given twice")
         members[key] = new
     return EventRule(None if label == "change" else label, **members)  # type: ignore[arg-type]  # it checks them
 

@@ -102,4 +102,4 @@ def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings
                 f"{settings.gone_after_s:g} s{because}; giving up"
             )
     told = reason(error, settings, "Write", record.topic)
-    return DeliveryError(f"{record.what}: topic {record.topic} did not take it: {told}")
+    return DeliveryError(f"{record.what}: topic {record.topic} rejected it: {told}")

@@ -52,4 +52,4 @@ class Apprise(Sink):
             except Exception as error:  # noqa: BLE001  # its services raise what the libraries below them raise
                 raise UndeliveredError(type(error).__name__) from None
         if not sent:
-            raise UndeliveredError("it was refused, or nobody answered")
+            raise UndeliveredError("it was refused, or there was no answer")

@@ -70,7 +70,7 @@ def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDesc
         if len(kept) == len(questions):
             there = ", ".join(question.id for question in questions) or "nothing"
             raise ConfigError(
-                f"stream {stream}: no question {one_line(question_id, 60)!r} (asked now: {one_line(there, 300)})"
+                f"stream {stream}: no question {one_line(question_id, 60)!r} (its questions: {one_line(there, 300)})"
             )
         return kept
 

@@ -192,7 +192,7 @@ class Summary:
     def line(self) -> str:
         """One line for people."""
         text = (
-            f"{len(self.streams)} streams, {self.windows} windows, {self.answers} answers, "
+            f"{len(self.streams)} stream{'s' * (len(self.streams) != 1)}, {self.windows} windows, {self.answers} answers, "
             f"tokens kept {_percent(self.tokens_kept, self.tokens_total)}, "
             f"KV refreshed {_percent(self.tokens_refreshed, self.tokens_refreshed + self.tokens_reused)}, "
             f"windows reused {_percent(self.windows_reused, self.windows)}, "

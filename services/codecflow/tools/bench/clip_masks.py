@@ -99,7 +99,7 @@ def load_masks(file: Path, grid_of: GridOf) -> list[ClipMasks]:
         pictures, anchors = content[f"{number}/pictures"], content[f"{number}/anchors"]
         rows, columns = _cells(pictures, grid_of)
         if tuple(content[f"{number}/grid"].tolist()) != (rows, columns):
-            raise ConfigError(f"masks {file}: made for another token grid than {rows}x{columns}; make them anew")
+            raise ConfigError(f"masks {file}: made for another token grid than {rows}x{columns}; create them again")
         keep: dict[str, npt.NDArray[np.bool_]] = {
             policy: np.unpackbits(content[f"{number}/keep/{policy}"], axis=1, count=rows * columns).astype(bool)
             for policy in POLICY_NAMES

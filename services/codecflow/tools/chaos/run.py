@@ -114,7 +114,7 @@ class _Run:
                     raise watch.error
             for camera in stage.producers:
                 stage.end(camera)
-            self._say("producers have ended; computing what one worker answers that nobody disturbs")
+            self._say("producers have ended; computing the answers of one undisturbed worker")
             expected = {stride: self._undisturbed(stride) for stride in dict.fromkeys(stage.strides)}
             self._until_answered(expected)
             for worker in stage.workers:

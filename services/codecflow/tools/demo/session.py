@@ -64,7 +64,7 @@ def run(options: DemoOptions, display: Display, done: Callable[[Figures], None])
         model = _model(options.model, Path(folder), display)
         for question in QUESTIONS:
             subscriber.ask(settings, STREAM, question)
-            display.line(f"asked of every window: {question.prompt}")
+            display.line(f"question: {question.prompt}")
         follow = ["results", "--json", "--from-beginning"]
         answer = [
             "worker",

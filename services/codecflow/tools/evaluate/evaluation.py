@@ -157,7 +157,7 @@ def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: Answer
                 bar.console.print(f"{name}: {lane.contender.name}: {told}", highlight=False)
     for clip in clips:
         if not answers.has(clip.number):
-            _say(f"{clip.file.name}: shorter than a stride, not asked")
+            _say(f"{clip.file.name}: shorter than a stride, skipped")
 
 
 def _say(line: str) -> None:
