@@ -24,8 +24,8 @@ def stream(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="JSON file with its zones, replacing the current ones: "
-            '`[{"name": "street", "use": "ignore", "polygon": [[0, 0], [1, 0], [1, 0.3]]}]`; x, y: fractions of the picture. '
+            help="JSON file with zones that replace the current ones, such as "
+            '`[{"name": "street", "use": "ignore", "polygon": [[0, 0], [1, 0], [1, 0.3]]}]`; x, y: 0 to 1. '
             "`ignore`: the model never sees it. `only`: the model sees nothing else. `place`: a name for questions.",
         ),
     ] = None,
