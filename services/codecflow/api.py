@@ -88,7 +88,7 @@ def subscribe(
     """An iterator of results (codecflow.messages.Result) of `stream`, or of all streams, each once, as they are committed.
 
     It begins with what is committed after this call, or with `from_beginning` with all that are still kept, and ends when
-    none has come for `timeout_s` seconds (None: never). A `with` block, or `close()`, lets go of its connection.
+    none has come for `timeout_s` seconds (None: never). A `with` block, or `close()`, releases its connection.
 
     `bootstrap_servers` (host:port,...) is CODECFLOW_BOOTSTRAP_SERVERS of the environment, else localhost:9092;
     `topic_prefix` CODECFLOW_TOPIC_PREFIX, else codecflow; `properties` are librdkafka's, handed through (SASL, TLS ...).

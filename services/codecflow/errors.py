@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class CodecFlowError(Exception):
-    """Something a user did, or must do, in one line of plain words."""
+    """Something that the user can correct, in one line."""
 
     exit_code = 1
 
@@ -20,7 +20,7 @@ class ConfigError(CodecFlowError):
 
 
 class SourceError(CodecFlowError):
-    """A camera or file that cannot be read, or not any further.
+    """A camera or file that cannot be read, or not to its end.
 
     `code` is a word to count by: missing, read (no permission, a bad disk), codec, protocol, transport (RTSP over TCP or
     UDP), dns, refused, unreachable, auth, tls, timeout or gone.
@@ -34,18 +34,18 @@ class SourceError(CodecFlowError):
 
 
 class KafkaError(CodecFlowError):
-    """A broker that cannot be reached or that refuses what was asked of it."""
+    """A broker that cannot be reached or that refuses a request."""
 
     exit_code = 4
 
 
 class MessageError(CodecFlowError):
-    """A record on a topic that is not of the wire contract (schemas/)."""
+    """A record that violates the wire contract (schemas/)."""
 
     exit_code = 5
 
 
 class ModelError(CodecFlowError):
-    """A checkpoint that cannot be loaded or a stream that does not fit beside those already held."""
+    """A checkpoint that cannot be loaded, or too little memory for another stream."""
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""Stopping a service in good order: the first Ctrl-C or SIGTERM asks it to finish, the second ends it at once."""
+"""Stopping a service cleanly: the first Ctrl-C or SIGTERM asks it to finish, the second ends it at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GracefulStop:
     """
 
     def __init__(self) -> None:
-        # Not an Event: a handler that runs while `wait` holds the Event's lock would wait for it for ever.
+        # Not an Event: a handler that runs while `wait` holds the Event's lock would wait for it indefinitely.
         self._requested = False
         self._signalled_at = 0.0
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # whose put is safe in a signal handler

@@ -18,7 +18,7 @@ from codecflow.text import escape_controls, one_line
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 FORMATS = ("text", "json")
 _MEMBERS = ("stream", "epoch", "window", "status")
-"""What a line may be about, beside its text, and the exit status that goes with an error."""
+"""Fields of a line in addition to its text: what it is about, and the exit status of an error."""
 
 _bound: dict[str, object] = {}
 

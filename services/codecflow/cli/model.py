@@ -47,4 +47,4 @@ def build(
     from codecflow.tools.demo_model.assemble import build_checkpoint
 
     side, tokens = build_checkpoint(out, trained, cache or cache_dir())
-    typer.echo(f"{out}: codecflow-tiny, {side}x{side} pixels, {tokens} tokens a frame")
+    typer.echo(f"{out}: codecflow-tiny, {side}x{side} pixels, {tokens} tokens per frame")

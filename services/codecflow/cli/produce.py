@@ -165,7 +165,7 @@ def _monitoring(address: str | None, summary: Summary) -> AbstractContextManager
 
 
 def _leave_garbage() -> None:
-    """The process ends: to look for garbage before would take 0.15 s of a core, after a Ctrl-C too. (Not beside torch, whose
+    """The process ends: collecting garbage first would take 0.15 s of a core, also after Ctrl-C. (Not with torch, whose
     libraries then report what they hold.)"""
     if "torch" not in sys.modules:
         gc.freeze()

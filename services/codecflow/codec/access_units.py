@@ -1,6 +1,6 @@
 """What a decoder is given of a coded picture, and what the picture's headers say of pictures that are missing.
 
-FFmpeg calls a picture broken because of messages beside it that have nothing to do with its samples (SEI, which many
+FFmpeg calls a picture broken because of accompanying messages that do not affect its samples (SEI, which many
 cameras get wrong), shows H.264 pictures that refer to pictures which never came, and takes a JPEG without its last two
 bytes for a broken one. So decoders get what samples are made of, and nothing else. What is published stays untouched.
 

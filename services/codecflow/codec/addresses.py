@@ -184,8 +184,8 @@ def _begin(source: str) -> str:
     return scheme[0] if scheme else ""
 
 
-def _without(text: str, forms: Iterable[str], begin: int, told: str) -> str:
-    """`text` with `told` in place of each of the `forms` that one address has in it, if only the first part is there:
+def _without(text: str, forms: Iterable[str], begin: int, replacement: str) -> str:
+    """`text` with `replacement` in place of each of the `forms` that one address has in it, if only the first part is there:
     messages cut long words. `begin`: characters of it that are no secret."""
     forms = [form for form in forms if form.strip()]  # an empty one would be found everywhere
     at = 0
@@ -200,8 +200,8 @@ def _without(text: str, forms: Iterable[str], begin: int, told: str) -> str:
             if where == place
             for backslash in ("\\", "\\\\")
         )
-        text = text[:place] + told + text[place + length :]
-        at = place + len(told)
+        text = text[:place] + replacement + text[place + length :]
+        at = place + len(replacement)
 
 
 _ESCAPED = r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"

@@ -171,7 +171,8 @@ def _read_hvcc(extradata: bytes) -> tuple[int, list[bytes]]:
 
 
 def _set_id(unit: bytes, kind: int) -> int:
-    """Id of a parameter set. HEVC sequences are told apart by type alone: their id lies behind a profile of any length."""
+    """Id of a parameter set. HEVC sequences are distinguished by type alone: their id lies behind a profile of any
+    length."""
     if kind == _H264_SPS:
         return _exp_golomb(unit[4:])
     if kind == _H264_PPS:

@@ -1,6 +1,6 @@
 """The clock of a source: the time at which a viewer with a clock of his own would see one picture after another.
 
-One rule book for every source, applied in the order in which pictures are shown (presentation.py), so that B-pictures,
+The same rules for every source, applied in the order in which pictures are shown (presentation.py), so that B-pictures,
 which are decoded later than they are shown, need no rules of their own.
 
 Which clock is believed
@@ -26,7 +26,7 @@ What a step of the source's times is taken for (`shift` is what was added to the
   and -PS, FLV) up to FILE_GAP_S, beyond which a clock was set or files were joined.
 - A live clock that is slightly fast or slow is followed, and drawn towards the wall clock by 0.5 % once it is 1 s off.
 
-What holds for every source: times increase strictly. Live: from START_S on, when what was buffered at the start has come,
+Guarantees for every source: times increase strictly. Live: from START_S on, when what was buffered at the start has come,
 time stays within TOLERANCE_S (and four pictures of a slow camera) of the wall clock. Whatever the stamps are, time advances
 while pictures come. Decisions depend on stamps, picture order and times of arrival only. Each kind of correction is
 announced once and counted.

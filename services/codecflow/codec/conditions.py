@@ -15,7 +15,7 @@ from codecflow.messages import MAX_NOISE, UNCHANGED, Exposure
 from .tiles import PER_BLOCK, TILE, Sums
 
 _EXPLAINED = 2.0
-"""Grey levels: an exposure explains a block whose mean it foretells to within this."""
+"""Grey levels: an exposure explains a block whose mean it predicts to within this."""
 
 _LEAST_SHARE, _LEAST_GAIN = 0.5, 0.1
 """Share of the blocks that an exposure must explain, and by how much more than no change at all does."""

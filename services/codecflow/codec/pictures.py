@@ -4,8 +4,8 @@ In software with one thread, so that a frame comes out as early as the codec all
 or on a GPU's video decoder for codecs where that gives the same samples (nvdec.py).
 
 A picture is taken for damaged when FFmpeg finds an error in it or conceals one, or when H.264's frame numbers say that
-pictures it may refer to are missing. FFmpeg is told to stop at errors (`explode`) instead of guessing, and gets nothing but
-what samples are made of, so that a fault beside them is none to it (access_units.py).
+pictures it may refer to are missing. FFmpeg is set to stop at errors (`explode`) instead of guessing, and gets nothing but
+what samples are made of, so faults in other data do not count (access_units.py).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _unknown(cls: type[Type], value: object) -> Type:
 
 
 # PyAV knows the types of an older FFmpeg. One that it does not know (EXIF, LCEVC, a view of MV-HEVC) makes all side data of
-# a frame unreadable, motion vectors included, so unknown types pass for one that nobody here reads.
+# a frame unreadable, motion vectors included, so unknown types are replaced by one that is not read here.
 Type._missing_ = classmethod(_unknown)  # type: ignore[method-assign, assignment]
 
 _MAX_REORDER = 16  # frames (H.264 A.3.1)

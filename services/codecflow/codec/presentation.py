@@ -11,10 +11,9 @@ The count by which headers order pictures begins again where that is certain: at
 since none of those that follow can be decoded, up to the next keyframe; at any keyframe that would be shown before what came
 earlier, which keyframes never are; and after so many late pictures as no codec can reorder.
 
-What holds for every source: in the order shown, times increase strictly. In decode order, decoding times never go back and
-are not later than presentation times; presentation times need not increase there. pts and dts of a picture move together.
-No more than MAX_DELAY pictures are waiting at any time, so a source from which pictures come is never mute.
-"""
+Guarantees for every source: in presentation order, times increase strictly. In decode order, decoding times never go back
+and are not later than presentation times; presentation times need not increase there. pts and dts of a picture move
+together. No more than MAX_DELAY pictures are waiting at any time, so a source from which pictures come is never mute."""
 
 from __future__ import annotations
 

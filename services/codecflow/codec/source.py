@@ -80,7 +80,7 @@ class Source:
         self._options, self._notice = options, notice
         # A file's reads end by themselves; everything else may block forever.
         self._reader = None if address.kind == "file" else Reader(stopped)
-        self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after nobody waits for it any more
+        self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after its caller has given up
         self._transmission = Transmission(rtp=address.kind == "rtsp" or address.scheme == "rtp")
         self._began = time.monotonic()
         self._container = self._open()

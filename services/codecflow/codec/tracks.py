@@ -85,7 +85,7 @@ def codec_name(track: VideoStream) -> str:
 
 def _real(streams: list[VideoStream]) -> list[VideoStream]:
     moving = [stream for stream in streams if not stream.disposition & _NO_VIDEO]
-    # A single picture beside a film is its poster, whatever the container calls it.
+    # A single picture in addition to a film is its poster, whatever the container calls it.
     films = [stream for stream in moving if stream.frames != 1]
     moving = films or moving
     base = [stream for stream in moving if _tag(stream) not in _ENHANCEMENTS]

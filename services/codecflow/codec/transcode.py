@@ -1,7 +1,7 @@
 """Encoding again at the sampling rate, for thin uplinks and for comparison.
 
 As CodecFlow's paper prepares its clips (arXiv 2604.06036): H.264 Baseline without B-pictures. Motion vectors then span
-sampled frames, and nothing is sent that nobody samples.
+sampled frames, and nothing is sent that is not sampled.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .pictures import DecodedPicture, PictureDecoder
 
 @dataclass(frozen=True)
 class Transcode:
-    """`fps`: pictures a second that are kept; `gop`: pictures from one keyframe to the next; `crf`: x264's quality, 0 to 51,
-    lower is better and larger."""
+    """`fps`: pictures per second that are kept; `gop`: pictures from one keyframe to the next; `crf`: x264's quality, 0
+    to 51, lower is better and larger."""
 
     fps: Fraction
     gop: int = 16

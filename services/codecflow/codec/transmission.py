@@ -8,7 +8,7 @@ The transport knows what a decoder cannot see: a hole in a picture often decodes
   times; there nothing is missing.
 - RTP numbers its packets, too; FFmpeg says only in its log how many it missed. The gap lies in the picture that it gives
   next or in the one after that. Over TCP a camera may leave packets out as well, when its own buffer is full; FFmpeg
-  looks at the numbers only when it is told to keep a queue (TCP_OPTIONS).
+  checks the numbers only with a queue (TCP_OPTIONS).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ _LARGEST = 255**2
 _SHIFT = BLOCK.bit_length() - 1
 
 # Where AVMotionVector (libavutil/motion_vector.h) has dst_x and dst_y, motion_x and motion_y, and motion_scale, in words of
-# 8 bytes. PyAV's own to_ndarray makes the record's dtype anew for each picture, which takes longer than all that is below.
+# 8 bytes. PyAV's own to_ndarray builds the record's dtype for each picture, which takes longer than everything below.
 _CENTRE_WORD, _CENTRE_X, _CENTRE_Y = 1, 1, 2
 _MOTION_WORD, _SCALE_WORD = 3, 4
 

@@ -1,6 +1,6 @@
-"""Records of the compacted topics (streams, state) that nobody can use, and the way to be rid of them.
+"""Records of the compacted topics (streams, state) that are unusable, and how to remove them.
 
-Such a record does no harm but stays for ever, and every worker that starts reads it again: compaction removes a record
+Such a record does no harm but stays indefinitely, and every worker that starts reads it again: compaction removes a record
 only once its key has a newer one. A tombstone, a record of the same key without a value, is that.
 """
 
@@ -31,7 +31,7 @@ Ends = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Where a record lies that nobody can use, and why."""
+    """The coordinates of an unusable record, and why it is."""
 
     topic: str
     partition: int
@@ -71,7 +71,7 @@ def picture_ends(settings: KafkaSettings, tail: TopicTail) -> dict[int, Ends]:
 
 
 def find_unusable(settings: KafkaSettings) -> list[Unusable]:
-    """Every record of streams and state that nobody can use. Raises KafkaError."""
+    """Every unusable record of streams and state. Raises KafkaError."""
     partitions = check_topics(settings)
     with TopicTail(settings, settings.topics.streams) as streams, TopicTail(settings, settings.topics.state) as state:
         described, states = newest(streams.catch_up()), newest(state.catch_up())

@@ -101,5 +101,5 @@ def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings
                 f"Kafka at {settings.bootstrap_servers}: {record.what} was not acknowledged within "
                 f"{settings.gone_after_s:g} s{because}; giving up"
             )
-    told = reason(error, settings, "Write", record.topic)
-    return DeliveryError(f"{record.what}: topic {record.topic} rejected it: {told}")
+    cause = reason(error, settings, "Write", record.topic)
+    return DeliveryError(f"{record.what}: topic {record.topic} rejected it: {cause}")

@@ -63,8 +63,8 @@ class TopicTail:
             **{"enable.partition.eof": True, "fetch.wait.max.ms": _FETCH_MS, **RETRIES},
         )
         self._steps = Steps(self._consumer)
-        # Looked up now, not at the first poll, so that nothing committed in between is passed over. The beginning too:
-        # librdkafka, told only "from the beginning", looks it up by itself, but half a second to a second later.
+        # Looked up now, not at the first poll, so that nothing committed in between is skipped. The beginning too:
+        # librdkafka looks up "from the beginning" itself, but half a second to a second later.
         begin = OffsetSpec.latest() if from_end else OffsetSpec.earliest()
         self._positions = self._offsets(begin, IsolationLevel.READ_COMMITTED)
         if since_ms is not None:
@@ -176,7 +176,7 @@ class TopicTail:
                     raise self._error(client_error(error)) from error
             except TimeoutError:
                 pass
-            self._give_up(began, within_s, "its offsets are not told")
+            self._give_up(began, within_s, "its offsets are unknown")
             time.sleep(0.1)
 
     def _give_up(self, began: float, within_s: float, what: str, *, progress: bool = False) -> None:

@@ -105,9 +105,9 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
                 reason = client_error(error)
                 if time.monotonic() < began + _AGAIN_WITHIN_S.get(reason.code(), 0.0):
                     again.append(topic)
-                elif reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # somebody else was quicker: as well
-                    told = why(reason, settings, "Create", topic.topic)
-                    raise TopicsError(f"topic {topic.topic}: cannot be created: {told}") from error
+                elif reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # another process was quicker, which is fine
+                    cause = why(reason, settings, "Create", topic.topic)
+                    raise TopicsError(f"topic {topic.topic}: cannot be created: {cause}") from error
             else:
                 created.append(topic.topic)
         waiting = again
@@ -223,8 +223,8 @@ def _require_sight(client: AdminClient, settings: KafkaSettings, topic: str) -> 
     except KafkaException:
         return
     if error is not None and error.code() == ClientError.TOPIC_AUTHORIZATION_FAILED:
-        told = why(error, settings, "Describe", topic)
-        raise TopicsError(f"topic {topic}: {told}, which Read and Write include")
+        cause = why(error, settings, "Describe", topic)
+        raise TopicsError(f"topic {topic}: {cause}, which Read and Write include")
 
 
 def _wait_until_known(client: AdminClient, settings: KafkaSettings, topics: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ from .settings import KafkaSettings
 
 _logger = logging.getLogger("codecflow.kafka")
 
-# The group has given these partitions to somebody else, or this member away: classic and KIP-848 protocols.
+# The group has reassigned these partitions, or removed this member: classic and KIP-848 protocols.
 _MOVED_ON = frozenset(
     {
         ClientError.ILLEGAL_GENERATION,
@@ -36,9 +36,9 @@ _MOVED_ON = frozenset(
     }
 )
 _AGAIN_S = 0.5
-# librdkafka resumes a call that timed out when it is made again; without a limit it may wait for ever.
+# librdkafka resumes a call that timed out when it is made again; without a limit it may wait indefinitely.
 _CALL_S = 2.0
-# A call that is not done after so long will not be: librdkafka (2.16) may wait for ever where a coordinator vanished while
+# A call that is not done after so long will not be: librdkafka (2.16) may wait indefinitely if a coordinator vanished while
 # it asked (confluentinc/librdkafka#5456, #5511), and so may the broker (Kafka 4.3.1, after a crash within a transaction).
 _HANGS_S = 15.0
 
@@ -147,7 +147,7 @@ class TransactionalEmitter:
                 return
             raise TransactionAbortedError(str(error)) from error
         except BrokersGoneError:
-            raise  # nobody is there to abort anything
+            raise  # there is nothing to abort
         except KafkaError:
             # Only where the abort went wrong too can it be that a commit had gone through.
             if not self._abort() and committing and self._committed(marked, mark):

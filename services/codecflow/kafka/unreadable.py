@@ -1,7 +1,7 @@
 """Records that the client cannot unpack, and how to get past them.
 
 A batch that unpacks to more than `receive.message.max.bytes` (100 MB), from a few kilobytes perhaps, is an error to
-librdkafka (zstd), and it fetches it again for ever. Whoever may write to a topic could stop its readers with one.
+librdkafka (zstd), and it fetches it again and again. Whoever may write to a topic could stop its readers with one.
 """
 
 from __future__ import annotations

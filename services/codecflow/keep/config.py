@@ -28,11 +28,12 @@ _BACKGROUND_SLACK_S = Fraction(16)  # cameras whose keyframes lie up to 16 s apa
 class KeepConfig:
     """A keep policy, its thresholds and its coverage.
 
-    `fps`: sampled frames a second; a frame's slot is its presentation time times `fps`. `coverage` `anchor` keeps all tokens
-    of one frame in every `period_s` seconds, `rolling` forces a rotating share of them in each frame, each token once in
-    `period_s`. `background` is `anchor` for a model that holds each cell's newest token after its frame has left the window:
-    `period_s` may then be longer than a window. An anchor waits up to `slack_s` seconds for a keyframe, which is decoded by
-    itself, so that every cell has a kept token in any `period_s` + `slack_s` seconds in which no frame is missing.
+    `fps`: sampled frames per second; a frame's slot is its presentation time times `fps`. `coverage` `anchor` keeps all
+    tokens of one frame in every `period_s` seconds, `rolling` forces a rotating share of them in each frame, each token
+    once in `period_s`. `background` is `anchor` for a model that holds each cell's newest token after its frame has left
+    the window: `period_s` may then be longer than a window. An anchor waits up to `slack_s` seconds for a keyframe, which
+    is decoded by itself, so that every cell has a kept token in any `period_s` + `slack_s` seconds in which no frame is
+    missing.
 
     `threshold`: a token is kept when its mean luma differs from when it was last kept by more than this many grey levels;
     `detail_threshold`: likewise that of one of its cells, about 7x7 pixels at the model's scale (boxes.py), for what is too
@@ -98,15 +99,14 @@ class KeepConfig:
 
 
 def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple[CoverageKind, Fraction, Fraction]:
-    """(kind, period, slack in seconds) that `text` names, for windows of `window_s` seconds at `fps` sampled frames a
+    """(kind, period, slack in seconds) that `text` names, for windows of `window_s` seconds at `fps` sampled frames per
     second.
 
-    `N`: an anchor every N seconds; `once`: an anchor a window; `rolling=N`: every cell once in N seconds, a share of them in
-    each frame; `rolling`: every cell once a window; `background=N`: an anchor every N seconds, `background` every 120 s,
-    and tokens outlive their frames; None: an anchor every 8 s, or as near below as frames and window allow.
+    `N`: an anchor every N seconds; `once`: an anchor per window; `rolling=N`: every cell once in N seconds, a share of
+    them in each frame; `rolling`: every cell once per window; `background=N`: an anchor every N seconds, `background`
+    every 120 s, and tokens outlive their frames; None: an anchor every 8 s, or as near below as frames and window allow.
     Anchors wait for a keyframe for another period, where the window has room for both: every window has every cell.
-    Raises ConfigError on anything else, and on a period longer than the window where a window could then lack cells.
-    """
+    Raises ConfigError on anything else, and on a period longer than the window where a window could then lack cells."""
     if text is not None and text.startswith("background"):
         return "background", *_background(text, fps)
     kind: CoverageKind = "rolling" if text is not None and text.startswith("rolling") else "anchor"

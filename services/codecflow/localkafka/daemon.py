@@ -36,7 +36,7 @@ class LocalKafka:
 
     Several programs may enter with the same `data_dir`: the first starts the broker, the last one out ends it, and so it
     ends when all of them are killed. A daemon found running there is used and left running. `port` as in `start_daemon`.
-    `properties`: the broker's own, beside or in the place of those that we set, where this one starts it.
+    `properties`: the broker's, in addition to or instead of those that we set, where this one starts it.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ def status(data_dir: Path) -> Broker | None:
 
 
 def stop(data_dir: Path) -> bool:
-    """End the broker of `data_dir` in good order. False where none runs."""
+    """Stop the broker of `data_dir` cleanly. False where none runs."""
     files = BrokerFiles(data_dir)
     return _end(files)
 

@@ -66,7 +66,7 @@ def class_path(progress: Progress) -> str:
     folder = cache_dir() / f"apache-kafka-{KAFKA_VERSION}"
     if not folder.exists():
         with alone_in(folder.parent, "kafka"):
-            if not folder.exists():  # nobody was quicker
+            if not folder.exists():  # no other process was quicker
                 _fetch(folder, progress)
     return f"{folder}/*"
 

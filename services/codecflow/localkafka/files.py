@@ -92,7 +92,7 @@ class BrokerFiles:
         self._identity = self.folder / "broker.json"
 
     def make(self) -> None:
-        """The folder, which nobody else may look into: pictures are in it, and passwords may be. Raises ConfigError."""
+        """The folder, readable by its user alone: it holds pictures, and perhaps passwords. Raises ConfigError."""
         make_folder(self.folder, private=True)
         if self._identity.exists() or not any(self.folder.iterdir()):  # it was here before, and is to be ours
             with contextlib.suppress(OSError):
@@ -149,7 +149,7 @@ class BrokerFiles:
         return [int(word) for word in self.pid.read_text().split()[1:]]
 
     def is_daemon(self) -> bool:
-        """Whether the broker last started here runs until it is told to stop, whoever uses it."""
+        """Whether the broker last started here runs until it is stopped, whoever uses it."""
         return self.pid.exists() and self.pid.read_text().startswith("daemon")
 
     def set_log_aside(self) -> None:
@@ -174,7 +174,7 @@ class BrokerFiles:
 
 
 def lockable(path: Path) -> bool:
-    """Whether nobody holds `path` locked, found out by a lock that is given back at once."""
+    """Whether no process holds `path` locked, tested by a lock that is released at once."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)

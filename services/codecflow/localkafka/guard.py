@@ -2,11 +2,11 @@
 
     python guard.py PID_FILE OWNERS_LOCK BROKER_LOCK_FD COMMAND...
 
-Starts COMMAND and ends it (SIGTERM, then SIGKILL) when nobody holds a shared lock on OWNERS_LOCK any more. The kernel drops
-a lock however its holder ends, SIGKILL included, so no owner can leave the broker behind. OWNERS_LOCK "-" means a daemon:
-it runs until SIGTERM. PID_FILE then says "owned" or "daemon", this process and COMMAND's. BROKER_LOCK_FD is an open, locked
-file that this process and COMMAND keep open while they live: who can lock that file knows that no broker runs.
-"""
+Starts COMMAND and ends it (SIGTERM, then SIGKILL) when no process holds a shared lock on OWNERS_LOCK any more. The kernel
+drops a lock however its holder ends, SIGKILL included, so no owner can leave the broker behind. OWNERS_LOCK "-" means a
+daemon: it runs until SIGTERM. PID_FILE then says "owned" or "daemon", this process and COMMAND's. BROKER_LOCK_FD is an
+open, locked file that this process and COMMAND keep open while they live: who can lock that file knows that no broker
+runs."""
 
 import contextlib
 import ctypes

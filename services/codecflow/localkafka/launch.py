@@ -98,7 +98,7 @@ def _spawn(files: BrokerFiles, command: list[str], *, daemon: bool) -> subproces
 
 
 def _lock_running(files: BrokerFiles, descriptor: int) -> None:
-    deadline = time.monotonic() + 3  # somebody who only looks whether a broker runs holds it for a moment
+    deadline = time.monotonic() + 3  # a process that only checks whether a broker runs holds it for a moment
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -41,7 +41,7 @@ def dump(message: Any, **derived: Any) -> bytes:
     """JSON bytes of a message's fields with the schema version first, without those that are None and the stream, which is
     the key.
 
-    `derived`: members that readers get beside the fields, or in place of them.
+    `derived`: members that readers get in addition to the fields, or instead of them.
     """
     document: dict[str, Any] = {"v": SCHEMA_VERSION, **msgspec.to_builtins(message, enc_hook=_pair), **derived}
     del document["stream"]

@@ -38,7 +38,7 @@ Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL)]
 
 
 def event_id(*of: object) -> str:
-    """The id of an event that is told from all others by `of`: 16 hexadecimal digits."""
+    """The id of the event that `of` identifies: 16 hexadecimal digits."""
     return hashlib.blake2b("\0".join(map(str, of)).encode(), digest_size=8).hexdigest()
 
 

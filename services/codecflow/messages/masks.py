@@ -23,7 +23,7 @@ MASK_BYTES = 1 << 19
 """Where a window's next frames begin another record: well below what Kafka takes by default."""
 
 _FRAME_BYTES = 128
-"""Of a frame's document, beside its mask."""
+"""Of a frame's document, without its mask."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +32,7 @@ class FrameMask:  # noqa: PLW1641  # equal arrays have no hash
 
     `seq`: its coded picture in the epoch. `time_s`: presentation time in seconds since the start of the epoch. `size`:
     (width, height) of the shown picture, over which the grid lies evenly. `keep`: (rows, columns) bool. `anchor`: all of it
-    is kept to begin anew.
+    is kept to start again.
     """
 
     seq: int

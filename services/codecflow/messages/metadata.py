@@ -1,7 +1,7 @@
 """codecflow.metadata: what the codec already knows about each coded picture, one JSON document per picture.
 
 Documents of an epoch come in decode order, as its packets do, so both topics are read as two ordered sequences. The last
-document of an epoch says that it ended in good order (`EndOfEpoch`), or that its camera was lost (`CameraLost`).
+document of an epoch says that it ended regularly (`EndOfEpoch`), or that its camera was lost (`CameraLost`).
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Signal:
 
 @dataclass(slots=True)  # not frozen, as CodedPicture
 class PictureMetadata:
-    """What is known of one coded picture beside its bytes.
+    """What is known about one coded picture, without its bytes.
 
     `start_pts`: pts of the first picture shown in the epoch; (pts - start_pts) * time_base is the presentation time in
     seconds that windows are laid on. `picture_type`: I, P, B, or ? where the decoder gave no picture. `size`: bytes.
@@ -135,7 +135,7 @@ class PictureMetadata:
 
 @dataclass(frozen=True, slots=True)
 class EndOfEpoch:
-    """The producer closed the stream in good order after `pictures` coded pictures."""
+    """The producer closed the stream regularly after `pictures` coded pictures."""
 
     stream: str
     epoch: int

@@ -22,7 +22,7 @@ class Heartbeat:
         self._beat_at = self._clock()
 
     def end(self) -> None:
-        """It ends in good order."""
+        """It ends cleanly."""
         self._ended = True
 
     def health(self, ready: bool = True) -> Health:

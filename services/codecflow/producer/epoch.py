@@ -27,7 +27,7 @@ from codecflow.tracing import current
 from .summary import AFTER_TOO_LARGE, TOO_LARGE, Summary
 
 _RECORD_OVERHEAD = 256 + 512
-"""Bytes of a record beside key, value and extradata, at most: Kafka's batch header (61), lengths and fields (message format
+"""Maximum bytes of a record without key, value and extradata: Kafka's batch header (61), lengths and fields (message format
 v2), the header with what is known of the picture (less than 400 bytes, whatever the numbers), and a trace context."""
 
 
@@ -44,7 +44,7 @@ class EpochPublisher:
 
     A picture is published together with its metadata, once the decoder has shown it to be sound: a few pictures late
     where the codec reorders. Corrupt pictures and those larger than `largest_record` bytes are dropped and counted, with
-    what follows each up to the next keyframe, since nobody could decode it: a gap in seq tells readers. Pictures that are
+    what follows each up to the next keyframe, since it could not be decoded: readers see a gap in seq. Pictures that are
     never shown, but others refer to, are published and counted. Pictures of more than `max_pixels` samples raise
     SourceError.
     """
@@ -96,7 +96,7 @@ class EpochPublisher:
         self._metadata.flush()
 
     def close(self) -> None:
-        """`finish`, then close the epoch in good order."""
+        """`finish`, then close the epoch regularly."""
         self.finish()
         key, value = encode_metadata(EndOfEpoch(self._stream, self._epoch, self.next_seq))
         self._metadata.send(Record(self._topics.metadata, key, value, f"stream {self._stream}, end of epoch"))

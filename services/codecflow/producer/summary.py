@@ -12,7 +12,7 @@ import orjson
 from codecflow.kafka.sending import RecordSender
 
 BEFORE_FIRST_KEYFRAME = "before the first keyframe"
-"""Reason for dropping pictures that nobody could decode: a camera is joined in the middle of its pictures."""
+"""Reason for dropping pictures that could not be decoded: a camera is joined in the middle of its pictures."""
 
 TOO_LARGE = "too large for the broker"
 AFTER_TOO_LARGE = "after one too large"

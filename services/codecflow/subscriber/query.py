@@ -39,8 +39,8 @@ class Table:
         self._client = duckdb.connect(
             config={"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
         )
-        told = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
-        self._client.execute(f"create table kept (place BIGINT, row VARCHAR, {told})")
+        described = ", ".join(f'"{name}" {kind}' for name, kind in columns.items())
+        self._client.execute(f"create table kept (place BIGINT, row VARCHAR, {described})")
         self._structure = orjson.dumps([{"place": "BIGINT", "row": "VARCHAR", **columns}]).decode()
         self._out = out
         if out is not None:

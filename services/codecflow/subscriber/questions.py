@@ -1,7 +1,7 @@
 """What is asked of a stream: read, changed and written back. Workers apply it at the stream's next window.
 
 The newest description of a stream rules, so two people who change the same stream at the same moment overwrite each other:
-the later one wins, and each is told what is asked now.
+the later one wins, and each gets the resulting questions.
 """
 
 from __future__ import annotations

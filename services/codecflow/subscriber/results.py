@@ -1,4 +1,5 @@
-"""Following answers as they are committed, from any number of programs: no consumer group, so nobody takes from another."""
+"""Following answers as they are committed, from any number of programs: no consumer group, so programs do not take
+results from each other."""
 
 from __future__ import annotations
 
