@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -131,11 +132,11 @@ class Viewer:
             self.outbox.text({"k": "say", "n": self._session, "text": why})
 
 
-def oldest_ms(settings: KafkaSettings, stream: str) -> int | None:
-    """Since when packets hold a stream. None where they hold nothing of it."""
+def oldest_ms(settings: KafkaSettings, stream: str) -> int:
+    """Since when packets hold a stream: from now on, where they hold nothing of it."""
     with Recording(settings, stream) as recording:
         picture = recording.oldest()
-    return None if picture is None else picture.captured_at_ms
+    return int(time.time() * 1000) if picture is None else picture.captured_at_ms
 
 
 async def in_pool(pool: ThreadPoolExecutor, call: Any, *arguments: Any) -> Any:
