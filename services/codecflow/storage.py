@@ -29,7 +29,12 @@ _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
 
 
 class StorageError(CodecFlowError):
-    """A file could not be written, read or listed; a later try may succeed. Names the place without secrets."""
+    """A file could not be written, read or listed; a later try may succeed. Names the place without secrets. `reason`:
+    why."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(f"{message}: {reason}")
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,7 @@ def open_storage(place: str, *, write: bool = True) -> Storage:
         storage.write(probe, b"")
         storage.remove(probe)
     except StorageError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{storage.place}: nothing can be written there: {error.reason}") from error
     return storage
 
 
@@ -185,7 +190,7 @@ class Folder(Storage):
 
     @staticmethod
     def _failed(path: Path, what: str, error: OSError) -> StorageError:
-        return StorageError(f"{path}: cannot be {what}: {error.strerror}")
+        return StorageError(f"{path}: cannot be {what}", error.strerror or type(error).__name__)
 
 
 class Remote(Storage):
@@ -257,9 +262,9 @@ class Remote(Storage):
         except FileNotFoundError:
             if what in ("read", "removed"):
                 raise
-            raise StorageError(f"{self.place}/{name}: cannot be {what}: there is no such place") from None
+            raise StorageError(f"{self.place}/{name}: cannot be {what}", "there is no such place") from None
         except Exception as error:  # its implementations raise what the libraries below them raise
-            raise StorageError(f"{self.place}/{name}: cannot be {what}: {self._reason(error)}") from error
+            raise StorageError(f"{self.place}/{name}: cannot be {what}", self._reason(error)) from error
 
     def _reason(self, error: BaseException) -> str:
         text = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -169,7 +169,7 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
 
     def full(self: Storage, name: str, data: bytes) -> None:
         if next(tries, None) is not None:
-            raise StorageError(f"{self.place}/{name}: cannot be written: No space left on device")
+            raise StorageError(f"{self.place}/{name}: cannot be written", "No space left on device")
         write(self, name, data)
 
     monkeypatch.setattr(kind, "write", full)
@@ -274,7 +274,7 @@ def test_a_caption_in_any_script_is_drawn() -> None:
 @pytest.mark.parametrize(
     ("place", "says"),
     [
-        ("{}/file/folder", "cannot be written: Not a directory"),
+        ("{}/file/folder", "/file/folder: nothing can be written there: Not a directory"),
         (
             "s3://me:hush@bucket/x",
             "s3://bucket/x: this kind of storage needs a package that is not installed: pip install",

@@ -16,6 +16,7 @@ from confluent_kafka import KafkaException, Message
 from codecflow.errors import KafkaError, MessageError, SourceError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
 from codecflow.kafka.failures import client_error, reason
+from codecflow.kafka.history import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import Event, decode_event, encode_event
@@ -70,6 +71,7 @@ class Recorder:
 
     def run(self) -> None:
         require_broker(self._settings, lambda: self._stop.requested)
+        partitions_of(self._settings, self._settings.topics.events)  # says so where there is no such topic
         self._watch = BrokerWatch(self._settings)
         self._client = consumer(self._settings, self._group, self._watch)
         try:
