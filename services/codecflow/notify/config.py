@@ -72,7 +72,7 @@ def read_config(path: Path) -> NotifyConfig:
     if document:
         raise ConfigError(f"{path}: {one_line(next(iter(document)), 60)}: is not known; use {known} and evidence")
     if not sinks:
-        raise ConfigError(f"{path}: there is no sink, so nobody would be notified; use {known}")
+        raise ConfigError(f"{path}: there is no sink; use {known}")
     names = [sink.options.name for sink in sinks]
     for name in names:
         if names.count(name) > 1:

@@ -52,7 +52,7 @@ def is_loopback(host: str) -> bool:
 @dataclass(frozen=True, slots=True)
 class Access:
     """`token`: None where none is needed. `hosts`: names in requests that are answered without a token; None is all.
-    `origins`: where requests that change something may come from beside the page's own address."""
+    `origins`: where requests that change something may come from in addition to the page's own address."""
 
     token: str | None
     hosts: frozenset[str] | None = None
@@ -68,7 +68,7 @@ class Access:
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
     def admits(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
-        """Whether a request is from somebody who knows the token, or none is needed."""
+        """Whether a request has the token, or none is needed."""
         if self.token is None:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")

@@ -192,7 +192,7 @@ class StillChannel:
 
 
 class TileChannel:
-    """Small pictures of one stream for the grid: of its keyframes, one a second at most."""
+    """Small pictures of one stream for the grid: of its keyframes, at most one per second."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Packets of the streams that somebody looks at: one consumer in one thread, whoever looks.
+"""Packets of watched streams: one consumer in one thread for all viewers.
 
 A partition is read while a stream in it is watched. Of every stream in it the pictures since the last keyframe are kept, so
 that the next one who looks sees a picture at once.

@@ -1,4 +1,4 @@
-"""What all browsers share: the board, the feed, and one channel per stream that somebody looks at."""
+"""What all browsers share: the board, the feed, and one channel per watched stream."""
 
 from __future__ import annotations
 

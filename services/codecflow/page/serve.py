@@ -1,4 +1,4 @@
-"""The page as a service: until it is told to stop, or the brokers are gone."""
+"""The page as a service: until it is stopped, or the brokers are gone."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ async def _serve(
         config = uvicorn.Config(
             build(access, lambda: hub),
             log_level="critical",
-            access_log=False,  # addresses of requests are nobody's business
+            access_log=False,  # addresses of requests are private
             server_header=False,
             lifespan="off",
             ws="websockets-sansio",

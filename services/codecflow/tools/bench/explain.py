@@ -215,7 +215,7 @@ def _compare(records: Sequence[FrameRecord], plan: WindowPlan, outlived: Sequenc
             ]
             for name, cost in costs.items()
         ],
-        note="tokens and FLOPs a window, one question of 40 tokens included",
+        note="tokens and FLOPs per window, one question of 40 tokens included",
     )
     return costs
 

@@ -336,11 +336,9 @@ def run(
 ) -> None:
     """Compares the policies on each clip: a table a clip, then one JSON line {clip: {policy: figures}}, in percent.
 
-    `plan`: windows, for what they hold and for coverage once a window. `size`, `token`: side of the model's square input and
-    of a token in it, in pixels. `seconds`: only so much of each clip. `plot`: file of a chart. `zones`: of
-    every clip; what they hide counts for nothing. Raises ConfigError and
-    SourceError.
-    """
+    `plan`: windows, for what they hold and for coverage once per window. `size`, `token`: side of the model's square
+    input and of a token in it, in pixels. `seconds`: only so much of each clip. `plot`: file of a chart. `zones`: of
+    every clip; what they hide counts for nothing. Raises ConfigError and SourceError."""
     if token < 1 or size < token or size % token:
         raise ConfigError(f"--size {size} with --token {token}: the size must be a whole multiple of the token")
     if plot is not None:
@@ -443,7 +441,8 @@ def _decode(
 
 @plain_text()
 def keep_share_chart(by_clip: Mapping[str, Mapping[str, Tally]], path: Path) -> None:
-    """Share of tokens kept over time, one row a clip, one line a policy. Raises ConfigError when it cannot be written."""
+    """Share of tokens kept over time, one row per clip, one line per policy. Raises ConfigError when it cannot be
+    written."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 2.6 * len(by_clip) + 0.6), layout="constrained")

@@ -43,7 +43,7 @@ class Measurement:
         self._reference: dict[tuple[str, int], tuple[Cost, Logits, list[list[str]]]] = {}
 
     def run(self, clip: ClipMasks, case: Case) -> Cost:
-        """Fills the windows of `case.streams` streams and times the slides. Too little memory is told, not raised."""
+        """Fills the windows of `case.streams` streams and times the slides. Too little memory is reported, not raised."""
         cost = Cost(clip.name, case.keep, case.named, case.streams)
         try:
             logits, answers = self._measure(clip, case, cost)
@@ -143,11 +143,11 @@ class Measurement:
         known = [n for clip, n in self._reference if clip == cost.clip and n <= case.streams]
         if not known:
             return
-        reference, expected, told = self._reference[cost.clip, max(known)]
+        reference, expected, theirs = self._reference[cost.clip, max(known)]
         cost.speedup = reference.ms / cost.ms
         if max(known) == case.streams:
             cost.max_logit_difference = max(float((logits[k] - expected[k]).abs().max()) for k in expected)
-            same = [a == b for one, other in zip(answers, told, strict=True) for a, b in zip(one, other, strict=True)]
+            same = [a == b for one, other in zip(answers, theirs, strict=True) for a, b in zip(one, other, strict=True)]
             cost.agreement = sum(same) / len(same)
 
     def _reset_peak(self) -> None:
@@ -181,8 +181,8 @@ def measure(
                 continue
             cost = measurement.run(clip, case)
             costs.append(cost)
-            told = cost.failed or f"{cost.ms:.1f} ms a window, {100 * cost.flops_share:.2f} % of the FLOPs"
-            print(f"{clip.name}: {case.name}, {case.streams} streams: {told}", file=sys.stderr, flush=True)
+            result = cost.failed or f"{cost.ms:.1f} ms per window, {100 * cost.flops_share:.2f} % of the FLOPs"
+            print(f"{clip.name}: {case.name}, {case.streams} streams: {result}", file=sys.stderr, flush=True)
     return costs
 
 

@@ -15,7 +15,7 @@ from typing import IO
 from codecflow.errors import CodecFlowError
 
 STOP_WITHIN_S = 20.0
-"""How long a service may take to end in good order before it is killed."""
+"""How long a service may take to end cleanly before it is killed."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -71,7 +71,7 @@ class Children:
         return name in self._running and self._running[name].poll() is None
 
     def stop(self, name: str) -> None:
-        """End one in good order and wait for it. Raises ServiceError when it fails at that."""
+        """Stop one cleanly and wait for it. Raises ServiceError when it fails at that."""
         if self.runs(name):
             self._running[name].terminate()
             self._wait(self._running[name])
@@ -101,13 +101,13 @@ class Children:
 
     def _last_words(self, name: str, status: int) -> str:
         lines = [line for line in self._log(name).read_text(errors="replace").splitlines() if line.strip()]
-        told = [line for line in lines if line.startswith("codecflow: ")] or lines
-        if told:
-            return told[-1].strip().removeprefix("codecflow: ")
+        own = [line for line in lines if line.startswith("codecflow: ")] or lines
+        if own:
+            return own[-1].strip().removeprefix("codecflow: ")
         return f"exit status {status}" if status > 0 else f"killed by {signal.Signals(-status).name}"
 
 
 def _end_with_parent() -> None:
-    """In the child: be told to end when the demo is gone, however it went (Linux only)."""
+    """In the child: get a signal when the demo has ended, whatever the reason (Linux only)."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

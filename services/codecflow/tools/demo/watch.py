@@ -57,7 +57,7 @@ class Answers:
                 timeout_s = 0.0
 
     def rest(self) -> Iterator[Result]:
-        """Those until the follower's end, once it has been told to stop."""
+        """Those until the follower's end, once it has been asked to stop."""
         while (line := self._lines.get()) is not None:
             yield self._take(line)
 
@@ -84,7 +84,7 @@ def show_address(output: IO[bytes], stream: str, display: Display) -> None:
 
 
 PLAIN_EVERY_S = 5.0
-"""How often the status is told where standard error is no terminal."""
+"""How often the status is printed if standard error is no terminal."""
 
 
 class Display:

@@ -24,7 +24,7 @@ from .text import IMAGE_TOKENS, read_text_model
 from .vision import PATCH, read_vision_weights, vision_config
 
 DEFAULT_SIDE = 224
-"""Input side in pixels of an untrained assembly: 16 x 16 patches, 64 tokens a frame."""
+"""Input side in pixels of an untrained assembly: 16 x 16 patches, 64 tokens per frame."""
 
 TOKEN = 2 * PATCH
 """Side in pixels of what becomes one token: 2 x 2 patches."""
@@ -57,12 +57,12 @@ def read_trained_part(path: Path) -> TrainedPart:
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(f"trained part {path}: cannot be read ({error})") from None
     if about.get("parts") != [VISION.sha256, TEXT.sha256]:
-        raise ModelError(f"trained part {path}: not trained on the pinned parts; train it anew (training/README.md)")
+        raise ModelError(f"trained part {path}: not trained on the pinned parts; train it again (training/README.md)")
     try:
         side, lora_scale = int(about["side"]), float(about["lora_scale"])
     except (KeyError, TypeError, ValueError):
         raise ModelError(
-            f"trained part {path}: it does not say for which inputs; train it anew (training/README.md)"
+            f"trained part {path}: it does not say for which inputs; train it again (training/README.md)"
         ) from None
     if side < TOKEN or side % TOKEN:
         raise ModelError(
@@ -72,7 +72,7 @@ def read_trained_part(path: Path) -> TrainedPart:
 
 
 def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int, int]:
-    """Write the checkpoint and its processor to `out`; returns its input side in pixels and its tokens a frame.
+    """Write the checkpoint and its processor to `out`; returns its input side in pixels and its tokens per frame.
 
     `trained`: the trained part's file; None for the one in this repository. Raises ModelError and ConfigError.
     """

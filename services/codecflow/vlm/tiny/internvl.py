@@ -21,7 +21,7 @@ def tiny_internvl(
     patch_size: int = 14,
     max_positions: int = 32768,
 ) -> Made:
-    """InternVL: by default 448x448 pixels, 32x32 patches, 256 tokens a frame."""
+    """InternVL: by default 448x448 pixels, 32x32 patches, 256 tokens per frame."""
     tokenizer = byte_tokenizer(
         ["<img>", "</img>", "<IMG_CONTEXT>", "<video>"],
         chat_template=chatml("<video>\n"),

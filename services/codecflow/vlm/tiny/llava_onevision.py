@@ -20,7 +20,7 @@ def tiny_llava_onevision(
     patch_size: int = 14,
     max_positions: int = 32768,
 ) -> Made:
-    """LLaVA-OneVision: by default 384x384 pixels, 27x27 patches, 196 tokens a frame."""
+    """LLaVA-OneVision: by default 384x384 pixels, 27x27 patches, 196 tokens per frame."""
     tokenizer = byte_tokenizer(
         ["<image>", "<video>"], chat_template=chatml("<video>\n"), image_token="<image>", video_token="<video>"
     )
