@@ -118,7 +118,7 @@ def test_what_is_stuck_is_not_alive() -> None:
         StuckDetector(0.2, said.append, health=summary.health),
     ):
         until(lambda: get(server, "/livez")[0] == 503, what="no heartbeat")
-        assert "the worker's loop has not come to an end" in get(server, "/livez")[1]
+        assert "the worker's loop has not finished" in get(server, "/livez")[1]
     assert len(said) == 1
 
 

@@ -186,7 +186,7 @@ def test_another_plan_goes_on_on_a_real_kafka(kafka_settings: KafkaSettings, fam
         end for end in (4.0, 8.0, 12.0, 16.0, 20.0) if end > until_s
     ]
     assert second.said == [
-        "1 streams ('a') were answered with --window 6 --stride 2 --fps 2; they go on at their next window"
+        "1 streams ('a') were answered with --window 6 --stride 2 --fps 2; they continue at their next window"
     ]
 
 

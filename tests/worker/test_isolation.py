@@ -153,7 +153,7 @@ def test_an_epoch_of_the_far_future_is_refused_and_others_go_on(published: Publi
     assert {(letter.code, letter.offset) for letter in worker.dead} == {("future-epoch", 0)}
     lines = [line for line in worker.said if "days ahead of the broker's clock" in line]
     assert len(lines) == 1
-    assert lines[0].startswith("stream 'a': 1 records left out")
+    assert lines[0].startswith("stream 'a': 1 records ignored")
 
 
 def test_times_that_cannot_be_true(published: Published) -> None:
@@ -200,11 +200,11 @@ def test_two_producers_are_reported_with_figures_once_per_minute(published: Publ
     worker.partition.expire()
     assert len(worker.said) == 1
     assert worker.said[0].startswith(
-        "stream 'a': 30 records left out, of an earlier epoch than 2: two producers at once"
+        "stream 'a': 30 records ignored, of an earlier epoch than 2: two producers at once"
     )
     now[0] = 61.0
     worker.partition.expire()
-    assert worker.said[1].startswith("stream 'a': 40 records left out")
+    assert worker.said[1].startswith("stream 'a': 40 records ignored")
     worker.run()
     assert {epoch for _, epoch, _ in worker.committed.answered} == {2}
 

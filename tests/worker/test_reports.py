@@ -178,7 +178,7 @@ def test_a_loop_that_stands_still_shows_its_stacks_once_and_is_ended(capfd: pyte
     over.set()
     thread.join()
     assert ended == [6]
-    assert "has not come to an end for" in said[0]
+    assert "has not finished for" in said[0]
     assert "ending" in said[1]
     stacks = capfd.readouterr().err
     assert stacks.count("in the_loop_that_is_stuck") == 1
@@ -211,5 +211,5 @@ def test_a_frozen_engine_ends_the_worker_with_stacks(
     send(kafka_settings, publish(clip, "a"))
     status, _, errors = process.end()
     assert status == 6
-    assert "a batch of the engine has not come to an end" in errors
+    assert "a batch of the engine has not finished" in errors
     assert "in frozen_step" in errors

@@ -24,7 +24,7 @@ _logger = logging.getLogger("codecflow.monitoring")
 @dataclass(slots=True)
 class Health:
     """How a service is, written by its own thread. `started`: it has done all that a start takes (model, camera, group).
-    `ready`: it serves at present. `stuck`: what has not come to an end for too long."""
+    `ready`: it serves at present. `stuck`: what has been running for too long."""
 
     started: bool = False
     ready: bool = False

@@ -329,7 +329,7 @@ class Partition:
             self._future[message.stream] += 1
             if self._reports.say_seldom(
                 f"future {message.stream}",
-                f"stream {message.stream!r}: {self._future[message.stream]} records left out: {reason}; set the clock of "
+                f"stream {message.stream!r}: {self._future[message.stream]} records ignored: {reason}; set the clock of "
                 f"the machine that publishes them right, and restart its producer",
                 stream=message.stream,
                 epoch=message.epoch,
@@ -367,8 +367,8 @@ class Partition:
             new = count - stream.left_out_reported[which]
             if new and self._reports.say_seldom(
                 f"{which} {name}",
-                f"stream {name!r}: {new} records left out, {why}: two producers at once, one whose clock was set back, or "
-                f"somebody else who writes to its topics; stop one of them, or restart the producer: it begins a later "
+                f"stream {name!r}: {new} records ignored, {why}: two producers at once, one whose clock was set back, or "
+                f"another program that writes to its topics; stop one of them, or restart the producer: it begins a later "
                 f"epoch",
                 stream=name,
                 epoch=stream.newest_epoch,

@@ -475,7 +475,7 @@ class SamplerPool:
         line = (
             f"a sampler process has ended ({how})"
             + ("" if at_work is None else f" at a picture of stream {at_work.stream!r}")
-            + (f"; its {streams} streams go on at their next keyframe" if streams else "")
+            + (f"; its {streams} streams continue at their next keyframe" if streams else "")
         )
         self._say(line if at_work is None else Notice(line, stream=at_work.stream))
         soon = now < worker.began_at + _SOON_S

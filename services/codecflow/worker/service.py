@@ -280,7 +280,7 @@ class Worker:
             # What was begun since, after an outage longer than the session, belongs to a later place in the group.
             lost = [number for number, partition in commit.partitions.items() if owned.get(number) is partition]
             self._lose(lost)
-            self._notice(f"{error}; dropping what was not emitted: another worker goes on from there")
+            self._notice(f"{error}; dropping what was not emitted: another worker continues from there")
             return
         self._summary.transactions += 1
         self._letters.sent(commit.letters)
@@ -461,7 +461,8 @@ class Worker:
             names = ", ".join(repr(state.stream) for state in others[:3]) + (", ..." if len(others) > 3 else "")
             self._notice(
                 f"{len(others)} streams ({names}) were answered with --window {float(old.window_slots / old.fps):g} "
-                f"--stride {float(old.stride_slots / old.fps):g} --fps {float(old.fps):g}; they go on at their next window"
+                f"--stride {float(old.stride_slots / old.fps):g} --fps {float(old.fps):g}; "
+                "they continue at their next window"
             )
 
     def _close(self) -> None:

@@ -355,11 +355,11 @@ class StuckDetector:
                 lasts_s = now - since
                 if lasts_s > self._after_s and not dumped:
                     dumped = True
-                    self._health.stuck = f"{what} has not come to an end for {lasts_s:.0f} s"
+                    self._health.stuck = f"{what} has not finished for {lasts_s:.0f} s"
                     self._say(f"{self._health.stuck}; the stacks of all threads follow")
                     faulthandler.dump_traceback(all_threads=True)
                 if lasts_s > 2 * self._after_s:
-                    self._say(f"{what} has not come to an end for {lasts_s:.0f} s; ending, so that others take over")
+                    self._say(f"{what} has not finished for {lasts_s:.0f} s; ending, so that others take over")
                     self._end(STUCK)
                     return
 
