@@ -9,7 +9,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup browser mosquitto demo test coverage check fmt schemas docs site bench lock clean audit
+.PHONY: help setup browser servers demo test coverage check fmt schemas docs site bench lock clean audit
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,16 +35,16 @@ browser:  ## the headless Chromium that tests of the page use, by apt-get where 
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium-headless-shell >/dev/null \
 		|| DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
 
-# Debian's package and the libraries that it needs, unpacked and not installed: no root, and no service is started.
+# Debian's packages and the libraries that they need, unpacked and not installed: no root, and no service is started.
 DEBIAN := .venv/debian
-mosquitto:  ## the MQTT broker that tests of notifications use, unpacked from Debian's packages into .venv where it is not there
-	@for p in mosquitto /usr/sbin/mosquitto $(DEBIAN)/usr/sbin/mosquitto; do command -v $$p >/dev/null && exit 0; done; \
+servers:  ## the MQTT broker and the Prometheus that tests use, unpacked from Debian's packages into .venv
+	@[ ! -x $(DEBIAN)/usr/sbin/mosquitto ] || [ ! -x $(DEBIAN)/usr/bin/promtool ] || exit 0; \
 	if ! command -v apt-get >/dev/null; then \
-		echo "make: no mosquitto here and no apt-get; install one, or tests of MQTT are skipped" >&2; exit 1; fi; \
-	mkdir -p $(DEBIAN)/packages/partial && [ "$$(id -u)" != 0 ] || apt-get update -qq; \
+		echo "make: no apt-get here; install mosquitto and prometheus, or the tests that need them are skipped" >&2; exit 1; fi; \
+	mkdir -p $(DEBIAN)/packages/partial && { [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
 	apt-get install -qq -y --no-install-recommends --download-only -o Debug::NoLocking=1 -o APT::Sandbox::User="$$(id -un)" \
-		-o Dir::Cache::archives=$(CURDIR)/$(DEBIAN)/packages/ mosquitto >/dev/null && \
-	for p in $(DEBIAN)/packages/*.deb; do dpkg-deb -x $$p $(DEBIAN); done
+		-o Dir::Cache::archives=$(CURDIR)/$(DEBIAN)/packages/ mosquitto prometheus >/dev/null && \
+	for p in $(DEBIAN)/packages/*.deb; do dpkg-deb -x $$p $(DEBIAN); done && rm -r $(DEBIAN)/packages
 
 demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, answers, a page to watch; SOURCE=any.mp4
 	@page=; [ ! -t 1 ] || page=--page; $(BIN)/codecflow demo --model codecflow-tiny $$page $(SOURCE)

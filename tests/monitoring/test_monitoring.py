@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,18 +23,23 @@ from prometheus_client.parser import text_string_to_metric_families
 from codecflow.errors import ConfigError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
+from codecflow.localkafka.files import free_port
 from codecflow.messages import ResultError
 from codecflow.monitoring import metrics
 from codecflow.monitoring.metrics import ANSWER_DELAY, MAX_STREAMS, Described, Sample
 from codecflow.monitoring.server import Health, MonitoringServer
+from codecflow.notify.figures import NotifierFigures
+from codecflow.page.health import PageHealth
 from codecflow.producer.metrics import is_up, producer_samples
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
 from codecflow.producer.summary import Summary as ProducerSummary
+from codecflow.recorder.figures import RecorderFigures
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from codecflow.worker.metrics import worker_samples
-from codecflow.worker.status import StreamFigures, StuckDetector, Summary
+from codecflow.worker.status import StageFigures, StreamFigures, StuckDetector, Summary
+from tests.debian import find_program
 from tests.subscriber.example_results import RESULT
 from tests.worker.memory import encode_clip, publish
 from tests.worker.running import Running, send, until
@@ -182,9 +188,81 @@ def test_alerts_and_dashboard_ask_for_metrics_that_there_are(file: str) -> None:
     assert asked <= published_names()
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool: Debian's package prometheus has it")
 def test_prometheus_takes_the_configuration() -> None:
     done = subprocess.run(
-        ["promtool", "check", "config", OBSERVE / "prometheus.yml"], capture_output=True, text=True, check=False
+        [find_program("promtool"), "check", "config", OBSERVE / "prometheus.yml"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
+    """A real Prometheus scrapes what services publish and is asked as Grafana asks it."""
+    worker, producer, page, notifier = (
+        Summary(),
+        ProducerSummary("gate", "clip.mp4"),
+        PageHealth(),
+        NotifierFigures(["ops"]),
+    )
+    worker.holds({"gate": StreamFigures(behind_s=1.0)})
+    worker.committed([RESULT], RESULT.captured_at_ms / 1000 + 2.5)
+    worker.seconds["vit"] += 1.0
+    worker.stages["engine"] = StageFigures((1.0,), (1.0,))
+    producer.dropped["damaged"] += 1
+    producer.corrected["backwards"] += 1
+    page.beat({"viewers": 1, "replays": 0, "streams": 1, "video_bytes": 0})
+
+    def samples() -> Iterable[Sample]:
+        return [
+            *worker_samples(worker),
+            *producer_samples(producer),
+            *page.samples(),
+            *RecorderFigures().samples(),
+            *notifier.samples(),
+        ]
+
+    document = json.loads((OBSERVE / "grafana/dashboards/codecflow.json").read_text(encoding="utf-8"))
+    waiting = [target["expr"] for panel in document["panels"] for target in panel["targets"]]
+    with MonitoringServer("0", Health, samples, [worker.delay]) as server, prometheus(tmp_path, server.port) as address:
+        deadline = time.monotonic() + 90
+        while waiting:
+            waiting = [query for query in waiting if not answers(address, query.replace("$__rate_interval", "1m"))]
+            assert not waiting or time.monotonic() < deadline, waiting
+            time.sleep(0.2)
+
+
+@contextmanager
+def prometheus(folder: Path, port: int) -> Iterator[str]:
+    """One that scrapes a port every 0.5 s; its address."""
+    config = {
+        "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
+        "scrape_configs": [{"job_name": "codecflow", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    address = f"127.0.0.1:{free_port()}"
+    options = (f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data")
+    with subprocess.Popen(
+        [find_program("prometheus"), *options, f"--web.listen-address={address}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield address
+        finally:
+            process.kill()
+
+
+def answers(address: str, query: str) -> bool:
+    """Whether Prometheus has values for a query. Its errors are the test's."""
+    try:
+        question = urllib.parse.urlencode({"query": query})
+        with urllib.request.urlopen(f"http://{address}/api/v1/query?{question}", timeout=30) as answer:
+            return bool(json.load(answer)["data"]["result"])
+    except urllib.error.HTTPError as error:
+        if error.code == 503:  # it is starting
+            return False
+        raise AssertionError(f"{query}: {error.read().decode()}") from error
+    except OSError:
+        return False

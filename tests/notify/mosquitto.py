@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import pytest
-
 from codecflow.localkafka.files import free_port
-
-UNPACKED = Path(sys.prefix) / "debian"
-
-
-def find() -> str:
-    """The broker's program. Skips the test where there is none."""
-    path = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", str(UNPACKED / "usr" / "sbin")))
-    found = shutil.which("mosquitto", path=path)
-    if found is None:
-        pytest.skip("no mosquitto: make mosquitto unpacks Debian's")
-    return found
+from tests.debian import environment, find_program
 
 
 class Mosquitto:
@@ -33,17 +18,15 @@ class Mosquitto:
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()
-        self._program = find()
+        self._program = find_program("mosquitto")
         self._config = folder / "mosquitto.conf"
         lines = (f"listener {self.port} 127.0.0.1", "user root", *(options or ("allow_anonymous true",)))
         self._config.write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        libraries = ":".join(str(one) for one in (UNPACKED / "usr" / "lib").glob("*-linux-gnu"))
-        environment = {**os.environ, "LD_LIBRARY_PATH": f"{libraries}:{os.environ.get('LD_LIBRARY_PATH', '')}"}
         self._process = subprocess.Popen(
-            [self._program, "-c", self._config], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [self._program, "-c", self._config], env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         deadline = time.monotonic() + 60
         while True:
