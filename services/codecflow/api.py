@@ -53,7 +53,7 @@ def publish(
     sampling rate, as in "fps=2,gop=16"; otherwise pictures are published untouched. `timeout_s`: a camera that is silent
     for so many seconds is opened again. `track`: which of several video tracks, counted from 1. `rtsp_transport`: tcp, udp
     or auto. `tls_ca`: file of the certificates (PEM) to trust instead of the system's; `insecure`: check none. `stop`:
-    another thread ends it cleanly with `stop.request()`. `progress` is called about twice a second, `notice` with a line
+    another thread ends it cleanly with `stop.request()`. `progress` is called about twice per second, `notice` with a line
     for people, such as when a camera is lost and found. Kafka as in `subscribe`.
 
     Raises SourceError, KafkaError or ConfigError (codecflow.errors), whose text is one line.

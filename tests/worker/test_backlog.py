@@ -72,6 +72,20 @@ def answered(worker: Worker) -> list[int]:
     return [window.index for window in worker.windows]
 
 
+def test_a_stream_that_has_ended_is_not_behind_however_late_it_was_read(camera: Published) -> None:
+    wall = Wall()
+    wall.now = 4 * 3600.0
+    worker = worker_of(camera, "skip=60", wall)
+    worker.read_all()
+    (stream,) = worker.partition.streams.values()
+    assert stream.behind_s(wall(), at_end=False) is None
+    answered(worker)
+    unended = worker_of((camera[0], camera[1][:-1]), "skip=60", wall)
+    unended.read_all()
+    (stream,) = unended.partition.streams.values()
+    assert (stream.behind_s(wall(), at_end=False) or 0.0) > 3 * 3600
+
+
 def test_waiting_answers_everything(camera: Published) -> None:
     wall = Wall()
     wall.now = 500.0

@@ -1,4 +1,4 @@
-"""What the codec saw change, from coded pictures alone: one metadata document a picture, grids on signal pictures."""
+"""What the codec saw change, from coded pictures alone: one metadata document per picture, grids on signal pictures."""
 
 from __future__ import annotations
 

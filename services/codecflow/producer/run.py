@@ -51,7 +51,7 @@ def produce(
 ) -> Summary:
     """Publish a file or camera until it ends or `stop` is set; what was done.
 
-    `progress` is called about twice a second with the figures so far, `notice` with a line for people when a camera is
+    `progress` is called about twice per second with the figures so far, `notice` with a line for people when a camera is
     lost and found, and for what is remarkable about a source. `summary`: where the figures go, to be had after an error as
     well. Raises ConfigError, SourceError or KafkaError.
     """

@@ -24,10 +24,9 @@ from .settings import WhenBehind
 class Backlog:
     """The joined pictures of one stream on their way to its sampler.
 
-    `behind_s`: how late the newest picture was read; None before there is one. `newest_ms`: when that was captured.
-    `skipped_s`: seconds of pictures skipped in
-    the episode that `take` or `caught_up` has just ended (see `take_episode`).
-    """
+    `behind_s`: how late the newest picture was read; None before there is one, and after the end of its epoch.
+    `newest_ms`: when that was captured. `skipped_s`: seconds of pictures skipped in the episode that `take` or
+    `caught_up` has just ended (see `take_episode`)."""
 
     def __init__(self, policy: WhenBehind, resume: Resume, most_bytes: int) -> None:
         self.behind_s: float | None = None
@@ -49,6 +48,7 @@ class Backlog:
         """What goes on to the sampler. `at_end`: its partition was read to its end just before. `overrun`: the sampler has
         too much to do (only where `may_skip`)."""
         if isinstance(event, EpochEnd):
+            self.behind_s = None  # however late it was read: nothing is missing now
             return [*self._finish(now_ms), event]
         picture = event.picture
         if picture is None:

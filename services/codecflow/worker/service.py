@@ -77,7 +77,7 @@ class _Commit:
 class Worker:
     """Answers the streams of the partitions that its group gives it.
 
-    `progress` is called about twice a second with the figures so far, `notice`, from any thread, with a line for people.
+    `progress` is called about twice per second with the figures so far, `notice`, from any thread, with a line for people.
     `summary`: where the figures go, to be had after an error as well. Raises KafkaError when the brokers are not as they
     must be.
     """

@@ -117,7 +117,8 @@ class Stream:
         return self._backlog.may_skip
 
     def behind_s(self, now_ms: int, at_end: bool) -> float | None:
-        """How late it is read, in seconds; None before there is a picture. `at_end`: nothing newer is unread."""
+        """How late it is read, in seconds; None before there is a picture, and once its epoch has ended. `at_end`:
+        nothing newer is unread."""
         backlog = self._backlog
         if backlog.behind_s is None or at_end:
             return backlog.behind_s
