@@ -22,6 +22,7 @@ from codecflow.storage import open_storage
 from codecflow.subscriber.evidence import evidence_name
 from tests.page.camera import publish
 from tests.recorder.test_recorder import camera, event
+from tests.subscriber.example_results import RESULT, commit
 
 from .running import HttpServer, read, running, send, until
 
@@ -76,6 +77,9 @@ def test_a_picture_goes_with_the_words(
     pictures = camera(tmp_path)
     publish(kafka_settings, pictures)
     opened = replace(event(pictures, "opened", 15), label="ja, 門")
+    said = replace(RESULT, stream="gate", epoch=opened.epoch, window=0)
+    text = replace(said, question="look", type="text", answer="Eine Frau 👩 an der Tür.", p_yes=None)
+    commit(kafka_settings, [said, text, replace(text, window=1, answer="Nobody.")])
     gone = replace(opened, id=event_id("gone"), began_at_ms=5_000, at_ms=6_000)
     evidence = open_storage(str(tmp_path / "evidence"))
     recorded = io.BytesIO()
@@ -86,7 +90,7 @@ def test_a_picture_goes_with_the_words(
     config = read(
         tmp_path,
         f'evidence = "{tmp_path / "evidence"}"\n'
-        f'[[webhook]]\nname = "hook"\nurl = "{hook.url}"\npicture = true\n'
+        f'[[webhook]]\nname = "hook"\nurl = "{hook.url}"\npicture = true\ntext = "$label: $words"\n'
         f'[[apprise]]\nname = "chat"\nurl = "mmost://{chat.address}/abcdefghijklmnopqrstuvwxyz"\npicture = true\n'
         'text = "$question: $label"\n'
         f'[[apprise]]\nname = "mail"\npicture = true\ntext = "$question: $label"\n'
@@ -98,6 +102,7 @@ def test_a_picture_goes_with_the_words(
     mail.shutdown()
     mail.server_close()
     documents = [orjson.loads(body) for body in hook.bodies]
+    assert [d["text"] for d in documents] == ["ja, 門: Eine Frau 👩 an der Tür."] * 3
     sizes = [size_of(base64.b64decode(d["picture"]["base64"])) for d in documents if "picture" in d]
     assert sizes[0][0] == 96  # cut from packets
     assert sizes[1] == (30, 20)  # the recorder's

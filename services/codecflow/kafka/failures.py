@@ -56,6 +56,27 @@ def serve(call: Callable[[], int]) -> int:
         raise KafkaException(ClientError(ClientError._FATAL, str(error), True)) from error
 
 
+_PASSING = frozenset(
+    {
+        ClientError.NOT_LEADER_FOR_PARTITION,
+        ClientError.LEADER_NOT_AVAILABLE,
+        ClientError.NOT_COORDINATOR,
+        ClientError.COORDINATOR_NOT_AVAILABLE,
+        ClientError.COORDINATOR_LOAD_IN_PROGRESS,
+        ClientError.REQUEST_TIMED_OUT,
+        ClientError._TIMED_OUT,
+        ClientError._TRANSPORT,
+        ClientError._WAIT_COORD,
+    }
+)
+
+
+def passing(error: ClientError) -> bool:
+    """Whether asking again may help: a broker is starting, or has taken over a partition or a group. Requests for offsets
+    call few of these retriable."""
+    return bool(error.retriable()) or error.code() in _PASSING
+
+
 def client_error(exception: KafkaException) -> ClientError:
     """librdkafka's own error inside its exception."""
     error = exception.args[0]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, Message, TopicPartition
@@ -11,13 +13,15 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, consumer, require_broker
-from .failures import TopicsError, client_error, reason
+from .failures import TopicsError, client_error, passing, reason
 from .settings import KafkaSettings
 from .topics import partition_of
 from .unreadable import NO_GROUP, RETRIES, UNREADABLE, Steps
 
+T = TypeVar("T")
+
 _BATCH = 200
-_REQUEST_S = 30.0
+_REQUEST_S, _AGAIN_S = 30.0, 10.0
 
 
 def partitions_of(settings: KafkaSettings, topic: str) -> int:
@@ -61,22 +65,15 @@ class PartitionHistory:
 
     def range(self) -> tuple[int, int]:
         """(offset of the oldest record, offset after the newest)."""
-        try:
-            low, high = self._consumer.get_watermark_offsets(
-                TopicPartition(self._topic, self._partition), timeout=_REQUEST_S
-            )
-        except KafkaException as error:
-            raise self._error(client_error(error)) from error
+        asked = TopicPartition(self._topic, self._partition)
+        low, high = self._ask(lambda: self._consumer.get_watermark_offsets(asked, timeout=_REQUEST_S))
         return low, high
 
     def offset_at(self, ms: int) -> int | None:
         """Offset of the first record written at or after a wall clock in ms; None where there is none."""
         asked = TopicPartition(self._topic, self._partition, max(0, ms))
-        try:
-            (found,) = self._consumer.offsets_for_times([asked], timeout=_REQUEST_S)
-        except KafkaException as error:
-            raise self._error(client_error(error)) from error
-        return None if found.offset < 0 else found.offset
+        (found,) = self._ask(lambda: self._consumer.offsets_for_times([asked], timeout=_REQUEST_S))
+        return None if found.offset < 0 else int(found.offset)
 
     def seek(self, offset: int) -> None:
         """Go on reading at `offset`, or at the oldest record where it is gone."""
@@ -107,6 +104,18 @@ class PartitionHistory:
 
     def close(self) -> None:
         self._consumer.close()
+
+    def _ask(self, call: Callable[[], T]) -> T:
+        """What a broker says; asked again for a while where its answer is that another leads the partition now."""
+        until = time.monotonic() + _AGAIN_S
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                failed = client_error(error)
+                if not passing(failed) or time.monotonic() > until:
+                    raise self._error(failed) from error
+                time.sleep(0.2)
 
     def _error(self, error: ClientError) -> KafkaError:
         return KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")

@@ -9,9 +9,8 @@ from pathlib import Path
 import apprise
 
 from codecflow.errors import ConfigError
-from codecflow.messages import Event
 
-from .sink import Sink, SinkOptions, UndeliveredError
+from .sink import Notification, Sink, SinkOptions, UndeliveredError
 
 # Its messages can hold addresses with tokens; what failed is reported by this sink.
 logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
@@ -38,8 +37,8 @@ class Apprise(Sink):
         # Of addresses such as slack://TOKEN/... the place of the host is a token.
         return f"{name} at {host}" if self._service.port or "." in str(host or "") else name
 
-    def deliver(self, event: Event, picture: bytes | None) -> None:
-        text = self.options.text.of(event)
+    def deliver(self, notification: Notification) -> None:
+        event, picture = notification.event, notification.picture
         title = f"{event.stream}: {event.question or event.kind} {event.change}"
         with tempfile.TemporaryDirectory() as folder:
             attached = None
@@ -48,7 +47,7 @@ class Apprise(Sink):
                 file.write_bytes(picture)
                 attached = apprise.AppriseAttachment(str(file))
             try:
-                sent = self._service.notify(body=text, title=title, attach=attached)
+                sent = self._service.notify(body=notification.text, title=title, attach=attached)
             except Exception as error:  # noqa: BLE001  # its services raise what the libraries below them raise
                 raise UndeliveredError(type(error).__name__) from None
         if not sent:

@@ -13,7 +13,6 @@ from __future__ import annotations
 import secrets
 import ssl
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +23,10 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.reasoncodes import ReasonCode
 
 from codecflow.errors import ConfigError
-from codecflow.messages import Event, StreamDescription
+from codecflow.messages import StreamDescription
 
 from .home_assistant import Entity, configuration, entities, level
-from .sink import Sink, SinkOptions, UndeliveredError
+from .sink import Notification, Sink, SinkOptions, UndeliveredError
 
 _QOS = 1
 
@@ -77,10 +76,11 @@ class Mqtt(Sink):
         prefix = self._broker.discovery
         return f"topics below {self._broker.topic}/" + (f", discovery below {prefix}/" if prefix else "")
 
-    def deliver(self, event: Event, picture: bytes | None) -> None:
+    def deliver(self, notification: Notification) -> None:
+        event, picture = notification.event, notification.picture
         entity = Entity.of(event)
         base = f"{self._broker.topic}/{entity.topic}"
-        document = orjson.dumps(self.document(event))
+        document = orjson.dumps(notification.document())
         wanted = {f"{base}/attributes": document}
         if event.change != "closed":  # the question may have been removed, and its entity with it
             wanted |= self._configuration(entity)
@@ -174,13 +174,12 @@ class _Connection:
         return self._client.is_connected()
 
     def publish(self, retained: dict[str, bytes], passing: dict[str, bytes]) -> None:
-        """Raises UndeliveredError where they are not all confirmed in time."""
-        deadline = time.monotonic() + self._timeout_s
+        """Raises UndeliveredError where nothing is confirmed for as long as the time-out; thousands take longer in all."""
         sent = [self._client.publish(topic, data, _QOS, retain=True) for topic, data in retained.items()]
         sent += [self._client.publish(topic, data, _QOS) for topic, data in passing.items()]
         for one in sent:
             try:
-                one.wait_for_publish(max(0.01, deadline - time.monotonic()))
+                one.wait_for_publish(self._timeout_s)
             except (RuntimeError, ValueError):
                 raise UndeliveredError("the connection was lost") from None
             if not one.is_published():

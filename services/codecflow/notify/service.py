@@ -13,37 +13,24 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
-from confluent_kafka import KafkaError as ClientError
 
-from codecflow.errors import KafkaError, MessageError
+from codecflow.errors import CodecFlowError, KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
-from codecflow.kafka.failures import client_error, reason
+from codecflow.kafka.failures import client_error, passing, reason
 from codecflow.kafka.history import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.lifecycle import GracefulStop
-from codecflow.messages import StreamDescription, decode_event, decode_stream
+from codecflow.messages import Event, StreamDescription, decode_event, decode_stream
 from codecflow.storage import Storage
 
 from .figures import NotifierFigures, SinkFigures
 from .picture import Pictures
-from .sink import Sink, UndeliveredError, key_of
+from .sink import Notification, Sink, UndeliveredError, key_of
+from .words import words_of
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Pauses between tries double from the first to the longest."""
-
-PASSING = frozenset(
-    {
-        ClientError.NOT_COORDINATOR,
-        ClientError.COORDINATOR_NOT_AVAILABLE,
-        ClientError.COORDINATOR_LOAD_IN_PROGRESS,
-        ClientError.REQUEST_TIMED_OUT,
-        ClientError._TIMED_OUT,
-        ClientError._TRANSPORT,
-        ClientError._WAIT_COORD,
-    }
-)
-"""Errors of a group whose broker is starting or has changed."""
 
 _REQUEST_S = 30.0
 _SAID_EVERY_S = 300.0
@@ -174,7 +161,7 @@ class Notifier:
                 return ask()
             except KafkaException as error:
                 failed = client_error(error)
-                passes = failed.retriable() or failed.code() in PASSING
+                passes = passing(failed)
                 if not passes or time.monotonic() > deadline or self._over.wait(0.5):
                     raise KafkaError(f"group {group}: {reason(failed, self._settings, 'Read', group)}") from error
 
@@ -186,7 +173,7 @@ class Notifier:
             return True
         if not sink.options.filter.matches(event):
             return True
-        picture = self._pictures.of(event, self._over.is_set) if sink.options.picture else None
+        notification = self._notification(sink, event)
         name = f"sink {sink.options.name!r} ({sink.place})"
         pause_s, since, said_at = FIRST_PAUSE_S, time.monotonic(), 0.0
         tries = 0
@@ -194,7 +181,7 @@ class Notifier:
             tries += 1
             figures.heart.beat()
             try:
-                sink.deliver(event, picture)
+                sink.deliver(notification)
             except UndeliveredError as error:
                 if error.final:
                     self._say(f"{name}: {error}: {key_of(event)} of stream {event.stream!r} is not delivered to it")
@@ -213,6 +200,16 @@ class Notifier:
                     self._say(f"{name}: takes events again, after {tries} tries")
                 return self._done(figures, "delivered")
         return False
+
+    def _notification(self, sink: Sink, event: Event) -> Notification:
+        text, words = sink.options.text, ""
+        if text.needs_words:
+            try:
+                words = words_of(self._settings, event, self._over.is_set)
+            except CodecFlowError as error:
+                self._say(f"event {event.id} of stream {event.stream!r} goes without the model's words: {error}")
+        picture = self._pictures.of(event, self._over.is_set) if sink.options.picture else None
+        return Notification(event, text.of(event, words), picture)
 
     @staticmethod
     def _done(figures: SinkFigures, outcome: str) -> bool:

@@ -24,6 +24,20 @@ class UndeliveredError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Notification:
+    """What is delivered of one change. `picture`: JPEG."""
+
+    event: Event
+    text: str
+    picture: bytes | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Text for people and the event as it is on its topic."""
+        _, value = encode_event(self.event)
+        return {"text": self.text, "event": {"stream": self.event.stream, **orjson.loads(value)}}
+
+
+@dataclass(frozen=True, slots=True)
 class SinkOptions:
     """`name` is that of the sink's position in the topic. `picture`: deliver a picture with each event."""
 
@@ -60,19 +74,14 @@ class Sink(ABC):
         return ""
 
     @abstractmethod
-    def deliver(self, event: Event, picture: bytes | None) -> None:
-        """Returns once the receiver has confirmed it. `picture`: JPEG. Raises UndeliveredError."""
+    def deliver(self, notification: Notification) -> None:
+        """Returns once the receiver has confirmed it. Raises UndeliveredError."""
 
     def idle(self, streams: Sequence[StreamDescription]) -> None:  # noqa: B027  # most have nothing to do
         """Called now and then while there is nothing to deliver: see to connections. Raises UndeliveredError."""
 
     def close(self) -> None:  # noqa: B027
         """Release connections."""
-
-    def document(self, event: Event) -> dict[str, Any]:
-        """Text for people and the event as it is on its topic."""
-        _, value = encode_event(event)
-        return {"text": self.options.text.of(event), "event": {"stream": event.stream, **orjson.loads(value)}}
 
 
 def key_of(event: Event) -> str:

@@ -21,6 +21,7 @@ PLACEHOLDERS = (
     "before",
     "probability",
     "reason",
+    "words",
     "time",
     "began",
     "lasted",
@@ -46,8 +47,12 @@ class Text:
             )
         return Text(text, zone)
 
-    def of(self, event: Event) -> str:
-        """One line. What an event does not have is left out."""
+    @property
+    def needs_words(self) -> bool:
+        return "words" in Template(self.template).get_identifiers()
+
+    def of(self, event: Event, words: str = "") -> str:
+        """One line. What an event does not have is left out. `words`: what the model said in free words."""
         values = {
             "stream": event.stream,
             "change": event.change,
@@ -58,6 +63,7 @@ class Text:
             "before": event.before,
             "probability": None if event.probability is None else f"{event.probability:.2f}",
             "reason": event.reason,
+            "words": words,
             "time": self._time(event.at_ms),
             "began": self._time(event.began_at_ms),
             "lasted": f"{max(0, event.at_ms - event.began_at_ms) / 1000:.0f} s",

@@ -14,9 +14,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from codecflow.messages import Event
-
-from .sink import Sink, SinkOptions, UndeliveredError, key_of
+from .sink import Notification, Sink, SinkOptions, UndeliveredError, key_of
 
 _FINAL = frozenset({400, 410, 413, 415, 422})
 """Statuses that are about this request, so that every later try would fail as well. All others, those of a wrong address or
@@ -53,12 +51,17 @@ class Webhook(Sink):
     def notes(self) -> str:
         return "signed" if self._secret else "not signed"
 
-    def deliver(self, event: Event, picture: bytes | None) -> None:
-        document = self.document(event)
-        if picture is not None:
-            document["picture"] = {"content_type": "image/jpeg", "base64": base64.b64encode(picture).decode()}
+    def deliver(self, notification: Notification) -> None:
+        document = notification.document()
+        if notification.picture is not None:
+            data = base64.b64encode(notification.picture).decode()
+            document["picture"] = {"content_type": "image/jpeg", "base64": data}
         body = orjson.dumps(document)
-        headers = {"Content-Type": "application/json", "User-Agent": "codecflow", "Idempotency-Key": key_of(event)}
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": "codecflow",
+            "Idempotency-Key": key_of(notification.event),
+        }
         if self._secret is not None:
             at_s = int(time.time())
             headers["X-CodecFlow-Signature"] = f"t={at_s},v1={signature(self._secret, at_s, body)}"

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException, Message
 
 from codecflow.errors import KafkaError, MessageError, SourceError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
-from codecflow.kafka.failures import client_error, reason
+from codecflow.kafka.failures import client_error, passing, reason
 from codecflow.kafka.history import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
@@ -118,8 +118,9 @@ class Recorder:
         try:
             self._client.commit(message=message, asynchronous=False)
         except KafkaException as failed:
-            # Its partition has gone to another recorder meanwhile, which writes the same files again.
-            if client_error(failed).code() not in _TAKEN_AWAY:
+            # Its partition has gone to another recorder meanwhile, which writes the same files again; or a broker is
+            # starting, and what comes next commits this as well.
+            if client_error(failed).code() not in _TAKEN_AWAY and not passing(client_error(failed)):
                 raise KafkaError(
                     f"group {self._group}: offsets cannot be committed: "
                     f"{reason(client_error(failed), self._settings, 'Read', self._group)}"
@@ -225,13 +226,5 @@ _TAKEN_AWAY = frozenset(
         ClientError.REBALANCE_IN_PROGRESS,
         ClientError._ASSIGNMENT_LOST,
         ClientError._STATE,
-        # A broker is starting: what comes next commits this as well.
-        ClientError.NOT_COORDINATOR,
-        ClientError.COORDINATOR_NOT_AVAILABLE,
-        ClientError.COORDINATOR_LOAD_IN_PROGRESS,
-        ClientError.REQUEST_TIMED_OUT,
-        ClientError._TIMED_OUT,
-        ClientError._TRANSPORT,
-        ClientError._WAIT_COORD,
     }
 )

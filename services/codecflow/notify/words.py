@@ -1,0 +1,48 @@
+"""What the model said in free words of the window that changed an event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from codecflow.errors import MessageError
+from codecflow.kafka.history import PartitionHistory
+from codecflow.kafka.settings import KafkaSettings
+from codecflow.messages import Event, Result, decode_result
+
+_EARLIER_MS = 60_000
+_WITHIN_S = 3.0
+"""An event may be seen a moment before the results of its transaction: they are on another topic."""
+
+
+def words_of(settings: KafkaSettings, event: Event, stopping: Callable[[], bool]) -> str:
+    """The answers to the stream's text questions in the window of an event; empty where there are none. Raises
+    KafkaError."""
+    if event.window is None:
+        return ""
+    until = time.monotonic() + _WITHIN_S
+    with PartitionHistory(settings, settings.topics.results, event.stream) as history:
+        while True:
+            found = _results(history, event)
+            if found or stopping() or time.monotonic() > until:
+                return "; ".join(one.answer for one in found if one.type == "text" and one.error is None)
+            time.sleep(0.2)
+
+
+def _results(history: PartitionHistory, event: Event) -> list[Result]:
+    begin = history.offset_at(event.written_at_ms - _EARLIER_MS)
+    found: list[Result] = []
+    if begin is None:
+        return found
+    history.seek(begin)
+    while not history.at_end:
+        for message in history.poll():
+            if message.key() != event.stream.encode():
+                continue
+            try:
+                one = decode_result(message.key(), message.value())
+            except MessageError:
+                continue
+            if (one.epoch, one.window) == (event.epoch, event.window):
+                found.append(one)
+    return found
