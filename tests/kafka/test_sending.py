@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from confluent_kafka import KafkaError as ClientError
+from confluent_kafka import Producer
 
 from codecflow.errors import ConfigError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokersGoneError, BrokerUnreachableError, DeliveryError, RecordTooLargeError
-from codecflow.kafka.records import Record, headers_of
+from codecflow.kafka.records import Record, Report, hand_over, headers_of
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
@@ -77,6 +79,32 @@ def test_a_sender_gives_up_when_brokers_stay_away() -> None:
     with pytest.raises(BrokersGoneError, match="giving up"), RecordSender(settings) as sender:
         sender.send(picture(settings, 0))
     assert time.monotonic() - began < 20
+
+
+def test_a_client_whose_records_time_out_while_brokers_answer_is_replaced(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen with a broker that was restarted under load: for two minutes the client took records and sent none."""
+    sender = RecordSender(kafka_settings)
+    first, silent = sender._producer, list[Report]()
+
+    def hanging(record: Record, client: Producer, report: Report) -> None:
+        if client is first:
+            silent.append(report)
+        else:
+            hand_over(record, client, report)
+
+    monkeypatch.setattr("codecflow.kafka.sending.hand_over", hanging)
+    for number in range(3):
+        sender.send(picture(kafka_settings, number))
+    for report in silent:
+        report(ClientError(ClientError._MSG_TIMED_OUT), None)  # type: ignore[arg-type]  # as librdkafka does
+    for number in range(3, 6):
+        sender.send(picture(kafka_settings, number))
+    sender.flush(60)
+    with TopicTail(kafka_settings, kafka_settings.topics.packets) as tail:
+        records = tail.catch_up()
+    assert [int.from_bytes((record.value() or b"")[:4], "big") for record in records] == list(range(6))
 
 
 def test_an_unknown_property_is_a_config_error() -> None:

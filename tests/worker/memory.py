@@ -39,7 +39,7 @@ from codecflow.worker.answering import Answered as Outcome
 from codecflow.worker.partition import Partition, PartitionSettings
 from codecflow.worker.pool import SamplerPool
 from codecflow.worker.resume import Offsets
-from codecflow.worker.sampler import Sampling
+from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.sampler_process import Gate
 from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.status import Reports

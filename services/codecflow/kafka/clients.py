@@ -87,6 +87,11 @@ class BrokerWatch:
         return self._cause is not None and self._cause[0] < len(_REFUSALS)
 
     @property
+    def down(self) -> bool:
+        """Whether the client has lost every broker, and none has answered since."""
+        return self._down_since is not None
+
+    @property
     def advice(self) -> str:
         """What to look at where no broker has ever answered."""
         rank = None if self._cause is None else self._cause[0]

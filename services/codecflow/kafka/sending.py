@@ -14,7 +14,7 @@ from confluent_kafka import KafkaException, Message, Producer
 
 from codecflow.errors import KafkaError
 
-from .clients import BrokerWatch, producer
+from .clients import BrokerWatch, admin_client, producer
 from .failures import BrokersGoneError, DeliveryError, client_error, serve
 from .patience import Patience
 from .records import Record, Report, delivery_failure, hand_over
@@ -25,7 +25,7 @@ _logger = logging.getLogger("codecflow.kafka")
 _STALLED_S = 20.0
 """Without an acknowledgement for so long although a broker answers, the client's sequence and the broker's are at odds. It
 happens after a crash (Kafka 4.3.1: OUT_OF_ORDER_SEQUENCE_NUMBER for good). A new client then sends again what waits."""
-_PROBE_EVERY_S = 5.0
+_PROBE_EVERY_S, _PROBE_WITHIN_S = 5.0, 2.0
 _RENEWALS = 3
 """New clients in a row without an acknowledgement between them."""
 
@@ -33,8 +33,8 @@ _RENEWALS = 3
 class RecordSender:
     """An idempotent producer that tells of the first record that failed, at the next call.
 
-    Each record is written once, in order, as long as its client lives. One whose client fails for good, or hangs while
-    brokers answer, is replaced; records that were written but not acknowledged are then written a second time, and readers
+    Each record is written once, in order, as long as its client lives. A client that fails for good, or hangs while brokers
+    answer, is replaced; records that were written but not acknowledged are then written a second time, and readers
     know them by their keys and numbers. Not for use from several threads. `stopping`: whether the service is to end, so
     that brokers that are gone are not waited for. `properties` are librdkafka's, for this sender alone.
     """
@@ -50,6 +50,7 @@ class RecordSender:
         self._sent = 0
         self._renewals = 0
         self._broken = ""
+        self._timed_out: KafkaError | None = None
         self._next_probe = 0.0
         self._answers_since: float | None = None
         self._producer = self._new_producer()
@@ -147,6 +148,9 @@ class RecordSender:
             elif client is self._producer:
                 if _is_fatal(error):
                     self._broken = self._broken or error.str()
+                elif error.code() == ClientError._MSG_TIMED_OUT and number in self._waiting:
+                    because = self._watch.because
+                    self._timed_out = self._timed_out or delivery_failure(record, error, self._settings, because)
                 elif self._waiting.pop(number, None) is not None and self._failure is None:
                     self._failure = delivery_failure(record, error, self._settings, self._watch.because)
 
@@ -165,13 +169,15 @@ class RecordSender:
 
     def _mend(self) -> None:
         """A new client in the place of one that is broken or hangs."""
+        self._see_to_time_out()
         now = time.monotonic()
         if not self._broken:
             if not self._waiting or now < self._next_probe:
                 return
             self._next_probe = now + _PROBE_EVERY_S
-            if not self._watch.answered(self._producer):
-                self._answers_since = None
+            if not self._watch.answered(self._producer, _PROBE_WITHIN_S):
+                if self._watch.down:  # else it may only be slow
+                    self._answers_since = None
                 return
             self._answers_since = self._answers_since or now
             if now < self._answers_since + _STALLED_S / 2:
@@ -190,6 +196,15 @@ class RecordSender:
             while not self._queued(number, record):
                 self._serve(0.1)
                 self._patience.check(self._producer, f"{len(self._waiting)} records were not acknowledged")
+
+    def _see_to_time_out(self) -> None:
+        """A record has waited for `gone_after_s`. Where a broker answers somebody else, the client is at fault."""
+        if (failure := self._timed_out) is None:
+            return
+        self._timed_out = None
+        if not self._watch.answered(admin_client(self._settings), 5.0) or self._renewals == _RENEWALS:
+            raise failure
+        self._broken = self._broken or "nothing is acknowledged in time"
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -17,7 +17,7 @@ from codecflow.messages import CodedPicture
 
 from .join import EpochEnd, Joined
 from .resume import Resume
-from .sampler import Event, Skipped, Thin
+from .sampler_events import Event, Skipped, Thin
 from .settings import WhenBehind
 
 

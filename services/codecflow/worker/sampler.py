@@ -1,4 +1,5 @@
-"""One stream's sampler: joined pictures in, closed windows out. Decoding, sampling, keep masks and the resize live here.
+"""One stream's sampler: joined pictures in, closed windows out. It decodes what is sampled, on demand; `frame_maker` makes
+frames of that, `windows` puts them together.
 
 A sampler is a function of the events it is given: it reads no clock, so that the same events give the same windows,
 whichever thread runs it and however often. It never raises because of what a picture holds: see `Sampler.push`.
@@ -9,31 +10,21 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import replace
 from fractions import Fraction
 
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
-
-from codecflow.codec.lazy import MAX_BYTES
-from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.codec.presentation import MAX_DELAY
-from codecflow.codec.samples import PictureLostError, Sample, SampleTrack
-from codecflow.errors import ConfigError, ModelError, SourceError
-from codecflow.grid import TokenGrid
-from codecflow.keep.config import KeepConfig
-from codecflow.keep.state import KeepState
-from codecflow.keep.zones import ZoneView, view_of
-from codecflow.messages import BLOCK, CodedPicture, PictureMetadata, ResultError, StreamState, Zone, zones_digest
-from codecflow.orientation import shown_size
+from codecflow.codec.samples import Sample, SampleTrack
+from codecflow.errors import ConfigError, SourceError
+from codecflow.messages import CodedPicture, PictureMetadata, ResultError, StreamState, Zone, zones_digest
 from codecflow.vlm.work import Frame
 
+from .frame_maker import FrameMaker
 from .join import EpochEnd, Joined
 from .resume import Offsets
-from .windows import Step, WindowAssembly, WindowPlan
+from .sampler_events import Event, Fault, Leave, Recovery, Restart, Sampling, SetZones, Skipped, Thin
+from .windows import Step, WindowAssembly
 
 NO_KEYFRAME_MS = 30_000
 """A stream whose pictures cannot be decoded for this long because no keyframe comes is in trouble."""
@@ -47,91 +38,13 @@ _FIRST_RETRY_S, _LAST_RETRY_S = Fraction(1), Fraction(64)
 _logger = logging.getLogger("codecflow.worker")
 
 
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """What all streams of a worker share, and sampler processes are told: windows, keep policy, the model's token grid for a
-    shown picture (width, height), its input (height, width, 3) for the picture's RGB (height, width, 3), whether to decode
-    on the GPU (`nvdec`), the largest picture that is decoded, and the coded bytes of one stream that may wait for being
-    decided (`gop_bytes`)."""
-
-    plan: WindowPlan
-    keep: KeepConfig
-    grid_of: Callable[[int, int], TokenGrid]
-    pixels_of: Callable[[npt.NDArray[np.uint8]], Tensor]
-    nvdec: bool = False
-    max_pixels: int = MAX_PIXELS
-    gop_bytes: int = MAX_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """No records have come for long: the stream is left as it is, and goes on at `offsets` when it comes back."""
-
-    offsets: Offsets
-
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """The worker is behind: pictures were skipped up to the keyframe at `offsets`, which is next (None: up to the epoch's
-    end)."""
-
-    offsets: Offsets | None
-
-
-@dataclass(frozen=True, slots=True)
-class Thin:
-    """From now on (or no longer, with `on` False) only every second frame and window."""
-
-    on: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """The engine has lost this stream's window: the next sampled frame is kept whole."""
-
-
-@dataclass(frozen=True, slots=True)
-class SetZones:
-    """The stream's zones, from the next window boundary on."""
-
-    zones: tuple[Zone, ...]
-
-
-Event = Joined | EpochEnd | Leave | Skipped | Thin | Restart | SetZones
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """A picture whose handling failed: where its packet is, and why."""
-
-    packets_offset: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """A sampler takes the place of one that has ended with its process, and begins at the next keyframe.
-
-    `thin`: as the newest Thin said. With `error` one of the stream's pictures was the reason: everything up to `aside_s`
-    seconds of presentation time after the picture `seq` is left out.
-    """
-
-    thin: bool = False
-    seq: int = 0
-    aside_s: Fraction = Fraction(0)
-    error: ResultError | None = None
-
-
 class _Epoch:
-    """Sampled pictures, keep state and windows of the epoch that a stream is in."""
+    """Sampled pictures, frames and windows of the epoch that a stream is in."""
 
-    def __init__(self, windows: WindowAssembly, track: SampleTrack, fps: Fraction) -> None:
+    def __init__(self, windows: WindowAssembly, track: SampleTrack, frames: FrameMaker, fps: Fraction) -> None:
         self.windows = windows
         self.track = track
-        self.keep: KeepState | None = None
-        self.shape: tuple[tuple[int, int], int] | None = None  # coded size and orientation that `keep` is for
-        self.view: ZoneView | None = None  # what the zones in force leave of such a picture
-        self.zones: tuple[Zone, ...] = ()  # in force
+        self.frames = frames
         self.change: tuple[int, tuple[Zone, ...]] | None = None  # those from a slot on
         self.last_slot = -1  # the newest slot that records tell of
         self.next_seq: int | None = None
@@ -162,7 +75,7 @@ class _Epoch:
 
 
 class Sampler:
-    """Decodes, samples, masks and resizes one stream's pictures, and cuts them into windows.
+    """Decodes one stream's pictures where they are sampled, and cuts the frames of them into windows.
 
     `resume`: how far this stream was answered before, by any worker. `recovery`: what became of the sampler before. `zones`:
     the newest that are known. `counts`
@@ -196,8 +109,7 @@ class Sampler:
         self._trace: str | None = None  # of the newest frame's picture
         self._retry_s = _FIRST_RETRY_S
         self._failed_at: Fraction | None = None
-        self._seconds = {"decode": 0.0, "keep": 0.0}  # since the window before
-        self._pictures = {"published": 0, "decoded": 0}  # as well
+        self._pictures = {"published": 0, "decoded": 0}  # since the window before
 
     @property
     def held_bytes(self) -> int:
@@ -239,12 +151,12 @@ class Sampler:
                     self._epoch.windows.thin = event.on
             case Restart():
                 if self._epoch is not None:
-                    self._epoch.keep = None
+                    self._epoch.frames.restart()
             case SetZones():
                 self._zones = event.zones
                 if (epoch := self._epoch) is not None:
                     boundary = self._sampling.plan.end(epoch.windows.next_window)
-                    epoch.change = None if event.zones == epoch.zones else (boundary, event.zones)
+                    epoch.change = None if event.zones == epoch.frames.zones else (boundary, event.zones)
 
     def _begin(self, number: int, offsets: Offsets) -> _Epoch:
         plan, keep = self._sampling.plan, self._sampling.keep
@@ -253,7 +165,7 @@ class Sampler:
             offsets = (resume.packets_offset, resume.metadata_offset)
         windows = WindowAssembly(plan, keep.memory_s, self.stream, number, offsets, resume, background=keep.background)
         windows.thin = self._thin
-        self._epoch = epoch = _Epoch(windows, self._track(), plan.fps)
+        self._epoch = epoch = _Epoch(windows, self._track(), FrameMaker(self._sampling, self._zones), plan.fps)
         self._begin_zones(epoch, resume)
         if self._skipped is not None:
             windows.skip(self._skipped.offsets)
@@ -271,7 +183,7 @@ class Sampler:
     def _begin_zones(self, epoch: _Epoch, resume: StreamState | None) -> None:
         """The zones of an epoch that begins, or goes on from `resume`. Those that the state names are in force from when it
         says on; others from where nothing is answered yet."""
-        epoch.zones, windows = self._zones, epoch.windows
+        windows = epoch.windows
         before, digest = windows.zones, zones_digest(self._zones)
         if digest != (0 if before is None else before.digest):
             windows.change_zones(digest, Fraction(0) if resume is None else resume.answered_until)
@@ -283,10 +195,10 @@ class Sampler:
         if epoch.change is None or slot < epoch.change[0]:
             return
         (boundary, zones), epoch.change = epoch.change, None
-        if zones_digest(zones) != zones_digest(epoch.zones):
+        if zones_digest(zones) != zones_digest(epoch.frames.zones):
             epoch.windows.change_zones(zones_digest(zones), self._sampling.plan.time(boundary))
-            epoch.keep = epoch.view = None
-        epoch.zones = zones
+            epoch.frames.change_zones(zones)
+        epoch.frames.zones = zones
 
     def _end(self, end: EpochEnd) -> None:
         epoch, self._skipped = self._epoch, None
@@ -320,7 +232,7 @@ class Sampler:
             return
         self._show(epoch, epoch.track.flush())
         epoch.windows.skip(skipped.offsets)
-        epoch.keep = None
+        epoch.frames.restart()
 
     def _picture(self, epoch: _Epoch, joined: Joined) -> None:
         metadata = joined.metadata
@@ -454,82 +366,31 @@ class Sampler:
             self._change_zones(epoch, slot)
             if slot < epoch.windows.since:
                 continue
-            self._observe(epoch, sample)
+            trouble = epoch.frames.observe(sample)
+            if trouble is not None:
+                self._set_trouble(trouble)
             epoch.windows.sent(
                 slot, picture.captured_at_ms, lost=False
             )  # a keyframe may be in the slot after its time's
-            if epoch.keep is None or not epoch.windows.wants(slot) or (at := epoch.time(picture.pts)) is None:
+            if not epoch.frames.ready or not epoch.windows.wants(slot) or (at := epoch.time(picture.pts)) is None:
                 continue
-            frame = self._sample(epoch.keep, epoch.view, sample, float(at))
-            if frame is not None:
+            if (frame := self._frame(epoch, sample, float(at))) is not None:
                 self._trace = picture.trace
                 self._hand_on(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
 
-    def _observe(self, epoch: _Epoch, sample: Sample) -> None:
-        """Shows the keep state what the codec saw of a sampled picture, wanted or not; a new state when its size changes."""
-        coded, picture = sample.picture.coded_size, sample.picture.picture
-        if epoch.keep is None or epoch.shape != (coded, picture.orientation):
-            if epoch.shape != (coded, picture.orientation):
-                epoch.keep, epoch.view, epoch.shape = None, None, (coded, picture.orientation)
-            if min(coded) < BLOCK:
-                text = f"pictures of {coded[0]}x{coded[1]} are too small: at least {BLOCK}x{BLOCK} is needed"
-                self._set_trouble(ResultError("picture-size", text))
-                return
-            try:
-                grid = self._sampling.grid_of(*shown_size(*coded, picture.orientation))
-            except ModelError as error:
-                self._set_trouble(ResultError("picture-size", str(error)))
-                return
-            epoch.view = view = epoch.view or view_of(epoch.zones, grid)
-            if view.hidden.all():
-                self._set_trouble(
-                    ResultError(
-                        "zones", "its zones leave nothing to look at: make an `only` zone larger, or remove one"
-                    )
-                )
-                return
-            epoch.keep = KeepState(grid.oriented(picture.orientation), self._sampling.keep, view.hidden)
-        blocks = tuple(-(-length // BLOCK) for length in coded)
-        for signal in sample.signals:
-            if (signal.columns, signal.rows) == blocks:
-                epoch.keep.observe(signal)
-
-    def _sample(self, keep: KeepState, view: ZoneView | None, sample: Sample, time_s: float) -> Frame | None:
-        def differs() -> None:
-            self.counts["samples-differ"] += 1
-            keep.distrust()
-
-        def luma() -> npt.NDArray[np.uint8]:
-            with self._timed("decode"):
-                return sample.luma(differs)
-
-        before = self._seconds["decode"]
+    def _frame(self, epoch: _Epoch, sample: Sample, time_s: float) -> Frame | None:
         try:
-            with self._timed("keep"):
-                decision = keep.step(sample.slot, luma, keyframe=sample.picture.alone)
-        except PictureLostError:
-            return None
+            frame = epoch.frames.make(sample, time_s)
         finally:
-            self._seconds["keep"] -= self._seconds["decode"] - before
-        kept, shown = int(decision.keep.sum()), sample.picture.decode() if decision.keep.any() else None
-        with self._timed("keep"):
-            rgb = None if shown is None else shown.rgb()
-            if rgb is not None and view is not None:
-                rgb = view.blanked(rgb)
-            pixels = None if rgb is None else self._sampling.pixels_of(rgb)
-        if not self._time_is_wrong:
+            self.counts.update(epoch.frames.take_counts())
+        if frame is not None and not self._time_is_wrong:
             self._set_trouble(None)
-        self.counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
-        picture = sample.picture.picture
-        size = shown_size(*sample.picture.coded_size, picture.orientation)
-        grid = (keep.grid.rows, keep.grid.columns)
-        return Frame(sample.slot, time_s, decision.keep, pixels, size, decision.anchor, picture.seq, grid)
+        return frame
 
     def _hand_on(self, epoch: _Epoch, steps: list[Step]) -> None:
         for step in steps:
             if step.window is not None:
-                step.window.seconds.update(self._seconds)
-                self._seconds = dict.fromkeys(self._seconds, 0.0)
+                step.window.seconds.update(epoch.frames.take_seconds())
                 step.window.pictures.update(self._pictures)
                 self._pictures = dict.fromkeys(self._pictures, 0)
             self._steps.append(step if self._trace is None else self._traced(step))
@@ -576,13 +437,6 @@ class Sampler:
         epoch.aside_until = (at or Fraction(0)) + self._retry_s
         self._failed_at = at
         self._retry_s = min(2 * self._retry_s, _LAST_RETRY_S)
-        epoch.track, epoch.keep = self._track(), None
+        epoch.track = self._track()
+        epoch.frames.restart()
         self._set_trouble(ResultError("failed", f"its pictures cannot be processed: {reason}"))
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._seconds[stage] += time.perf_counter() - start

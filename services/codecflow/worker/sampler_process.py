@@ -18,7 +18,8 @@ from mmap import mmap
 from codecflow.messages import ResultError, StreamState, Zone
 
 from .channel import Channel
-from .sampler import Event, Fault, Recovery, Sampler, Sampling
+from .sampler import Sampler
+from .sampler_events import Event, Fault, Recovery, Sampling
 from .windows import Step
 
 _QUANTUM_S = 0.02

@@ -32,7 +32,7 @@ from .consumer import REVOKE_WITHIN_S, Arrival, Ownership, Unreadable
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import SamplerPool
 from .resume import Offsets, States
-from .sampler import Sampling
+from .sampler_events import Sampling
 from .sampler_process import Gate
 from .settings import WorkerSettings
 from .status import BusyTime, Reports, StageFigures, StreamFigures, StuckDetector, Summary

@@ -26,7 +26,7 @@ from .backlog import Backlog
 from .join import EpochEnd, Joined, StreamJoin
 from .pool import Sampled, SamplerPool
 from .resume import Held, Resume
-from .sampler import Leave, Restart, SetZones
+from .sampler_events import Leave, Restart, SetZones
 from .settings import Limits, WhenBehind
 from .windows import Step
 

@@ -19,15 +19,8 @@ from codecflow.errors import ConfigError, ModelError, SourceError
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import decode_metadata, decode_packet
 from codecflow.messages.metadata import PictureMetadata
-from codecflow.tools.bench.camera_load import (
-    Camera,
-    Cameras,
-    Load,
-    RecordedClip,
-    load_recording,
-    record_clip,
-    save_recording,
-)
+from codecflow.tools.bench.camera_load import Camera, Cameras, Load
+from codecflow.tools.bench.clip_recording import RecordedClip, load_recording, record_clip, save_recording
 from codecflow.tools.bench.pipeline import KafkaPlace, Outcome, Place, ReplayPlace, Timing, measure
 from codecflow.tools.bench.pipeline_run import QUESTION, Options, figures, find, run
 from codecflow.tools.bench.stub_engine import StubEngine, hollow_family

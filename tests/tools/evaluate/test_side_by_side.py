@@ -15,7 +15,7 @@ from codecflow.messages import Question
 from codecflow.tools.evaluate.evaluation import Options, in_waves, run
 from codecflow.tools.evaluate.pipeline import Sampled, publish
 from codecflow.vlm.loading import load_model
-from codecflow.worker.sampler import Sampling
+from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.windows import WindowPlan
 from tests.codec.clips import encode
 

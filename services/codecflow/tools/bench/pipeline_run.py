@@ -20,9 +20,8 @@ import torch
 from codecflow.errors import ConfigError
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import Question
-from codecflow.tools.bench.camera_load import (
-    METADATA_LINGER_S,
-    Load,
+from codecflow.tools.bench.camera_load import METADATA_LINGER_S, Load
+from codecflow.tools.bench.clip_recording import (
     RecordedClip,
     check_recording,
     load_recording,

@@ -11,7 +11,7 @@ from codecflow.messages import Result
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
 from codecflow.worker.answering import Answering, Described
-from codecflow.worker.sampler import Sampling
+from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.windows import Step, WindowPlan
 

@@ -18,7 +18,8 @@ from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.summary import Summary
 from codecflow.worker.join import StreamJoin
-from codecflow.worker.sampler import Event, Sampler, Sampling
+from codecflow.worker.sampler import Sampler
+from codecflow.worker.sampler_events import Event, Sampling
 from codecflow.worker.windows import Step
 
 TOPICS = TopicNames("eval")

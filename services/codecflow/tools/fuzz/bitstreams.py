@@ -35,7 +35,8 @@ from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
 from codecflow.tools.bench.damage import CODECS, Codec, encode
 from codecflow.worker.join import EpochEnd, StreamJoin
-from codecflow.worker.sampler import Sampler, Sampling
+from codecflow.worker.sampler import Sampler
+from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.windows import WindowPlan
 
 from .mutations import mutated_bytes, mutated_json

@@ -1,0 +1,131 @@
+"""Frames: of a sampled picture which tokens are kept, and the pixels of those at the model's input size.
+
+What the keep policy can decide by the codec's signals alone takes no pixels. A picture is decoded when luma must be
+compared, and converted to RGB when a token of it is kept.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from codecflow.codec.samples import PictureLostError, Sample
+from codecflow.errors import ModelError
+from codecflow.keep.state import KeepState
+from codecflow.keep.zones import ZoneView, view_of
+from codecflow.messages import BLOCK, ResultError, Zone
+from codecflow.orientation import shown_size
+from codecflow.vlm.work import Frame
+
+from .sampler_events import Sampling
+
+
+class FrameMaker:
+    """The frames of one epoch. `zones`: those in force."""
+
+    def __init__(self, sampling: Sampling, zones: tuple[Zone, ...] = ()) -> None:
+        self.zones = zones
+        self._counts: Counter[str] = Counter()
+        self._seconds = {"decode": 0.0, "keep": 0.0}
+        self._sampling = sampling
+        self._keep: KeepState | None = None
+        self._shape: tuple[tuple[int, int], int] | None = None  # coded size and orientation that it is for
+        self._view: ZoneView | None = None  # what the zones leave of such a picture
+
+    @property
+    def ready(self) -> bool:
+        """Whether a frame can be made of the picture that was observed last."""
+        return self._keep is not None
+
+    def restart(self) -> None:
+        """The next frame is kept whole."""
+        self._keep = None
+
+    def change_zones(self, zones: tuple[Zone, ...]) -> None:
+        self.zones, self._keep, self._view = zones, None, None
+
+    def observe(self, sample: Sample) -> ResultError | None:
+        """Shows the keep state what the codec saw of a sampled picture, wanted or not; a new state when its size changes.
+
+        Why no frame can be made of it, or None.
+        """
+        coded, picture = sample.picture.coded_size, sample.picture.picture
+        if self._keep is None or self._shape != (coded, picture.orientation):
+            if self._shape != (coded, picture.orientation):
+                self._keep, self._view, self._shape = None, None, (coded, picture.orientation)
+            if min(coded) < BLOCK:
+                text = f"pictures of {coded[0]}x{coded[1]} are too small: at least {BLOCK}x{BLOCK} is needed"
+                return ResultError("picture-size", text)
+            try:
+                grid = self._sampling.grid_of(*shown_size(*coded, picture.orientation))
+            except ModelError as error:
+                return ResultError("picture-size", str(error))
+            self._view = view = self._view or view_of(self.zones, grid)
+            if view.hidden.all():
+                return ResultError(
+                    "zones", "its zones leave nothing to look at: make an `only` zone larger, or remove one"
+                )
+            self._keep = KeepState(grid.oriented(picture.orientation), self._sampling.keep, view.hidden)
+        blocks = tuple(-(-length // BLOCK) for length in coded)
+        for signal in sample.signals:
+            if (signal.columns, signal.rows) == blocks:
+                self._keep.observe(signal)
+        return None
+
+    def make(self, sample: Sample, time_s: float) -> Frame | None:
+        """The frame of the picture that was observed last, at `time_s` of presentation time. None where it cannot be
+        decoded. Only if `ready`."""
+        keep, view = self._keep, self._view
+        assert keep is not None
+
+        def differs() -> None:
+            self._counts["samples-differ"] += 1
+            keep.distrust()
+
+        def luma() -> npt.NDArray[np.uint8]:
+            with self._timed("decode"):
+                return sample.luma(differs)
+
+        before = self._seconds["decode"]
+        try:
+            with self._timed("keep"):
+                decision = keep.step(sample.slot, luma, keyframe=sample.picture.alone)
+        except PictureLostError:
+            return None
+        finally:
+            self._seconds["keep"] -= self._seconds["decode"] - before
+        kept, shown = int(decision.keep.sum()), sample.picture.decode() if decision.keep.any() else None
+        with self._timed("keep"):
+            rgb = None if shown is None else shown.rgb()
+            if rgb is not None and view is not None:
+                rgb = view.blanked(rgb)
+            pixels = None if rgb is None else self._sampling.pixels_of(rgb)
+        self._counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
+        picture = sample.picture.picture
+        size = shown_size(*sample.picture.coded_size, picture.orientation)
+        grid = (keep.grid.rows, keep.grid.columns)
+        return Frame(sample.slot, time_s, decision.keep, pixels, size, decision.anchor, picture.seq, grid)
+
+    def take_counts(self) -> Counter[str]:
+        """Since the last call: frames, tokens-kept, tokens-total, and samples-differ (frames whose samples are not those
+        that the producer saw)."""
+        taken, self._counts = self._counts, Counter()
+        return taken
+
+    def take_seconds(self) -> dict[str, float]:
+        """What "decode" and "keep" have taken since the last call."""
+        taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
+        return taken
+
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[stage] += time.perf_counter() - start

@@ -1,0 +1,96 @@
+"""What a sampler is told (settings, then events in order) and what it tells beside its steps: faults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from codecflow.codec.lazy import MAX_BYTES
+from codecflow.codec.pictures import MAX_PIXELS
+from codecflow.grid import TokenGrid
+from codecflow.keep.config import KeepConfig
+from codecflow.messages import ResultError, Zone
+
+from .join import EpochEnd, Joined
+from .resume import Offsets
+from .windows import WindowPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """What all streams of a worker share, and sampler processes are told: windows, keep policy, the model's token grid for a
+    shown picture (width, height), its input (height, width, 3) for the picture's RGB (height, width, 3), whether to decode
+    on the GPU (`nvdec`), the largest picture that is decoded, and the coded bytes of one stream that may wait for being
+    decided (`gop_bytes`)."""
+
+    plan: WindowPlan
+    keep: KeepConfig
+    grid_of: Callable[[int, int], TokenGrid]
+    pixels_of: Callable[[npt.NDArray[np.uint8]], Tensor]
+    nvdec: bool = False
+    max_pixels: int = MAX_PIXELS
+    gop_bytes: int = MAX_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """No records have come for long: the stream is left as it is, and goes on at `offsets` when it comes back."""
+
+    offsets: Offsets
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The worker is behind: pictures were skipped up to the keyframe at `offsets`, which is next (None: up to the epoch's
+    end)."""
+
+    offsets: Offsets | None
+
+
+@dataclass(frozen=True, slots=True)
+class Thin:
+    """From now on (or no longer, with `on` False) only every second frame and window."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The engine has lost this stream's window: the next sampled frame is kept whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetZones:
+    """The stream's zones, from the next window boundary on."""
+
+    zones: tuple[Zone, ...]
+
+
+Event = Joined | EpochEnd | Leave | Skipped | Thin | Restart | SetZones
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A picture whose handling failed: where its packet is, and why."""
+
+    packets_offset: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """A sampler takes the place of one that has ended with its process, and begins at the next keyframe.
+
+    `thin`: as the newest Thin said. With `error` one of the stream's pictures was the reason: everything up to `aside_s`
+    seconds of presentation time after the picture `seq` is left out.
+    """
+
+    thin: bool = False
+    seq: int = 0
+    aside_s: Fraction = Fraction(0)
+    error: ResultError | None = None
