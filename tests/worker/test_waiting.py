@@ -149,6 +149,23 @@ def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Publi
     assert worker.partition.full(everything=True) == (True, True)
 
 
+def test_metadata_that_are_ahead_of_a_slow_engine_are_kept(published: Published) -> None:
+    """As in a catch-up: both topics are stopped, but what waits for the engine stops the packets."""
+    worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(documents=30))
+    worker.read_metadata(100)
+    worker.read_packets(20)
+    assert worker.partition.full() == (False, True)
+    worker.read_packets(40)
+    assert worker.partition.full() == (True, True)
+    worker.partition.relieve()
+    assert worker.partition.streams["a"].join.metadata_waiting >= 30
+    assert worker.partition.full(packets=True, sampling=True) == (True, True)
+    worker.partition.relieve()
+    worker.run()
+    assert not worker.counts["a"]["dropped-unpaired"]
+    assert {window.index for window in worker.windows} == set(range(6))
+
+
 def test_streams_that_wait_for_each_other_do_not_stop_their_partition(short_clip: Path) -> None:
     """One stream's metadata and the other's packets are lost, and both topics are stopped at their limits."""
     a, b = publish(short_clip, "a"), publish(short_clip, "b")

@@ -88,6 +88,7 @@ class Partition:
         self._read_until = [-math.inf, -math.inf]  # all that each topic held at this time was read
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
+        self._deadlock = False  # both topics are stopped by records that wait for each other
         self._replaying = True
         self._misplaced: dict[str, bool] = {}
         self._future: Counter[str] = Counter()  # records of epochs of the future that are still to be reported
@@ -193,9 +194,9 @@ class Partition:
             packets, metadata = _least(packets, held[PACKETS]), _least(metadata, held[METADATA])
         return packets, metadata
 
-    def full(self, packets: bool = False, everything: bool = False) -> tuple[bool, bool]:
+    def full(self, packets: bool = False, everything: bool = False, sampling: bool = False) -> tuple[bool, bool]:
         """Which topics must not be read on at present: packets, metadata. The arguments: whether the worker's buffer is full
-        of packets that wait for metadata, or of what waits for samplers."""
+        of packets that wait for metadata, or of what waits for samplers; whether samplers have anything to do."""
         streams = self.streams.values()
         slow = [stream for stream in streams if stream.queue_full]
         for stream in streams:
@@ -203,12 +204,12 @@ class Partition:
             stream.overrun = stream.may_skip and stream in slow and len(slow) < len(streams)
         waits = any(not stream.overrun for stream in slow)
         if everything or waits or any(s.windows_waiting >= self._limits.windows for s in streams):
-            self._full = (True, True)
+            self._full, self._deadlock = (True, True), False  # samplers or the engine will free some
             return self._full
         # A topic that was stopped goes on at half of the limit, so that it is not stopped at every other record.
         factors = [2 if full else 1 for full in self._full]
         now = self._clock()
-        found = [packets, False]
+        found = [False, False]
         for stream in streams:
             join = stream.join
             at_limit = (
@@ -219,7 +220,8 @@ class Partition:
             found[PACKETS] |= at_limit[PACKETS]
             found[METADATA] |= at_limit[METADATA]
             stream.full_since = None if not any(at_limit) else now if stream.full_since is None else stream.full_since
-        self._full = (found[PACKETS], found[METADATA])
+        self._deadlock = found[METADATA] and (found[PACKETS] or (packets and not sampling))
+        self._full = (found[PACKETS] or packets, found[METADATA])
         return self._full
 
     def relieve(self) -> None:
@@ -231,8 +233,7 @@ class Partition:
                 continue
             packets = stream.join.packets_waiting > 0
             other = METADATA if packets else PACKETS
-            # With both topics stopped none of them will be read on.
-            read = self._read_until[other] > stream.full_since + _UNPAIRED_AFTER_S or all(self._full)
+            read = self._read_until[other] > stream.full_since + _UNPAIRED_AFTER_S or self._deadlock
             if not (read or stream.unpaired):
                 continue
             if packets:

@@ -197,10 +197,10 @@ class Worker:
         else:
             self._pool.gate(Gate.CLOSED if closed else Gate.ONE)
         for partition in self._owned.partitions.values():
-            full = partition.full(queued + joining >= half, queued >= half)
+            full = partition.full(queued + joining >= half, queued >= half, queued > 0)
             if any(full):
                 partition.relieve()
-                full = partition.full(queued + joining >= half, queued >= half)
+                full = partition.full(queued + joining >= half, queued >= half, queued > 0)
             self._consumer.pause(partition.number, full)
 
     def _collect(self) -> None:
