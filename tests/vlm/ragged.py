@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from codecflow.vlm.kernels import Sequences
+from codecflow.vlm.kernels import Scaled, Sequences
 
 
 def reference_kernel(
@@ -30,17 +30,20 @@ def reference_kernel(
 
 
 def reference_single(
-    query: Tensor, keys: Tensor, values: Tensor, pages: Tensor, parts: Tensor, bounds: Tensor, page: int, scale: float
+    query: Tensor, keys: Scaled, values: Scaled, pages: Tensor, parts: Tensor, bounds: Tensor, page: int, scale: float
 ) -> Tensor:
     """Single queries over the pages of a pool, query by query."""
     output = torch.empty_like(query)
-    groups = query.shape[1] // keys.shape[1]
+    groups = query.shape[1] // keys[0].shape[1]
     for row, (begin, end) in enumerate(pairwise(bounds.tolist())):
         own = parts[begin:end].tolist()
         assert all(number == row for number, *_ in own)
         places = torch.cat([torch.arange(start, stop) + table * page for _, start, stop, table in own])
         slots = pages[places // page] * page + places % page
-        k, v = (x[slots].repeat_interleave(groups, 1) for x in (keys, values))
+        k, v = (
+            (x[slots] if scales is None else x[slots].float() * scales[slots][:, :, None]).repeat_interleave(groups, 1)
+            for x, scales in (keys, values)
+        )
         weights = (torch.einsum("hd,khd->hk", query[row], k) * scale).softmax(-1)
         output[row] = torch.einsum("hk,khd->hd", weights, v)
     return output

@@ -59,7 +59,7 @@ def layout_of(
     second continues the first. The layout, and per stream what each query sees: (queries, keys) bool."""
     shape = KVShape(3, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
     pool = KVPool(shape, 40 * PAGE * shape.bytes_per_token)
-    for stored in (pool.keys, pool.values):
+    for stored in (pool.keys.stored, pool.values.stored):
         stored.copy_(torch.randn(stored.shape, generator=generator))
     free = torch.randperm(pool.pages, generator=generator).numpy()
     streams, seen, at = [], [], 0
@@ -111,7 +111,7 @@ def test_streams_attend_to_their_own_slots(
     for stream, mask in zip(layout.streams, seen, strict=True):
         slots = np.concatenate([np.arange(page * PAGE, page * PAGE + PAGE) for page in stream.pages])
         own = torch.from_numpy(slots[stream.offset : stream.offset + mask.shape[1]])
-        keys, values = (stored[1, own].transpose(0, 1) for stored in (layout.pool.keys, layout.pool.values))
+        keys, values = (stored.transpose(0, 1) for stored in layout.pool.read(own, 1))
         expected.append(plain(query[at : at + len(mask)].transpose(0, 1), keys, values, mask))
         at += len(mask)
     whole = torch.cat(expected)

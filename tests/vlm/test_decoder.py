@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from codecflow.errors import ModelError
+from codecflow.errors import ConfigError, ModelError
 from codecflow.messages import Question
+from codecflow.vlm.engine import Engine
 from codecflow.vlm.kernels import Kernels
-from codecflow.vlm.loading import load_model, set_weights
+from codecflow.vlm.loading import load_model, set_precision
 from codecflow.vlm.work import StreamOutcome, StreamWork
 
 from .cases import Case
@@ -82,8 +83,29 @@ def test_weights_in_eight_bits_give_almost_the_same(case: Case) -> None:
     assert 0 < max(off) < 0.35, max(off)
 
 
+def test_keys_and_values_in_eight_bits_give_almost_the_same_in_less_memory(case: Case) -> None:
+    eighth = copy.copy(case)
+    eighth.family = load_model(str(case.folder), "float32", "cpu", kv="fp8")
+    expected, _ = slides(case)
+    found, outcomes = slides(eighth)
+    inside, _ = slides(changed(eighth, kernels=Kernels(reference_kernel, reference_single)))
+    off = [
+        float((got[key] - wanted[key]).norm() / (wanted[key] - wanted[key].mean()).norm())
+        for got, wanted in zip(found, expected, strict=True)
+        for key in wanted
+    ]
+    assert all(outcome.error is None for outcome in outcomes)
+    assert 0 < max(off) < 0.2, max(off)
+    for one, two in zip(found, inside, strict=True):
+        for key, row in one.items():
+            assert_equal(two[key], row, f"read in place, {key}")
+    assert eighth.family.kv.bytes_per_token < case.family.kv.bytes_per_token * 0.4  # of float32, heads of 16
+    with pytest.raises(ConfigError, match="--kv fp8 does not go with --coverage background"):
+        Engine(eighth.family, background=True)
+
+
 def test_weights_that_there_are_not(case: Case) -> None:
     with pytest.raises(ModelError, match="weights 'int3': use auto or fp8"):
-        set_weights(case.family, "int3")
+        set_precision(case.family, "int3", "auto")
     with pytest.raises(ModelError, match="leave --weights out"):
-        set_weights(changed(case, decoder=None).family, "fp8")
+        set_precision(changed(case, decoder=None).family, "fp8", "auto")

@@ -19,7 +19,7 @@ print(max(kernels.single_deviation(paged_triton.single_queries, cpu, torch.float
 # Of e4m3 only the scales: the interpreter does not round to it as a GPU does. Before use on one, both are checked there.
 x = torch.randn(7, 5000)
 print(float((fused_triton.quantised(x)[1] - fused.quantised(x)[1]).abs().max()))
-print(fused.quantised_deviation(fused.Fused(), cpu, torch.float32) / fused.E4M3_ROUNDING)
+print(fused.eight_bit_deviation(fused.Fused(), cpu, torch.float32) / fused.E4M3_ROUNDING)
 print(max(fused.deviation(fused_triton.FUSED, torch.device("cpu"), dtype) for dtype in (torch.float32, torch.float16)))
 """
 

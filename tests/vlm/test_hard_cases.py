@@ -108,6 +108,6 @@ def test_half_precision_gives_nearly_the_same(case: Case, dtype: torch.dtype) ->
         new = case.frames(rng, range(2 * step, 2 * step + 2), 0.6)
         first = max(0, 2 * step - 2)
         got, expected = run.step(new, first, (QUESTION, THIRD)), exact.step(new, first, (QUESTION, THIRD))
-        assert run.engine.pool.keys.dtype == dtype
+        assert run.engine.pool.keys.stored.dtype == dtype
         spread = float(expected.std())
         assert_equal(got / spread, expected / spread, f"{dtype}, step {step}, in deviations", 0.3)

@@ -52,7 +52,7 @@ def test_the_default_pool_is_half_of_the_free_memory_and_costs_nothing_before_it
     with open("/proc/self/statm", encoding="ascii") as file:
         resident = int(file.read().split()[1]) * 4096
     assert resident < pool.nbytes
-    assert not pool.keys[:, -PAGE:].any()
+    assert not pool.keys.stored[:, -PAGE:].any()
 
 
 def test_a_pool_of_less_than_a_page_is_refused(case: Case) -> None:
@@ -235,4 +235,4 @@ def test_7_pages_are_conserved_whatever_happens(case: Case, seed: int, pages: in
         run.engine.drop(stream)
     assert run.engine.pool.free == pages
     assert codes <= {"no-room", "restarting", "failed"}
-    assert torch.isfinite(run.engine.pool.keys).all()
+    assert torch.isfinite(run.engine.pool.keys.stored).all()

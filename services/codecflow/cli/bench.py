@@ -17,6 +17,8 @@ _WORKER = "Options of codecflow worker"
 def register(app: typer.Typer) -> None:
     group = typer.Typer(name="bench", help="Measure; prints a table, then one JSON line.", no_args_is_help=True)
     group.command("damage")(damage)
+    group.command("gpu")(gpu)
+    group.command("still")(still)
     group.command("pipeline")(pipeline)
     group.command("policies")(policies)
     group.command("producer")(producer)
@@ -38,6 +40,73 @@ def damage(
     from codecflow.tools.bench.damage import CODECS, run
 
     run(clip, seed=seed, repeats=repeats, seconds=seconds, codecs=codecs.split(",") if codecs else list(CODECS))
+
+
+def gpu(
+    clips: Annotated[
+        list[Path] | None, typer.Argument(metavar="CLIP...", help="Video files, any codec.", parser=video_file)
+    ] = None,
+    *,
+    shapes: Annotated[
+        str,
+        typer.Option(
+            help="Sizes of models, with random weights: the first with every row and clip, the others with a few rows of the"
+            " first clip."
+        ),
+    ] = "internvl3-8b,internvl3-1b,internvl3-14b,qwen3-vl-8b",
+    rows: Annotated[str, typer.Option(metavar="NAME/NAME/...", help="Only these rows.  [default: all]")] = "",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    window_s: Annotated[str, typer.Option("--window", help="Seconds of a window.")] = "40",
+    stride: Annotated[str, typer.Option(help="Seconds between windows.")] = "8",
+    fps: Annotated[str, typer.Option(help="Sampled frames a second.")] = "2",
+    anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
+    slides: Annotated[int, typer.Option(min=1, help="Windows to time for each row, after the first full one.")] = 6,
+    at_most: Annotated[float, typer.Option(min=0.1, help="Seconds after which no further one is timed.")] = 5.0,
+    most: Annotated[bool, typer.Option(help="Also as many streams as fit.")] = True,
+    check: Annotated[bool, typer.Option(help="First compare small models on the GPU with the CPU.")] = True,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture: PNG or SVG.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw what an earlier run has printed; measure nothing.")
+    ] = None,
+) -> None:
+    """What one GPU answers: full computation, the paper's policy and ours, by streams, questions, precision and model."""
+    from codecflow.tools.bench.gpu_run import Options, run
+
+    run(
+        Options(
+            clips=clips or [],
+            shapes=shapes,
+            rows=rows,
+            dtype=dtype,
+            device=device,
+            window_s=window_s,
+            stride_s=stride,
+            fps=fps,
+            anchor_s=anchor,
+            slides=slides,
+            at_most_s=at_most,
+            most=most,
+            check=check,
+            plot=plot,
+            results=results,
+        )
+    )
+
+
+def still(
+    clip: Annotated[Path, typer.Argument(metavar="CLIP", help="A video file, any codec.", parser=video_file)],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write, such as still.mp4.")],
+    *,
+    seconds: Annotated[
+        float, typer.Option(min=0.2, help="So much of the clip's begin, in which nothing happens.")
+    ] = 5.5,
+    length: Annotated[float, typer.Option(min=1, help="Seconds to write.")] = 60.0,
+) -> None:
+    """Make a still scene for measurements: a clip's first seconds, forwards and backwards, again and again."""
+    from codecflow.tools.bench.still import run
+
+    run(clip, out, seconds, length)
 
 
 def pipeline(
@@ -81,6 +150,7 @@ def pipeline(
     ] = "auto",
     dtype: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
     weights: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
+    kv: Annotated[str, typer.Option(rich_help_panel=_WORKER)] = "auto",
     memory: Annotated[float | None, typer.Option(min=0.001, metavar="GIB", rich_help_panel=_WORKER)] = None,
     window: Annotated[str, typer.Option(metavar="SECONDS", rich_help_panel=_WORKER)] = "40",
     stride: Annotated[str, typer.Option(metavar="SECONDS", rich_help_panel=_WORKER)] = "8",
@@ -116,6 +186,7 @@ def pipeline(
             stub_ms=stub_ms,
             dtype=dtype,
             weights=weights,
+            kv=kv,
             device=device,
             worker=WorkerOptions(
                 window=window,
@@ -244,6 +315,9 @@ def window(
     weights: Annotated[
         str, typer.Option(help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.")
     ] = "auto",
+    kv: Annotated[
+        str, typer.Option(help="fp8: keys and values are stored in 8 bits, in half the memory. auto: as the dtype.")
+    ] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     policies: Annotated[str, typer.Option(help="Keep/refresh pairs, separated by commas.")] = POLICIES,
     streams: Annotated[str, typer.Option(help="Concurrent streams; several numbers separated by commas.")] = "1",
@@ -278,6 +352,7 @@ def window(
             model=model,
             dtype=dtype,
             weights=weights,
+            kv=kv,
             device=device,
             policies=policies,
             streams=streams,

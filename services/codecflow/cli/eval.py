@@ -69,6 +69,9 @@ def evaluate(
     weights: Annotated[
         str, typer.Option(help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.")
     ] = "auto",
+    kv: Annotated[
+        str, typer.Option(help="fp8: keys and values are stored in 8 bits, in half the memory. auto: as the dtype.")
+    ] = "auto",
     streams: Annotated[
         int, typer.Option(min=1, help="Clips that are answered in parallel, in batches; fewer take less memory.")
     ] = 8,
@@ -95,6 +98,7 @@ def evaluate(
             transcode=transcode,
             dtype=dtype,
             weights=weights,
+            kv=kv,
             device=device,
             streams=streams,
             match=match,

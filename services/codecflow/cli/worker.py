@@ -52,6 +52,13 @@ def worker(
             rich_help_panel=_MODEL,
         ),
     ] = "auto",
+    kv: Annotated[
+        str,
+        typer.Option(
+            help="fp8: keys and values are stored in 8 bits, in half the memory. auto: as the dtype.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = "auto",
     memory: Annotated[
         float | None,
         typer.Option(
@@ -220,7 +227,7 @@ def worker(
         transport = KafkaTransport(kafka, lambda: stop.requested)
         if settings.samplers and not check:
             sampler_host.prepare()  # while the model is loaded
-        family = _load(model, dtype, device, weights)
+        family = _load(model, dtype, device, weights, kv)
         if not family.trained:
             logs.say(f"model {model}: its weights are random, not trained: answers mean nothing", "warning")
         if check:
@@ -238,12 +245,12 @@ def worker(
             Worker(transport, settings, engine, described, stop, status.show, status.notice, summary).run()
 
 
-def _load(model: str, dtype: str, device: str, weights: str) -> Family:
+def _load(model: str, dtype: str, device: str, weights: str, kv: str) -> Family:
     from codecflow.tools.demo_model.checkpoint import checkpoint
     from codecflow.vlm.loading import load_model
 
     folder = checkpoint(model, logs.say)
-    return load_model(folder, dtype, device, weights)
+    return load_model(folder, dtype, device, weights, kv)
 
 
 def _monitoring(address: str, summary: Summary) -> AbstractContextManager[object]:

@@ -148,7 +148,7 @@ class StreamLayout:
         """Where every segment is one query: pages, parts and bounds as a SingleKernel takes them."""
         if any(segment.stop - segment.start > 1 for stream in self.streams for segment in stream.segments):
             return None
-        return _singles(self.streams, self.pool.keys.device)
+        return _singles(self.streams, self.pool.shape.device)
 
     @cached_property
     def calls(self) -> tuple[_Call, ...]:
@@ -161,7 +161,7 @@ class StreamLayout:
                 size = 0
             groups[-1].append(stream)
             size += len(stream.pages) * PAGE
-        return tuple(_call(group, self.pool.keys.device) for group in groups)
+        return tuple(_call(group, self.pool.shape.device) for group in groups)
 
 
 def _singles(streams: Sequence[PagedKeys], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -277,8 +277,10 @@ def within_streams(query: Tensor, layout: StreamLayout, layer: int, scale: float
     The one place in which a step's plan becomes attention.
     """
     if layout.kernels.single is not None and layout.singles is not None:
-        keys, values = layout.pool.keys[layer], layout.pool.values[layer]
-        return layout.kernels.single(query, keys, values, *layout.singles, PAGE, scale)
+        pool = layout.pool
+        return layout.kernels.single(
+            query, pool.keys.layer(layer), pool.values.layer(layer), *layout.singles, PAGE, scale
+        )
     if layout.kernels.ragged is not None:
         return _by_kernel(query, layout, layout.kernels.ragged, layer, scale)
     parts = []

@@ -48,7 +48,8 @@ class Engine:
     """Answers questions about sliding windows of many streams.
 
     `memory_bytes`: what keys and values of all streams, and features held for refreshing, may take together (default: three
-    quarters of a GPU's free memory, half of the machine's for the CPU); raises ModelError when that is too little.
+    quarters of a GPU's free memory, half of the machine's for the CPU); raises ModelError when that is too little, and
+    ConfigError where settings do not go together.
     `background`: the newest token of a grid cell outlives its frame until a newer one comes (background.py).
     `idle_after_s`: a stream that was not part of a step for so long may lose its window to others. `clock`: seconds, for
     that. `position_limit`: positions are rebased before they reach it (default and upper bound: what the model was made
@@ -73,6 +74,11 @@ class Engine:
     ) -> None:
         if memory_bytes is not None and memory_bytes < 1:
             raise ConfigError(f"memory of {memory_bytes} bytes: give more")
+        if background and family.kv.eight_bit:
+            raise ConfigError(
+                "--kv fp8 does not go with --coverage background: its keys are rotated at each stride, and 8 bits round them"
+                " each time"
+            )
         self.family = family
         self.refresh = refresh if isinstance(refresh, Refresh) else Refresh.named(refresh)
         self.background = background
@@ -326,14 +332,14 @@ class Engine:
         """The tokens before every video are computed once, for all streams: nothing stands before them."""
         family, pool = self.family, self.pool
         ids, _ = family.chat("")
-        empty = pool.keys[:, :0]
+        empty = torch.empty(0)
         window = StreamWindow("", family, Prefix(ids, empty, empty), pool)
         window.reserve(0)
         pack = Pack(family, pool)
         pack.trunk(window, [window.prefix_run()])
         pack.run(wanted=())
         slots = window.where(0, len(ids)).to(family.device)
-        prefix = Prefix(ids, pool.keys[:, slots], pool.values[:, slots])
+        prefix = Prefix(ids, *pool.read(slots))
         window.release()
         return prefix
 

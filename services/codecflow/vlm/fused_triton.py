@@ -10,6 +10,8 @@ from torch import Tensor
 from codecflow.vlm.fused import Fused, HeadNorms
 
 _GATE_BLOCK = 1024
+_SHORT_ROWS = 16
+
 _HEADS = 8  # that one program rotates
 
 
@@ -80,6 +82,20 @@ def _quantise_kernel(x, out, scales, width, block: tl.constexpr):  # type: ignor
         values = tl.load(x + row + start + inner, mask=inside, other=0.0).to(tl.float32) / scale
         values = tl.minimum(tl.maximum(values, -448.0), 448.0)
         tl.store(out + row + start + inner, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _expand_kernel(  # type: ignore[no-untyped-def]
+    x, scales, out, rows, width, some: tl.constexpr, block: tl.constexpr
+):
+    """`some` short rows a program."""
+    number = tl.program_id(0).to(tl.int64) * some + tl.arange(0, some)
+    place = tl.arange(0, block)
+    inside = (number[:, None] < rows) & (place[None, :] < width)
+    at = number[:, None] * width + place[None, :]
+    values = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    scale = tl.load(scales + number, mask=number < rows, other=0.0)
+    tl.store(out + at, (values * scale[:, None]).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -173,8 +189,19 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     """As fused.quantised."""
     out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
-    _quantise_kernel[(len(x),)](x, out, scales, x.shape[-1], block=4096, num_warps=8)
+    block = min(4096, triton.next_power_of_2(x.shape[-1]))
+    _quantise_kernel[(len(x),)](x, out, scales, x.shape[-1], block=block, num_warps=8 if block > 512 else 1)
     return out, scales
+
+
+def expanded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """As fused.expanded."""
+    rows, width = x.shape
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
+    _expand_kernel[(triton.cdiv(rows, _SHORT_ROWS),)](
+        x, scale, out, rows, width, some=_SHORT_ROWS, block=triton.next_power_of_2(width)
+    )
+    return out
 
 
 def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNorms, epsilon: float) -> None:
@@ -199,5 +226,5 @@ def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNor
     )
 
 
-FUSED = Fused(norm, add_norm, add_scaled_norm, gated, quantised, rotate)
+FUSED = Fused(norm, add_norm, add_scaled_norm, gated, quantised, expanded, rotate)
 """All of them."""

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from codecflow.vlm.fused import quantised
 from codecflow.vlm.transfer import to_device
 
 _logger = logging.getLogger("codecflow.engine")
@@ -93,7 +94,10 @@ KERNELS: dict[str, Kernel] = {"flash3": flash3, "flash2": flash2}
 """Those of this module, the best first."""
 
 
-SingleKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, int, float], Tensor]
+Scaled = tuple[Tensor, Tensor | None]
+"""Keys or values of one layer as the pool stores them (kv_tensor.py), and their scales if they are in 8 bits."""
+
+SingleKernel = Callable[[Tensor, Scaled, Scaled, Tensor, Tensor, Tensor, int, float], Tensor]
 """Attention of single queries over keys and values where they lie in the pool; see paged_triton.single_queries."""
 
 PART = 512
@@ -112,9 +116,11 @@ NONE = Kernels()
 
 
 @lru_cache(maxsize=32)
-def choose_kernels(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> Kernels:
+def choose_kernels(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, *, eight_bit: bool = False
+) -> Kernels:
     """The best kernels that compute what plain attention computes, for these shapes on this device. Says which they are,
-    once."""
+    once. `eight_bit`: keys and values are stored so."""
     if device.type != "cuda" or dtype not in {torch.float16, torch.bfloat16}:
         return NONE
     where = (device, dtype, heads, kv_heads, head_dim)
@@ -131,7 +137,7 @@ def choose_kernels(device: torch.device, dtype: torch.dtype, heads: int, kv_head
         from codecflow.vlm.paged_triton import single_queries
     except ImportError:
         return Kernels(ragged)
-    usable = _usable("paged", partial(single_deviation, single_queries, *where))
+    usable = _usable("paged", partial(single_deviation, single_queries, *where, eight_bit=eight_bit))
     return Kernels(ragged, single_queries if usable else None)
 
 
@@ -185,19 +191,32 @@ def deviation(
 
 
 def single_deviation(
-    kernel: SingleKernel, device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int
+    kernel: SingleKernel,
+    device: torch.device,
+    dtype: torch.dtype,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    *,
+    eight_bit: bool = False,
 ) -> float:
-    """As `deviation`, of two queries over pages that lie apart, one of which sees two ranges of keys."""
+    """As `deviation`, of two queries over pages that lie apart, one of which sees two ranges of keys. `eight_bit`: those
+    are stored so; the rounding itself is not counted."""
     generator = torch.Generator(device).manual_seed(0)
     page, count = 16, 64
     query = torch.randn(2, heads, head_dim, device=device, generator=generator).to(dtype)
     key, value = (
         torch.randn(count * page, kv_heads, head_dim, device=device, generator=generator).to(dtype) for _ in range(2)
     )
+    stored: list[Scaled] = [(key, None), (value, None)]
+    if eight_bit:
+        packed = [quantised(x.reshape(-1, head_dim)) for x in (key, value)]
+        stored = [(x.view(key.shape), scales.view(key.shape[:2])) for x, scales in packed]
+        key, value = (x.float() * scales[:, :, None] for x, scales in stored if scales is not None)
     pages = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     parts = [(0, 5, 200, 0), (1, 3, 3 + PART, 20), (1, 600, 640, 20)]
     given, bounds = (to_device(np.array(x, dtype=np.int32), device) for x in (parts, [0, 1, 3]))
-    found = kernel(query, key, value, to_device(pages, device), given, bounds, page, head_dim**-0.5)
+    found = kernel(query, stored[0], stored[1], to_device(pages, device), given, bounds, page, head_dim**-0.5)
     worst = 0.0
     for row in range(2):
         own = [(start, stop, table) for number, start, stop, table in parts if number == row]

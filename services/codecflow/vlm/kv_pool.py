@@ -8,6 +8,7 @@ but the system commits it only as pages are first written.
 from __future__ import annotations
 
 import inspect
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedConfig
 
 from codecflow.errors import ModelError
+from codecflow.vlm.kv_tensor import E4M3, SCALE_BYTES, KVTensor
 from codecflow.vlm.transfer import to_device
 
 PAGE = 16
@@ -34,13 +36,14 @@ _KEPT_FREE = {
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What one token takes in the cache of one text model."""
+    """What one token takes in the cache of one text model. `eight_bit`: stored as e4m3 with a scale per token and head."""
 
     layers: int
     kv_heads: int
     head_dim: int
     dtype: torch.dtype
     device: torch.device
+    eight_bit: bool = False
 
     @staticmethod
     def of(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> KVShape:
@@ -52,12 +55,13 @@ class KVShape:
 
     @property
     def bytes_per_token(self) -> int:
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+        head = self.head_dim * E4M3.itemsize + SCALE_BYTES if self.eight_bit else self.head_dim * self.dtype.itemsize
+        return 2 * self.layers * self.kv_heads * head
 
 
 class KVPool:
-    """`keys`, `values`: (layers, slots, kv_heads, head_dim), allocated once, zero-filled (a kernel may read a slot that it
-    masks: it must find a number there). Slot `s` belongs to page `s // PAGE`.
+    """`keys`, `values`: of all layers and slots, allocated once, zero-filled (a kernel may read a slot that it masks,
+    and must find a number there). Slot `s` belongs to page `s // PAGE`.
 
     `memory_bytes`: the most that the pool may take; None: `spare_memory`. `feature_bytes`: bytes per token that streams may
     hold outside the pool; they count against `memory_bytes` too. Raises ModelError when not one page fits.
@@ -78,23 +82,29 @@ class KVPool:
         self.peak = 0
         """The most pages ever held."""
 
-    def _allocate(self) -> Tensor:
+    def _allocate(self) -> KVTensor:
         shape = self.shape
-        size = (shape.layers, self.pages * PAGE, shape.kv_heads, shape.head_dim)
+        heads = (shape.layers, self.pages * PAGE, shape.kv_heads)
+        kind = torch.uint8 if shape.eight_bit else shape.dtype
+        scales = self._zeros(heads, torch.float32) if shape.eight_bit else None
+        return KVTensor(self._zeros((*heads, shape.head_dim), kind), scales, shape.dtype)
+
+    def _zeros(self, size: tuple[int, ...], kind: torch.dtype) -> Tensor:
+        shape = self.shape
         if shape.device.type != "cpu":
             try:
-                return torch.zeros(size, dtype=shape.dtype, device=shape.device)
+                return torch.zeros(size, dtype=kind, device=shape.device)
             except torch.OutOfMemoryError:
                 raise ModelError(
                     f"a pool of {self.nbytes / 2**20:,.1f} MiB for keys and values does not fit on {shape.device}; use less"
                 ) from None
         try:
-            reserved = mmap.mmap(-1, self.nbytes // 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            reserved = mmap.mmap(-1, math.prod(size) * kind.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, OverflowError, ValueError):
             raise ModelError(
                 f"a pool of {self.nbytes / 2**20:,.1f} MiB for keys and values cannot be reserved"
             ) from None
-        return torch.frombuffer(reserved, dtype=shape.dtype).view(size)
+        return torch.frombuffer(reserved, dtype=kind).view(size)
 
     @property
     def page_bytes(self) -> int:
@@ -125,12 +135,17 @@ class KVPool:
 
     def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of one layer on `pages` (pages,), one after another: (pages * PAGE, kv_heads, head_dim) each,
-        contiguous. Whole pages are copied: faster than token by token."""
-        keys, values = (
-            stored.view(self.pages, PAGE, *stored.shape[1:]).index_select(0, pages).flatten(0, 1)
-            for stored in (self.keys[layer], self.values[layer])
-        )
-        return keys, values
+        contiguous."""
+        return self.keys.read_pages(layer, pages, PAGE), self.values.read_pages(layer, pages, PAGE)
+
+    def read(self, slots: Tensor, layers: int | slice = slice(None)) -> tuple[Tensor, Tensor]:
+        """Keys and values at `slots` (tokens,): (layers, tokens, kv_heads, head_dim) each, of one layer without layers."""
+        return self.keys.read(layers, slots), self.values.read(layers, slots)
+
+    def write(self, slots: Tensor, keys: Tensor, values: Tensor, layers: int | slice = slice(None)) -> None:
+        """Shaped as `read` returns them."""
+        self.keys.write(layers, slots, keys)
+        self.values.write(layers, slots, values)
 
     def check_integrity(self, held: Sequence[Sequence[int]]) -> None:
         """Pages are conserved: free and `held` ones together are all, each once."""
@@ -158,8 +173,7 @@ class PoolCache(Cache):
 
     def put(self, layer: int, keys: Tensor, values: Tensor) -> None:
         """`keys`, `values`: (tokens, kv_heads, head_dim)."""
-        self.pool.keys[layer].index_copy_(0, self.slots, keys)
-        self.pool.values[layer].index_copy_(0, self.slots, values)
+        self.pool.write(self.slots, keys, values, layer)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Positions are always given, so no length is ever derived from the cache."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from codecflow.errors import ModelError
 from codecflow.vlm.attention import NAME
 from codecflow.vlm.families import FAMILIES, Family
 
-WEIGHTS = ("auto", "fp8")
+PRECISIONS = ("auto", "fp8")
+"""Of weights, and of stored keys and values."""
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 # Where checkpoints keep the settings of their picture processors, the one for videos first.
@@ -29,8 +32,8 @@ _PROCESSING = (
 )
 
 
-def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: str = "auto") -> Family:
-    """The checkpoint `name`, ready for an Engine. `weights`: as `set_weights` takes it.
+def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: str = "auto", kv: str = "auto") -> Family:
+    """The checkpoint `name`, ready for an Engine. `weights`, `kv`: as `set_precision` takes them.
 
     `dtype`: float32, bfloat16, float16; auto: bfloat16 on a GPU, float32 on the CPU. `device`: cpu, cuda, cuda:1, ...; auto:
     a GPU if there is one. Raises ModelError when there is no such checkpoint or it is of no known family.
@@ -52,19 +55,22 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: st
     if not tokenizer.chat_template:
         raise ModelError(f"model {name!r}: it has no chat template, so no question can be put to it")
     found = family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
-    set_weights(found, weights)
+    set_precision(found, weights, kv)
     return found
 
 
-def set_weights(family: Family, weights: str) -> None:
-    """`fp8`: the language model's linear layers in 8-bit floating point; auto: as they are. Raises ModelError on anything
-    else, and where the language model has layers of its own."""
-    if weights not in WEIGHTS:
-        raise ModelError(f"weights {weights!r}: use {' or '.join(WEIGHTS)}")
+def set_precision(family: Family, weights: str, kv: str) -> None:
+    """`weights` `fp8`: the language model's linear layers in 8-bit floating point. `kv` `fp8`: keys and values are stored
+    so. auto: as they are. Raises ModelError on anything else, and where the language model has layers of its own."""
+    for name, value in (("weights", weights), ("kv", kv)):
+        if value not in PRECISIONS:
+            raise ModelError(f"{name} {value!r}: use {' or '.join(PRECISIONS)}")
     if weights == "fp8":
         if family.decoder is None:
             raise ModelError("weights fp8: this checkpoint's language model cannot have them; leave --weights out")
         family.decoder.to_fp8()
+    if kv == "fp8":
+        family.store(replace(family.kv, eight_bit=True))
 
 
 def choose_device(name: str) -> torch.device:

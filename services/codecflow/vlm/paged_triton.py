@@ -12,6 +12,8 @@ import triton  # type: ignore[import-untyped]
 import triton.language as tl  # type: ignore[import-untyped]
 from torch import Tensor
 
+from codecflow.vlm.kernels import Scaled
+
 _BLOCK = 64
 
 
@@ -20,6 +22,8 @@ def _read_kernel(  # type: ignore[no-untyped-def]
     query,
     keys,
     values,
+    key_scales,
+    value_scales,
     pages,
     parts,
     partial,
@@ -28,6 +32,7 @@ def _read_kernel(  # type: ignore[no-untyped-def]
     query_stride,
     token_stride,
     heads,
+    scaled: tl.constexpr,
     groups: tl.constexpr,
     rows: tl.constexpr,
     head_dim: tl.constexpr,
@@ -49,15 +54,21 @@ def _read_kernel(  # type: ignore[no-untyped-def]
         key = start + inner
         there = key < stop
         number = tl.load(pages + table + key // page, mask=there, other=0)
-        slot = (number * page + key % page) * token_stride + kv_head * head_dim
-        k = tl.load(keys + slot[None, :] + place[:, None], mask=there[None, :], other=0.0)
-        scores = tl.where(there[None, :], tl.dot(q, k) * scale, float("-inf"))
+        token = number * page + key % page
+        slot = token * token_stride + kv_head * head_dim
+        k = tl.load(keys + slot[None, :] + place[:, None], mask=there[None, :], other=0.0).to(q.dtype)
+        scores = tl.dot(q, k) * scale
+        if scaled:
+            scores *= tl.load(key_scales + token * tl.num_programs(1) + kv_head, mask=there, other=0.0)[None, :]
+        scores = tl.where(there[None, :], scores, float("-inf"))
         higher = tl.maximum(top, tl.max(scores, axis=1))
         weights = tl.exp(scores - higher[:, None])
         shrink = tl.exp(top - higher)
-        v = tl.load(values + slot[:, None] + place[None, :], mask=there[:, None], other=0.0)
-        found = found * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
         total = total * shrink + tl.sum(weights, axis=1)
+        v = tl.load(values + slot[:, None] + place[None, :], mask=there[:, None], other=0.0).to(q.dtype)
+        if scaled:
+            weights *= tl.load(value_scales + token * tl.num_programs(1) + kv_head, mask=there, other=0.0)[None, :]
+        found = found * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
         top = higher
     tl.store(
         partial + (part * heads + head[:, None]) * head_dim + place[None, :], found / total[:, None], mask=own[:, None]
@@ -85,28 +96,40 @@ def _merge_kernel(partial, logs, bounds, out, heads, head_dim: tl.constexpr):  #
 
 
 def single_queries(
-    query: Tensor, keys: Tensor, values: Tensor, pages: Tensor, parts: Tensor, bounds: Tensor, page: int, scale: float
+    query: Tensor,
+    keys: Scaled,
+    values: Scaled,
+    pages: Tensor,
+    parts: Tensor,
+    bounds: Tensor,
+    page: int,
+    scale: float,
 ) -> Tensor:
-    """`query`: (rows, heads, head_dim). `keys`, `values`: (slots, kv_heads, head_dim), one layer of the pool. `pages`:
-    (pages,) int64, of all streams. `parts`: (parts, 4) int32: a row, the range of keys that it sees, and where the pages
-    start under which those lie; `bounds`: (rows + 1,) int32, each row's parts. Returns as `query`."""
+    """`query`: (rows, heads, head_dim). `keys`, `values`: (slots, kv_heads, head_dim), one layer of the pool, and scales
+    (slots, kv_heads) if they are in 8 bits. `pages`: (pages,) int64, of all streams. `parts`: (parts, 4) int32: a row, the
+    range of keys that it sees, and where the pages start under which those lie; `bounds`: (rows + 1,) int32, each row's
+    parts. Returns as `query`."""
+    (stored_keys, key_scales), (stored_values, value_scales) = keys, values
     rows, heads, head_dim = query.shape
-    kv_heads = keys.shape[1]
+    kv_heads = stored_keys.shape[1]
     partial = torch.empty(len(parts), heads, head_dim, dtype=torch.float32, device=query.device)
     logs = torch.empty(len(parts), heads, dtype=torch.float32, device=query.device)
     groups = heads // kv_heads
     _read_kernel[(len(parts), kv_heads)](
         query,
-        keys,
-        values,
+        stored_keys,
+        stored_values,
+        logs if key_scales is None else key_scales,
+        logs if value_scales is None else value_scales,
         pages,
         parts,
         partial,
         logs,
         scale,
         query.stride(0),
-        keys.stride(0),
+        stored_keys.stride(0),
         heads,
+        scaled=key_scales is not None,
         groups=groups,
         rows=max(16, triton.next_power_of_2(groups)),
         head_dim=head_dim,

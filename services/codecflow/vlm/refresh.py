@@ -35,7 +35,8 @@ class Refresh:
     """`none`: nothing. `anchors`: every token of anchor frames (CodecFlow, arXiv 2604.06036). `budget`: a `share` of
     the overlap's tokens, those whose second layer's keys and values deviate most from the cached ones (`deviation`, as
     CacheBlend, arXiv 2405.16444), the oldest ones, which lost most of their context (`position`), or any (`random`: a
-    control). `all`: the whole window from scratch, pictures included.
+    control); a share of 1 is the whole overlap, from features that are held. `all`: the whole window from scratch, pictures
+    included.
 
     `matched`: the budget is as many tokens as anchor frames hold in the overlap, whatever `share` says, so that what
     anchors gain can be told from what as many other tokens would. `shifted` goes with it: anchors' places, each moved on by
@@ -74,7 +75,7 @@ class Refresh:
 
     @property
     def probes(self) -> bool:
-        return self.name == "budget" and self.by == "deviation" and (self.matched or self.share > 0)
+        return self.name == "budget" and self.by == "deviation" and (self.matched or 0 < self.share < 1)
 
     def runs(self, window: StreamWindow, overlap: Sequence[HeldFrame], deviation: Tensor | None = None) -> list[Run]:
         """The tokens of `overlap` to compute again. `deviation`: (overlap tokens,), where this policy `probes`."""
@@ -82,6 +83,8 @@ class Refresh:
             return [frame.run() for frame in overlap if frame.anchor]
         if self.name != "budget" or not (self.matched or self.share):
             return []
+        if self.share == 1 and not self.matched:
+            return [frame.run() for frame in overlap]
         anchors = torch.cat([torch.full((frame.tokens,), frame.anchor) for frame in overlap])
         tokens = len(anchors)
         budget = int(anchors.sum()) if self.matched else round(self.share * tokens)
@@ -137,6 +140,6 @@ def deviations(
         return [(torch.zeros(one.tokens), one) for one in work]
     where = probe.slots.to(family.device)
     distance = torch.zeros(len(where), device=family.device)
-    for now, cached in ((probe.keys, pool.keys[1, where]), (probe.values, pool.values[1, where])):
+    for now, cached in zip((probe.keys, probe.values), pool.read(where, 1), strict=True):
         distance += (now.float() - cached.float()).square().sum((1, 2))
     return list(zip(torch.split(distance.cpu(), [one.tokens for one in work]), work, strict=True))

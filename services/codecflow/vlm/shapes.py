@@ -6,27 +6,34 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, InternVLConfig, PreTrainedConfig
+from transformers import AutoModelForImageTextToText, PreTrainedConfig
 
 from codecflow.errors import ModelError
 from codecflow.vlm.attention import NAME
 from codecflow.vlm.families import FAMILIES, Family
+from codecflow.vlm.tiny import MAKERS
 from codecflow.vlm.tiny.internvl import tiny_internvl
+from codecflow.vlm.tiny.parts import Made
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a ViT and of a language model: Qwen2, unless `text` names another `model_type`. `side`: input, in pixels."""
+    """Sizes of a ViT and of a language model: the family's own kind, unless `text` names another `model_type`. `side`: of
+    InternVL's square input, in pixels."""
 
     family: str
-    vision: dict[str, int]
+    vision: dict[str, Any]
     text: dict[str, Any]
     side: int = 448
 
     @property
     def cells(self) -> int:
-        """Tokens along each side of a frame: a patch has 14 pixels, a token 2 x 2 patches."""
+        """Tokens along each side of an InternVL's frame: a patch has 14 pixels, a token 2 x 2 patches."""
         return self.side // 28
+
+    def base(self) -> Made:
+        """The family's small model, its tokenizer, and the files of its processors."""
+        return tiny_internvl(image_size=self.side) if self.family == "internvl" else MAKERS[self.family]()
 
     def config(self, base: PreTrainedConfig) -> PreTrainedConfig:
         """`base`, which fixes what the family's tokenizer and template need, with these sizes."""
@@ -36,7 +43,7 @@ class Shape:
             "layer_types": None,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         } | self.text
-        return InternVLConfig(**settings)
+        return type(base)(**settings)
 
 
 _INTERNVIT_300M = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
@@ -59,6 +66,21 @@ def _text(
 # SmolLM2-135M, a Llama.
 _SMOLLM2 = _text(576, 30, 9, 3, 1536, 49156) | {"model_type": "llama", "head_dim": 64}
 
+_QWEN3_VISION = {
+    "hidden_size": 1152,
+    "depth": 27,
+    "num_heads": 16,
+    "intermediate_size": 4304,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [8, 16, 24],
+}
+_QWEN3_ROTATION = {
+    "rope_type": "default",
+    "rope_theta": 5e6,
+    "mrope_interleaved": True,
+    "mrope_section": [24, 20, 20],
+}
+
 SHAPES = {
     # For a CPU: an eighth of InternVL3-1B's width and depth.
     "internvl-small": Shape(
@@ -74,6 +96,12 @@ SHAPES = {
     "internvl3-2b": Shape("internvl", _INTERNVIT_300M, _text(1536, 28, 12, 2, 8960)),
     "internvl3-8b": Shape("internvl", _INTERNVIT_300M, _text(3584, 28, 28, 4, 18944)),
     "internvl3-14b": Shape("internvl", _INTERNVIT_300M, _text(5120, 48, 40, 8, 13824)),
+    # 299 tokens for a picture of 1280x720.
+    "qwen3-vl-8b": Shape(
+        "qwen3_vl",
+        _QWEN3_VISION | {"out_hidden_size": 4096},
+        _text(4096, 36, 32, 8, 12288, 151936) | {"head_dim": 128, "rope_parameters": _QWEN3_ROTATION},
+    ),
 }
 
 
@@ -87,7 +115,7 @@ def named_shape(name: str) -> Shape:
 def build_shape(name: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Family:
     """A model of shape `name` with random weights, made on `device`. Raises ModelError on an unknown name."""
     shape = named_shape(name)
-    base, tokenizer, files = tiny_internvl(image_size=shape.side)
+    base, tokenizer, files = shape.base()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(

@@ -270,7 +270,7 @@ class StreamWindow:
         self.background = background
         if carried is not None:
             slots = self._located(background.slots)
-            self.pool.keys[:, slots], self.pool.values[:, slots] = carried
+            self.pool.write(slots, *carried)
         if not from_scratch and (not self._placed or before != (self.start, self.position_of_prefix)):
             self._place_prefix()
         for frame in new:
@@ -285,8 +285,7 @@ class StreamWindow:
 
     def _place_prefix(self) -> None:
         slots = self._located(np.arange(self.start, self.start + len(self.prefix)))
-        self.pool.keys[:, slots] = self.family.shift(self.prefix.keys, self.position_of_prefix)
-        self.pool.values[:, slots] = self.prefix.values
+        self.pool.write(slots, self.family.shift(self.prefix.keys, self.position_of_prefix), self.prefix.values)
         self._placed = True
 
     def _carried(self, now: Cells, then: Cells) -> tuple[Tensor, Tensor] | None:
@@ -299,13 +298,15 @@ class StreamWindow:
             return None
         slots = self._located(now.slots)
         distances = torch.from_numpy(then.origins - now.origins)
-        return self.family.shift(self.pool.keys[:, slots], distances), self.pool.values[:, slots]
+        keys, values = self.pool.read(slots)
+        return self.family.shift(keys, distances), values
 
     def _rebase(self, distance: int) -> None:
         """Positions start from 0 again: every live key is turned back by the same distance, which changes no difference."""
         slots = self._located(np.arange(self.live[0].slot, self.slots))
-        for layer in self.pool.keys:
-            layer[slots] = self.family.shift(layer[slots], -distance)
+        for layer in range(self.pool.shape.layers):
+            keys = self.pool.keys.read(layer, slots)
+            self.pool.keys.write(layer, slots, self.family.shift(keys, -distance))
         for frame in self.frames:
             frame.position -= distance
         self.position -= distance
@@ -341,7 +342,7 @@ class StreamWindow:
 
     def _located(self, slots: npt.NDArray[np.int64]) -> Tensor:
         """The pool's slots under `slots`, on the pool's device."""
-        return to_device(self.located(slots), self.pool.keys.device)
+        return to_device(self.located(slots), self.pool.shape.device)
 
     def check_integrity(self) -> None:
         """The bookkeeping's own invariants; for tests and for idle moments."""

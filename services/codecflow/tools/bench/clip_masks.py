@@ -18,6 +18,12 @@ import numpy.typing as npt
 from codecflow.errors import ConfigError
 from codecflow.grid import TokenGrid
 from codecflow.keep import POLICY_NAMES, KeepConfig, KeepState
+from codecflow.keep.config import BACKGROUND_PERIOD_S
+
+BACKGROUND = "background"
+"""Masks of `replenish` for a window with a background: hardly any anchors."""
+
+MASK_NAMES = (*POLICY_NAMES, BACKGROUND)
 
 GridOf = Callable[[int, int], TokenGrid]
 """A model's token grid for a picture (width, height)."""
@@ -25,8 +31,8 @@ GridOf = Callable[[int, int], TokenGrid]
 
 @dataclass(frozen=True, slots=True)
 class ClipMasks:
-    """One clip. `pictures`: (frames, height, width, 3) uint8. `keep`: policy -> (frames, tokens) bool. `anchors`: (frames,)
-    bool, frames of which every policy keeps all. Frames follow each other on the sampling grid."""
+    """One clip. `pictures`: (frames, height, width, 3) uint8. `keep`: by MASK_NAMES, (frames, tokens) bool. `anchors`:
+    (frames,) bool, frames of which every policy keeps all. Frames follow each other on the sampling grid."""
 
     name: str
     rows: int
@@ -46,7 +52,7 @@ def masks_of_clip(
     from codecflow.tools.bench.sampling import sampled_frames
 
     pictures, anchors = [], []
-    keep: dict[str, list[npt.NDArray[np.bool_]]] = {policy: [] for policy in POLICY_NAMES}
+    keep: dict[str, list[npt.NDArray[np.bool_]]] = {mask: [] for mask in MASK_NAMES}
     states: dict[str, KeepState] = {}
     for sampled in sampled_frames(clip, fps, seconds):
         picture = sampled.picture
@@ -54,10 +60,12 @@ def masks_of_clip(
             grid = grid_of(*picture.size).oriented(picture.orientation)
             config = KeepConfig(fps=fps, period_s=anchor_s)
             states = {p: KeepState(grid, replace(config, policy=p)) for p in POLICY_NAMES}  # type: ignore[arg-type]
-        for policy, state in states.items():
-            decision = sampled.decide(state)
-            keep[policy].append(decision.keep)
-        anchors.append(bool(decision.forced.all()))
+            rare = replace(config, coverage="background", period_s=BACKGROUND_PERIOD_S)
+            states[BACKGROUND] = KeepState(grid, rare)
+        decisions = {mask: sampled.decide(state) for mask, state in states.items()}
+        for mask, decision in decisions.items():
+            keep[mask].append(decision.keep)
+        anchors.append(bool(decisions["replenish"].forced.all()))
         pictures.append(picture.rgb())
     return ClipMasks(
         name, grid.rows, grid.columns, np.stack(pictures), {p: np.stack(m) for p, m in keep.items()}, np.array(anchors)
@@ -102,7 +110,7 @@ def load_masks(file: Path, grid_of: GridOf) -> list[ClipMasks]:
             raise ConfigError(f"masks {file}: made for another token grid than {rows}x{columns}; create them again")
         keep: dict[str, npt.NDArray[np.bool_]] = {
             policy: np.unpackbits(content[f"{number}/keep/{policy}"], axis=1, count=rows * columns).astype(bool)
-            for policy in POLICY_NAMES
+            for policy in MASK_NAMES
         }
         clips.append(ClipMasks(str(content[f"{number}/name"]), rows, columns, pictures, keep, anchors))
     if not clips:

@@ -33,7 +33,7 @@ from codecflow.tools.bench.pipeline import KafkaPlace, Outcome, Place, ReplayPla
 from codecflow.tools.bench.stub_engine import StubEngine, hollow_family
 from codecflow.tools.report.table import print_json, print_table
 from codecflow.vlm.families import Family
-from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_weights
+from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_precision
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker import sampler_host
 from codecflow.worker.answering import AnswersWindows, Described
@@ -58,6 +58,7 @@ class Options:
     stub_ms: float = 10.0
     dtype: str = "auto"
     weights: str = "auto"
+    kv: str = "auto"
     device: str = "auto"
     worker: WorkerOptions = field(default_factory=WorkerOptions)
     seconds: float = 60.0
@@ -199,11 +200,11 @@ def _place(options: Options) -> Iterator[Place]:
 def _family(options: Options, locate: Callable[[str], str]) -> Family:
     device = choose_device(options.device)
     if options.model is not None:
-        return load_model(locate(options.model), options.dtype, options.device, options.weights)
+        return load_model(locate(options.model), options.dtype, options.device, options.weights, options.kv)
     if options.engine == "stub":
         return hollow_family(options.shape, device)
     family = build_shape(options.shape, choose_dtype(options.dtype, device), device)
-    set_weights(family, options.weights)
+    set_precision(family, options.weights, options.kv)
     return family
 
 
@@ -366,6 +367,7 @@ def _tell(bench: _Bench, outcomes: Sequence[Outcome]) -> None:
             "device": str(bench.engine.family.device),
             "dtype": str(bench.engine.family.dtype).removeprefix("torch."),
             "weights": bench.options.weights,
+            "kv": bench.options.kv,
             "cores": os.cpu_count(),
             "sampler_processes": bench.settings.samplers,
             "nvdec": bench.settings.nvdec,

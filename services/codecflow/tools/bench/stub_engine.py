@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from codecflow.errors import ModelError
 from codecflow.messages import Flops, Tokens
 from codecflow.vlm.families import FAMILIES, Family
 from codecflow.vlm.refresh import Refresh
@@ -60,9 +61,13 @@ class StubEngine:
 
 
 def hollow_family(shape: str, device: torch.device) -> Family:
-    """A model of next to no size with the input and the token grid of `shape`. Raises ModelError on an unknown name."""
-    model, tokenizer, files = tiny_internvl(image_size=named_shape(shape).side)
+    """A model of next to no size with the input and the token grid of `shape`. Raises ModelError on an unknown name or
+    one of another family."""
+    named = named_shape(shape)
+    if named.family != "internvl":
+        raise ModelError(f"shape {shape!r}: the stub stands in for InternVL's shapes alone")
+    model, tokenizer, files = tiny_internvl(image_size=named.side)
     model.config.codecflow_untrained = True
-    family = FAMILIES[named_shape(shape).family]
+    family = FAMILIES[named.family]
     on_device: Any = model.to(device)  # type: ignore[arg-type]  # its decorator hides its signature
     return family(on_device.eval(), tokenizer, files["video_preprocessor_config.json"])

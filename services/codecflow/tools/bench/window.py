@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from codecflow.errors import ModelError
 from codecflow.messages import Question
-from codecflow.tools.bench.clip_masks import ClipMasks
+from codecflow.tools.bench.clip_masks import BACKGROUND, ClipMasks
 from codecflow.tools.bench.window_cost import Case, Cost, Plan
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
@@ -29,10 +29,11 @@ Logits = dict[tuple[str, int, str], Tensor]
 
 
 class Measurement:
-    """All cases on one model, one clip after another."""
+    """All cases on one model, one clip after another. `profile`: prints where one slide's time goes. `idle`: also finds for
+    how long of a slide a GPU computes."""
 
-    def __init__(self, family: Family, plan: Plan, profile: bool = False) -> None:
-        self.family, self.plan, self.profile = family, plan, profile
+    def __init__(self, family: Family, plan: Plan, profile: bool = False, idle: bool = False) -> None:
+        self.family, self.plan, self.profile, self.idle = family, plan, profile, idle
         self.questions = [
             Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "text", max_tokens=plan.text)
             if plan.text
@@ -65,6 +66,7 @@ class Measurement:
         engine = Engine(
             self.family,
             refresh=case.refresh,
+            background=case.keep == BACKGROUND,
             observe=observe,
         )
         self._reset_peak()
@@ -73,22 +75,24 @@ class Measurement:
         logits.clear()
         end = plan.window
         outcomes: list[StreamOutcome] = []
-        seconds = 0.0
         for step in range(1, plan.slides + 1):  # read by `observe`
+            if sum(cost.steps_ms) > 1000 * plan.at_most_s:
+                break
             end = plan.window + step * plan.stride
             work = self._work(clip, case, end - plan.stride, end)
             begun = time.perf_counter()
             outcomes += engine.step(work)  # its stages are timed, so it ends with the device at rest
-            seconds += time.perf_counter() - begun
+            cost.steps_ms.append(1000 * (time.perf_counter() - begun))
             _answered(outcomes)
-        self._fill(cost, engine, outcomes, seconds)
-        if self.profile:
-            step, end = plan.slides + 1, end + plan.stride
+        self._fill(cost, engine, outcomes, sum(cost.steps_ms) / 1000)
+        if self.profile or (self.idle and self.family.device.type == "cuda"):
+            step, end = step + 1, end + plan.stride
             work = self._work(clip, case, end - plan.stride, end)
-            print(
-                f"{case.name}, {case.streams} streams:\n{profiled(lambda: engine.step(work))}",
-                file=sys.stderr,
-            )
+            if self.profile:
+                table = profiled(lambda: engine.step(work))
+                print(f"{case.name}, {case.streams} streams:\n{table}", file=sys.stderr)
+            else:
+                cost.idle_share = idle_share(lambda: engine.step(work))
         for stream in list(engine.windows):
             engine.drop(stream)
         return logits, [[answer.text for answer in outcome.answers] for outcome in outcomes]
@@ -105,6 +109,8 @@ class Measurement:
     def _frame(self, clip: ClipMasks, policy: str, stream: int, index: int) -> Frame:
         place = _place(clip, stream, index)
         keep, rgb = clip.keep[policy][place], clip.pictures[place]
+        if policy == BACKGROUND and not index:
+            keep = np.ones_like(keep)  # a stream's first frame is whole, wherever in the clip it begins
         pixels = None
         if keep.any():
             if (clip.name, place) not in self._pixels:
@@ -132,6 +138,7 @@ class Measurement:
         cost.tflops_per_s = executed / seconds / 1e12
         cost.kv_bytes = sum(w.tokens * w.pool.shape.bytes_per_token for w in windows) / len(windows)
         cost.held_bytes = sum(w.held_bytes for w in windows) / len(windows)
+        cost.pool_bytes = engine.pool_use.total
         if self.family.device.type == "cuda":
             use = engine.pool_use  # of the pool only what was ever held
             cost.peak_bytes = torch.cuda.max_memory_allocated(self.family.device) - use.total + use.peak
@@ -184,6 +191,26 @@ def measure(
             result = cost.failed or f"{cost.ms:.1f} ms per window, {100 * cost.flops_share:.2f} % of the FLOPs"
             print(f"{clip.name}: {case.name}, {case.streams} streams: {result}", file=sys.stderr, flush=True)
     return costs
+
+
+def idle_share(step: Callable[[], object]) -> float:
+    """Share of the time of `step` in which no kernel runs on the GPU; copies are none. Recording takes the host some time
+    itself, so without it the share is a little smaller."""
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        begun = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        seconds = time.perf_counter() - begun
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in found.events() or ()
+        if event.device_type.name == "CUDA" and not event.name.startswith(("Memcpy", "Memset"))
+    )
+    total, until = 0.0, 0.0
+    for start, end in spans:
+        total += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return max(0.0, 1 - total / 1e6 / seconds)
 
 
 def profiled(step: Callable[[], object], rows: int = 25) -> str:

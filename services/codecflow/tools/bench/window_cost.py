@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from math import inf
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replen
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Frames of a window and of a stride, seconds of a stride, slides to time, and questions asked of each window. `text`:
-    the most tokens of each answer, 0 where they are yes or no."""
+    the most tokens of each answer, 0 where they are yes or no. `at_most_s`: no further slide begins after so long."""
 
     window: int
     stride: int
@@ -24,6 +25,7 @@ class Plan:
     slides: int
     questions: int
     text: int = 0
+    at_most_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,8 @@ class Case:
 class Cost:
     """What a window of one case costs on one clip: means over the timed slides.
 
-    Times are a window's and a stream's share; bytes are a stream's.
+    Times are a window's and a stream's share; bytes are a stream's. `steps_ms`: of each slide, all streams together.
+    `idle_share`: of a further slide, the share of time in which a GPU runs no kernel.
 
     `streams_served`: that one device answers in real time, a window each `stride_s`. `tokens_kept`: share of the new frames'
     tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed; `flops_share`: of what
@@ -58,6 +61,8 @@ class Cost:
     streams: int
     ms: float = 0.0
     stages_ms: dict[str, float] = field(default_factory=dict)
+    steps_ms: list[float] = field(default_factory=list)
+    idle_share: float | None = None
     speedup: float | None = None
     streams_served: float = 0.0
     window_tokens: float = 0.0
@@ -68,6 +73,7 @@ class Cost:
     tflops_per_s: float = 0.0
     kv_bytes: float = 0.0
     held_bytes: float = 0.0
+    pool_bytes: int = 0
     peak_bytes: int | None = None
     max_logit_difference: float | None = None
     agreement: float | None = None
@@ -78,6 +84,8 @@ def as_figures(costs: Sequence[Cost]) -> list[dict[str, object]]:
     """For the JSON line: what is known, rounded to what is meaningful."""
 
     def rounded(value: object) -> object:
+        if isinstance(value, list):
+            return [rounded(one) for one in value]
         if isinstance(value, float):
             return float(f"{value:.5g}")
         return {k: rounded(v) for k, v in value.items()} if isinstance(value, dict) else value

@@ -14,14 +14,13 @@ import transformers
 from codecflow.errors import ConfigError
 from codecflow.exact import counts, positive
 from codecflow.grid import TokenGrid
-from codecflow.keep import POLICY_NAMES
-from codecflow.tools.bench.clip_masks import ClipMasks, GridOf, load_masks, masks_of_clip, save_masks
+from codecflow.tools.bench.clip_masks import MASK_NAMES, ClipMasks, GridOf, load_masks, masks_of_clip, save_masks
 from codecflow.tools.bench.device_check import check_device
 from codecflow.tools.bench.window import measure
 from codecflow.tools.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
 from codecflow.tools.report.table import print_json, print_table, told_as
 from codecflow.vlm.families import Family
-from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_weights
+from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_precision
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker.windows import WindowPlan
@@ -41,6 +40,7 @@ class Options:
     model: str | None = None
     dtype: str = "auto"
     weights: str = "auto"
+    kv: str = "auto"
     device: str = "auto"
     policies: str = POLICIES
     streams: str = "1"
@@ -93,10 +93,10 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
 
 def _model(options: Options, locate: Callable[[str], str]) -> Family:
     if options.model is not None:
-        return load_model(locate(options.model), options.dtype, options.device, options.weights)
+        return load_model(locate(options.model), options.dtype, options.device, options.weights, options.kv)
     device = choose_device(options.device)
     family = build_shape(options.shape, choose_dtype(options.dtype, device), device)
-    set_weights(family, options.weights)
+    set_precision(family, options.weights, options.kv)
     return family
 
 
@@ -104,8 +104,10 @@ def _grid_of(options: Options, locate: Callable[[str], str]) -> GridOf:
     """A shape says it without its model being built."""
     if options.model is not None:
         return _model(options, locate).grid
-    cells = named_shape(options.shape).cells
-    return lambda width, height: TokenGrid.regular(cells, cells, width, height)
+    shape = named_shape(options.shape)
+    if shape.family != "internvl":
+        return _model(options, locate).grid
+    return lambda width, height: TokenGrid.regular(shape.cells, shape.cells, width, height)
 
 
 def _masks(options: Options, grid_of: GridOf, fps: Fraction, anchor_s: Fraction, plan: Plan) -> list[ClipMasks]:
@@ -146,6 +148,7 @@ def _tell(
             "device": device,
             "dtype": str(family.dtype).removeprefix("torch."),
             "weights": options.weights,
+            "kv": options.kv,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "window_frames": plan.window,
@@ -189,8 +192,8 @@ def _cases(policies: str, streams: str) -> list[Case]:
     pairs = []
     for text in policies.split(","):
         keep, _, named = text.strip().partition("/")
-        if keep not in POLICY_NAMES:
-            raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(POLICY_NAMES)}")
+        if keep not in MASK_NAMES:
+            raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(MASK_NAMES)}")
         try:
             pairs.append((keep, named, Refresh.named(named)))
         except ConfigError as error:

@@ -51,6 +51,7 @@ class Options:
     transcode: str | None = None
     dtype: str = "auto"
     weights: str = "auto"
+    kv: str = "auto"
     device: str = "auto"
     streams: int = 8
     match: str | None = None
@@ -67,7 +68,7 @@ def run(options: Options) -> None:
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
         check_possible(make_folder(options.out))
-    family = load_model(checkpoint(options.model, _say), options.dtype, options.device, options.weights)
+    family = load_model(checkpoint(options.model, _say), options.dtype, options.device, options.weights, options.kv)
     if not family.trained:
         _say(f"{UNTRAINED} ({options.model})")
     answers = Answers(spec, plan, wanted)
@@ -93,6 +94,7 @@ def run(options: Options) -> None:
         "device": str(family.device),
         "dtype": str(family.dtype).removeprefix("torch."),
         "weights": options.weights,
+        "kv": options.kv,
         "spec": str(options.spec),
         "clips": clips,
         "window_s": options.window_s,

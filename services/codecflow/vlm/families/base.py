@@ -73,10 +73,7 @@ class Family(ABC):
         self.preprocess = Preprocessing.of(processing)
         weight = self.text.embed_tokens.weight
         self.dtype, self.device = weight.dtype, weight.device
-        self.kv = KVShape.of(self.text_config, self.dtype, self.device)
-        self.kernels = choose_kernels(
-            self.device, self.dtype, int(self.text_config.num_attention_heads), self.kv.kv_heads, self.kv.head_dim
-        )
+        self.store(KVShape.of(self.text_config, self.dtype, self.device))
         self.decoder = Decoder.of(self.text)
         self._keyword = cache_keyword(self.text)
         self._frequencies = self.text.rotary_emb.inv_freq.cpu()
@@ -87,6 +84,12 @@ class Family(ABC):
         self.text_cost = TextCost.of(self.text_config)
         self.chat = lru_cache(maxsize=256)(self._chat)
         self.chat("")  # reports a template without videos at start, not when the first stream comes
+
+    def store(self, kv: KVShape) -> None:
+        """Keys and values are stored as `kv` says from now on; engines made before stay as they are."""
+        self.kv = kv
+        heads = int(self.text_config.num_attention_heads)
+        self.kernels = choose_kernels(self.device, self.dtype, heads, kv.kv_heads, kv.head_dim, eight_bit=kv.eight_bit)
 
     @property
     def core(self) -> Any:

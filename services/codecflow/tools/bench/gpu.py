@@ -1,0 +1,153 @@
+"""What `codecflow bench gpu` measures: rows of policies, streams, questions and precisions on models' shapes and clips."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+
+from codecflow.tools.bench.clip_masks import ClipMasks
+from codecflow.tools.bench.peaks import Peaks
+from codecflow.tools.bench.window import Measurement
+from codecflow.tools.bench.window_cost import Case, Cost, Plan
+from codecflow.vlm.families import Family
+from codecflow.vlm.loading import set_precision
+from codecflow.vlm.refresh import Refresh
+
+MOST = 0
+"""In place of a number of streams: as many as fit."""
+
+FILLED = 0.9
+"""Of the memory for keys and values, where as many streams are served as fit: windows differ in size."""
+
+Where = Literal["everywhere", "clips", "once"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way to answer. `where` it is measured: with each shape and clip, with each clip on the first shape, or on the
+    first of both. `streams`: at once; those of another shape than the first are never MOST."""
+
+    name: str
+    keep: str
+    refresh: str
+    streams: tuple[int, ...]
+    where: Where = "once"
+    questions: int = 1
+    text: int = 0
+    weights: str = "auto"
+    kv: str = "auto"
+
+
+ROWS = (
+    Row("full", "all", "all", (1,), "everywhere"),
+    Row("ViT once, full prefill", "all", "budget=1", (1, 8)),
+    Row("all once", "all", "none", (1, 8)),
+    Row("CacheBlend, 15 %", "all", "budget=0.15", (1, 8)),
+    Row("motion, anchors again", "motion", "anchors", (1, 8), "clips"),
+    Row("replenish", "replenish", "none", (1, 8, 32, MOST), "everywhere"),
+    Row("replenish, background", "background", "none", (1, 8, 32), "clips"),
+    Row("replenish, 4 questions", "replenish", "none", (8, 32), questions=4),
+    Row("replenish, 32 tokens", "replenish", "none", (8, 32), text=32),
+    Row("replenish, fp8 KV", "replenish", "none", (8, 32, MOST), kv="fp8"),
+    Row("full, fp8", "all", "all", (1,), weights="fp8"),
+    Row("replenish, fp8", "replenish", "none", (1, 8, 32), "clips", weights="fp8"),
+    Row("background, fp8", "background", "none", (8, 32), "clips", weights="fp8"),
+)
+"""Weights in 8 bits come last: there is no way back from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row as measured: `cost` of a window, beside what its shape's full computation in the dtype takes on the first clip.
+
+    `p99_ms`: of a slide, all streams together. `first_ms`: from its begin to all streams' first tokens. `faster`: than
+    full. `peak_share`: of the device's largest rate of products in this precision. `intensity`: FLOPs per byte of
+    weights and held keys and values, each read once: the least that a step reads.
+    """
+
+    row: Row
+    shape: str
+    cost: Cost
+    p99_ms: float = 0.0
+    first_ms: float = 0.0
+    faster: float | None = None
+    peak_share: float = 0.0
+    intensity: float = 0.0
+
+
+def measure_shape(
+    shape: str,
+    family: Family,
+    clips: Sequence[ClipMasks],
+    plan: Plan,
+    rows: Sequence[Row],
+    peaks: Peaks,
+    *,
+    first: bool,
+) -> Iterator[Found]:
+    """Every row that is measured with this shape, `first` of all or not; `full` first."""
+    full: Cost | None = None
+    stored = family.kv
+    weights = _weight_bytes(family)
+    eighth = False
+    for row in rows:
+        if not first and row.where != "everywhere":
+            continue
+        if row.weights == "fp8" and not eighth:
+            set_precision(family, "fp8", "auto")
+            weights, eighth = _weight_bytes(family), True
+        family.store(replace(stored, eight_bit=row.kv == "fp8"))
+        asked = replace(plan, questions=row.questions, text=row.text)
+        measurement = Measurement(family, asked, idle=True)
+        for number, clip in enumerate(clips):
+            if number and (row.where == "once" or not first or row.keep == "all"):
+                continue
+            before: Cost | None = None
+            for streams in row.streams:
+                if streams == MOST and (number or not first or before is None or before.failed):
+                    continue
+                count = streams or max(1, int(FILLED * before.pool_bytes / before.held_bytes))  # type: ignore[union-attr]
+                case = Case(row.keep, row.refresh, Refresh.named(row.refresh), count)
+                cost = before = measurement.run(clip, case)
+                found = _found(row, shape, cost, full, peaks, weights)
+                full = full or (cost if row.refresh == "all" and not cost.failed else None)
+                _say(found)
+                yield found
+
+
+def _found(row: Row, shape: str, cost: Cost, full: Cost | None, peaks: Peaks, weights: int) -> Found:
+    if cost.failed:
+        return Found(row, shape, cost)
+    peak = peaks.tflops["fp8"] if row.weights == "fp8" and "fp8" in peaks.tflops else next(iter(peaks.tflops.values()))
+    step = sum(cost.steps_ms) / len(cost.steps_ms)
+    # Of a yes-no question the first token is the answer; text goes on from there.
+    later = cost.stages_ms.get("answer", 0.0) * cost.streams if row.text else 0.0
+    reference = full or (cost if row.refresh == "all" else None)
+    return Found(
+        row,
+        shape,
+        cost,
+        p99_ms=float(np.percentile(cost.steps_ms, 99)),
+        first_ms=step - later,
+        faster=None if reference is None else reference.ms / cost.ms,
+        peak_share=cost.tflops_per_s / peak,
+        intensity=cost.flops * cost.streams / (weights + cost.kv_bytes * cost.streams),
+    )
+
+
+def _weight_bytes(family: Family) -> int:
+    if family.device.type == "cuda":
+        return torch.cuda.memory_allocated(family.device)
+    return sum(parameter.nbytes for parameter in family.model.parameters())
+
+
+def _say(found: Found) -> None:
+    cost = found.cost
+    said = cost.failed or f"{cost.ms:.1f} ms a window, {100 * cost.flops_share:.2f} % of the FLOPs"
+    line = f"{found.shape}, {cost.clip}: {found.row.name}, {cost.streams} streams: {said}"
+    print(line, file=sys.stderr, flush=True)
