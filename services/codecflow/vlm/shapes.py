@@ -39,8 +39,8 @@ class Shape:
         """`base`, which fixes what the family's tokenizer and template need, with these sizes."""
         settings: dict[str, Any] = base.to_dict()
         settings["vision_config"] |= self.vision
+        settings["text_config"].pop("layer_types", None)  # as many as the base has layers
         settings["text_config"] |= {
-            "layer_types": None,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         } | self.text
         return type(base)(**settings)

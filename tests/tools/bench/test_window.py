@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from codecflow.errors import ConfigError, ModelError
-from codecflow.tools.bench.device_check import check_device
+from codecflow.tools.bench.device_check import Precision, check_device
 from codecflow.tools.bench.window_run import Options, run
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
@@ -142,7 +142,9 @@ def test_a_device_is_checked_against_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
     found = check_device(torch.device("cpu"))
     assert found["internvl float32"] == 0
     assert 0 < found["internvl bfloat16"] < 0.4
-    monkeypatch.setattr("codecflow.tools.bench.device_check.TOLERANCES", {"bfloat16": 1e-9})
+    assert found["internvl bfloat16, weights fp8"] < 0.8 > found["internvl bfloat16, KV fp8"]
+    strict = [Precision("bfloat16", "auto", "auto", 1e-9)]
+    monkeypatch.setattr("codecflow.tools.bench.device_check.PRECISIONS", strict)
     with pytest.raises(ModelError, match=r"bfloat16 on cpu: logits are .* off"):
         check_device(torch.device("cpu"))
 

@@ -8,6 +8,7 @@ policy.
 from __future__ import annotations
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,32 @@ QUESTIONS = (
     Question("c", "What?", "text", max_tokens=3),
 )
 REFRESHES = ("none", "anchors", "budget", "all")
-# In standard deviations of the logits.
-TOLERANCES = {"float32": 0.02, "bfloat16": 0.4}
+
+Logits = dict[tuple[str, str, int, str], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """How a GPU computes, and the largest difference that it explains, in standard deviations of the logits. The CPU's
+    computation is in float32, with as many bits stored."""
+
+    dtype: str
+    weights: str
+    kv: str
+    tolerance: float
+
+    @property
+    def name(self) -> str:
+        eighth = [f"{part} fp8" for part, kind in (("weights", self.weights), ("KV", self.kv)) if kind == "fp8"]
+        return ", ".join([self.dtype, *eighth])
+
+
+PRECISIONS = (
+    Precision("float32", "auto", "auto", 0.02),
+    Precision("bfloat16", "auto", "auto", 0.4),
+    Precision("bfloat16", "fp8", "auto", 0.8),
+    Precision("bfloat16", "auto", "fp8", 0.8),
+)
 
 
 def check_device(device: torch.device) -> dict[str, float]:
@@ -41,21 +66,25 @@ def check_device(device: torch.device) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         for name in MAKERS:
             checkpoint = make_tiny(Path(folder) / name, name)
-            exact = _logits(load_model(str(checkpoint), "float32", "cpu"))
-            for dtype, tolerance in TOLERANCES.items():
-                logits = _logits(load_model(str(checkpoint), dtype, str(device)))
+            expected: dict[tuple[str, str], Logits] = {}
+            for one in PRECISIONS:
+                stored = one.weights, one.kv
+                if stored not in expected:
+                    expected[stored] = _logits(load_model(str(checkpoint), "float32", "cpu", *stored))
+                exact = expected[stored]
+                logits = _logits(load_model(str(checkpoint), one.dtype, str(device), *stored))
                 difference = max(float((logits[key] - exact[key]).abs().max() / exact[key].std()) for key in exact)
-                if not difference <= tolerance:  # a NaN is beyond it too
+                if not difference <= one.tolerance:  # a NaN is beyond it too
                     raise ModelError(
-                        f"{name} in {dtype} on {device}: logits are {difference:.3g} deviations off the CPU's"
+                        f"{name} in {one.name} on {device}: logits are {difference:.3g} deviations off the CPU's"
                     )
-                found[f"{name} {dtype}"] = difference
+                found[f"{name} {one.name}"] = difference
     return found
 
 
-def _logits(family: Family) -> dict[tuple[str, str, int, str], Tensor]:
+def _logits(family: Family) -> Logits:
     """First logits by refresh policy, stream, step and question, over windows that slide by two frames of four."""
-    logits: dict[tuple[str, str, int, str], Tensor] = {}
+    logits: Logits = {}
     for refresh in REFRESHES:
         rng = np.random.default_rng(0)
         step = 0

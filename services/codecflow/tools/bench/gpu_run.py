@@ -6,6 +6,7 @@ import gc
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,20 @@ def run(options: Options) -> None:
 
     found: list[Found] = []
     built: dict[str, float] = {}
-    for number, name in enumerate(shapes):
-        begun = time.perf_counter()
-        family = build_shape(name, dtype, device)
-        built[name] = time.perf_counter() - begun
-        clips = masks(family)[: None if number == 0 else 1]
-        found += measure_shape(name, family, clips, plan, rows, peaks, first=number == 0)
-        del family
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+    with suppress(KeyboardInterrupt):  # what has been measured is printed
+        for number, name in enumerate(shapes):
+            begun = time.perf_counter()
+            family = build_shape(name, dtype, device)
+            built[name] = time.perf_counter() - begun
+            clips = masks(family)[: None if number == 0 else 1]
+            for one in measure_shape(name, family, clips, plan, rows, peaks, first=number == 0):
+                found.append(one)  # one by one: it may be interrupted
+            del family
+            gc.collect()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()
+    if not found:
+        raise ConfigError("interrupted before the first row was measured")
     figures = _figures(options, plan, device, dtype, checked, peaks, built, found)
     _print(figures, found)
     if options.plot is not None:

@@ -92,7 +92,13 @@ class Measurement:
                 table = profiled(lambda: engine.step(work))
                 print(f"{case.name}, {case.streams} streams:\n{table}", file=sys.stderr)
             else:
-                cost.idle_share = idle_share(lambda: engine.step(work))
+                recorded: list[StreamOutcome] = []
+                busy_ms = kernels_ms(lambda: recorded.extend(engine.step(work)))
+                # Recording slows the host down, so its time is that of the other slides; their kernels took as this one's,
+                # operation for operation.
+                executed = sum(one.flops.vit + one.flops.llm for one in recorded)
+                busy_ms *= cost.flops * case.streams / executed
+                cost.idle_share = max(0.0, 1 - busy_ms / (cost.ms * case.streams))
         for stream in list(engine.windows):
             engine.drop(stream)
         return logits, [[answer.text for answer in outcome.answers] for outcome in outcomes]
@@ -193,14 +199,11 @@ def measure(
     return costs
 
 
-def idle_share(step: Callable[[], object]) -> float:
-    """Share of the time of `step` in which no kernel runs on the GPU; copies are none. Recording takes the host some time
-    itself, so without it the share is a little smaller."""
+def kernels_ms(step: Callable[[], object]) -> float:
+    """Milliseconds of `step` in which at least one kernel runs on the GPU; copies are none."""
     with profile(activities=[ProfilerActivity.CUDA]) as found:
-        begun = time.perf_counter()
         step()
         torch.cuda.synchronize()
-        seconds = time.perf_counter() - begun
     spans = sorted(
         (event.time_range.start, event.time_range.end)
         for event in found.events() or ()
@@ -210,7 +213,7 @@ def idle_share(step: Callable[[], object]) -> float:
     for start, end in spans:
         total += max(0.0, end - max(start, until))
         until = max(until, end)
-    return max(0.0, 1 - total / 1e6 / seconds)
+    return total / 1000
 
 
 def profiled(step: Callable[[], object], rows: int = 25) -> str:

@@ -47,7 +47,7 @@ class Cost:
     """What a window of one case costs on one clip: means over the timed slides.
 
     Times are a window's and a stream's share; bytes are a stream's. `steps_ms`: of each slide, all streams together.
-    `idle_share`: of a further slide, the share of time in which a GPU runs no kernel.
+    `idle_share`: of a slide's time, the share in which a GPU runs no kernel.
 
     `streams_served`: that one device answers in real time, a window each `stride_s`. `tokens_kept`: share of the new frames'
     tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed; `flops_share`: of what
