@@ -63,7 +63,9 @@ def gpu(
     anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
     slides: Annotated[int, typer.Option(min=1, help="Windows to time for each row, after the first full one.")] = 6,
     at_most: Annotated[float, typer.Option(min=0.1, help="Seconds after which no further one is timed.")] = 5.0,
-    most: Annotated[bool, typer.Option(help="Also as many streams as fit.")] = True,
+    streams: Annotated[
+        str, typer.Option(metavar="N,N,...", help="Streams at once, of those that rows have; most: as many as fit.")
+    ] = "1,8,32,most",
     check: Annotated[bool, typer.Option(help="First compare small models on the GPU with the CPU.")] = True,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw a picture: PNG or SVG.")] = None,
     results: Annotated[
@@ -86,7 +88,7 @@ def gpu(
             anchor_s=anchor,
             slides=slides,
             at_most_s=at_most,
-            most=most,
+            streams=streams,
             check=check,
             plot=plot,
             results=results,

@@ -15,7 +15,7 @@ from codecflow.tools.bench.sampling import published
 from tests.tools.bench.clips import encode
 
 CLIP = Path(__file__).parents[2] / "data" / "intel_one-by-one-person-detection.mp4"
-SHORT = {"window_s": "2", "stride_s": "1", "anchor_s": "1", "slides": 2, "device": "cpu", "dtype": "float32"}
+SHORT = {"window_s": "1", "stride_s": "0.5", "anchor_s": "1", "slides": 2, "device": "cpu", "dtype": "float32"}
 
 
 def test_rows_are_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,7 +25,7 @@ def test_rows_are_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
             clips=[CLIP, encode(tmp_path / "other.avi", "mpeg4", 64, 48, pictures=40)],
             shapes="internvl-small,internvl-small",
             rows=rows,
-            most=False,
+            streams="1,8",
             at_most_s=0.001,
             plot=tmp_path / "gpu.png",
             **SHORT,  # type: ignore[arg-type]
@@ -64,6 +64,7 @@ def test_rows_are_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
     [
         ({}, "give a CLIP"),
         ({"clips": [CLIP], "rows": "full/fastest"}, "--rows 'fastest': use full / "),
+        ({"clips": [CLIP], "streams": "1,7"}, "--streams '1,7': use some of 1,8,32,most"),
         ({"clips": [CLIP], "results": Path("x"), "plot": Path("y.png")}, "no clip"),
         ({"results": CLIP, "plot": Path("y.png")}, "give the output of codecflow bench gpu"),
     ],

@@ -31,6 +31,8 @@ from codecflow.worker.windows import WindowPlan
 
 SHAPES = "internvl3-8b,internvl3-1b,internvl3-14b,qwen3-vl-8b"
 
+STREAMS = {"1": 1, "8": 8, "32": 32, "most": MOST}
+
 COLUMNS = (
     "", "n", "ms", "p99", "first", "served", "faster", "kept %", "FLOP %", "TFLOP/s", "peak %", "idle %", "KV MiB",
 )  # fmt: skip
@@ -51,7 +53,7 @@ class Options:
     anchor_s: str = "8"
     slides: int = 6
     at_most_s: float = 5.0
-    most: bool = True
+    streams: str = "1,8,32,most"
     check: bool = True
     plot: Path | None = None
     results: Path | None = None
@@ -123,9 +125,11 @@ def _rows(options: Options) -> list[Row]:
     if unknown:
         raise ConfigError(f"--rows {unknown[0]!r}: use {' / '.join(row.name for row in ROWS)}")
     chosen = [row for row in ROWS if not names or row.name in names]
-    if options.most:
-        return chosen
-    return [replace(row, streams=tuple(count for count in row.streams if count != MOST)) for row in chosen]
+    counts = [part.strip() for part in options.streams.split(",")]
+    if not set(counts) <= STREAMS.keys():
+        raise ConfigError(f"--streams {options.streams!r}: use some of {','.join(STREAMS)}")
+    wanted = {STREAMS[count] for count in counts}
+    return [replace(row, streams=tuple(count for count in row.streams if count in wanted)) for row in chosen]
 
 
 def _figures(
