@@ -1,9 +1,9 @@
-"""Admission: which streams take part in a step. The room of all streams is checked before any window is changed.
+"""Admission: which streams take part in a step. Memory for all streams is checked before any window is changed.
 
-A stream for which there is no room is refused, and the others compute what they would have computed without it. Streams with
-a window go before new ones. When pages run short, idle streams lose theirs first, least recently answered first. A stream
-that lost its window starts again at an anchor frame: until then its frames hold only what changed since pictures that the
-model no longer sees.
+A stream that does not fit is refused. The other streams compute the same results as without it. Streams that have a window
+take precedence over new ones. When pages run short, idle streams lose their windows first, least recently answered first. A
+stream that lost its window starts again at an anchor frame: until then its frames hold only what changed since pictures that
+the model no longer sees.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow, pages_of
 from codecflow.vlm.work import Failure
 
 _REMEMBERED = 100_000
-"""The most lost streams to remember: those that never come back are forgotten."""
+"""Maximum number of lost streams to remember. Streams that never return are forgotten."""
 
 
 class Admission:
     """Opens, slides and closes windows. `windows`: of all streams that hold pages. `lost`: streams whose window is gone and
     that start again at an anchor frame. `limit`: the first position that may not be used. `idle_after_s`: a stream that was
-    not part of a step for so long may lose its window to others. `background`: tokens outlive their frames."""
+    not part of a step for this many seconds may lose its window to others. `background`: tokens outlive their frames."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class Admission:
         self.lost: dict[str, None] = {}  # oldest first
 
     def drop(self, stream: str) -> None:
-        """Releases everything that a stream holds. When it comes back it starts at an anchor frame."""
+        """Releases everything that a stream holds. On its return it starts at an anchor frame."""
         window = self.windows.pop(stream, None)
         if window is not None:
             window.release()
             self._lose(stream)
 
     def refuse(self, task: Task, failure: Failure) -> None:
-        """Takes a stream out of the step and releases its window."""
+        """Removes a stream from the step and releases its window."""
         task.error = failure
         self.drop(task.work.stream)
         self._lose(task.work.stream)
@@ -67,10 +67,10 @@ class Admission:
     def admit(self, tasks: Sequence[Task]) -> None:
         """Slides the window of every drafted stream that fits; the tasks of the others carry an error."""
         drafted = [task for task in tasks if task.error is None]
-        drafted.sort(key=lambda task: not task.held.pages)  # those with a window first, otherwise as they were given
+        drafted.sort(key=lambda task: not task.held.pages)  # those with a window first, otherwise in the given order
         busy = {task.work.stream for task in tasks}
         admitted: list[Task] = []
-        growth = headroom = 0  # pages that windows gain; free pages needed on top, for the largest question
+        growth = headroom = 0  # pages that windows gain; additional free pages for the largest question
         for task in drafted:
             assert task.plan is not None
             more = task.plan.pages - len(task.held.pages)
@@ -85,7 +85,7 @@ class Admission:
                     asked.error = Failure("no-room", self._too_long(asked))
                 else:
                     headroom = max(headroom, needed)
-        for task in sorted(admitted, key=self._growth):  # those that give pages back first
+        for task in sorted(admitted, key=self._growth):  # those that return pages first
             self._move(task)
 
     def _growth(self, task: Task) -> int:
@@ -93,10 +93,10 @@ class Admission:
         return task.plan.pages - len(task.held.pages)
 
     def draft(self, task: Task) -> None:
-        """Frames, plan and questions of a task, or its error; nothing of its window is changed."""
+        """Prepares the frames, plan and questions of a task, or sets its error. Its window is not changed."""
         try:
             self._draft(task)
-        except Exception as error:  # noqa: BLE001  # one stream's frames, whatever is wrong with them
+        except Exception as error:  # noqa: BLE001  # any error in one stream's frames
             self.refuse(task, failure_of(error))
 
     def _draft(self, task: Task) -> None:
@@ -129,7 +129,7 @@ class Admission:
                 compile_question(self.family, asked)
             except ConfigError as error:
                 asked.error = Failure("question", str(error))
-            except Exception as error:  # noqa: BLE001  # one question, whatever is wrong with it
+            except Exception as error:  # noqa: BLE001  # any error in one question
                 asked.error = failure_of(error)
             else:
                 if plan.position - plan.turn + asked.span > self.limit:
@@ -148,7 +148,7 @@ class Admission:
             task.overlap = [frame for frame in plan.stays if frame.tokens and not frame.fresh]
 
     def _room(self, pages: int, busy: set[str]) -> bool:
-        """Whether so many pages can be had, once idle streams' are taken."""
+        """Whether this many pages are available, counting those of idle streams."""
         while pages > self.pool.free:
             now = self.clock()
             idle = [
@@ -162,11 +162,11 @@ class Admission:
         return True
 
     def _tail(self, slots: int, tokens: int) -> int:
-        """Pages that `tokens` behind a window of `slots` take beyond the window's own."""
+        """Pages needed for `tokens` after a window of `slots`, in addition to the window's own pages."""
         return pages_of(0, slots + tokens) - pages_of(0, slots)
 
     def rounds(self, tasks: Sequence[Task]) -> list[list[Asked]]:
-        """The questions in rounds, each of as many as fit in the free pages together; every round uses the same slots."""
+        """Splits the questions into rounds that each fit in the free pages. Every round uses the same slots."""
         waiting = [(task.held, asked) for task in tasks if task.error is None for asked in task.questions]
         rounds = []
         while waiting:
@@ -190,7 +190,7 @@ class Admission:
         return rounds
 
     def reserve(self, asked: Sequence[Asked]) -> None:
-        """Room for the questions of a round."""
+        """Allocates room for the questions of a round."""
         ends: dict[str, int] = {}
         for one in asked:
             ends[one.window.stream] = one.slot + one.reserve - one.window.slots
@@ -198,7 +198,7 @@ class Admission:
             self.windows[stream].reserve(tokens)
 
     def check_integrity(self) -> None:
-        """Every window's bookkeeping, and pages are conserved."""
+        """Checks every window's bookkeeping and that pages are conserved."""
         for window in self.windows.values():
             window.check_integrity()
         self.pool.check_integrity([window.pages for window in self.windows.values()])

@@ -1,10 +1,10 @@
 """Questions and their answers: branches after a stream's window that share its visual keys and values.
 
-text     greedy, to a stop token or the question's limit.
-yes-no   p(yes) from the first position's logits: softmax over all spellings of yes and no that are one token.
-choice   each label's full log-likelihood, its end of turn included, softmaxed over the labels: the probability of each
-         complete answer given that it is one of them. Not normalised by length: the end of turn already keeps a label that
-         begins another one ("car", "car park") from being favoured.
+text     greedy decoding up to a stop token or the question's limit.
+yes-no   p(yes) from the first position's logits: softmax over all single-token spellings of yes and no.
+choice   the full log-likelihood of each label, including its end of turn, with a softmax over the labels: the probability of
+         each complete answer, given that it is one of them. Not normalised by length: the end of turn already prevents a
+         bias towards a label that is a prefix of another one ("car", "car park").
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from codecflow.vlm.window import StreamWindow
 from codecflow.vlm.work import Answer, Failure
 
 HEAD_ROWS = 256
-"""Tokens whose scores of the whole vocabulary exist at a time: 150 MB in float32 for 152,000 words."""
+"""Maximum number of tokens whose full vocabulary scores exist at once: 150 MB in float32 for 152,000 words."""
 
 BRANCH_TOKENS = 2048
-"""Question tokens of one stream in one forward, unless one question alone has more: their mask is that many rows high."""
+"""Question tokens of one stream per forward, unless a single question has more. Their mask has as many rows."""
 
 
 @dataclass(slots=True)
 class Asked:
-    """One question of one stream in one step. `suffix`: its tokens. `labels`: theirs, with the end of turn. `slot`: where it
-    stands behind its window.
+    """One question of one stream in one step. `suffix`: its tokens. `labels`: tokens of its labels, with the end of turn.
+    `slot`: where it starts, after its window.
 
-    `first`: what the first position of the answer says: p(yes), the most likely token, or log p of each label's first token.
-    `error`: why it is not answered; the other questions are.
+    `first`: the result at the first position of the answer: p(yes), the most likely token, or log p of each label's first
+    token. `error`: why this question is not answered. Other questions are not affected.
     """
 
     question: Question
@@ -52,27 +52,27 @@ class Asked:
     answer: Answer | None = None
     branch: Branch | None = None
     first: float | list[float] = 0.0
-    work: Work = NOTHING  # of its stream's questions together, kept with the first of each forward
+    work: Work = NOTHING  # of all questions of its stream, stored with the first question of each forward
     later: Work = NOTHING  # likewise, after the first position of the answer
     generated: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
-    scored: int = 0  # tokens that went through the head
+    scored: int = 0  # tokens that went through the language model head
 
     @property
     def asking(self) -> int:
-        """Tokens of its suffix, closing features included: what one forward computes of it."""
+        """Number of suffix tokens that one forward computes, including closing features."""
         closing = self.window.family.closing()
         return len(self.suffix) + (0 if closing is None else len(closing))
 
     @property
     def reserve(self) -> int:
-        """Slots that its suffix and its answer may take."""
+        """Maximum number of slots for its suffix and answer."""
         answer = self.question.max_tokens if self.question.type == "text" else sum(len(x) - 1 for x in self.labels)
         return self.asking + answer
 
     @property
     def span(self) -> int:
-        """Positions that its suffix and its answer may reach beyond the window."""
+        """Maximum number of positions beyond the window for its suffix and answer."""
         longest = max((len(label) - 1 for label in self.labels), default=0)
         return self.asking + (self.question.max_tokens if self.question.type == "text" else longest)
 
@@ -85,7 +85,7 @@ class Asked:
         return self.branch, run
 
     def say(self, token: int) -> tuple[Branch, Run]:
-        """One more token of its branch."""
+        """Appends one token to its branch."""
         assert self.branch is not None
         run = Run.of_text(self.branch.own[1], [token], self.branch.position, self.window.family.axes)
         self.branch.advance(1)
@@ -93,7 +93,7 @@ class Asked:
 
 
 class Answers:
-    """The answering part of a step, for all streams' questions at once. `batch_tokens`: the most that one forward takes."""
+    """Answers the questions of all streams in a step together. `batch_tokens`: maximum tokens per forward."""
 
     def __init__(self, family: Family, pool: KVPool, batch_tokens: int) -> None:
         self.family = family
@@ -103,8 +103,8 @@ class Answers:
         self._unread: list[tuple[list[Asked], Tensor]] = []
 
     def read_first(self, asked: Sequence[Asked], scores: Tensor) -> None:
-        """`scores`: (questions, vocabulary) float32 at the first position of each answer. A GPU is not waited for: what they
-        say is read by `finish`."""
+        """`scores`: (questions, vocabulary) float32 at the first position of each answer. Does not wait for a GPU: `finish`
+        reads the results."""
         yes, no = (scores.index_select(1, ids).logsumexp(1) for ids in (self._yes, self._no))
         labels = [[label[0] for label in one.labels] for one in asked if one.question.type == "choice"]
         chosen = [row for row, one in enumerate(asked) if one.question.type == "choice"]
@@ -117,7 +117,7 @@ class Answers:
         self._unread.append((list(asked), found))
 
     def _settle(self) -> None:
-        """Reads what `read_first` has left on the device."""
+        """Reads the results that `read_first` left on the device."""
         for asked, found in self._unread:
             values = found.tolist()
             starts = iter(values[2 * len(asked) :])
@@ -129,7 +129,7 @@ class Answers:
         self._unread = []
 
     def finish(self, asked: Sequence[Asked]) -> None:
-        """After `read_first`: scores labels and decodes texts, in common forwards. May be repeated."""
+        """After `read_first`: scores labels and decodes texts, batched over all questions. May be repeated."""
         self._settle()
         for one in asked:
             one.scored, one.later, one.generated, one.scores = 1, NOTHING, [], []
@@ -174,7 +174,7 @@ class Answers:
             active = list(zip(going, tokens, strict=True))
 
     def _score_labels(self, asked: Sequence[Asked]) -> None:
-        """Each label continues its question's suffix in a branch of its own."""
+        """Scores each label as a separate branch that continues its question's suffix."""
         grown, wanted = [], []
         for one in asked:
             assert one.branch is not None
@@ -203,7 +203,7 @@ class Answers:
                 one.scored += 1
 
     def _scores(self, grown: Sequence[tuple[Asked, Sequence[tuple[Branch, Run]]]]) -> Iterator[Tensor]:
-        """(rows, vocabulary) float32 for new branch tokens in the order given, HEAD_ROWS at a time at most."""
+        """(rows, vocabulary) float32 for new branch tokens in the given order, in chunks of at most HEAD_ROWS."""
         pieces = [(one, pair) for one, pairs in grown for pair in pairs]
         for batch in self._batches(pieces):
             hidden = self._forward(batch)
@@ -227,7 +227,7 @@ class Answers:
             yield batch
 
     def _forward(self, batch: Sequence[tuple[Asked, tuple[Branch, Run]]]) -> Tensor:
-        """Hidden states of new branch tokens in the order given. Branches of one stream share one attention call."""
+        """Hidden states of new branch tokens in the given order. Branches of one stream share one attention call."""
         pack = Pack(self.family, self.pool)
         spent = []
         for _, group in groupby(batch, key=lambda piece: piece[0].window.stream):
@@ -241,7 +241,7 @@ class Answers:
 
 
 def compile_question(family: Family, asked: Asked) -> None:
-    """Tokenises a question and its labels. Raises ConfigError when a label has no tokens or two are alike."""
+    """Tokenises a question and its labels. Raises ConfigError when a label has no tokens or two labels are identical."""
     question = asked.question
     _, asked.suffix = family.chat(question.prompt)
     asked.labels = tuple([*family.ids(label), family.end_id] for label in question.labels)
@@ -252,7 +252,7 @@ def compile_question(family: Family, asked: Asked) -> None:
 
 
 def _yes_no(family: Family) -> tuple[list[int], list[int]]:
-    """Ids of the one-token spellings of yes and no; where a vocabulary has none, the first tokens of "yes" and "no"."""
+    """Ids of the single-token spellings of yes and no. A vocabulary without any: the first tokens of "yes" and "no"."""
     found = []
     for word in ("yes", "no"):
         spellings = [family.ids(lead + w) for w in (word, word.capitalize(), word.upper()) for lead in ("", " ")]

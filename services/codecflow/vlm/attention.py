@@ -1,13 +1,13 @@
-"""Packed attention: what attends to what, and how a step's plan becomes calls of kernels.
+"""Packed attention: which tokens attend to which, and how a step's plan becomes kernel calls.
 
-Queries of all frames, or of all streams, lie packed in one row. A layout says which keys each of them sees. It is held in a
-context variable, because transformers' vision layers pass no keyword arguments through: under the name "codecflow" our
-function is registered with transformers as an attention implementation. No mask function is registered under it, so
-transformers builds no mask either.
+Queries of all frames, or of all streams, are packed in one sequence. A layout defines which keys each query sees. It is held
+in a context variable, because transformers' vision layers do not pass on keyword arguments: our function is registered with
+transformers as the attention implementation "codecflow". No mask function is registered under that name, so transformers
+builds no mask either.
 
-On a GPU in half precision all streams of a step are one call of a kernel for ragged sequences, without masks (kernels.py).
-Branches of a stream, such as questions, see its window in a second call; the two are merged by their sums of exponentials.
-Elsewhere each stream is attended to by itself, by scaled_dot_product_attention.
+On a GPU in half precision all streams of a step share one call of a kernel for ragged sequences, without masks (kernels.py).
+Branches of a stream, such as questions, attend to its window in a second call. The two results are merged by their
+log-sum-exp. Otherwise scaled_dot_product_attention is called for each stream.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from codecflow.vlm.transfer import to_device
 
 NAME = "codecflow"
 
-# Not cuDNN's: it makes a new plan for every shape, and hardly two of our calls have the same.
+# Not cuDNN's: it builds a new plan for every shape, and our shapes rarely repeat.
 _BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 _CAUSAL_RUNS = 64
-"""Above this many runs of one stream, one masked attention is cheaper than one causal attention per run."""
+"""With more runs of one stream than this, one masked attention is cheaper than one causal attention per run."""
 
 GATHERED = 1 << 19
-"""Keys that one call of a kernel reads at most, unless one stream alone has more: they are copied together, 1 GiB at 2 KiB
-a token and layer."""
+"""Maximum keys per kernel call, unless a single stream has more: they are copied into one buffer, 1 GiB at 2 KiB per
+token and layer."""
 
 
 class FrameLayout:
-    """Vision: each frame's patches attend to one another and to nothing else. `lengths`: patches per frame, in order."""
+    """Vision: the patches of a frame attend only to each other. `lengths`: patches per frame, in order."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         self.lengths = tuple(lengths)
         self._sequences: Sequences | None = None
 
     def sequences(self, device: torch.device) -> Sequences:
-        """The same for a kernel; made once for all layers."""
+        """The same layout for a kernel; computed once for all layers."""
         if self._sequences is None:
             ends = list(itertools.accumulate(self.lengths, initial=0))
             parts = [(stop - start, start, stop) for start, stop in itertools.pairwise(ends)]
@@ -63,13 +63,13 @@ class FrameLayout:
 
 
 Keys = tuple[int, int]
-"""A range of a stream's keys, counted from the first token of its window on."""
+"""A range of a stream's keys, counted from the first token of its window."""
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Packed queries [start, stop). They are the last of the keys `causal`, of which each sees those up to its own; all of
-    them see all keys of the ranges `shared`."""
+    """Packed queries [start, stop). They are the last of the keys in `causal`, and each sees those up to itself. All of them
+    also see all keys of the ranges `shared`."""
 
     start: int
     stop: int
@@ -77,14 +77,14 @@ class Segment:
     shared: tuple[Keys, ...] = ()
 
     def part(self, row: int, at: int) -> Segment:
-        """Its packed query `row`, as one that stands at `at`."""
+        """The segment of packed query `row` alone, moved to packed index `at`."""
         return Segment(at, at + 1, (self.causal[0], self.causal[1] - (self.stop - 1 - row)), self.shared)
 
 
 @dataclass(frozen=True, slots=True)
 class PagedKeys:
-    """One stream's keys and who reads them: they lie in `pages` (pages,) int64 of the pool, on the CPU, from place `offset`
-    of the first page on. `segments` cover the stream's packed queries in order."""
+    """One stream's keys and the queries that read them. The keys are on `pages` (pages,) int64 of the pool, on the CPU, from
+    token `offset` of the first page. `segments` cover the stream's packed queries in order."""
 
     pages: npt.NDArray[np.int64]
     offset: int
@@ -93,8 +93,8 @@ class PagedKeys:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """Streams that a kernel serves together: packed queries [start, stop), all `pages` that they read, which keys they see
-    as causal sequences, and which of them (`rows`, from start on) see further ones whole."""
+    """Streams that share a kernel call: packed queries [start, stop), all `pages` that they read, the keys that they see as
+    causal sequences, and the queries (`rows`, relative to start) that see further ranges in full."""
 
     start: int
     stop: int
@@ -105,7 +105,7 @@ class _Call:
 
 @dataclass(frozen=True)
 class StreamLayout:
-    """Text: what a step attends to, streams in the order of their packed queries. `kernels`: those for this device and
+    """Text: what each stream of a step attends to, in the order of packed queries. `kernels`: those for this device and
     precision."""
 
     pool: KVPool
@@ -114,7 +114,7 @@ class StreamLayout:
     _masks: dict[tuple[Segment, ...], Tensor] = field(default_factory=dict)
 
     def mask(self, segments: tuple[Segment, ...], keys: int, device: torch.device) -> Tensor:
-        """(queries, keys) bool, True where a query sees a key; made once for all layers."""
+        """(queries, keys) bool, True where a query sees a key; computed once for all layers."""
         if segments not in self._masks:
             mask = torch.zeros(segments[-1].stop - segments[0].start, keys, dtype=torch.bool)
             place = torch.arange(keys)
@@ -129,7 +129,7 @@ class StreamLayout:
         return self._masks[segments]
 
     def narrowed(self, rows: Sequence[int]) -> StreamLayout:
-        """The same for the packed queries `rows` alone, ascending, which then lie packed in that order."""
+        """The same layout for only the packed queries `rows`, ascending, packed in that order."""
         streams, at = [], 0
         wanted = iter([*rows, -1])
         row = next(wanted)
@@ -152,7 +152,7 @@ class StreamLayout:
 
     @cached_property
     def calls(self) -> tuple[_Call, ...]:
-        """For a kernel; made once for all layers."""
+        """The kernel calls; computed once for all layers."""
         groups: list[list[PagedKeys]] = []
         size = 0
         for stream in self.streams:
@@ -165,7 +165,7 @@ class StreamLayout:
 
 
 def _singles(streams: Sequence[PagedKeys], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For single queries: all pages, the parts of keys that each sees, and where a query's parts begin."""
+    """For single queries: all pages, the parts of keys that each query sees, and the index of each query's first part."""
     parts: list[tuple[int, int, int, int]] = []
     bounds = [0]
     table = 0
@@ -187,7 +187,7 @@ def _singles(streams: Sequence[PagedKeys], device: torch.device) -> tuple[Tensor
 def _call(streams: Sequence[PagedKeys], device: torch.device) -> _Call:
     begin = streams[0].segments[0].start
     causal: list[tuple[int, int, int]] = []
-    shared: dict[int, list[tuple[int, int, int]]] = {}  # by the number of the range among a segment's
+    shared: dict[int, list[tuple[int, int, int]]] = {}  # by the index of the range in a segment's
     rows: dict[int, list[int]] = {}
     base = 0
     for stream in streams:
@@ -197,7 +197,7 @@ def _call(streams: Sequence[PagedKeys], device: torch.device) -> _Call:
             causal.append((queries, first + segment.causal[0], first + segment.causal[1]))
             for number, (a, b) in enumerate(segment.shared):
                 parts = shared.setdefault(number, [])
-                if parts and parts[-1][1:] == (first + a, first + b):  # neighbours that see the same: one sequence
+                if parts and parts[-1][1:] == (first + a, first + b):  # neighbours with the same keys: one sequence
                     parts[-1] = (parts[-1][0] + queries, first + a, first + b)
                 else:
                     parts.append((queries, first + a, first + b))
@@ -220,7 +220,7 @@ _layout: ContextVar[FrameLayout | StreamLayout] = ContextVar("codecflow_layout")
 
 @contextmanager
 def attending(layout: FrameLayout | StreamLayout) -> Iterator[None]:
-    """Calls of a model inside this block attend as `layout` says."""
+    """Model calls inside this block attend according to `layout`."""
     token = _layout.set(layout)
     try:
         with sdpa_kernel(_BACKENDS):
@@ -240,8 +240,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface. `query`: (1, heads, tokens, head_dim); returns (1, tokens, heads, head_dim).
 
-    For text, `key` and `value` were written into the pool by the cache just before, and are read from there.
-    Raises LookupError outside `attending`: there is no layout to guess.
+    For text, the cache has already written `key` and `value` to the pool, and they are read from there.
+    Raises LookupError outside `attending`, as there is no layout.
     """
     layout = _layout.get()
     rows = query[0].transpose(0, 1)
@@ -259,7 +259,7 @@ def within_frames(query: Tensor, key: Tensor, value: Tensor, layout: FrameLayout
     """`query`, `key`, `value`: (patches, heads, head_dim); returns the same shape."""
     lengths = layout.lengths
     heads, head_dim = query.shape[1:]
-    if len(set(lengths)) == 1:  # whole frames: an ordinary batch
+    if len(set(lengths)) == 1:  # whole frames: a regular batch
         q, k, v = (x.reshape(len(lengths), lengths[0], heads, head_dim).transpose(1, 2) for x in (query, key, value))
         return scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1)
     kernel = choose_kernels(query.device, query.dtype, heads, heads, head_dim).ragged
@@ -274,7 +274,7 @@ def within_frames(query: Tensor, key: Tensor, value: Tensor, layout: FrameLayout
 def within_streams(query: Tensor, layout: StreamLayout, layer: int, scale: float) -> Tensor:
     """`query`: (tokens, heads, head_dim) of all streams; returns the same shape. Keys and values are the pool's.
 
-    The one place in which a step's plan becomes attention.
+    The only place where a step's plan becomes attention.
     """
     if layout.kernels.single is not None and layout.singles is not None:
         pool = layout.pool
@@ -313,7 +313,7 @@ def _by_kernel(query: Tensor, layout: StreamLayout, kernel: Kernel, layer: int, 
 
 
 def _together(segments: Sequence[Segment]) -> Iterator[tuple[Segment, ...]]:
-    """Segments of one stream by call: causal ones alone while they are few, all others under one mask."""
+    """Groups a stream's segments by call: causal segments separately while they are few, all others under one mask."""
     plain = list(itertools.takewhile(lambda segment: not segment.shared and not segment.causal[0], segments))
     rest = segments[len(plain) :]
     if len(plain) > _CAUSAL_RUNS:
@@ -327,16 +327,16 @@ def _together(segments: Sequence[Segment]) -> Iterator[tuple[Segment, ...]]:
 def _by_sdpa(
     q: Tensor, k: Tensor, v: Tensor, segments: tuple[Segment, ...], layout: StreamLayout, scale: float
 ) -> Tensor:
-    """`q`: (1, heads, queries, head_dim); `k`, `v`: (1, kv_heads, keys, head_dim). Returns as `q`."""
+    """`q`: (1, heads, queries, head_dim); `k`, `v`: (1, kv_heads, keys, head_dim). Returns the shape of `q`."""
     (heads, queries, head_dim), (kv_heads, keys) = q.shape[1:], k.shape[1:3]
     causal = len(segments) == 1 and not segments[0].shared and not segments[0].causal[0]
-    if causal and queries == 1:  # heads that share keys become queries of one head: keys are read once
+    if causal and queries == 1:  # heads that share keys become queries of one head, so keys are read once
         folded = scaled_dot_product_attention(q.reshape(1, kv_heads, -1, head_dim), k, v, scale=scale)
         return folded.reshape(1, heads, 1, head_dim)
     grouped = heads != kv_heads
     if (
         grouped and q.is_cuda and not (causal and q.dtype != torch.float32)
-    ):  # there only flash kernels take grouped heads
+    ):  # only flash kernels support grouped heads there
         k, v = (x.repeat_interleave(heads // kv_heads, dim=1) for x in (k, v))
         grouped = False
     if causal and queries == keys:
@@ -349,5 +349,5 @@ def _by_sdpa(
 
 
 def _moved(segment: Segment) -> Segment:
-    """The same of queries from 0 on: streams that have as many queries and keys share a mask."""
+    """The segment with queries renumbered from 0: streams with equally many queries and keys share a mask."""
     return Segment(0, segment.stop - segment.start, segment.causal)

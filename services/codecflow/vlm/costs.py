@@ -1,4 +1,4 @@
-"""What a step cost a stream, in the terms of its result."""
+"""The cost of a step for one stream, as reported in its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codecflow.vlm.window import HeldFrame, StreamWindow
 
 @dataclass(slots=True)
 class Spent:
-    """Counted while a stream's work is done.
+    """Accumulated while a stream's work is done.
 
     `encoded`: (patches, kept tokens) of each frame that went through the ViT. `trunk`: new and refreshed tokens through the
     language model. `probe`: tokens through its first layer to find those that deviate. `refreshed`: visual tokens.
@@ -45,14 +45,14 @@ def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], spent: Spent, re
 
 
 def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequence[Asked]) -> Flops:
-    """FLOPs of one step, and what keep `all` with refresh `all` would have taken for the same window and questions."""
+    """FLOPs of one step, and those that keep `all` with refresh `all` would take for the same window and questions."""
     cost = family.text_cost
     asking = sum((a.work + a.later for a in asked), NOTHING)
     scored = sum(a.scored for a in asked)
 
     whole = len(window.prefix) + sum(frame.total + frame.text for frame in window.frames)
     full_vit = sum(family.vision_cost(family.patches_of(f.total), f.total) for f in window.frames)
-    # The questions see the whole window in place of what is held; in the last layer its tokens do as in any other step.
+    # The questions see the whole window instead of the held tokens. In the last layer, window tokens cost the same as usual.
     more = whole - window.tokens
     pairs = causal_pairs(whole, whole)
     everything = Work(whole, pairs) if family.narrows else Work(whole, pairs, whole, pairs)
@@ -69,5 +69,5 @@ def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequen
 
 
 def _probing(family: Family, cost: TextCost, probe: Work) -> int:
-    """One layer, and the next one's projections to queries, keys and values."""
+    """One layer, and the next layer's query, key and value projections."""
     return probe.tokens * (2 * cost.projecting + cost.rest) + probe.pairs * cost.pair

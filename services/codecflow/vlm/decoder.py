@@ -1,12 +1,11 @@
 """The text model's layers as one packed loop over transformers' own weights.
 
 transformers runs a decoder layer as some forty small operations, each of which reads and writes all hidden states. Here the
-projections to queries, keys and values are one product, gate and up another, and each step between products is one pass
-over memory (fused.py). In the last layer only tokens whose hidden state is wanted go on after their keys and values are
-written.
+query, key and value projections are one matrix product, gate and up another, and each step between products is one pass over
+memory (fused.py). The last layer computes only keys and values for tokens whose hidden states are not needed.
 
 It covers the decoders of the families: Llama, Qwen2, Qwen3, and Qwen3-VL's with DeepStack. Any other model runs through
-transformers' forward, which is also what the tests compare this loop with.
+transformers' forward, which is also the reference in the tests.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ MODELS = ("LlamaModel", "Qwen2Model", "Qwen3Model", "Qwen3VLTextModel")
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """What one forward of the text model takes: packed tokens of many streams.
+    """Inputs of one forward of the text model: packed tokens of many streams.
 
-    `embeds`: (tokens, hidden), the first features of visual tokens in place. `positions`: (axes, tokens) int64. `visual`:
-    (visual tokens,) int64, their packed places. `features`: (visual tokens, levels, hidden). `layout`: who sees what.
-    `cache` takes keys and values. `wanted`: packed places, ascending, of the tokens whose hidden states are asked for; None:
-    all.
+    `embeds`: (tokens, hidden), including the first features of visual tokens. `positions`: (axes, tokens) int64. `visual`:
+    (visual tokens,) int64, their packed indices. `features`: (visual tokens, levels, hidden). `layout`: which tokens see
+    which. `cache` receives keys and values. `wanted`: packed indices, ascending, of the tokens whose hidden states are
+    returned; None: all.
     """
 
     embeds: Tensor
@@ -62,7 +61,7 @@ class _Layer:
 
 
 class Decoder:
-    """The layers of one text model. Its modules stay usable: their weights become views of the joined ones."""
+    """The layers of one text model. The model's modules stay usable: their weights become views of the joined ones."""
 
     def __init__(self, text: Any) -> None:
         config = text.config
@@ -78,7 +77,7 @@ class Decoder:
 
     @staticmethod
     def of(text: Any) -> Decoder | None:
-        """None where this loop does not compute what the model does."""
+        """None if this loop does not support the model."""
         if type(text).__name__ not in MODELS:
             return None
         config, layer = text.config, text.layers[0]
@@ -91,7 +90,7 @@ class Decoder:
         return Decoder(text) if plain else None
 
     def to_fp8(self) -> None:
-        """Its linear layers in 8-bit floating point from now on; transformers' modules lose their weights."""
+        """Converts its linear layers to 8-bit floating point. transformers' modules lose their weights."""
         for number, (layer, module) in enumerate(zip(self._layers, self._text.layers, strict=True)):
             parts = {name: getattr(layer, name) for name in ("qkv", "out", "gate_up", "down")}
             smaller = {name: Fp8(part) for name, part in parts.items() if isinstance(part, Dense)}
@@ -101,7 +100,7 @@ class Decoder:
                     own.weight = nn.Parameter(own.weight.new_empty(0), requires_grad=False)
 
     def narrows(self, levels: int) -> bool:
-        """Whether the last layer can be cut short: not where features enter after it."""
+        """Whether the last layer may skip tokens that are not wanted. False if features enter after it."""
         return levels <= len(self._layers)
 
     def __call__(self, packed: Packed, cos: Tensor, sin: Tensor) -> Tensor:
@@ -132,7 +131,7 @@ class Decoder:
         return x
 
     def _enter(self, hidden: Tensor, delta: Tensor | None, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states with what the layer before added, and the same normalised."""
+        """Hidden states plus the previous layer's output, and their normalised values."""
         if delta is None:
             return hidden, self._fused.norm(hidden, weight, self._epsilon)
         return self._fused.add_norm(hidden, delta, weight, self._epsilon)

@@ -1,4 +1,4 @@
-"""Linear layers of transformers' modules, joined where they read the same input."""
+"""Linear layers of transformers' modules, joined where they share an input."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Dense:
 
 
 def join(*modules: nn.Linear) -> Dense:
-    """One layer with the outputs of several. Their weights become views of its own, so the modules stay usable."""
+    """One layer with the outputs of several. Their weights become views of the joined ones, so the modules stay usable."""
     weight = torch.cat([module.weight.detach() for module in modules])
     biases = [module.bias for module in modules]
     bias = None if biases[0] is None else torch.cat([one.detach() for one in biases])
@@ -43,11 +43,11 @@ def join(*modules: nn.Linear) -> Dense:
 
 
 class Fp8:
-    """A linear layer in 8-bit floating point (e4m3): weights with a scale per output, inputs with a scale per token that is
-    found as they come. Sums are kept in higher precision.
+    """A linear layer in 8-bit floating point (e4m3): weights have a scale per output, inputs a scale per token that is
+    computed on the fly. Sums are accumulated in higher precision.
 
-    On a GPU with such matrix units (Hopper and later) it runs at about 1.8 times bfloat16's rate. Elsewhere the same numbers
-    are multiplied in float32: for judging answers, not for speed.
+    GPUs with FP8 matrix units (Hopper and later) run it at about 1.8 times bfloat16's rate. Elsewhere the same numbers are
+    multiplied in float32: to evaluate answers, not for speed.
     """
 
     def __init__(self, dense: Dense) -> None:

@@ -1,7 +1,7 @@
-"""The blocks of a ViT as one packed loop over transformers' own weights, as decoder.py has it for the text model.
+"""The blocks of a ViT as one packed loop over transformers' own weights, like decoder.py for the text model.
 
-One stream's few patches keep no GPU busy: the time of a small batch is that of the host, which has to start every kernel. A
-block is eight of them here, twenty in transformers' modules.
+The few patches of one stream do not saturate a GPU: a small batch is bound by the host's kernel launches. A block takes
+eight launches here and twenty in transformers' modules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from codecflow.vlm.fused import fused_on
 
 @dataclass(frozen=True, slots=True)
 class _Block:
-    """Weights of one block. `scales`: by which what attention and MLP give is multiplied before it is added."""
+    """Weights of one block. `scales`: factors for the outputs of attention and MLP before the residual addition."""
 
     norms: tuple[nn.LayerNorm, nn.LayerNorm]
     scales: tuple[Tensor, Tensor]
@@ -43,7 +43,7 @@ class Encoder:
 
     @staticmethod
     def of(tower: Any, depth: int) -> Encoder | None:
-        """None where this loop does not compute what the blocks do."""
+        """None if this loop does not support the blocks."""
         config = tower.config
         plain = (
             depth > 0

@@ -1,9 +1,9 @@
-"""The engine: many streams' windows, moved and asked together.
+"""The engine: slides the windows of many streams and answers their questions in common batches.
 
-A step takes a list of streams' work. Kept patches of new frames go through the ViT packed, while further streams are read;
-admission finds room for each stream; new tokens, refreshed tokens and questions of all streams go through the language model
-packed; then answers are decoded together. A stream or question that cannot be computed carries an error, and the others are
-answered.
+A step takes a list of streams' work. Kept patches of new frames go through the ViT packed, while further streams are
+prepared. Admission allocates memory for each stream. New tokens, refreshed tokens and questions of all streams go through
+the language model packed. Then answers are decoded together. A stream or question that cannot be computed gets an error; the
+others are answered.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Observer = Callable[[str, Question, Tensor], None]
 
 @dataclass(frozen=True, slots=True)
 class PoolUse:
-    """Bytes of the pool of keys and values: in all, of pages that streams hold, and the most that they ever held."""
+    """Bytes of the KV pool: its capacity, those of pages that streams hold, and the peak of the latter."""
 
     total: int
     held: int
@@ -47,15 +47,14 @@ class PoolUse:
 class Engine:
     """Answers questions about sliding windows of many streams.
 
-    `memory_bytes`: what keys and values of all streams, and features held for refreshing, may take together (default: three
-    quarters of a GPU's free memory, half of the machine's for the CPU); raises ModelError when that is too little, and
-    ConfigError where settings do not go together.
-    `background`: the newest token of a grid cell outlives its frame until a newer one comes (background.py).
-    `idle_after_s`: a stream that was not part of a step for so long may lose its window to others. `clock`: seconds, for
-    that. `position_limit`: positions are rebased before they reach it (default and upper bound: what the model was made
-    for). `batch_tokens`, `batch_patches`: the most that one forward takes, unless one stream or question alone has more.
-    While a GPU computes one, the host prepares the next.
-    `observe`: called with each question's first logits, (vocabulary,) float32.
+    `memory_bytes`: limit for keys and values of all streams, and features held for refreshing (default: three quarters of a
+    GPU's free memory, half of the machine's for the CPU). Raises ModelError when it is too small, and ConfigError on
+    settings that conflict. `background`: the newest token of a grid cell outlives its frame until a newer one arrives
+    (background.py). `idle_after_s`: a stream that was not part of a step for this long may lose its window to others.
+    `clock`: seconds, for this. `position_limit`: positions are rebased before they reach it (default and maximum: the
+    model's own limit). `batch_tokens`, `batch_patches`: maximum per forward, unless a single stream or question has more.
+    While a GPU computes one forward, the host prepares the next. `observe`: called with each question's first logits,
+    (vocabulary,) float32.
     """
 
     def __init__(
@@ -98,12 +97,12 @@ class Engine:
 
     @property
     def lost(self) -> frozenset[str]:
-        """Streams whose window is gone: refused, evicted, failed or dropped. Each begins again at its next anchor frame."""
+        """Streams whose window is gone: refused, evicted, failed or dropped. Each starts again at its next anchor frame."""
         return frozenset(self.admission.lost)
 
     @property
     def memory_by_stream(self) -> dict[str, int]:
-        """Bytes that each stream holds: pages of keys and values, and what may be refreshed."""
+        """Bytes that each stream holds: pages of keys and values, and data held for refreshing."""
         return {stream: window.held_bytes for stream, window in self.windows.items()}
 
     @property
@@ -113,27 +112,27 @@ class Engine:
         return PoolUse(pool.nbytes, held, pool.peak * pool.page_bytes, len(self.windows))
 
     def unchanged(self, work: StreamWork) -> bool:
-        """Whether this work would leave the stream's window with the visual tokens that it has: none comes, and none leaves
-        but to the background. Changes nothing."""
+        """Whether this work would leave the visual tokens of the stream's window unchanged: none arrives, and tokens that
+        leave a frame only become background. Changes nothing."""
         window = self.windows.get(work.stream)
         return (
             window is not None and not any(frame.keep.any() for frame in work.frames) and window.unchanged(work.first)
         )
 
     def drop(self, stream: str) -> None:
-        """Forgets a stream and gives back everything that it held."""
+        """Forgets a stream and releases everything that it holds."""
         self.admission.drop(stream)
 
     def check_integrity(self) -> None:
-        """The bookkeeping's own invariants; for tests and for idle moments."""
+        """Checks the bookkeeping's invariants; for tests and for idle moments."""
         self.admission.check_integrity()
 
     @torch.inference_mode()
     def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
-        """Moves and asks every stream of `work`; outcomes in the same order.
+        """Slides the windows of all streams in `work` and answers their questions; outcomes in the same order.
 
-        Nothing that one stream or question has in it raises: its outcome or answer carries an error. Raises ValueError when
-        a stream occurs twice, and torch's error when the device itself has failed.
+        Errors in one stream or question are not raised: its outcome or answer carries them. Raises ValueError when a stream
+        occurs twice, and torch's error when the device itself has failed.
         """
         if len({one.stream for one in work}) != len(work):
             raise ValueError("a stream occurs twice in one step")
@@ -141,7 +140,7 @@ class Engine:
         try:
             self._compute(tasks)
             outcomes = [self._outcome(task) for task in tasks]
-        except BaseException:  # what was computed is unknown: all of them start again
+        except BaseException:  # the state of the windows is unknown: all of them start again
             for task in tasks:
                 self.admission.drop(task.work.stream)
             raise
@@ -186,8 +185,8 @@ class Engine:
         return [Part(task, trunk), *questions]
 
     def _draft(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
-        """Reads every stream's work. The ViT needs no room in the pool, so it begins with the first streams' new frames
-        while the others' are read: a GPU does not wait for the host to have seen all of them."""
+        """Prepares every stream's work. The ViT needs no memory in the pool, so it starts with the first streams' new frames
+        while the host prepares the others: a GPU does not wait for the whole list."""
         waiting: list[Task] = []
         patches, enough = 0, self.batch_patches // 3
         for task in tasks:
@@ -201,7 +200,7 @@ class Engine:
         self._encode(waiting, clock)
 
     def _encode(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
-        """Kept patches of new frames."""
+        """Encodes the kept patches of new frames."""
         if not tasks:
             return
         with clock.stage("vit", tasks, lambda task: task.spent.patches):
@@ -216,7 +215,7 @@ class Engine:
             self._see_all(parts)
 
     def _encode_again(self, tasks: Sequence[Task]) -> None:
-        """Kept patches of every frame in the window, where all of it is computed from scratch."""
+        """Encodes the kept patches of every frame in windows that are computed from scratch."""
         parts = []
         for task in tasks:
             frames = {frame.index: frame for frame in task.work.frames}
@@ -226,11 +225,11 @@ class Engine:
         self._see_all(parts)
 
     def _patches(self, held: HeldFrame) -> int:
-        """About as many as the ViT takes of a frame."""
+        """Approximate number of patches that the ViT processes for a frame."""
         return max(1, self.family.patches_of(held.total) * held.kept // held.total)
 
     def _see_all(self, parts: Sequence[Part]) -> None:
-        # Two batches of which one is small take the host longer than one that is a little too large.
+        # On the host, a small second batch takes longer than one batch that slightly exceeds the limit.
         count = max(1, round(sum(part.size for part in parts) / self.batch_patches))
         limit = self.batch_patches if count > 1 else 2 * self.batch_patches
         for batch in batches(parts, lambda part: part.size, limit):
@@ -246,7 +245,7 @@ class Engine:
             part.task.spent.encoded.append((count, len(found)))
 
     def _choose(self, tasks: Sequence[Task]) -> None:
-        """Which tokens of each overlap are refreshed."""
+        """Selects the tokens of each overlap to refresh."""
         overlapping = [Part(task) for task in tasks if task.overlap]
         isolated(overlapping, self._probe if self.refresh.probes else self._pick)
 
@@ -261,14 +260,14 @@ class Engine:
             part.task.refreshed = self.refresh.runs(part.task.held, part.task.overlap)
 
     def _read(self, parts: Sequence[Part]) -> None:
-        """Keys and values of new and refreshed tokens and of questions, and the questions' first logits."""
+        """Computes keys and values of new and refreshed tokens and of questions, and the questions' first logits."""
         for batch in forwards(parts, self.batch_tokens):
             isolated(batch, self._forward)
 
     def _forward(self, parts: Sequence[Part]) -> None:
-        """One packed forward: what is to be computed of each window, and its questions after it."""
+        """One packed forward: the tokens to compute of each window, followed by its questions."""
         pack = Pack(self.family, self.pool)
-        last: list[tuple[Part, Asked, int]] = []  # questions, and the packed place of their last token
+        last: list[tuple[Part, Asked, int]] = []  # questions, and the packed index of their last token
         trunks: list[tuple[Task, Work]] = []
         asking: list[tuple[Asked, Work]] = []
         for _, group in groupby(parts, key=lambda part: id(part.task)):
@@ -302,7 +301,7 @@ class Engine:
             one.work = work
 
     def _settle(self, tasks: Sequence[Task]) -> None:
-        """After the forward: features are released unless they may be needed again."""
+        """After the forward: releases features unless they may be needed again."""
         for task in tasks:
             task.spent.refreshed = sum(int(run.visual.sum()) for run in task.refreshed)
             for frame in task.held.frames:
@@ -329,7 +328,7 @@ class Engine:
 
     @torch.inference_mode()
     def _read_prefix(self) -> Prefix:
-        """The tokens before every video are computed once, for all streams: nothing stands before them."""
+        """Computes the tokens before every video once, for all streams: no tokens precede them."""
         family, pool = self.family, self.pool
         ids, _ = family.chat("")
         empty = torch.empty(0)
@@ -344,7 +343,7 @@ class Engine:
         return prefix
 
     def _holds_features(self, frame: HeldFrame) -> bool:
-        """Whether features of this frame may be needed again: from scratch, those of the background are, since its pictures
+        """Whether features of this frame may be needed again. With `all`, those of the background are, since its pictures
         are gone."""
         return self.refresh.holds_features(frame) or (self.background and self.refresh.name == "all")
 

@@ -1,4 +1,4 @@
-"""FLOPs from shapes alone. A multiply-add is two; norms, activations and rotations are left out, as is usual.
+"""FLOPs from shapes alone. A multiply-add counts as two; norms, activations and rotations are not counted, as is usual.
 
 Attention is counted by pairs of query and key that see each other, so a causal square counts half. Tested against
 torch.utils.flop_counter, which counts whole rectangles.
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def linear(tokens: int, *sizes: int) -> int:
-    """A chain of dense layers: `sizes` are the widths of its input, of what lies between, and of its output."""
+    """A chain of dense layers: `sizes` are the widths of its input, hidden layers and output."""
     return 2 * tokens * sum(a * b for a, b in pairwise(sizes))
 
 
@@ -22,9 +22,9 @@ def attention(pairs: int, heads: int, head_dim: int) -> int:
 
 
 def vit(patches: int, others: int, hidden: int, layers: int, intermediate: int, patch_values: int) -> int:
-    """A plain ViT over one frame: patch embedding (`patch_values` numbers a patch) and `layers` blocks over all its tokens.
+    """A plain ViT over one frame: patch embedding (`patch_values` values per patch) and `layers` blocks over all its tokens.
 
-    `others`: tokens that are no patches (a class token).
+    `others`: tokens that are not patches (a class token).
     """
     tokens = patches + others
     block = linear(tokens, hidden, 4 * hidden) + linear(tokens, hidden, intermediate, hidden)
@@ -32,7 +32,7 @@ def vit(patches: int, others: int, hidden: int, layers: int, intermediate: int, 
 
 
 def causal_pairs(queries: int, keys: int) -> int:
-    """Pairs when `queries` tokens are the last of `keys`, each seeing those up to itself."""
+    """Number of pairs when `queries` tokens are the last of `keys`, each seeing those up to itself."""
     return queries * (keys - queries) + queries * (queries + 1) // 2
 
 
@@ -40,8 +40,8 @@ def causal_pairs(queries: int, keys: int) -> int:
 class Work:
     """What a text model computed: `tokens`, and `pairs` of query and key that see each other.
 
-    `last_tokens`, `last_pairs`: of those, what the last layer did. Of a token whose hidden state nobody asks for it computes
-    queries, keys and values only.
+    `last_tokens`, `last_pairs`: the part of the last layer. For tokens whose hidden states are not needed it computes only
+    queries, keys and values.
     """
 
     tokens: int = 0
@@ -65,7 +65,7 @@ NOTHING = Work()
 class TextCost:
     """FLOPs of a gated-MLP decoder with grouped-query attention (Llama, Qwen2, Qwen3).
 
-    Of one layer: `projecting` a token to query, key and value, the `rest` of its dense work, and one (query, key) `pair`.
+    Per layer: `projecting` a token to query, key and value, the `rest` of its dense layers, and one (query, key) `pair`.
     `head`: the vocabulary's scores for one token.
     """
 

@@ -1,7 +1,7 @@
-"""What lies between the matrix products of a layer, each as one pass over memory.
+"""The operations between the matrix products of a layer, each as one pass over memory.
 
-On a GPU each function is one Triton kernel, once it has been found to compute what the plain one does. On a CPU, and where
-Triton does not work, the plain ones run.
+On a GPU each function is one Triton kernel, used only after its results have been verified against the plain version. On a
+CPU, and where Triton does not work, the plain versions run.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _logger = logging.getLogger("codecflow.engine")
 
 _E4M3_MOST = 448.0
 E4M3_ROUNDING = 16 / 448
-"""The most that a value loses in e4m3, relative to the largest one: half of the step below that."""
+"""Maximum rounding error of e4m3, relative to the largest value: half of the step below it."""
 
 HeadNorms = tuple[Tensor, Tensor] | None
-"""Weights of the norms of each query head and of each key head, (head_dim,) each, where a model has them."""
+"""Weights of the norms of query heads and of key heads, (head_dim,) each, where a model has them."""
 
 
 def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """RMSNorm (arXiv 1910.07467) of `x` (tokens, hidden), rounded as transformers does."""
+    """RMSNorm (arXiv 1910.07467) of `x` (tokens, hidden), rounded like transformers' own."""
     wide = x.float()
     normed: Tensor = weight * (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)).to(x.dtype)
     return normed
@@ -41,7 +41,7 @@ def add_norm(hidden: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> t
 def add_scaled_norm(
     hidden: Tensor, delta: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """The sum of `hidden` and `delta` (patches, hidden), the latter times `scale` (hidden,), and its LayerNorm."""
+    """The sum of `hidden` and `scale` (hidden,) times `delta` (patches, hidden), and its LayerNorm."""
     total = hidden + scale * delta
     return total, layer_norm(total, weight.shape, weight, bias, epsilon)
 
@@ -53,21 +53,21 @@ def gated(x: Tensor) -> Tensor:
 
 
 def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """`x` (rows, width) in 8-bit floating point (e4m3), and the scale (rows, 1) float32 by which each row is to be
-    multiplied."""
+    """`x` (rows, width) in 8-bit floating point (e4m3), and the scale (rows, 1) float32 of each row: values are multiplied
+    by it to restore `x`."""
     wide = x.float()
     scale = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / _E4M3_MOST
     return (wide / scale).clamp(-_E4M3_MOST, _E4M3_MOST).to(torch.float8_e4m3fn), scale
 
 
 def expanded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """What `quantised` made: `x` (rows, width) e4m3 times `scale` (rows, 1), in `dtype`. Rows are short."""
+    """The inverse of `quantised`: `x` (rows, width) e4m3 times `scale` (rows, 1), in `dtype`. Rows are short."""
     return (x.float() * scale).to(dtype)
 
 
 def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNorms, epsilon: float) -> None:
     """Rotary positions (arXiv 2104.09864) in halves, in place. `heads`: (tokens, query and key heads, head_dim), the first
-    `queries` of them queries, after their norms if there are any. `cos`, `sin`: (tokens, head_dim), both halves alike."""
+    `queries` of them queries. Applies `norms` first if given. `cos`, `sin`: (tokens, head_dim), with identical halves."""
     x = heads
     if norms is not None:
         x = torch.cat([norm(heads[:, :queries], norms[0], epsilon), norm(heads[:, queries:], norms[1], epsilon)], dim=1)
@@ -77,7 +77,7 @@ def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNor
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """The functions of this module, as they are to be called on one device."""
+    """The implementations of this module's functions for one device."""
 
     norm: Callable[[Tensor, Tensor, float], Tensor] = norm
     add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = add_norm
@@ -89,13 +89,13 @@ class Fused:
 
 
 TOLERANCE = 0.02
-"""The largest difference at which a kernel is used, relative to the largest value: bfloat16 rounds at 0.004 or, where two
-roundings meet, twice that."""
+"""Maximum difference at which a kernel is used, relative to the largest value: bfloat16 rounds at 0.004, or at twice that
+where two roundings combine."""
 
 
 @lru_cache(maxsize=8)
 def fused_on(device: torch.device, dtype: torch.dtype) -> Fused:
-    """The functions for `device`: Triton's where they are right there. Says when they are not."""
+    """The functions for `device`: Triton's where their results are correct. Logs when they are not."""
     if device.type != "cuda":
         return Fused()
     try:
@@ -103,7 +103,7 @@ def fused_on(device: torch.device, dtype: torch.dtype) -> Fused:
 
         found = fused_triton.FUSED
         off = deviation(found, device, dtype)
-    except Exception as error:  # noqa: BLE001  # no Triton, no compiler for it, or a card that it does not know
+    except Exception as error:  # noqa: BLE001  # no Triton, no compiler for it, or an unsupported GPU
         _logger.warning("Triton cannot be used here, layers are slower: %s", str(error).partition("\n")[0])
         return Fused()
     if off > TOLERANCE:
@@ -111,14 +111,14 @@ def fused_on(device: torch.device, dtype: torch.dtype) -> Fused:
         return Fused()
     try:
         off = eight_bit_deviation(found, device, dtype) - E4M3_ROUNDING
-    except Exception as error:  # noqa: BLE001  # a card without 8-bit floating point
+    except Exception as error:  # noqa: BLE001  # a GPU without 8-bit floating point
         _logger.info("Triton has no 8-bit floating point here: %s", str(error).partition("\n")[0])
         off = float("inf")
     return found if off <= TOLERANCE else replace(found, quantised=quantised, expanded=expanded)
 
 
 def deviation(found: Fused, device: torch.device, dtype: torch.dtype) -> float:
-    """The largest difference of any function of `found` from the plain one, relative to the largest value."""
+    """The largest difference between any function of `found` and the plain version, relative to the largest value."""
     generator = torch.Generator(device).manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -150,7 +150,7 @@ def deviation(found: Fused, device: torch.device, dtype: torch.dtype) -> float:
 
 
 def eight_bit_deviation(found: Fused, device: torch.device, dtype: torch.dtype) -> float:
-    """The most that a value loses in 8 bits, relative to the largest of its row: long rows, and short ones."""
+    """Maximum rounding error in 8 bits, relative to the largest value of the row, for long and for short rows."""
     worst = 0.0
     for rows, width in ((37, 5000), (1003, 128), (5, 24)):
         x = torch.randn(rows, width, device=device, generator=torch.Generator(device).manual_seed(0)).to(dtype)

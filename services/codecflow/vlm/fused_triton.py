@@ -1,4 +1,4 @@
-"""Triton kernels behind fused.py: each reads and writes every value once. Imported only where there is a GPU."""
+"""Triton kernels for fused.py: each reads and writes every value once. Imported only on machines with a GPU."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from codecflow.vlm.fused import Fused, HeadNorms
 _GATE_BLOCK = 1024
 _SHORT_ROWS = 16
 
-_HEADS = 8  # that one program rotates
+_HEADS = 8  # heads per program
 
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _norm_kernel(  # type: ignore[no-untyped-def]
     x, delta, weight, total, normed, width, epsilon, adds: tl.constexpr, block: tl.constexpr
 ):
-    """One row a program."""
+    """One row per program."""
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, block)
     inside = column < width
@@ -37,7 +37,7 @@ def _norm_kernel(  # type: ignore[no-untyped-def]
 def _layer_norm_kernel(  # type: ignore[no-untyped-def]
     x, delta, factor, weight, bias, total, normed, width, epsilon, block: tl.constexpr
 ):
-    """One row a program."""
+    """One row per program."""
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, block)
     inside = column < width
@@ -55,7 +55,7 @@ def _layer_norm_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _gate_kernel(x, out, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """A block of one row a program."""
+    """One block of a row per program."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < width
@@ -67,7 +67,7 @@ def _gate_kernel(x, out, width, block: tl.constexpr):  # type: ignore[no-untyped
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _quantise_kernel(x, out, scales, width, block: tl.constexpr):  # type: ignore[no-untyped-def]
-    """One row a program, read twice: the second time from the cache."""
+    """One row per program, read twice: the second time from the cache."""
     number = tl.program_id(0).to(tl.int64)
     row = number * width
     inner = tl.arange(0, block)
@@ -88,7 +88,7 @@ def _quantise_kernel(x, out, scales, width, block: tl.constexpr):  # type: ignor
 def _expand_kernel(  # type: ignore[no-untyped-def]
     x, scales, out, rows, width, some: tl.constexpr, block: tl.constexpr
 ):
-    """`some` short rows a program."""
+    """`some` short rows per program."""
     number = tl.program_id(0).to(tl.int64) * some + tl.arange(0, some)
     place = tl.arange(0, block)
     inside = (number[:, None] < rows) & (place[None, :] < width)
@@ -114,7 +114,7 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
     some: tl.constexpr,
     with_norms: tl.constexpr,
 ):
-    """Some heads of one token a program, in place."""
+    """Some heads of one token per program, in place."""
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * some + tl.arange(0, some)[:, None]
     place = tl.arange(0, block)[None, :]
@@ -146,7 +146,7 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
 
 
 def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """As fused.norm."""
+    """See fused.norm."""
     normed = torch.empty_like(x)
     size = triton.next_power_of_2(x.shape[-1])
     _norm_kernel[(len(x),)](x, x, weight, x, normed, x.shape[-1], epsilon, adds=False, block=size, num_warps=8)
@@ -154,7 +154,7 @@ def norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def add_norm(hidden: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """As fused.add_norm."""
+    """See fused.add_norm."""
     total, normed = torch.empty_like(hidden), torch.empty_like(hidden)
     width = hidden.shape[-1]
     size = triton.next_power_of_2(width)
@@ -167,7 +167,7 @@ def add_norm(hidden: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> t
 def add_scaled_norm(
     hidden: Tensor, delta: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """As fused.add_scaled_norm."""
+    """See fused.add_scaled_norm."""
     total, normed = torch.empty_like(hidden), torch.empty_like(hidden)
     width = hidden.shape[-1]
     size = triton.next_power_of_2(width)
@@ -178,7 +178,7 @@ def add_scaled_norm(
 
 
 def gated(x: Tensor) -> Tensor:
-    """As fused.gated."""
+    """See fused.gated."""
     width = x.shape[-1] // 2
     out = x.new_empty(len(x), width)
     _gate_kernel[(len(x), triton.cdiv(width, _GATE_BLOCK))](x, out, width, block=_GATE_BLOCK)
@@ -186,7 +186,7 @@ def gated(x: Tensor) -> Tensor:
 
 
 def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """As fused.quantised."""
+    """See fused.quantised."""
     out = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scales = torch.empty(len(x), 1, dtype=torch.float32, device=x.device)
     block = min(4096, triton.next_power_of_2(x.shape[-1]))
@@ -195,7 +195,7 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def expanded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """As fused.expanded."""
+    """See fused.expanded."""
     rows, width = x.shape
     out = torch.empty(x.shape, dtype=dtype, device=x.device)
     _expand_kernel[(triton.cdiv(rows, _SHORT_ROWS),)](
@@ -205,7 +205,7 @@ def expanded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNorms, epsilon: float) -> None:
-    """As fused.rotate."""
+    """See fused.rotate."""
     tokens, count, head_dim = heads.shape
     query_norm, key_norm = norms or (cos, cos)
     _rotate_kernel[(tokens, triton.cdiv(count, _HEADS))](
@@ -227,4 +227,4 @@ def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNor
 
 
 FUSED = Fused(norm, add_norm, add_scaled_norm, gated, quantised, expanded, rotate)
-"""All of them."""
+"""The Triton implementations of all functions."""

@@ -1,6 +1,6 @@
-"""What a sampler needs to know of a model: the tokens over a picture of any size, and the picture as the model takes it.
+"""What a sampler needs to know about a model: the token grid for a picture of any size, and how to prepare its pixels.
 
-Small values without weights, so that sampler processes can be told of them. They import nothing of transformers, which takes
+Small values without weights, which are sent to sampler processes. This module does not import transformers, which takes
 seconds and hundreds of megabytes per process.
 """
 
@@ -22,28 +22,28 @@ from .pictures import Preprocessing
 
 @dataclass(frozen=True, slots=True)
 class ModelInput(ABC):
-    """The input of one checkpoint."""
+    """The input format of one checkpoint."""
 
     preprocess: Preprocessing
 
     @abstractmethod
     def grid(self, width: int, height: int) -> TokenGrid:
-        """The tokens of a shown picture of this size, and what each looks at in it. Raises ModelError."""
+        """The token grid of a shown picture of this size, with the region of each token. Raises ModelError."""
 
     @abstractmethod
     def size(self, width: int, height: int) -> tuple[int, int]:
         """(height, width) of the model's input for a shown picture of `width` x `height`. Raises ModelError."""
 
     def pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
-        """A shown picture (height, width, 3) as the model takes it: the same at the model's input size, uint8, resized as
-        the family's own processor does it. Thread-safe; releases the GIL."""
+        """A shown picture (height, width, 3) resized to the model's input size, uint8, like the family's own processor does
+        it. Thread-safe; releases the GIL."""
         height, width = self.size(rgb.shape[1], rgb.shape[0])
         return self.preprocess.resize(rgb, height, width)
 
 
 @dataclass(frozen=True, slots=True)
 class FixedInput(ModelInput):
-    """Every picture is resized to `width` x `height`, whatever its shape, over which tokens lie evenly."""
+    """Every picture is resized to `width` x `height`, whatever its shape. Tokens divide it evenly."""
 
     width: int
     height: int
@@ -59,7 +59,7 @@ class FixedInput(ModelInput):
 
 @dataclass(frozen=True, slots=True)
 class PooledInput(ModelInput):
-    """Every picture is resized to a square of `side` pixels; each row and column of tokens looks at its own span of it.
+    """Every picture is resized to a square of `side` pixels. Each row and column of tokens covers its own span of it.
 
     `spans`: half-open (first, last) pixels of the square per row or column of tokens; they may overlap.
     """
@@ -80,8 +80,8 @@ class PooledInput(ModelInput):
 
 @dataclass(frozen=True, slots=True)
 class ShapedInput(ModelInput):
-    """A picture keeps its shape: its sides become multiples of `cell` pixels, one token each, by Qwen's rule for videos
-    (transformers' `smart_resize`), which shares between `fewest` and `most` pixels among `frames` frames.
+    """A picture keeps its aspect ratio: its sides become multiples of `cell` pixels, one token each, by Qwen's rule for
+    videos (transformers' `smart_resize`), which divides between `fewest` and `most` pixels among `frames` frames.
 
     `depth`: frames per temporal patch.
     """

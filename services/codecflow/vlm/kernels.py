@@ -1,8 +1,8 @@
-"""Attention kernels for ragged sequences: many sequences of different lengths in one call, none padded, no mask tensors.
+"""Attention kernels for ragged sequences: many sequences of different lengths in one call, without padding or mask tensors.
 
-On a GPU in half precision there is torch's own FlashAttention-2, and FlashAttention-3 where the extra `fa3` is installed.
-Both are internal interfaces that may change with a release, so each is compared with plain attention before it is used.
-Everywhere else attention.py calls scaled_dot_product_attention.
+On a GPU in half precision: torch's own FlashAttention-2, and FlashAttention-3 where the extra `fa3` is installed. Both are
+internal interfaces that may change with a release, so each is compared with plain attention before it is used. Otherwise
+attention.py calls scaled_dot_product_attention.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from codecflow.vlm.transfer import to_device
 _logger = logging.getLogger("codecflow.engine")
 
 _FEW = 16
-"""Queries per sequence up to which its keys are split among programs."""
+"""Up to this many queries per sequence, its keys are split among programs."""
 
 TOLERANCE = 0.02
-"""The largest relative difference from attention in float32 at which a kernel is used. bfloat16 alone explains 0.005."""
+"""Maximum relative difference from float32 attention at which a kernel is used. bfloat16 alone explains 0.005."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
     """Which keys the queries of a call see. int32 tensors on the device of the queries.
 
-    `ends`: (sequences + 1,) where each sequence's queries end in the packed row of queries, from 0 on. `starts`: (sequences
-    + 1,) where its keys start in the row of keys, in any order, the last number being of no meaning. `lengths`:
-    (sequences,) how many keys it has. `most_queries`, `most_keys`: of any sequence.
+    `ends`: (sequences + 1,) the end of each sequence's queries in the packed queries, starting with 0. `starts`: (sequences
+    + 1,) the start of its keys, in any order; the last entry is unused. `lengths`: (sequences,) its number of keys.
+    `most_queries`, `most_keys`: maximum over the sequences.
     """
 
     ends: Tensor
@@ -47,13 +47,13 @@ class Sequences:
 Kernel = Callable[[Tensor, Tensor, Tensor, Sequences, bool, float], tuple[Tensor, Tensor]]
 """Called with query (queries, heads, head_dim), key and value (keys, kv_heads, head_dim), the sequences, whether a query
 sees only keys up to its own (the last query sees the last key), and the scale of scores. Returns the output, shaped like the
-query, and the logarithm of the sum of exponentiated scores, (heads, queries) float32."""
+query, and the log-sum-exp of the scores, (heads, queries) float32."""
 
 
 def flash2(
     query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """FlashAttention-2 (arXiv 2307.08691) as torch has it."""
+    """FlashAttention-2 (arXiv 2307.08691) from torch."""
     output, logs, *_ = torch.ops.aten._flash_attention_forward(
         query,
         key,
@@ -79,34 +79,34 @@ def flash3(
 
     ends, starts, lengths = sequences.ends, sequences.starts, sequences.lengths
     longest = sequences.most_queries, sequences.most_keys
-    # Few queries leave most of the GPU idle unless each sequence's keys are split (0: as many times as pays).
+    # Few queries leave most of the GPU idle unless each sequence's keys are split (0: chosen by the kernel).
     splits = 0 if sequences.most_queries <= _FEW else 1
     output, logs, *_ = torch.ops.fa3_fwd.fwd(
-        *(query, key, value, None, None, None, None),  # no new keys, no second query, no output of ours
+        *(query, key, value, None, None, None, None),  # no new keys, no second query, no output buffer
         *(ends, starts, None, None, lengths, *longest),
-        *(None, None, None, None, None, None, None, None, None),  # no pages, no rotation, no scales of fp8
+        *(None, None, None, None, None, None, None, None, None),  # no pages, no rotation, no fp8 scales
         *(scale, causal, -1, -1, 0, 0.0, True, None, splits, None, 0),
     )
     return output, logs
 
 
 KERNELS: dict[str, Kernel] = {"flash3": flash3, "flash2": flash2}
-"""Those of this module, the best first."""
+"""The kernels of this module, in order of preference."""
 
 
 Scaled = tuple[Tensor, Tensor | None]
-"""Keys or values of one layer as the pool stores them (kv_tensor.py), and their scales if they are in 8 bits."""
+"""Keys or values of one layer as the pool stores them (kv_tensor.py), and their scales if stored in 8 bits."""
 
 SingleKernel = Callable[[Tensor, Scaled, Scaled, Tensor, Tensor, Tensor, int, float], Tensor]
-"""Attention of single queries over keys and values where they lie in the pool; see paged_triton.single_queries."""
+"""Attention of single queries that reads keys and values in place from the pool; see paged_triton.single_queries."""
 
 PART = 512
-"""Keys that one program of such a kernel reads."""
+"""Keys per program of such a kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
-    """What there is for one device, precision and shape of heads."""
+    """The kernels for one device, precision and head shape."""
 
     ragged: Kernel | None = None
     single: SingleKernel | None = None
@@ -119,8 +119,8 @@ NONE = Kernels()
 def choose_kernels(
     device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, *, eight_bit: bool = False
 ) -> Kernels:
-    """The best kernels that compute what plain attention computes, for these shapes on this device. Says which they are,
-    once. `eight_bit`: keys and values are stored so."""
+    """The best kernels whose results match plain attention, for these shapes on this device. Logs the choice once.
+    `eight_bit`: keys and values are stored in 8 bits."""
     if device.type != "cuda" or dtype not in {torch.float16, torch.bfloat16}:
         return NONE
     where = (device, dtype, heads, kv_heads, head_dim)
@@ -142,10 +142,10 @@ def choose_kernels(
 
 
 def _usable(name: str, deviation_of: Callable[[], float]) -> bool:
-    """Whether a kernel works here and is near enough to plain attention."""
+    """Whether a kernel runs here and its results are close enough to plain attention."""
     try:
         off = deviation_of()
-    except Exception as error:  # noqa: BLE001  # not installed, another GPU, a head size that it lacks, a changed interface
+    except Exception as error:  # noqa: BLE001  # not installed, another GPU, an unsupported head size, a changed interface
         _logger.debug("attention kernel %s cannot be used here: %s", name, str(error).partition("\n")[0])
         return False
     if off > TOLERANCE:
@@ -158,10 +158,10 @@ def _usable(name: str, deviation_of: Callable[[], float]) -> bool:
 def deviation(
     kernel: Kernel, device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int
 ) -> float:
-    """The largest difference of `kernel` from attention in float32, relative to the largest value, over causal and whole
-    sequences whose keys lie apart and out of order, some with a single query."""
+    """The largest difference between `kernel` and float32 attention, relative to the largest value. Covers causal and full
+    sequences whose keys are not contiguous and not in order, some with a single query."""
     generator = torch.Generator(device).manual_seed(0)
-    # Queries, and where their keys start and stop.
+    # Queries, and the start and end of their keys.
     cases = [[(70, 300, 500), (1, 0, 131), (33, 130, 163)], [(1, 10, 200), (1, 0, 300), (1, 260, 500)]]
     worst = 0.0
     for parts in cases:
@@ -200,8 +200,8 @@ def single_deviation(
     *,
     eight_bit: bool = False,
 ) -> float:
-    """As `deviation`, of two queries over pages that lie apart, one of which sees two ranges of keys. `eight_bit`: those
-    are stored so; the rounding itself is not counted."""
+    """Like `deviation`, for two queries over pages that are not contiguous; one query sees two ranges of keys. `eight_bit`:
+    keys and values are stored in 8 bits; that rounding itself is not counted."""
     generator = torch.Generator(device).manual_seed(0)
     page, count = 16, 64
     query = torch.randn(2, heads, head_dim, device=device, generator=generator).to(dtype)
@@ -231,7 +231,7 @@ def single_deviation(
 
 
 def sequences_of(parts: list[tuple[int, int, int]], device: torch.device) -> Sequences:
-    """From (queries, first key, key behind the last) of each sequence."""
+    """From (queries, first key, end of keys) of each sequence."""
     ends = [0]
     for queries, _, _ in parts:
         ends.append(ends[-1] + queries)

@@ -1,8 +1,8 @@
-"""Keys and values of all streams in one pool, handed out in pages, and the cache object that text models write through.
+"""The KV pool of all streams, allocated in pages, and the cache object through which text models write to it.
 
-A page has room for PAGE tokens in every layer. A window is a list of pages (window.py), so a stream takes what its tokens
-need, and tokens that leave give their pages back at once. On the CPU the pool's memory is reserved when the engine starts,
-but the system commits it only as pages are first written.
+A page holds PAGE tokens of every layer. A window is a list of pages (window.py), so a stream takes only what its tokens
+need, and tokens that leave return their pages at once. On the CPU the pool's memory is reserved when the engine starts, but
+the system commits it only as pages are first written.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from codecflow.vlm.kv_tensor import E4M3, SCALE_BYTES, KVTensor
 from codecflow.vlm.transfer import to_device
 
 PAGE = 16
-"""Tokens per page. A stream wastes at most two part pages, one at each end of its window: 0.3 % of 5,000 tokens on average.
-Larger pages are not gathered faster (docs/decisions/022-the-kv-pool.md)."""
+"""Tokens per page. A stream wastes at most two partial pages, one at each end of its window: 0.3 % of 5,000 tokens on
+average. Larger pages are not gathered faster (docs/decisions/022-the-kv-pool.md)."""
 
 _KEPT_FREE = {
     "cuda": 0.25,
     "cpu": 0.5,
-}  # share of the free memory that is left: for activations, and on the CPU for other processes
+}  # share of the free memory that stays free: for activations, and on the CPU for other processes
 
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """What one token takes in the cache of one text model. `eight_bit`: stored as e4m3 with a scale per token and head."""
+    """Cache size of one token in one text model. `eight_bit`: stored as e4m3 with a scale per token and head."""
 
     layers: int
     kv_heads: int
@@ -60,11 +60,11 @@ class KVShape:
 
 
 class KVPool:
-    """`keys`, `values`: of all layers and slots, allocated once, zero-filled (a kernel may read a slot that it masks,
-    and must find a number there). Slot `s` belongs to page `s // PAGE`.
+    """`keys`, `values`: of all layers and slots, allocated once, zero-filled (a kernel may read a slot that it masks, and
+    must find a finite number there). Slot `s` belongs to page `s // PAGE`.
 
-    `memory_bytes`: the most that the pool may take; None: `spare_memory`. `feature_bytes`: bytes per token that streams may
-    hold outside the pool; they count against `memory_bytes` too. Raises ModelError when not one page fits.
+    `memory_bytes`: limit of the pool; None: `spare_memory`. `feature_bytes`: bytes per token that streams may hold outside
+    the pool; they count against `memory_bytes` too. Raises ModelError when not even one page fits.
     """
 
     def __init__(self, shape: KVShape, memory_bytes: int | None = None, feature_bytes: int = 0) -> None:
@@ -77,10 +77,10 @@ class KVPool:
                 f" {PAGE * shape.bytes_per_token / 2**20:,.1f} MiB"
             )
         self.keys, self.values = self._allocate(), self._allocate()
-        self._returned: list[int] = []  # taken from the end: what was used last is used next
-        self._touched = 0  # pages from here on were never used
+        self._returned: list[int] = []  # a stack: the most recently used page is reused first
+        self._touched = 0  # pages from here on have never been used
         self.peak = 0
-        """The most pages ever held."""
+        """Maximum number of pages held so far."""
 
     def _allocate(self) -> KVTensor:
         shape = self.shape
@@ -120,7 +120,7 @@ class KVPool:
         return len(self._returned) + self.pages - self._touched
 
     def take(self, pages: int) -> list[int]:
-        """Raises ModelError when there are not as many: callers ask `free` before."""
+        """Raises ModelError when fewer are free: callers check `free` first."""
         if pages > self.free:
             raise ModelError(f"{pages} pages of keys and values are needed, {self.free} are free")
         again = min(pages, len(self._returned))
@@ -134,21 +134,22 @@ class KVPool:
         self._returned.extend(reversed(pages))
 
     def gather(self, layer: int, pages: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of one layer on `pages` (pages,), one after another: (pages * PAGE, kv_heads, head_dim) each,
+        """Keys and values of one layer on `pages` (pages,), concatenated: (pages * PAGE, kv_heads, head_dim) each,
         contiguous."""
         return self.keys.read_pages(layer, pages, PAGE), self.values.read_pages(layer, pages, PAGE)
 
     def read(self, slots: Tensor, layers: int | slice = slice(None)) -> tuple[Tensor, Tensor]:
-        """Keys and values at `slots` (tokens,): (layers, tokens, kv_heads, head_dim) each, of one layer without layers."""
+        """Keys and values at `slots` (tokens,): (layers, tokens, kv_heads, head_dim) each; one layer: without the first
+        axis."""
         return self.keys.read(layers, slots), self.values.read(layers, slots)
 
     def write(self, slots: Tensor, keys: Tensor, values: Tensor, layers: int | slice = slice(None)) -> None:
-        """Shaped as `read` returns them."""
+        """Shapes as returned by `read`."""
         self.keys.write(layers, slots, keys)
         self.values.write(layers, slots, values)
 
     def check_integrity(self, held: Sequence[Sequence[int]]) -> None:
-        """Pages are conserved: free and `held` ones together are all, each once."""
+        """Checks that pages are conserved: each page is either free or `held`, exactly once."""
         everything = sorted([*self._returned, *(page for pages in held for page in pages)])
         assert everything == list(range(self._touched)), (
             f"{self.free} pages are free and {sum(map(len, held))} held of {self.pages}, or one is held twice"
@@ -156,7 +157,7 @@ class KVPool:
 
 
 class PoolCache(Cache):
-    """Takes each layer's new keys and values in one forward of a text model: writes them to `slots` (tokens,) of a pool."""
+    """Receives each layer's new keys and values in one forward of a text model and writes them to `slots` (tokens,)."""
 
     def __init__(self, pool: KVPool, slots: Tensor) -> None:
         super().__init__(layers=[])
@@ -166,8 +167,8 @@ class PoolCache(Cache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """transformers' way in. `key_states`, `value_states`: (1, kv_heads, tokens, head_dim). Attention reads the pool, not
-        the return."""
+        """transformers' cache interface. `key_states`, `value_states`: (1, kv_heads, tokens, head_dim). Attention reads the
+        pool, not the return value."""
         self.put(layer_idx, key_states[0].transpose(0, 1), value_states[0].transpose(0, 1))
         return key_states, value_states
 
@@ -176,16 +177,16 @@ class PoolCache(Cache):
         self.pool.write(self.slots, keys, values, layer)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Positions are always given, so no length is ever derived from the cache."""
+        """Positions are always passed explicitly, so no length is derived from the cache."""
         return 0
 
 
 class ProbedError(Exception):
-    """Not an error: ends a forward of `ProbeCache` as soon as the second layer's keys and values are known."""
+    """Not an error: ends a forward of `ProbeCache` once the second layer's keys and values are known."""
 
 
 class ProbeCache(PoolCache):
-    """Leaves the pool alone and keeps what the second layer would write: the first whose keys depend on context."""
+    """Does not write to the pool. Keeps the second layer's keys and values: the first that depend on context."""
 
     keys: Tensor | None = None
     values: Tensor | None = None
@@ -197,21 +198,22 @@ class ProbeCache(PoolCache):
 
 
 def cache_keyword(text_model: nn.Module) -> str:
-    """What this release of transformers calls the cache: renamed from `past_key_values` to `cache` between 5.17 and 5.24."""
+    """The name of the cache argument in this transformers release: `past_key_values` became `cache` between 5.17 and
+    5.24."""
     parameters = inspect.signature(inspect.unwrap(type(text_model).forward)).parameters
     return "cache" if "cache" in parameters else "past_key_values"
 
 
 def shift_keys(keys: Tensor, distance: int | Tensor, inv_freq: Tensor) -> Tensor:
-    """Rotary keys moved by `distance` positions: all alike, or each token by its own, (tokens,) on the CPU. `keys`: (...,
-    tokens, kv_heads, head_dim), rotated in halves as transformers does; `inv_freq`: (rotary_dim / 2,), on the CPU.
+    """Rotary keys moved by `distance` positions: one for all, or one per token, (tokens,) on the CPU. `keys`: (..., tokens,
+    kv_heads, head_dim), rotated in halves like in transformers; `inv_freq`: (rotary_dim / 2,), on the CPU.
 
-    Rotary attention (RoFormer, arXiv 2104.09864) depends on differences of positions only: a key rotated for position p
+    Rotary attention (RoFormer, arXiv 2104.09864) depends only on differences of positions: a key rotated for position p
     becomes the key for position p + d by a further rotation by d, whatever p was. A shift that is the same on every axis
     (M-RoPE's time, height and width) is the same rotation for every frequency, whichever axis the frequency belongs to.
 
-    Computed in float32, with angles taken in float64; returned in the dtype of `keys`. Dimensions beyond the rotary ones
-    pass through.
+    Computed in float32, with angles in float64; returned in the dtype of `keys`. Dimensions beyond the rotary ones are
+    unchanged.
     """
     distances = torch.as_tensor(distance)
     if not distances.any():
@@ -224,8 +226,8 @@ def shift_keys(keys: Tensor, distance: int | Tensor, inv_freq: Tensor) -> Tensor
 
 
 def spare_memory(device: torch.device) -> int:
-    """Default size of a pool in bytes, once the weights are loaded: three quarters of what is free on a
-    GPU, half of what is free on the machine (or in its container) for the CPU."""
+    """Default size of a pool in bytes, once the weights are loaded: three quarters of the free memory of a GPU; on the CPU,
+    half of the free memory of the machine (or of its container)."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
@@ -242,7 +244,7 @@ def _free_on_machine() -> int:
 
 
 def _free_in_container() -> int:
-    """What a memory limit of cgroup v2 leaves; without one, no bound."""
+    """Free memory within the cgroup v2 limit of the container; no bound without a limit."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit, used = ((folder / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current"))

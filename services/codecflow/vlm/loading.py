@@ -1,4 +1,4 @@
-"""Loading a checkpoint: a hub id or a folder, by transformers' ordinary path."""
+"""Loads a checkpoint, a hub id or a folder, through transformers."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from codecflow.vlm.attention import NAME
 from codecflow.vlm.families import FAMILIES, Family
 
 PRECISIONS = ("auto", "fp8")
-"""Of weights, and of stored keys and values."""
+"""Precisions of weights, and of stored keys and values."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-# Where checkpoints keep the settings of their picture processors, the one for videos first.
+# Files with a checkpoint's picture processor settings; the one for videos takes precedence.
 _PROCESSING = (
     ("video_preprocessor_config.json", None),
     ("processor_config.json", "video_processor"),
@@ -36,7 +36,7 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: st
     """The checkpoint `name`, ready for an Engine. `weights`, `kv`: as `set_precision` takes them.
 
     `dtype`: float32, bfloat16, float16; auto: bfloat16 on a GPU, float32 on the CPU. `device`: cpu, cuda, cuda:1, ...; auto:
-    a GPU if there is one. Raises ModelError when there is no such checkpoint or it is of no known family.
+    a GPU if there is one. Raises ModelError when there is no such checkpoint or its family is not supported.
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
@@ -60,8 +60,8 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: st
 
 
 def set_precision(family: Family, weights: str, kv: str) -> None:
-    """`weights` `fp8`: the language model's linear layers in 8-bit floating point. `kv` `fp8`: keys and values are stored
-    so. auto: as they are. Raises ModelError on anything else, and where the language model has layers of its own."""
+    """`weights` `fp8`: the language model's linear layers in 8-bit floating point. `kv` `fp8`: keys and values are stored in
+    it. auto: unchanged. Raises ModelError on any other value, and where the language model's layers are not supported."""
     for name, value in (("weights", weights), ("kv", kv)):
         if value not in PRECISIONS:
             raise ModelError(f"{name} {value!r}: use {' or '.join(PRECISIONS)}")
@@ -74,7 +74,7 @@ def set_precision(family: Family, weights: str, kv: str) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto`: a GPU if there is one. Raises ModelError on a name that is none, or of no device here."""
+    """`auto`: a GPU if there is one. Raises ModelError on an invalid name, or a device that does not exist here."""
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
     except RuntimeError as error:
@@ -93,7 +93,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars of transformers inside."""
+    """Disables transformers' progress bars inside the block."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -119,7 +119,7 @@ def _processing(name: str) -> dict[str, Any]:
 
 
 def _json(name: str, file: str) -> dict[str, Any]:
-    """A file of the checkpoint, {} when it has none."""
+    """A JSON file of the checkpoint, {} if it does not exist."""
     path = cached_file(name, file, _raise_exceptions_for_missing_entries=False)
     content: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8")) if path else {}
     return content

@@ -1,8 +1,7 @@
-"""Attention of single queries over pages of the pool, where they lie: a Triton kernel, imported only where there is a GPU.
+"""Attention of single queries that reads the pool's pages in place: a Triton kernel, imported only on machines with a GPU.
 
-With one query per sequence nothing but reading keys and values costs, so copying them together first would triple it. Each
-sequence's keys are cut into parts that are read by different programs; their results are merged by a second kernel
-(Flash-Decoding).
+With one query per sequence the cost is that of reading keys and values; gathering them first would triple it. Each
+sequence's keys are split into parts that different programs read. A second kernel merges their results (Flash-Decoding).
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ def _read_kernel(  # type: ignore[no-untyped-def]
     page: tl.constexpr,
     block: tl.constexpr,
 ):
-    """One part of one sequence's keys, for the query heads that share one key head."""
+    """One part of one sequence's keys, for the query heads that share a key head."""
     part, kv_head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row = tl.load(parts + 4 * part).to(tl.int64)
     first, stop, table = tl.load(parts + 4 * part + 1), tl.load(parts + 4 * part + 2), tl.load(parts + 4 * part + 3)
@@ -78,7 +77,7 @@ def _read_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _merge_kernel(partial, logs, bounds, out, heads, head_dim: tl.constexpr):  # type: ignore[no-untyped-def]
-    """All parts of one query head."""
+    """Merges all parts of one query head."""
     row, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     place = tl.arange(0, head_dim)
     top = float("-inf")
@@ -107,8 +106,8 @@ def single_queries(
 ) -> Tensor:
     """`query`: (rows, heads, head_dim). `keys`, `values`: (slots, kv_heads, head_dim), one layer of the pool, and scales
     (slots, kv_heads) if they are in 8 bits. `pages`: (pages,) int64, of all streams. `parts`: (parts, 4) int32: a row, the
-    range of keys that it sees, and where the pages start under which those lie; `bounds`: (rows + 1,) int32, each row's
-    parts. Returns as `query`."""
+    range of keys that it sees, and the index of the first of their pages; `bounds`: (rows + 1,) int32, the range of parts of
+    each row. Returns the shape of `query`."""
     (stored_keys, key_scales), (stored_values, value_scales) = keys, values
     rows, heads, head_dim = query.shape
     kv_heads = stored_keys.shape[1]

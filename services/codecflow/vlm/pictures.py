@@ -1,5 +1,5 @@
-"""Pictures as a model takes them, with the values of transformers' own processors: resized on the CPU, normalised on the
-model's device."""
+"""Model input pictures with the same values as transformers' own processors: resized on the CPU, normalised on the model's
+device."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, linear
 
-_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as processors' files spell them
+_RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as in processor files
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Preprocessing:
 
     @staticmethod
     def of(processing: Mapping[str, Any]) -> Preprocessing:
-        """From a checkpoint's preprocessor file; what it leaves out is as the processors' defaults have it."""
+        """From a checkpoint's preprocessor file; missing values are the processors' defaults."""
         return Preprocessing(
             mean=tuple(processing.get("image_mean") or (0.48145466, 0.4578275, 0.40821073)),
             std=tuple(processing.get("image_std") or (0.26862954, 0.26130258, 0.27577711)),
@@ -37,15 +37,17 @@ class Preprocessing:
         )
 
     def resize(self, rgb: npt.NDArray[np.uint8], height: int, width: int) -> Tensor:
-        """`rgb`: (h, w, 3) uint8 -> (height, width, 3) uint8 on the CPU, resized with antialiasing as processors do."""
+        """`rgb`: (h, w, 3) uint8 -> (height, width, 3) uint8 on the CPU, resized with antialiasing like in the
+        processors."""
         picture = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
         if picture.shape[-2:] != (height, width):
-            # The channels stay interleaved: the same values as from planes, in a half to a quarter of the time.
+            # Interleaved channels give the same values as planes in a quarter to half of the time.
             picture = interpolate(picture, (height, width), mode=self.resampling, antialias=True)
         return picture[0].permute(1, 2, 0).contiguous()
 
     def normalise(self, values: Tensor) -> Tensor:
-        """`values`: (..., 3, height, width), from 0 to 255 -> float32, with the checkpoint's mean and deviation."""
+        """`values`: (..., 3, height, width), from 0 to 255 -> float32, normalised with the checkpoint's mean and
+        deviation."""
         mean, std = _constants(self, values.device)
         return (values.float() - mean) / std
 
@@ -61,15 +63,15 @@ def _constants(preprocessing: Preprocessing, device: torch.device) -> tuple[Tens
 
 
 def project_patches(convolution: Any, patches: Tensor) -> Tensor:
-    """A convolution whose stride is its kernel, on patches of that size: (patches, ...) -> (patches, channels).
+    """A convolution whose stride equals its kernel, on patches of that size: (patches, ...) -> (patches, channels).
 
-    It is a linear map of each patch, which is how it is computed: convolution kernels are slow on pictures this small.
+    It is computed as the linear map of each patch that it is: convolution kernels are slow on pictures this small.
     """
     return linear(patches.flatten(1), convolution.weight.flatten(1), convolution.bias)
 
 
 def grouped_places(tokens: npt.NDArray[np.int64], columns: int, merge: int) -> npt.NDArray[np.int64]:
-    """The patches of `tokens` (tokens,), each a group of `merge` x `merge`, in a grid of `columns` tokens per row.
+    """The patches of `tokens` (tokens,), `merge` x `merge` for each, in a grid of `columns` tokens per row.
 
     (tokens * merge * merge, 2): row and column in the patch grid, group by group, row by row within a group.
     """
@@ -82,8 +84,8 @@ def grouped_places(tokens: npt.NDArray[np.int64], columns: int, merge: int) -> n
 def gather_patches(
     picture: npt.NDArray[np.uint8], places: npt.NDArray[np.int64], patches: npt.NDArray[np.uint8]
 ) -> None:
-    """The patches of `picture` (height, width, channels) at row and column `places` (patches, 2), written to `patches`
-    (patches, size, size, channels). What patches do not fill is left out."""
+    """Writes the patches of `picture` (height, width, channels) at row and column `places` (patches, 2) to `patches`
+    (patches, size, size, channels). Pixels beyond the last whole patch are ignored."""
     height, width, channels = picture.shape
     size = patches.shape[1]
     rows, columns = height // size, width // size

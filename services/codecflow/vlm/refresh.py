@@ -1,11 +1,11 @@
-"""Refresh policies: which tokens of the overlap are computed again, in context, when frames before them have left.
+"""Refresh policies: which tokens of the overlap are recomputed in context after earlier frames have left.
 
 A token's keys and values carry the context that it had when it was computed. While nothing leaves the window that context
-stays as it was, so there is nothing to refresh.
+does not change, so there is nothing to refresh.
 
-`anchors` and `budget` choose among the tokens of frames. The background stands first in the sequence: computed again, its
-tokens would see the prefix and one another, less than they saw in their frame. Only `all` computes it again, as it does
-everything, from features that the background holds: its pictures are gone.
+`anchors` and `budget` choose among the tokens of frames. The background comes first in the sequence: recomputed, its tokens
+would see the prefix and one another, less than they saw in their frame. Only `all` recomputes it, like everything else, from
+features that the background holds, since its pictures are gone.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ BudgetBy = Literal["deviation", "position", "random", "shifted"]
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """`none`: nothing. `anchors`: every token of anchor frames (CodecFlow, arXiv 2604.06036). `budget`: a `share` of
-    the overlap's tokens, those whose second layer's keys and values deviate most from the cached ones (`deviation`, as
-    CacheBlend, arXiv 2405.16444), the oldest ones, which lost most of their context (`position`), or any (`random`: a
-    control); a share of 1 is the whole overlap, from features that are held. `all`: the whole window from scratch, pictures
+    """`none`: nothing. `anchors`: every token of anchor frames (CodecFlow, arXiv 2604.06036). `budget`: a `share` of the
+    overlap's tokens, those whose second layer's keys and values deviate most from the cached ones (`deviation`, as in
+    CacheBlend, arXiv 2405.16444), the oldest ones, which lost most of their context (`position`), or random ones (`random`:
+    a control); a share of 1 is the whole overlap, from held features. `all`: the whole window from scratch, pictures
     included.
 
-    `matched`: the budget is as many tokens as anchor frames hold in the overlap, whatever `share` says, so that what
-    anchors gain can be told from what as many other tokens would. `shifted` goes with it: anchors' places, each moved on by
-    half of an anchor period's tokens (around the end).
+    `matched`: the budget is the number of anchor tokens in the overlap, whatever `share` says, to separate the effect of
+    anchors from that of equally many other tokens. `shifted` is for use with it: anchors' indices, each shifted by half of
+    an anchor period's tokens (modulo the overlap).
     """
 
     name: RefreshName = "none"
@@ -78,7 +78,7 @@ class Refresh:
         return self.name == "budget" and self.by == "deviation" and (self.matched or 0 < self.share < 1)
 
     def runs(self, window: StreamWindow, overlap: Sequence[HeldFrame], deviation: Tensor | None = None) -> list[Run]:
-        """The tokens of `overlap` to compute again. `deviation`: (overlap tokens,), where this policy `probes`."""
+        """The tokens of `overlap` to recompute. `deviation`: (overlap tokens,), if this policy `probes`."""
         if self.name == "anchors":
             return [frame.run() for frame in overlap if frame.anchor]
         if self.name != "budget" or not (self.matched or self.share):
@@ -102,7 +102,7 @@ class Refresh:
         return runs
 
     def order(self, stream: str, first: int, tokens: int, deviation: Tensor | None = None) -> Tensor:
-        """The overlap's tokens, those to refresh first: (tokens,) int64. `first`: its oldest frame, which seeds `random`."""
+        """The overlap's tokens in order of priority: (tokens,) int64. `first`: its oldest frame, which seeds `random`."""
         if self.by == "position":
             return torch.arange(tokens)
         if self.by == "random":
@@ -113,7 +113,7 @@ class Refresh:
 
 
 def _pieces(run: Run, picked: Tensor) -> list[Run]:
-    """The stretches of `run` where `picked` (tokens,) holds."""
+    """The contiguous pieces of `run` where `picked` (tokens,) holds."""
     edges = torch.nn.functional.pad(picked.int(), (1, 1)).diff()
     starts, stops = (edges.eq(step).nonzero().flatten().tolist() for step in (1, -1))
     return [run.part(a, b) for a, b in zip(starts, stops, strict=True)]
@@ -122,13 +122,13 @@ def _pieces(run: Run, picked: Tensor) -> list[Run]:
 def deviations(
     family: Family, pool: KVPool, windows: Sequence[tuple[StreamWindow, Sequence[HeldFrame]]]
 ) -> list[tuple[Tensor, Work]]:
-    """How far cached keys and values are from what they would be in today's context (CacheBlend, arXiv 2405.16444).
+    """The deviation of cached keys and values from those in the current context (CacheBlend, arXiv 2405.16444).
 
-    The first layer's keys depend on the token alone. The second layer's are the first to show context, and a token that
-    deviates there tends to deviate in the layers above, so one layer over the overlap is enough to choose.
+    The first layer's keys depend on the token alone. The second layer's are the first that depend on context, and a token
+    that deviates there tends to deviate in the layers above, so probing one layer over the overlap is enough to choose.
 
     For each window and its overlap, frames in order: squared distance of keys and values, (tokens,) on the CPU, and cost.
-    A model of one layer has no context in its cache: nothing deviates.
+    The cache of a one-layer model does not depend on context: no deviation.
     """
     pack = Pack(family, pool)
     work = [pack.trunk(window, [frame.run() for frame in overlap]) for window, overlap in windows]

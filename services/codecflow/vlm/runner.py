@@ -1,4 +1,4 @@
-"""One packed forward of the text model over tokens of many streams: what goes in, where it is written, what it sees."""
+"""One packed forward of the text model over tokens of many streams: its inputs, write slots and attention layout."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tokens for consecutive slots. Bookkeeping lies on the CPU, features on the model's device.
+    """Tokens for consecutive slots. Bookkeeping is on the CPU, features on the model's device.
 
-    `ids`: (tokens,) int64, of any token where `visual`: (tokens,) bool. `positions`: (axes, tokens) int64. `features`:
-    (visual tokens, levels, hidden), None when there are none.
+    `ids`: (tokens,) int64, arbitrary where `visual`: (tokens,) bool. `positions`: (axes, tokens) int64. `features`: (visual
+    tokens, levels, hidden), None when there are none.
     """
 
     slot: int
@@ -57,7 +57,7 @@ class Run:
 
     @staticmethod
     def of_text(slot: int, ids: Sequence[int], position: int, axes: int, closing: Tensor | None = None) -> Run:
-        """Text at consecutive positions, the same on every axis; `closing` features (tokens, hidden) go before it."""
+        """Text at consecutive positions, the same on every axis, preceded by `closing` features (tokens, hidden)."""
         lead = 0 if closing is None else len(closing)
         count = lead + len(ids)
         return Run(
@@ -73,7 +73,7 @@ class Run:
 class Branch:
     """A continuation of a stream's window that other branches do not see: a question, an answer, a label.
 
-    `slot`: its first own slot; `length`: tokens that it holds there; `parents`: slot ranges of branches that it continues;
+    `slot`: its first own slot; `length`: number of tokens there; `parents`: slot ranges of the branches that it continues;
     `position`: of its next token.
     """
 
@@ -96,7 +96,7 @@ class Branch:
 
 @dataclass(slots=True)
 class _Reading:
-    """One stream's part of a pack. Slots are the window's; `stop`: behind the last one that is read."""
+    """One stream's part of a pack. Slots are the window's; `stop`: end of the slots that are read."""
 
     window: StreamWindow
     stop: int = 0
@@ -104,7 +104,7 @@ class _Reading:
 
 
 class Pack:
-    """Collects streams' tokens, then runs them in one forward. Tokens of one stream are added one after another."""
+    """Collects streams' tokens, then runs them in one forward. All tokens of a stream must be added consecutively."""
 
     def __init__(self, family: Family, pool: KVPool) -> None:
         self.family = family
@@ -115,8 +115,8 @@ class Pack:
         self._readings: list[_Reading] = []
 
     def trunk(self, window: StreamWindow, runs: Sequence[Run]) -> Work:
-        """Tokens of prefix and frames, ascending: each sees the window's slots up to its own. Nobody asks for their hidden
-        states."""
+        """Tokens of prefix and frames, ascending: each sees the window's slots up to its own. Their hidden states are not
+        needed."""
         first, pairs = self.tokens, 0
         for a, b in _joined(runs):
             self._attend(window, b - a, (window.start, b))
@@ -126,14 +126,14 @@ class Pack:
         return Work(count, pairs) if self.family.narrows else Work(count, pairs, count, pairs)
 
     def branches(self, window: StreamWindow, grown: Sequence[tuple[Branch, Run]], *, last_only: bool = False) -> Work:
-        """New tokens of branches: each sees the window, its branch's parents, and its branch up to itself. `last_only`: of
-        each branch only the last token's hidden state is asked for."""
+        """New tokens of branches: each sees the window, its branch's parents, and its branch up to itself. `last_only`: only
+        the hidden state of each branch's last token is needed."""
         start, shared = window.start, window.slots
         work = NOTHING
         for branch, run in grown:
             count = len(run)
             seen = [(start, shared), *branch.parents]
-            if len(grown) == 1 and branch.slot == shared and not branch.parents:  # the window goes on in it
+            if len(grown) == 1 and branch.slot == shared and not branch.parents:  # a direct continuation of the window
                 self._attend(window, count, (start, run.stop))
             else:
                 self._attend(window, count, (branch.slot, run.stop), seen)
@@ -155,8 +155,8 @@ class Pack:
         causal: tuple[int, int],
         shared: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """The next `queries` packed tokens stand in the last of the window's slots `causal`, and see those up to their own,
-        and all of the slots `shared`."""
+        """The next `queries` packed tokens are the last of the window's slots `causal`. Each sees those up to its own, and
+        all of the slots `shared`."""
         if not self._readings or self._readings[-1].window is not window:
             self._readings.append(_Reading(window))
         reading, first = self._readings[-1], window.start
@@ -167,7 +167,7 @@ class Pack:
             and not shared
             and not before.shared
             and own == (before.causal[0], before.causal[1] + queries)
-        ):  # one sequence goes on
+        ):  # continues a sequence
             reading.segments[-1] = Segment(before.start, before.stop + queries, own)
         else:
             seen = tuple((a - first, b - first) for a, b in shared)
@@ -176,8 +176,8 @@ class Pack:
         self.tokens += queries
 
     def run(self, cache: PoolCache | None = None, wanted: Sequence[int] | None = None) -> Tensor:
-        """Hidden states (tokens, hidden) in the order in which tokens were added; with `wanted`, of those packed tokens
-        alone, ascending. `cache`: in place of one that writes."""
+        """Hidden states (tokens, hidden) in the order in which tokens were added; with `wanted`, only of those packed
+        indices, ascending. `cache`: replaces the one that writes to the pool."""
         family, runs = self.family, self._runs
         device = family.device
         visual = np.flatnonzero(np.concatenate([run.visual for run in runs]))
@@ -186,14 +186,14 @@ class Pack:
         parts = [run.features for run in runs if run.features is not None and len(run.features)]
         features = torch.cat(_levelled(parts)) if parts else embeds.new_zeros(0, 1, embeds.shape[1])
         embeds.index_copy_(0, index, features[:, 0].to(embeds.dtype))
-        if cache is None:  # a cache is false when it is empty
+        if cache is None:  # an empty cache is falsy
             cache = PoolCache(self.pool, to_device(np.concatenate(self._written), device))
         positions = to_device(np.concatenate([run.positions for run in runs], axis=1), device)
         packed = Packed(embeds, positions, index, features, self._layout(), cache, wanted)
         return family.run_text(packed)
 
     def _layout(self) -> StreamLayout:
-        """The step's plan for attention: of each stream its pages, in order, and who reads how much of them."""
+        """The step's attention plan: the pages of each stream, in order, and the keys that each query reads."""
         keys = [
             PagedKeys(
                 _pages_read(reading),
@@ -211,7 +211,7 @@ def _pages_read(reading: _Reading) -> Ints:
 
 
 def _levelled(parts: list[Tensor]) -> list[Tensor]:
-    """Closing features have one level only; where other features have more, nothing enters for them at the further ones."""
+    """Closing features have a single level. Where other features have more levels, theirs are zero."""
     levels = max(part.shape[1] for part in parts)
     return [
         part if part.shape[1] == levels else torch.nn.functional.pad(part, (0, 0, 0, levels - part.shape[1]))
@@ -220,7 +220,7 @@ def _levelled(parts: list[Tensor]) -> list[Tensor]:
 
 
 def _joined(runs: Sequence[Run]) -> list[tuple[int, int]]:
-    """Slot ranges of `runs`, ascending, neighbours joined."""
+    """Slot ranges of `runs`, ascending, adjacent ones merged."""
     ranges: list[tuple[int, int]] = []
     for run in runs:
         if ranges and ranges[-1][1] == run.slot:

@@ -1,4 +1,4 @@
-"""A step's work while it is in progress: one task per stream, cut into parts that are batched, and that can fail alone."""
+"""Work in progress of a step: one task per stream, split into parts that are batched and can fail individually."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory",
 
 @dataclass(slots=True)
 class Task:
-    """One stream's part of the step in progress. `overlap`: frames that lost context because tokens before them left."""
+    """One stream's part of the current step. `overlap`: frames that lost context because earlier tokens left."""
 
     work: StreamWork
     window: StreamWindow | None = None
@@ -38,17 +38,17 @@ class Task:
 
     @property
     def held(self) -> StreamWindow:
-        """Its window, which it has once it is admitted."""
+        """Its window; available once it is admitted."""
         assert self.window is not None
         return self.window
 
     @property
     def questions(self) -> list[Asked]:
-        """Those that can still be answered."""
+        """Questions without an error."""
         return [asked for asked in self.asked if asked.error is None]
 
     def trunk(self, refresh: Refresh) -> list[Run]:
-        """What is to be computed of prefix, background and frames, in order."""
+        """The tokens of prefix, background and frames to compute, in order."""
         prefix = []
         if refresh.name == "all":
             background = self.held.background
@@ -56,7 +56,7 @@ class Task:
         return [*prefix, *self.refreshed, *(frame.run() for frame in self.held.live if frame.fresh)]
 
     def tokens(self, refresh: Refresh) -> int:
-        """About how many tokens its part of the step computes; known before anything is."""
+        """Approximate number of tokens that its part of the step computes; known in advance."""
         again = [frame for frame in self.overlap if refresh.holds_features(frame)]
         fresh = [frame for frame in self.held.live if frame.fresh]
         background = len(self.held.background) if refresh.name == "all" else 0
@@ -65,7 +65,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The smallest thing that is computed or fails by itself: a picture, a stream's tokens, or one question."""
+    """The smallest unit that is computed or fails by itself: a picture, a stream's tokens, or one question."""
 
     task: Task
     size: int = 0
@@ -77,7 +77,7 @@ class Part:
         return self.task.error is None and (self.asked is None or self.asked.error is None)
 
     def fail(self, failure: Failure) -> None:
-        """Sets the question aside, or the stream where it is not a question's part."""
+        """Records the failure of the question, or of the stream if the part is not a question."""
         if self.asked is not None:
             self.asked.error = failure
         else:
@@ -85,7 +85,7 @@ class Part:
 
 
 def isolated(parts: Sequence[Part], compute: Callable[[list[Part]], None]) -> None:
-    """Computes all parts together. When that raises, each half is computed by itself, and so on: in the end the parts that
+    """Computes all parts together. On an error it computes each half separately, recursively: in the end only parts that
     cannot be computed alone carry the error, and all others are computed. `compute` must be repeatable.
 
     An error of the device itself (a failed kernel, a lost GPU) is raised: nothing can be computed on it any more.
@@ -101,7 +101,7 @@ def isolated(parts: Sequence[Part], compute: Callable[[list[Part]], None]) -> No
         failure = failure_of(error)
     else:
         return
-    # Outside the handler: the error's traceback holds the tensors that did not fit.
+    # Outside the handler: the error's traceback references the tensors that did not fit.
     if len(alive) == 1:
         alive[0].fail(failure)
     else:
@@ -111,7 +111,7 @@ def isolated(parts: Sequence[Part], compute: Callable[[list[Part]], None]) -> No
 
 
 def failure_of(error: Exception) -> Failure:
-    """In one line, with the code that says whether it was memory."""
+    """In one line, with a code that distinguishes memory errors."""
     lines = str(error).strip().splitlines()
     text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
@@ -121,7 +121,7 @@ def failure_of(error: Exception) -> Failure:
 
 
 def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> Iterator[list[Item]]:
-    """Consecutive items, as many as together have a size of at most `limit`; one alone may be larger."""
+    """Groups consecutive items to a total size of at most `limit`; a single item may exceed it."""
     batch: list[Item] = []
     total = 0
     for item in items:
@@ -135,7 +135,7 @@ def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> I
 
 
 def forwards(parts: Iterable[Part], limit: int) -> Iterator[list[Part]]:
-    """As `batches`, with at most BRANCH_TOKENS of one stream's questions in each, unless one alone has more."""
+    """Like `batches`, with at most BRANCH_TOKENS of one stream's questions in each, unless a single one has more."""
     batch: list[Part] = []
     total = asking = 0
     for part in parts:

@@ -1,4 +1,4 @@
-"""Published models' shapes, built with random weights straight on a device: right for timing, never for answers."""
+"""Published models' shapes, built with random weights directly on a device: for timing, not for answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from codecflow.vlm.tiny.parts import Made
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a ViT and of a language model: the family's own kind, unless `text` names another `model_type`. `side`: of
-    InternVL's square input, in pixels."""
+    """Sizes of a ViT and of a language model: of the family's default type, unless `text` names another `model_type`.
+    `side`: of InternVL's square input, in pixels."""
 
     family: str
     vision: dict[str, Any]
@@ -32,14 +32,14 @@ class Shape:
         return self.side // 28
 
     def base(self) -> Made:
-        """The family's small model, its tokenizer, and the files of its processors."""
+        """The family's small model, its tokenizer, and its processor files."""
         return tiny_internvl(image_size=self.side) if self.family == "internvl" else MAKERS[self.family]()
 
     def config(self, base: PreTrainedConfig) -> PreTrainedConfig:
-        """`base`, which fixes what the family's tokenizer and template need, with these sizes."""
+        """`base` with these sizes. It keeps what the family's tokenizer and template require."""
         settings: dict[str, Any] = base.to_dict()
         settings["vision_config"] |= self.vision
-        settings["text_config"].pop("layer_types", None)  # as many as the base has layers
+        settings["text_config"].pop("layer_types", None)  # one entry per layer of the base
         settings["text_config"] |= {
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
         } | self.text
@@ -88,7 +88,7 @@ SHAPES = {
         {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 512},
         _text(128, 3, 4, 2, 512, 512),
     ),
-    # The demo's model, and what it would be at larger inputs.
+    # The demo's model, and its larger inputs.
     "codecflow-tiny": Shape("internvl", _VIT_S, _SMOLLM2, 224),
     "codecflow-tiny-336": Shape("internvl", _VIT_S, _SMOLLM2, 336),
     "codecflow-tiny-448": Shape("internvl", _VIT_S, _SMOLLM2, 448),
@@ -113,7 +113,7 @@ def named_shape(name: str) -> Shape:
 
 
 def build_shape(name: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Family:
-    """A model of shape `name` with random weights, made on `device`. Raises ModelError on an unknown name."""
+    """A model of shape `name` with random weights, created on `device`. Raises ModelError on an unknown name."""
     shape = named_shape(name)
     base, tokenizer, files = shape.base()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):

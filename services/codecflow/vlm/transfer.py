@@ -1,4 +1,4 @@
-"""Copies to a model's device that the host does not wait for, and times that it reads once a step is done."""
+"""Asynchronous copies to a model's device, and stage timing that is read once a step is done."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Owner = TypeVar("Owner")
 
 
 def to_device(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor:
-    """A copy on `device`, or the values themselves where they are there already. A GPU takes it from pinned memory, in the
-    order of its work: a plain copy would make the host wait until all that was asked of the GPU before is done."""
+    """A copy on `device`, or the values themselves if they are there already. For a GPU it is an asynchronous copy from
+    pinned memory: a plain copy would block the host until all queued work is done."""
     tensor = torch.from_numpy(values) if isinstance(values, np.ndarray) else values
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -25,8 +25,8 @@ def to_device(values: npt.NDArray[Any] | Tensor, device: torch.device) -> Tensor
 
 
 class StageClock(Generic[Owner]):
-    """Times stages of work on a device. On a GPU a stage's time is that between two events in the order of its work, so that
-    the host does not have to wait between stages."""
+    """Times stages of work on a device. On a GPU it records events in the stream, so that the host does not have to wait
+    between stages."""
 
     def __init__(self, device: torch.device) -> None:
         self._gpu = device.type == "cuda"
@@ -34,7 +34,7 @@ class StageClock(Generic[Owner]):
 
     @contextmanager
     def stage(self, name: str, owners: Sequence[Owner], share: Callable[[Owner], int]) -> Iterator[None]:
-        """Times the block for all owners together, to be divided in proportion to what `share` says after it."""
+        """Times the block for all owners together. The time is divided in proportion to `share`, called after the block."""
         begun = self._now()
         yield
         self._measured.append((name, [(owner, share(owner)) for owner in owners], begun, self._now()))

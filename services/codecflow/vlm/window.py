@@ -1,10 +1,10 @@
-"""One stream's sliding window: its frames, and where their keys and values lie.
+"""One stream's sliding window: its frames, and where their keys and values are stored.
 
-A window numbers its slots on and on: prefix, background, frames oldest first, then room for questions. Its pages lie under
-those slots in order, so slot `s` is on page `s // PAGE - first_page` of its list. When frames leave, whole pages before
-what remains go back to the pool at once. The video stays where it is, in slots and in positions. Prefix and background are
-written again, right before the oldest frame: the prefix from the copy that was computed at position 0, the background from
-where its tokens were. Thousands of keys never move, so nothing drifts.
+A window numbers its slots consecutively: prefix, background, frames oldest first, then room for questions. Its pages cover
+those slots in order: slot `s` is on page `s // PAGE - first_page` of its list. When frames leave, whole pages before the
+rest return to the pool at once. The remaining frames keep their slots and positions. Prefix and background are rewritten
+directly before the oldest frame: the prefix from the copy that was computed at position 0, the background from the previous
+places of its tokens. Thousands of keys never move, so rounding errors do not accumulate in them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from codecflow.vlm.work import Frame
 
 @dataclass(slots=True)
 class HeldFrame:
-    """A frame in the window. With nothing kept it holds no tokens at all, but still counts as seen.
+    """A frame in the window. A frame without kept tokens holds no tokens at all, but still counts as seen.
 
-    `total`: tokens of the whole frame, `kept`: those that it holds, `text`: tokens of its tags. `slot`, `position`: where
-    its first token stands. `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes.
-    `features`: (kept, levels, hidden) and `source`, the frame as it was given: held only if the refresh policy needs them.
-    `shape`: rows and columns of its token grid, `places`: (kept,) its cells in it, `lead`: tokens of its tags before them.
+    `total`: tokens of the whole frame, `kept`: those that it holds, `text`: tokens of its tags. `slot`, `position`: of its
+    first token. `positions`: (axes, tokens), relative to `position`; `span`: positions that it takes. `features`: (kept,
+    levels, hidden) and `source`, the input frame: held only if the refresh policy needs them. `shape`: rows and columns of
+    its token grid, `places`: (kept,) its cells in it, `lead`: number of tag tokens before them.
     """
 
     index: int
@@ -48,17 +48,17 @@ class HeldFrame:
     source: Frame | None = None
     slot: int = 0
     position: int = 0
-    fresh: bool = True  # computed in the present step
+    fresh: bool = True  # computed in the current step
     shape: tuple[int, int] = (0, 0)
     places: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     lead: int = 0
 
     @staticmethod
     def of(family: Family, frame: Frame) -> HeldFrame:
-        """The frame's tokens: tags of the family's video template around the kept ones. No pixel is touched yet.
+        """The frame's tokens: the kept ones, between the tags of the family's video template. Does not process pixels yet.
 
-        Raises ValueError when mask or pixels are not of the family's grid and input size for this picture, ModelError when
-        the family takes no such picture.
+        Raises ValueError when mask or pixels do not match the family's grid and input size for this picture, ModelError when
+        the family does not accept such a picture.
         """
         before, after = family.frame_text(frame.index, frame.time_s)
         held = HeldFrame(frame.index, frame.keep.size, len(before) + len(after), frame.anchor)
@@ -94,7 +94,7 @@ class HeldFrame:
 
     @property
     def cells(self) -> Cells:
-        """Its visual tokens where they are."""
+        """Its visual tokens at their current slots."""
         slots = np.arange(self.slot + self.lead, self.slot + self.lead + self.kept)
         return Cells(self.shape, self.places, slots, np.full(self.kept, self.position + self.lead), self.features)
 
@@ -119,11 +119,12 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class Slide:
-    """What a window will be after its next move; computed before anything is changed.
+    """The state of a window after its next move; computed before anything is changed.
 
-    `stays`: frames that remain. `background`: where its tokens lie at present; `span`: positions that it takes. `moved`:
-    tokens left or became background, so what stays has lost context. `start`, `slots`, `position`: as of StreamWindow, new
-    frames included. `turn`: by how much positions can be rebased. `pages`: that it will hold, without room for questions.
+    `stays`: frames that remain. `background`: its tokens at their current slots; `span`: positions that it takes. `moved`:
+    tokens left or became background, so the rest has lost context. `start`, `slots`, `position`: as in StreamWindow,
+    including new frames. `turn`: distance by which positions can be rebased. `pages`: number of pages, without room for
+    questions.
     """
 
     stays: list[HeldFrame]
@@ -143,8 +144,8 @@ class Slide:
 class StreamWindow:
     """See the module. `start`: slot of the prefix; `slots`: first slot after the frames; `position`: of the next token.
 
-    `since`: slot on the sampling grid from which on frames were taken in, when frames before it were lost; 0 otherwise.
-    `keeps_background`: tokens outlive their frames. `answered_s`: when it was last part of a step, by the engine's clock.
+    `since`: first slot on the sampling grid from which frames were used, when earlier frames were lost; 0 otherwise.
+    `keeps_background`: tokens outlive their frames. `answered_s`: time of its last step, by the engine's clock.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class StreamWindow:
         self.start = 0
         self.slots = len(prefix)
         self.position = len(prefix)
-        self._placed = False  # the prefix stands at `start`
+        self._placed = False  # whether the prefix is at `start`
         self._span = 0  # positions that the background takes
 
     @property
@@ -191,7 +192,7 @@ class StreamWindow:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that this stream takes: pages of keys and values, and what is held for refreshing."""
+        """Bytes that this stream takes: pages of keys and values, and data held for refreshing."""
         features = self.background.features
         held = 0 if features is None else features.numel() * features.element_size()
         return len(self.pages) * self.pool.page_bytes + held + sum(frame.held_bytes for frame in self.frames)
@@ -205,8 +206,8 @@ class StreamWindow:
         return live[0].position - self._span - len(self.prefix) if live else 0
 
     def unchanged(self, first: int) -> bool:
-        """Whether it holds the same visual tokens once frames before slot `first` have left and none of those that come
-        keeps a token: at most some of them become background."""
+        """Whether its visual tokens stay the same after frames before slot `first` have left and the new ones have arrived:
+        no new frame keeps a token, and tokens that leave a frame only become background."""
         leaving = [frame for frame in self.frames if frame.tokens and frame.index < first]
         if not leaving:
             return True
@@ -219,8 +220,8 @@ class StreamWindow:
         return outlived(self.background, [frame.cells for frame in leaving], [frame.cells for frame in newer])
 
     def plan(self, first: int, new: Sequence[HeldFrame], *, from_scratch: bool = False) -> Slide:
-        """Its state after frames before slot `first` have left and `new` ones have come. `from_scratch`: everything will be
-        computed again, from slot and position 0 on."""
+        """Its state after frames before slot `first` have left and `new` ones have arrived. `from_scratch`: everything will
+        be recomputed, from slot and position 0."""
         stays = [frame for frame in self.frames if frame.index >= first]
         live = [frame for frame in stays if frame.tokens]
         leaving = [frame for frame in self.frames if frame.tokens and frame.index < first]
@@ -240,8 +241,8 @@ class StreamWindow:
         return Slide(stays, background, span, moved, start, slots, position, turn)
 
     def slide(self, plan: Slide, new: Sequence[HeldFrame], *, from_scratch: bool = False, rebase: bool = False) -> None:
-        """Carries out a plan: pages of frames that leave are released, `new` frames get their places. Their keys and values,
-        and with `from_scratch` those of all frames, of background and prefix, are yet to be computed."""
+        """Applies a plan: releases the pages of frames that leave and places `new` frames. Their keys and values, and with
+        `from_scratch` those of all frames, background and prefix, are still to be computed."""
         before = self.start, self.position_of_prefix
         self.frames = plan.stays
         self._span = plan.span
@@ -289,9 +290,10 @@ class StreamWindow:
         self._placed = True
 
     def _carried(self, now: Cells, then: Cells) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of the background, read where its tokens are, keys rotated to where they will be. None: they stay.
+        """Keys and values of the background, read at the current slots, with keys rotated to their new positions. None: no
+        move.
 
-        A token may be moved many times, and is rounded each time: --coverage background keeps each cell again before that
+        A token may be moved many times and is rounded each time. --coverage background keeps each cell again before that
         adds up (docs/decisions/023-background.md).
         """
         if not len(now) or (np.array_equal(now.slots, then.slots) and np.array_equal(now.origins, then.origins)):
@@ -302,7 +304,7 @@ class StreamWindow:
         return self.family.shift(keys, distances), values
 
     def _rebase(self, distance: int) -> None:
-        """Positions start from 0 again: every live key is turned back by the same distance, which changes no difference."""
+        """Restarts positions at 0: every live key is rotated back by the same distance, so differences do not change."""
         slots = self._located(np.arange(self.live[0].slot, self.slots))
         for layer in range(self.pool.shape.layers):
             keys = self.pool.keys.read(layer, slots)
@@ -314,16 +316,16 @@ class StreamWindow:
     # --- pages ---------------------------------------------------------------------------------------------------------
 
     def reserve(self, tokens: int) -> None:
-        """Room for `tokens` after the frames, for questions; with 0 that room is given back."""
+        """Allocates room for `tokens` after the frames, for questions; 0 releases that room."""
         self._hold(pages_of(self.start, self.slots + tokens))
 
     def release(self) -> None:
-        """Gives every page back. The window is of no use afterwards."""
+        """Returns all pages. The window must not be used afterwards."""
         self._hold(0)
         self.frames, self.background = [], Cells()
 
     def _hold(self, pages: int) -> None:
-        """Takes pages behind the last one, or gives the last ones back."""
+        """Takes pages after the last one, or returns the last ones."""
         if pages > len(self.pages):
             self.pages += self.pool.take(pages - len(self.pages))
         else:
@@ -331,21 +333,21 @@ class StreamWindow:
             del self.pages[pages:]
 
     def where(self, start: int, stop: int) -> Tensor:
-        """The pool's slots under slots [start, stop): (stop - start,) int64 on the CPU."""
+        """The pool slots of the window's slots [start, stop): (stop - start,) int64 on the CPU."""
         return torch.from_numpy(self.located(np.arange(start, stop)))
 
     def located(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The pool's slots under `slots`."""
+        """The pool slots of the window's `slots`."""
         pages, places = np.divmod(slots, PAGE)
         found: npt.NDArray[np.int64] = np.asarray(self.pages, dtype=np.int64)[pages - self.first_page] * PAGE + places
         return found
 
     def _located(self, slots: npt.NDArray[np.int64]) -> Tensor:
-        """The pool's slots under `slots`, on the pool's device."""
+        """The pool slots of the window's `slots`, on the pool's device."""
         return to_device(self.located(slots), self.pool.shape.device)
 
     def check_integrity(self) -> None:
-        """The bookkeeping's own invariants; for tests and for idle moments."""
+        """Checks the bookkeeping's invariants; for tests and for idle moments."""
         slot, position = self.start + len(self.prefix), None
         if len(self.background):
             assert self.background.slots.tolist() == list(range(slot, slot + len(self.background)))
@@ -364,5 +366,5 @@ class StreamWindow:
 
 
 def pages_of(start: int, stop: int) -> int:
-    """Pages under slots [start, stop)."""
+    """Number of pages that cover slots [start, stop)."""
     return -(-stop // PAGE) - start // PAGE

@@ -1,4 +1,4 @@
-"""What the engine is given and what it gives back."""
+"""Input and output types of the engine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Frame:
 
     `index`: its slot on the stream's sampling grid, counted from the start of the epoch (slots may be skipped: lost frames).
     `time_s`: presentation time. `keep`: (tokens,) bool, row by row over the family's token grid for this picture size.
-    `pixels`: (height, width, 3) uint8 at the model's input size, as `Family.model_pixels` returns it; None when nothing is
-    kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept. Where it
-    comes from a stream, `seq` is its coded picture in the epoch and `grid` are the (rows, columns) of its tokens.
+    `pixels`: (height, width, 3) uint8 at the model's input size, as returned by `Family.model_pixels`; None when nothing is
+    kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept. For frames
+    of a stream, `seq` is the coded picture in the epoch and `grid` are the (rows, columns) of its tokens.
     """
 
     index: int
@@ -36,8 +36,8 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class StreamWork:
-    """One stream's part of an engine step: its window slides to begin at slot `first`, takes `frames` in (oldest first),
-    and is asked `questions` (none: only slide). Frames with an index below `first` leave the window."""
+    """One stream's part of an engine step: its window slides to start at slot `first`, adds `frames` (oldest first), and
+    answers `questions` (may be empty). Frames with an index below `first` leave the window."""
 
     stream: str
     frames: Sequence[Frame]
@@ -46,11 +46,11 @@ class StreamWork:
 
 
 class Failure(NamedTuple):
-    """Why a stream or a question was not answered in a step, others were. `text`: one line.
+    """Why a stream or a question was not answered in a step. Others are not affected. `text`: one line.
 
-    `code`: `question` (it cannot be asked as it stands), `no-room` (no memory, or no positions, for its window),
-    `restarting` (its window was lost and no anchor frame has come since), `out-of-memory` (its part alone did not fit in the
-    memory for computing), `failed` (computing it raised an error).
+    `code`: `question` (the question is invalid), `no-room` (no memory, or no positions, for its window), `restarting` (its
+    window was lost and no anchor frame has arrived since), `out-of-memory` (its part alone exceeded the memory for
+    computing), `failed` (computing it raised an error).
     """
 
     code: str
@@ -59,7 +59,8 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One question's answer. `p_yes` for yes-no, `label_probabilities` for choice questions. With `error` there is none."""
+    """The answer to one question. `p_yes` for yes-no, `label_probabilities` for choice questions. With `error`, no
+    answer."""
 
     question: Question
     text: str
@@ -70,12 +71,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class StreamOutcome:
-    """The outcome of one stream's work: its answers in the order of its questions, and what they cost.
+    """The outcome of one stream's work: its answers in the order of its questions, and their cost.
 
-    `error`: why there are no answers; the engine holds nothing of the stream then, and takes it up again at the next
-    anchor frame. `restarted`: the window lacks frames from before such a restart. `tokens` and `flops` are of the whole
-    step of this stream (all questions together). `seconds`: stage -> seconds; stages are timed once for the whole batch and
-    divided among its streams in proportion to their tokens. `frames_seen`: frames in the window when it was asked.
+    `error`: why there are no answers; the engine then holds nothing of the stream and restarts it at the next anchor frame.
+    `restarted`: the window lacks frames from before such a restart. `tokens` and `flops` are of the whole step of this
+    stream (all questions together). `seconds`: stage -> seconds; stages are timed once for the whole batch and divided among
+    its streams in proportion to their tokens. `frames_seen`: frames in the window when the questions were asked.
     """
 
     stream: str

@@ -1,4 +1,4 @@
-"""The model families: by the `model_type` of a checkpoint's configuration."""
+"""The model families, by the `model_type` of a checkpoint's configuration."""
 
 from .base import Family, Patches
 from .internvl import InternVL

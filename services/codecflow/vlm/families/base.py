@@ -1,7 +1,7 @@
-"""What a model family must say of itself. Everything else (packing, cache, windows, questions) is shared.
+"""The interface of a model family. Everything else (packing, cache, windows, questions) is shared.
 
-A family drives transformers' own modules. It says where a frame's tokens lie in the picture, how kept patches are
-embedded, merged and projected, what text stands around a frame, and how positions run.
+A family drives transformers' own modules. It defines where a frame's tokens lie in the picture, how kept patches are
+embedded, merged and projected, the text around a frame, and the positions.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """The kept patches of some frames, frame after frame, on the model's device.
+    """The kept patches of some frames, in order of frames, on the model's device.
 
-    `pixels`: (patches, channels, size, size) uint8, in the order of merging. `places`: (patches, 2) int64, row and column in
-    the frame's patch grid. `kept`: (tokens,) int64, the kept tokens' indices in the frame's token grid, ascending per frame.
-    `counts`, `tokens`, `shapes`: per frame its patches, its kept tokens, and the rows and columns of its patch grid.
+    `pixels`: (patches, channels, size, size) uint8, in merge order. `places`: (patches, 2) int64, row and column in the
+    frame's patch grid. `kept`: (tokens,) int64, the kept tokens' indices in the frame's token grid, ascending per frame.
+    `counts`, `tokens`, `shapes`: per frame the number of patches, of kept tokens, and the rows and columns of the patch
+    grid.
     """
 
     pixels: Tensor
@@ -50,10 +51,10 @@ class Patches:
 
 
 class Family(ABC):
-    """One loaded checkpoint of one family. `trained`: False where the checkpoint says that its weights are random.
+    """One loaded checkpoint of one family. `trained`: False where the checkpoint declares its weights random.
 
-    `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: features a visual token has: 1, and one more for
-    each further layer at which features enter (DeepStack). `video_placeholder`: what the chat template writes for a video.
+    `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: feature vectors per visual token: 1, plus one for
+    each further layer at which features enter (DeepStack). `video_placeholder`: the chat template's text for a video.
     `patch`: side of a patch in pixels.
     """
 
@@ -78,15 +79,15 @@ class Family(ABC):
         self._keyword = cache_keyword(self.text)
         self._frequencies = self.text.rotary_emb.inv_freq.cpu()
         self.end_id, self.stop_ids = self._ends()
-        self._ids = lru_cache(maxsize=4096)(self._tokenise)  # the tags of frames are the same in every stream
+        self._ids = lru_cache(maxsize=4096)(self._tokenise)  # all streams use the same frame tags
         self.known_grid = lru_cache(maxsize=64)(self.grid)
         self.vision_cost = lru_cache(maxsize=4096)(self.vision_flops)
         self.text_cost = TextCost.of(self.text_config)
         self.chat = lru_cache(maxsize=256)(self._chat)
-        self.chat("")  # reports a template without videos at start, not when the first stream comes
+        self.chat("")  # reports a template without videos at start, not at the first stream
 
     def store(self, kv: KVShape) -> None:
-        """Keys and values are stored as `kv` says from now on; engines made before stay as they are."""
+        """Sets how keys and values are stored in engines created after this call."""
         self.kv = kv
         heads = int(self.text_config.num_attention_heads)
         self.kernels = choose_kernels(self.device, self.dtype, heads, kv.kv_heads, kv.head_dim, eight_bit=kv.eight_bit)
@@ -103,7 +104,7 @@ class Family(ABC):
 
     @property
     def narrows(self) -> bool:
-        """Whether the last layer goes on only with tokens whose hidden states are asked for."""
+        """Whether the last layer skips tokens whose hidden states are not needed."""
         return self.decoder is not None and self.decoder.narrows(self.levels)
 
     # --- pictures ------------------------------------------------------------------------------------------------------
@@ -111,10 +112,10 @@ class Family(ABC):
     @property
     @abstractmethod
     def input(self) -> ModelInput:
-        """Its token grids and model input, apart from the model."""
+        """Its token grids and model input, without the model."""
 
     def grid(self, width: int, height: int) -> TokenGrid:
-        """The tokens of a shown picture of this size, and what each looks at in it. Raises ModelError."""
+        """The token grid of a shown picture of this size, with the region of each token. Raises ModelError."""
         return self.input.grid(width, height)
 
     def model_size(self, width: int, height: int) -> tuple[int, int]:
@@ -122,16 +123,16 @@ class Family(ABC):
         return self.input.size(width, height)
 
     def model_pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
-        """A shown picture (height, width, 3) as the model takes it: the same at its input size, uint8."""
+        """A shown picture (height, width, 3) resized to the model's input size, uint8."""
         return self.input.pixels(rgb)
 
     @abstractmethod
     def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-        """Row and column (patches, 2) of the patches that `kept` tokens (tokens,) are made of, in the order of merging, in a
-        patch grid of `shape` (rows, columns)."""
+        """Row and column (patches, 2) of the patches of the `kept` tokens (tokens,), in merge order, in a patch grid of
+        `shape` (rows, columns)."""
 
     def prepare(self, frames: Sequence[Frame]) -> Patches:
-        """The kept patches of frames that all have pixels: gathered here, so that nothing else goes to a GPU."""
+        """The kept patches of frames that all have pixels. Gathered on the CPU, so that only they are copied to a GPU."""
         pixels = [frame.pixels for frame in frames if frame.pixels is not None]
         shapes = [(own.shape[0] // self.patch, own.shape[1] // self.patch) for own in pixels]
         kept = [np.flatnonzero(frame.keep) for frame in frames]
@@ -173,15 +174,15 @@ class Family(ABC):
     def frame_text(self, index: int, time_s: float) -> tuple[list[int], list[int]]:
         """Token ids before and after the visual tokens of the frame in slot `index`: the family's video template.
 
-        A stream has no end: numbers and times in it must begin again at some time, or tags grow with it.
+        Numbers and times must wrap around: a stream has no end, and tags would grow with them.
         """
         return [], []
 
     def frame_positions(self, grid: TokenGrid, kept: Ints, before: int, after: int) -> tuple[Ints, int]:
         """Positions of a frame's tokens relative to its first, (axes, before + kept + after) int64, and how many it takes.
 
-        A kept token's position is the one that it has in the whole frame: what was dropped leaves a gap, so the distance
-        between a cell in one frame and the same cell in the next does not depend on what was kept in between.
+        A kept token has the same position as in the whole frame. Dropped tokens leave gaps, so the distance between a cell
+        in one frame and the same cell in the next does not depend on which tokens were kept in between.
         """
         cells, span = self.cell_positions((grid.rows, grid.columns), kept)
         positions = np.empty((self.axes, before + len(kept) + after), dtype=np.int64)
@@ -191,16 +192,16 @@ class Family(ABC):
         return positions, before + span + after
 
     def cell_positions(self, shape: tuple[int, int], cells: Ints) -> tuple[Ints, int]:
-        """Positions of `cells` (tokens,) of a grid of `shape` (rows, columns) relative to its first cell's, (axes, tokens)
-        int64, and how many a whole grid takes."""
+        """Positions of `cells` (tokens,) of a grid of `shape` (rows, columns) relative to its first cell, (axes, tokens)
+        int64, and how many positions a whole grid takes."""
         return cells[None], shape[0] * shape[1]
 
     def closing(self) -> Tensor | None:
-        """Features that follow the newest frame, before each question: (tokens, hidden). None: nothing does."""
+        """Features that follow the newest frame, before each question: (tokens, hidden). None if there are none."""
         return None
 
     def _chat(self, question: str) -> tuple[list[int], list[int]]:
-        """Token ids before the video, and after it: question and start of the answer, by the checkpoint's chat template."""
+        """Token ids before the video and after it (question and start of the answer), by the checkpoint's chat template."""
         content = [{"type": "video"}, {"type": "text", "text": question}]
         text: str = self.tokenizer.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -211,22 +212,22 @@ class Family(ABC):
         return self.ids(before), self.ids(self.after_video(after))
 
     def after_video(self, text: str) -> str:
-        """The template's text behind the video, without what already ends every frame."""
+        """The template's text after the video, without the part that already ends every frame."""
         return text
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of `text` as it stands, nothing added."""
+        """Token ids of `text`, without added special tokens."""
         return list(self._ids(text))
 
     def _tokenise(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _ends(self) -> tuple[int, frozenset[int]]:
-        """The token that ends an answer, and all those that do."""
+        """The end-of-turn token, and all tokens that end an answer."""
         generation = getattr(self.model, "generation_config", None)
         given = [getattr(x, "eos_token_id", None) for x in (self.tokenizer, generation, self.text_config)]
         ids = [i for entry in given for i in (entry if isinstance(entry, list) else [entry]) if i is not None]
-        turn = self.tokenizer.get_vocab().get("<|im_end|>")  # ends a turn in ChatML, which all these families speak
+        turn = self.tokenizer.get_vocab().get("<|im_end|>")  # ends a turn in ChatML, which all these families use
         ids = ids if turn is None else [turn, *ids]
         if not ids:
             raise ModelError("the checkpoint names no token that ends an answer")
@@ -234,7 +235,7 @@ class Family(ABC):
 
     @property
     def position_limit(self) -> int:
-        """The first position that the model was not made for. Below it, rotary tables that depend on length stay put."""
+        """The first position beyond the model's limit. Below it, rotary tables that depend on length do not change."""
         rope = getattr(self.text_config, "rope_parameters", None) or {}
         if rope.get("rope_type") == "longrope":
             return int(rope["original_max_position_embeddings"])
@@ -257,11 +258,11 @@ class Family(ABC):
         return hidden if packed.wanted is None else hidden[list(packed.wanted)]
 
     def position_ids(self, positions: Tensor) -> Tensor:
-        """(axes, tokens) as transformers' text model takes them."""
+        """(axes, tokens) converted to the format of transformers' text model."""
         return positions
 
     def reference_text(self, packed: Packed) -> Tensor:
-        """The same by transformers' own forward, for all tokens: (tokens, hidden). Under `attending`."""
+        """The same through transformers' own forward, for all tokens: (tokens, hidden). Requires `attending`."""
         output = self.text(
             inputs_embeds=packed.embeds[None],
             position_ids=self.position_ids(packed.positions),
@@ -273,7 +274,7 @@ class Family(ABC):
         return hidden
 
     def text_arguments(self, packed: Packed) -> dict[str, Any]:
-        """What else transformers' text model takes."""
+        """Further arguments of transformers' text model."""
         return {}
 
     def logits(self, hidden: Tensor) -> Tensor:

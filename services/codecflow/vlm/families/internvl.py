@@ -1,4 +1,5 @@
-"""InternVL 3 and 3.5 (transformers' internvl): a square picture, 2x2 patches a token, `Frame1: <img>...</img>` a frame."""
+"""InternVL 3 and 3.5 (transformers' internvl): square pictures, 2x2 patches per token, `Frame1: <img>...</img>` per
+frame."""
 
 from __future__ import annotations
 
@@ -21,13 +22,13 @@ from .base import Family, Patches
 
 
 class InternVL(Family):
-    """A frame is resized to the model's square whatever its shape, as the family's video processor does."""
+    """A frame of any shape is resized to the model's square, as in the family's video processor."""
 
     model_type = "internvl"
     video_placeholder = "<video>"
     frame_cycle = 100
-    """Frames after which their numbers start again at 1: streams have no end, the family was trained on small numbers, and a
-    digit is a token per frame. model-families.md has what was measured."""
+    """Number of frames after which frame numbers restart at 1: streams have no end, the family was trained on small numbers,
+    and each digit costs a token per frame. Measurements: model-families.md."""
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
@@ -42,7 +43,7 @@ class InternVL(Family):
             raise ModelError(f"model input {self.width}x{self.height}: {cell} pixel tokens do not divide it")
         self.rows, self.columns = self.height // cell, self.width // cell
         layer, layers = self.config.vision_feature_layer, vision.num_hidden_layers
-        self.depth: int = layers if layer == -1 else layer % (layers + 1)  # hidden state 0 is what goes into the first
+        self.depth: int = layers if layer == -1 else layer % (layers + 1)  # state 0 is the input of the first layer
         self._places = self._position_table()
         self.encoder = Encoder.of(self.core.vision_tower, self.depth)
 
@@ -72,7 +73,7 @@ class InternVL(Family):
         return features[:, None]
 
     def _selected(self, tower: Any, hidden: Tensor, lengths: list[int]) -> Tensor:
-        """The hidden state (patches, hidden) that the configuration feeds to the projector."""
+        """The hidden state (patches, hidden) that the configuration selects for the projector."""
         if self.encoder is not None:
             hidden = self.encoder(hidden, lengths)
         else:
@@ -83,7 +84,8 @@ class InternVL(Family):
         return selected
 
     def _position_table(self) -> Tensor | None:
-        """(1 + patches, hidden): learned positions of the class token and of every patch, interpolated as the model does."""
+        """(1 + patches, hidden): learned positions of the class token and of every patch, interpolated like the model's
+        own."""
         embeddings = self.core.vision_tower.embeddings
         if embeddings.position_embeddings is None:
             return None

@@ -1,8 +1,8 @@
-"""LLaVA-OneVision (transformers' llava_onevision): a square picture, tokens pooled from overlapping patches, no frame tags.
+"""LLaVA-OneVision (transformers' llava_onevision): square pictures, tokens pooled from overlapping patches, no frame tags.
 
-A video's frames follow one another with nothing between them, and the learned `image_newline` ends the video. A token is
-the bilinear pooling of projected patches, two a side where they fall in between: 27x27 patches give 14x14 tokens, and the
-middle patch of each side belongs to two of them. A kept token needs every patch that its pooling weights touch.
+The frames of a video follow each other without separators, and the learned `image_newline` ends the video. A token is the
+bilinear pooling of projected patches, two per side where it falls between them: 27x27 patches give 14x14 tokens, and the
+middle patch of each side belongs to two tokens. A kept token needs every patch with a nonzero pooling weight.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ from codecflow.vlm.inputs import PooledInput
 
 from .base import Family, Patches
 
-_NO_WEIGHT = (
-    1e-6  # a pooling weight below is rounding, where a token lies on a patch: the patch beside it is not looked at
-)
+_NO_WEIGHT = 1e-6  # smaller pooling weights are rounding errors: a token on a patch does not use the patch next to it
 
 
 class LlavaOnevision(Family):
-    """A frame is resized to the model's square whatever its shape, as the family's video processor does.
+    """A frame of any shape is resized to the model's square, as in the family's video processor.
 
-    Where patches do not divide the square (27 patches of 14 pixels in 384) nothing looks at its last rows and columns.
+    Where the patch size does not divide the square (27 patches of 14 pixels in 384) the last rows and columns are not used.
     """
 
     model_type = "llava_onevision"
@@ -53,7 +51,7 @@ class LlavaOnevision(Family):
         taps, weights = _pooling(self.side)
         self._spans = tuple((int(first) * self.patch, int(last + 1) * self.patch) for first, last in taps)
         pooled = _pairs(taps[:, :, None] * self.side, taps)
-        self._seen = pooled.numpy()  # (tokens, 4): patches of the frame, known on the CPU so that no GPU is waited for
+        self._seen = pooled.numpy()  # (tokens, 4): patches of the frame; on the CPU to avoid waiting for a GPU
         self._taps = pooled.to(self.device)
         self._weights = _pairs(weights[:, :, None], weights, torch.mul).to(self.device, self.dtype)
         layers, chosen = vision.num_hidden_layers, self.config.vision_feature_layer
@@ -76,7 +74,7 @@ class LlavaOnevision(Family):
             for layer in tower.encoder.layers[: max(self.chosen)]:
                 states.append(layer(states[-1], None))
         projected = self.core.multi_modal_projector(torch.cat([states[layer][0] for layer in self.chosen], dim=-1))
-        # Patches ascend within a frame, and frames follow one another: one search finds each token's among all of them.
+        # Patches ascend within a frame, and frames are in order: one search finds each token's patches among all of them.
         numbers = torch.arange(len(frames.counts), device=self.device) * self.side**2
         packed = flat + self._each(numbers, frames.counts)
         index = torch.searchsorted(packed, self._taps[frames.kept] + self._each(numbers, frames.tokens)[:, None])
@@ -84,7 +82,7 @@ class LlavaOnevision(Family):
         return features[:, None]
 
     def _each(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """Each of `values` as often as `counts` says."""
+        """Each of `values`, repeated as often as `counts` says."""
         repeats = torch.tensor(counts, device=self.device)
         return values.repeat_interleave(repeats, output_size=sum(counts))
 
@@ -104,9 +102,9 @@ class LlavaOnevision(Family):
 
 
 def _pooling(side: int) -> tuple[Tensor, Tensor]:
-    """Which patches each token of one side is pooled from, ascending, and their weights: (tokens, 2) each.
+    """The patches that each token of one side is pooled from, ascending, and their weights: (tokens, 2) each.
 
-    Taken from torch's own bilinear interpolation of the unit vectors. A patch of no weight is replaced by its neighbour.
+    Derived from torch's own bilinear interpolation of the unit vectors. A patch of zero weight is replaced by its neighbour.
     """
     tokens = math.ceil(side / 2)
     matrix = interpolate(torch.eye(side)[None, None], (tokens, side), mode="bilinear")[0, 0]

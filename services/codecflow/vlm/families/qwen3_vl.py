@@ -1,13 +1,13 @@
 """Qwen3-VL (transformers' qwen3_vl): pictures of any shape, M-RoPE, DeepStack, `<1.5 seconds>` before each frame.
 
-The ViT's patch is two pictures deep, and the family's processor pairs the frames of a video. A stream is answered frame by
+The ViT's patch spans two pictures, and the family's processor pairs the frames of a video. Streams are processed frame by
 frame, and a pair would tie a frame's keep mask to that of its neighbour. So each sampled frame is one temporal patch, the
-frame repeated as the family does with an image, and its time is its own. The model sees an ordinary video of that many
+frame repeated as the family does with an image, with its own time. To the model this is an ordinary video with that many
 temporal patches.
 
-The text around frames is that of the family's first processor (transformers 4.57), which vLLM follows too: the template's
-`<|vision_start|><|video_pad|><|vision_end|>` gives way to `<1.5 seconds><|vision_start|>...<|vision_end|>` for each frame.
-The processor of transformers 5 leaves an outer pair of markers standing around all of it (vllm-project/vllm#46817).
+The text around frames follows the family's first processor (transformers 4.57), as does vLLM: the template's
+`<|vision_start|><|video_pad|><|vision_end|>` is replaced by `<1.5 seconds><|vision_start|>...<|vision_end|>` for each frame.
+The processor of transformers 5 leaves an additional outer pair of markers (vllm-project/vllm#46817).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .base import Family, Ints, Patches
 
 
 class Qwen3VL(Family):
-    """A frame keeps its shape: its sides become multiples of 32 pixels, by the family's own rule for videos.
+    """A frame keeps its aspect ratio: its sides become multiples of 32 pixels, by the family's own rule for videos.
 
-    That rule shares a number of pixels among all frames of a video. A stream has no end, so `video_frames` says how many
-    frames share them: 80, a window of 40 s at 2 frames/s. (1280x720 then has 13x23 tokens.)
+    That rule divides a number of pixels among all frames of a video. A stream has no end, so `video_frames` sets the number
+    of frames: 80, a window of 40 s at 2 frames/s. (1280x720 then has 13x23 tokens.)
     """
 
     model_type = "qwen3_vl"
@@ -43,7 +43,7 @@ class Qwen3VL(Family):
     axes = 3
     video_frames = 80
     cycle_s = 3600.0
-    """Seconds after which the times before frames begin again at 0: a stream has no end, videos that the family knows do."""
+    """Seconds after which the times before frames restart at 0: streams have no end, unlike the videos in training."""
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         super().__init__(model, tokenizer, processing)
@@ -81,12 +81,12 @@ class Qwen3VL(Family):
         return torch.stack([tower.merger(hidden), *further], dim=1)
 
     def _order(self, kept: Tensor) -> Tensor:
-        """Indices of the patches of `kept` tokens among those of their whole frame in the order of merging."""
+        """Indices of the patches of `kept` tokens among those of their whole frame, in merge order."""
         group = self.merge**2
         return (kept[:, None] * group + torch.arange(group, device=self.device)).flatten()
 
     def _position_table(self, rows: int, columns: int) -> Tensor:
-        """(patches, hidden): learned positions of a whole frame's patches in the order of merging."""
+        """(patches, hidden): learned positions of a whole frame's patches, in merge order."""
         tower = self.core.visual
         indices, weights = get_vision_interpolation_indices_and_weights(
             torch.tensor([[1, rows, columns]], device=self.device),
@@ -112,7 +112,7 @@ class Qwen3VL(Family):
         return self.ids(f"<{round(time_s, 1) % self.cycle_s:.1f} seconds><|vision_start|>"), self.ids("<|vision_end|>")
 
     def cell_positions(self, shape: tuple[int, int], cells: Ints) -> tuple[Ints, int]:
-        """M-RoPE: a frame's tokens share one time, and their row and column count on from there."""
+        """M-RoPE: a frame's tokens share one time position; row and column positions count from it."""
         rows, columns = shape
         return np.stack([np.zeros_like(cells), cells // columns, cells % columns]), max(rows, columns)
 

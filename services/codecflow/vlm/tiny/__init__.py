@@ -1,7 +1,7 @@
-"""Small checkpoints with random weights for tests, demonstrations and timing: real files of a real family, no training.
+"""Small checkpoints with random weights for tests, demonstrations and timing: real files of a real family, untrained.
 
-Everything is made offline and from a fixed seed, and saved through transformers, so that they load by the ordinary path.
-Their configuration says `codecflow_untrained`: answers mean nothing. One module a family.
+They are built offline from a fixed seed and saved through transformers, so they load like any checkpoint. Their
+configuration sets `codecflow_untrained`: answers have no meaning. One module per family.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ MAKERS: dict[str, Callable[..., Made]] = {
 
 
 def make_tiny(out: Path, family: str = "internvl", seed: int = 0, **sizes: Any) -> Path:
-    """Writes a checkpoint of `family` into the folder `out` and returns it. Raises ModelError on an unknown family,
-    ConfigError when `out` cannot be written to.
+    """Writes a checkpoint of `family` to the folder `out` and returns it. Raises ModelError on an unknown family,
+    ConfigError when `out` is not writable.
 
-    `sizes`: keyword arguments of the family's maker, to vary what tests must not fix.
+    `sizes`: keyword arguments of the family's maker, for tests with other sizes.
     """
     if family not in MAKERS:
         raise ModelError(f"family {family!r}: use one of {', '.join(sorted(MAKERS))}")

@@ -1,4 +1,4 @@
-"""What the small checkpoints of all families share: a tokenizer, a text model's shape, and weights that all matter."""
+"""Shared parts of all families' small checkpoints: a tokenizer, a text model configuration, and effective random weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config
 
-# A family's maker gives its model, its tokenizer, and the files of its processors: name -> content.
+# A family's maker returns its model, its tokenizer, and its processor files: name -> content.
 Made = tuple[PreTrainedModel, PreTrainedTokenizerFast, dict[str, Any]]
 
 _CHATML = (
@@ -18,12 +18,12 @@ _CHATML = (
     "{% endfor %}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-# One token each, with a space before them or without.
+# One token each, with or without a leading space.
 _WORDS = ("yes", "no", "Yes", "No", "Frame", "assistant", "user", "the", "is", "seconds")
 
 
 def chatml(video: str) -> str:
-    """A chat template in which `video` stands for a video."""
+    """A chat template with `video` as the placeholder of a video."""
     return _CHATML.replace("VIDEO", video.replace("\n", "\\n"))
 
 
@@ -34,7 +34,7 @@ def byte_tokenizer(special: list[str], chat_template: str, **named: str) -> PreT
     merges: list[tuple[str, str]] = []
     for word in _WORDS:
         pairs = [(word[:length], word[length]) for length in range(1, len(word))]
-        for pair in (*pairs, ("Ġ", word)):  # Ġ is how a byte-level vocabulary spells a space
+        for pair in (*pairs, ("Ġ", word)):  # Ġ is the space in a byte-level vocabulary
             if pair not in merges:
                 merges.append(pair)
                 vocabulary[pair[0] + pair[1]] = len(vocabulary)
@@ -53,7 +53,7 @@ def byte_tokenizer(special: list[str], chat_template: str, **named: str) -> PreT
 
 
 def vocabulary_size(tokenizer: PreTrainedTokenizerFast) -> int:
-    """Rows of the embedding table, padded as published models pad theirs: no token has the last ones."""
+    """Rows of the embedding table, padded like in published models: the last rows have no token."""
     return -(-len(tokenizer) // 16) * 16
 
 
@@ -76,7 +76,7 @@ def qwen2(
 
 
 def randomise(model: nn.Module) -> None:
-    """Every weight matters, learned positions and norms too, so that a test that runs on such a model can fail."""
+    """Makes every weight matter, including learned positions and norms, so that tests on such a model can fail."""
     for name, weight in model.named_parameters():
         spread = 0.5 if weight.dim() == 1 else 1.5 / max(weight[0].numel(), 1) ** 0.5
         nn.init.normal_(weight, std=min(spread, 0.5))

@@ -22,7 +22,7 @@ def tiny_qwen3_vl(
     learned_side: int = 48,
     max_positions: int = 32768,
 ) -> Made:
-    """Qwen3-VL: features enter at the embeddings and behind the first text layers, one for each entry of `deepstack`."""
+    """Qwen3-VL: features enter at the embeddings and after the first text layers, one for each entry of `deepstack`."""
     markers = {
         "vision_start_token": "<|vision_start|>",
         "vision_end_token": "<|vision_end|>",
