@@ -13,7 +13,7 @@ __all__ = ["__version__", "ask", "publish", "subscribe"]
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of codecflow.api, imported when they are first used: `import codecflow` alone costs nothing."""
+    """The functions of codecflow.api, imported on first use: `import codecflow` alone is cheap."""
     if name in ("ask", "publish", "subscribe"):
         from . import api
 

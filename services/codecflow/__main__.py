@@ -1,5 +1,5 @@
-"""Where the `codecflow` script and `python -m codecflow` begin. It imports almost nothing before it minds Ctrl-C, so that
-this ends a command quietly from its first milliseconds on."""
+"""Entry point of the `codecflow` script and `python -m codecflow`. It imports almost nothing before it handles Ctrl-C, so
+that Ctrl-C ends a command quietly from the first milliseconds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:  # without importing typing
 def main() -> None:
     """Import the command line, then run it."""
     interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if interruptible:  # not where a shell's background job ignores it
+    if interruptible:  # not if a shell's background job ignores it
         signal.signal(signal.SIGINT, _quit)
-    # torch and transformers make a million objects that stay. To look through them again and again, as the collector does
-    # every 700 new ones, takes a quarter of the time of their import.
+    # torch and transformers create a million objects that stay. Scanning them for every 700 new ones, as the collector
+    # does, takes a quarter of their import time.
     gc.set_threshold(10_000)
     from codecflow.cli.app import main as run
 
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def _quit(number: int, frame: FrameType | None) -> None:
-    os._exit(130)  # nothing was begun
+    os._exit(130)  # nothing has been started
 
 
 if __name__ == "__main__":

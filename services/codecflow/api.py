@@ -1,4 +1,4 @@
-"""CodecFlow from Python: the same as the commands `produce`, `ask` and `results`, on the same code.
+"""CodecFlow from Python: the same code as the commands `produce`, `ask` and `results`.
 
 import codecflow
 
@@ -46,12 +46,12 @@ def publish(
     topic_prefix: str | None = None,
     properties: Mapping[str, str] | None = None,
 ) -> Summary:
-    """Publish a video file or a camera's address as `stream` until it ends or a stop is requested; what was done.
+    """Publishes a video file or a camera's address as `stream` until it ends or a stop is requested. Returns a summary.
 
-    `fast`: a file as fast as the brokers take it, not in real time. `loop`: a file again and again. `signal_interval_s`:
-    seconds of presentation time between two signal pictures, half a second unless given. `transcode`: encode again at the
-    sampling rate, as in "fps=2,gop=16"; otherwise pictures are published untouched. `timeout_s`: a camera that is silent
-    for so many seconds is opened again. `track`: which of several video tracks, counted from 1. `rtsp_transport`: tcp, udp
+    `fast`: a file as fast as the brokers accept it, not in real time. `loop`: a file repeatedly. `signal_interval_s`:
+    seconds of presentation time between two signal pictures, half a second by default. `transcode`: re-encode at the
+    sampling rate, as in "fps=2,gop=16"; otherwise pictures are published unchanged. `timeout_s`: a camera that sends nothing
+    for this many seconds is reconnected. `track`: which of several video tracks, counted from 1. `rtsp_transport`: tcp, udp
     or auto. `tls_ca`: file of the certificates (PEM) to trust instead of the system's; `insecure`: check none. `stop`:
     another thread ends it cleanly with `stop.request()`. `progress` is called about twice per second, `notice` with a line
     for people, such as when a camera is lost and found. Kafka as in `subscribe`.
@@ -87,11 +87,11 @@ def subscribe(
 ) -> subscriber.Follower:
     """An iterator of results (codecflow.messages.Result) of `stream`, or of all streams, each once, as they are committed.
 
-    It begins with what is committed after this call, or with `from_beginning` with all that are still kept, and ends when
-    none has come for `timeout_s` seconds (None: never). A `with` block, or `close()`, releases its connection.
+    It starts with results committed after this call, or with `from_beginning` with the oldest that are retained, and ends
+    when none has arrived for `timeout_s` seconds (None: never). A `with` block, or `close()`, releases its connection.
 
-    `bootstrap_servers` (host:port,...) is CODECFLOW_BOOTSTRAP_SERVERS of the environment, else localhost:9092;
-    `topic_prefix` CODECFLOW_TOPIC_PREFIX, else codecflow; `properties` are librdkafka's, handed through (SASL, TLS ...).
+    `bootstrap_servers` (host:port,...) defaults to CODECFLOW_BOOTSTRAP_SERVERS of the environment, else localhost:9092;
+    `topic_prefix` to CODECFLOW_TOPIC_PREFIX, else codecflow; `properties` are passed to librdkafka (SASL, TLS ...).
     """
     settings = _settings(bootstrap_servers, topic_prefix, properties)
     return subscriber.Follower(settings, stream, from_beginning=from_beginning, timeout_s=timeout_s)
@@ -109,10 +109,10 @@ def ask(
     topic_prefix: str | None = None,
     properties: Mapping[str, str] | None = None,
 ) -> StreamDescription:
-    """Ask `prompt` of every window of `stream` from its next one on; what is asked of it now.
+    """Asks `prompt` of every window of `stream` from its next one on. Returns the stream's current questions.
 
-    Answered yes or no (`yes_no`), with one of `choices`, or else in at most `max_tokens` tokens of free words. A question
-    of the same `question_id` (made of the prompt's words by default) is replaced. Kafka as in `subscribe`.
+    Answered yes or no (`yes_no`), with one of `choices`, or else in at most `max_tokens` tokens of free text. A question
+    with the same `question_id` (derived from the prompt by default) is replaced. Kafka as in `subscribe`.
     """
     question = subscriber.question(prompt, yes_no=yes_no, choices=choices, name=question_id, max_tokens=max_tokens)
     return subscriber.ask(_settings(bootstrap_servers, topic_prefix, properties), stream, question)

@@ -1,7 +1,7 @@
 """Errors that a user can act on.
 
-Every expected failure is a `CodecFlowError` whose text is one line: what happened, to which stream or file, and what to
-do now. The command line prints that line and exits with `exit_code`; it never shows a traceback for one of these.
+Every expected failure is a `CodecFlowError` whose text is one line: what happened, to which stream or file, and what to do
+about it. The command line prints that line and exits with `exit_code`; it never shows a traceback for one of these.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ class CodecFlowError(Exception):
 
 
 class ConfigError(CodecFlowError):
-    """A setting, name or combination of options that cannot work. Found before any work is started."""
+    """A setting, name or combination of options that cannot work. Reported before any work starts."""
 
     exit_code = 2
 
 
 class SourceError(CodecFlowError):
-    """A camera or file that cannot be read, or not to its end.
+    """A camera or file that cannot be read, or only partly.
 
-    `code` is a word to count by: missing, read (no permission, a bad disk), codec, protocol, transport (RTSP over TCP or
-    UDP), dns, refused, unreachable, auth, tls, timeout or gone.
+    `code` is a category for counting: missing, read (no permission, a bad disk), codec, protocol, transport (RTSP over TCP
+    or UDP), dns, refused, unreachable, auth, tls, timeout or gone.
     """
 
     exit_code = 3

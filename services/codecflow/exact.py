@@ -8,14 +8,14 @@ from fractions import Fraction
 from codecflow.errors import ConfigError
 
 _NUMBER = re.compile(r"\+?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,2})?|\+?\d{1,10}/\d{1,10}", re.IGNORECASE)
-"""Short enough to be computed: 1e2000000000 is a text of 12 characters, and a number that takes hours."""
+"""Limits the size: 1e2000000000 is a text of 12 characters, but takes hours to compute."""
 
 _MOST = 2**31 - 1
-"""Numerator and denominator, as the wire has them."""
+"""Maximum numerator and denominator in the wire format."""
 
 
 def positive(text: str | float | Fraction, name: str) -> Fraction:
-    """The number that `text` is, exactly: 8, 0.5 and 1/3 all work. `name`: the option, as the error is to call it.
+    """The exact value of `text`: 8, 0.5 and 1/3 all work. `name`: the option's name for the error.
 
     Raises ConfigError on anything else: zero and less, and fractions whose parts take more than 31 bits.
     """

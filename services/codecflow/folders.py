@@ -1,4 +1,4 @@
-"""Folders to write to: where downloads are kept, and folders filled by one process at a time."""
+"""Folders to write to: the download cache, and folders that one process at a time may fill."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def cache_dir() -> Path:
 
 
 def make_folder(path: Path, *, private: bool = False) -> Path:
-    """`path`, which is made with its parents where it is not there yet; `private`: only its owner may look into it.
+    """Creates `path` and its parents if needed and returns it; `private`: only its owner may access it.
 
-    Raises ConfigError when it cannot be made, or not be written to.
+    Raises ConfigError when it cannot be created or is not writable.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,10 +36,10 @@ def make_folder(path: Path, *, private: bool = False) -> Path:
 
 @contextmanager
 def alone_in(folder: Path, what: str) -> Iterator[None]:
-    """In `folder`, made if need be, nobody else does `what` meanwhile: waits for others, in this process and in others.
+    """Holds an exclusive lock for `what` in `folder`, which is created if needed. Waits for other threads and processes.
 
     Raises ConfigError as `make_folder` does.
     """
-    with (make_folder(folder) / f"{what}.lock").open("w") as lock:  # closed, however its holder ends, it is free
+    with (make_folder(folder) / f"{what}.lock").open("w") as lock:  # released on close, however the process ends
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -12,7 +12,7 @@ from codecflow.orientation import UPRIGHT, coded_boxes, shown_size
 
 @dataclass(frozen=True, slots=True)
 class TokenGrid:
-    """The tokens of one frame, row by row, and the luma samples of the coded picture that each of them looks at.
+    """The tokens of one frame, row by row, and the luma samples of the coded picture that each of them covers.
 
     `boxes`: (rows * columns, 4) int32, half-open (x0, y0, x1, y1) in luma samples of the coded picture, rounded outwards,
     clipped to the picture, never empty. Boxes of neighbours may overlap (families whose pooling overlaps).
@@ -30,7 +30,7 @@ class TokenGrid:
 
     @staticmethod
     def regular(rows: int, columns: int, width: int, height: int) -> TokenGrid:
-        """A grid laid evenly over a picture of width x height luma samples."""
+        """A regular grid over a picture of width x height luma samples."""
         x = np.arange(columns + 1) * width
         y = np.arange(rows + 1) * height
         x0, x1 = x[:-1] // columns, -(-x[1:] // columns)
@@ -41,10 +41,10 @@ class TokenGrid:
         return TokenGrid(rows, columns, width, height, boxes)
 
     def oriented(self, orientation: int) -> TokenGrid:
-        """This grid, laid over the shown picture, over the coded picture that `orientation` turns upright.
+        """This grid, defined on the shown picture, mapped to the coded picture that `orientation` turns upright.
 
-        Tokens keep their order, which is that of the shown picture, and `rows` and `columns` with it; `width`, `height` and
-        `boxes` become those of the coded picture.
+        Tokens keep the order of the shown picture, and so do `rows` and `columns`; `width`, `height` and `boxes` become
+        those of the coded picture.
         """
         if orientation == UPRIGHT:
             return self

@@ -1,4 +1,4 @@
-"""Stopping a service cleanly: the first Ctrl-C or SIGTERM asks it to finish, the second ends it at once."""
+"""Stopping a service cleanly: the first Ctrl-C or SIGTERM requests a stop, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from types import FrameType, TracebackType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ONE_S = 0.3
-"""Signals within this time are one: `timeout`, `make` and shells send it to the process and to its group as well."""
+"""Signals within this time count as one: `timeout`, `make` and shells send it to the process and to its group."""
 
 
 class GracefulStop:
-    """Context within which SIGINT and SIGTERM set a flag. To be entered in the main thread.
+    """Context within which SIGINT and SIGTERM set a flag. Must be entered in the main thread.
 
-    The loop asks `requested` between two pieces of work, or sleeps with `wait`. A second signal ends the process at once
-    with the status of a process killed by that signal (128 + number): whatever was under way is lost as in a crash.
+    The loop checks `requested` between two pieces of work, or sleeps with `wait`. A second signal ends the process at once
+    with the status of a process killed by that signal (128 + number): work in progress is lost as in a crash.
     """
 
     def __init__(self) -> None:
         # Not an Event: a handler that runs while `wait` holds the Event's lock would wait for it indefinitely.
         self._requested = False
         self._signalled_at = 0.0
-        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # whose put is safe in a signal handler
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()  # its put is safe in a signal handler
         self._former: dict[int, signal._HANDLER] = {}
 
     def __enter__(self) -> GracefulStop:
@@ -43,12 +43,12 @@ class GracefulStop:
         return self._requested
 
     def request(self) -> None:
-        """Ask for the stop from within the program; may be called from any thread."""
+        """Requests the stop from within the program; may be called from any thread."""
         self._requested = True
         self._wake.put(None)
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until the stop is requested, at most `timeout_s` seconds. True when it is."""
+        """Sleeps until the stop is requested, at most `timeout_s` seconds. True if it was requested."""
         if not self._requested:
             with suppress(queue.Empty):
                 self._wake.get(timeout=timeout_s)

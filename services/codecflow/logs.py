@@ -1,4 +1,4 @@
-"""What commands say on stderr: lines for people, or JSON documents, one per line, for whoever collects logs."""
+"""Log output of commands on stderr: lines for people, or JSON documents, one per line, for log collectors."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from codecflow.text import escape_controls, one_line
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 FORMATS = ("text", "json")
 _MEMBERS = ("stream", "epoch", "window", "status")
-"""Fields of a line in addition to its text: what it is about, and the exit status of an error."""
+"""Fields of a line in addition to its text: what it refers to, and the exit status of an error."""
 
 _bound: dict[str, object] = {}
 
 
 class Notice(str):
-    """A line for people that knows what it is about: `stream`, `epoch` and `window`, where they apply. To whoever prints
-    it, it is the line."""
+    """A line for people that carries its context: `stream`, `epoch` and `window`, where they apply. When printed, it is just
+    the line."""
 
     about: Mapping[str, object]
 
@@ -36,7 +36,7 @@ class Notice(str):
 
 
 def bind(**about: object) -> None:
-    """From now on all lines of this process are about these, unless they say otherwise: a producer has one stream."""
+    """Sets the default context for all further lines of this process: a producer has one stream."""
     _bound.update(about)
 
 
@@ -46,10 +46,10 @@ def as_json() -> bool:
 
 
 def configure(safe: Callable[[str], str] = lambda text: text) -> None:
-    """Log to stderr as the environment says. `safe`: removes secrets from a text.
+    """Configures logging to stderr from the environment. `safe`: removes secrets from a text.
 
-    CODECFLOW_LOG: debug (with librdkafka's own lines), info, warning or error. CODECFLOW_LOG_FORMAT: text or json; with
-    json also what ends a command unexpectedly is one document. Raises ConfigError for anything else.
+    CODECFLOW_LOG: debug (with librdkafka's own lines), info, warning or error. CODECFLOW_LOG_FORMAT: text or json; with json
+    an error that ends a command unexpectedly is one document too. Raises ConfigError for anything else.
     """
     _bound.clear()
     level, chosen = os.environ.get("CODECFLOW_LOG", "warning"), os.environ.get("CODECFLOW_LOG_FORMAT", "text")
@@ -58,7 +58,7 @@ def configure(safe: Callable[[str], str] = lambda text: text) -> None:
     if chosen not in FORMATS:
         raise ConfigError(f"CODECFLOW_LOG_FORMAT={chosen}: use text or json")
     if level.upper() != "DEBUG":
-        # Read when the hub's client is imported: each retry would be a line, before ours that says what is wrong.
+        # Read when the hub's client is imported: each retry would log a line before our error message.
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     handler = logging.StreamHandler()
     handler.setFormatter(_Json(safe) if chosen == "json" else _Text(safe))
@@ -67,14 +67,14 @@ def configure(safe: Callable[[str], str] = lambda text: text) -> None:
     logger.setLevel(level.upper())
     if chosen == "json":
         logger.propagate = False
-        logging.getLogger().addHandler(handler)  # what libraries have to say
+        logging.getLogger().addHandler(handler)  # logs of libraries
         logging.captureWarnings(True)
         sys.excepthook = _unexpected
         threading.excepthook = lambda hook: _unexpected(hook.exc_type, hook.exc_value, hook.exc_traceback)
 
 
 def say(line: str, level: str = "info", **about: object) -> None:
-    """A line of a command itself, whatever CODECFLOW_LOG is: `codecflow: line`, or a document. `line` has no secrets."""
+    """Writes a line of the command itself, whatever CODECFLOW_LOG is: `codecflow: line`, or JSON. `line` has no secrets."""
     about = {**(line.about if isinstance(line, Notice) else {}), **about}
     text = one_line(line)
     text = _document(level, "codecflow", text, about) if as_json() else f"codecflow: {text}"
@@ -91,7 +91,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """`about` in a record's `extra` is what its line is about."""
+    """The context of a line is `about` in its record's `extra`."""
 
     def __init__(self, safe: Callable[[str], str]) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Which way up a picture is shown: the eight orientations of EXIF, for arrays and for boxes.
 
-An orientation says what a viewer does to the coded picture to show it upright: 1 nothing, 2 mirror left and right,
-3 turn by 180 degrees, 4 mirror top and bottom, 5 transpose, 6 turn 90 degrees clockwise, 7 transpose along the other
-diagonal, 8 turn 90 degrees counter-clockwise (EXIF 2.32, tag 0x0112).
+An orientation is the transform from the coded picture to the upright one: 1 none, 2 mirror left and right, 3 rotate by 180
+degrees, 4 mirror top and bottom, 5 transpose, 6 rotate 90 degrees clockwise, 7 transpose along the other diagonal, 8 rotate
+90 degrees counter-clockwise (EXIF 2.32, tag 0x0112).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy.typing as npt
 UPRIGHT = 1
 ORIENTATIONS = range(1, 9)
 
-# Of each: (swap the axes?, from the right?, from the bottom?). Coded x runs along shown x, or along shown y where the axes
-# are swapped; it runs from the right, and coded y from the bottom, where a mirror or a turn makes it so.
+# For each: (swap the axes?, from the right?, from the bottom?). Coded x runs along shown x, or along shown y if the axes
+# are swapped. The flags say whether coded x runs from the right, and coded y from the bottom.
 _TURNS = {
     1: (False, False, False),
     2: (False, True, False),
@@ -31,7 +31,7 @@ _TURNS = {
     8: (True, True, False),
 }
 
-# Matrices (a, b, c, d) of each: coded (x, y) is shown at (a x + c y, b x + d y), y pointing down.
+# Matrix (a, b, c, d) of each: coded (x, y) is shown at (a x + c y, b x + d y), y pointing down.
 _MATRICES = {
     1: (1, 0, 0, 1),
     2: (-1, 0, 0, 1),
@@ -47,14 +47,15 @@ Element = TypeVar("Element", bound=np.generic)
 
 
 def upright(picture: npt.NDArray[Element], orientation: int) -> npt.NDArray[Element]:
-    """A coded picture (height, width, ...) as it is shown: a view, its first two axes swapped for orientations 5 to 8."""
+    """The shown picture of a coded one (height, width, ...): a view, with the first two axes swapped for orientations 5 to
+    8."""
     swap, right, bottom = _TURNS[orientation]
     turned = picture[:: -1 if bottom else 1, :: -1 if right else 1]
     return turned.swapaxes(0, 1) if swap else turned
 
 
 def shown_size(width: int, height: int, orientation: int) -> tuple[int, int]:
-    """(width, height) of the shown picture for the coded one's, and the other way round."""
+    """(width, height) of the shown picture from those of the coded one, and vice versa."""
     return (height, width) if _TURNS[orientation][0] else (width, height)
 
 
@@ -69,7 +70,7 @@ def inverse(orientation: int) -> int:
 
 
 def coded_boxes(boxes: npt.NDArray[np.int32], width: int, height: int, orientation: int) -> npt.NDArray[np.int32]:
-    """Where boxes of the shown picture lie in the coded one.
+    """Maps boxes of the shown picture to the coded one.
 
     `boxes`: (n, 4) half-open (x0, y0, x1, y1) in samples of the shown picture. `width`, `height`: of the coded picture.
     """

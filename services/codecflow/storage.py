@@ -1,6 +1,6 @@
-"""Places that files are kept in: a folder, or whatever fsspec reaches by an address (s3://bucket/path, memory://...).
+"""File storage: a folder, or any backend that fsspec supports (s3://bucket/path, memory://...).
 
-Names are relative, with /. A file is there whole or not at all.
+Names are relative, with /. Writes are atomic: a file is complete or does not exist.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "az", "memory"})
 
 
 class StorageError(CodecFlowError):
-    """A file could not be written, read or listed; a later try may succeed. Names the place without secrets. `reason`:
-    why."""
+    """A file could not be written, read or listed; a retry may succeed. Names the place without secrets. `reason`: the
+    cause."""
 
     def __init__(self, message: str, reason: str) -> None:
         super().__init__(f"{message}: {reason}")
@@ -47,43 +47,43 @@ class Storage(ABC):
     """A place for files. Methods raise StorageError."""
 
     place: str
-    """For people."""
+    """For display."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None: ...
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """None where there is no such file."""
+        """None if there is no such file."""
 
     @abstractmethod
     def exists(self, name: str) -> bool: ...
 
     @abstractmethod
     def files(self, below: str = "") -> Iterator[StoredFile]:
-        """All files in a folder and those below it."""
+        """All files in a folder, recursively."""
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """A file that may be gone already."""
+        """Removes a file. No error if it does not exist."""
 
     @abstractmethod
     def put(self, name: str, local: Path) -> None:
-        """Move a file of this machine there."""
+        """Moves a local file to the storage."""
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder of this machine for files that are to be `put`."""
+        """A local folder for files that are to be `put`."""
         with tempfile.TemporaryDirectory(prefix="codecflow-") as folder:
             yield Path(folder)
 
-    def tidy(self) -> None:  # noqa: B027  # object stores have nothing half written
-        """Remove what a process that was killed left half written."""
+    def tidy(self) -> None:  # noqa: B027  # object stores have no partial files
+        """Removes partial files of a process that was killed."""
 
 
 def open_storage(place: str, *, write: bool = True) -> Storage:
-    """A folder's path, or an address. Raises ConfigError where nothing can be written there; without `write`, that is not
-    tried."""
+    """Opens a folder's path or an address. Raises ConfigError when nothing can be written there; without `write`, this is
+    not checked."""
     scheme = urlsplit(place).scheme if "://" in place else ""
     storage: Storage
     if scheme in ("", "file", "local"):
@@ -102,7 +102,7 @@ def open_storage(place: str, *, write: bool = True) -> Storage:
 
 
 class Folder(Storage):
-    """A folder of this machine, made where it is not there."""
+    """A local folder, created if needed."""
 
     def __init__(self, root: Path) -> None:
         self._root, self.place = root, str(root)
@@ -131,14 +131,14 @@ class Folder(Storage):
         return (self._root / name).is_file()
 
     def files(self, below: str = "") -> Iterator[StoredFile]:
-        for folder, _, names in os.walk(self._root / below):  # follows no links
+        for folder, _, names in os.walk(self._root / below):  # does not follow links
             for name in names:
                 path = Path(folder, name)
                 try:
                     if not path.is_symlink():
                         yield StoredFile(path.relative_to(self._root).as_posix(), path.stat().st_size)
                 except OSError:
-                    continue  # removed meanwhile
+                    continue  # removed in the meantime
 
     def remove(self, name: str) -> None:
         path = self._root / name
@@ -154,7 +154,7 @@ class Folder(Storage):
 
     @contextmanager
     def scratch(self) -> Iterator[Path]:
-        # On the same file system, so that a file is moved and not copied.
+        # On the same file system, so that files are moved, not copied.
         try:
             folder = tempfile.TemporaryDirectory(prefix=_OWN, suffix=".part", dir=self._root)
         except OSError as error:
@@ -173,11 +173,11 @@ class Folder(Storage):
                 else:
                     partial.unlink(missing_ok=True)
             except OSError:
-                continue  # removed meanwhile
+                continue  # removed in the meantime
 
     @contextmanager
     def _partial(self, path: Path) -> Iterator[Path]:
-        """A path to write to, which is renamed to `path` at the end."""
+        """A temporary path, renamed to `path` at the end."""
         partial = path.with_name(f"{_OWN}{path.name}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,7 +194,7 @@ class Folder(Storage):
 
 
 class Remote(Storage):
-    """What fsspec reaches. Object stores show a file once it is complete."""
+    """A backend of fsspec. Object stores show a file only once it is complete."""
 
     def __init__(self, address: str) -> None:
         self.place = _shown(address)
@@ -263,7 +263,7 @@ class Remote(Storage):
             if what in ("read", "removed"):
                 raise
             raise StorageError(f"{self.place}/{name}: cannot be {what}", "there is no such place") from None
-        except Exception as error:  # its implementations raise what the libraries below them raise
+        except Exception as error:  # implementations raise their libraries' errors
             raise StorageError(f"{self.place}/{name}: cannot be {what}", self._reason(error)) from error
 
     def _reason(self, error: BaseException) -> str:

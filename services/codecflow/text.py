@@ -1,4 +1,4 @@
-"""Text of others, such as answers, prompts, addresses and errors, made safe to show on a terminal."""
+"""Untrusted text, such as answers, prompts, addresses and errors, made safe to show on a terminal."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import re
 _CONTROLS = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-"""What can move a terminal's cursor, change its state or reorder a line, and halves of characters that have no UTF-8."""
+"""Characters that can move a terminal's cursor, change its state or reorder a line, and lone surrogates, which have no
+UTF-8."""
 
 
 def visible(text: str) -> str:
-    """`text` with its control characters written as escapes."""
+    """`text` with its control characters escaped."""
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def one_line(text: str, most: int | None = None) -> str:
-    """`text` in one line: white space is one space, control characters are escapes. Cut to `most` characters, with an
-    ellipsis."""
+    """`text` in one line: each run of white space becomes one space, control characters are escaped. Truncated to `most`
+    characters, with an ellipsis."""
     if most is not None and len(text) > 4 * most:
-        text = text[: 4 * most]  # what follows is hardly seen, and may be megabytes
+        text = text[: 4 * most]  # the rest may be megabytes and is barely visible
     line = visible(" ".join(text.split()))
     return line if most is None or len(line) <= most else f"{line[: most - 1]}…"
 
 
 def escape_controls(document: str) -> str:
-    """A JSON document with its control characters escaped, beyond those that JSON requires (C1 and marks of direction)."""
+    """A JSON document with its control characters escaped, beyond those that JSON requires (C1 and direction marks)."""
     return _CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], document)

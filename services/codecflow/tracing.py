@@ -1,8 +1,8 @@
-"""OpenTelemetry traces: one from a picture at its producer to the results of the window that it completes, through the
-header `traceparent` of Kafka records (W3C trace context).
+"""OpenTelemetry traces, from a picture at its producer to the results of the window that it completes. They are propagated
+in the Kafka header `traceparent` (W3C trace context).
 
-Off unless the environment names an exporter, as OpenTelemetry has it: OTEL_EXPORTER_OTLP_ENDPOINT or
-OTEL_EXPORTER_OTLP_TRACES_ENDPOINT (http/protobuf). Then nothing of it is imported, and no span is made.
+Off unless the environment names an exporter, as usual in OpenTelemetry: OTEL_EXPORTER_OTLP_ENDPOINT or
+OTEL_EXPORTER_OTLP_TRACES_ENDPOINT (http/protobuf). When off, OpenTelemetry is not imported and no span is created.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HEADER = "traceparent"
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _EXPORT_S = 3.0
-"""How long one export may take, and the last one at the end of a service, where the environment does not say."""
+"""Time-out of an export, and of the last one at the end of a service, unless the environment sets it."""
 _SAY_EVERY_S = 60.0
 
 _logger = logging.getLogger("codecflow.tracing")
@@ -29,15 +29,15 @@ _current: Tracing | None = None
 
 
 def current() -> Tracing | None:
-    """Traces of this process; None where they are off."""
+    """The tracing of this process; None if it is off."""
     return _current
 
 
 @contextmanager
 def traced(service: str) -> Iterator[None]:
-    """A context in which this process makes spans, if the environment says so. `service`: its name, unless
-    OTEL_SERVICE_NAME gives another. What is missing for it is a line of the log: a service works without traces."""
-    global _current  # noqa: PLW0603  # a process is one service, as OpenTelemetry has it
+    """A context in which this process creates spans, if the environment enables tracing. `service`: its name, unless
+    OTEL_SERVICE_NAME overrides it. Missing requirements are logged: a service works without traces."""
+    global _current  # noqa: PLW0603  # one service per process, as in OpenTelemetry
     _current = _configured(service)
     try:
         yield
@@ -48,8 +48,7 @@ def traced(service: str) -> Iterator[None]:
 
 
 class Span:
-    """Something that takes time. `traceparent`: what makes another span its child, anywhere; None where it is not
-    sampled."""
+    """A timed operation. `traceparent`: makes another span its child, in any process; None if it is not sampled."""
 
     def __init__(self, span: Any) -> None:
         self._span = span
@@ -62,7 +61,7 @@ class Span:
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{int(context.trace_flags):02x}"
 
     def end(self, at_s: float | None = None, error: str = "") -> None:
-        """It is over: now, or at `at_s` seconds since 1970."""
+        """Ends the span: now, or at `at_s` seconds since 1970."""
         if error:
             from opentelemetry.trace import Status, StatusCode
 
@@ -71,8 +70,8 @@ class Span:
 
 
 class Tracing:
-    """Makes spans of one service and exports them in a thread of its own, which never holds the service up: what a collector
-    does not take in time is dropped."""
+    """Creates spans of one service and exports them in a separate thread that never blocks the service: spans that a
+    collector does not accept in time are dropped."""
 
     def __init__(self, provider: Any) -> None:
         self._provider = provider
@@ -85,7 +84,7 @@ class Tracing:
         at_s: float | None = None,
         attributes: Mapping[str, str | int | float] | None = None,
     ) -> Span:
-        """A span that begins now, or at `at_s` seconds since 1970. `parent`: a traceparent; None begins a trace."""
+        """A span that starts now, or at `at_s` seconds since 1970. `parent`: a traceparent; None starts a trace."""
         from opentelemetry.context import Context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -93,7 +92,7 @@ class Tracing:
         return Span(self._tracer.start_span(name, context, attributes=attributes, start_time=_ns(at_s)))
 
     def close(self) -> None:
-        """Export what is left, for a moment."""
+        """Exports the remaining spans, with a short time-out."""
         self._provider.force_flush(int(_EXPORT_S * 1000))
 
 
@@ -130,7 +129,7 @@ def _configured(service: str) -> Tracing | None:
 
 
 def _quiet() -> None:
-    """A collector that is away is one line per minute."""
+    """Limits warnings about an unavailable collector to one line per minute."""
     logger = logging.getLogger("opentelemetry")
     if not any(isinstance(handler, _Seldom) for handler in logger.handlers):
         logger.addHandler(_Seldom())
