@@ -1,1 +1,1 @@
-"""Developer tools: benchmarks, evaluation, the demo and its model. The product's services import nothing from here."""
+"""Developer tools: benchmarks, evaluation, the demo and its model. The product's services do not import them."""

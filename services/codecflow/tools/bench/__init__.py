@@ -1,1 +1,1 @@
-"""`codecflow bench` and `codecflow explain`: measurements, and pictures of the method, on clips."""
+"""`codecflow bench` and `codecflow explain`: measurements on clips, and figures that illustrate the method."""

@@ -1,6 +1,7 @@
-"""Cameras for benchmarks: recorded clips published in real time, many times over, with times and numbers that go on.
+"""Cameras for benchmarks: recorded clips published in real time, many times over, with continuous times and sequence
+numbers.
 
-Cameras repeat the loop of their clip; they are joined in the middle of an epoch.
+Cameras repeat the loop of their clip; consumers join them in the middle of an epoch.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """The records of one picture on their way: key and value of both, headers of the packet."""
+    """The records of one picture, ready to send: key and value of both, headers of the packet."""
 
     due: float
     key: bytes
@@ -47,8 +48,8 @@ class Published:
 
 
 class Camera:
-    """A clip as a camera: its loop again and again in one epoch, in real time, from the keyframe on that lies at `place` (0
-    to 1) of the loop."""
+    """A clip as a camera: its loop repeated in one epoch, in real time, starting at the keyframe at fraction `place` (0 to
+    1) of the loop."""
 
     def __init__(self, stream: str, clip: RecordedClip, place: float, epoch: int) -> None:
         self.stream, self.clip, self.epoch = stream, clip, epoch
@@ -61,12 +62,12 @@ class Camera:
         """Presentation time of its first picture."""
 
     def start(self, begin: float, wall_s: float) -> None:
-        """It publishes its first picture at monotonic time `begin`, which is `wall_s` in seconds since 1970."""
+        """Publishes its first picture at monotonic time `begin`, which is `wall_s` in seconds since 1970."""
         self._begin, self._wall_s = begin, wall_s
 
     @property
     def due(self) -> float:
-        """When its next picture is to be published, in monotonic seconds."""
+        """When to publish its next picture, in monotonic seconds."""
         return self._begin + self._loops * self.clip.seconds + self.clip.pictures[self._index].due - self._origin
 
     def take(self) -> Published:
@@ -103,8 +104,8 @@ _TICKS = ("tick", "since", "after")
 
 
 class Cameras:
-    """`count` cameras of some clips, in turn. Each begins elsewhere in its clip, and their windows close evenly spread over
-    a stride of `stride_s` seconds."""
+    """`count` cameras that cycle through some clips. Each starts at another place of its clip, and the ends of their windows
+    are spread evenly over a stride of `stride_s` seconds."""
 
     def __init__(self, clips: Sequence[RecordedClip], count: int, stride_s: float, epoch: int) -> None:
         self.cameras = [
@@ -114,7 +115,7 @@ class Cameras:
         self._next: list[tuple[float, int]] = []
 
     def start(self, begin: float) -> None:
-        """They begin within a stride from monotonic time `begin` on."""
+        """Starts all cameras within one stride from monotonic time `begin`."""
         since_1970 = time.time() - time.monotonic()
         for number, camera in enumerate(self.cameras):
             phase = number * self._stride_s / len(self.cameras)
@@ -128,7 +129,7 @@ class Cameras:
         return self._next[0][0]
 
     def take(self, now: float, most: int) -> Iterator[Published]:
-        """What is to be published by `now`, at most `most` pictures."""
+        """The pictures due by `now`, at most `most`."""
         for _ in range(most):
             if self._next[0][0] > now:
                 return
@@ -139,7 +140,7 @@ class Cameras:
 
 
 class LoadFigures(msgspec.Struct, frozen=True):
-    """What cameras have published. `late_s`: how much later than due the latest picture went out since the last figures."""
+    """What cameras have published. `late_s`: the maximum delay of a picture since the last figures."""
 
     pictures: int = 0
     nbytes: int = 0
@@ -148,7 +149,7 @@ class LoadFigures(msgspec.Struct, frozen=True):
 
 
 class PipedRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A record of topic 0 (packets) or 1 (metadata), as a consumer gives it."""
+    """A record of topic 0 (packets) or 1 (metadata), as a consumer returns it."""
 
     topic: int
     partition: int
@@ -174,7 +175,7 @@ class PipedRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class _Sink(Protocol):
-    """Where cameras publish."""
+    """Where cameras publish to."""
 
     def publish(self, one: Published, now: float) -> None: ...
 
@@ -197,7 +198,7 @@ class _KafkaSink:
 
 
 class _PipeSink:
-    """To a worker without brokers. Records leave a producer as late as its client's linger time lets them."""
+    """Sends to a worker without brokers. Records leave a producer with a delay of up to its client's linger time."""
 
     def __init__(self, pipe: Connection, partitions: int) -> None:
         self._pipe, self._partitions = pipe, partitions
@@ -236,10 +237,10 @@ class Load:
 
 
 class CameraProcess:
-    """Cameras in a process of their own, which publish to brokers (`settings`), or else to `pipe`.
+    """Cameras in a separate process, which publish to brokers (`settings`), or else to `pipe`.
 
-    One client publishes for all of them, with the producer's properties: one for each would be a thousand threads. Batches
-    are then larger than those of single producers.
+    A single client with the producer's properties publishes for all of them: one per camera would mean a thousand threads.
+    Its batches are therefore larger than those of individual producers.
     """
 
     def __init__(self, load: Load, to: KafkaSettings | tuple[Connection, int]) -> None:
@@ -252,7 +253,7 @@ class CameraProcess:
         self.figures = LoadFigures()
 
     def ready(self, within_s: float = 60.0) -> None:
-        """Waits until it can begin. Raises KafkaError when it cannot."""
+        """Waits until it is ready to start. Raises KafkaError when it cannot start."""
         if not self._pipe.poll(within_s):
             raise KafkaError("the process of the cameras does not start")
         self._receive()
@@ -261,7 +262,7 @@ class CameraProcess:
         self._pipe.send(begin)
 
     def update(self) -> LoadFigures:
-        """The newest figures. Raises KafkaError when the process has failed."""
+        """The latest figures. Raises KafkaError when the process has failed."""
         late_s = 0.0
         while self._pipe.poll():
             self._receive()
@@ -300,7 +301,7 @@ def _publish(load: Load, to: tuple[str, str] | tuple[Connection, int], pipe: Con
         _run(cameras, sink, pipe)
     except (EOFError, OSError, KeyboardInterrupt):
         pass  # the benchmark is over
-    except Exception as error:  # noqa: BLE001  # goes to the benchmark
+    except Exception as error:  # noqa: BLE001  # sent to the benchmark
         with suppress(OSError):
             pipe.send(f"{type(error).__name__}: {error}")
 

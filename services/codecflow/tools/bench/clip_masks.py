@@ -1,7 +1,7 @@
-"""A clip as the language model's side of the benchmark needs it: sampled pictures, and each keep policy's masks.
+"""A clip as input for the benchmark's language model: sampled pictures, and each keep policy's masks.
 
-Made from a video through the real codec signal and the real keep policies, or read from a file made earlier, so that the
-machine that holds the GPU needs neither FFmpeg nor the clip.
+Computed from a video through the real codec signal and the real keep policies, or read from a file made earlier, so that the
+machine with the GPU needs neither FFmpeg nor the clip.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from codecflow.keep import POLICY_NAMES, KeepConfig, KeepState
 from codecflow.keep.config import BACKGROUND_PERIOD_S
 
 BACKGROUND = "background"
-"""Masks of `replenish` for a window with a background: hardly any anchors."""
+"""Masks of `replenish` for a window with a background: very few anchors."""
 
 MASK_NAMES = (*POLICY_NAMES, BACKGROUND)
 
@@ -32,7 +32,7 @@ GridOf = Callable[[int, int], TokenGrid]
 @dataclass(frozen=True, slots=True)
 class ClipMasks:
     """One clip. `pictures`: (frames, height, width, 3) uint8. `keep`: by MASK_NAMES, (frames, tokens) bool. `anchors`:
-    (frames,) bool, frames of which every policy keeps all. Frames follow each other on the sampling grid."""
+    (frames,) bool, frames that every policy keeps completely. Frames are consecutive on the sampling grid."""
 
     name: str
     rows: int
@@ -48,7 +48,7 @@ class ClipMasks:
 def masks_of_clip(
     name: str, clip: Path, grid_of: GridOf, fps: Fraction, anchor_s: Fraction, seconds: float
 ) -> ClipMasks:
-    """Masks of a video, up to `seconds` of it; `name` is what it is called. Raises SourceError when it cannot be read."""
+    """Masks of a video, up to `seconds` of it, under the name `name`. Raises SourceError when it cannot be read."""
     from codecflow.tools.bench.sampling import sampled_frames
 
     pictures, anchors = [], []
@@ -73,8 +73,8 @@ def masks_of_clip(
 
 
 def save_masks(clips: Sequence[ClipMasks], file: Path, grid_of: GridOf) -> None:
-    """Writes `clips` to one compressed .npz file. Pictures are thinned to at most 256 columns, since they are only timed,
-    where the model would give those as many tokens.
+    """Writes `clips` to one compressed .npz file. Pictures are downsampled to at most 256 columns if the model has as many
+    tokens for those, since they are used only for timing.
 
     Raises ConfigError when it cannot be written.
     """
@@ -96,7 +96,7 @@ def save_masks(clips: Sequence[ClipMasks], file: Path, grid_of: GridOf) -> None:
 
 
 def load_masks(file: Path, grid_of: GridOf) -> list[ClipMasks]:
-    """The clips of a file that `save_masks` wrote. Raises ConfigError when it is none, or of another grid."""
+    """The clips of a file that `save_masks` wrote. Raises ConfigError for any other file, or for another token grid."""
     try:
         with np.load(file) as held:
             content = dict(held)

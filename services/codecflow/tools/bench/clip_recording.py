@@ -1,7 +1,7 @@
-"""Recordings: the records of clips, made once by the producer's own code, for cameras that publish them over and over.
+"""Recordings: the records of clips, made once by the producer's own code, for cameras that publish them repeatedly.
 
-A clip is read twice in a row in one epoch, as `codecflow produce --loop` does. What the second pass publishes is recorded:
-its first picture is measured against the last one of the loop before. Cameras repeat that loop.
+A clip is read twice in a row in one epoch, as by `codecflow produce --loop`. The records of the second pass are stored: its
+first picture refers to the last one of the previous loop. Cameras repeat that loop.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
 
 LOOP = Fraction(8)
-"""Loops last a multiple of this many seconds, or of the signal's interval where a clip is shorter. What occurs once in that
-time in a stream (anchors, the signal's reference pictures) then lies alike in every loop."""
+"""Loops last a multiple of this many seconds, or of the signal's interval if a clip is shorter. Periodic events of a stream
+(anchors, the signal's reference pictures) then fall on the same pictures in every loop."""
 
 _VERSION = 1
 _MAGIC = b"codecflow bench pipeline recording\n"
@@ -34,8 +34,8 @@ _LARGEST_RECORD = 64 << 20
 
 
 class RecordedPicture(msgspec.Struct, frozen=True, array_like=True):
-    """The two records of one picture. `captured`, `due`: seconds since the loop's start at which it was captured and
-    published. `time`: its presentation time in the epoch. `keyframe`: a camera may begin here."""
+    """The two records of one picture. `captured`, `due`: seconds from the loop's start to its capture and its publication.
+    `time`: its presentation time in the epoch. `keyframe`: a camera may start here."""
 
     captured: float
     due: float
@@ -48,8 +48,8 @@ class RecordedPicture(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RecordedClip(msgspec.Struct, frozen=True):
-    """One loop of a clip, of `seconds`. From one loop to the next `units` are added to times, `ticks` to ticks, and `seqs`
-    to seq."""
+    """One loop of a clip, of `seconds`. From one loop to the next, times increase by `units`, ticks by `ticks`, and seq by
+    `seqs`."""
 
     name: str
     codec: str
@@ -77,7 +77,7 @@ class _File(msgspec.Struct, frozen=True):
 
 
 class _Collector:
-    """In place of a producer's senders: keeps what is published and when."""
+    """Replaces a producer's senders: stores what is published and when."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -91,7 +91,7 @@ class _Collector:
 
 
 def record_clip(path: Path, interval: Fraction = DEFAULT_INTERVAL) -> RecordedClip:
-    """The records of a clip. Raises SourceError where it cannot be read or is shorter than a signal interval."""
+    """The records of a clip. Raises SourceError when it cannot be read or is shorter than a signal interval."""
     packets, metadata = _Collector(), _Collector()
     publisher = EpochPublisher(
         "bench", 1, interval, (packets, metadata), TopicNames("bench"), _LARGEST_RECORD, Summary("bench", str(path))
@@ -129,7 +129,7 @@ def record_clip(path: Path, interval: Fraction = DEFAULT_INTERVAL) -> RecordedCl
             raise SourceError(f"source {path}: its pictures are not the same when it is read again", "read")
     packets.now = metadata.now = 2 * float(loop)
     publisher.finish()
-    assert first is not None  # _loop has found some
+    assert first is not None  # _loop guarantees one
     clip = RecordedClip(
         path.name, first.codec, first.width, first.height, float(loop), units, int(loop / interval), seqs, []
     )
@@ -140,8 +140,8 @@ def record_clip(path: Path, interval: Fraction = DEFAULT_INTERVAL) -> RecordedCl
 
 
 def _loop(path: Path, interval: Fraction) -> tuple[Fraction, int, Fraction, int]:
-    """Seconds of a loop, the first pts in it, the time base in which it is a whole number, and how many units of it one of
-    the clip's has."""
+    """The length of a loop in seconds, its first pts, the time base in which the length is an integer, and the number of its
+    units per unit of the clip's time base."""
     with Source(str(path)) as source:
         base = source.time_base
         begin = end = None
@@ -189,7 +189,7 @@ def _fill(
 
 
 def save_recording(file: Path, clips: Sequence[RecordedClip]) -> None:
-    """Raises ConfigError where it cannot be written."""
+    """Raises ConfigError when it cannot be written."""
     try:
         file.write_bytes(_MAGIC + msgspec.msgpack.encode(_File(_VERSION, list(clips))))
     except OSError as error:
@@ -197,7 +197,7 @@ def save_recording(file: Path, clips: Sequence[RecordedClip]) -> None:
 
 
 def load_recording(file: Path) -> list[RecordedClip]:
-    """Raises ConfigError on anything that is no recording."""
+    """Raises ConfigError if the file is not a recording."""
     try:
         data = file.read_bytes()
     except OSError as error:
@@ -214,7 +214,7 @@ def load_recording(file: Path) -> list[RecordedClip]:
 
 
 def check_recording(file: Path, clips: Sequence[RecordedClip]) -> None:
-    """Raises ConfigError where a worker of this version cannot read what the cameras would publish."""
+    """Raises ConfigError if a worker of this version cannot read what the cameras would publish."""
     for clip in clips:
         for one in clip.pictures:
             extradata = [] if one.extradata is None else [("extradata", one.extradata)]
@@ -226,7 +226,7 @@ def check_recording(file: Path, clips: Sequence[RecordedClip]) -> None:
 
 
 def told(clips: Iterable[RecordedClip]) -> list[str]:
-    """Each clip in a few words."""
+    """A short description of each clip."""
     return [
         f"{clip.name}: {clip.width}x{clip.height} {clip.codec}, {clip.rate:.3g} pictures/s, "
         f"{8 * clip.bytes_per_s / 1e6:.2f} Mbit/s, loops of {clip.seconds:g} s"

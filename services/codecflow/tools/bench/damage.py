@@ -1,7 +1,7 @@
-"""What becomes of damaged streams: pictures shown, pictures lost, and pictures shown as sound that are not.
+"""How damaged streams are handled: pictures shown, pictures lost, and damaged pictures shown as valid.
 
-A clip is coded by each codec, damaged on its way, and goes through the product's source, publisher and decoder. A picture
-that is shown is right when its luma is that of a picture of the undamaged stream.
+A clip is encoded with each codec, damaged in transit, and sent through the product's source, publisher and decoder. A shown
+picture is right if its luma equals that of a picture of the undamaged stream.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from .rtsp_camera import lossy_camera
 _INTERVAL = Fraction(1, 2)
 _TS_PACKET = 188
 _TS_HEAD = 20
-"""Packets at the beginning that are not lost: programme tables and the beginning of the first picture."""
+"""Number of packets at the start that are never lost: programme tables and the start of the first picture."""
 
 _X264, _X265 = "scenecut=0:keyint={gop}:bitrate={kbit}", "log-level=none:keyint={gop}:min-keyint={gop}:bitrate={kbit}"
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """How a clip is coded: encoder, container, encoder options with {gop} pictures and {kbit} kbit/s."""
+    """How a clip is encoded: encoder, container, encoder options with {gop} pictures and {kbit} kbit/s."""
 
     encoder: str
     container: str
@@ -74,9 +74,9 @@ CODECS = {
 
 @dataclass(slots=True)
 class Outcome:
-    """Pictures of one kind of damage, over all seeds. `sent`: of the undamaged stream. `shown`: by a reader of what was
-    published. `wrong`: of those, pictures whose samples are not those of any undamaged one. `bounds`: signals measured on
-    wrong samples; `differ`: shown pictures whose samples are not those of their signal."""
+    """Pictures of one kind of damage, over all seeds. `sent`: in the undamaged stream. `shown`: by a reader of what was
+    published. `wrong`: shown pictures whose samples match no undamaged picture. `bounds`: signals measured on wrong samples;
+    `differ`: shown pictures whose samples differ from those of their signal."""
 
     sent: int = 0
     published: int = 0
@@ -91,7 +91,7 @@ class Outcome:
 
 
 def run(clip: Path, *, seed: int, repeats: int, seconds: float, codecs: Sequence[str]) -> None:
-    """Measures: a table, then one JSON line. Raises ConfigError and SourceError."""
+    """Prints a table, then one JSON line. Raises ConfigError and SourceError."""
     if unknown := [codec for codec in codecs if codec not in CODECS]:
         raise ConfigError(f"--codecs {unknown[0]}: use some of {', '.join(CODECS)}")
     frames, rate = _frames(clip, seconds)
@@ -174,7 +174,7 @@ def _flip(data: bytes, chance: random.Random) -> bytes:
 
 
 class _Records:
-    """Takes the records of both topics in, in the order in which a producer sends them."""
+    """Collects the records of both topics in the order in which a producer sends them."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -183,11 +183,11 @@ class _Records:
         self.records.append(record)
 
     def flush(self) -> None:
-        """There is nobody to wait for."""
+        """Nothing to wait for."""
 
 
 def _through(source: str, right: set[int], sent: int, options: SourceOptions | None = None) -> Outcome:
-    """What a reader is shown of `source`, published and decoded by the product. `right`: checksums of undamaged pictures."""
+    """What a reader sees of `source`, published and decoded by the product. `right`: checksums of undamaged pictures."""
     packets, metadata = _Records(), _Records()
     publisher = EpochPublisher(
         "damage", 0, _INTERVAL, (packets, metadata), TopicNames("damage"), 2**31, Summary("damage", source)
@@ -197,7 +197,7 @@ def _through(source: str, right: set[int], sent: int, options: SourceOptions | N
             for picture in opened.pictures("damage", 0):
                 publisher.push(picture)
     except SourceError:
-        pass  # a file that cannot be opened any more, or the camera's end
+        pass  # a file that can no longer be opened, or the camera has ended
     publisher.finish()
     outcome = Outcome(sent=sent, published=len(packets.records))
     documents = [decode_metadata(record.key, record.value) for record in metadata.records]
@@ -237,7 +237,7 @@ def _frames(clip: Path, seconds: float) -> tuple[list[VideoFrame], Fraction]:
 
 
 def encode(frames: Sequence[VideoFrame], rate: Fraction, codec: Codec, path: Path) -> Path:
-    """The frames as a file, with a keyframe every two seconds and some 0.1 bit per sample."""
+    """Encodes the frames to a file, with a keyframe every two seconds and about 0.1 bit per sample."""
     gop = max(2, round(2 * rate))
     kbit = max(100, int(frames[0].width * frames[0].height * rate / 10_000))
     suffix = {"mpegts": ".ts", "matroska": ".mkv"}[codec.container]
@@ -258,7 +258,7 @@ def encode(frames: Sequence[VideoFrame], rate: Fraction, codec: Codec, path: Pat
 
 @contextmanager
 def _default_scheduling() -> Iterator[None]:
-    """Run by root, SVT-AV1 leaves the calling thread at real-time priority 99."""
+    """When run as root, SVT-AV1 leaves the calling thread at real-time priority 99."""
     yield
     if hasattr(os, "sched_setscheduler"):
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

@@ -1,4 +1,4 @@
-"""`codecflow bench decode`: pictures per second that a worker's decoders reach, and whether NVDEC agrees with the CPU."""
+"""`codecflow bench decode`: decoding rate of a worker's decoders, and whether NVDEC output matches the CPU's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from codecflow.messages import CodedPicture
 from codecflow.tools.report.table import print_json, print_table, told_as
 
 RGB_EVERY = 10
-"""Of so many compared pictures one is compared in RGB, too."""
+"""One in this many compared pictures is compared in RGB, too."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Pictures per second of `streams` decoders together, one thread each. `where`: cpu or nvdec."""
+    """Pictures per second of `streams` decoders in total, one thread each. `where`: cpu or nvdec."""
 
     where: str
     streams: int
@@ -33,7 +33,7 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Of `pictures` that both decoders show, those with other luma samples, and the largest difference in RGB."""
+    """Of `pictures` that both decoders show, the number with different luma samples, and the largest difference in RGB."""
 
     pictures: int
     luma_differs: int
@@ -41,8 +41,8 @@ class Agreement:
 
 
 def run(clips: Sequence[Path], *, streams: Sequence[int], pictures: int, seconds: float, every: int) -> None:
-    """A table per clip, then one JSON line. `pictures` of each clip at most; `seconds` per measurement; the luma of one
-    picture in `every` is asked for, as a worker does with sampled pictures. Raises SourceError."""
+    """Prints a table per clip, then one JSON line. At most `pictures` of each clip; `seconds` per measurement; the luma of
+    one picture in `every` is read, as a worker does for sampled pictures. Raises SourceError."""
     with_nvdec = use_nvdec("auto")
     figures: dict[str, object] = {}
     for name, clip in zip(told_as(clips), clips, strict=True):

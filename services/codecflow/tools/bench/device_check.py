@@ -1,4 +1,4 @@
-"""Before a GPU is timed: does it compute what the CPU does?
+"""Before timing a GPU: check that it computes the same results as the CPU.
 
 Kernels differ between devices and precisions (fused causal attention, packed attention of unequal frames, grouped heads),
 and the tests run on a CPU. So every family's small model slides through the same windows on both, under every refresh
@@ -35,8 +35,8 @@ Logits = dict[tuple[str, str, int, str], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How a GPU computes, and the largest difference that it explains, in standard deviations of the logits. The CPU's
-    computation is in float32, with as many bits stored."""
+    """The precision of a GPU, and the largest difference that it explains, in standard deviations of the logits. The CPU
+    computes in float32, with the same number of bits per stored value."""
 
     dtype: str
     weights: str
@@ -58,9 +58,9 @@ PRECISIONS = (
 
 
 def check_device(device: torch.device) -> dict[str, float]:
-    """Largest difference of any logit to the CPU's in float32, in deviations, by family and precision.
+    """Largest logit difference from the CPU in float32, in standard deviations, by family and precision.
 
-    Raises ModelError when one is beyond what its precision explains.
+    Raises ModelError when a difference exceeds what its precision explains.
     """
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def check_device(device: torch.device) -> dict[str, float]:
                 exact = expected[stored]
                 logits = _logits(load_model(str(checkpoint), one.dtype, str(device), *stored))
                 difference = max(float((logits[key] - exact[key]).abs().max() / exact[key].std()) for key in exact)
-                if not difference <= one.tolerance:  # a NaN is beyond it too
+                if not difference <= one.tolerance:  # also True for NaN
                     raise ModelError(
                         f"{name} in {one.name} on {device}: logits are {difference:.3g} deviations off the CPU's"
                     )
@@ -90,7 +90,7 @@ def _logits(family: Family) -> Logits:
         step = 0
 
         def observe(stream: str, question: Question, row: Tensor, refresh: str = refresh) -> None:
-            logits[refresh, stream, step, question.id] = row.cpu()  # noqa: B023  # called before the next step begins
+            logits[refresh, stream, step, question.id] = row.cpu()  # noqa: B023  # called before the next step starts
 
         engine = Engine(family, refresh=refresh, observe=observe)
         for step in range(4):  # read by `observe`
@@ -106,7 +106,7 @@ def _logits(family: Family) -> Logits:
 
 
 def _frame(family: Family, rng: np.random.Generator, index: int) -> Frame:
-    """Noise of an ordinary size, far from black and white, half of its tokens kept; every fourth frame is an anchor."""
+    """Noise of typical size, far from black and white, with half of its tokens kept; every fourth frame is an anchor."""
     width, height = 320, 180
     anchor = index % 4 == 0
     keep = np.ones(family.grid(width, height).tokens, bool)

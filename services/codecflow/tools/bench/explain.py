@@ -1,4 +1,5 @@
-"""`codecflow explain`: draws the method on a clip. docs/explanation/method.md shows the pictures of the bundled clip."""
+"""`codecflow explain`: illustrates the method on a clip. docs/explanation/method.md shows the figures of the bundled
+clip."""
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ from .savings import MODEL, REFRESHES, FrameRecord, Savings, savings, windows_of
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A frame in which something moves.
+    """A frame with motion.
 
-    `picture`: (height, width, 3) uint8 RGB, upright, as `grid` is laid over it. `signal`: of the coded picture, which
-    `orientation` turns upright.
+    `picture`: (height, width, 3) uint8 RGB, upright, covered by `grid`. `signal`: of the coded picture, which `orientation`
+    turns upright.
     """
 
     time_s: float
@@ -46,8 +47,8 @@ class Example:
     zones: Sequence[Zone] = ()
 
     def blocks(self, values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], tuple[int, int, int, int]]:
-        """Values of the coded picture's blocks as they lie over the shown one, and their (left, right, bottom, top): a row
-        of blocks may stick out on any side."""
+        """Values of the coded picture's blocks in the orientation of the shown one, and their extent (left, right, bottom,
+        top): blocks may extend beyond the picture on any side."""
         rows, columns = values.shape
         coded = np.array([[0, 0, columns * BLOCK, rows * BLOCK]], np.int32)
         box = coded_boxes(coded, self.grid.width, self.grid.height, inverse(self.orientation))
@@ -59,8 +60,8 @@ class Example:
 class Snapshot:
     """The end of a window under coverage `background`.
 
-    `newest`: (tokens,) seconds of presentation time at which each cell was last kept; those before `start_s` are background.
-    `picture`: (height, width, 3) uint8 RGB, upright, under `grid`.
+    `newest`: (tokens,) presentation time in seconds at which each cell was last kept; before `start_s` it is background.
+    `picture`: (height, width, 3) uint8 RGB, upright, covered by `grid`.
     """
 
     start_s: float
@@ -71,12 +72,12 @@ class Snapshot:
 
     @property
     def share(self) -> float:
-        """Of the cells, those whose token is background."""
+        """Share of cells whose token is background."""
         return float((self.newest < self.start_s).mean())
 
 
 class Background:
-    """The stream under coverage `background`, whatever it is explained under.
+    """The stream under coverage `background`, whatever coverage is explained.
 
     `holding`: what each window holds; `kept`: tokens that each window's new frames keep; `best`: the window that shows both
     kinds of tokens best.
@@ -95,7 +96,7 @@ class Background:
         self._grid: TokenGrid | None = None
 
     def add(self, frame: SampledFrame, grid: TokenGrid, coded: TokenGrid) -> None:
-        """The next frame; `grid` lies over the shown picture, `coded` over the coded one."""
+        """Adds the next frame; `grid` covers the shown picture, `coded` the coded one."""
         if self._grid is not grid:
             self._grid, self._state = grid, KeepState(coded, self._config, view_of(self._zones, grid).hidden)
             self._newest = np.full(grid.tokens, -1)
@@ -122,8 +123,8 @@ def run(
     seconds: float | None,
     zones: Sequence[Zone] = (),
 ) -> None:
-    """Writes frame.png, window.png, share.png and, where the clip is longer than a window, background.png to the folder
-    `out`, then one JSON line with their figures.
+    """Writes frame.png, window.png, share.png and, if the clip is longer than a window, background.png to the folder
+    `out`, then one JSON line with the figures.
 
     `side`: tokens along each side of the grid. `refresh`: none, anchors or all. `zones`: of the clip.
     Raises ConfigError and SourceError.
@@ -179,7 +180,7 @@ def run(
 
 
 def _compare(records: Sequence[FrameRecord], plan: WindowPlan, outlived: Sequence[int]) -> dict[str, Savings]:
-    """Prints and returns what a full window costs under each pair of policies; of growing windows where none is full."""
+    """Prints and returns the cost of a full window under each pair of policies; of growing windows if none is full."""
     everything = [replace(record, kept=record.total) for record in records]
     by_motion = [replace(record, kept=record.motion_kept) for record in records]
     contenders = [
@@ -223,7 +224,7 @@ def _compare(records: Sequence[FrameRecord], plan: WindowPlan, outlived: Sequenc
 def _decisions(
     frames: Iterator[SampledFrame], config: KeepConfig, side: int, behind: Background, zones: Sequence[Zone]
 ) -> Iterator[tuple[FrameRecord, Example | None]]:
-    """The record of each frame, and the frame itself where coverage did not keep it whole."""
+    """The record of each frame, and the frame itself unless coverage kept it completely."""
     shape: tuple[tuple[int, int], int] | None = None
     for frame in frames:
         picture = frame.picture
@@ -258,7 +259,7 @@ def _decisions(
 
 
 def _contrast(example: Example) -> float:
-    """How well a frame shows the method: something clear moves in some of it, and little in the rest."""
+    """How well a frame illustrates the method: clear motion in a part of it, little in the rest."""
     keep = example.decision.keep
     if not 0.04 <= keep.mean() <= 0.3:
         return -abs(float(keep.mean()) - 0.15)

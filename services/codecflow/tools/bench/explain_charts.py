@@ -1,4 +1,4 @@
-"""The pictures of `codecflow explain`, with matplotlib (the extra `plots`)."""
+"""The figures of `codecflow explain`, with matplotlib (the extra `plots`)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFRESHED, REUSED, EVICTED = "#d1495b", "#7fb8c4", "#d9d9d9"
 
 
 def draw_frame(example: Example, path: Path) -> None:
-    """One frame, what the codec saw of it, and which tokens are kept: four panels."""
+    """One frame, its codec signal, and the kept tokens: four panels."""
     height, width = example.picture.shape[:2]
     gap, above, below = 0.25, 0.4, 1.0 if example.decision.hidden.any() else 0.8  # inches
     panel_height = min(6.2, 6.2 * height / width)
@@ -36,7 +36,7 @@ def draw_frame(example: Example, path: Path) -> None:
     figure = Figure(figsize=(figure_width, figure_height))
 
     def place(row: int, column: int, down: float, tall: float, narrower: float = 0.0) -> Any:
-        """Axes of `tall` inches, `down` inches below the top of a panel."""
+        """Axes `tall` inches high, `down` inches below the top of a panel."""
         x = gap + column * (panel_width + gap) + narrower
         y = figure_height - row * (above + panel_height + below) - above - down - tall
         wide = panel_width - 2 * narrower
@@ -72,7 +72,7 @@ def draw_frame(example: Example, path: Path) -> None:
 
 
 def _conditions(signal: Signal) -> str:
-    """What the signal says of the whole picture."""
+    """The signal's properties of the whole picture."""
     exposure = signal.exposure
     words = f"; noise {signal.noise / 8:.2g}"
     if exposure != UNCHANGED:
@@ -88,7 +88,7 @@ def _heat(
     extent: tuple[int, int, int, int],
     label: str,
 ) -> None:
-    """Blocks with a value of 0.5 or more, coloured on a logarithmic scale, over the picture in grey."""
+    """Draws blocks with a value of 0.5 or more, coloured on a logarithmic scale, over the grey picture."""
     axis.imshow(grey * 0.55, cmap="gray", vmin=0, vmax=255)
     image = axis.imshow(
         np.ma.masked_less(values, 0.5),
@@ -105,7 +105,7 @@ def _heat(
 
 
 def _mask(axis: Any, example: Example) -> None:
-    """Kept tokens as they are, dropped ones darkened and coloured by why they could be dropped."""
+    """Shows kept tokens unchanged, dropped ones darkened and coloured by the reason."""
     decision = example.decision
     kinds = [
         ("kept: encoded by the ViT", decision.keep, KEPT),
@@ -138,7 +138,7 @@ def _mask(axis: Any, example: Example) -> None:
 
 
 def draw_window(windows: Sequence[WindowRecord], refresh: str, path: Path) -> None:
-    """The KV of windows in a row, a bar a frame, coloured by what happens to its tokens."""
+    """The KV of consecutive windows, one bar per frame, coloured by what happens to its tokens."""
     figure = Figure(figsize=(12, 2.1 * len(windows) + 1.2), layout="constrained")
     axes = figure.subplots(len(windows), sharex=True, sharey=True, squeeze=False)[:, 0]
     step = windows[-1].times_s[1] - windows[-1].times_s[0] if len(windows[-1].times_s) > 1 else 1.0
@@ -226,7 +226,7 @@ def draw_background(
 
 
 def draw_share(records: Sequence[FrameRecord], config: KeepConfig, path: Path) -> None:
-    """What became of each frame's tokens over time."""
+    """Shares of each frame's tokens over time, by decision."""
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axis = figure.subplots()
     times = [record.time_s for record in records]

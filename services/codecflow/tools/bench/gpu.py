@@ -19,18 +19,18 @@ from codecflow.vlm.loading import set_precision
 from codecflow.vlm.refresh import Refresh
 
 MOST = 0
-"""In place of a number of streams: as many as fit."""
+"""As a number of streams: as many as fit."""
 
 FILLED = 0.9
-"""Of the memory for keys and values, where as many streams are served as fit: windows differ in size."""
+"""Share of the KV memory to fill when serving as many streams as fit: windows differ in size."""
 
 Where = Literal["everywhere", "clips", "once"]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way to answer. `where` it is measured: with each shape and clip, with each clip on the first shape, or on the
-    first of both. `streams`: at once; those of another shape than the first are never MOST."""
+    """One configuration. `where` it is measured: with each shape and clip, with each clip on the first shape, or only on the
+    first of both. `streams`: served at once; MOST only for the first shape."""
 
     name: str
     keep: str
@@ -58,16 +58,16 @@ ROWS = (
     Row("replenish, fp8", "replenish", "none", (1, 8, 32), "clips", weights="fp8"),
     Row("background, fp8", "background", "none", (8, 32), "clips", weights="fp8"),
 )
-"""Weights in 8 bits come last: there is no way back from them."""
+"""Weights in 8 bits come last: the conversion cannot be undone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A row as measured: `cost` of a window, beside what its shape's full computation in the dtype takes on the first clip.
+    """Results of a row: `cost` of a window, and the reference, full computation of its shape in the dtype on the first clip.
 
-    `p99_ms`: of a slide, all streams together. `first_ms`: from its begin to all streams' first tokens. `faster`: than
-    full. `peak_share`: of the device's largest rate of products in this precision. `intensity`: FLOPs per byte of
-    weights and held keys and values, each read once: the least that a step reads.
+    `p99_ms`: of a slide, all streams together. `first_ms`: from its start to all streams' first tokens. `faster`: speed-up
+    over full. `peak_share`: share of the device's largest measured product rate in this precision. `intensity`: FLOPs per
+    byte of weights and held keys and values, each read once: the minimum that a step reads.
     """
 
     row: Row
@@ -90,7 +90,7 @@ def measure_shape(
     *,
     first: bool,
 ) -> Iterator[Found]:
-    """Every row that is measured with this shape, `first` of all or not; `full` first."""
+    """Every row that is measured with this shape, which is the `first` or not; the row `full` comes first."""
     full: Cost | None = None
     stored = family.kv
     weights = _weight_bytes(family)
@@ -125,7 +125,7 @@ def _found(row: Row, shape: str, cost: Cost, full: Cost | None, peaks: Peaks, we
         return Found(row, shape, cost)
     peak = peaks.tflops["fp8"] if row.weights == "fp8" and "fp8" in peaks.tflops else next(iter(peaks.tflops.values()))
     step = sum(cost.steps_ms) / len(cost.steps_ms)
-    # Of a yes-no question the first token is the answer; text goes on from there.
+    # For a yes-no question the first token is the answer; text continues from there.
     later = cost.stages_ms.get("answer", 0.0) * cost.streams if row.text else 0.0
     reference = full or (cost if row.refresh == "all" else None)
     return Found(

@@ -1,5 +1,5 @@
-"""The picture of `codecflow bench gpu`, with matplotlib (the extra `plots`): where on the roofline each row lies, and what a
-window costs as streams are added."""
+"""The figure of `codecflow bench gpu`, with matplotlib (the extra `plots`): each row's place on the roofline, and the cost
+of a window against the number of streams."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = Mapping[str, Any]
 
 
 def draw(figures: Mapping[str, Any], path: Path) -> None:
-    """`figures`: the JSON line of `codecflow bench gpu`. Raises ConfigError when the picture cannot be written."""
+    """`figures`: the JSON line of `codecflow bench gpu`. Raises ConfigError when the figure cannot be written."""
     results = [one for one in figures["results"] if "failed" not in one]
     shape, clip = results[0]["shape"], results[0]["clip"]
     main = [one for one in results if (one["shape"], one["clip"]) == (shape, clip)]

@@ -1,4 +1,4 @@
-"""`codecflow bench gpu` from its options to its tables, picture and JSON line."""
+"""`codecflow bench gpu`: from its options to its tables, figure and JSON line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As given on the command line. `results`: a file with the JSON line of an earlier run, to be drawn."""
+    """Command line options. `results`: a file with the JSON line of an earlier run, to draw."""
 
     clips: Sequence[Path] = ()
     shapes: str = SHAPES
@@ -60,7 +60,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-    """Measures and prints, or draws what was measured. Raises ConfigError, SourceError and ModelError."""
+    """Measures and prints, or draws earlier results. Raises ConfigError, SourceError and ModelError."""
     if options.plot is not None:
         check_possible(options.plot.parent)
     if options.results is not None:
@@ -98,14 +98,14 @@ def run(options: Options) -> None:
 
     found: list[Found] = []
     built: dict[str, float] = {}
-    with suppress(KeyboardInterrupt):  # what has been measured is printed
+    with suppress(KeyboardInterrupt):  # prints what has been measured
         for number, name in enumerate(shapes):
             begun = time.perf_counter()
             family = build_shape(name, dtype, device)
             built[name] = time.perf_counter() - begun
             clips = masks(family)[: None if number == 0 else 1]
             for one in measure_shape(name, family, clips, plan, rows, peaks, first=number == 0):
-                found.append(one)  # one by one: it may be interrupted
+                found.append(one)  # one by one, as it may be interrupted
             del family
             gc.collect()
             if device.type == "cuda":

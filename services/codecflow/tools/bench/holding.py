@@ -1,4 +1,4 @@
-"""What windows hold of a stream's keep masks, and which of them a worker answers by repeating the answer before."""
+"""What windows hold under a stream's keep masks, and for which of them a worker repeats the previous answer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from codecflow.worker.windows import WindowPlan
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One window, in tokens: `held` in all, of them `background`. `reused`: it holds what the one before held, and no
-    computed answer is older than the worker allows."""
+    """One window, in tokens: `held` in total, including `background`. `reused`: it holds the same tokens as the previous
+    one, and its computed answer is not older than the worker allows."""
 
     held: int
     background: int
@@ -21,19 +21,19 @@ class Held:
 
 
 class Holding:
-    """Follows one policy's masks. `background`: tokens outlive their frames. `reuse_slots`: as a worker's."""
+    """Follows one policy's masks. `background`: tokens outlive their frames. `reuse_slots`: as in a worker."""
 
     def __init__(self, plan: WindowPlan, background: bool, reuse_slots: int) -> None:
         self.windows: list[Held] = []
         self._plan, self._background, self._reuse_slots = plan, background, reuse_slots
         self._frames: list[tuple[int, npt.NDArray[np.int64]]] = []  # slot, its kept cells
-        self._newest: npt.NDArray[np.int64] | None = None  # of each cell the slot that last kept it, before the window
+        self._newest: npt.NDArray[np.int64] | None = None  # per cell, the slot that last kept it, before the window
         self._window: int | None = None
-        self._before: npt.NDArray[np.int64] | None = None  # slot and cell of each token of the window before
+        self._before: npt.NDArray[np.int64] | None = None  # slot and cell of each token of the previous window
         self._computed = 0
 
     def add(self, slot: int, keep: npt.NDArray[np.bool_]) -> None:
-        """The frame of a slot, later than any before it."""
+        """Adds the frame of a slot. Slots must be ascending."""
         window = self._plan.window_of(slot)
         if self._window is not None and window != self._window:
             self._close(self._window)
@@ -43,7 +43,7 @@ class Holding:
         self._frames.append((slot, np.flatnonzero(keep)))
 
     def end(self) -> None:
-        """Nothing more comes: the window of the newest stride is complete if its last slot was there."""
+        """Ends the stream: the window of the newest stride is complete if its last slot has been added."""
         if self._window is not None and self._frames[-1][0] + 1 >= self._plan.end(self._window):
             self._close(self._window)
 

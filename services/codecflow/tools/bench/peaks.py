@@ -1,4 +1,4 @@
-"""What a device can do at most: matrix products and copies, measured, not taken from a data sheet."""
+"""Peak rates of a device: matrix products and copies, measured, not taken from a data sheet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REPEATS = 15
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """`tflops`: of a large product, by precision (`fp8` where the device has it). `gbytes_per_s`: read and written by a
+    """`tflops`: of a large product, by precision (`fp8` if the device supports it). `gbytes_per_s`: read and written by a
     copy. `side`: of the square matrices."""
 
     tflops: dict[str, float]
@@ -37,7 +37,7 @@ def measure_peaks(device: torch.device, dtype: torch.dtype) -> Peaks:
                 lambda: torch._scaled_mm(x, w.t(), x_scale, w_scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True),
                 device,
             )
-        except (RuntimeError, NotImplementedError):  # a card without 8-bit floating point
+        except (RuntimeError, NotImplementedError):  # a GPU without 8-bit floating point
             pass
         else:
             tflops["fp8"] = operations / eighth

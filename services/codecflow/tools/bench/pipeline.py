@@ -1,4 +1,4 @@
-"""One run of the whole worker under the load of N cameras: what was answered when, and what each stage did."""
+"""One run of the whole worker under the load of N cameras: latency of each answer, and figures for each stage."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 RSS_GROWTH, RSS_SLACK = 0.03, 64 << 20
 QUEUE_GROWTH, QUEUE_SLACK = 1.5, 256 << 10
 """Memory is flat if, from the first to the last quarter of the measured time, the mean of resident memory (without keys and
-values, on a CPU) grows by at most 3 % + 64 MiB, and that of what waits by at most half + 256 KiB per stream."""
+values, on a CPU) grows by at most 3 % + 64 MiB, and that of queues by at most half + 256 KiB per stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
     """Seconds. `warm_up`: from the time at which all cameras run until windows count; `measured`: from then on.
-    `stop_early`: give up at the first window that makes the run not sustained."""
+    `stop_early`: stop at the first window that makes the run unsustained."""
 
     warm_up: float
     measured: float
@@ -74,9 +74,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen at one moment (`at`: monotonic). CPU seconds are those of this process, of the Kafka client's threads
-    in it, of the cameras, of the broker, of the whole machine. `rss` (with what sampler processes hold), `vram`, `kv`,
-    `waiting` (coded pictures and frames): bytes. `lag`: records."""
+    """Measurements at one moment (`at`: monotonic). CPU seconds of this process, of the Kafka client's threads in it, of the
+    cameras, of the broker, of the whole machine. `rss` (including sampler processes), `vram`, `kv`, `waiting` (coded
+    pictures and frames): bytes. `lag`: records."""
 
     at: float
     stages: dict[str, StageFigures]
@@ -97,7 +97,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Outcome:
-    """`windows`: those captured within the measured time. `reasons`: why it was not sustained, none if it was."""
+    """`windows`: those captured within the measured time. `reasons`: why it was not sustained, empty if it was."""
 
     streams: int
     windows: list[Window]
@@ -111,7 +111,7 @@ class Outcome:
 
     @property
     def longest_gaps(self) -> list[float]:
-        """The longest time between two answers of each stream that has some, in seconds, the smallest first."""
+        """For each stream with answers, the longest time between two of them, in seconds, ascending."""
         times: dict[str, list[float]] = defaultdict(list)
         for window in self.windows:
             times[window.stream].append(window.committed_s)
@@ -119,7 +119,7 @@ class Outcome:
 
 
 class Place(Protocol):
-    """Where runs take place: brokers, or memory."""
+    """Where runs exchange records: brokers, or memory."""
 
     def begin(self, load: Load) -> tuple[WorkerTransport, CameraProcess]: ...
 
@@ -129,7 +129,7 @@ class Place(Protocol):
 
 
 class KafkaPlace:
-    """A local broker; new topics for each run."""
+    """A local broker, with new topics for each run."""
 
     def __init__(self, broker: LocalKafka, partitions: int) -> None:
         self._broker, self._partitions, self._runs = broker, partitions, 0
@@ -167,7 +167,7 @@ class ReplayPlace:
 
 
 class _Watched:
-    """A transport whose committed results are kept, each with the time at which it was committed."""
+    """A transport that stores committed results, each with its commit time."""
 
     def __init__(self, inner: WorkerTransport) -> None:
         self._inner = inner
@@ -218,7 +218,7 @@ class _Running:
         self._done = self._pool.submit(worker.run)
 
     def check(self) -> None:
-        """Raises what the worker has died of."""
+        """Raises the error that ended the worker."""
         if self._done.done():
             self._done.result()
             raise KafkaError("the worker has ended by itself")
@@ -301,12 +301,12 @@ def _place(place: Place, load: Load) -> Iterator[tuple[WorkerTransport, CameraPr
 
 
 class _Judge:
-    """Whether every window that was captured from `first_s` to `last_s` (since 1970) is answered before the next is due."""
+    """Whether every window captured from `first_s` to `last_s` (since 1970) is answered before the next one is due."""
 
     def __init__(self, load: Load, first_s: float, last_s: float) -> None:
         self.within: list[Window] = []
         self._load, self._first_s, self._last_s = load, first_s, last_s
-        self._newest: dict[str, float] = {}  # when the newest answered window of a stream was captured
+        self._newest: dict[str, float] = {}  # capture time of a stream's newest answered window
         self._taken = 0
 
     def take(self, committed: Sequence[tuple[float, bytes, bytes]]) -> None:
@@ -319,11 +319,11 @@ class _Judge:
                 self.within.append(Window(result.stream, result.window, captured_s, at, result))
 
     def failed(self, now_s: float) -> bool:
-        """Whether it is certain already that it does not."""
+        """Whether it is already certain that the run is not sustained."""
         return now_s > self._first_s and bool(self.reasons(now_s))
 
     def reasons(self, now_s: float) -> list[str]:
-        """Why it does not, as far as can be said at `now_s`."""
+        """Why the run is not sustained, as far as known at `now_s`."""
         stride_s = self._load.stride_s
         found = []
         by_stream: dict[str, list[Window]] = defaultdict(list)
@@ -333,7 +333,7 @@ class _Judge:
             len(range(windows[0].index, windows[-1].index + 1)) - len({window.index for window in windows})
             for windows in by_stream.values()
         )
-        # One is captured every stride, and must be there one stride later.
+        # One is captured every stride, and must be answered within the next stride.
         late = late_windows = 0
         for number in range(self._load.count):
             newest = max(self._newest.get(f"camera-{number}", 0.0), self._first_s - stride_s)

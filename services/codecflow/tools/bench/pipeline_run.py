@@ -1,4 +1,4 @@
-"""`codecflow bench pipeline` from its options to its tables and JSON line."""
+"""`codecflow bench pipeline`: from its options to its tables and JSON line."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ _MIB = 2**20
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As given on the command line. `engine`: the product's, or a stub that takes `stub_ms` for each window. `warm_up`:
-    seconds until windows count, None for as long as a window takes to fill."""
+    """Command line options. `engine`: the product's, or a stub that takes `stub_ms` for each window. `warm_up`: seconds
+    until windows count; None: until the windows are full."""
 
     clips: Sequence[Path] = ()
     streams: str | None = None
@@ -71,7 +71,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class _Bench:
-    """Everything that runs have in common."""
+    """What all runs share."""
 
     options: Options
     settings: WorkerSettings
@@ -103,7 +103,7 @@ class _Bench:
 
 
 class Runs(Protocol):
-    """What `find` needs of a benchmark."""
+    """The part of a benchmark that `find` needs."""
 
     @property
     def options(self) -> Options: ...
@@ -117,7 +117,7 @@ class Runs(Protocol):
 def run(options: Options, locate: Callable[[str], str] = str) -> None:
     """Measures and prints. Raises ConfigError, SourceError, ModelError and KafkaError.
 
-    `locate`: the hub id or folder of a model by its name, asked for once nothing else can be wrong with the options.
+    `locate`: returns the hub id or folder of a model by its name. Called after all other options have been validated.
     """
     counts = _counts(options)
     settings = options.worker.settings()
@@ -135,7 +135,7 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
     for line in told(clips):
         _say(line)
     if not counts:
-        assert options.record is not None  # _counts sees to it
+        assert options.record is not None  # checked by _counts
         save_recording(options.record, clips)
         print_json(
             {"recording": str(options.record), "bytes": options.record.stat().st_size, "clips": _described(clips)}
@@ -209,12 +209,12 @@ def _family(options: Options, locate: Callable[[str], str]) -> Family:
 
 
 def find(bench: Runs, bounds: Sequence[int]) -> list[Outcome]:
-    """Short runs that bisect, within 4 %, then one of full length at what they have found; less where that fails."""
+    """Short runs that bisect to within 4 %, then a full-length run at the result; with fewer streams if that fails."""
     options = bench.options
     probe_s = options.probe_seconds or max(2 * bench.stride_s, 16.0)
     low, high, upper = bounds[0] - 1, bounds[1] + 1, bounds[0]
     while high - low > max(1, low // 25):
-        # Upwards by doubling while nothing has failed yet.
+        # Double the count until a run fails.
         count = min(upper, bounds[1]) if high > bounds[1] else (low + high) // 2
         if bench.run(count, probe_s, stop_early=True).sustained:
             low, upper = count, 2 * count
@@ -245,7 +245,7 @@ def _described(clips: Sequence[RecordedClip]) -> list[dict[str, Any]]:
 
 
 def figures(outcome: Outcome) -> dict[str, Any]:
-    """What a run shows, in numbers."""
+    """The figures of a run."""
     first, last = outcome.samples[0], outcome.samples[-1]
     seconds = max(last.at - first.at, 1e-9)
     streams, cores = outcome.streams, os.cpu_count() or 1
@@ -311,7 +311,8 @@ def figures(outcome: Outcome) -> dict[str, Any]:
 
 
 def _bottleneck(stages: dict[str, dict[str, float]], exhausted: bool, late_s: float) -> str:
-    """The stage that is nearest to its limit; where the worker has exhausted the machine's CPU, the one that takes most."""
+    """The stage that is nearest to its limit. If the worker has exhausted the machine's CPU: the stage that uses most of
+    it."""
     if not stages:
         return "unknown"
     if late_s > 1.0:

@@ -1,6 +1,6 @@
-"""`codecflow bench policies`: what each keep policy keeps of a real clip, and what it lets go stale.
+"""`codecflow bench policies`: what each keep policy keeps of a real clip, and how stale dropped tokens become.
 
-Staleness is measured here by the plainest means, from the pictures and the masks alone; none of the policies' code is used.
+Staleness is measured independently, from the pictures and the masks alone, without any of the policies' code.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from .holding import Holding
 from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, published
 
 STALE = 16.0
-"""Grey levels: a dropped token is stale where the mean over some 7x7 pixels of it, at the model's scale, has changed by more
-than this since it was last kept. The mean is signed: noise is not what a model was to see."""
+"""Grey levels: a dropped token is stale if the mean over some 7x7 pixels of it, at the model's scale, has changed by more
+than this since it was last kept. The mean is signed, so that noise, which the model need not see, cancels out."""
 
 _PARTS = 4
-"""Such a square along a token's side."""
+"""Number of such squares along a token's side."""
 
 _FEW = 40
-"""Tokens around which squares are summed one by one, not over the whole picture."""
+"""With fewer tokens than this, squares are summed individually instead of over the whole picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A keep policy with its coverage, under comparison. `sampled_only`: motion by the vectors of the sampled picture alone,
-    with no memory of those between or before; not a policy that a worker offers, for it goes stale."""
+    """A keep policy with its coverage, under comparison. `sampled_only`: motion from the vectors of the sampled picture
+    alone, ignoring pictures between and before; workers do not offer this policy, because its tokens go stale."""
 
     name: str
     config: KeepConfig
@@ -60,7 +60,7 @@ class Policy:
 
 
 class SampledVectors:
-    """Keeps the tokens that a vector of the sampled picture itself, or an intra block of it, touches."""
+    """Keeps the tokens that a vector or an intra block of the sampled picture itself touches."""
 
     def __init__(self, grid: TokenGrid, config: KeepConfig, hidden: npt.NDArray[np.bool_]) -> None:
         self._grid, self._tau, self._hidden = grid, config.tau_px * 4, hidden
@@ -81,7 +81,8 @@ class SampledVectors:
 
 
 def compared(config: KeepConfig, window_s: Fraction) -> list[Policy]:
-    """The policies, each with an anchor every `config.period_s`, then the default policy's other ways of coverage."""
+    """The policies, each with an anchor every `config.period_s`, then the default policy with the other kinds of
+    coverage."""
     window = replace(config, period_s=window_s, slack_s=Fraction(0))
     return [
         Policy("all", replace(config, policy="all")),
@@ -103,8 +104,8 @@ def _background(config: KeepConfig) -> KeepConfig:
 
 @dataclass(slots=True)
 class Tally:
-    """What one policy did with one clip, in tokens. `holding`: what the windows of it hold. `shares`: kept share of each
-    frame's tokens, `times`: when."""
+    """Totals of one policy on one clip, in tokens. `holding`: what its windows hold. `shares`: kept share of each frame's
+    tokens, `times`: the frames' times."""
 
     holding: Holding
     total: int = 0
@@ -130,12 +131,13 @@ class Tally:
         self.shares.append(float(decision.keep[~decision.hidden].mean()))
 
     def figures(self) -> dict[str, float | None]:
-        """Percentages. `pictures`, `decoded_pictures`: how many a worker takes and decodes, `worker_ms_per_s`: milliseconds
-        of its processor time per second of video, `gops_decoded`: groups of pictures in which it decodes a sampled frame;
-        None for what is no worker's policy. `kept`, `certified` and `compared`: of the tokens that coverage did not force.
-        `kept_total`: of all tokens, the forced ones included. `peak`: of the fullest frame after the first. `stale`: of the
-        dropped tokens; `exposed`: those that only the camera's exposure has changed as much. `held`: tokens that a window
-        holds, mean, and of them `background`. `reused`: of the windows, those whose answers are repeated."""
+        """Percentages. `pictures`, `decoded_pictures`: how many a worker receives and decodes, `worker_ms_per_s`:
+        milliseconds of its processor time per second of video, `gops_decoded`: groups of pictures in which it decodes a
+        sampled frame; None for a policy that workers do not offer. `kept`, `certified` and `compared`: of the tokens that
+        coverage did not force. `kept_total`: of all tokens, including forced ones. `peak`: of the fullest frame after the
+        first. `stale`: of the dropped tokens; `exposed`: those with an equally large change that is due only to the camera's
+        exposure. `held`: tokens that a window holds, mean, and of them `background`. `reused`: share of the windows whose
+        answers are repeated."""
 
         def percent(part: int, whole: int) -> float:
             return round(100 * part / whole, 3) if whole else 0.0
@@ -163,26 +165,24 @@ class Tally:
 
 
 class LastKept:
-    """What the model last saw, put together from the tokens as they were kept."""
+    """The picture that the model last saw, composed of the tokens as they were kept."""
 
     def __init__(self, grid: TokenGrid) -> None:
         self._boxes = [np.s_[y0:y1, x0:x1] for x0, y0, x1, y1 in grid.boxes.tolist()]
         widths, heights = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0)
         self._across, self._down = (max(1, round(float(length) / _PARTS)) for length in (widths, heights))
         self._seen = np.zeros((grid.height, grid.width), np.int16)
-        self._kept_in = np.zeros(grid.tokens, np.int64)  # which frame
-        self._means: dict[
-            int, npt.NDArray[np.float64]
-        ] = {}  # over the tokens' places, of the frames that tokens are from
+        self._kept_in = np.zeros(grid.tokens, np.int64)  # frame number
+        self._means: dict[int, npt.NDArray[np.float64]] = {}  # by grid cell, of the frames that tokens are from
         self._frames = 0
 
     def stale(
         self, picture: npt.NDArray[np.int16], means: npt.NDArray[np.float64], keep: npt.NDArray[np.bool_]
     ) -> tuple[int, int]:
-        """Remembers the kept tokens of a frame, whose luma is `picture` and whose tokens' means of it are `means`.
+        """Stores the kept tokens of a frame, whose luma is `picture` and whose means per token are `means`.
 
-        How many of the others are stale, and how many more would be, if all of the picture had not changed by one gain and
-        one offset.
+        Returns how many of the others are stale, and how many more would be without compensation for a global gain and
+        offset of the picture.
         """
         self._frames += 1
         self._kept_in[keep] = self._frames
@@ -209,8 +209,8 @@ class LastKept:
         tokens: npt.NDArray[np.int64],
         exposure: tuple[float, float] | None = None,
     ) -> npt.NDArray[np.float64]:
-        """The largest |mean of now - then| over a square that lies in the picture and has its centre in the token, of
-        `tokens`; with `exposure` of now - gain * then - offset."""
+        """The largest |mean of now - then| over a square that lies in the picture and has its centre in the token, for each
+        of `tokens`; with `exposure` of now - gain * then - offset."""
         down, across = min(self._down, len(now)), min(self._across, now.shape[1])
         largest = np.zeros(len(tokens))
         squares = (
@@ -236,7 +236,7 @@ class LastKept:
 
 
 def token_means(grid: TokenGrid, picture: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-    """(tokens,): of the luma in each token's box."""
+    """(tokens,): mean luma in each token's box."""
     sums = np.zeros((grid.height + 1, grid.width + 1), np.int64)
     sums[1:, 1:] = picture.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
     x0, y0, x1, y1 = grid.boxes.T
@@ -247,7 +247,7 @@ def token_means(grid: TokenGrid, picture: npt.NDArray[np.int16]) -> npt.NDArray[
 def _difference(
     now: npt.NDArray[np.int16], then: npt.NDArray[np.int16], area: int, exposure: tuple[float, float] | None
 ) -> npt.NDArray[Any]:
-    """In a type in which sums over `area` samples are exact, or nearly so."""
+    """Converted to a type in which sums over `area` samples are exact, or nearly so."""
     if exposure is not None:
         gain, offset = exposure
         return (now - gain * then - offset).astype(np.float32)
@@ -255,7 +255,8 @@ def _difference(
 
 
 def _sums(values: npt.NDArray[Any], down: int, across: int) -> npt.NDArray[Any]:
-    """Over every rectangle of `down` rows and `across` columns. Sums of the whole picture would need wider numbers."""
+    """Sums over every rectangle of `down` rows and `across` columns. Sums over the whole picture would need wider
+    numbers."""
     rows, columns = (size - count + 1 for size, count in zip(values.shape, (down, across), strict=True))
     tall = values[:rows].copy()
     for shift in range(1, down):
@@ -267,7 +268,7 @@ def _sums(values: npt.NDArray[Any], down: int, across: int) -> npt.NDArray[Any]:
 
 
 def _exposure(then: npt.NDArray[np.float64], now: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The gain and offset by which most of a picture's means have changed; 1 and 0 where there is no such change."""
+    """The gain and offset that explain the change of most of a picture's means; 1 and 0 if there is no such change."""
     gain, offset = 1.0, float(np.median(now - then))
     for _ in range(4):
         off = np.abs(now - gain * then - offset)
@@ -279,8 +280,8 @@ def _exposure(then: npt.NDArray[np.float64], now: npt.NDArray[np.float64]) -> tu
 
 @dataclass(frozen=True, slots=True)
 class Interim:
-    """What it has come to by the frame at `time_s`: a tally for each policy by name, and the stream's noise in grey levels,
-    the median of what its signals say."""
+    """Results up to the frame at `time_s`: a tally for each policy by name, and the stream's noise in grey levels, the
+    median over its signals."""
 
     time_s: float
     tallies: dict[str, Tally]
@@ -295,7 +296,7 @@ def compare(
     plan: WindowPlan,
     zones: Sequence[Zone] = (),
 ) -> Iterator[Interim]:
-    """Runs all policies over the frames of a clip side by side; yields what it has come to after each frame."""
+    """Runs all policies over the frames of a clip in parallel; yields the results so far after each frame."""
     slots = reuse_slots(DEFAULT_REUSE_S, plan.fps)
     tallies = {policy.name: Tally(Holding(plan, policy.config.background, slots)) for policy in policies}
     noise: list[float] = []
@@ -334,11 +335,11 @@ def run(
     plot: Path | None = None,
     zones: Sequence[Zone] = (),
 ) -> None:
-    """Compares the policies on each clip: a table a clip, then one JSON line {clip: {policy: figures}}, in percent.
+    """Compares the policies on each clip: a table per clip, then one JSON line {clip: {policy: figures}}, in percent.
 
     `plan`: windows, for what they hold and for coverage once per window. `size`, `token`: side of the model's square
-    input and of a token in it, in pixels. `seconds`: only so much of each clip. `plot`: file of a chart. `zones`: of
-    every clip; what they hide counts for nothing. Raises ConfigError and SourceError."""
+    input and of a token in it, in pixels. `seconds`: maximum of each clip. `plot`: file of a chart. `zones`: of every clip;
+    hidden tokens are not counted. Raises ConfigError and SourceError."""
     if token < 1 or size < token or size % token:
         raise ConfigError(f"--size {size} with --token {token}: the size must be a whole multiple of the token")
     if plot is not None:
@@ -426,7 +427,7 @@ def _decode(
     tallies: Mapping[str, Tally],
     zones: Sequence[Zone],
 ) -> None:
-    """Decodes a clip's pictures as a worker would under each policy that it has, with anchors every period."""
+    """Decodes a clip's pictures like a worker under each policy that it offers, with anchors every period."""
     for policy in policies:
         if policy.name not in POLICY_NAMES:
             continue

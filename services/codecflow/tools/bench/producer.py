@@ -1,5 +1,5 @@
-"""What the producer costs: pictures/s/core with the codec signal against a bare decode, bytes of metadata, and what the two
-records of a picture take to write and read."""
+"""Cost of the producer: pictures/s/core with the codec signal compared with plain decoding, bytes of metadata, and the time
+to write and read the two records of a picture."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from codecflow.tools.report.table import print_json, print_table
 
 
 def run(clip: Path, repeats: int = 5, seconds: float | None = None) -> None:
-    """Measures `clip` (its first `seconds`): a table, then one JSON line.
+    """Measures `clip` (its first `seconds`): prints a table, then one JSON line.
 
     Rates are medians of `repeats` interleaved runs, by processor time of this process, software decoding in one thread.
     Raises ConfigError and SourceError.
@@ -94,7 +94,7 @@ def _pictures(clip: Path, seconds: float | None) -> tuple[list[CodedPicture], in
 
 
 def _bare_decode(pictures: Sequence[CodedPicture]) -> None:
-    """FFmpeg's decoder with nothing around it."""
+    """FFmpeg's decoder alone."""
     first = pictures[0]
     decoder = VideoCodecContext.create("libdav1d" if first.codec == "av1" else first.codec, "r")
     assert isinstance(decoder, VideoCodecContext)
@@ -121,8 +121,8 @@ def _signal(pictures: Sequence[CodedPicture]) -> list[PictureMetadata]:
 
 
 def _wire_us(pictures: Sequence[CodedPicture], documents: Sequence[PictureMetadata]) -> dict[str, float]:
-    """Microseconds to encode and to decode the two records of a picture: the median over the pictures, of each the best of
-    five, so that other programs of this machine are left out."""
+    """Microseconds to encode and to decode the two records of a picture: the median over the pictures, each the best of
+    five, to exclude other programs on this machine."""
     by_seq = {document.seq: document for document in documents}
     pairs = [(picture, by_seq[picture.seq]) for picture in pictures if picture.seq in by_seq]
     records = [(encode_packet(picture), encode_metadata(document)) for picture, document in pairs]
@@ -148,8 +148,8 @@ def _best_us(work: Callable[[Any, Any], object], pair: tuple[Any, Any], times: i
 def metadata_bytes(documents: Sequence[PictureMetadata], real_time: bool) -> int:
     """Bytes that the producer's own client sends for these documents.
 
-    The brokers are librdkafka's, within this process: they store nothing, but take what real ones would take. In real time
-    a batch is what was published within the linger time.
+    The brokers are librdkafka's mock brokers in this process: they store nothing, but receive what real ones would. In real
+    time a batch is what was published within the linger time.
     """
     sent = WireBytes()
     properties = {**METADATA_PROPERTIES, **sent.properties(), "test.mock.num.brokers": 1}

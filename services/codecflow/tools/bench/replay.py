@@ -1,4 +1,4 @@
-"""A worker without brokers: recorded cameras come through a pipe, what would be committed stays in memory."""
+"""A worker without brokers: records of recorded cameras come through a pipe, commits stay in memory."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from codecflow.worker.resume import Offsets, States
 from codecflow.worker.transport import Asked, Assigned, Dead, Incoming, Outgoing, ReadTo, Revoked, Say
 
 _MOST_WAITING = 256 << 20
-"""Bytes that wait to be read, beyond which the cameras are held up: with brokers they would wait there."""
+"""Maximum bytes of unread records before the cameras are blocked; with brokers they would be stored there."""
 _BATCH = 500
 
 
 class ReplayTransport:
-    """In place of KafkaTransport. `pipe`: where the process of the cameras writes to."""
+    """Replaces KafkaTransport. `pipe`: where the cameras' process writes to."""
 
     def __init__(self, partitions: int) -> None:
         self.topics = TopicNames("bench")
@@ -56,8 +56,8 @@ class ReplayTransport:
 
 
 class _Log:
-    """What the cameras have written and the worker has not read. A thread takes it off the pipe, as a Kafka client's own
-    threads take records off the network; records are cut in the reader's thread, as a client's are."""
+    """What the cameras have written and the worker has not read. A thread reads the pipe, like a Kafka client's own threads
+    read the network; records are parsed in the reader's thread, as in a client."""
 
     def __init__(self, receiver: Any, partitions: int) -> None:
         self.partitions = partitions
@@ -74,7 +74,7 @@ class _Log:
 
     @property
     def waiting(self) -> int:
-        """Records."""
+        """Number of records."""
         return self._records + len(self._cut) + sum(map(len, self._held.values()))
 
     def empty(self, topic: int, partition: int) -> bool:
@@ -129,7 +129,7 @@ class _Log:
 
 
 class _Consumer:
-    """As GroupConsumer, alone in its group."""
+    """Like GroupConsumer, as the only member of its group."""
 
     records_gone = 0
 
@@ -142,7 +142,7 @@ class _Consumer:
             self._began = True
             self._assigned(dict.fromkeys(range(self._log.partitions), (0, 0)))
         found = self._log.take(_BATCH)
-        if len(found) < _BATCH:  # a client waits for as many, or for its time to be over
+        if len(found) < _BATCH:  # a client waits until a batch is full or the time is up
             time.sleep(timeout_s)
             found += self._log.take(_BATCH - len(found))
         return [Arrival(record.topic, record.partition, record) for record in found]
@@ -179,7 +179,7 @@ class _ReadTo:
 
 
 class _Memory:
-    """Commits nothing: whoever wants the records has them by then."""
+    """Commits nothing: records have been delivered already."""
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
         pass

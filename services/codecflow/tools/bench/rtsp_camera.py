@@ -1,4 +1,4 @@
-"""An RTSP camera on this machine (RFC 2326, RFC 6184 for H.264, RFC 7798 for HEVC), and one whose network loses packets."""
+"""A local RTSP camera (RFC 2326, RFC 6184 for H.264, RFC 7798 for HEVC), and one whose network loses packets."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from codecflow.codec.annexb import nal_type, split_annex_b
 from codecflow.messages import CodedPicture
 
 _LARGEST = 1200
-"""Bytes of an RTP payload at most: what fits an Ethernet packet through most tunnels."""
+"""Maximum bytes of an RTP payload: fits an Ethernet packet through most tunnels."""
 
 _NAMES = {"h264": "H264", "hevc": "H265"}
 
 
 class RtspSession(socketserver.StreamRequestHandler):
-    """One client's session: sends `pictures`, of H.264 or HEVC, once, `speed` times as fast as real time, then hangs up.
+    """One client's session: sends `pictures` (H.264 or HEVC) once, `speed` times as fast as real time, then closes.
 
-    `first`: whose parameter sets the description has, where that is not the first that it sends. UDP or, where the client
-    asks for it, interleaved in TCP. Subclasses set `pictures`, and may override the rest.
+    `first`: the picture whose parameter sets the description contains, if not the first one sent. UDP or, if the client
+    requests it, interleaved in TCP. Subclasses set `pictures`, and may override the rest.
     """
 
     pictures: ClassVar[Sequence[CodedPicture]]
@@ -34,7 +34,7 @@ class RtspSession(socketserver.StreamRequestHandler):
     speed: ClassVar[float] = 10.0
 
     def refusal(self, verb: str, headers: Mapping[str, str]) -> tuple[str, ...]:
-        """Status and header lines with which a request is refused; empty where it is not."""
+        """Status and header lines to refuse a request; empty to accept it."""
         return ()
 
     def stamp(self, picture: CodedPicture) -> int:
@@ -42,11 +42,11 @@ class RtspSession(socketserver.StreamRequestHandler):
         return int(picture.pts * picture.time_base * 90_000)
 
     def lost(self, picture: CodedPicture) -> bool:
-        """Whether the next RTP packet, one of `picture`, is lost on its way."""
+        """Whether the next RTP packet, one of `picture`, is lost in transit."""
         return False
 
     def ended(self) -> None:
-        """All has been sent."""
+        """Called after everything has been sent."""
         if self._to:
             time.sleep(1.0)
 
@@ -123,9 +123,9 @@ class RtspSession(socketserver.StreamRequestHandler):
 
 @contextmanager
 def lossy_camera(pictures: Sequence[CodedPicture], loss: float, seed: int, speed: float = 10.0) -> Iterator[str]:
-    """Address of a camera that sends `pictures` once, `speed` times as fast as real time, then hangs up.
+    """Address of a camera that sends `pictures` once, `speed` times as fast as real time, then closes.
 
-    Each RTP packet is lost with probability `loss`, but none of the first picture's: a camera is joined where it is sound.
+    Each RTP packet is lost with probability `loss`, except those of the first picture, so that the stream can be joined.
     """
     chance, all_pictures, times = random.Random(seed), pictures, speed
 

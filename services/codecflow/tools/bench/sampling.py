@@ -1,4 +1,4 @@
-"""Sampled frames of a clip, as the producer would publish them and a worker would sample them, without Kafka in between."""
+"""Sampled frames of a clip, as the producer would publish them and a worker would sample them, without Kafka."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Published = tuple[CodedPicture, PictureMetadata]
 class SampledFrame:
     """One sampled frame, decoded.
 
-    `signals`: those of every signal picture since the sampled frame before, its own last. `own`: its own, with the vectors
-    of this picture alone. `alone`: the picture can be decoded by itself.
+    `signals`: those of every signal picture since the previous sampled frame, its own last. `own`: its own, with the vectors
+    of this picture alone. `alone`: the picture can be decoded independently.
     """
 
     slot: int
@@ -46,7 +46,7 @@ class SampledFrame:
         return self.signals[-1]
 
     def decide(self, state: KeepState) -> KeepDecision:
-        """What `state` decides of it."""
+        """The decision of `state` for this frame."""
         for signal in self.signals:
             state.observe(signal)
         if not matches(self.picture.frame, self.signal):
@@ -55,7 +55,7 @@ class SampledFrame:
 
 
 def signal_interval(fps: Fraction) -> Fraction:
-    """Seconds between signal pictures: half a second, as a producer's, or a frame's time where that does not fit."""
+    """Seconds between signal pictures: half a second, as in a producer, or the frame period if that does not fit."""
     if fps <= 0:
         raise ConfigError(f"fps {fps}: must be above 0")
     return DEFAULT_INTERVAL if (1 / (fps * DEFAULT_INTERVAL)).denominator == 1 else 1 / fps
@@ -64,7 +64,7 @@ def signal_interval(fps: Fraction) -> Fraction:
 def published(clip: Path, fps: Fraction, seconds: float | None = None) -> Iterator[Published]:
     """What a producer would publish of a clip, up to `seconds` of presentation time, in decode order.
 
-    Raises SourceError when the clip cannot be read, or holds no picture that can be shown.
+    Raises SourceError when the clip cannot be read, or contains no picture that can be shown.
     """
     extractor, marks = SignalExtractor(signal_interval(fps)), ReferenceMarks()
     waiting: dict[int, CodedPicture] = {}
@@ -92,7 +92,7 @@ def published(clip: Path, fps: Fraction, seconds: float | None = None) -> Iterat
 
 
 def samples(track: SampleTrack, pictures: Iterable[Published]) -> Iterator[Sample]:
-    """The sampled frames of published pictures. Each is valid until the next is taken."""
+    """The sampled frames of published pictures. Each is valid until the next one is read."""
     for picture, document in pictures:
         yield from track.push(picture, document)
     yield from track.flush()
@@ -101,7 +101,7 @@ def samples(track: SampleTrack, pictures: Iterable[Published]) -> Iterator[Sampl
 def sampled_frames(clip: Path, fps: Fraction, seconds: float | None = None) -> Iterator[SampledFrame]:
     """The frames of `clip` at `fps` frames/s, up to `seconds` of presentation time, all decoded.
 
-    Raises SourceError when the clip cannot be read, or holds no picture that can be shown.
+    Raises SourceError when the clip cannot be read, or contains no picture that can be shown.
     """
     return decoded_frames(published(clip, fps, seconds), fps)
 
@@ -122,8 +122,8 @@ def decoded_frames(pictures: Iterable[Published], fps: Fraction) -> Iterator[Sam
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """What a worker decodes of a clip. `published`, `decoded`: pictures. `seconds`: processor time of it all. `gops`: groups
-    from one keyframe to the next; `gops_decoded`: those in which some sampled frame was decoded."""
+    """What a worker decodes of a clip. `published`, `decoded`: pictures. `seconds`: total processor time. `gops`: groups
+    from one keyframe to the next; `gops_decoded`: those in which a sampled frame was decoded."""
 
     published: int
     decoded: int
@@ -133,8 +133,8 @@ class Decoding:
 
 
 def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[CodedPicture], KeepState]) -> Decoding:
-    """Decodes published pictures as a worker does, for the masks of the state that `begin` gives for a
-    picture: where pixels must decide, or are kept."""
+    """Decodes published pictures like a worker: only frames whose decision needs pixels, or that keep tokens. `begin`:
+    returns the state for a picture."""
     track = SampleTrack(fps, pictures[0][0].stream)
     state: KeepState | None = None
     size: tuple[int, int] | None = None

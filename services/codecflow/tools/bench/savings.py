@@ -1,4 +1,4 @@
-"""What a refresh policy computes again and what it reuses, in the windows of a clip, and the FLOPs that this saves."""
+"""What a refresh policy recomputes and what it reuses in the windows of a clip, and the FLOPs that this saves."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from codecflow.vlm.flops import TextCost, Work, causal_pairs, linear, vit
 from codecflow.worker.windows import WindowPlan
 
 REFRESHES = ("none", "anchors", "all")
-"""Refresh policies whose choice follows from the frames alone; `budget` chooses by what the model computes."""
+"""Refresh policies whose choice depends on the frames alone; `budget` depends on the model's output."""
 
 
 @dataclass(frozen=True, slots=True)
 class FrameRecord:
-    """What was decided of one sampled frame, in tokens. `motion_kept`: what the policy `motion` would keep."""
+    """The decision for one sampled frame, in tokens. `motion_kept`: what the policy `motion` would keep."""
 
     slot: int
     time_s: float
@@ -33,8 +33,8 @@ class FrameRecord:
 class WindowRecord:
     """One window's KV in tokens, by what happens to them when it is answered. Lists run over its frames and those evicted.
 
-    `new`: computed for the first time. `refreshed`: computed again, in context. `reused`: taken as they are. `evicted`: left
-    the window. `full`: what keep `all` with refresh `all` computes. `background`: tokens that have outlived their frames.
+    `new`: computed for the first time. `refreshed`: recomputed in context. `reused`: unchanged. `evicted`: left the window.
+    `full`: what keep `all` with refresh `all` computes. `background`: tokens that have outlived their frames.
     """
 
     window: int
@@ -56,9 +56,9 @@ class WindowRecord:
 def windows_of(
     records: Sequence[FrameRecord], plan: WindowPlan, refresh: str, background: Sequence[int] = ()
 ) -> list[WindowRecord]:
-    """The windows that the frames complete, oldest first. `background`: what each holds beyond its frames' tokens.
+    """The windows that the frames complete, oldest first. `background`: what each holds in addition to its frames' tokens.
 
-    Refresh `anchors` begins once something has left the window: until then all have the context that they were computed in.
+    Refresh `anchors` starts once something has left the window: until then all tokens have their original context.
     """
     windows: list[WindowRecord] = []
     last = records[-1].slot + 1
@@ -99,7 +99,7 @@ def windows_of(
 
 
 MODEL = "InternVL3-8B"
-"""Whose shapes are counted: https://huggingface.co/OpenGVLab/InternVL3-8B, config.json."""
+"""The model whose shapes are used: https://huggingface.co/OpenGVLab/InternVL3-8B, config.json."""
 
 _TEXT = SimpleNamespace(
     hidden_size=3584,
@@ -118,7 +118,7 @@ QUESTION_TOKENS = 40
 @dataclass(frozen=True, slots=True)
 class Savings:
     """Means over full windows. `encoded`: tokens through the ViT, `computed`: through the language model, `held`: in the KV
-    cache. `vit`, `llm`: FLOPs, a multiply-add is two."""
+    cache. `vit`, `llm`: FLOPs, a multiply-add counts as two."""
 
     encoded: float
     computed: float
@@ -134,7 +134,7 @@ class Savings:
 def savings(windows: Sequence[WindowRecord], from_scratch: bool = False) -> Savings:
     """The mean cost of `windows`, with one question of QUESTION_TOKENS tokens each.
 
-    Text between frames and the few tokens of an answer are left out. `from_scratch`: features are computed again too.
+    Text between frames and the few tokens of an answer are not counted. `from_scratch`: features are recomputed too.
     """
     cost = TextCost.of(_TEXT)
     count = len(windows)
@@ -145,7 +145,7 @@ def savings(windows: Sequence[WindowRecord], from_scratch: bool = False) -> Savi
             through_vit = new + refreshed if from_scratch else new
             encoded += through_vit
             vision += _vit_flops(through_vit)
-            # A token sees all that the window holds before it, and the tokens of its own frame up to itself.
+            # A token sees everything before its frame in the window, and the tokens of its own frame up to itself.
             pairs += causal_pairs(new + refreshed, before + new + refreshed)
             tokens += new + refreshed
             before += new + refreshed + reused
@@ -158,7 +158,7 @@ def savings(windows: Sequence[WindowRecord], from_scratch: bool = False) -> Savi
 
 
 def _vit_flops(tokens: int) -> int:
-    """One frame's kept tokens: the ViT with its class token, then the projector. Nothing for nothing."""
+    """One frame's kept tokens: the ViT with its class token, then the projector. 0 for no tokens."""
     if not tokens:
         return 0
     patches = tokens * _PATCHES_A_TOKEN

@@ -1,4 +1,4 @@
-"""What a producer makes of files: pictures, what is dropped and corrected, metadata, and how long it takes. No broker."""
+"""What a producer publishes of files: pictures, drops and corrections, metadata, and processing time. No broker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .producer import metadata_bytes
 
 
 class _Kept:
-    """A sender that keeps what it is given, or only counts it."""
+    """A sender that stores its records, or only counts them."""
 
     def __init__(self, keep: bool) -> None:
         self.records: list[Record] = []
@@ -39,8 +39,8 @@ class _Kept:
 
 @dataclass(slots=True)
 class Published:
-    """What was published of some files. `seconds`: of video; `took_s`: of processor time; `shares`: of each file, metadata
-    in real time as part of its coded pictures. `failed`: why a file could not be published, by file."""
+    """What was published of some files. `seconds`: of video; `took_s`: of processor time; `shares`: for each file, metadata
+    in real time relative to its coded pictures. `failed`: why a file could not be published, by file."""
 
     files: int = 0
     codecs: Counter[str] = field(default_factory=Counter)
@@ -74,7 +74,7 @@ class Published:
 
     @property
     def share(self) -> float:
-        """Metadata as part of the coded pictures."""
+        """Size of the metadata relative to the coded pictures."""
         return self.metadata_bytes / self.coded_bytes if self.coded_bytes else 0.0
 
 
@@ -118,7 +118,7 @@ def run(clips: Sequence[Path], *, folders: bool) -> None:
 
 
 def published(clip: Path) -> Published:
-    """What a producer publishes of `clip`, and what it counts."""
+    """What a producer publishes of `clip`, and its counters."""
     began = time.process_time()
     summary = Summary("bench", str(clip))
     packets, metadata = _Kept(keep=False), _Kept(keep=True)

@@ -1,4 +1,4 @@
-"""A still scene made of a clip's first seconds: played forwards and backwards, with the noise that its camera has."""
+"""A still scene made of a clip's first seconds, played forwards and backwards, with the noise of its camera."""
 
 from __future__ import annotations
 

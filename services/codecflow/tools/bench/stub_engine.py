@@ -1,4 +1,4 @@
-"""In place of the engine: answers after a given time, so that what feeds it can be measured alone."""
+"""A replacement for the engine that answers after a given time, to measure everything else in isolation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from codecflow.vlm.work import Answer, StreamOutcome, StreamWork
 
 
 class StubEngine:
-    """Takes `seconds` for each window, one after another, and says yes. Holds no frames, only how many tokens they kept."""
+    """Takes `seconds` for each window, one after another, and answers yes. Holds no frames, only their token counts."""
 
     def __init__(self, family: Family, seconds: float) -> None:
         self.family, self.refresh = family, Refresh.named("none")
@@ -61,8 +61,8 @@ class StubEngine:
 
 
 def hollow_family(shape: str, device: torch.device) -> Family:
-    """A model of next to no size with the input and the token grid of `shape`. Raises ModelError on an unknown name or
-    one of another family."""
+    """A tiny model with the input and the token grid of `shape`. Raises ModelError on an unknown name or one of another
+    family."""
     named = named_shape(shape)
     if named.family != "internvl":
         raise ModelError(f"shape {shape!r}: the stub stands in for InternVL's shapes alone")

@@ -1,6 +1,6 @@
-"""`codecflow bench window`: what one window costs under each keep and refresh policy, compared with full computation.
+"""`codecflow bench window`: cost of one window under each keep and refresh policy, compared with full computation.
 
-Masks come from real clips; weights are random, so time, memory and FLOPs are real, answers are not. Each case fills its
+Masks come from real clips. Weights are random, so time, memory and FLOPs are real, answers are not. Each case fills its
 streams' windows once, then slides; only slides are timed.
 """
 
@@ -29,8 +29,8 @@ Logits = dict[tuple[str, int, str], Tensor]
 
 
 class Measurement:
-    """All cases on one model, one clip after another. `profile`: prints where one slide's time goes. `idle`: also finds for
-    how long of a slide a GPU computes."""
+    """All cases on one model, one clip after another. `profile`: prints a profile of one slide. `idle`: also measures how
+    long a GPU computes during a slide."""
 
     def __init__(self, family: Family, plan: Plan, profile: bool = False, idle: bool = False) -> None:
         self.family, self.plan, self.profile, self.idle = family, plan, profile, idle
@@ -44,7 +44,7 @@ class Measurement:
         self._reference: dict[tuple[str, int], tuple[Cost, Logits, list[list[str]]]] = {}
 
     def run(self, clip: ClipMasks, case: Case) -> Cost:
-        """Fills the windows of `case.streams` streams and times the slides. Too little memory is reported, not raised."""
+        """Fills the windows of `case.streams` streams and times the slides. Out of memory is reported, not raised."""
         cost = Cost(clip.name, case.keep, case.named, case.streams)
         try:
             logits, answers = self._measure(clip, case, cost)
@@ -70,7 +70,7 @@ class Measurement:
             observe=observe,
         )
         self._reset_peak()
-        # The question is asked in the filling step too, so that nothing is done for the first time when the clock runs.
+        # The question is asked in the filling step too, so that nothing runs for the first time while timing.
         _answered(engine.step(self._work(clip, case, 0, plan.window)))
         logits.clear()
         end = plan.window
@@ -81,7 +81,7 @@ class Measurement:
             end = plan.window + step * plan.stride
             work = self._work(clip, case, end - plan.stride, end)
             begun = time.perf_counter()
-            outcomes += engine.step(work)  # its stages are timed, so it ends with the device at rest
+            outcomes += engine.step(work)  # it times its stages, so the device is idle at its end
             cost.steps_ms.append(1000 * (time.perf_counter() - begun))
             _answered(outcomes)
         self._fill(cost, engine, outcomes, sum(cost.steps_ms) / 1000)
@@ -94,8 +94,8 @@ class Measurement:
             else:
                 recorded: list[StreamOutcome] = []
                 busy_ms = kernels_ms(lambda: recorded.extend(engine.step(work)))
-                # Recording slows the host down, so its time is that of the other slides; their kernels took as this one's,
-                # operation for operation.
+                # Recording slows the host down, so the time is that of the other slides. Their kernels take as long as this
+                # slide's, operation for operation.
                 executed = sum(one.flops.vit + one.flops.llm for one in recorded)
                 busy_ms *= cost.flops * case.streams / executed
                 cost.idle_share = max(0.0, 1 - busy_ms / (cost.ms * case.streams))
@@ -116,7 +116,7 @@ class Measurement:
         place = _place(clip, stream, index)
         keep, rgb = clip.keep[policy][place], clip.pictures[place]
         if policy == BACKGROUND and not index:
-            keep = np.ones_like(keep)  # a stream's first frame is whole, wherever in the clip it begins
+            keep = np.ones_like(keep)  # a stream's first frame is complete, wherever in the clip it starts
         pixels = None
         if keep.any():
             if (clip.name, place) not in self._pixels:
@@ -146,11 +146,11 @@ class Measurement:
         cost.held_bytes = sum(w.held_bytes for w in windows) / len(windows)
         cost.pool_bytes = engine.pool_use.total
         if self.family.device.type == "cuda":
-            use = engine.pool_use  # of the pool only what was ever held
+            use = engine.pool_use  # only the peak of the pool, not its capacity
             cost.peak_bytes = torch.cuda.max_memory_allocated(self.family.device) - use.total + use.peak
 
     def _compare(self, case: Case, cost: Cost, logits: Logits, answers: list[list[str]]) -> None:
-        """Against `all` + `all` of the same clip: its logits for as many streams, or its time for fewer."""
+        """Compares with `all` + `all` of the same clip: its logits for as many streams, or its time for fewer."""
         if (case.keep, case.refresh.name) == ("all", "all"):
             self._reference[cost.clip, case.streams] = cost, logits, answers
         known = [n for clip, n in self._reference if clip == cost.clip and n <= case.streams]
@@ -169,14 +169,14 @@ class Measurement:
 
 
 def _answered(outcomes: Sequence[StreamOutcome]) -> None:
-    """Raises ModelError when a stream was not."""
+    """Raises ModelError if a stream was not answered."""
     for outcome in outcomes:
         if outcome.error is not None:
             raise ModelError(f"{outcome.stream}: {outcome.error.text}")
 
 
 def _place(clip: ClipMasks, stream: int, index: int) -> int:
-    """Streams begin at different anchors of the clip, and begin it again when it ends."""
+    """Streams start at different anchors of the clip, and wrap around at its end."""
     anchors = np.flatnonzero(clip.anchors)
     begin = int(anchors[stream % len(anchors)]) if len(anchors) else 0
     return (begin + index) % len(clip)
@@ -185,7 +185,7 @@ def _place(clip: ClipMasks, stream: int, index: int) -> int:
 def measure(
     family: Family, clips: Sequence[ClipMasks], cases: Sequence[Case], plan: Plan, profile: bool = False
 ) -> list[Cost]:
-    """Every case on every clip; `all` + `all`, which no mask changes, for many streams on the first only."""
+    """Runs every case on every clip; `all` + `all`, which does not depend on masks, for many streams on the first only."""
     measurement = Measurement(family, plan, profile)
     costs: list[Cost] = []
     for number, clip in enumerate(clips):
@@ -200,7 +200,7 @@ def measure(
 
 
 def kernels_ms(step: Callable[[], object]) -> float:
-    """Milliseconds of `step` in which at least one kernel runs on the GPU; copies are none."""
+    """Milliseconds of `step` in which at least one kernel runs on the GPU; copies do not count."""
     with profile(activities=[ProfilerActivity.CUDA]) as found:
         step()
         torch.cuda.synchronize()

@@ -1,4 +1,4 @@
-"""What `codecflow bench window` times, and what each case came to. Imports no torch: the command line's help reads it."""
+"""The cases of `codecflow bench window`, and their results. Does not import torch: the command line's help uses it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from codecflow.vlm.refresh import Refresh
 
 POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replenish/budget,replenish/none"
-"""KEEP/REFRESH pairs that are timed where nothing else is asked for."""
+"""KEEP/REFRESH pairs that are timed by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Frames of a window and of a stride, seconds of a stride, slides to time, and questions asked of each window. `text`:
-    the most tokens of each answer, 0 where they are yes or no. `at_most_s`: no further slide begins after so long."""
+    """Frames of a window and of a stride, seconds of a stride, slides to time, and questions per window. `text`: maximum
+    tokens of each answer, 0 for yes-no answers. `at_most_s`: no further slide starts after this time."""
 
     window: int
     stride: int
@@ -30,7 +30,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is timed: a keep policy, a refresh policy as it was named, and how many streams are served together."""
+    """What is timed: a keep policy, a refresh policy as it was specified, and how many streams are served together."""
 
     keep: str
     named: str
@@ -44,15 +44,15 @@ class Case:
 
 @dataclass(slots=True)
 class Cost:
-    """What a window of one case costs on one clip: means over the timed slides.
+    """Cost of a window of one case on one clip: means over the timed slides.
 
-    Times are a window's and a stream's share; bytes are a stream's. `steps_ms`: of each slide, all streams together.
-    `idle_share`: of a slide's time, the share in which a GPU runs no kernel.
+    Times are the share of one window and stream; bytes are per stream. `steps_ms`: of each slide, all streams together.
+    `idle_share`: share of a slide's time in which a GPU runs no kernel.
 
-    `streams_served`: that one device answers in real time, a window each `stride_s`. `tokens_kept`: share of the new frames'
-    tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed; `flops_share`: of what
-    `all` + `all` executes. `max_logit_difference`, `agreement`: to `all` + `all` on the same windows: largest |Δlogit| of
-    the first answer token, share of equal answers. `failed`: why there are no figures.
+    `streams_served`: how many streams one device answers in real time, a window every `stride_s`. `tokens_kept`: share of
+    the new frames' tokens; `tokens_computed`: share of the window's tokens computed for it. `flops`: executed;
+    `flops_share`: relative to `all` + `all`. `max_logit_difference`, `agreement`: compared with `all` + `all` on the same
+    windows: largest |Δlogit| of the first answer token, share of equal answers. `failed`: why there are no figures.
     """
 
     clip: str
@@ -81,7 +81,7 @@ class Cost:
 
 
 def as_figures(costs: Sequence[Cost]) -> list[dict[str, object]]:
-    """For the JSON line: what is known, rounded to what is meaningful."""
+    """For the JSON line: the known figures, rounded to meaningful digits."""
 
     def rounded(value: object) -> object:
         if isinstance(value, list):

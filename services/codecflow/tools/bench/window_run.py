@@ -1,4 +1,4 @@
-"""`codecflow bench window` from its options to its table and JSON line."""
+"""`codecflow bench window`: from its options to its table and JSON line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As given on the command line; the defaults are the paper's set-up on a model for a CPU."""
+    """Command line options; the defaults are the paper's set-up on a model for a CPU."""
 
     clips: Sequence[Path] = ()
     shape: str = "internvl-small"
@@ -57,9 +57,9 @@ class Options:
 
 
 def run(options: Options, locate: Callable[[str], str] = str) -> None:
-    """Measures and prints, or writes masks and ends. Raises ConfigError, SourceError and ModelError.
+    """Measures and prints, or only writes masks. Raises ConfigError, SourceError and ModelError.
 
-    `locate`: the hub id or folder of a model by its name, asked for once nothing else can be wrong with the options.
+    `locate`: returns the hub id or folder of a model by its name. Called after all other options have been validated.
     """
     windows = WindowPlan.of(options.window_s, options.stride_s, options.fps)
     fps, anchor_s = windows.fps, positive(options.anchor_s, "--anchor")
@@ -101,7 +101,7 @@ def _model(options: Options, locate: Callable[[str], str]) -> Family:
 
 
 def _grid_of(options: Options, locate: Callable[[str], str]) -> GridOf:
-    """A shape says it without its model being built."""
+    """A shape's grid is known without building the model."""
     if options.model is not None:
         return _model(options, locate).grid
     shape = named_shape(options.shape)
@@ -188,7 +188,7 @@ def _row(cost: Cost) -> list[str]:
 
 
 def _cases(policies: str, streams: str) -> list[Case]:
-    """From "all/all,replenish/none" and "1,8", `all` + `all` first, so that the others can be compared to it."""
+    """From "all/all,replenish/none" and "1,8": `all` + `all` first, so that the others can be compared with it."""
     pairs = []
     for text in policies.split(","):
         keep, _, named = text.strip().partition("/")

@@ -1,1 +1,1 @@
-"""`codecflow chaos`: faults on purpose, while streams are answered, and a count of what was lost or said twice."""
+"""`codecflow chaos`: injects faults while streams are answered, and counts lost and duplicate results."""

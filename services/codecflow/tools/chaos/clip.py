@@ -9,7 +9,7 @@ import numpy as np
 
 
 def moving_square(path: Path, seconds: int = 20, fps: int = 10) -> Path:
-    """A square that moves for two seconds and rests for two, over and over, on a fixed texture; H.264, 96x80."""
+    """A square that alternately moves and rests for two seconds each, on a fixed texture; H.264, 96x80."""
     width, height = 96, 80
     texture = np.random.default_rng(7).integers(60, 120, (height, width, 1), np.uint8).repeat(3, axis=2)
     with av.open(str(path), "w") as container:

@@ -1,4 +1,4 @@
-"""One or three real brokers, each with a proxy in front of it for the services that are to be disturbed."""
+"""One or three real brokers, each behind a proxy for the services under test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENDS_WITHIN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class _Ports:
-    """`direct`: for brokers among themselves and for whoever watches; `client`: behind the proxy."""
+    """`direct`: for brokers among themselves and for observers; `client`: behind the proxy."""
 
     direct: int
     client: int
@@ -33,7 +33,7 @@ class _Ports:
 
 
 class Cluster:
-    """Brokers in `folder` for as long as the context is entered. `say` is called with lines on their start."""
+    """Brokers in `folder` that run while the context is active. `say` is called with progress lines."""
 
     def __init__(self, folder: Path, brokers: int, say: Callable[[str], None]) -> None:
         self.brokers = brokers
@@ -63,7 +63,7 @@ class Cluster:
             for proxy in self.proxies:
                 self._exits.enter_context(proxy)
             self._exits.callback(self._stop_all)
-            with ThreadPoolExecutor(self.brokers) as pool:  # none of three answers before another one is there
+            with ThreadPoolExecutor(self.brokers) as pool:  # each of three answers only after another one has started
                 list(pool.map(self.start, range(self.brokers)))
         except BaseException:
             self._exits.close()
@@ -74,19 +74,19 @@ class Cluster:
         self._exits.close()
 
     def start(self, number: int) -> None:
-        """Returns once it answers."""
+        """Starts a broker and waits until it answers."""
         node = LocalKafka(self._folders[number], self._ports[number].direct, self._say, self._properties(number))
         self._nodes[number] = node
         node.__enter__()
 
     def stop(self, number: int) -> None:
-        """As an administrator does."""
+        """Stops a broker cleanly, like an administrator."""
         node, self._nodes[number] = self._nodes[number], None
         if node is not None:
             node.stop()
 
     def kill(self, number: int) -> None:
-        """With SIGKILL."""
+        """Kills a broker with SIGKILL."""
         pid = self._broker_pid(number)
         if pid is not None:
             with suppress(ProcessLookupError):
@@ -95,7 +95,7 @@ class Cluster:
         self.stop(number)
 
     def fill_disk(self, number: int) -> bool:
-        """Whatever the broker writes from now on fails, until it is started again; whether this system can do that.
+        """Makes all further writes of the broker fail until it is restarted; returns whether this system supports that.
 
         A broker halts when it cannot write to its only folder.
         """

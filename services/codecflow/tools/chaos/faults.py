@@ -1,4 +1,4 @@
-"""The faults: each is a function that does it, waits, and makes it good again where nobody else would."""
+"""The faults: each is a function that causes it, waits, and repairs it if nothing else would."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .proxy import Mode
 from .services import Service
 
 SESSION_S = 8
-"""Of the workers in their group: after so long a frozen one is given up."""
+"""Session time-out of the workers' group: after this time a frozen worker is removed."""
 STRIDES = ("2", "3")
 BASE = Question("base", "Is a person in view?", "yes-no", event=EventRule("yes", 0.5, update_s=10.0))
-"""Asked of every stream all the time."""
+"""The question that every stream always has."""
 _EXTRA = Question("extra", "What is there?", max_tokens=2)
 
 Coordinates = tuple[str, int, int]
@@ -30,8 +30,8 @@ Coordinates = tuple[str, int, int]
 
 @dataclass
 class Stage:
-    """What faults act on. `settings`: without a proxy. `poison`: records that nobody can use. `strides`: what workers were
-    started with so far. `refused`: statuses of services that were told to end and did not do so cleanly."""
+    """What faults act on. `settings`: without a proxy. `poison`: invalid records that were sent. `strides`: those that
+    workers have been started with so far. `refused`: exit statuses of services that did not stop cleanly."""
 
     rng: random.Random
     cluster: Cluster
@@ -55,7 +55,7 @@ class Stage:
         return self.rng.randrange(self.cluster.brokers)
 
     def end(self, service: Service) -> None:
-        """Have it end cleanly; one that was killed just before is started first."""
+        """Stops a service cleanly; one that has just been killed is started first."""
         deadline = time.monotonic() + 30
         while not service.running and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -83,7 +83,7 @@ def _restart_worker(stage: Stage) -> None:
 
 
 def _join_worker(stage: Stage) -> None:
-    """One more, which leaves again."""
+    """Adds a worker, which later leaves again."""
     newcomer = Service(f"newcomer-{len(stage.all_services)}", stage.folder, *stage.workers[0].arguments)
     stage.all_services.append(newcomer)
     newcomer.start()
@@ -116,7 +116,7 @@ def _freeze_producer(stage: Stage) -> None:
 def _kill_broker(stage: Stage) -> None:
     number = stage.broker()
     alone = stage.cluster.brokers == 1
-    if alone:  # within milliseconds of a commit the only broker may lose it: docs/explanation/reliability.md
+    if alone:  # a single broker may lose commits of the last milliseconds: docs/explanation/reliability.md
         for worker in stage.workers:
             worker.freeze()
         stage.wait(1.5, 2.0)
@@ -137,7 +137,7 @@ def _restart_brokers(stage: Stage) -> None:
 
 
 def _fill_disk(stage: Stage) -> None:
-    """The broker halts; room is made a while later."""
+    """The broker halts; space is freed a while later."""
     number = stage.broker()
     if not stage.cluster.fill_disk(number):
         return
@@ -166,7 +166,7 @@ def _disturb(mode: Mode, least_s: float, most_s: float) -> Callable[[Stage], Non
 
 
 def _poison(stage: Stage) -> None:
-    """Records of another program on both topics, some under a stream's own key."""
+    """Records of another program on both topics, some with a stream's own key."""
     client = producer(stage.settings)
 
     def delivered(error: object, message: object) -> None:
@@ -210,7 +210,7 @@ KINDS: Mapping[str, Callable[[Stage], None]] = {
 
 
 def _until_in_sync(stage: Stage) -> None:
-    """Of several brokers no two are to be away at once."""
+    """With several brokers, no two may be down at once."""
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         topics = require_broker(stage.settings).list_topics(timeout=20).topics

@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a broker, whose connections can be cut, frozen, refused and slowed down."""
+"""A TCP proxy in front of a broker that can cut, freeze, refuse and slow down connections."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _CHUNK = 1 << 16
 
 
 class Mode(Enum):
-    """What becomes of connections.
+    """How connections are handled.
 
-    SILENT: bytes are swallowed, as by a machine that has lost its power: those that are open stay open but dead for good,
-    and new ones too as long as it lasts. REFUSE: all are reset. SLOW: each piece takes `delay_s` longer.
+    SILENT: bytes are dropped, like by a machine that has lost power: open connections stay open but permanently dead, as do
+    new ones made in this mode. REFUSE: all are reset. SLOW: each chunk takes `delay_s` longer.
     """
 
     PASS = "pass"
@@ -27,7 +27,7 @@ class Mode(Enum):
 
 
 class Proxy:
-    """Listens on `port` for as long as the context is entered and passes on to `target`, a port of the same host."""
+    """Listens on `port` while the context is active and forwards to `target`, a port of the same host."""
 
     delay_s = 0.15
 
@@ -50,11 +50,11 @@ class Proxy:
         self._loop.close()
 
     def set(self, mode: Mode) -> None:
-        """From now on. Connections that went through a silent time stay dead."""
+        """Sets the mode. Connections that have been silenced stay dead."""
         self._call(self._set(mode))
 
     def cut(self) -> None:
-        """Reset every connection, once."""
+        """Resets every connection once."""
         self._call(self._cut())
 
     def _call(self, work: Coroutine[Any, Any, None]) -> None:
@@ -109,7 +109,7 @@ class Proxy:
                 to.write(data)
                 await to.drain()
         finally:
-            if not connection.dead:  # an end that was not heard of is not passed on either
+            if not connection.dead:  # the end of a silenced connection is not forwarded either
                 connection.reset()
 
 

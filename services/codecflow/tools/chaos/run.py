@@ -1,4 +1,4 @@
-"""A run: services that answer streams, one fault after another, and what became of every window."""
+"""A run: services that answer streams, one fault after another, and a check of every window."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _PREFIX = "chaos"
 
 
 class ChaosError(CodecFlowError):
-    """Something was lost, said twice or answered differently, or a service did not behave."""
+    """A result was lost, duplicated or different, or a service did not behave as expected."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
 class ChaosOptions:
-    """`minutes` of faults; `seed`: which, when and where; `clips`: what producers play, over and over, or a small clip that
-    is made. `kinds`: of faults; all, shuffled, unless given. `keep`: where logs go, instead of a folder that is removed."""
+    """`minutes` of faults; `seed`: which, when and where; `clips`: what producers play in a loop, by default a small
+    generated clip. `kinds`: of faults; by default all, shuffled. `keep`: folder for logs, instead of a temporary one."""
 
     minutes: float = 1.0
     seed: int = 0
@@ -58,15 +58,15 @@ class ChaosOptions:
 
 @dataclass(slots=True)
 class Log:
-    """Recovery of each fault, by kind: seconds from its end until pictures of every stream
-    are answered that were captured after it. `stuck`: faults without."""
+    """Recovery time of each fault, by kind: seconds from its end until pictures of every stream captured after it are
+    answered. `stuck`: faults without recovery."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     stuck: list[str] = field(default_factory=list)
 
 
 def run(options: ChaosOptions, say: Callable[[str], None]) -> None:
-    """Print a table and one JSON line. `say` is called with lines on the progress. Raises ChaosError, ConfigError."""
+    """Prints a table and one JSON line. `say` is called with progress lines. Raises ChaosError, ConfigError."""
     unknown = [kind for kind in options.kinds if kind not in KINDS]
     if unknown:
         raise ConfigError(f"--faults {unknown[0]}: use some of {', '.join(KINDS)}")
@@ -177,7 +177,7 @@ class _Run:
                 raise ChaosError(f"no {what} within {within_s:.0f} s, or services fail; last words: {words}")
 
     def _undisturbed(self, stride: str) -> list[Result]:
-        """One worker on a copy of the topics, without a proxy."""
+        """Runs one worker on a copy of the topics, without a proxy."""
         settings = replace(self._direct, topic_prefix=f"{_PREFIX}.undisturbed-{stride}")
         create_topics(settings, PARTITIONS, replication=self._options.brokers)
         copy(self._direct, settings)
@@ -193,12 +193,12 @@ class _Run:
         return results(settings)
 
     def _until_answered(self, expected: dict[str, list[Result]]) -> None:
-        """The workers may still be catching up."""
+        """Waits, as the workers may still be catching up."""
         last: dict[tuple[str, int], float] = {}
         for result in expected[self._stage.strides[-1]]:
             epoch = (result.stream, result.epoch)
             last[epoch] = max(last.get(epoch, 0.0), result.end_s)
-        # Where strides were changed, an epoch may have ended under another one.
+        # If strides were changed, an epoch may have ended under another one.
         slack = max(map(float, expected)) if len(expected) > 1 else 0.0
         deadline = time.monotonic() + _RECOVER_WITHIN_S
         while time.monotonic() < deadline:
@@ -294,7 +294,7 @@ def _quantiles(seconds: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _tiny_model(folder: Path) -> Path:
-    """Random weights: what matters here is that equal pictures have equal answers."""
+    """Random weights are enough: equal pictures must have equal answers."""
     from codecflow.vlm.tiny import make_tiny
 
     return make_tiny(folder / "model", image_size=112)

@@ -1,4 +1,4 @@
-"""CodecFlow's own commands as processes that can be killed, and that are started again as an orchestrator would."""
+"""CodecFlow's own commands as processes that can be killed, and that are restarted like by an orchestrator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-# Forked from one that has imported torch and transformers already, which takes longer than all the rest.
+# Forked from a process that has imported torch and transformers already, which dominates the start time.
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["codecflow.vlm.loading", "codecflow.vlm.engine", "codecflow.worker.service", "codecflow.producer.run"]
@@ -21,12 +21,12 @@ _FORKS.set_forkserver_preload(
 _STARTING = threading.Lock()
 
 END_WITHIN_S = 150.0
-"""How long a service may take to end once it was told to: two minutes without brokers, and what was under way."""
+"""Maximum time for a service to stop after the request: two minutes without brokers, plus work in progress."""
 
 
 class Service:
-    """`codecflow arguments...` as a process; `log`: what it says. It is started again when it was killed, and when it ended
-    with another status than 0 (`failures`), as by an orchestrator."""
+    """`codecflow arguments...` as a process; `log`: its output. It is restarted after it was killed, and after it exited
+    with a status other than 0 (`failures`), like by an orchestrator."""
 
     def __init__(self, name: str, folder: Path, *arguments: str) -> None:
         self.name, self.arguments = name, list(arguments)
@@ -50,7 +50,7 @@ class Service:
         return self._process is not None and self._process.is_alive()
 
     def watch(self) -> None:
-        """Start it again if it has ended without being told to."""
+        """Restarts it if it has ended without a request."""
         if self._process is None or self._process.is_alive():
             return
         if self._start_at == 0.0:
@@ -74,12 +74,12 @@ class Service:
         self._signal(signal.SIGCONT)
 
     def tell_to_end(self) -> None:
-        """As the first SIGTERM does."""
+        """Requests a stop like the first SIGTERM."""
         self._told, self._start_at = True, 0.0
         self._signal(signal.SIGTERM)
 
     def end(self, within_s: float = END_WITHIN_S) -> int | None:
-        """The status with which it has ended after being told to; None, and killed, where it takes too long."""
+        """Its exit status after a requested stop; None, and killed, if it takes too long."""
         assert self._process is not None
         self._process.join(within_s)
         if self._process.is_alive():
@@ -106,8 +106,8 @@ class Service:
 
 
 def _run_command(arguments: list[str], log: Path) -> None:
-    """In the forked process."""
-    os.setpgid(0, 0)  # a Ctrl-C in the terminal is for whoever runs the chaos
+    """Runs in the forked process."""
+    os.setpgid(0, 0)  # a Ctrl-C in the terminal is for the chaos run itself
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

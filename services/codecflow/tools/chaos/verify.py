@@ -1,4 +1,4 @@
-"""Whether what was answered under faults is what one worker answers that nobody disturbs."""
+"""Checks that answers under faults equal those of a single undisturbed worker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codecflow.messages import Event, Result, decode_dead_letter, decode_masks
 from .faults import BASE, Coordinates
 
 TOLERANCE = 1e-3
-"""Of a probability: what a batch in other company may change."""
+"""Tolerance of a probability: batching with other streams may change it by this much."""
 
 Place = tuple[str, int, float, float, str]
 """Stream, epoch, start and end of a window in seconds, and question."""
@@ -24,9 +24,9 @@ Place = tuple[str, int, float, float, str]
 
 @dataclass(slots=True)
 class Verdict:
-    """`windows`: expected; `lost`, `doubled`: windows and records that are missing, or there more than once; `different`:
-    answers that are not the undisturbed ones; `unknown`: results that nobody expects; `worst`: difference of
-    probabilities. `events`: how many there were."""
+    """`windows`: expected; `lost`, `doubled`: missing and duplicate windows and records; `different`: answers that differ
+    from the undisturbed ones; `unknown`: unexpected results; `worst`: largest difference of probabilities. `events`: number
+    of events."""
 
     windows: int = 0
     lost: list[str] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Verdict:
 
 
 def results(settings: KafkaSettings) -> list[Result]:
-    """All that readers of committed records see now."""
+    """All results that readers of committed records see now."""
     with subscriber.Follower(settings, from_beginning=True, stopping=lambda: True) as follower:
         return list(follower)
 
@@ -48,7 +48,7 @@ def place(result: Result) -> Place:
 
 
 def copy(settings: KafkaSettings, to: KafkaSettings) -> None:
-    """The records of packets and metadata as they are, partition by partition."""
+    """Copies the records of packets and metadata, partition by partition."""
     client = producer(to)
     for topic, other in ((settings.topics.packets, to.topics.packets), (settings.topics.metadata, to.topics.metadata)):
         with TopicTail(settings, topic) as tail:
@@ -67,10 +67,10 @@ def copy(settings: KafkaSettings, to: KafkaSettings) -> None:
 
 
 def lacking(found: list[Result], expected: dict[str, list[Result]]) -> list[str]:
-    """What is missing of the windows of each stream and epoch. `expected`: undisturbed results by stride.
+    """The missing windows of each stream and epoch. `expected`: undisturbed results by stride.
 
-    Where there was one stride, every window of it; otherwise at least one window in each of the longest strides, since a
-    stream goes on at the next boundary of the new plan.
+    With a single stride, every window is expected. Otherwise at least one window in each of the longest strides, since a
+    stream continues at the next boundary of the new plan.
     """
     asked = [result for result in found if result.question == BASE.id]
     if len(expected) == 1:
@@ -97,7 +97,7 @@ def lacking(found: list[Result], expected: dict[str, list[Result]]) -> list[str]
 
 
 def verify(settings: KafkaSettings, expected: dict[str, list[Result]], poison: list[Coordinates]) -> Verdict:
-    """Compare what is on the topics with `expected`, undisturbed results by stride, and with what was sent as `poison`."""
+    """Compares the topics with `expected`, undisturbed results by stride, and with the records sent as `poison`."""
     found = results(settings)
     verdict = Verdict(lost=lacking(found, expected))
     times = Counter(place(result) for result in found)
@@ -127,7 +127,7 @@ def verify(settings: KafkaSettings, expected: dict[str, list[Result]], poison: l
 
 
 def _whole(events: list[Event], verdict: Verdict) -> None:
-    """Each event is opened, updated and closed, in this order, and each record of it is there once."""
+    """Each event is opened, updated and closed, in this order, without duplicate records."""
     found: dict[tuple[str, str], list[Event]] = defaultdict(list)
     for event in events:
         found[event.stream, event.id].append(event)

@@ -1,4 +1,4 @@
-"""What readers of results see while it happens, without a proxy between."""
+"""Follows the results during a run, as a reader without a proxy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from codecflow.kafka.settings import KafkaSettings
 
 
 class Watch:
-    """Follows all results in a thread. `newest`: when the newest picture of each stream that is answered was captured, in
-    seconds since 1970."""
+    """Follows all results in a thread. `newest`: for each answered stream, the capture time of its newest answered picture,
+    in seconds since 1970."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.newest: dict[str, float] = {}
@@ -30,7 +30,7 @@ class Watch:
         self._thread.join(30)
 
     def answered_since(self, streams: list[str], at: float) -> bool:
-        """Whether of each of `streams` pictures are answered that were captured after `at`, in seconds since 1970."""
+        """Whether each of `streams` has answers for pictures captured after `at`, in seconds since 1970."""
         return all(self.newest.get(stream, 0.0) > at for stream in streams)
 
     def _follow(self) -> None:

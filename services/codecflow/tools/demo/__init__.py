@@ -1,1 +1,2 @@
-"""`codecflow demo`: the whole path on this machine, its services as separate processes that meet only in Kafka."""
+"""`codecflow demo`: the whole pipeline on this machine, its services as separate processes that communicate only via
+Kafka."""

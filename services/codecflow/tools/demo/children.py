@@ -15,20 +15,20 @@ from typing import IO
 from codecflow.errors import CodecFlowError
 
 STOP_WITHIN_S = 20.0
-"""How long a service may take to end cleanly before it is killed."""
+"""Maximum time for a service to stop cleanly before it is killed."""
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class ServiceError(CodecFlowError):
-    """A service of the demo that failed; its own last line."""
+    """A service of the demo failed; the text is its own last line."""
 
 
 class Children:
-    """Commands of `codecflow`, run with `environment` added to this one; what they say on stderr is kept in `folder`.
+    """Commands of `codecflow`, run with `environment` added to this one; their stderr is kept in `folder`.
 
-    Leaving the context ends those that still run: SIGTERM, newest first, then SIGKILL.
+    Leaving the context ends those still running: SIGTERM, newest first, then SIGKILL.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -37,7 +37,7 @@ class Children:
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, *command: str) -> IO[bytes]:
-        """Start `codecflow command...`, known by its first word; its standard output."""
+        """Starts `codecflow command...`, named by its first word; returns its standard output."""
         name = command[0]
         with self._log(name).open("wb") as log:
             process = subprocess.Popen(
@@ -46,7 +46,7 @@ class Children:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env=self._environment,
-                start_new_session=True,  # a Ctrl-C in the terminal is for the demo, which ends them in order
+                start_new_session=True,  # a Ctrl-C in the terminal is for the demo, which stops them in order
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - one system call, its library loaded before the fork
             )
         self._running[name] = process
@@ -54,13 +54,13 @@ class Children:
         return process.stdout
 
     def check(self) -> None:
-        """Raises ServiceError when one has failed; one that ended well is no longer looked after."""
+        """Raises ServiceError when one has failed; one that exited successfully is no longer checked."""
         for name in list(self._running):
             if (words := self.failure(name)) is not None:
                 raise ServiceError(f"codecflow {name} failed: {words}")
 
     def failure(self, name: str) -> str | None:
-        """The last words of one that has failed; None while it runs and when it ended well. Told once."""
+        """The last line of one that has failed; None while it runs and after a successful exit. Reported once."""
         process = self._running.get(name)
         status = None if process is None else process.poll()
         if status is not None:
@@ -71,7 +71,7 @@ class Children:
         return name in self._running and self._running[name].poll() is None
 
     def stop(self, name: str) -> None:
-        """Stop one cleanly and wait for it. Raises ServiceError when it fails at that."""
+        """Stops one cleanly and waits for it. Raises ServiceError when that fails."""
         if self.runs(name):
             self._running[name].terminate()
             self._wait(self._running[name])
@@ -108,6 +108,6 @@ class Children:
 
 
 def _end_with_parent() -> None:
-    """In the child: get a signal when the demo has ended, whatever the reason (Linux only)."""
+    """In the child: requests a signal for when the demo ends, whatever the reason (Linux only)."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The demo's order of events. What a process here learns of another it learns from Kafka."""
+"""The demo's sequence of steps. Its processes exchange data only through Kafka."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _POLL_S = 0.2
 class DemoOptions:
     """`source`: a video file. `model`: hub id, folder or codecflow-tiny; None makes one with random weights. `window_s`,
     `stride_s`: seconds; both shrink for a clip that is shorter than a stride. `realtime`: at the clip's own pace. `stay`:
-    the page stays after the clip has ended, until Ctrl-C. `worker`: further options of `codecflow worker`, as they are.
+    keep the page after the clip has ended, until Ctrl-C. `worker`: further options of `codecflow worker`, passed unchanged.
     """
 
     source: Path
@@ -52,8 +52,8 @@ class DemoOptions:
 
 
 def run(options: DemoOptions, display: Display, done: Callable[[Figures], None]) -> None:
-    """Play the clip through a broker of its own to answers; `done` is called with what it came to. Nothing that it started
-    is left running. A page shows it meanwhile, where its packages are installed.
+    """Plays the clip through a broker of its own and answers it; `done` is called with the figures. Stops every process that
+    it has started. A page shows the run if its packages are installed.
 
     Raises SourceError, ConfigError, KafkaError, ModelError or ServiceError, whose text is one line.
     """
@@ -94,7 +94,7 @@ def run(options: DemoOptions, display: Display, done: Callable[[Figures], None])
                     display.line(result_line(result))
                 published.update(to_end=not services.runs("produce"))
                 if published.pictures and (words := services.failure("produce")):
-                    display.warn(words)  # some of the clip is damaged; what is sound is worth an answer
+                    display.warn(words)  # part of the clip is damaged; the rest can be answered
                 services.check()
                 display.status(_status(published, answers))
             services.check()
@@ -139,7 +139,7 @@ def _windows(options: DemoOptions, display: Display) -> tuple[int, int]:
 
 
 def _model(name: str | None, folder: Path, display: Display) -> str:
-    """What the worker is to load."""
+    """The model that the worker loads."""
     if name is None:
         return _untrained_model(folder, display)
     return checkpoint(name, display.line)

@@ -1,4 +1,4 @@
-"""What the demo must know of its clip: how long it is, and what its sampled frames would weigh as JPEG."""
+"""Properties of the demo's clip: its length, and the size of its sampled frames as JPEG."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JPEG_QUANTISER = 3
 
 
 def fitting_stride(seconds: float, wanted: int) -> int:
-    """The longest stride of whole seconds, `wanted` at most, that the clip fills. Raises ConfigError when it fills none."""
+    """The longest stride of whole seconds, at most `wanted`, that the clip fills. Raises ConfigError if there is none."""
     if not seconds:
         return wanted
     if seconds < 1:
@@ -27,7 +27,7 @@ def fitting_stride(seconds: float, wanted: int) -> int:
 
 
 def jpeg_bytes(path: Path, fps: Fraction) -> tuple[int, int]:
-    """(frames, bytes): the clip's pictures at `fps`, each as a JPEG of its own, as systems without a codec send them.
+    """(frames, bytes): the clip's pictures at `fps`, each as a separate JPEG, as sent by systems without a video codec.
 
     Raises SourceError when the clip cannot be read.
     """

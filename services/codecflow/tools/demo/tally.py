@@ -1,4 +1,4 @@
-"""What a run came to: answers and bytes as a summary for people and for machines."""
+"""Results of a run: answers and bytes as a summary for people and for machines."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from codecflow.messages import Result
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """One run of the demo. Shares are of 1; bytes of packets and metadata are what the broker stores of them.
+    """One run of the demo. Shares are fractions of 1; bytes of packets and metadata are those stored by the broker.
 
-    `flops_share`: executed of what keep `all` with refresh `all` would have taken. `jpeg_bytes`: the sampled frames as JPEG.
-    `seconds`: from the first service's start to the last answer.
+    `flops_share`: executed relative to keep `all` with refresh `all`. `jpeg_bytes`: the sampled frames as JPEG. `seconds`:
+    from the first service's start to the last answer.
     """
 
     windows: int

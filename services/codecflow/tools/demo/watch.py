@@ -19,7 +19,7 @@ from codecflow.subscriber.lines import read_result_json
 
 
 class Published:
-    """Counts what the producer has published: `pictures`, and the presentation time in seconds that they reach."""
+    """Counts what the producer has published: number of `pictures`, and their latest presentation time in seconds."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.pictures = 0
@@ -27,7 +27,7 @@ class Published:
         self._tail = TopicTail(settings, settings.topics.metadata)
 
     def update(self, *, to_end: bool = False) -> None:
-        """Take in what has come; with `to_end` all that is published by now, even if that must be waited for."""
+        """Reads new records; with `to_end` waits until all records published by now have been read."""
         for record in self._tail.catch_up() if to_end else self._tail.poll():
             document = decode_metadata(record.key(), record.value())
             if isinstance(document, PictureMetadata):
@@ -42,7 +42,7 @@ class Published:
 
 
 class Answers:
-    """What `codecflow results --json` prints, read as it comes."""
+    """The output of `codecflow results --json`, read as it arrives."""
 
     def __init__(self, output: IO[bytes]) -> None:
         self.all: list[Result] = []
@@ -50,14 +50,14 @@ class Answers:
         threading.Thread(target=self._read, args=(output,), daemon=True).start()
 
     def arrived(self, timeout_s: float) -> Iterator[Result]:
-        """Those that are there; waits for a first one."""
+        """Results that have arrived; waits for the first one."""
         with suppress(queue.Empty):
             while (line := self._lines.get(timeout=timeout_s)) is not None:
                 yield self._take(line)
                 timeout_s = 0.0
 
     def rest(self) -> Iterator[Result]:
-        """Those until the follower's end, once it has been asked to stop."""
+        """Results until the follower's end, after a stop has been requested."""
         while (line := self._lines.get()) is not None:
             yield self._take(line)
 
@@ -72,7 +72,7 @@ class Answers:
 
 
 def show_address(output: IO[bytes], stream: str, display: Display) -> None:
-    """Tells where the page of a stream is, once `codecflow page` has said it."""
+    """Shows the address of a stream's page, once `codecflow page` has printed it."""
 
     def read() -> None:
         for line in output:
@@ -84,11 +84,11 @@ def show_address(output: IO[bytes], stream: str, display: Display) -> None:
 
 
 PLAIN_EVERY_S = 5.0
-"""How often the status is printed if standard error is no terminal."""
+"""Interval of status lines if standard error is not a terminal."""
 
 
 class Display:
-    """Lines on standard output; the status on standard error, live on a terminal, else a plain line now and then."""
+    """Lines on standard output; the status on standard error, live on a terminal, otherwise as occasional lines."""
 
     def __init__(self) -> None:
         self._out = Console(highlight=False, soft_wrap=True, markup=False)

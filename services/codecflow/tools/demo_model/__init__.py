@@ -1,1 +1,1 @@
-"""codecflow-tiny: a real small vision-language model, assembled from two published parts and what was trained here."""
+"""codecflow-tiny: a real small vision-language model, assembled from two published parts and a part trained here."""

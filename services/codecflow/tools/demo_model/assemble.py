@@ -1,4 +1,4 @@
-"""The two parts and the trained part, joined into one InternVL checkpoint of transformers' standard layout."""
+"""Joins the two parts and the trained part into one InternVL checkpoint of transformers' standard layout."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ DEFAULT_SIDE = 224
 """Input side in pixels of an untrained assembly: 16 x 16 patches, 64 tokens per frame."""
 
 TOKEN = 2 * PATCH
-"""Side in pixels of what becomes one token: 2 x 2 patches."""
+"""Side in pixels of the area of one token: 2 x 2 patches."""
 
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What DINOv2 was trained with."""
+"""The values that DINOv2 was trained with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +38,9 @@ class TrainedPart:
     """What training adds to the published parts, read from one safetensors file.
 
     `side`: input side in pixels it was trained for, a multiple of TOKEN. `lora_scale`: factor of each low-rank product.
-    `tensors`: by name.
-    `lora.<module>.a` (rank, in) and `lora.<module>.b` (out, rank) are added to `<module>.weight` as a product,
-    `rows.<module>.weight` replaces that table's last rows (the image tokens'), all else the weight of its name.
+    `tensors`: by name. The product of `lora.<module>.a` (rank, in) and `lora.<module>.b` (out, rank) is added to
+    `<module>.weight`; `rows.<module>.weight` replaces that table's last rows (the image tokens'); all others replace the
+    weight of the same name.
     """
 
     side: int
@@ -72,7 +72,7 @@ def read_trained_part(path: Path) -> TrainedPart:
 
 
 def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int, int]:
-    """Write the checkpoint and its processor to `out`; returns its input side in pixels and its tokens per frame.
+    """Writes the checkpoint and its processor to `out`; returns its input side in pixels and its tokens per frame.
 
     `trained`: the trained part's file; None for the one in this repository. Raises ModelError and ConfigError.
     """
@@ -86,7 +86,7 @@ def build_checkpoint(out: Path, trained: Path | None, cache: Path) -> tuple[int,
             raise ModelError(f"building the demo model needs {name}: pip install 'codecflow[demo]'")
     part = read_trained_part(path)
     make_folder(out)
-    # Progress bars only where they can renew themselves: in a log each step would be a line.
+    # Progress bars only on a terminal: in a log each step would be a line.
     with nullcontext() if sys.stderr.isatty() else quiet():
         model, tokenizer = assemble(cache, part)
         processor = make_processor(tokenizer, part.side)
@@ -134,7 +134,7 @@ def assemble(cache: Path, trained: TrainedPart | None) -> tuple[Any, Any]:
 
 
 def apply_trained_part(model: torch.nn.Module, trained: TrainedPart) -> None:
-    """Write the trained part into `model`'s weights. Raises ModelError when a name or shape does not fit."""
+    """Writes the trained part to `model`'s weights. Raises ModelError when a name or shape does not match."""
     weights = dict(model.named_parameters())
     try:
         with torch.no_grad():

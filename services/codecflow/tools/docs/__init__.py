@@ -1,1 +1,1 @@
-"""The documentation site: reference pages generated from the code, and the mkdocs hook that brings linked files along."""
+"""The documentation site: reference pages generated from the code, and the mkdocs hook that includes linked files."""

@@ -1,7 +1,7 @@
 """The pages of docs/reference/, generated from the code: commands, settings, metrics, messages, exit statuses, Python.
 
-`PAGES` maps a page's name to the function that makes its text. A test compares them with the files, so a page cannot
-fall behind the code; `make docs` writes them.
+`PAGES` maps a page's name to the function that generates it. A test compares them with the files, so that pages stay up to
+date; `make docs` writes them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from codecflow.kafka.topics import CONFIGS
 from codecflow.monitoring import metrics
 
 ROOT = Path(__file__).parents[4]
-"""The repository: the schemas are read from it, and docs/ is in it."""
+"""The repository's root, with schemas/ and docs/."""
 
 _GENERATED = "<!-- Generated from the code by `make docs`. Do not edit. -->\n"
 
@@ -39,11 +39,11 @@ SETTINGS_WITHOUT_OPTION: Mapping[str, str] = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": "Collector for OpenTelemetry traces, such as http://collector:4318; needs the extra "
     "`otel`. Unset: no traces. OpenTelemetry's other variables apply as well",
 }
-"""Environment variables that no option of a command stands for."""
+"""Environment variables that do not correspond to a command's option."""
 
 
 def _cell(text: object) -> str:
-    """`text` in one cell of a Markdown table."""
+    """`text` as one cell of a Markdown table."""
     return re.sub(r"\s+", " ", str(text)).replace("|", "\\|").replace("<", "&lt;").strip()
 
 
@@ -55,7 +55,7 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 
 
 def _prose(text: str | None) -> str:
-    """A docstring as paragraphs of Markdown; those that are commands as code."""
+    """A docstring as Markdown paragraphs; commands are formatted as code."""
     plain = inspect.cleandoc(text or "").replace("\b\n", "").replace("\f", "")
     paragraphs = re.split(r"\n\s*\n", plain)
     return "\n\n".join(
@@ -155,7 +155,7 @@ def _default(option: Any, context: Any) -> str:
 
 
 def settings() -> str:
-    """Environment variables: those that stand for an option, and the others."""
+    """Environment variables: those of options, and the others."""
     root = typer.main.get_command(build())
     context: Any = typer.Context(root, info_name="codecflow")
     found: dict[str, tuple[str, str, set[str]]] = {}
@@ -265,7 +265,7 @@ def _kept(config: Mapping[str, str]) -> str:
 
 
 def _variants(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The schema itself, or each of those that it may be."""
+    """The schema itself, or each of its alternatives."""
     if "properties" in schema:
         yield "", schema
     for variant in schema.get("anyOf", ()):
@@ -283,7 +283,7 @@ def _resolved(node: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str
 
 
 def _fields(node: Mapping[str, Any], schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    """A row for each field of an object, with the fields of objects and lists in it below."""
+    """A row for each field of an object, followed by the fields of nested objects and lists."""
     for name, field in node.get("properties", {}).items():
         inner = _resolved(field, schema)
         required = "yes" if name in node.get("required", ()) else ""

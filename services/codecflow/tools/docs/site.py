@@ -1,8 +1,8 @@
-"""mkdocs hook: files of the repository that pages link to become part of the site, so that every link works there.
+"""mkdocs hook: adds files of the repository that pages link to, so that every link works on the site.
 
 A page of docs/ may link to any file, as on a code host: `../../schemas/asyncapi.yaml`. Such a file is added under
-`repository/`, Markdown as a page with links of its own, and links are rewritten. `mkdocs build --strict` reports the
-links that lead nowhere.
+`repository/`, Markdown as a page with links of its own, and links are rewritten. `mkdocs build --strict` reports broken
+links.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from mkdocs.structure.pages import Page
 
 _LINK = re.compile(r"\]\((?!#|[a-z]+:)([^)\s#]+)(#[^)\s]*)?\)")
 _IN_SITE: dict[str, str] = {}
-"""By path in the repository: the file's place in the site's sources."""
+"""Path in the repository -> the file's path in the site's sources."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add what pages link to outside docs/, and what those link to."""
+    """Adds files outside docs/ that pages link to, recursively."""
     root = Path(config.config_file_path).parent
     docs = os.path.relpath(config.docs_dir, root)
     _IN_SITE.clear()
@@ -41,7 +41,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """The page with its links as they are in the site."""
+    """The page with its links rewritten for the site."""
     here = page.file.src_uri
     name = next(path for path, place in _IN_SITE.items() if place == here)
 
@@ -60,5 +60,5 @@ def _targets(name: str, text: str) -> Iterator[str]:
 
 
 def _target(name: str, link: str) -> str:
-    """The path in the repository to which `link` on the page `name` leads."""
+    """The path in the repository that `link` on the page `name` points to."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(name), link))

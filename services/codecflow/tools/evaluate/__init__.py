@@ -1,1 +1,1 @@
-"""`codecflow eval`: what pruning and refresh cost in answers, on labelled clips through the product's own pipeline."""
+"""`codecflow eval`: the effect of pruning and refresh on answers, on labelled clips through the product's own pipeline."""

@@ -1,4 +1,4 @@
-"""Contenders answer clips as a worker answers its streams; their answers are collected with the labels."""
+"""Contenders answer clips like a worker answers its streams; their answers are collected with the labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .spec import Spec, label
 
 
 class Answers:
-    """Everything that was answered, by contender, and what would have been right."""
+    """All answers by contender, and the labels."""
 
     def __init__(self, spec: Spec, plan: WindowPlan, contenders: Sequence[Contender]) -> None:
         self.spec = spec
@@ -35,7 +35,7 @@ class Answers:
         return any(key[0] == number for key in self.by_contender[REFERENCE])
 
     def add(self, contender: Contender, number: int, results: list[Result]) -> None:
-        """The results of one window of the clip at place `number` of the spec."""
+        """Adds the results of one window of clip `number` of the spec."""
         clip = self.spec.clips[number]
         for result in results:
             key = (number, result.window, result.prompt)
@@ -50,14 +50,14 @@ class Answers:
         return dict(sorted(found.items()))
 
     def stride(self, window: int) -> tuple[float, float]:
-        """Begin and end, in seconds, of the newest stride of a window: what it is scored on. Not the window's own, which may
-        be shorter than its stride, as where only the last frames are looked at."""
+        """Start and end, in seconds, of the newest stride of a window, on which it is scored. Not the window's own, which
+        may be shorter than its stride, for example if it contains only the last frames."""
         start_s, end_s = (float(self._plan.time((window + k) * self._plan.stride_slots)) for k in (0, 1))
         return start_s, end_s
 
 
 class Lane:
-    """One contender's worker: its own streams, engine and KV, which may take `memory_bytes` (None: the engine's default)."""
+    """One contender's worker: its own streams, engine and KV, limited to `memory_bytes` (None: the engine's default)."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Lane:
     def answers(self, clips: Sequence[Sampled]) -> Iterator[tuple[int, list[Result]]]:
         """(a clip's number, the results of its next window), the windows of each clip in order.
 
-        Raises ModelError when a window does not fit or the model takes no such pictures.
+        Raises ModelError when a window does not fit or the model does not accept such pictures.
         """
         asked = {one.clip.stream: one.clip.questions for one in clips}
         numbers = {one.clip.stream: one.clip.number for one in clips}
@@ -105,7 +105,7 @@ class Lane:
                     yield numbers[answered.step.state.stream], answered.results
 
     def _next(self, going: dict[str, Iterator[Step]]) -> list[Step]:
-        """The next window of each clip; those that have no more leave `going`, and the engine once it has come so far."""
+        """The next window of each clip. Finished clips leave `going`, and leave the engine after their last window."""
         steps = list(self._decoders.map(lambda windows: next(windows, None), going.values()))
         for stream in [stream for stream, step in zip(going, steps, strict=True) if step is None]:
             del going[stream]

@@ -1,4 +1,4 @@
-"""How far scores would move on other clips like these: the percentile bootstrap."""
+"""Uncertainty of scores, as their variation on other clips like these: the percentile bootstrap."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy.typing as npt
 from . import metrics
 
 MIN_CLIPS = 10
-"""From so many clips on, whole clips are drawn anew: windows of one clip resemble each other."""
+"""From this many clips on, whole clips are resampled, because windows of one clip are correlated."""
 
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A score and its 95 % bootstrap interval; nan where it has no meaning, both ends where nothing tells how sure it is."""
+    """A score and its 95 % bootstrap interval; nan if undefined, and both ends nan if the uncertainty is unknown."""
 
     value: float
     low: float
@@ -31,8 +31,8 @@ UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 class Drawings:
     """Bootstrap samples of answers, each at a place: its clip and window.
 
-    Answers of one place are drawn together, and from MIN_CLIPS clips on those of one clip. Whatever is scored on one of
-    these, contenders and questions, is drawn alike, so that it can be compared in pairs.
+    Answers of one place are drawn together, and with MIN_CLIPS clips or more, those of one clip. All contenders and
+    questions share the same samples, so that they can be compared in pairs.
     """
 
     def __init__(self, places: Sequence[tuple[int, int]], resamples: int) -> None:
@@ -43,12 +43,12 @@ class Drawings:
         self._drawn = np.concatenate([np.ones((1, len(units)), np.int64), drawn])
 
     def of(self, places: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
-        """(1 + resamples, answers): how often the answers at `places`, or some of them, count; first all of them once."""
+        """(1 + resamples, answers): weights of the answers at `places`, a subset of all; in the first row all are 1."""
         return self._drawn[:, [self._known[self._unit(place)] for place in places]]
 
     def differ(self, places: Sequence[tuple[int, int]]) -> bool:
-        """Whether not all answers at `places` are drawn together: else every drawing scores alike, and none tells how sure
-        that score is."""
+        """Whether the answers at `places` are not all drawn together. Otherwise all samples have the same score, and the
+        uncertainty is unknown."""
         return len({self._unit(place) for place in places}) > 1
 
     def _unit(self, place: tuple[int, int]) -> tuple[int, int]:
@@ -62,12 +62,12 @@ def of_outcomes(counts: metrics.Counts, drawn: npt.NDArray[np.int64]) -> metrics
 
 
 def of_means(values: metrics.Floats, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
-    """(draws,): the mean of one value an answer."""
+    """(draws,): the mean of one value per answer."""
     with np.errstate(invalid="ignore"):
         return np.asarray((drawn @ values) / drawn.sum(axis=1))
 
 
 def estimate(samples: metrics.Floats) -> Estimate:
-    """Of (draws,) scores, the first of which is the score itself; the others are its drawings, if any."""
+    """From (draws,) scores: the first is the score itself, the others its bootstrap samples, if any."""
     value = float(samples[0])
     return UNKNOWN if np.isnan(value) else Estimate(value, *metrics.interval(samples[1:]))

@@ -43,7 +43,7 @@ Thin = Callable[[Frame], Frame]
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A keep and a refresh policy, `name` KEEP[@COVERAGE]/REFRESH. `thin`: what a baseline makes of each frame's mask."""
+    """A keep and a refresh policy, `name` KEEP[@COVERAGE]/REFRESH. `thin`: how a baseline changes each frame's mask."""
 
     name: str
     plan: WindowPlan
@@ -53,8 +53,8 @@ class Contender:
 
 
 def contenders(names: str, plan: WindowPlan, coverage: str | None, match: str | None = None) -> list[Contender]:
-    """Those named, separated by commas, `all/all` first: everything is compared with it. `match`: one more, if it is not
-    among them. Raises ConfigError, which says whether it is --policies or --match that names what does not exist."""
+    """The given names, separated by commas, `all/all` first, as the reference. `match`: added if not among them. Raises
+    ConfigError, which says whether --policies or --match has the unknown name."""
     keep = KeepConfig("all", plan.fps, *parse_coverage(coverage, plan.time(plan.window_slots), plan.fps))
     found = [
         _contender(name, "--policies", plan, keep)
@@ -66,7 +66,7 @@ def contenders(names: str, plan: WindowPlan, coverage: str | None, match: str | 
 
 
 def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> Contender:
-    """`option`: where it was named. `config`: what all have in common, whatever their policy."""
+    """`option`: the option that contains the name. `config`: the settings that all share, whatever their policy."""
     keep, _, refresh = name.partition("/")
     keep, at, coverage = keep.partition("@")
     if at:
@@ -89,7 +89,7 @@ def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> 
     try:
         refreshing = REFRESHES.get(refresh) or Refresh.named(refresh)
         if policy == "last":
-            # A window of that many frames: what is before them never enters it.
+            # a window of that many frames: earlier ones never enter it
             short = replace(plan, window_slots=min(plan.window_slots, int(number)))
             return Contender(name, short, KeepConfig("all", plan.fps, period_s=Fraction(1) / plan.fps), refreshing)
         if policy == "every":
@@ -104,7 +104,7 @@ def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> 
 
 
 def family_of(name: str) -> str:
-    """What contenders that differ in a number alone have in common: last/all of last-4/all, motion/none of motion-2/none."""
+    """The common name of contenders that differ only in a number: last/all of last-4/all, motion/none of motion-2/none."""
     keep, _, refresh = name.partition("/")
     keep, at, coverage = keep.partition("@")
     return f"{keep.partition('-')[0]}{at}{coverage}/{refresh.partition('=')[0]}"
@@ -115,13 +115,13 @@ def _is_number(text: str) -> bool:
 
 
 def at_random(frame: Frame) -> Frame:
-    """As many tokens as the policy kept of this frame, anywhere in it; the same ones in every run."""
+    """As many tokens as the policy kept of this frame, at random places; the same ones in every run."""
     seed = int.from_bytes(hashlib.blake2b(f"{frame.index}/{frame.keep.size}".encode(), digest_size=6).digest())
     return replace(frame, keep=np.random.default_rng(seed).permutation(frame.keep))
 
 
 def every(step: int) -> Thin:
-    """Every `step`-th slot's frame as it is, nothing of the others."""
+    """Every `step`-th slot's frame unchanged, nothing of the others."""
 
     def thin(frame: Frame) -> Frame:
         if frame.index % step == 0:

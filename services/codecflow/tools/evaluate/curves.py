@@ -1,4 +1,4 @@
-"""F1 against FLOPs, one panel a question, with matplotlib (the extra `plots`)."""
+"""F1 against FLOPs, one panel per question, with matplotlib (the extra `plots`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def draw_curves(standings: Sequence[Standing], title: str, trained: bool, paths:
 
 
 def colour(contender: str) -> str:
-    """Of a contender's keep policy, whatever its number."""
+    """Colour of a contender's keep policy, whatever its number."""
     return _COLOURS[re.split("[-@/]", contender)[0]]
 
 
@@ -79,7 +79,7 @@ def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:
 
 
 def _ends(score: Estimate) -> tuple[float, float]:
-    """Of its interval, which may be unknown; that of few windows may end short of the score itself."""
+    """Ends of the interval, which may be unknown; with few windows the interval may not contain the score itself."""
     if math.isnan(score.low):
         return score.value, score.value
     return min(score.low, score.value), max(score.high, score.value)

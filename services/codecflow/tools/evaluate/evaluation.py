@@ -1,4 +1,4 @@
-"""`codecflow eval` from its options to its table, pictures and JSON line."""
+"""`codecflow eval`: from its options to its table, charts and JSON line."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ from .spec import read_spec
 from .timeline import draw_timeline, pictures_at, thumbnail_times, timeline
 
 HELD_BYTES = 4 << 30
-"""The most that decoded pictures of the clips side by side may take: beyond it, each contender decodes them again."""
+"""Maximum bytes of decoded pictures of concurrent clips: beyond it, each contender decodes them again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """As given on the command line. `policies` None: the product's and every baseline. `streams`: clips side by side.
-    `match`: at whose FLOPs others are compared; None: at those of the product's default, if it runs."""
+    """Command line options. `policies` None: the product's and every baseline. `streams`: concurrent clips. `match`: the
+    contender at whose FLOPs others are compared; None: the product's default, if it runs."""
 
     spec: Path
     model: str
@@ -109,7 +109,7 @@ def run(options: Options) -> None:
 
 
 def _check_comparable(answers: Answers, options: Options) -> None:
-    """Raises ConfigError where no labelled window was answered by every contender: there is nothing to compare."""
+    """Raises ConfigError if no labelled window was answered by every contender: there is nothing to compare."""
     if not answers.labels:
         raise ConfigError(
             f"spec {options.spec}: not one window can be scored; no file is as long as a stride of {options.stride_s} s,"
@@ -126,8 +126,8 @@ def _check_comparable(answers: Answers, options: Options) -> None:
 
 
 def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
-    """Places of the files that are answered side by side, `streams` at a time, the longest first: such as are of like length
-    end together, so that batches stay full. Raises ConfigError and, when a file is no video, SourceError."""
+    """Indices of the files that are answered concurrently, `streams` at a time, the longest first: files of similar length
+    end together, so that batches stay full. Raises ConfigError and, when a file is not a video, SourceError."""
     if streams < 1:
         raise ConfigError(f"--streams {streams}: use 1 or more")
     seconds = [clip_seconds(file) for file in files]
@@ -136,7 +136,7 @@ def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
 
 
 def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: Answers) -> None:
-    """A wave of clips through every lane. Lanes that take the same tokens follow each other, to decode them once."""
+    """Runs a wave of clips through every lane. Lanes that take the same tokens run consecutively, to decode them once."""
     name = clips[0].file.name if len(clips) == 1 else f"{clips[0].file.name} and {len(clips) - 1} more"
     for clip in clips:
         if clip.lost:
@@ -167,12 +167,12 @@ def _say(line: str) -> None:
 
 
 MOST_CLIPS = 10
-"""Clips whose answers over time are drawn: pictures of all clips of a data set nobody would look at."""
+"""Maximum number of clips whose answers over time are drawn."""
 
 
 def tell(answers: Answers, target: str, title: str, run: Mapping[str, object], out: Path | None) -> None:
-    """Prints, and writes to the folder `out`. `target`: at whose FLOPs others are compared, if it ran. `run`: what ran, for
-    the JSON line; `trained` among it. Raises ConfigError when a file cannot be written."""
+    """Prints, and writes to the folder `out`. `target`: at whose FLOPs others are compared, if it ran. `run`: description of
+    the run for the JSON line, including `trained`. Raises ConfigError when a file cannot be written."""
     trained, told = bool(run["trained"]), dict(run)
     standings = score(tuple(answers.spec.questions.values()), answers.by_contender, answers.labels)
     print_policies(standings, title, trained)
@@ -197,7 +197,7 @@ def tell(answers: Answers, target: str, title: str, run: Mapping[str, object], o
 def _timelines(
     answers: Answers, standings: Sequence[Standing], target: str, run: Mapping[str, object], out: Path
 ) -> list[Path]:
-    """The pictures of the answers over time of the first clips, and where they lie."""
+    """Draws the answers over time of the first clips; returns the files."""
     clips, paths = answers.spec.clips, []
     for number in range(min(len(clips), MOST_CLIPS)):
         if (shown := timeline(answers, number, standings, target)) is None:

@@ -1,8 +1,7 @@
 """Scores of answers against labels: numpy only, no knowledge of video.
 
 Terms as in scikit-learn. A yes-no question has one class of interest, yes; a choice has one for each label, averaged
-without weights (macro) over the labels that occur. Where a score has no meaning (no such label, nothing said) it is nan,
-never 0 or 1.
+without weights (macro) over the labels that occur. An undefined score (no such label, no answers) is nan, never 0 or 1.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ def outcomes(truth: Sequence[str], said: Sequence[str], classes: Sequence[str]) 
 def precision_recall_f1(counts: npt.NDArray[np.number]) -> Floats:
     """(..., 3): precision, recall and F1 of counts (..., classes, 3) summed over windows, averaged over classes.
 
-    precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN). Classes that are no window's label do
-    not count; without any, all three are nan. Precision is nan where nothing was said to be of the class.
+    precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN). Classes that are not the label of any
+    window do not count; without any, all three are nan. Precision is nan for a class that was never predicted.
     """
     tp, fp, fn = (counts[..., kind].astype(np.float64) for kind in (TP, FP, FN))
     occurs = tp + fn > 0
@@ -45,12 +44,12 @@ def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     if n in (0, len(labels)):
         return float("nan")
     _, place, size = np.unique(values, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(size) - (size - 1) / 2)[place]  # of equal scores their mean rank, counted from 1
+    ranks = (np.cumsum(size) - (size - 1) / 2)[place]  # equal scores share their mean rank, counted from 1
     return float((ranks[labels].sum() - n * (n + 1) / 2) / (n * (len(labels) - n)))
 
 
 def word_f1(truth: str, said: str) -> float:
-    """Overlap of the words of two texts: F1 over words as a bag, in lower case. As SQuAD scores free answers, except that
+    """Overlap of the words of two texts: F1 over words as a bag, in lower case. Like SQuAD's F1 of free answers, except that
     articles count."""
     expected, given = _words(truth), _words(said)
     common = sum(min(expected.count(word), given.count(word)) for word in set(expected))
@@ -63,7 +62,7 @@ def resamplings(units: int, times: int, seed: int = 0) -> npt.NDArray[np.int64]:
 
 
 def interval(samples: Floats, share: float = 0.95) -> tuple[float, float]:
-    """The percentile bootstrap interval of (times,) samples that holds `share` of them; nan ones do not count."""
+    """The percentile bootstrap interval of (times,) samples that contains `share` of them; nan ones do not count."""
     known = samples[~np.isnan(samples)]
     if not len(known):
         return float("nan"), float("nan")
@@ -72,7 +71,7 @@ def interval(samples: Floats, share: float = 0.95) -> tuple[float, float]:
 
 
 def nan_mean(values: Floats, axis: int | None = None) -> Floats:
-    """The mean of what is known; nan, without a warning, where nothing is."""
+    """The mean of the known values; nan, without a warning, if there are none."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
     total = np.where(known, values, 0.0).sum(axis=axis)

@@ -1,4 +1,5 @@
-"""A clip through producer, wire format, join and worker to windows: the product's code, with a list where Kafka would be."""
+"""Runs a clip through producer, wire format, join and worker to windows: the product's code, with a list instead of
+Kafka."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ _LARGEST_RECORD = 2**31
 
 
 class _Records:
-    """Takes the records of both topics in, in the order in which a producer sends them."""
+    """Collects the records of both topics in the order in which a producer sends them."""
 
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -36,12 +37,12 @@ class _Records:
         self.records.append(record)
 
     def flush(self) -> None:
-        """There is nobody to wait for."""
+        """Nothing to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A clip as a producer sends it, coded. `number`: its place in the spec; `lost`: pictures that are damaged."""
+    """A clip as a producer sends it, coded. `number`: its index in the spec; `lost`: number of damaged pictures."""
 
     number: int
     file: Path
@@ -55,7 +56,7 @@ class Published:
 
 
 def signal_interval(fps: Fraction, transcode: Transcode | None) -> Fraction:
-    """A producer's default, or the sampling period where the default cannot serve `fps`."""
+    """A producer's default, or the sampling period if the default does not suit `fps`."""
     interval = ProduceOptions(transcode=transcode).signal_interval
     return interval if (1 / (fps * interval)).denominator == 1 else 1 / fps
 
@@ -84,10 +85,10 @@ def publish(
 
 
 class Sampled:
-    """A clip's windows under one keep policy, as a worker hands them to its engine.
+    """A clip's windows under one keep policy, as a worker passes them to its engine.
 
-    What was decoded is held for the contenders that take the same tokens, if it is at most `limit` bytes of pictures; what
-    is larger is decoded again each time.
+    Decoded pictures are cached for contenders that take the same tokens, up to `limit` bytes; above it, they are decoded
+    again each time.
     """
 
     def __init__(self, clip: Published, sampling: Sampling, limit: int) -> None:
@@ -96,7 +97,7 @@ class Sampled:
         self._held: list[Step] | None = None
 
     def windows(self) -> Iterator[Step]:
-        """Steps that have a window, in order. Raises ModelError when the model takes no such pictures."""
+        """Steps that have a window, in order. Raises ModelError when the model does not accept such pictures."""
         if self._held is not None:
             yield from self._held
             return
@@ -120,7 +121,7 @@ class Sampled:
                 join.add_packet(decode_packet(record.key, record.value, record.headers), offset)
             else:
                 document = decode_metadata(record.key, record.value)
-                assert not isinstance(document, CameraLost)  # of a file
+                assert not isinstance(document, CameraLost)  # only cameras have these
                 join.add_metadata(document, offset)
             yield from self._taken(sampler, join.take())
         yield from self._taken(sampler, join.give_up())

@@ -34,7 +34,7 @@ QUESTION_COLUMNS = (
 
 
 def print_policies(standings: Sequence[Standing], title: str, trained: bool) -> None:
-    """What each pair of policies comes to over all questions."""
+    """Scores of each pair of policies over all questions."""
     print_table(
         _marked(title, trained),
         POLICY_COLUMNS,
@@ -71,7 +71,7 @@ def print_questions(standings: Sequence[Standing], trained: bool) -> None:
 
 
 def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) -> None:
-    """What others score at the FLOPs of `target`."""
+    """Scores of the others at the FLOPs of `target`."""
     cost = percent_text(target.flops_share, 2)
     heading = f"At {target.name}'s FLOPs, {cost} % of all/all's, for which it has a mean F1 of {number_text(target.f1)}"
     print_table(
@@ -95,8 +95,8 @@ def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) ->
 def document(
     standings: Sequence[Standing], target: str, rivals: Sequence[Matched], run: Mapping[str, object]
 ) -> dict[str, object]:
-    """{policy: {question: {f1, auc, n, ...}, flops_share, ...}, "matched": {...}, "run": {...}}; null where a score has no
-    meaning."""
+    """{policy: {question: {f1, auc, n, ...}, flops_share, ...}, "matched": {...}, "run": {...}}; null for an undefined
+    score."""
     matched = {
         one.family: {
             "settings": one.settings,
@@ -112,7 +112,7 @@ def document(
 
 
 def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], labels: Labels) -> None:
-    """One row an answer. Raises ConfigError when it cannot be written."""
+    """One row per answer. Raises ConfigError when it cannot be written."""
     files = told_as([clip.file for clip in spec.clips])
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
@@ -202,12 +202,12 @@ def _marked(heading: str, trained: bool) -> str:
 
 
 def json_number(value: float) -> float | None:
-    """As in a JSON line: None where it has no meaning."""
+    """For a JSON line: None if undefined."""
     return None if math.isnan(value) else round(value, 6)
 
 
 def number_text(value: float) -> str:
-    """As in a table, where `-` is what has no meaning."""
+    """For a table: `-` if undefined."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 

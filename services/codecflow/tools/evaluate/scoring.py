@@ -15,7 +15,7 @@ from .bootstrap import RESAMPLES, Estimate
 from .contenders import REFERENCE, family_of
 
 Key = tuple[int, int, str]
-"""Clip (its place in the spec), window, question (its text)."""
+"""Clip (its index in the spec), window, question (its text)."""
 
 Results = Mapping[Key, Result]
 Labels = Mapping[Key, str]
@@ -23,11 +23,11 @@ Labels = Mapping[Key, str]
 
 @dataclass(frozen=True, slots=True)
 class QuestionScore:
-    """Of `n` labelled windows, `positive` of them yes (yes-no).
+    """Scores over `n` labelled windows, `positive` of them yes (yes-no).
 
-    `f1_change`: against all/all, drawn in pairs. `auc`: yes-no of p(yes); choice the mean over labels. `accuracy`: share of
-    right answers. `agreement` with all/all's answers and `dp_yes`, mean |p(yes) - all/all's|: over all windows, labelled
-    or not.
+    `f1_change`: against all/all, from paired samples. `auc`: yes-no of p(yes); choice the mean over labels. `accuracy`:
+    share of right answers. `agreement` with all/all's answers and `dp_yes`, mean |p(yes) - all/all's|: over all windows,
+    labelled or not.
     """
 
     type: str
@@ -44,16 +44,16 @@ class QuestionScore:
 
     @property
     def f1_always_yes(self) -> float | None:
-        """What answering yes without looking would score; None for other types, and where it never is yes."""
+        """F1 of always answering yes; None for other types, and if the label is never yes."""
         return 2 * self.positive / (self.n + self.positive) if self.positive else None
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One contender. `f1`: mean over questions; `f1_change`: against all/all, drawn in pairs over all questions together.
-    `flops_share`: executed, of all/all's. `tokens_kept`: visual tokens encoded, of all/all's. `tokens_window`: visual tokens
-    held when asked, mean. `windows`: that were answered. `f1_draws`: (draws, questions) F1 on the drawings that all
-    contenders share, the first being F1 itself."""
+    """One contender. `f1`: mean over questions; `f1_change`: against all/all, from paired samples over all questions
+    together. `flops_share`: executed, relative to all/all. `tokens_kept`: visual tokens encoded, relative to all/all.
+    `tokens_window`: mean number of visual tokens held when asked. `windows`: number answered. `f1_draws`: (draws, questions)
+    F1 on the samples that all contenders share, the first being F1 itself."""
 
     name: str
     windows: int
@@ -70,8 +70,8 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """One question. `keys`: of what it was asked; `known`: which of them are labelled, and with what (`truth`). `drawn`:
-    (draws, known), how often each drawing takes them. `differ`: whether drawings differ at all."""
+    """One question. `keys`: the windows with answers; `known`: which of them are labelled, and with what (`truth`). `drawn`:
+    (draws, known), weights of each sample. `differ`: whether samples differ at all."""
 
     question: Question
     keys: list[Key]
@@ -83,7 +83,7 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """One contender's results, and of each question its (draws, 3) precision, recall and F1."""
+    """One contender's results, and for each question its (draws, 3) precision, recall and F1."""
 
     results: Results
     samples: list[metrics.Floats]
@@ -115,7 +115,7 @@ def score(
 
 
 def mean_change(own: metrics.Floats, other: metrics.Floats) -> Estimate:
-    """How far the mean F1 over questions is above another one's, of (draws, questions) on the same drawings."""
+    """Difference of the mean F1 over questions from another one's, of (draws, questions) on the same samples."""
     return bootstrap.estimate(metrics.nan_mean(own - other, axis=1))
 
 
@@ -172,7 +172,7 @@ def _question(
 
 
 def _samples(asked: _Asked, results: Results) -> metrics.Floats:
-    """(draws, 3): precision, recall and F1. A text has F1 alone."""
+    """(draws, 3): precision, recall and F1. A text has only F1."""
     question, said = asked.question, [results[key].answer for key in asked.known]
     if question.type == "text":
         overlap = np.array([metrics.word_f1(t, s) for t, s in zip(asked.truth, said, strict=True)], np.float64)
@@ -203,16 +203,16 @@ def _mean(values: Sequence[float]) -> float:
 
 
 _SAME = 1e-3
-"""Relative difference of FLOPs up to which a setting counts as costing just as much."""
+"""Relative difference of FLOPs up to which two settings count as equally expensive."""
 
 
 @dataclass(frozen=True, slots=True)
 class Matched:
     """A family of contenders that differ in one number, at the FLOPs of another contender.
 
-    `settings`: the one that costs as much, or the two between which `f1`, mean over questions, lies on a straight line.
-    `change`: of f1 against the other contender's, drawn in pairs. `beside`: 1, and -1, where every setting that ran costs
-    more, and less: then the nearest one is told as it is, with its own `flops_share`.
+    `settings`: the one that costs as much, or the two between which `f1`, mean over questions, is interpolated linearly.
+    `change`: of f1 against the other contender's, from paired samples. `beside`: 1 if every setting that ran costs more, -1
+    if every one costs less: then the nearest one is reported unchanged, with its own `flops_share`.
     """
 
     family: str
@@ -224,7 +224,7 @@ class Matched:
 
 
 def matched(standings: Sequence[Standing], target: Standing) -> list[Matched]:
-    """Every family whose keep policy is not the target's, in the order in which they ran. `all` has nothing to set."""
+    """Every family whose keep policy is not the target's, in the order in which they ran. `all` has no number to vary."""
     own = target.name.partition("/")[0].partition("-")[0]
     families: dict[str, list[Standing]] = {}
     for one in standings:

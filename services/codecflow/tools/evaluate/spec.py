@@ -18,7 +18,7 @@ COLUMNS = ("file", "start_s", "end_s", "question", "type", "answer")
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """[start_s, end_s) in which the answer is `answer`. `line`: of the spec."""
+    """[start_s, end_s) in which the answer is `answer`. `line`: its line in the spec."""
 
     start_s: float
     end_s: float
@@ -28,7 +28,7 @@ class Interval:
 
 @dataclass(slots=True)
 class Clip:
-    """One file, and for each question that is asked of it the intervals in which its answer is known."""
+    """One file, and for each of its questions the intervals in which the answer is known."""
 
     file: Path
     labels: dict[str, list[Interval]] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Clip:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """`questions`: by their text, which is their id's key too. `clips`: in the order in which the spec names them."""
+    """`questions`: by their text, which is their id's key too. `clips`: in the order of the spec."""
 
     questions: dict[str, Question]
     clips: list[Clip]
@@ -56,7 +56,7 @@ class _Row:
 
 
 def read_spec(path: Path) -> Spec:
-    """The spec in a file; its relative paths are relative to where it lies. Raises ConfigError with the line at fault."""
+    """Reads the spec from a file; relative paths are relative to its folder. Raises ConfigError with the offending line."""
     rows = _rows(path)
     kinds: dict[str, _Row] = {}
     answers: dict[str, dict[str, int]] = {}
@@ -157,16 +157,16 @@ def _bad(path: Path, line: int, what: str) -> ConfigError:
 
 
 def label(kind: str, intervals: Sequence[Interval], start_s: float, end_s: float) -> str | None:
-    """The right answer over the stride [start_s, end_s), or None: not to be scored.
+    """The right answer over the stride [start_s, end_s), or None: not scored.
 
-    The answer whose intervals cover at least half of the stride. yes-no without intervals of the answer no: no, where they
-    cover nothing of it. Left out are all other strides, and those of which two answers cover half each.
+    The answer whose intervals cover at least half of the stride. yes-no without intervals for no: no, where they cover
+    nothing of it. All other strides are not scored, nor are those that two answers cover by half each.
     """
     stride = end_s - start_s
     covered: dict[str, float] = defaultdict(float)
     for answer in {interval.answer for interval in intervals}:
         covered[answer] = _covered([one for one in intervals if one.answer == answer], start_s, end_s)
-    # Times are decimal, strides are fractions: half of a stride is not to be missed by a rounding error.
+    # Times are decimal, strides are fractions: tolerates rounding errors at exactly half of a stride.
     half = stride / 2 - 1e-9
     right = [answer for answer, seconds in covered.items() if seconds >= half]
     if len(right) == 1:

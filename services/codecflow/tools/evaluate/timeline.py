@@ -1,4 +1,4 @@
-"""Answers over time: one picture per clip, p(yes) of a few contenders under what the camera saw, with matplotlib."""
+"""Answers over time: one figure per clip, p(yes) of a few contenders below the camera's pictures, with matplotlib."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEIGHT = 120  # of a thumbnail, in pixels
 @dataclass(frozen=True, slots=True)
 class Row:
     """One contender's answers to one question, in order; arrays of one length. `starts`, `ends`: of the newest stride, in
-    seconds, float64. `p_yes`: float64. `scored`, `wrong`: bool. `told`: what it costs."""
+    seconds, float64. `p_yes`: float64. `scored`, `wrong`: bool. `told`: text with its cost."""
 
     contender: str
     told: str
@@ -41,7 +41,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """One clip: by question the rows, and the spans in seconds in which the labels say yes. `legend`: how to read it."""
+    """One clip: the rows by question, and the spans in seconds in which the labels say yes. `legend`: how to read it."""
 
     file: Path
     seconds: float
@@ -50,12 +50,12 @@ class Timeline:
     legend: str
 
     def always_no(self, prompt: str) -> bool:
-        """Whether a question is never labelled yes, and never answered so."""
+        """Whether a question is never labelled yes, and never answered yes."""
         return not self.spans[prompt] and all((row.p_yes < 0.5).all() for row in self.questions[prompt])
 
 
 def timeline(answers: Answers, number: int, standings: Sequence[Standing], target: str) -> Timeline | None:
-    """Of the clip at place `number` of the spec; None where nothing was asked of it that is answered yes or no."""
+    """The timeline of clip `number` of the spec; None if it has no yes-no questions."""
     shown = chosen(standings, target)
     clip = answers.spec.clips[number]
     questions = {
@@ -84,7 +84,7 @@ def timeline(answers: Answers, number: int, standings: Sequence[Standing], targe
 
 
 def chosen(standings: Sequence[Standing], target: str) -> list[Standing]:
-    """all/all, the target, and of each other keep policy what costs most nearly as much as the target."""
+    """all/all, the target, and for each other keep policy the contender whose cost is nearest to the target's."""
     by_name = {one.name: one for one in standings}
     first = [by_name[name] for name in dict.fromkeys((REFERENCE, target)) if name in by_name]
     wanted = first[-1].flops_share
@@ -99,8 +99,8 @@ def chosen(standings: Sequence[Standing], target: str) -> list[Standing]:
 
 
 def pictures_at(file: Path, times: Sequence[float]) -> list[npt.NDArray[np.uint8]]:
-    """The pictures of a file that are shown at `times`, ascending, in seconds, made small: (h, w, 3) uint8 each. Past its
-    end, the last one. Raises SourceError."""
+    """The pictures of a file that are shown at `times`, ascending, in seconds, as thumbnails: (h, w, 3) uint8 each. After
+    its end, the last one. Raises SourceError."""
     found = list[npt.NDArray[np.uint8]]()
     begin, last = None, None
     with Source(str(file)) as source:
@@ -154,10 +154,10 @@ _THUMBNAILS, _THUMBNAIL_GAP, _POINTER = 8, 0.05, 0.14
 def draw_timeline(
     timeline: Timeline, pictures: Sequence[npt.NDArray[np.uint8]], title: str, paths: Sequence[Path]
 ) -> None:
-    """Writes the picture to each of `paths` (PNG, SVG). `pictures`: of the clip, at `thumbnail_times`, (h, w, 3) each.
+    """Writes the figure to each of `paths` (PNG, SVG). `pictures`: of the clip, at `thumbnail_times`, (h, w, 3) each.
 
-    Rows share a time axis. A row's height is p(yes) from 0 to 1, one step a stride. Raises ConfigError when a file cannot be
-    written.
+    Rows share a time axis. A row's height is p(yes) from 0 to 1, one step per stride. Raises ConfigError when a file cannot
+    be written.
     """
     from matplotlib.figure import Figure
 
@@ -186,7 +186,7 @@ def draw_timeline(
 
 
 def thumbnail_times(seconds: float) -> list[float]:
-    """When the pictures above the axis are taken, in seconds: at regular times, the middle of each picture's own span."""
+    """Times of the thumbnails above the axis, in seconds: evenly spaced, in the middle of each thumbnail's span."""
     return [seconds * (at + 0.5) / _THUMBNAILS for at in range(_THUMBNAILS)]
 
 
@@ -202,7 +202,7 @@ def _thumbnails(
 
 
 def _rows_high(timeline: Timeline, prompt: str) -> float:
-    """Rows that would all be empty are not drawn."""
+    """Number of rows; rows that would all be empty are not drawn."""
     return 0.0 if timeline.always_no(prompt) else len(timeline.questions[prompt]) * (_ROW + _ROW_GAP)
 
 

@@ -1,1 +1,1 @@
-"""`codecflow fuzz`: damaged and hostile input for everything that reads bytes from outside, case by case, repeatably."""
+"""`codecflow fuzz`: damaged and hostile input for everything that reads external bytes, as reproducible cases."""

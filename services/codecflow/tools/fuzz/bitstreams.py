@@ -63,13 +63,13 @@ class _Records:
         self.records.append(record)
 
     def flush(self) -> None:
-        """There is nobody to wait for."""
+        """Nothing to wait for."""
 
 
 class BitstreamCases:
-    """Cases of bitstreams by number. Even numbers damage a file, odd ones the records of a sound file.
+    """Bitstream cases by number. Even numbers damage a file, odd ones the records of an intact file.
 
-    `counts`: pictures published and sampled, sampled frames whose samples are not those of the producer's signal
+    `counts`: pictures published and sampled, sampled frames whose samples differ from those of the producer's signal
     (`samples-differ`), and pictures lost.
     """
 
@@ -82,7 +82,7 @@ class BitstreamCases:
         self._sound: dict[str, tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]] = {}
 
     def run(self, number: int) -> bool:
-        """Whether a window came of the case. Raises what nothing should raise."""
+        """Whether the case resulted in a window. Raises what no input may cause."""
         chance, name = self._of(number)
         if number % 2 == 0:
             path = self._folder / f"damaged{self._clips[name].suffix}"
@@ -93,14 +93,14 @@ class BitstreamCases:
         return self._sampled(pictures, documents)
 
     def told(self, number: int) -> str:
-        """The case, for people."""
+        """A description of the case."""
         return f"{self._of(number)[1]}, {'a damaged file' if number % 2 == 0 else 'damaged records'}"
 
     def _of(self, number: int) -> tuple[Random, str]:
         return Random(f"{self._seed} {number}"), list(FUZZED)[number // 2 % len(FUZZED)]
 
     def _published(self, path: Path) -> tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]:
-        """What a producer makes of a file."""
+        """What a producer publishes of a file."""
         packets, metadata = _Records(), _Records()
         publisher = EpochPublisher(
             "fuzz", 1, Fraction(1, 2), (packets, metadata), TopicNames("fuzz"), 2**31, Summary("fuzz", "file")
@@ -111,7 +111,7 @@ class BitstreamCases:
                     publisher.push(picture)
             publisher.close()
         except SourceError:
-            pass  # a file that cannot be opened, or not be read any further
+            pass  # a file that cannot be opened, or not read any further
         self.counts["published"] += len(packets.records)
         documents = [decode_metadata(one.key, one.value) for one in metadata.records]
         return (
@@ -122,7 +122,7 @@ class BitstreamCases:
     def _damaged_records(
         self, name: str, chance: Random
     ) -> tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]:
-        """What somebody who may write to the topics could put there."""
+        """What a malicious writer could put on the topics."""
         if name not in self._sound:
             self._sound[name] = self._published(self._clips[name])
         pictures, documents = self._sound[name]
@@ -131,7 +131,7 @@ class BitstreamCases:
         return changed, [one for document in documents for one in _mutated(document, chance)]
 
     def _sampled(self, pictures: list[CodedPicture], documents: list[PictureMetadata | EndOfEpoch]) -> bool:
-        """What a worker makes of records."""
+        """Processes the records like a worker."""
         counts: Counter[str] = Counter()
         join, sampler = StreamJoin(counts), Sampler("fuzz", _SAMPLING)
         windows = 0
@@ -170,7 +170,7 @@ def _damaged(picture: CodedPicture, chance: Random, others: list[bytes]) -> Code
 
 
 def _mutated(document: PictureMetadata | EndOfEpoch, chance: Random) -> Iterator[PictureMetadata | EndOfEpoch]:
-    """The document, or what a reader makes of a mutation of it: nothing where it is refused."""
+    """The document, or a mutation as decoded by a reader: nothing if it is rejected."""
     if chance.random() < 0.85:
         yield document
         return

@@ -1,4 +1,5 @@
-"""One process that runs cases. Its memory and time are limited: what goes beyond ends it, and its parent goes on behind."""
+"""A process that runs cases. Its memory and time are limited: exceeding them ends it, and its parent continues after the
+case."""
 
 from __future__ import annotations
 
@@ -13,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 SECONDS = 2.0
-"""How long a case may take."""
+"""Maximum time of a case."""
 
 BYTES = 1 << 30
-"""Of memory that a case may take."""
+"""Maximum memory of a case."""
 
 PROGRESS = struct.Struct("<qqqq")
-"""Number of the case under way, cases begun, accepted, bytes that the process takes."""
+"""Number of the current case, cases begun, accepted, bytes of memory used by the process."""
 
 _LOAD = 8.0
-"""On a busy machine a case gets less of a core: it may take so many times SECONDS by the clock before it is ended, but not
-more than SECONDS of processor time."""
+"""On a busy machine a case gets less of a core: its wall-clock limit is this many times SECONDS, its limit of processor time
+is SECONDS."""
 
 
 def cases(kind: str, seed: int) -> AbstractContextManager[Any]:
@@ -38,14 +39,14 @@ def cases(kind: str, seed: int) -> AbstractContextManager[Any]:
 
 
 def main(kind: str, seed: int, first: int, last: int, progress: Path, findings: Path) -> None:
-    """Run the cases from `first` up to before `last`: a JSON line for each that went wrong, and one of counts at the end."""
+    """Runs the cases from `first` up to but excluding `last`: a JSON line for each failure, and one of counts at the end."""
     with (
         cases(kind, seed) as all_cases,
         progress.open("r+b") as file,
         findings.open("a") as found,
         mmap.mmap(file.fileno(), PROGRESS.size) as shared,
     ):
-        all_cases.run(first)  # what is loaded at first use
+        all_cases.run(first)  # loads what is loaded on first use
         before = _peak()
         begun = accepted = 0
         for number in range(first, last):
@@ -55,7 +56,7 @@ def main(kind: str, seed: int, first: int, last: int, progress: Path, findings: 
             problem = ""
             try:
                 accepted += all_cases.run(number)
-            except Exception as error:  # noqa: BLE001  # what a case raises is what is looked for
+            except Exception as error:  # noqa: BLE001  # any exception is a finding
                 problem = f"{type(error).__name__}: {error}"[:300]
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -72,7 +73,7 @@ def main(kind: str, seed: int, first: int, last: int, progress: Path, findings: 
 
 
 def _peak() -> int:
-    """Bytes of memory that this process has taken at most."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -1,4 +1,5 @@
-"""Mutations of bytes and of JSON documents. All chance comes from the generator that is given: a case is its seed."""
+"""Mutations of bytes and of JSON documents. All randomness comes from the given generator: a case is determined by its
+seed."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ _RAW = (
 
 
 def mutated_bytes(data: bytes, chance: Random, others: Sequence[bytes] = (), most: int = 8) -> bytes:
-    """`data` after one to `most` changes: bits, bytes, runs, pieces of itself and of `others` moved, doubled and cut."""
+    """`data` after one to `most` changes: bits, bytes, runs, pieces of itself and of `others` moved, duplicated and cut."""
     changed = bytearray(data)
     for _ in range(chance.randint(1, most)):
         at = chance.randrange(len(changed)) if changed else 0
@@ -70,7 +71,7 @@ def mutated_bytes(data: bytes, chance: Random, others: Sequence[bytes] = (), mos
 
 
 def mutated_json(document: bytes, chance: Random) -> bytes:
-    """A JSON document with one to four of its values, names or raw pieces replaced, removed or doubled."""
+    """A JSON document with one to four of its values, names or raw pieces replaced, removed or duplicated."""
     root = [orjson.loads(document)]
     raw: list[bytes] = []
     for _ in range(chance.randint(1, 4)):

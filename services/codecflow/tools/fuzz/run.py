@@ -1,4 +1,4 @@
-"""Runs cases in processes of their own, so that one that hangs or crashes is found and does not end the run."""
+"""Runs cases in separate processes, so that a hang or crash is detected and does not end the run."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MOST_TOLD = 20
 
 @dataclass(slots=True)
 class _Share:
-    """The cases of one process, and what is known of them. `next`: the first that was not run yet."""
+    """The cases of one process, and their results. `next`: the first that has not run yet."""
 
     next: int
     last: int
@@ -50,12 +50,13 @@ class _Share:
         )
 
     def read(self) -> tuple[int, int, int]:
-        """Number of the case under way, cases begun and accepted by the process that runs."""
+        """Number of the current case, and cases begun and accepted by the running process."""
         number, begun, accepted, _ = child.PROGRESS.unpack(self.progress.read_bytes())
         return number, begun, accepted
 
     def ended(self) -> None:
-        """The process is over. Where it was ended within a case, that is a finding, and the next one begins behind it."""
+        """The process has ended. If it ended within a case, that is a finding, and the next process starts after that
+        case."""
         assert self.running is not None
         output, errors = self.running.communicate()
         number, begun, accepted = self.read()
@@ -80,7 +81,7 @@ def _ending(status: int, errors: str) -> str:
 
 
 def run(kind: str, *, cases: int, seed: int, processes: int) -> bool:
-    """Run `cases` cases; a table, then one JSON line. Whether nothing was found. Raises ConfigError."""
+    """Runs `cases` cases; prints a table, then one JSON line. Returns whether there were no findings. Raises ConfigError."""
     _check(kind)
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="codecflow-fuzz-") as name:
@@ -134,7 +135,7 @@ def _report(kind: str, seed: int, shares: list[_Share], seconds: float) -> bool:
 
 
 def again(kind: str, *, seed: int, case: int) -> None:
-    """One case in this process: what it is, and what it raises. Raises ConfigError."""
+    """Runs one case in this process: prints it, and what it raises. Raises ConfigError."""
     _check(kind)
     with child.cases(kind, seed) as cases:
         print(cases.told(case)[:20_000])

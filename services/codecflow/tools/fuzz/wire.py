@@ -1,4 +1,4 @@
-"""Fuzzing of everything that reads text and records from outside: messages, settings files, addresses, labels of clips."""
+"""Fuzzing of everything that reads external text and records: messages, settings files, addresses, labels of clips."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ from codecflow.tools.evaluate.spec import read_spec
 from .mutations import mutated_bytes, mutated_json
 
 LONGEST_LINE = 2_000
-"""Characters of a refusal for people."""
+"""Maximum characters of an error message."""
 
 _GRID = np.arange(48, dtype=np.uint8).reshape(6, 8)
 _PICTURE = CodedPicture("gate", 1, 0, b"\0\0\1\x65", "h264", True, 0, -1, 1, Fraction(1, 25), 1, 128, 96, live=True)
@@ -106,8 +106,8 @@ _MASKS = WindowMasks("gate", 1, 0, 1, "replenish", (FrameMask(0, 0.5, (64, 48), 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Something that reads bytes from outside. `examples`: of what it accepts. `read` raises CodecFlowError or gives
-    whatever it read. `json`: the examples are JSON documents."""
+    """A reader of external bytes. `examples`: input that it accepts. `read` raises CodecFlowError or returns what it read.
+    `json`: the examples are JSON documents."""
 
     examples: tuple[bytes, ...]
     read: Callable[[bytes], object]
@@ -117,7 +117,7 @@ class Target:
 def _record(
     decode: Callable[[bytes | None, bytes | None], Any], encode: Callable[[Any], Any]
 ) -> Callable[[bytes], object]:
-    """Reads a record, and writes what it holds again."""
+    """Reads a record, and writes its content again."""
 
     def read(value: bytes) -> object:
         return encode(decode(b"gate", value))
@@ -155,7 +155,7 @@ def _headers(data: bytes) -> object:
 
 
 def chosen(text: str) -> str:
-    """A header's name, often one that means something."""
+    """A header's name, often a known one."""
     return ("picture", "extradata", text)[len(text) % 3]
 
 
@@ -193,7 +193,7 @@ def _address(data: bytes) -> object:
 
 
 def targets(folder: Path) -> dict[str, Target]:
-    """By name. `folder`: for those that read files."""
+    """Targets by name. `folder`: for those that read files."""
 
     def file(read: Callable[[Path], object]) -> Callable[[bytes], object]:
         path = folder / "file"
@@ -256,14 +256,14 @@ def targets(folder: Path) -> dict[str, Target]:
 
 
 class WireCases:
-    """Cases of the wire by number. A case is read by the target of its turn."""
+    """Wire cases by number. Cases cycle through the targets."""
 
     def __init__(self, seed: int, targets: dict[str, Target]) -> None:
         self._seed = seed
         self._targets = list(targets.items())
 
     def data(self, number: int) -> tuple[str, Callable[[bytes], object], bytes]:
-        """The target's name, the target, and what it is given."""
+        """The target's name, the target, and its input."""
         chance = Random(f"{self._seed} {number}")
         name, target = self._targets[number % len(self._targets)]
         example = chance.choice(target.examples)
@@ -276,19 +276,19 @@ class WireCases:
         return name, target.read, data
 
     def run(self, number: int) -> bool:
-        """Whether the case was accepted. Raises what nothing should raise."""
+        """Whether the case was accepted. Raises what no input may cause."""
         _, read, data = self.data(number)
         try:
             read(data)
         except MessageError as error:
-            _check_line(str(error))  # it goes into logs and dead letters; other errors the command line makes a line of
+            _check_line(str(error))  # logs and dead letters show it; other errors go through the command line
             return False
         except CodecFlowError:
             return False
         return True
 
     def told(self, number: int) -> str:
-        """The case, for people."""
+        """A description of the case."""
         name, _, data = self.data(number)
         return f"{name}: {data!r}"
 
@@ -300,6 +300,6 @@ def wire_cases(seed: int) -> Iterator[WireCases]:
 
 
 def _check_line(text: str, most: int = LONGEST_LINE) -> None:
-    """A line for people must be one, and must not control a terminal."""
+    """An error message must be one line, and must not control a terminal."""
     if len(text) > most or any(c < " " or "\x7f" <= c <= "\x9f" or "\u202a" <= c <= "\u202e" for c in text):
         raise AssertionError(f"no line for people: {text[:200]!r}")

@@ -1,1 +1,1 @@
-"""Tables and charts that the tools share."""
+"""Tables and charts shared by the tools."""

@@ -13,7 +13,7 @@ COLOURS = {"all": "#8a8a8a", "motion": "#d1495b", "motion-sampled": "#edae49", "
 
 
 def check_possible(folder: Path) -> None:
-    """Raises ConfigError when no picture can be written to `folder`: known before the work that it is to show."""
+    """Raises ConfigError when charts cannot be written to `folder`: checked before the work whose results they show."""
     if not folder.is_dir():
         raise ConfigError(f"folder {folder}: no such folder; make it first")
     if importlib.util.find_spec("matplotlib") is None:
@@ -22,7 +22,7 @@ def check_possible(folder: Path) -> None:
 
 @contextmanager
 def plain_text() -> Iterator[None]:
-    """Text of figures that are drawn and saved inside is shown as it is: a $ in a question begins no formula."""
+    """Disables math text inside the block: a $ in a question does not start a formula."""
     from matplotlib import rc_context
 
     with rc_context({"text.parse_math": False}):
@@ -30,7 +30,7 @@ def plain_text() -> Iterator[None]:
 
 
 def save(figure: object, path: Path) -> None:
-    """Writes a figure. Raises ConfigError when that cannot be done."""
+    """Writes a figure. Raises ConfigError when that fails."""
     from matplotlib.figure import Figure
 
     assert isinstance(figure, Figure)

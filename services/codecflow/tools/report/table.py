@@ -1,4 +1,4 @@
-"""How every benchmark ends: a table for people, then one JSON line for machines, both on standard output."""
+"""Output of every benchmark: a table for people, then one JSON line for machines, both on standard output."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 PIPED_WIDTH = 140
-"""Columns of the table where standard output is no terminal."""
+"""Width of the table in columns if standard output is not a terminal."""
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], note: str = "") -> None:
-    """A table of `columns`: the first holds names, the others figures, already rounded or worded by the caller.
+    """A table of `columns`: the first holds names, the others figures, already rounded or formatted by the caller.
 
-    Everything is shown as it is: names of files and questions hold brackets and colons, which rich would take for its own.
+    Text is shown literally: file names and questions may contain brackets and colons, which rich would interpret as markup.
     """
     table = Table(title=title, caption=note or None, title_justify="left", caption_justify="left")
     for index, column in enumerate(columns):
@@ -32,20 +32,20 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
 
 
 def told_as(files: Sequence[Path]) -> list[str]:
-    """What each of `files` is called in tables: its name, or its path where another one has that name too."""
+    """The name of each of `files` in tables: its file name, or its path if another one has the same name."""
     names = [file.name for file in files]
     return [name if names.count(name) == 1 else str(file) for name, file in zip(names, files, strict=True)]
 
 
 def print_json(figures: Mapping[str, object]) -> None:
-    """`figures` on one line of their own: the last thing that a benchmark prints."""
+    """Prints `figures` on one line: the last output of a benchmark."""
     sys.stdout.flush()
     sys.stdout.write(orjson.dumps(figures, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS).decode() + "\n")
     sys.stdout.flush()
 
 
 def progress(unit: str = "s") -> Progress:
-    """A display of how much is done, in `unit`, on standard error, gone when done; none where that is no terminal."""
+    """A progress display in `unit` on standard error, removed at the end; none if that is not a terminal."""
     console = Console(stderr=True, markup=False, emoji=False)
     return Progress(
         SpinnerColumn(),
