@@ -1,4 +1,4 @@
-"""Clips for tests, cut from the bundled one without coding anything anew."""
+"""Clips for tests, cut from the bundled one without re-encoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ BUNDLED = Path(__file__).parent / "data" / "intel_one-by-one-person-detection.mp
 
 
 def cut(seconds: float, out: Path) -> Path:
-    """The bundled clip's coded pictures of its first `seconds`, as they are, in a file of their own."""
+    """The unchanged coded pictures of the bundled clip's first `seconds`, in a separate file."""
     with av.open(str(BUNDLED)) as source, av.open(str(out), "w") as target:
         track = source.streams.video[0]
         copy = target.add_stream_from_template(track)

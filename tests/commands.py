@@ -1,6 +1,6 @@
-"""Commands run in this process: importing torch and transformers for each takes longer than most of what is tested.
+"""Commands run in this process: importing torch and transformers for each would take longer than most tests.
 
-What only a process of its own can show (signals, exit at the interpreter's end, output when piped) is tested with one.
+Tests of process behaviour (signals, exit at the interpreter's end, output when piped) use a separate process.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Done:
 
 
 def codecflow(*arguments: str | Path) -> Done:
-    """Run `codecflow arguments...` to its end. Logging is left as it was."""
+    """Runs `codecflow arguments...` to completion. Restores the logging configuration."""
     out, err = io.StringIO(), io.StringIO()
     logger = logging.getLogger("codecflow")
     handlers, level = logger.handlers[:], logger.level

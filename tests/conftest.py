@@ -1,4 +1,4 @@
-"""What all tests share: one real Kafka, and fresh topics for each test that asks for them."""
+"""Shared fixtures: one real Kafka, and fresh topics for each test that uses them."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from codecflow.localkafka.daemon import LocalKafka
 
 PARTITIONS = 3
 
-# A time limit for each example would measure the machine's other work.
+# A time limit per example would depend on the machine's other work.
 hypothesis.settings.register_profile("codecflow", deadline=None)
 hypothesis.settings.load_profile("codecflow")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, else the order as it is: the last process to end is then not alone for a minute."""
+    """Runs the longest files first and keeps the order otherwise, so that no process runs alone for a minute at the end."""
     items.sort(key=lambda item: item.path.parent.name != "training")
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[LocalKafka]:
-    """A real broker, shared by all xdist workers: started by the first to ask, ended with the last, however that ends."""
+    """A real broker, shared by all xdist workers: started by the first user, stopped with the last, however that ends."""
     shared = tmp_path_factory.getbasetemp()
-    if worker_id != "master":  # each xdist worker has its own folder in the run's
+    if worker_id != "master":  # all xdist workers share the run's folder
         shared = shared.parent
     with LocalKafka(shared / "kafka") as broker:
         yield broker

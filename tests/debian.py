@@ -1,4 +1,4 @@
-"""Servers of other projects that tests use: installed, or unpacked by `make servers`."""
+"""Third-party servers that tests use: installed, or unpacked by `make servers`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _UNPACKED = Path(sys.prefix) / "debian"
 
 
 def find_program(name: str) -> str:
-    """The path of a program. Skips the test where there is none."""
+    """The path of a program. Skips the test if it is missing."""
     folders = (str(_UNPACKED / folder) for folder in ("usr/bin", "usr/sbin"))
     found = shutil.which(name, path=os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", *folders)))
     if found is None:
@@ -22,6 +22,6 @@ def find_program(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """With the libraries that such programs need."""
+    """The environment with the libraries that such programs need."""
     libraries = [str(folder) for folder in (_UNPACKED / "usr" / "lib").glob("*-linux-gnu")]
     return {**os.environ, "LD_LIBRARY_PATH": ":".join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")])}

@@ -18,8 +18,8 @@ COPIED = ("services", "tests", "schemas", "docs", "pyproject.toml", "CONTRIBUTIN
 
 
 def apply(patch: str, root: Path) -> None:
-    """Apply hunks that have no line numbers: what a hunk keeps and removes is in its file exactly once. A file whose patch
-    has no hunks is a new one."""
+    """Applies hunks without line numbers: the lines that a hunk keeps and removes must occur in its file exactly once. A
+    file whose patch has no hunks is a new one."""
     for name, body in re.findall(r"^--- a/(\S+)\n(.*?)(?=^--- a/|\Z)", patch, re.MULTILINE | re.DOTALL):
         path, hunks = root / name, body.split("@@\n")
         if len(hunks) == 1:

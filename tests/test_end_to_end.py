@@ -1,4 +1,4 @@
-"""A real run, service by service, and every record of it held to the contract in schemas/."""
+"""A real run, service by service, with every record validated against the contract in schemas/."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(kafka: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> KafkaSettings:
-    """Topics after a run of nine seconds in windows of eight every four: two of them, three questions each."""
+    """Topics after a run of nine seconds in windows of eight every four: two windows, three questions each."""
     from codecflow.kafka.topics import create_topics
 
     settings = KafkaSettings(kafka.bootstrap_servers, f"e{uuid.uuid4().hex[:12]}")
@@ -67,7 +67,7 @@ def run(kafka: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Kaf
 
 
 LOGGED: dict[str, list[dict[str, Any]]] = {}
-"""What commands have said on stderr, by command."""
+"""The stderr lines of commands, by command."""
 
 
 def codecflow(*command: str, settings: KafkaSettings) -> None:
@@ -81,7 +81,7 @@ def codecflow(*command: str, settings: KafkaSettings) -> None:
         env={**os.environ, "CODECFLOW_LOG": "info", "CODECFLOW_LOG_FORMAT": "json"},
     )
     assert done.returncode == 0, done.stderr
-    # What libraries print by themselves is text.
+    # Libraries' own output is text.
     LOGGED[command[0]] = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
     assert not [line for line in done.stderr.splitlines() if "codecflow" in line and not line.startswith("{")]
 

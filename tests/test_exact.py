@@ -1,4 +1,4 @@
-"""Numbers as users write them: exact, positive, or refused in one line that names the option."""
+"""Numbers as users write them: exact, positive, or rejected in one line that names the option."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first signal asks, the second ends."""
+"""The first signal requests a stop, the second ends the process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGTERM)
         assert process.stdout.readline() == "asked\n"
-        process.send_signal(signal.SIGTERM)  # the same one, sent to the group as well
+        process.send_signal(signal.SIGTERM)  # the same signal, sent to the group as well
         time.sleep(1)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Which way up: the orientations against Pillow's, and tokens of a turned picture against the samples that they look at."""
+"""Orientations compared with Pillow's, and tokens of a rotated picture compared with the samples that they cover."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_a_token_of_a_turned_picture_looks_at_its_own_samples(
 def test_a_transform_finds_the_nearest_orientation(
     orientation: int, degrees: float, across: float, down: float
 ) -> None:
-    """The corners of a picture tell what an orientation does to it; turned a little further and scaled, it is still that."""
+    """A picture's corners identify its orientation; with a small further rotation and a scale it is still the same."""
     coded = np.zeros((3, 3), int)
-    coded[1, 2], coded[2, 1] = 1, 2  # where the x axis and the y axis point
+    coded[1, 2], coded[2, 1] = 1, 2  # along the x axis and the y axis
     shown = upright(coded, orientation)
     axes = [np.argwhere(shown == axis)[0][::-1] - 1 for axis in (1, 2)]
     turn = math.radians(degrees)

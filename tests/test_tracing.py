@@ -75,7 +75,7 @@ def test_one_trace_from_a_picture_to_the_results_of_its_window(
         produce(kafka_settings, str(clip), "gate", ProduceOptions(fast=True))
         Running(kafka_settings, family, samplers=1).join()
     assert tracing.current() is None
-    until(lambda: len(collector.spans) >= 28, what="all spans are there")  # what a flush leaves comes in the background
+    until(lambda: len(collector.spans) >= 28, what="all spans are there")  # spans of a flush arrive in the background
     with TopicTail(kafka_settings, kafka_settings.topics.packets) as tail:
         contexts = [dict(record.headers() or []).get("traceparent") for record in tail.catch_up()]
     assert len(contexts) == 32
@@ -111,7 +111,7 @@ def test_without_a_collector_one_line_says_so_and_nothing_waits(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with tracing.traced("worker"):
-        assert tracing.current() is None  # off unless asked for
+        assert tracing.current() is None  # off by default
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
     monkeypatch.setattr(tracing, "_SAY_EVERY_S", 1e9)

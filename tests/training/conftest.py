@@ -1,4 +1,4 @@
-"""The training recipe is scripts beside the package: found by path."""
+"""The training recipe consists of scripts outside the package, located by path."""
 
 from __future__ import annotations
 

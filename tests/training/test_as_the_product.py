@@ -1,4 +1,4 @@
-"""The recipe's own batched code computes what the product computes: the same sequences, positions, features and logits."""
+"""The recipe's own batched code gives the product's results: the same sequences, positions, features and logits."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
         scores = learner.score(hidden[batch.at[:, 0], batch.at[:, 1]])
     expected = torch.stack([logits[stride, text] for stride in range(2) for text in QUESTIONS])
     torch.testing.assert_close(scores, expected, rtol=0, atol=2e-3)
-    assert float((scores[:2] - scores[2:]).abs().max()) > 0.05  # the strides do not say the same
+    assert float((scores[:2] - scores[2:]).abs().max()) > 0.05  # the strides give different scores
 
 
 def test_frames_that_left_the_window_and_other_questions_are_not_seen(family: Family) -> None:
@@ -91,7 +91,7 @@ def test_frames_that_left_the_window_and_other_questions_are_not_seen(family: Fa
     batch = layout.lay([Clip(keep, 0, 8, asked)])
     visible = Learner._visible(Batch(**{name: torch.from_numpy(value) for name, value in vars(batch).items()}))[0, 0]
     moment, segment = batch.moment[0], batch.segment[0]
-    last = int(np.flatnonzero(segment == 6)[-1])  # of the last stride's second question
+    last = int(np.flatnonzero(segment == 6)[-1])  # last of the second question of the last stride
     seen = set(moment[visible[last].numpy()]) - {ALWAYS}
     assert seen == set(range(4, 12))
     assert set(segment[visible[last].numpy()]) == {0, 6}
@@ -126,7 +126,7 @@ def test_what_was_trained_is_written_and_read_under_the_checkpoints_names(family
             value.add_(torch.randn_like(value) * 0.01)
     learner.export(tmp_path / "part.safetensors", 224)
     apply_trained_part(model, read_trained_part(tmp_path / "part.safetensors"))
-    joined = Learner(model)  # with low-rank additions of its own, which are nothing yet
+    joined = Learner(model)  # with low-rank additions, which are still zero
     ids, places = torch.arange(20)[None] + 1000, torch.arange(20)[None]
     mask = torch.ones(20, 20, dtype=torch.bool).tril()[None, None]
     with torch.no_grad():

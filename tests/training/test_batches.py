@@ -1,4 +1,4 @@
-"""Batches are what lies in the banks, with everything of a frame turned alike."""
+"""Batches contain what the banks contain, with the same transform for everything of a frame."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ IMAGE = "<IMG_CONTEXT>"
 
 @pytest.fixture(scope="module")
 def banks() -> tuple[Any, Any]:
-    """(scenes, real): two clips of each length. Left halves of frames are kept, and a first frame whole; each token's
-    pixels, and its cover, are the number of its column. Somebody is in view in every other frame."""
+    """(scenes, real): two clips of each length. Left halves of frames are kept, and the first frame completely; each token's
+    pixels and cover are its column number. A person is in view in every other frame."""
     from bank import CHANNELS, Bank, nothing_known
 
     lengths = [1, 1, 4, 4, 16, 16, 80, 80]
@@ -79,7 +79,7 @@ def test_pixels_masks_and_cover_are_mirrored_together(banks: tuple[Any, Any], la
         rows, columns = token // 8 * 28, token % 8 * 28
         np.testing.assert_array_equal(draft.frames[at, 0, rows, columns], draft.cover[:, 0])
         pruned = ~draft.keep.all(1)[at]
-        assert int(draft.cover[torch.from_numpy(pruned), 0].max()) == 3  # of the left halves, wherever they are now
+        assert int(draft.cover[torch.from_numpy(pruned), 0].max()) == 3  # of the left halves, after any transform
         mirrored |= set((draft.frames[:, 0, 0, 0] == 7).tolist())
     assert mirrored == {True, False}
 

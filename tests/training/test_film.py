@@ -1,4 +1,4 @@
-"""Banks hold what the product would see of real H.264, and their facts what was drawn."""
+"""Banks hold what the product would see of real H.264, and their facts match what was drawn."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PERSON, MOVING, FALLEN, LEFT, FIGHTING = 0, 4, 5, 6, 7
 
 
 SEED = 63
-"""Of a batch of three windows in which people come, walk and go, someone falls, two fight, and something is left behind."""
+"""Seed of a batch of three windows in which people arrive, walk and leave, one falls, two fight, and an object is left."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Made:
 
 
 def _pack(folder: Path) -> None:
-    """A library of one empty grey place and one cut-out of each class: upright or lying rectangles of their colours."""
+    """A library of one empty grey background and one cut-out per class: upright or lying rectangles of their colours."""
     for name in ("photos", "cutouts"):
         (folder / name).mkdir(parents=True)
     ramp = np.linspace(70, 130, 128, dtype=np.uint8)
@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def _red(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
-    """(SIDE, SIDE) bool: pixels of the people that were drawn."""
+    """(SIDE, SIDE) bool: pixels of the drawn people."""
     red, green, blue = frame.astype(np.int16)
     return np.asarray((red - np.maximum(green, blue)) > 50)
 
@@ -117,7 +117,7 @@ def test_frames_and_masks_are_what_the_product_makes_of_the_exported_bits(made: 
 
 
 def _shares(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """(8, 8) share of each token that is red."""
+    """(8, 8) red share of each token."""
     return np.asarray(_red(frame).reshape(8, 28, 8, 28).mean((1, 3)))
 
 
@@ -171,7 +171,7 @@ def test_falls_fights_and_what_was_left_behind_are_where_they_were_drawn(made: M
                 assert fallen.max() == 0
             fights = bank.cover[at, FIGHTING]
             if facts["fight"][at] == 1:
-                assert facts["fight"][at - 1] != 0  # one picture does not show it
+                assert facts["fight"][at - 1] != 0  # a single picture does not show it
                 assert _shares(bank.frames[at])[(fights > 40) & (fights < 255)].min() > 0.08
                 here, before = _red(bank.frames[at]), _red(bank.frames[at - 1])
                 assert (here != before).sum() > 0.15 * here.sum()

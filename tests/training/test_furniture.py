@@ -1,4 +1,4 @@
-"""Furniture is read from Debian's package as it comes."""
+"""Furniture is read from Debian's package in its original format."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ def test_models_are_things_bags_or_people_and_vehicles_are_left_out(
     import furniture
 
     (tmp_path / "train").mkdir()
-    package = _package()  # once: its files carry the time of day
+    package = _package()  # once: its files contain the time of day
     (tmp_path / "train" / furniture.PACKAGE).write_bytes(package)
     monkeypatch.setattr(furniture, "SHA256", hashlib.sha256(package).hexdigest())
     found = list(furniture.furniture(tmp_path))
-    # Of the second library, where all are people, whatever their names are.
+    # From the second library, in which all are people, whatever their names.
     assert [(int(model.rgba[0, 0, 0]), model.kind) for model in found] == [
         (0, "other"),
         (3, "bag"),

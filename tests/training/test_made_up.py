@@ -1,4 +1,4 @@
-"""Things that are made up show what the photographs show, in shapes of their own."""
+"""Synthetic things look like the photographs, in shapes of their own."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def test_things_are_pieces_of_photographs_in_many_shapes() -> None:
     assert 10 < sum(copies) < 30
     blobs = [thing[3] for thing, copy in zip(things, copies, strict=True) if not copy]
     assert all(blob[16, 16] == 1 and 0.2 < blob.mean() < 0.95 for blob in blobs)
-    assert len({float(blob.mean()) for blob in blobs}) == len(blobs)  # no two alike
+    assert len({float(blob.mean()) for blob in blobs}) == len(blobs)  # all different

@@ -1,4 +1,4 @@
-"""Training on banks: what was stopped goes on as if it had not been, and two processes learn what one learns."""
+"""Training on banks: a resumed run gives the result of an uninterrupted one, and two processes that of a single one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STEPS = 2
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bank of noise in which somebody is in the first half of every clip."""
+    """A bank of noise in which a person is in the first half of every clip."""
     import bank
 
     folder, n = tmp_path_factory.mktemp("scenes"), sum(LENGTHS)
@@ -64,7 +64,7 @@ def assembled() -> tuple[Any, Any]:
 
 @pytest.fixture(scope="module")
 def part(assembled: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained part whose low-rank products are not nothing."""
+    """A trained part with nonzero low-rank products."""
     from model import Learner
 
     learner = Learner(copy.deepcopy(assembled[0]))
@@ -82,12 +82,12 @@ def part(assembled: tuple[Any, Any], tmp_path_factory: pytest.TempPathFactory) -
 def make(
     assembled: tuple[Any, Any], scenes: Path, part: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Any]:
-    """Makes a trainer of this process, in a folder of that name, that asks after each step whether it goes on."""
+    """Makes a trainer of this process, in a folder of that name, that checks after each step whether to continue."""
     import train
 
     folder = tmp_path_factory.mktemp("trained")
     before, threads = signal.getsignal(signal.SIGTERM), torch.get_num_threads()
-    torch.set_num_threads(1)  # how many a busy machine gives differs from run to run, and so does what they add up to
+    torch.set_num_threads(1)  # the number of threads would vary on a busy machine, and with it the rounding of sums
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "AGREE", 1)
         patch.setattr(train, "assemble", lambda *_: copy.deepcopy(assembled))
@@ -107,7 +107,7 @@ def _weights(trainer: Any) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def learnt(make: Any) -> dict[str, torch.Tensor]:
-    """What one process learns without a break."""
+    """The result of one process without interruption."""
     trainer = make("whole")
     before = _weights(trainer)
     assert trainer.run()
@@ -164,7 +164,7 @@ def test_two_processes_learn_what_one_learns(
         check=False,
     )
     assert pair.returncode == 0, pair.stderr
-    assert pair.stdout.count(f"step {STEPS} ") == 1  # the first process speaks for both
+    assert pair.stdout.count(f"step {STEPS} ") == 1  # only the first process prints
     for name, value in torch.load(tmp_path / "resume.pt")["weights"].items():
         torch.testing.assert_close(value, learnt[name], rtol=0, atol=1e-5, msg=name)
 

@@ -1,7 +1,9 @@
-"""What the invariants need of each family: a small checkpoint, transformers' own model on it, and two things said its way.
+"""What the invariants need of each family: a small checkpoint, transformers' own model on it, and two family-specific
+methods.
 
-A family's case gives `stock_logits`: the logits of transformers' model for a window of whole frames and a question, from
-pixels and text alone; and `masked_features`: the family's own ViT over whole pictures, attention masked to kept patches.
+A family's case provides `stock_logits`: the logits of transformers' model for a window of whole frames and a question, from
+pixels and text alone; and `masked_features`: the family's own ViT over whole pictures, with attention masked to kept
+patches.
 """
 
 from __future__ import annotations
@@ -86,7 +88,7 @@ class Case(ABC):
         return result
 
     def normalised(self, frames: Sequence[Frame]) -> Tensor:
-        """(frames, 3, height, width), as the processor's formula has it; pictures need no resize."""
+        """(frames, 3, height, width), by the processor's formula; pictures need no resize."""
         settings = self.family.processing
         mean, std = (torch.tensor(settings[x]).view(3, 1, 1) for x in ("image_mean", "image_std"))
         raw = torch.stack([f.pixels for f in frames if f.pixels is not None]).permute(0, 3, 1, 2)
@@ -103,7 +105,7 @@ class Case(ABC):
 
     @abstractmethod
     def stock_logits(self, frames: Sequence[Frame], prompt: str, answer: Sequence[int] = ()) -> Tensor:
-        """(1 + answer tokens, vocabulary): what follows the question, and each token of `answer`."""
+        """(1 + answer tokens, vocabulary): logits after the question, and after each token of `answer`."""
 
     @abstractmethod
     def masked_features(self, frame: Frame) -> Tensor:
@@ -125,7 +127,7 @@ class InternVLCase(Case):
     @torch.inference_mode()
     def stock_logits(self, frames: Sequence[Frame], prompt: str, answer: Sequence[int] = ()) -> Tensor:
         images = self.tokens * "<IMG_CONTEXT>"
-        video = "\n".join(f"Frame{f.index + 1}: <img>{images}</img>" for f in frames)  # InternVLProcessor's own words
+        video = "\n".join(f"Frame{f.index + 1}: <img>{images}</img>" for f in frames)  # as in InternVLProcessor
         text = f"<|im_start|>user\n{video}\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
         ids = torch.tensor([[*self.family.tokenizer(text, add_special_tokens=False)["input_ids"], *answer]])
         return self.stock(input_ids=ids, pixel_values=self.normalised(frames)).logits[0, -1 - len(answer) :]

@@ -1,4 +1,4 @@
-"""Every family's case, by its name: what `case` in a test runs through."""
+"""Every family's case, by its name: the parameters of the fixture `case`."""
 
 from __future__ import annotations
 

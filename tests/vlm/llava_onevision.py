@@ -18,7 +18,7 @@ from .cases import Case
 class LlavaOnevisionCase(Case):
     name = "llava_onevision"
     sizes: ClassVar[dict[str, Any]] = {
-        "image_size": 100,  # of which patches see 98
+        "image_size": 100,  # patches cover 98 of them
         "hidden": 48,
         "heads": 4,
         "kv_heads": 2,
@@ -29,7 +29,7 @@ class LlavaOnevisionCase(Case):
 
     @torch.inference_mode()
     def stock_logits(self, frames: Sequence[Frame], prompt: str, answer: Sequence[int] = ()) -> Tensor:
-        video = (len(frames) * self.tokens + 1) * "<video>"  # LlavaOnevisionProcessor: one more for the newline
+        video = (len(frames) * self.tokens + 1) * "<video>"  # as in LlavaOnevisionProcessor: one more for the newline
         text = f"<|im_start|>user\n{video}\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
         ids = torch.tensor([[*self.family.tokenizer(text, add_special_tokens=False)["input_ids"], *answer]])
         output = self.stock(input_ids=ids, pixel_values_videos=self.normalised(frames)[None])

@@ -1,9 +1,10 @@
 """One long masked forward of transformers' own text model that gives each token exactly the context that it had.
 
-Everything ever computed is laid out in one sequence, in the order of computing: the prefix anew wherever it stood, new
-frames, refreshed tokens as further versions, questions. The mask lets each see what was live, in its version of then.
+Everything ever computed is laid out in one sequence, in the order of computation: a copy of the prefix for each of its
+places, new frames, refreshed tokens as further versions, questions. The mask lets each token see those that were live at the
+time, in their versions of that time.
 
-Background tokens are not computed again, but seen at other positions than their own. They are further columns of every
+Background tokens are not recomputed, but seen at other positions than their own. They are additional columns of every
 layer's attention: the key of the computed token, rotated by transformers' own rotary tables, and its value.
 """
 
@@ -58,7 +59,7 @@ def _attention_with_moved(
 AttentionInterface.register("moved_reference", _attention_with_moved)
 
 Seen = int | tuple[int, int]
-"""A place in the long sequence; or the token there, seen from so many positions further on."""
+"""An index in the long sequence; or the token there, seen from that many positions further on."""
 
 
 @dataclass
@@ -70,9 +71,9 @@ class Live:
     id: int
     feature: Tensor | None  # (levels, hidden)
     position: Tensor  # (axes,)
-    first: int  # the position where its frame begins
+    first: int  # the position where its frame starts
     span: int
-    version: int  # its place in the long sequence
+    version: int  # its index in the long sequence
     cell: int | None = None
     origin: int = 0
     grid: tuple[int, int] = (0, 0)
@@ -80,7 +81,7 @@ class Live:
 
 class Oracle:
     """`choose`: given the overlap's tokens, oldest first, the indices of those that are refreshed after an eviction.
-    `background`: the newest token of each cell outlives its frame. `scratch`: each step computes everything again."""
+    `background`: the newest token of each cell outlives its frame. `scratch`: each step recomputes everything."""
 
     def __init__(
         self,
@@ -123,7 +124,7 @@ class Oracle:
 
     @torch.inference_mode()
     def step(self, frames: Sequence[Frame], first: int, prompts: Sequence[str]) -> Tensor:
-        """(prompts, vocabulary): the logits that an engine should give."""
+        """(prompts, vocabulary): the expected logits of an engine."""
         leaving = [token for token in self.live if token.frame < first]
         self.live = [token for token in self.live if token.frame >= first]
         behind = self.background
@@ -138,7 +139,7 @@ class Oracle:
         return self._forward()[places]
 
     def _outlived(self, leaving: Sequence[Live], frames: Sequence[Frame]) -> dict[int, Live]:
-        """By cell: the newest token of those that are behind, where nothing that is live or comes has one."""
+        """By cell: the newest token that has left its frame, unless a live or new frame has one."""
         coming = [HeldFrame.of(self.family, frame) for frame in frames if frame.keep.any()]
         newest = [token for token in self.live if token.cell is not None]
         leaving = [token for token in leaving if token.cell is not None]
@@ -155,7 +156,7 @@ class Oracle:
         return dict(sorted(found.items()))
 
     def _settle(self, changed: bool) -> None:
-        """Prefix and background stand before the oldest live frame, and what loses context may be computed again."""
+        """Places prefix and background before the oldest live frame, and recomputes chosen tokens that lost context."""
         span = 0
         if self.background:
             rows, columns = next(iter(self.background.values())).grid
@@ -266,7 +267,7 @@ class Oracle:
 
 
 def stock_extra(family: Family, visual: Tensor, features: Tensor) -> dict[str, object]:
-    """DeepStack's arguments, where features enter at more than one level."""
+    """DeepStack's arguments, if features enter at more than one level."""
     if features.shape[1] == 1:
         return {}
     return {

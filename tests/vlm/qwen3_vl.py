@@ -27,11 +27,11 @@ class Qwen3VLCase(Case):
     width, height = 128, 96  # 4 x 3 tokens
 
     def video(self, frames: Sequence[Frame]) -> dict[str, Tensor]:
-        """Qwen3VLVideoProcessor's format, each frame a pair of its own: patches in groups of 2x2, (channel, time, y, x)."""
+        """Qwen3VLVideoProcessor's format, with a pair for each frame: patches in groups of 2x2, (channel, time, y, x)."""
         pictures = self.normalised(frames)
         rows, columns = self.height // 16, self.width // 16
         split = pictures.view(len(frames), 3, rows // 2, 2, 16, columns // 2, 2, 16)
-        patches = split.permute(0, 2, 5, 3, 6, 1, 4, 7)  # frame, group, place in the group, channel, y, x
+        patches = split.permute(0, 2, 5, 3, 6, 1, 4, 7)  # frame, group, index in the group, channel, y, x
         pairs = torch.stack([patches, patches], dim=6).reshape(len(frames) * rows * columns, -1)
         return {"pixel_values_videos": pairs, "video_grid_thw": torch.tensor([[len(frames), rows, columns]])}
 

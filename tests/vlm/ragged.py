@@ -1,4 +1,4 @@
-"""What kernels that only a GPU has compute, in plain torch."""
+"""The results of GPU-only kernels, in plain torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codecflow.vlm.kernels import Scaled, Sequences
 def reference_kernel(
     query: Tensor, key: Tensor, value: Tensor, sequences: Sequences, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """What a kernel for ragged sequences computes, sequence by sequence."""
+    """The result of a kernel for ragged sequences, sequence by sequence."""
     output, logs = torch.empty_like(query), torch.empty(query.shape[1], len(query))
     groups = query.shape[1] // key.shape[1]
     ends, starts, lengths = (x.tolist() for x in (sequences.ends, sequences.starts, sequences.lengths))

@@ -1,4 +1,4 @@
-"""Running an engine in a test: logits recorded, bookkeeping checked after every step."""
+"""Runs an engine in a test: records logits, and checks the bookkeeping after every step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ properties = settings(
 
 
 def whole(family: Family, rgb: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_] | None = None) -> Frame:
-    """Frame 0 of a picture (height, width, 3), all of it kept unless `keep` says otherwise."""
+    """Frame 0 of a picture (height, width, 3), completely kept unless `keep` is given."""
     height, width = rgb.shape[:2]
     if keep is None:
         keep = np.ones(family.grid(width, height).tokens, bool)

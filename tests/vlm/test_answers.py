@@ -1,4 +1,4 @@
-"""Answers against transformers' own model: generated greedily, or scored label by label."""
+"""Answers compared with transformers' own model: generated greedily, or scored label by label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fast paths of the packed attention against the plainest one, on random input."""
+"""Fast paths of the packed attention compared with the plain one, on random input."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_frames_attend_within_themselves(lengths: list[int], seed: int) -> None:
 def layout_of(
     parts: list[tuple[int, int, int]], generator: torch.Generator, kernel: Kernel | None
 ) -> tuple[StreamLayout, list[Tensor]]:
-    """Parts: tokens in a stream's window, how many of the last are queries, branches of three tokens each, of which the
-    second continues the first. The layout, and per stream what each query sees: (queries, keys) bool."""
+    """Parts: tokens in a stream's window, how many of the last are queries, branches of three tokens each; the second
+    continues the first. Returns the layout, and per stream what each query sees: (queries, keys) bool."""
     shape = KVShape(3, KV_HEADS, DIM, torch.float32, torch.device("cpu"))
     pool = KVPool(shape, 40 * PAGE * shape.bytes_per_token)
     for stored in (pool.keys.stored, pool.values.stored):

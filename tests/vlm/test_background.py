@@ -1,4 +1,4 @@
-"""Tokens that outlive their frame, on every family: what is held, what it is computed in, and what it costs."""
+"""Tokens that outlive their frame, on every family: which are held, in which context they are computed, and their cost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROMPTS = (QUESTION.prompt, THIRD.prompt)
 
 
 def frames_of(case: Case, rng: np.random.Generator, indices: range, share: float) -> list[Frame]:
-    """Slot 0 is kept whole, as coverage has it; of the others about `share`."""
+    """Slot 0 is kept completely, as by coverage; of the others about `share`."""
     return case.frames(rng, indices, share, anchors=10**6)
 
 
@@ -78,7 +78,7 @@ def test_a_refresh_computes_frames_again_and_all_the_background_too(case: Case, 
 
 
 def test_a_whole_frame_leaves_no_background(case: Case) -> None:
-    """keep `all` and refresh `all` are what they are without one."""
+    """keep `all` and refresh `all` give the same results as without a background."""
     rng = np.random.default_rng(1)
     runs = [Run(case, "all", background=background) for background in (True, False)]
     for step in range(3):
@@ -196,7 +196,7 @@ def test_a_window_is_unchanged_while_tokens_only_become_background(case: Case) -
     work = StreamWork("camera", [*still, *moved], 5)
     assert not with_it.engine.unchanged(work)
     with_it.step(work.frames, 5)
-    # What was seen at 9 stands in place of background now; nothing of it leaves until another one does.
+    # Tokens of slot 9 replace the background now; they stay until newer ones arrive.
     assert with_it.engine.unchanged(StreamWork("camera", [], 9))
     assert with_it.engine.unchanged(StreamWork("camera", [], 10))
     again = replace(moved[0], index=10)

@@ -1,4 +1,4 @@
-"""FLOPs told against FLOPs counted by torch while they are executed."""
+"""Reported FLOPs compared with those counted by torch during execution."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_flops_are_those_that_torch_counts(case: Case, share: float) -> None:
     suffix = run.engine.windows["camera"].family.chat(QUESTION.prompt)[1]
     closing = case.family.closing()
     asked = len(suffix) + (0 if closing is None else len(closing))
-    # torch counts whole rectangles of queries by keys; we count the pairs that see each other. Prefixes are read before.
+    # torch counts whole rectangles of queries by keys; we count the pairs that see each other. Prefixes are computed before.
     new = window.tokens - len(window.prefix) + asked
     rectangle = new * (window.tokens + asked)
     pairs = causal_pairs(new, window.tokens + asked)
     cost = TextCost.of(case.family.text_config)
-    layers = cost.layers - 1 if case.family.narrows else cost.layers  # the last one's query is alone: its row is whole
+    layers = cost.layers - 1 if case.family.narrows else cost.layers  # the last layer has one query, a whole row
     hidden = (rectangle - pairs) * cost.pair * layers
     assert flops.vit + flops.llm + hidden == pytest.approx(executed, rel=0.01)
 

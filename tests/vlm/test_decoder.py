@@ -1,4 +1,5 @@
-"""The packed loops over transformers' weights against transformers' own modules, and with a GPU's kernels in plain torch."""
+"""The packed loops over transformers' weights compared with transformers' own modules, and with GPU kernels in plain
+torch."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ QUESTIONS = (QUESTION, SECOND, CHOICE, THIRD)
 
 
 def changed(case: Case, **parts: Any) -> Case:
-    """The case with a family of other parts; weights are shared."""
+    """The case with some parts of its family replaced; weights are shared."""
     other = copy.copy(case)
     other.family = copy.copy(case.family)
     for name, part in parts.items():
@@ -34,7 +35,7 @@ def changed(case: Case, **parts: Any) -> Case:
 
 
 def slides(case: Case, **options: Any) -> tuple[list[dict[tuple[str, str], torch.Tensor]], list[StreamOutcome]]:
-    """First logits and outcomes of two streams over four steps; one asks once what the other asks twice and more."""
+    """First logits and outcomes of two streams over four steps; one has a single question, the other several."""
     rng = np.random.default_rng(1)
     run = Run(case, **options)
     logits, outcomes = [], []

@@ -1,4 +1,4 @@
-"""Triton's kernels, interpreted on the CPU, against plain functions and plain attention."""
+"""Triton's kernels, interpreted on the CPU, compared with plain functions and plain attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures, strides and masks that are out of the ordinary."""
+"""Unusual pictures, strides and masks."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_pictures_are_resized_alike_in_any_thread_and_from_any_layout(case: Case
     rng = np.random.default_rng(7)
     pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in [(97, 101, 3), (180, 320, 3), (360, 640, 3)] * 4]
     expected = [case.family.model_pixels(rgb) for rgb in pictures]
-    turned = [np.rot90(np.rot90(rgb)) for rgb in pictures]  # a view with negative strides, as a turned picture may be
+    turned = [np.rot90(np.rot90(rgb)) for rgb in pictures]  # a view with negative strides, as a rotated picture may be
     turned = [np.rot90(np.rot90(rgb)) for rgb in turned]
     with ThreadPoolExecutor(4) as threads:
         for found in (threads.map(case.family.model_pixels, pictures), threads.map(case.family.model_pixels, turned)):
@@ -69,7 +69,7 @@ def test_slots_may_be_missing_and_a_stream_may_begin_anywhere(case: Case) -> Non
 
 
 def test_nothing_moves_for_whole_windows(case: Case) -> None:
-    """Frames without tokens cost nothing; windows of them alone are asked all the same."""
+    """Frames without tokens cost nothing; windows with only such frames are answered too."""
     rng = np.random.default_rng(2)
     run, oracle = Run(case), Oracle(case)
     for step in range(8):

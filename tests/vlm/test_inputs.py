@@ -1,4 +1,4 @@
-"""A model's input apart from the model: a small value that another process can be told, and the same there."""
+"""A model's input without the model: a small value that can be sent to another process and behaves the same there."""
 
 from __future__ import annotations
 

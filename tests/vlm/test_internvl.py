@@ -1,4 +1,4 @@
-"""What InternVL alone does: its processor's pictures, its template's text."""
+"""Specific to InternVL: its processor's pictures, its template's text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> InternVLCase:
 
 @pytest.mark.parametrize(("width", "height"), [(320, 180), (180, 320), (97, 111), (640, 480), (112, 112)])
 def test_pictures_are_those_of_its_processor(case: InternVLCase, width: int, height: int) -> None:
-    """Its processor needs torchvision; its Pillow twin rounds and clips between its two passes: no extremes here."""
+    """Its processor needs torchvision; the Pillow version rounds and clips between its two passes: no extremes here."""
     rng = np.random.default_rng(0)
     cells = rng.integers(64, 192, (height // 8 + 1, width // 8 + 1, 3))
     pixels = np.kron(cells, np.ones((8, 8, 1)))[:height, :width].astype(np.uint8)

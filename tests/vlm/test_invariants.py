@@ -1,4 +1,4 @@
-"""What holds whatever comes, on every family, float32, on the CPU."""
+"""Invariants for any input, on every family, float32, on the CPU."""
 
 from __future__ import annotations
 

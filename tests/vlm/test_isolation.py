@@ -1,4 +1,4 @@
-"""One stream or question that cannot be computed carries the error; all others are answered as if it were not there."""
+"""A stream or question that cannot be computed carries the error; all others are answered as without it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def broken(case: Case, name: str, check: Callable[..., None]) -> Iterator[None]:
 
 
 def no_more_than(tokens: int) -> Callable[..., None]:
-    """Allocates more than any machine has where there are more tokens: torch's own error."""
+    """For more tokens, allocates more than any machine has, to raise torch's own error."""
 
     def check(packed: Packed) -> None:
         if len(packed.embeds) > tokens:
@@ -112,7 +112,7 @@ def test_a_picture_that_the_vit_fails_on_fails_its_stream_alone(case: Case) -> N
 
 
 def test_a_question_that_cannot_be_computed_is_set_aside_alone(case: Case) -> None:
-    """In the forward that reads it, and in the one that continues it."""
+    """In the forward that computes it, and in the one that continues it."""
     frames = three(case)
     poison = Question("poison", "Is it Quetzalcoatl?", "yes-no")
     token = case.family.embed(torch.tensor(case.family.ids("Quetzalcoatl"))).sum(0)
@@ -144,7 +144,7 @@ def test_a_question_that_cannot_be_computed_is_set_aside_alone(case: Case) -> No
 def test_a_label_or_prompt_that_cannot_be_asked_is_the_questions_own_error(case: Case) -> None:
     frames = three(case)
     empty = Question("e", "Which?", "choice", labels=("a", "b"))
-    object.__setattr__(empty, "labels", ("a", ""))  # as it may come from somewhere that does not check
+    object.__setattr__(empty, "labels", ("a", ""))  # as from a source without validation
     twice = Question("t", "Which?", "choice", labels=("a", "b"))
     object.__setattr__(twice, "labels", ("a", "a"))
     run = Run(case)

@@ -1,4 +1,4 @@
-"""What LLaVA-OneVision alone has: patches that tokens share, a picture that patches do not divide, chosen hidden states."""
+"""Specific to LLaVA-OneVision: tokens that share patches, pictures not divisible into patches, selected hidden states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints from folders: what loads, and what is refused in one line."""
+"""Checkpoints from folders: which are loaded, and which are refused with a one-line error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows of 40 s at codecflow-tiny's input size, within the positions that its text model has, after days of a stream."""
+"""Windows of 40 s at codecflow-tiny's input size, within its text model's position limit, after days of a stream."""
 
 from __future__ import annotations
 
@@ -15,13 +15,11 @@ from codecflow.vlm.work import Frame, StreamWork
 
 QUESTION = Question("q", "Is someone there?", "yes-no")
 WINDOW, STRIDE = 80, 16
-BEGIN = (
-    5 * 24 * 3600 * 2 + 960
-)  # slot of the sixth day at 2 frames/s; the numbers of frames start again within the window
+BEGIN = 5 * 24 * 3600 * 2 + 960  # slot on the sixth day at 2 frames/s; frame numbers restart within the window
 
 
 def test_80_frames_of_64_tokens_slide_on_within_8192_positions(tmp_path: Path) -> None:
-    """Every token is kept: no window is fuller. Positions are rebased again and again, and answers do not show it."""
+    """Every token is kept: no window is larger. Positions are rebased repeatedly without changing the answers."""
     folder = make_tiny(tmp_path / "model", hidden=16, layers=1, vision_hidden=16, image_size=224)
     family = load_model(str(folder), "float32", "cpu")
     assert family.grid(640, 360).tokens == 64

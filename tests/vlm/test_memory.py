@@ -1,4 +1,4 @@
-"""The pool of keys and values: what streams hold, who is refused, who loses a window to whom."""
+"""The KV pool: what streams hold, which are refused, and which lose their window to others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_pool_of_less_than_a_page_is_refused(case: Case) -> None:
 
 
 def test_a_refused_stream_changes_nothing_for_the_others(case: Case) -> None:
-    """What was refreshed and answered is what would have been without the stream that finds no room."""
+    """Refreshes and answers are the same as without the stream that does not fit."""
     rng = np.random.default_rng(1)
     streams = ("gate", "yard", "hall")
     free, tight = Run(case, "anchors"), Run(case, "anchors", memory_bytes=memory_of(case, 2000))
@@ -69,7 +69,7 @@ def test_a_refused_stream_changes_nothing_for_the_others(case: Case) -> None:
     for step in range(6):
         first, indices = max(0, 2 * step - 4), range(2 * step, 2 * step + 2)
         work = [StreamWork(s, case.frames(rng, indices, 0.6, anchors=3), first, [QUESTION]) for s in streams]
-        if step == 2:  # all that is free from here on is room for questions
+        if step == 2:  # from here on only room for questions is free
             spare = pages_of(case, 2, windows=3)
             tight.engine.pool.take(tight.engine.pool.free - spare)
         huge = StreamWork("huge", case.frames(rng, range(100, 160), anchors=1), 100, [QUESTION])
@@ -202,7 +202,7 @@ def test_a_window_or_a_question_with_more_positions_than_the_model_has_is_set_as
 @properties
 @given(seed=st.integers(0, 9999), pages=st.integers(8, 60), refresh=st.sampled_from(["none", "anchors", "all"]))
 def test_7_pages_are_conserved_whatever_happens(case: Case, seed: int, pages: int, refresh: str) -> None:
-    """Streams come, grow, end, are refused and bring frames that cannot be computed: free and held pages are all pages."""
+    """Streams arrive, grow, end, are refused and bring invalid frames: free and held pages always add up to all pages."""
     rng = np.random.default_rng(seed)
     now = 0.0
     run = Run(case, refresh, memory_bytes=memory_of(case, pages) * 4, idle_after_s=3, clock=lambda: now)

@@ -1,4 +1,4 @@
-"""What Qwen3-VL alone has: pictures of any shape, a patch two pictures deep, times as text, positions on three axes."""
+"""Specific to Qwen3-VL: pictures of any shape, a patch that spans two pictures, times as text, positions on three axes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Qwen3VLCase:
     return Qwen3VLCase(tmp_path_factory.mktemp("qwen"))
 
 
-# By hand: sides to the nearest 32 pixels (halves to even); where 80 frames of that have more than 24 * 2**20 pixels, both
+# By hand: sides to the nearest 32 pixels (halves to even); if 80 frames of that have more than 24 * 2**20 pixels, both
 # sides are divided by sqrt(80 * width * height / (24 * 2**20)) and rounded down.
 @pytest.mark.parametrize(
     ("width", "height", "rows", "columns"),
@@ -33,7 +33,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Qwen3VLCase:
         (1280, 720, 13, 23),
         (720, 1280, 23, 13),
         (1920, 1080, 13, 23),
-        (405, 720, 22, 13),  # nearly square to a phone's portrait
+        (405, 720, 22, 13),  # a phone's portrait format
         (320, 240, 8, 10),
         (353, 287, 9, 11),  # odd sides
         (17, 40, 2, 1),  # smaller than a token
@@ -66,7 +66,7 @@ def test_a_frame_is_prepared_as_the_familys_image_processor_does_it(qwen: Qwen3V
     own = processor(pixels, return_tensors="pt")
     patches = qwen.family.prepare([whole(qwen.family, pixels)])
     assert own["image_grid_thw"].tolist() == [[1, *patches.shapes[0]]]
-    expected = own["pixel_values"].view(-1, 3, 2, 16, 16)  # the picture twice: a patch is two deep
+    expected = own["pixel_values"].view(-1, 3, 2, 16, 16)  # the picture twice: a patch spans two
     repeated = qwen.family.normalised(patches)[:, :, None].expand_as(expected)
     assert float((repeated - expected).abs().max()) <= 1.01 / 127.5  # both round to 8 bits
 

@@ -1,4 +1,4 @@
-"""Refresh policies against one long masked forward in which refreshed tokens are further versions of themselves."""
+"""Refresh policies compared with one long masked forward in which refreshed tokens are further versions of themselves."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_matched_budget_is_as_many_tokens_as_anchors_would_take(case: Case, by
 
 
 def test_shifted_anchors_are_the_frames_halfway_between(case: Case) -> None:
-    """With everything kept: every fourth frame is an anchor, and those two after each are refreshed in its place."""
+    """With everything kept: every fourth frame is an anchor, and the frame two after each is refreshed instead."""
 
     def shifted(overlap: list[Live]) -> list[int]:
         return [index for index, token in enumerate(overlap) if token.frame % 4 == 2]
@@ -93,7 +93,7 @@ def test_shifted_anchors_are_the_frames_halfway_between(case: Case) -> None:
 
 
 def test_scattered_tokens_are_one_masked_attention(case: Case) -> None:
-    """More stretches than are attended to one by one: the indexed, masked path gives what the causal one does."""
+    """With more runs than are computed individually: the indexed, masked path gives the same result as the causal one."""
     rng = np.random.default_rng(4)
     policy = Refresh("budget", 0.5, "random")
     stretches = 0

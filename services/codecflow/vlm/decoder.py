@@ -2,7 +2,7 @@
 
 transformers runs a decoder layer as some forty small operations, each of which reads and writes all hidden states. Here the
 query, key and value projections are one matrix product, gate and up another, and each step between products is one pass over
-memory (fused.py). The last layer computes only keys and values for tokens whose hidden states are not needed.
+memory (fused.py). The last layer stops after keys and values for tokens whose hidden states are not needed.
 
 It covers the decoders of the families: Llama, Qwen2, Qwen3, and Qwen3-VL's with DeepStack. Any other model runs through
 transformers' forward, which is also the reference in the tests.

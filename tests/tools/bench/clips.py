@@ -1,4 +1,4 @@
-"""Clips for the benchmarks: the bundled one, and small ones encoded on the spot."""
+"""Clips for the benchmarks: the bundled one, and small ones encoded on demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of damaged streams: repeatable, and nothing wrong is shown where the transport knows what is missing."""
+"""The benchmark of damaged streams: repeatable, and no wrong picture is shown if the transport detects losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`codecflow explain` on a real clip, and the bookkeeping behind its pictures."""
+"""`codecflow explain` on a real clip, and the bookkeeping behind its figures."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_file_where_the_folder_should_be_is_one_clear_line(tmp_path: Path) -> 
 def test_every_token_in_a_window_is_new_refreshed_or_reused(
     frames: list[tuple[bool, int, bool]], window: int, stride: int, refresh: str
 ) -> None:
-    """Frames may be missing; the last one is there, so that windows close."""
+    """Frames may be missing, but not the last one, so that windows close."""
     records = [record(slot, kept, anchor=anchor) for slot, (there, kept, anchor) in enumerate(frames[:-1]) if there]
     records.append(record(len(frames) - 1, 3))
     plan = WindowPlan(window, stride, Fraction(2))
@@ -122,7 +122,7 @@ def test_the_cost_of_a_whole_window_is_that_of_one_causal_forward() -> None:
     whole = savings(windows[-1:], from_scratch=True)
     assert whole.encoded == whole.computed == whole.held == 4 * 256
     # Qwen2.5-7B: 28 layers of q, k, v, o and a gated MLP; scores and weighted sums of every pair; one token's vocabulary.
-    # In the last layer only the question's last token goes on after keys and values.
+    # In the last layer only the question's last token is computed beyond keys and values.
     projecting, rest = 2 * (3584 * 3584 + 3584 * 512 * 2), 2 * (3584 * 3584 + 3 * 3584 * 18944)
     tokens = 4 * 256 + QUESTION_TOKENS
     pairs = 27 * causal_pairs(tokens, tokens) + tokens

@@ -1,4 +1,4 @@
-"""`codecflow bench gpu` and `bench still`, on a CPU: rows, figures and pictures."""
+"""`codecflow bench gpu` and `bench still`, on a CPU: rows, figures and charts."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_rows_are_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not any("failed" in one for one in results)
     own = [r for r in results if r["clip"] == CLIP.name]
     full, again = (r for r in own if r["row"] == "full")
-    assert full["faster"] == again["faster"] == 1  # each shape has its own
+    assert full["faster"] == again["faster"] == 1  # each shape has its own reference
     assert full["tokens_kept"] == 1 > own[-1]["tokens_kept"]
-    assert len(full["steps_ms"]) == 1  # more would have taken longer than allowed
+    assert len(full["steps_ms"]) == 1  # more would exceed the time limit
     kept = next(r for r in own if r["row"] == "replenish" and r["streams"] == 8)
     assert 0 < kept["peak_share"] < 1
     assert kept["p99_ms"] == pytest.approx(kept["steps_ms"][0], rel=1e-3)

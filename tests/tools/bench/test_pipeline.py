@@ -1,4 +1,4 @@
-"""`codecflow bench pipeline`: cameras from recordings, a whole worker under them, and what it says of what it saw."""
+"""`codecflow bench pipeline`: cameras from recordings, a whole worker under their load, and the reported figures."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_worker_finds_nothing_missing_where_the_loop_begins_again(clip: Record
     indices = [window.index for window in worker.windows]
     assert indices == list(range(indices[0], indices[0] + len(indices)))
     assert len(indices) >= 10
-    # One loop is like the other, but for the frames that open the stream.
+    # All loops are the same, except for the frames that open the stream.
     tokens = {frame.index: int(frame.keep.sum()) for window in worker.windows for frame in window.frames}
     slots = sorted(tokens)
     assert [tokens[slot] for slot in slots[8:20]] == [tokens[slot + 16] for slot in slots[8:20]]
@@ -195,7 +195,7 @@ def test_the_command_ends_with_one_json_line(
 
 @dataclass
 class _FakeBench:
-    """Sustains up to `most` streams, one fewer in runs of full length."""
+    """Sustains up to `most` streams, one fewer in full-length runs."""
 
     most: int
     options: Options = field(default_factory=Options)

@@ -1,4 +1,4 @@
-"""`codecflow bench policies` on real clips: what it prints is what the policies promise."""
+"""`codecflow bench policies` on real clips: the figures match what the policies guarantee."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_replenish_keeps_little_and_nothing_goes_stale(bundled: dict[str, dict[s
 
 
 def test_staleness_is_seen_where_it_is(bundled: dict[str, dict[str, float]]) -> None:
-    """The measurement itself: vectors of the sampled picture alone miss what moved between."""
+    """The measurement itself: vectors of the sampled picture alone miss motion between samples."""
     assert bundled["motion-sampled"]["kept"] < 1.2 * bundled["replenish"]["kept"]
     assert bundled["motion-sampled"]["stale"] > 5
 

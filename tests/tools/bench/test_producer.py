@@ -1,4 +1,4 @@
-"""`codecflow bench producer`: its JSON line, and the two figures that the product promises, with room for a busy machine."""
+"""`codecflow bench producer`: its JSON line, and the two guaranteed figures, with tolerance for a busy machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real clip through producer, sampled frames and keep masks, as a worker takes it."""
+"""A real clip through producer, sampled frames and keep masks, as in a worker."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FPS = Fraction(2)
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Published]:
-    """Half a minute of the bundled clip: nobody is there for 6 s, then somebody comes, leaves, and comes again."""
+    """Half a minute of the bundled clip: the view is empty for 6 s, then a person arrives, leaves, and returns."""
     return list(published(CLIP, FPS, 30))
 
 
@@ -29,7 +29,7 @@ def state(side: int) -> KeepState:
 
 @pytest.mark.parametrize("side", [8, 16])
 def test_masks_are_those_of_comparing_pixels_always(side: int, pictures: list[Published]) -> None:
-    """The bounds decide who needs pixels, and nothing else: exposure and noise are the same for both."""
+    """The bounds decide only which tokens need pixels: exposure and noise are the same for both."""
     certified, looking, certain = state(side), state(side), 0
     for frame in decoded_frames(pictures, FPS):
         decision = frame.decide(certified)

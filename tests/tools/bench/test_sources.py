@@ -1,4 +1,4 @@
-"""`codecflow bench sources`: what it counts of sound, turned, damaged and other files."""
+"""`codecflow bench sources`: its counts for intact, rotated, damaged and other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clips that are coded lying or mirrored: tokens are kept where the shown picture changes, and drawings are upright."""
+"""Rotated or mirrored clips: tokens are kept where the shown picture changes, and drawings are upright."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_masks_for_the_models_side(orientation: int, tmp_path: Path) -> None:
 
 @given(st.sampled_from(ORIENTATIONS), st.integers(1, 70), st.integers(1, 70))
 def test_blocks_are_drawn_over_the_samples_that_they_are_of(orientation: int, width: int, height: int) -> None:
-    """A last block sticks out of the coded picture, so of the shown one, too: on whichever side it lies then."""
+    """The last block extends beyond the coded picture, so beyond the shown one too, on the corresponding side."""
     rows, columns = -(-height // BLOCK), -(-width // BLOCK)
     values = np.arange(rows * columns).reshape(rows, columns)
     painted = values.repeat(BLOCK, 0).repeat(BLOCK, 1)[:height, :width]

@@ -1,4 +1,4 @@
-"""`codecflow bench window` on the bundled clip: what it tells must be true of what was executed."""
+"""`codecflow bench window` on the bundled clip: reported figures match what was executed."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_masks_are_saved_on_the_grid_of_the_model_that_is_given(
 def test_a_frames_tokens_are_the_models_for_its_size(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, family: str
 ) -> None:
-    """Qwen3-VL takes pictures as they are: rows and columns are those of the size, and of the thinned size others."""
+    """Qwen3-VL takes pictures at their own size: rows and columns follow from it, and differ for the downsampled size."""
     made = make_tiny(tmp_path / family, family)
     upright = encode(tmp_path / "upright.avi", "mpeg4", 272, 480, pictures=20)
     expected = load_model(str(made), "float32", "cpu").grid(272, 480).tokens
@@ -112,7 +112,7 @@ def test_a_frames_tokens_are_the_models_for_its_size(
     run(Options(clips=[upright], save_masks=tmp_path / "masks.npz", **few))  # type: ignore[arg-type]
     run(Options(masks=tmp_path / "masks.npz", policies="all/all", **few))  # type: ignore[arg-type]
     found = figures(capsys)["results"][0]["window_tokens"]  # type: ignore[index]
-    assert found - 2 * expected in range(30)  # beside a few words that the family puts before each frame
+    assert found - 2 * expected in range(30)  # in addition to a few words that the family puts before each frame
 
 
 def test_the_demo_model_at_its_real_size_takes_28_gflop_a_frame(

@@ -1,4 +1,4 @@
-"""`codecflow chaos`: what is disturbed comes back by itself, and what it finds is told."""
+"""`codecflow chaos`: services recover by themselves from faults, and failures are reported."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.subscriber.example_results import RESULT
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """The port of a server that sends back what it is sent."""
+    """The port of an echo server."""
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve(connection: socket.socket) -> None:
@@ -49,7 +49,7 @@ def connect(proxy: Proxy) -> socket.socket:
 
 
 def says(connection: socket.socket, text: bytes, within_s: float = 30.0) -> bytes | None:
-    """What comes back; empty from a connection that is closed, None from one that is silent."""
+    """The reply; empty from a closed connection, None from a silent one."""
     connection.settimeout(within_s)
     try:
         connection.sendall(text)

@@ -1,4 +1,4 @@
-"""`codecflow demo` as a visitor runs it: real processes, a real broker, nothing left behind."""
+"""`codecflow demo` as a user runs it: real processes, a real broker, nothing left behind."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ DEMO = [sys.executable, "-m", "codecflow", "demo"]
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
-    """Six seconds: less than one stride of the usual eight."""
+    """Six seconds: less than one default stride of eight."""
     return cut(6, tmp_path / "six seconds.mp4")
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """For demos that give no answer: without one, each would first import torch to make the same."""
+    """For demos without answers: otherwise each would import torch to make the same model."""
     return make_tiny(tmp_path / "model", image_size=112)
 
 
@@ -77,7 +77,7 @@ def test_a_service_that_fails_ends_it_in_one_line(clip: Path, model: Path) -> No
 
 
 def test_ctrl_c_stops_what_it_started(clip: Path, model: Path) -> None:
-    # Where the tests themselves run in the background, SIGINT is ignored, and what they start would inherit that.
+    # If the tests run in the background, SIGINT is ignored, and child processes would inherit that.
     with subprocess.Popen(
         [*DEMO, str(clip), "--model", str(model), "--page"],
         stdout=subprocess.PIPE,
@@ -99,7 +99,7 @@ def test_ctrl_c_stops_what_it_started(clip: Path, model: Path) -> None:
 
 
 def nothing_is_left(told: str) -> bool:
-    """Whether the broker that it told of is gone, and with it every process that was to use it."""
+    """Whether the broker named in the output is gone, and every process that used it."""
     found = re.search(r"on port (\d+)", told)
     assert found, told
     deadline = time.monotonic() + 10

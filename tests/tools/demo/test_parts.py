@@ -1,4 +1,4 @@
-"""What the demo measures of a clip, and what it makes of answers."""
+"""The demo's measurements of a clip, and its summary of answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo model answers about a real camera that it was never trained on, through the product's own path."""
+"""The demo model answers about a real camera that it was never trained on, through the product's own pipeline."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from tests.clips import BUNDLED
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 SPEC = Path(__file__).parents[3] / "evaluation" / "specs" / "bundled.csv"
 LOOKED_AT_S = 76
-"""Three people have come and gone by then."""
+"""By then three people have come and gone."""
 PERSON = "Is a person in view?"
 
 
 def test_it_says_when_a_person_is_in_view() -> None:
-    """The bundled clip, in the demo's windows: people come and go, and for 2.5 to 6 s nobody is there."""
+    """The bundled clip, in the demo's windows: people come and go, and the view is empty for 2.5 to 6 s at a time."""
     family = load_model(str(cached_checkpoint(cache_dir())), "float32", "cpu")
     assert family.trained
     plan = WindowPlan.of(str(WINDOW_S), str(TINY_STRIDE_S), "2")

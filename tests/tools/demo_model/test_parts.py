@@ -1,4 +1,4 @@
-"""The published parts are the pinned files or nothing; the trained part fits the model or says why not."""
+"""Only the pinned files are accepted as published parts; a trained part that does not fit is rejected with the reason."""
 
 from __future__ import annotations
 

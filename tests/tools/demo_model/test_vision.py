@@ -1,4 +1,4 @@
-"""The assembled vision tower is DINOv2, at the sizes that codecflow-tiny is trained for too."""
+"""The assembled vision tower equals DINOv2, also at the sizes that codecflow-tiny is trained for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DINOV2_NAMES = {
 
 
 def dinov2() -> torch.nn.Module:
-    """transformers' own, which keeps the table of 37 x 37 positions and interpolates it for what it is given."""
+    """transformers' own model, which keeps the table of 37 x 37 positions and interpolates it for each input."""
     side = TRAINED_GRID * PATCH
     config = Dinov2Config(
         hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS, image_size=side, patch_size=PATCH

@@ -1,4 +1,4 @@
-"""Each `codecflow` command in README, docs/ and CONTRIBUTING is one that the command line parses, with its options."""
+"""Every `codecflow` command in README, docs/ and CONTRIBUTING can be parsed by the command line, with its options."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PAGES = sorted(
     )
     if path.parent.name not in ("reference", "decisions")
 )
-UsageError = typer.BadParameter.__bases__[0]  # typer brings it along, under a name that depends on its version
+UsageError = typer.BadParameter.__bases__[0]  # typer includes it under a name that depends on its version
 ROOT_COMMAND: Any = typer.main.get_command(build())
 
 
@@ -50,12 +50,12 @@ def commands(text: str) -> Iterator[list[str]]:
         found = re.match(
             r"(?:\.venv/bin/|docker compose run .* producer (?=produce))?(codecflow |(?=produce @))(.*)", piece
         )
-        if found and not re.match(r"[a-z-]+: ", found[2]):  # `codecflow: what happened` is an error, not a command
+        if found and not re.match(r"[a-z-]+: ", found[2]):  # `codecflow: what happened` is an error, no command
             yield shlex.split(found[2], comments=True)
 
 
 def parse(words: list[str]) -> None:
-    """Let the command line parse `words`; a name without arguments, as prose has it, need only exist."""
+    """Parses `words` with the command line; a name without arguments, as in prose, only has to exist."""
     command, words = ROOT_COMMAND, [word for word in words if word != "..."]
     name = "codecflow"
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
@@ -68,7 +68,8 @@ def parse(words: list[str]) -> None:
 
 
 def _filled(command: Any, words: list[str]) -> list[str]:
-    """`words`, with arguments, values and required options that prose leaves out, and figures for words such as SECONDS."""
+    """`words`, completed with arguments, values and required options that prose omits, and numbers for words such as
+    SECONDS."""
     given = [re.sub(r"^(N|R|SECONDS|PORT|GIB)$", "1", word) for word in words]
     flags = {word for p in command.params if p.param_type_name == "option" and p.is_flag for word in p.opts}
 
@@ -120,5 +121,5 @@ def test_manifests_name_commands_and_probes_that_exist() -> None:
             parse(list(container["args"]))
             assert f"0.0.0.0:{container['ports'][0]['containerPort']}" in container["args"]
             for probe in (container[key] for key in container if key.endswith("Probe")):
-                Health().answer(probe["httpGet"]["path"])  # KeyError for a path that is no probe
+                Health().answer(probe["httpGet"]["path"])  # KeyError if the path is not a probe
             assert {mount["name"] for mount in container["volumeMounts"]} <= volumes

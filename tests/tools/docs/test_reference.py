@@ -1,4 +1,4 @@
-"""docs/reference/ is what the code says, and every variable and metric of the code is in it."""
+"""docs/reference/ matches the code, and contains every variable and metric of the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure scores are told to be."""
+"""The reported uncertainty of scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BOTH = [Question("q1", PERSON, "yes-no"), Question("q2", CAR, "yes-no")]
 
 
 def answered(keys: Sequence[Key], no_in_every: int) -> Results:
-    """yes everywhere but in each such window."""
+    """yes, except in every such window."""
     return {
         (clip, window, prompt): Result(
             f"clip-{clip}", 1, window, 0, 1, 0, 0, "q", prompt, "yes-no", "no" if window % no_in_every == 0 else "yes", 0.5,
@@ -52,7 +52,8 @@ def test_a_question_of_which_no_window_is_labelled_has_no_score() -> None:
 
 
 def test_no_interval_is_told_where_all_is_drawn_together(capsys: pytest.CaptureFixture[str]) -> None:
-    """A question that is labelled in one clip of ten: each drawing has that clip, so many times, or lacks it."""
+    """A question that is labelled in one clip of ten: each sample contains only that clip, some number of times, or lacks
+    it."""
     keys = [(c, w, question.prompt) for c in range(10) for w in range(6) for question in BOTH]
     labels = {key: "yes" for key in keys if key[2] == PERSON or key[0] == 3}
     ran = score(BOTH, {"all/all": answered(keys, 2), "all/none": answered(keys, 3)}, labels, resamples=100)
@@ -70,7 +71,7 @@ def test_no_interval_is_told_where_all_is_drawn_together(capsys: pytest.CaptureF
 
 
 def test_intervals_are_drawn_by_clip_where_there_are_many() -> None:
-    """Ten clips whose windows are all alike within a clip: the interval of F1 must be that of ten drawings, not of forty."""
+    """Ten clips with identical windows within each clip: F1's interval must be that of ten samples, not of forty."""
     question = Question("q1", PERSON, "yes-no")
 
     def result(clip: int, window: int) -> Result:
@@ -89,6 +90,6 @@ def test_intervals_are_drawn_by_clip_where_there_are_many() -> None:
         assert f1.value == pytest.approx(2 * 0.7 / 1.7, abs=0.05)
         return f1.high - f1.low
 
-    assert width(10, 40) > 0.25  # as from ten drawings
+    assert width(10, 40) > 0.25  # as from ten samples
     assert width(10, 40) == pytest.approx(width(10, 1), abs=0.01)
     assert np.isfinite(width(10, 2))

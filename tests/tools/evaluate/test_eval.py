@@ -1,4 +1,4 @@
-"""`codecflow eval` on a real clip, with a model whose answers mean nothing but whose figures must add up all the same."""
+"""`codecflow eval` on a real clip, with a model whose answers are meaningless but whose figures must be consistent."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def evaluated(spec: Path, model: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 def evaluate(*arguments: str | Path) -> tuple[str, str]:
-    """What `codecflow eval` prints on standard output and on standard error."""
+    """Standard output and standard error of `codecflow eval`."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):
         build()(["eval", *map(str, arguments)], standalone_mode=False)
@@ -120,7 +120,7 @@ def test_what_must_be_equal_is_and_what_must_differ_does(evaluated: Evaluated) -
         0,
         1,
     )
-    # A refresh budget of everything, and a window of the last 8 of its 8 frames, are all/all.
+    # A full refresh budget, and a window of the last 8 of its 8 frames, equal all/all.
     assert figures["all/budget=1"]["dp_yes"] < 1e-5
     assert figures["last-8/all"]["dp_yes"] < 1e-5
     assert figures["last-8/all"]["flops_share"] == 1
@@ -164,7 +164,7 @@ def test_others_are_compared_at_the_defaults_flops(evaluated: Evaluated) -> None
 
 
 def test_masks_are_those_of_the_keep_policies(evaluated: Evaluated, clip: Path, model: Path) -> None:
-    """The clip through bench/sampling, which knows nothing of joins and windows, keeps as many tokens."""
+    """The clip through bench/sampling, which has no joins or windows, keeps equally many tokens."""
     plan = WindowPlan.of(4, 2, 2)
     _, motion, replenish = contenders("motion/none,replenish/none", plan, None)
     grid = load_model(str(model)).grid(768, 432)
@@ -208,7 +208,7 @@ def test_answers_over_time_are_those_of_a_few_contenders(evaluated: Evaluated) -
     assert f"<!-- {CAR}  (never) -->" in text
     assert SCENE not in text
     assert "<!-- all/none -->" not in text
-    assert "<image" in text  # the clip, at regular times
+    assert "<image" in text  # the clip's thumbnails
 
 
 def test_trained_weights_are_not_called_meaningless(
@@ -253,7 +253,7 @@ def test_clips_shorter_than_a_stride_are_one_line(spec: Path, model: Path) -> No
 
 
 def test_a_contender_that_finds_no_frames_where_it_looks_is_one_line(model: Path, tmp_path: Path) -> None:
-    """At one frame a second every other slot is empty, among them the last one of every stride."""
+    """At one frame per second every other slot is empty, including the last one of every stride."""
     clip = encode(tmp_path / "slow.mp4", "libx264", 64, 48, pictures=8, rate=1)
     spec = tmp_path / "spec.csv"
     spec.write_text(f"file,start_s,end_s,question,type,answer\n{clip.name},2,6,{PERSON},yes-no,yes\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What the right answer of a window is: its newest stride's."""
+"""The right answer of a window is that of its newest stride."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_choice_is_the_label_of_half_the_stride() -> None:
     assert label("choice", both, 0, 8) == "empty"
     assert label("choice", both, 8, 16) == "a person"
     assert label("choice", both, 2, 8) is None  # half each
-    assert label("choice", both, 24, 32) is None  # nothing is known
+    assert label("choice", both, 24, 32) is None  # outside all intervals
     assert label("text", both, 24, 32) is None
 
 

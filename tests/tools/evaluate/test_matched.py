@@ -1,4 +1,4 @@
-"""What others score at one contender's FLOPs, and how sure a difference of mean F1 is."""
+"""Scores of other contenders at one contender's FLOPs, and the uncertainty of a difference of mean F1."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WINDOWS = 200
 
 
 def answered(right: dict[str, float], flops: int) -> dict[Key, Result]:
-    """Results whose answers to a question are right on that share of windows (the first ones), at `flops` an answer."""
+    """Results whose answers to a question are right on that share of windows (the first ones), at `flops` per answer."""
     return {
         (0, w, prompt): Result(
             "s", 1, w, 0, 1, 0, 0, "q", prompt, "yes-no", "yes" if w < share * WINDOWS else "no", 0.5, None, Frames(1, 1),
@@ -30,7 +30,7 @@ def standings(**figures: tuple[dict[str, float], int]) -> dict[str, Standing]:
 
 
 def f1(share: float) -> float:
-    """Of answers all of which should be yes."""
+    """F1 if the right answer is always yes."""
     return 2 * share / (1 + share)
 
 
@@ -44,7 +44,7 @@ def test_change_of_mean_f1_is_drawn_in_pairs_over_all_questions() -> None:
     )
     change = ran["replenish/none"].f1_change
     assert change.value == pytest.approx((f1(0.75) - f1(0.8)) / 2)
-    assert change.low < change.value < change.high < 0  # ten answers worse, never better: no drawing says otherwise
+    assert change.low < change.value < change.high < 0  # ten answers worse, none better: every sample agrees
     assert change.high - change.low < 0.03  # F1 itself is much less certain
     own = ran["replenish/none"].questions[PERSON.prompt].f1
     assert own.high - own.low > 0.05
@@ -75,7 +75,7 @@ def test_a_family_is_read_off_between_its_settings() -> None:
     assert last.change.low < last.change.value < last.change.high < 0
     assert (found["random/none"].settings, found["random/none"].beside) == (("random/none",), 0)
     assert found["random/none"].f1 == pytest.approx(f1(0.6))
-    # None of its settings is so cheap, or so dear: the nearest one, with its own FLOPs.
+    # No setting is as cheap, or as expensive: the nearest one, with its own FLOPs.
     motion, every = found["motion/none"], found["every/none"]
     assert (motion.settings, motion.flops_share, motion.beside) == (("motion-8/none",), pytest.approx(0.12), 1)
     assert (every.settings, every.flops_share, every.beside) == (("every-16/none",), pytest.approx(0.02), -1)

@@ -1,4 +1,4 @@
-"""Scores against values worked out by hand, and against their definitions written out."""
+"""Scores compared with values computed by hand, and with direct implementations of their definitions."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ def scored(truth: str, said: str, classes: str) -> list[float]:
 
 
 def test_by_hand() -> None:
-    # Four yes, of which three are found; two false alarms.
+    # Four yes, three of them found; two false alarms.
     assert scored("yyyynnn", "yyynyyn", "y") == pytest.approx([3 / 5, 3 / 4, 6 / 9])
     # Of three labels: a 2 of 3 found and one false alarm, b 1 of 2 and one, c 1 of 1 and none.
     assert scored("aaabbc", "aababc", "abc") == pytest.approx(
         [(2 / 3 + 1 / 2 + 1) / 3, (2 / 3 + 1 / 2 + 1) / 3, (2 / 3 + 1 / 2 + 1) / 3]
     )
-    # Found nothing, said nothing: F1 and recall are 0, precision has no meaning.
+    # Nothing found, nothing predicted: F1 and recall are 0, precision is undefined.
     precision, recall, f1 = scored("yn", "nn", "y")
     assert math.isnan(precision)
     assert (recall, f1) == (0, 0)
-    # Nothing was there to be found.
+    # There was nothing to find.
     assert all(map(math.isnan, scored("nn", "yn", "y")))
 
 
 def definition(pairs: list[tuple[str, str]], label: str) -> float | None:
-    """F1 as the harmonic mean of precision and recall; None where the label does not occur."""
+    """F1 as the harmonic mean of precision and recall; None if the label does not occur."""
     true = [t == label for t, _ in pairs]
     said = [s == label for _, s in pairs]
     both = sum(t and s for t, s in zip(true, said, strict=True))

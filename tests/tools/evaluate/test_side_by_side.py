@@ -1,4 +1,4 @@
-"""Clips side by side in one engine: answers, masks and costs stay what they are one by one."""
+"""Concurrent clips in one engine: answers, masks and costs are the same as one by one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLICIES = "all/none,replenish/anchors,random/none"
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Of 2 to 8 seconds: with windows of 4 s every 2 s some end while others go on. No two show the same."""
+    """Clips of 2 to 8 seconds: with windows of 4 s every 2 s some end while others continue. All show different content."""
     folder = tmp_path_factory.mktemp("clips")
     sizes = {4: (192, 160), 8: (192, 160), 2: (160, 192), 6: (256, 144)}
     return [encode(folder / f"{s}s", pictures=10 * s, size=size, seed=s) for s, size in sizes.items()]
@@ -55,9 +55,9 @@ def test_answers_are_those_of_each_clip_alone(
     for key, row in alone.items():
         other = together[key]
         assert float(other["p_yes"]) == pytest.approx(float(row["p_yes"]), abs=1e-4), key
-        # Tokens and FLOPs are of the masks: the same ones were taken.
+        # Tokens and FLOPs follow from the masks: the masks are the same.
         assert (other["tokens"], other["flops"], other["answer"]) == (row["tokens"], row["flops"], row["answer"]), key
-    assert len({row["p_yes"] for row in alone.values()}) > 30  # not all alike anyway
+    assert len({row["p_yes"] for row in alone.values()}) > 30  # the answers vary
     assert "8s.mp4 and 3 more: replenish/anchors: 10 windows in" in capsys.readouterr().err
 
 

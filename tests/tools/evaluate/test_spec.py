@@ -1,4 +1,4 @@
-"""Specs: what they say, and one clear line for each that cannot be."""
+"""Specs: their content, and one clear error line for each invalid one."""
 
 from __future__ import annotations
 

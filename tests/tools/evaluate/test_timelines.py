@@ -1,4 +1,4 @@
-"""What the picture of the answers over time shows."""
+"""The content of the figure of answers over time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PERSON = "person?"
 
 @pytest.fixture
 def answers(clip: Path, tmp_path: Path) -> Answers:
-    """all/all answers right; the others say yes in every stride. Of 4-6 s nothing is known, and from 8 s on."""
+    """all/all answers right; the others say yes in every stride. There are no labels for 4-6 s and after 8 s."""
     spec = tmp_path / "spec.csv"
     rows = [f"{clip},0,4,{PERSON},yes-no,no", f"{clip},6,8,{PERSON},yes-no,yes", f"{clip},0,9,what?,text,x"]
     rows.append(f"{clip},30,40,{PERSON},yes-no,yes")  # after the clip's end
@@ -79,7 +79,7 @@ def test_pictures_are_those_of_their_times(clip: Path) -> None:
     with av.open(str(clip)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert [picture.shape for picture in found] == [(120, 213, 3)] * 3
-    for picture, at in zip(found, (0, 50, -1), strict=True):  # ten pictures a second
+    for picture, at in zip(found, (0, 50, -1), strict=True):  # ten pictures per second
         height, width = frames[at].shape[:2]
         rows, columns = (np.arange(120) * height) // 120, (np.arange(213) * width) // 213
         distances = [np.abs(picture.astype(float) - frame[rows][:, columns]).mean() for frame in frames[::10]]

@@ -1,4 +1,4 @@
-"""UCF-Crime's annotations become a spec, and one command runs the published set-up on it."""
+"""UCF-Crime's annotations are converted to a spec, and one command runs the published set-up on it."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_one_command_runs_the_published_set_up(model: Path, tmp_path: Path) -> N
     with (folder / "answers.csv").open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["policy"] == "all/all"]
     assert [(row["start_s"], row["end_s"], row["label"]) for row in rows] == [
-        ("0.0", "8.0", ""),  # the event begins at 7.9 s
+        ("0.0", "8.0", ""),  # the event starts at 7.9 s
         ("0.0", "16.0", "yes"),
         ("0.0", "24.0", "yes"),
     ]

@@ -18,7 +18,7 @@ def score_videos() -> ModuleType:
 
 
 ALARMS: dict[str, list[tuple[str, str, str]]] = {
-    # What all/all and motion/anchors answer in windows of 8, 16, 24, 32 and 40 s and in the one from 8 to 48 s.
+    # Answers of all/all and motion/anchors in windows of 8, 16, 24, 32 and 40 s and in the one from 8 to 48 s.
     "Fighting003_x264.mp4": [("yes", "no", "1"), *[("no", "no", "1")] * 3, ("no", "yes", "1"), ("yes", "no", "1")],
     "RoadAccidents004_x264.mp4": [("yes", "no", "1"), ("yes", "no", "1")],
     "Normal_Videos_003_x264.mp4": [("yes", "yes", "1"), *[("no", "no", "1")] * 4, ("no", "yes", "3")],
@@ -26,7 +26,7 @@ ALARMS: dict[str, list[tuple[str, str, str]]] = {
 
 
 def answered(folder: Path) -> Path:
-    """A folder as codecflow eval leaves it. Fighting's event is from 1 to 3.6 s, RoadAccidents' from 0 to 4 s."""
+    """A folder as written by codecflow eval. Fighting's event is from 1 to 3.6 s, RoadAccidents' from 0 to 4 s."""
     folder.mkdir()
     with (folder / "answers.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -51,7 +51,7 @@ def test_a_video_is_what_one_of_its_full_windows_says(
     out = capsys.readouterr().out
     assert "that-one: a verdict a video, 3 videos, 2 with an event (always yes: F1 0.800)" in out
     told = json.loads(out.splitlines()[-1])
-    # The windows of 8 to 32 s do not count, but for RoadAccidents, which has no longer one than 16 s: 5 are left.
+    # The windows of 8 to 32 s do not count, except for RoadAccidents, whose longest window has 16 s: 5 are left.
     assert told["run"] == {
         "model": "that-one", "trained": True, "videos": 3, "with_event": 2, "windows": 5, "unanswered": 0, "least": 1,
     }  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_video_is_what_one_of_its_full_windows_says(
     assert (full["precision"], full["recall"], full["f1"], full["auc"]) == (1, 1, 1, 1)
     assert (pruned["precision"], pruned["recall"], pruned["f1"], pruned["f1_change"]) == (0.5, 0.5, 0.5, -0.5)
     assert pruned["auc"] == (0.5 + 0) / 2  # a tie with the normal video, and below it
-    # Windows: Fighting's event is in that from 0 to 40 s, not in that from 8 to 48 s.
+    # Windows: Fighting's event is in the one from 0 to 40 s, not in the one from 8 to 48 s.
     assert full["windows_f1"] == pytest.approx(2 / (2 + 1 + 1))
     assert pruned["windows_f1"] == pytest.approx(2 / (2 + 1 + 1))
     assert (full["flops_share"], pruned["flops_share"]) == (1, 0.25)

@@ -1,4 +1,4 @@
-"""UCF-Crime's scripts as modules, three videos as its archives hold them, and annotations of these."""
+"""UCF-Crime's scripts as modules, three videos in the layout of its archives, and their annotations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def script(name: str) -> ModuleType:
 
 
 def three_videos(folder: Path) -> Path:
-    """A folder a class, as the data set has it: 5 s at 10 frames/s each."""
+    """One folder per class, as in the data set: 5 s at 10 frames/s each."""
     for name in (
         "Fighting/Fighting003_x264.mp4",
         "RoadAccidents/RoadAccidents004_x264.mp4",

@@ -1,4 +1,4 @@
-"""A seeded sample of the cases of `codecflow fuzz`, and that it finds what it looks for."""
+"""A seeded sample of the cases of `codecflow fuzz`, and that it detects failures."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_what_is_wrong_is_found_and_named_by_its_case(tmp_path: Path, monkeypatc
 def test_a_process_that_is_ended_names_its_case_and_the_next_goes_on_behind_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The fifth case hangs, as far as its process can tell."""
+    """The fifth case hangs, from its process's point of view."""
     program = tmp_path / "child.py"
     program.write_text(
         "import signal, struct, sys\n"

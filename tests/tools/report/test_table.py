@@ -1,4 +1,4 @@
-"""How benchmarks show their figures: whatever a file or a question is called."""
+"""How benchmarks display their figures, for any file name or question."""
 
 from __future__ import annotations
 
