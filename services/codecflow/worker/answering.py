@@ -1,4 +1,4 @@
-"""Windows to results: the engine, in a thread of its own, so that reading and decoding go on while it computes."""
+"""Windows to results. The engine runs in its own thread, so that reading and decoding continue while it computes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .windows import Step, Window, WindowPlan
 
 
 class AnswersWindows(Protocol):
-    """What is used of `codecflow.vlm.engine.Engine`."""
+    """The part of `codecflow.vlm.engine.Engine` that is used."""
 
     @property
     def family(self) -> Family: ...
@@ -50,7 +50,7 @@ _logger = logging.getLogger("codecflow.worker")
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What every result says of how it came about."""
+    """Provenance fields common to all results."""
 
     keep: str
     model: str
@@ -59,8 +59,8 @@ class Described:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A step with its results: one per question, none where it has no window or there are no questions. `error`: why the
-    window was not answered. `events`: what its rules make of it."""
+    """A step with its results: one per question, none if it has no window or no questions are configured. `error`: why the
+    window was not answered. `events`: the events that its rules produce."""
 
     step: Step
     results: list[Result]
@@ -69,7 +69,7 @@ class Answered:
 
 
 def _together(outcome: StreamOutcome, spent: Mapping[str, StreamOutcome]) -> StreamOutcome:
-    """An outcome with the FLOPs and seconds of what was computed of the same stream before it."""
+    """The outcome, plus the FLOPs and seconds already spent on the same stream."""
     before = spent.get(outcome.stream)
     if before is None:
         return outcome
@@ -81,7 +81,7 @@ def _together(outcome: StreamOutcome, spent: Mapping[str, StreamOutcome]) -> Str
 
 @dataclass(slots=True)
 class _Aside:
-    """A stream that has failed in the engine, and when it may try again."""
+    """A stream that failed in the engine, and when it is retried."""
 
     error: ResultError
     until: float
@@ -89,13 +89,13 @@ class _Aside:
 
 
 class Answering:
-    """Runs one engine. One batch at a time is under way; `drop` waits for it.
+    """Runs one engine. One batch at a time is in progress; `drop` waits for it.
 
-    `reuse_slots`: while a stream's window stays as it is, an answer is repeated without the model, up to the next window
-    that ends at or after a multiple of so many slots; 0: never. A window stays as it is while it holds the same visual
-    tokens, whether in frames or in the background. Under refresh `all` nothing is repeated.
+    `reuse_slots`: while a stream's window is unchanged, its answer is repeated without running the model, up to the next
+    window that ends at or after a multiple of this many slots; 0: never. A window is unchanged while it holds the same
+    visual tokens, in frames or in the background. Under refresh `all` nothing is repeated.
 
-    `say` is called, from the engine's thread, with a line when a stream cannot be answered and when it can again.
+    `say` is called, from the engine's thread, with a line when a stream cannot be answered and when it recovers.
     """
 
     def __init__(
@@ -109,26 +109,26 @@ class Answering:
         reuse_slots: int = 0,
     ) -> None:
         self.kv_bytes: dict[str, int] = {}
-        """Bytes of keys and values that each stream holds, after the last batch."""
+        """Bytes of keys and values held per stream, after the last batch."""
         self.time = BusyTime()
-        """Of batches."""
+        """Busy time of batches."""
         self.batches = 0
         self._engine, self._plan, self._described, self._say, self._clock = engine, plan, described, say, clock
         self._reuse_slots = 0 if engine.refresh.name == "all" else reuse_slots
         self._repeatable: dict[str, dict[Question, Result]] = {}  # computed for the tokens that the window still holds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._epochs: dict[str, tuple[int, int]] = {}  # of each stream, and the slot before which nothing may be held
+        self._epochs: dict[str, tuple[int, int]] = {}  # epoch, and slot before which nothing may be held
         self._aside: dict[str, _Aside] = {}
         self._said: dict[str, str] = {}
         self._lost: SimpleQueue[str] = SimpleQueue()
 
     def begin(self, steps: Sequence[Step], questions: Callable[[str], tuple[Question, ...]]) -> Future[list[Answered]]:
-        """Answer all steps as one batch, at most one per stream: the questions are those of this moment."""
+        """Answer all steps as one batch, at most one per stream, with the questions that are current now."""
         asked = [questions(step.state.stream) for step in steps]
         return self._thread.submit(self._answer, steps, asked)
 
     def drop(self, stream: str) -> None:
-        """Forget what the engine holds of a stream, once the batch under way is done."""
+        """Discard what the engine holds of a stream, once the batch in progress is done."""
         self._thread.submit(self._forget, stream).add_done_callback(self._report)
 
     def take_lost(self) -> set[str]:
@@ -140,7 +140,7 @@ class Answering:
         return lost
 
     def close(self) -> None:
-        """Waits for the batch under way."""
+        """Waits for the batch in progress."""
         self._thread.shutdown(cancel_futures=True)
 
     def _report(self, done: Future[None]) -> None:
@@ -168,7 +168,7 @@ class Answering:
                     continue
                 stream, first = window.stream, max(self._plan.first(window.index), window.since)
                 begun = window.epoch, window.since
-                if self._epochs.get(stream) != begun:  # slots count from 0 again, or what is held may be hidden now
+                if self._epochs.get(stream) != begun:  # slots restart at 0, or what is held may be hidden now
                     self._engine.drop(stream)
                     self._repeatable.pop(stream, None)
                     self._epochs[stream] = begun
@@ -191,7 +191,7 @@ class Answering:
             return answered
 
     def _repeat(self, window: Window, work: StreamWork, changed: bool) -> dict[Question, Result]:
-        """The results that a window repeats, by question."""
+        """Repeated results of a window, by question."""
         if not self._reuse_slots or changed or not self._engine.unchanged(work):
             self._repeatable.pop(window.stream, None)
             return {}
@@ -204,9 +204,9 @@ class Answering:
         }
 
     def _step(self, work: list[StreamWork], older: Mapping[str, StreamWork]) -> dict[str, StreamOutcome | ResultError]:
-        """The engine's outcomes. It does not raise because of one stream; if it does all the same, each stream is tried
-        alone, and those that raise again are set aside. `older`: frames that have left the window already, by stream: they
-        go first, and become background."""
+        """The engine's outcomes. The engine does not raise because of one stream; if it does anyway, each stream is tried
+        alone, and those that fail again are set aside. `older`: frames that have already left the window, by stream; they
+        are processed first and become background."""
         if not work:
             return {}
         before = self._engine.lost
@@ -214,10 +214,10 @@ class Answering:
             first = [older[one.stream] for one in work if one.stream in older]
             spent = {outcome.stream: outcome for outcome in self._engine.step(first)} if first else {}
             outcomes = {outcome.stream: _together(outcome, spent) for outcome in self._engine.step(work)}
-            for stream in self._engine.lost - before:  # evicted, for one
+            for stream in self._engine.lost - before:  # for example evicted
                 self._lost.put(stream)
             return dict(outcomes)
-        except Exception as error:  # whatever it is, it must not stop the other streams
+        except Exception as error:  # no error may stop the other streams
             _logger.debug("a batch of %d streams has failed", len(work), exc_info=True)
             if len(work) > 1:
                 found: dict[str, StreamOutcome | ResultError] = {}
@@ -305,7 +305,7 @@ class Answering:
         return [(again.get(question) or computed[question]) for question in questions]
 
     def _errors(self, window: Window, questions: Sequence[Question], error: ResultError) -> list[Result]:
-        """A window that cannot be answered says so, once per question."""
+        """Error results for a window that cannot be answered, one per question."""
         failure = Failure(error.code, error.text)
         return [
             self._result(window, Answer(question, "", error=failure), 0, _NOTHING, Flops(0, 0, 0), {})
@@ -352,5 +352,5 @@ class Answering:
 
 
 def _place(window: Window) -> dict[str, object]:
-    """What a line about a window is about."""
+    """Log fields that identify a window."""
     return {"stream": window.stream, "epoch": window.epoch, "window": window.index}

@@ -1,11 +1,11 @@
-"""A live stream that is read later than it was captured: it waits, skips to its newest keyframe, or is thinned.
+"""What happens to a live stream that is behind: it waits, skips to its newest keyframe, or is thinned.
 
-Decided where records are read, so that a sampler stays a function of its events. A picture is late when it was captured more
-than `after_s` seconds ago and more of its partition is still unread: a camera whose clock is wrong is not late as long as
-the worker keeps up. Two kinds of pictures are never late: those that are not live (a file published as fast as it can
-be), and those that are read again after a take-over as context of windows to come.
+Decided where records are read, so that a sampler remains a function of its events. A picture is late if it was captured more
+than `after_s` seconds ago and more of its partition is still unread: a camera with a wrong clock is not late as long as the
+worker keeps up. Two kinds of pictures are never late: those that are not live (a file published as fast as possible), and
+those that are read again after a take-over as context for later windows.
 
-`skip` also applies, whatever the pictures' age, while a stream's sampler is given more than it can decode and other streams
+`skip` also applies, whatever the pictures' age, while a stream's sampler gets more than it can decode and other streams
 share its partition: otherwise they would wait for it.
 """
 
@@ -24,31 +24,31 @@ from .settings import WhenBehind
 class Backlog:
     """The joined pictures of one stream on their way to its sampler.
 
-    `behind_s`: how late the newest picture was read; None before there is one, and after the end of its epoch.
-    `newest_ms`: when that was captured. `skipped_s`: seconds of pictures skipped in the episode that `take` or
-    `caught_up` has just ended (see `take_episode`)."""
+    `behind_s`: how late the newest picture was read; None before the first one and after the end of its epoch. `newest_ms`:
+    capture time of that picture. `skipped_s`: seconds of pictures skipped in the episode that `take` or `caught_up` has just
+    ended (see `take_episode`)."""
 
     def __init__(self, policy: WhenBehind, resume: Resume, most_bytes: int) -> None:
         self.behind_s: float | None = None
         self.newest_ms = 0
         self._policy, self._resume, self._most_bytes = policy, resume, most_bytes
-        self._skipping: list[Joined] | None = None  # the newest keyframe and what follows it
+        self._skipping: list[Joined] | None = None  # the newest keyframe and the pictures after it
         self._from_ms = 0
         self._ended_episode: tuple[float, float] | None = None
         self._thin = False
-        self._past_context = -1  # the epoch whose pictures are no longer context alone
+        self._past_context = -1  # the epoch whose pictures are no longer only context
         self.late = False
-        """Whether the newest picture could be late: live, and no context."""
+        """Whether the newest picture could be late: live, and not context."""
         self.may_skip = False
         """Whether the newest picture could be skipped."""
         self.nbytes = 0
         """Bytes of pictures held while skipping."""
 
     def take(self, event: Joined | EpochEnd, now_ms: int, at_end: bool, overrun: bool = False) -> list[Event]:
-        """What goes on to the sampler. `at_end`: its partition was read to its end just before. `overrun`: the sampler has
-        too much to do (only where `may_skip`)."""
+        """Events to pass to the sampler. `at_end`: the partition was read to its end just before. `overrun`: the sampler is
+        overloaded (only where `may_skip`)."""
         if isinstance(event, EpochEnd):
-            self.behind_s = None  # however late it was read: nothing is missing now
+            self.behind_s = None  # late or not, nothing is missing now
             return [*self._finish(now_ms), event]
         picture = event.picture
         if picture is None:
@@ -77,7 +77,7 @@ class Backlog:
         return held + self._finish(now_ms) if fresh or self.nbytes > self._most_bytes else held
 
     def caught_up(self, now_ms: int, overrun: bool = False) -> list[Event]:
-        """The partition has been read to its end: there is no newer keyframe than the one held."""
+        """The partition has been read to its end: no keyframe is newer than the one held."""
         return self._finish(now_ms) if self._skipping and not overrun else []
 
     def take_episode(self) -> tuple[float, float] | None:
@@ -94,7 +94,7 @@ class Backlog:
         return []
 
     def _finish(self, now_ms: int) -> list[Event]:
-        """Goes on at the newest keyframe."""
+        """Continue at the newest keyframe."""
         held, self._skipping, self.nbytes = self._skipping, None, 0
         if held is None:
             return []
@@ -104,7 +104,7 @@ class Backlog:
         return [Skipped(None if first is None else first.offsets), *held]
 
     def _is_context(self, event: Joined, picture: CodedPicture) -> bool:
-        """Whether this picture is read again only as context of windows to come."""
+        """Whether this picture is read again only as context for later windows."""
         if event.epoch == self._past_context:
             return False
         time = None

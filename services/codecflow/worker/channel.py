@@ -1,9 +1,9 @@
 """Messages between a worker and its sampler processes: pickled, over a pair of Unix sockets.
 
-What is large goes into a memory file (memfd), of which only the descriptor is sent: sending never waits for the other side
-to read, messages have no largest size, and the pixels of sampled frames are not copied where they arrive but mapped. The
-kernel frees such a file with its last descriptor and mapping, however the processes end. It does not count against the size
-of /dev/shm, which is 64 MiB in a container. docs/decisions/024 has what was measured.
+Large payloads go into a memory file (memfd); only its descriptor is sent. So sending never waits for the reader, messages
+have no size limit, and the pixels of sampled frames are mapped by the receiver instead of copied. The kernel frees such a
+file with its last descriptor and mapping, however the processes end. It does not count against the size of /dev/shm, which
+is 64 MiB in a container. Measurements: docs/decisions/024.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from codecflow.vlm.work import Frame
 from .join import Joined
 
 _INLINE = 16 << 10
-"""Bytes of a message that are sent over the socket itself. A socket's buffer holds several of these."""
+"""Up to this many bytes, a message is sent over the socket itself. A socket's buffer holds several of these."""
 _APART = 64 << 10
-"""Bytes of a buffer from which on it is mapped where it arrives, and keeps all of its message's file in memory."""
+"""Buffers of at least this many bytes are mapped by the receiver, and keep their message's whole file in memory."""
 _ALIGN = 64
 _HEADER = struct.Struct("<BI")  # number of buffers behind the pickled bytes, length of the pickled bytes
 _LENGTH = struct.Struct("<Q")
 
 
 class Channel:
-    """One end of a pair of connected sockets (SOCK_SEQPACKET). `send` and `receive` never wait."""
+    """One end of a pair of connected sockets (SOCK_SEQPACKET). `send` and `receive` never block."""
 
     def __init__(self, end: socket.socket) -> None:
         end.setblocking(False)
@@ -50,7 +50,7 @@ class Channel:
 
     @staticmethod
     def pair() -> tuple[Channel, socket.socket]:
-        """One end, and the socket of the other, to be handed to another process."""
+        """One end, and the socket of the other end, to be passed to another process."""
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return Channel(mine), theirs
 
@@ -58,12 +58,12 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, message: object) -> None:
-        """Takes the message; it is sent by the next `flush` that can."""
+        """Queue a message; the next `flush` that can will send it."""
         self._unsent.append(_packed(message))
         self.flush()
 
     def flush(self) -> bool:
-        """Sends what it can; whether nothing is left. Raises EOFError when the other end is closed."""
+        """Send what can be sent; True if nothing is left. Raises EOFError when the other end is closed."""
         while self._unsent:
             data, file = self._unsent[0]
             try:
@@ -71,7 +71,7 @@ class Channel:
             except BlockingIOError:
                 return False
             except OSError as error:
-                if error.errno == errno.ETOOMANYREFS:  # descriptors that nobody has received yet: later
+                if error.errno == errno.ETOOMANYREFS:  # too many descriptors in flight: later
                     return False
                 raise EOFError from error
             self._unsent.popleft()
@@ -80,7 +80,7 @@ class Channel:
         return True
 
     def receive(self) -> Any:
-        """The next message; None when there is none. Raises EOFError when the other end is closed."""
+        """The next message, or None. Raises EOFError when the other end is closed."""
         try:
             data, files, _, _ = socket.recv_fds(self._socket, 2 * _INLINE, 1)
         except BlockingIOError:
@@ -92,7 +92,7 @@ class Channel:
         return _unpacked(data, files[0] if files else None)
 
     def wait(self, *, to_send: bool = False) -> None:
-        """Until there is something to receive, or (`to_send`) room for what is unsent."""
+        """Wait until there is something to receive or, with `to_send`, room for unsent messages."""
         select.select([] if to_send else [self._socket], [self._socket] if to_send else [], [])
 
     def close(self) -> None:
@@ -104,13 +104,13 @@ class Channel:
 
 
 def _packed(message: object) -> tuple[bytes, int | None]:
-    """What goes over the socket, and the memory file that goes with it."""
+    """The bytes for the socket, and the descriptor of the memory file that accompanies them."""
     out, buffers = io.BytesIO(), list[memoryview]()
 
     def apart(buffer: pickle.PickleBuffer) -> bool:
         view = buffer.raw()
         if view.nbytes < _APART:
-            return True  # within the pickled bytes
+            return True  # stays in the pickled bytes
         buffers.append(view)
         return False
 
@@ -146,7 +146,7 @@ def _unpacked(data: bytes, file: int | None) -> Any:
     if file is None:
         return pickle.loads(memoryview(data)[_HEADER.size :])
     try:
-        # Not mmap.mmap: that keeps a descriptor, and windows of hundreds of streams may wait.
+        # Not mmap.mmap: it keeps a descriptor, and windows of hundreds of streams may be waiting.
         path, size = f"/proc/self/fd/{file}", os.fstat(file).st_size
         content = torch.from_file(path, shared=True, size=size, dtype=torch.uint8)
     finally:
@@ -178,7 +178,7 @@ def _joined(
 
 
 def _reduced_joined(one: Joined) -> tuple[Any, ...]:
-    """In a third of the time that pickle takes by itself: there is one of these per coded picture."""
+    """Three times as fast as pickle's default: there is one of these per coded picture."""
     picture, metadata = one.picture, one.metadata
     return _joined, (
         None if picture is None else _picture_values(picture),

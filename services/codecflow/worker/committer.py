@@ -1,4 +1,5 @@
-"""Kafka out: all that one batch comes to, with the offsets, in one transaction, while the next batch computes."""
+"""Output to Kafka: everything that results from one batch, with the offsets, in one transaction, while the next batch
+computes."""
 
 from __future__ import annotations
 
@@ -48,11 +49,11 @@ _logger = logging.getLogger("codecflow.worker")
 
 
 class DeadLetters:
-    """Dead letters that wait for the next transaction, at most `most` per source and 5 x `most` per partition in `within_s`
-    seconds: what is beyond is counted, reported and dropped. A source is a stream on a topic's partition.
+    """Dead letters that wait for the next transaction: at most `most` per source and 5 x `most` per partition within
+    `within_s` seconds; the excess is counted, reported and dropped. A source is a stream on a topic's partition.
 
-    A producer of another version, or a topic of something else, then costs a bounded number of dead letters per minute; the
-    offsets move all the same, and the streams beside it are answered.
+    So a producer of another version, or a topic with other content, causes a bounded number of dead letters per minute;
+    offsets advance anyway, and the other streams are answered.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class DeadLetters:
         self._waiting.append(letter)
 
     def report(self) -> None:
-        """Once per period: how many letters were dropped."""
+        """Once per period: report how many letters were dropped."""
         now = self._clock()
         if now < self._since + self._within_s:
             return
@@ -106,32 +107,32 @@ class DeadLetters:
             counter.clear()
 
     def sent(self, letters: tuple[DeadLetter, ...]) -> None:
-        """They are committed: forget them."""
+        """These are committed: remove them."""
         del self._waiting[: len(letters)]
 
 
 def transactional_id(group: str) -> str:
-    """A transactional id that nobody else has: a worker that is replaced is stopped by its group, which refuses the offsets
-    of one that it has given up on, and with them the whole transaction."""
+    """A unique transactional id. A replaced worker is stopped by its group instead: the group refuses the offsets of a
+    member that it has removed, and with them the whole transaction."""
     return f"{group}-{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Events of a stream without a step of its own, with the state that remembers them."""
+    """Events of a stream without a step of its own, with the state that records them."""
 
     state: StreamState
     events: tuple[Event, ...]
 
 
 class Committer:
-    """The worker's end of a transaction, in a thread of its own; one transaction at a time. `policy`: the keep policy."""
+    """The worker's output, in its own thread; one transaction at a time. `policy`: the keep policy."""
 
     def __init__(self, emitter: Outgoing, topics: TopicNames, policy: str, say: Callable[[str], None]) -> None:
         self._emitter, self._topics, self._policy, self._say = emitter, topics, policy, say
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="committer")
         self.time = BusyTime()
-        """Of transactions."""
+        """Busy time of transactions."""
 
     def submit(
         self,
@@ -141,12 +142,12 @@ class Committer:
         offsets: Sequence[TopicPartition],
         group: Any,
     ) -> Future[None]:
-        """Emit a batch. `group`: the member's place in its group when `offsets` were taken: if the group has moved on since,
-        it refuses them.
+        """Emit a batch. `group`: the member's group metadata when `offsets` were taken: after a later rebalance the group
+        refuses them.
 
-        The future is done once all of it is committed. It raises FencedError when the partitions are somebody else's by now:
-        nothing was emitted, the work must be dropped. Other KafkaErrors end the worker; what it had not emitted is for its
-        successor.
+        The future is done once everything is committed. It raises FencedError when the partitions have moved to another
+        worker: nothing was emitted, the work must be dropped. Other KafkaErrors end the worker; its successor continues from
+        the last commit.
         """
         return self._thread.submit(self._emit, answered, told, letters, offsets, group)
 
@@ -194,7 +195,7 @@ class Committer:
         except DeliveryError as error:
             if not beside:
                 raise
-            # A dead letter must not hold back what it is about, nor a mask the answers.
+            # A dead letter must not block the record that it is about, nor a mask the answers.
             self._say(f"dead letters and masks were not taken ({error}); {len(beside)} of them are dropped")
             self._emitter.emit(records, offsets, group)
 
@@ -205,7 +206,7 @@ class Committer:
 
 
 def window_masks(window: Window, policy: str) -> WindowMasks:
-    """What was kept of a window's new frames."""
+    """The keep masks of a window's new frames."""
     frames = tuple(
         FrameMask(frame.seq, max(frame.time_s, 0.0), frame.size, frame.keep.reshape(frame.grid), frame.anchor)
         for frame in window.frames
@@ -216,7 +217,7 @@ def window_masks(window: Window, policy: str) -> WindowMasks:
 
 
 def _encoded(result: Result) -> tuple[bytes, bytes]:
-    """A result as a record; one that cannot be written down becomes an error of its own."""
+    """A result as a record; a result that cannot be encoded becomes an error result."""
     try:
         return encode_result(result)
     except Exception as error:  # one stream's result must not stop the worker

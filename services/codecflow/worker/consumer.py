@@ -1,4 +1,5 @@
-"""Kafka in: a member of the worker group, the partitions that it owns across rebalances, and how far they have been read."""
+"""Input from Kafka: a member of the worker group, the partitions that it owns across rebalances, and how far they have been
+read."""
 
 from __future__ import annotations
 
@@ -30,24 +31,24 @@ _BATCH = 500
 _REQUEST_S = 10.0
 _FORBIDDEN = (ClientError.GROUP_AUTHORIZATION_FAILED, ClientError.TOPIC_AUTHORIZATION_FAILED)
 _OWN = {
-    # With equal partition counts `range` gives one member the same partitions of both topics; the others do not.
+    # With equal partition counts, `range` assigns a member the same partitions of both topics; other assignors do not.
     "partition.assignment.strategy": "range",
     "enable.partition.eof": True,
-    # A dead worker's partitions are given to others after so long.
+    # After this time a dead worker's partitions are reassigned.
     "session.timeout.ms": 15_000,
     "heartbeat.interval.ms": 3_000,
     "max.poll.interval.ms": 300_000,
-    # What was fetched ahead is fetched again after a pause, so little is.
+    # Records fetched ahead are fetched again after a pause, so keep few.
     "queued.max.messages.kbytes": 16_384,
     **RETRIES,
 }
 REVOKE_WITHIN_S = 60.0
-"""How long the work in progress may go on once partitions are taken away: the group waits for this worker until
-max.poll.interval.ms (5 minutes) is over; a fifth of it leaves room for the transaction and for a slow broker."""
+"""How long work in progress may continue after partitions are revoked. The group waits for this worker for up to
+max.poll.interval.ms (5 minutes); a fifth of it leaves room for the transaction and for a slow broker."""
 
 
 class Received(Protocol):
-    """What is used of a Message."""
+    """The part of Message that is used."""
 
     def key(self) -> bytes | None: ...
 
@@ -62,7 +63,7 @@ class Received(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """In place of a record that the client cannot unpack."""
+    """Replaces a record that the client cannot unpack."""
 
     offset: int
     reason: str = REASON
@@ -70,7 +71,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A record, or with `message` None the news that the topic has been read to its present end. `topic`: PACKETS or
+    """A record, or with `message` None a notice that the topic has been read to its current end. `topic`: PACKETS or
     METADATA."""
 
     topic: int
@@ -81,10 +82,10 @@ class Arrival:
 class GroupConsumer:
     """A member of the worker group.
 
-    `assigned` is called with the partitions and where the group has come to in them; it gives the offsets to begin at.
-    `revoked` is called when they are taken away, with True when they are lost already, so that nothing can be emitted for
-    them. Both run within `poll`. `say` is called with lines for people. `stopping`: whether the worker is to end, so that
-    brokers that are gone are not waited for. `records_gone`: records that retention had taken away before they were read.
+    `assigned` is called with the partitions and their committed offsets; it returns the offsets to start at. `revoked` is
+    called when partitions are revoked, with True when they are lost already, so that nothing can be emitted for them. Both
+    run within `poll`. `say` is called with lines for people. `stopping`: whether the worker is to stop, so that it does not
+    wait for brokers that are down. `records_gone`: records deleted by retention before they were read.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class GroupConsumer:
         )
 
     def poll(self, timeout_s: float) -> list[Arrival]:
-        """What has arrived, in the order of each topic. Raises KafkaError (BrokersGoneError, TopicsError)."""
+        """Received records, in the order of each topic. Raises KafkaError (BrokersGoneError, TopicsError)."""
         self._watch.check(self._consumer)
         self._begun = None
         try:
@@ -119,8 +120,8 @@ class GroupConsumer:
         except KafkaException as error:
             raise self._error("records cannot be read", client_error(error)) from error
         if self._begun is not None:
-            # Partitions were assigned meanwhile. Some of these messages may be from before, of a partition that is now to
-            # be read again from an earlier offset: begin anew, with nothing on the way.
+            # Partitions were assigned in this call. Some of these messages may precede that and belong to a partition that
+            # is read again from an earlier offset: discard them and restart cleanly.
             self._place(self._begun)
             return []
         arrivals = []
@@ -144,7 +145,7 @@ class GroupConsumer:
         return arrivals
 
     def pause(self, partition: int, full: tuple[bool, bool]) -> None:
-        """Stop or go on reading the two topics of a partition. The client itself goes on polling. Raises KafkaError."""
+        """Pause or resume the two topics of a partition. The client keeps polling. Raises KafkaError."""
         for topic, stop in enumerate(full):
             place = (topic, partition)
             if stop == (place in self._paused):
@@ -163,15 +164,15 @@ class GroupConsumer:
                 ) from error
 
     def offsets(self, number: int, offsets: Offsets) -> list[TopicPartition]:
-        """As a transaction takes them."""
+        """In the form that a transaction takes."""
         return [TopicPartition(topic, number, offset) for topic, offset in zip(self.topics, offsets, strict=True)]
 
     def group(self) -> Any:
-        """What a transaction needs to know of this member's place in its group, after the last poll."""
+        """This member's group metadata after the last poll, as a transaction needs it."""
         return self._consumer.consumer_group_metadata()
 
     def close(self) -> None:
-        """Leave the group; partitions still held are revoked."""
+        """Leave the group; partitions still owned are revoked."""
         self._consumer.close()
 
     def _arrival(self, message: Message, content: Message | Unreadable | None) -> Arrival:
@@ -183,7 +184,7 @@ class GroupConsumer:
         )  # values are bytes
 
     def _follow(self, message: Message) -> None:
-        """Retention may overtake a worker that reads; the client then goes on at what is left, without a word."""
+        """Retention may overtake a slow worker; the client then silently continues at the oldest record left."""
         topic, number, offset = message.topic(), message.partition(), message.offset()
         assert topic is not None
         assert number is not None
@@ -197,7 +198,7 @@ class GroupConsumer:
             low, _ = self._consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=_REQUEST_S)
         except KafkaException:
             return
-        # Otherwise it was stepped over, or is a transaction's marker.
+        # Otherwise it was skipped, or is a transaction marker.
         if low > expected:
             self._gone(topic, number, expected, min(low, offset))
 
@@ -223,8 +224,8 @@ class GroupConsumer:
         return KafkaError(f"{what}: {reason(error, self._settings, 'Read', name)}")
 
     def _insist(self, request: Callable[[], Any], what: str) -> Any:
-        """The answer to a request to the broker, repeated while it fails: a broker that restarts or a leader that moves is
-        an ordinary event. Raises KafkaError (BrokersGoneError when brokers are gone for too long)."""
+        """The answer to a request to the broker, retried while it fails: broker restarts and leader changes are normal.
+        Raises KafkaError (BrokersGoneError when brokers have been down for too long)."""
         self._patience.begin()
         while True:
             try:
@@ -237,7 +238,7 @@ class GroupConsumer:
             time.sleep(0.2)
 
     def _committed(self, partitions: Iterable[int]) -> dict[int, Offsets]:
-        """Where the group has come to; negative where it has not been. Waits for transactions in progress."""
+        """The group's committed offsets; negative where there are none. Waits for transactions in progress."""
         asked = [TopicPartition(topic, number) for number in partitions for topic in self.topics]
         if not asked:
             return {}
@@ -254,7 +255,7 @@ class GroupConsumer:
         return {packets.partition: (packets.offset, metadata.offset) for packets, metadata in pairs}
 
     def _within(self, number: int, offsets: Offsets) -> Offsets:
-        """The offsets, if the topics still hold them; else the beginning of what they hold."""
+        """The offsets if the topics still hold them, else the start of what they hold."""
         found = []
         for place in self.offsets(number, offsets):
             low, high = self._insist(
@@ -267,7 +268,7 @@ class GroupConsumer:
         return found[0], found[1]
 
     def _numbers(self, places: Iterable[TopicPartition]) -> list[int]:
-        """Partition numbers. Raises KafkaError when the two topics are not assigned alike."""
+        """Partition numbers. Raises KafkaError when the two topics are assigned differently."""
         places = list(places)
         packets, metadata = (sorted(p.partition for p in places if p.topic == topic) for topic in self.topics)
         if packets != metadata:
@@ -295,11 +296,11 @@ class GroupConsumer:
 class Ownership:
     """The partitions that a worker owns, by number.
 
-    `states` reads what is committed for the streams of partitions; `make` begins a partition at what was committed;
-    `changed` is called with the states of partitions that are begun.
+    `states` reads the committed states of the streams of partitions; `make` starts a partition from its committed state;
+    `changed` is called with the states of partitions that are started.
 
-    The group takes all partitions away before it hands them out again. One that comes back as it was left, with nothing
-    emitted for it in between, goes on where it stood; every other one is begun from what is committed (resume.py).
+    The group revokes all partitions before it assigns them again. One that comes back unchanged, with nothing emitted for it
+    in between, resumes where it was; all others start from what is committed (resume.py).
     """
 
     def __init__(
@@ -314,7 +315,7 @@ class Ownership:
         self._sent: dict[int, Offsets] = {}
 
     def assigned(self, committed: dict[int, Offsets]) -> dict[int, Offsets]:
-        """Take partitions in; where to begin to read them. Raises KafkaError."""
+        """Take over partitions; returns the offsets to read from. Raises KafkaError."""
         states = self._states(sorted(committed))
         begun: list[StreamState] = []
         for number, offsets in committed.items():
@@ -333,23 +334,23 @@ class Ownership:
         return {number: self.partitions[number].positions for number in committed}
 
     def suspend(self, numbers: Iterable[int]) -> None:
-        """These partitions are taken away; they may be given back at once."""
+        """These partitions are revoked; they may be assigned again immediately."""
         for number in numbers:
             if (partition := self.partitions.pop(number, None)) is not None:
                 self._suspended[number] = partition
 
     def lose(self, numbers: Iterable[int]) -> None:
-        """Somebody else may have these partitions already."""
+        """Another worker may own these partitions already."""
         for number in numbers:
             if (partition := self.partitions.pop(number, None)) is not None:
                 partition.forget()
 
     def all(self) -> list[Partition]:
-        """Those that it owns and those that may be given back at once."""
+        """Partitions owned, and those that may be assigned again immediately."""
         return [*self.partitions.values(), *self._suspended.values()]
 
     def moved(self) -> dict[int, Offsets]:
-        """Offsets to commit, of partitions where they have changed since `sent`, with no step taken."""
+        """Offsets to commit: those that have changed since `sent`, with no step taken."""
         found = {number: partition.offsets({}) for number, partition in self.partitions.items()}
         return {number: offsets for number, offsets in found.items() if self._sent.get(number) != offsets}
 
@@ -359,10 +360,10 @@ class Ownership:
 
 
 class Progress:
-    """How far partitions are read, by the ends of their topics as the brokers give them, asked for without waiting.
+    """How far partitions are read, relative to the topics' ends, which are requested from the brokers without blocking.
 
-    Not by librdkafka's own news (PARTITION_EOF) alone: that comes only after a fetch without records, which a busy partition
-    never has. `lag`: records not read yet.
+    librdkafka's PARTITION_EOF alone is not enough: it comes only after a fetch without records, which a busy partition never
+    has. `lag`: unread records.
     """
 
     def __init__(self, settings: KafkaSettings, every_s: float = 1.0) -> None:
@@ -376,10 +377,10 @@ class Progress:
         self._pending: dict[tuple[int, int], tuple[float, int]] = {}  # (partition, topic) -> asked at, end
 
     def update(self, partitions: dict[int, Partition]) -> None:
-        """Tell partitions how far they have been read, and ask again when it is time. Does not wait."""
+        """Update the read progress of partitions, and request ends again when due. Does not block."""
         if self._asked and all(answer.done() for answer in self._asked.values()):
             for place, answer in self._asked.items():
-                if answer.exception() is None:  # otherwise it is asked again
+                if answer.exception() is None:  # otherwise it is requested again
                     key = (place.partition, self._topics.index(place.topic))
                     self._ends[key] = answer.result().offset
                     self._pending.setdefault(key, (self._asked_at, self._ends[key]))
@@ -403,7 +404,7 @@ class Progress:
             self._asked = dict(self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED))
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """What was asked about these partitions is of no use any more."""
+        """Discard what was requested about these partitions."""
         gone = set(numbers)
         self._asked = {place: answer for place, answer in self._asked.items() if place.partition not in gone}
         for known in (self._ends, self._pending):

@@ -1,7 +1,7 @@
-"""Frames: of a sampled picture which tokens are kept, and the pixels of those at the model's input size.
+"""Makes frames: which tokens of a sampled picture are kept, and their pixels at the model's input size.
 
-What the keep policy can decide by the codec's signals alone takes no pixels. A picture is decoded when luma must be
-compared, and converted to RGB when a token of it is kept.
+Where the keep policy can decide from the codec's signals alone, no pixels are needed. A picture is decoded when luma must be
+compared, and converted to RGB when one of its tokens is kept.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .sampler_events import Sampling
 
 
 class FrameMaker:
-    """The frames of one epoch. `zones`: those in force."""
+    """Makes the frames of one epoch. `zones`: those in force."""
 
     def __init__(self, sampling: Sampling, zones: tuple[Zone, ...] = ()) -> None:
         self.zones = zones
@@ -34,12 +34,12 @@ class FrameMaker:
         self._seconds = {"decode": 0.0, "keep": 0.0}
         self._sampling = sampling
         self._keep: KeepState | None = None
-        self._shape: tuple[tuple[int, int], int] | None = None  # coded size and orientation that it is for
-        self._view: ZoneView | None = None  # what the zones leave of such a picture
+        self._shape: tuple[tuple[int, int], int] | None = None  # coded size and orientation of the current state
+        self._view: ZoneView | None = None  # the part of such a picture that zones leave visible
 
     @property
     def ready(self) -> bool:
-        """Whether a frame can be made of the picture that was observed last."""
+        """Whether a frame can be made of the picture observed last."""
         return self._keep is not None
 
     def restart(self) -> None:
@@ -50,9 +50,10 @@ class FrameMaker:
         self.zones, self._keep, self._view = zones, None, None
 
     def observe(self, sample: Sample) -> ResultError | None:
-        """Shows the keep state what the codec saw of a sampled picture, wanted or not; a new state when its size changes.
+        """Update the keep state with the codec signal of a sampled picture, wanted or not; a change of size starts a new
+        state.
 
-        Why no frame can be made of it, or None.
+        Returns why no frame can be made of it, or None.
         """
         coded, picture = sample.picture.coded_size, sample.picture.picture
         if self._keep is None or self._shape != (coded, picture.orientation):
@@ -78,8 +79,8 @@ class FrameMaker:
         return None
 
     def make(self, sample: Sample, time_s: float) -> Frame | None:
-        """The frame of the picture that was observed last, at `time_s` of presentation time. None where it cannot be
-        decoded. Only if `ready`."""
+        """The frame of the picture observed last, at `time_s` of presentation time. None if it cannot be decoded. Only if
+        `ready`."""
         keep, view = self._keep, self._view
         assert keep is not None
 
@@ -118,7 +119,7 @@ class FrameMaker:
         return taken
 
     def take_seconds(self) -> dict[str, float]:
-        """What "decode" and "keep" have taken since the last call."""
+        """Seconds spent on "decode" and "keep" since the last call."""
         taken, self._seconds = self._seconds, dict.fromkeys(self._seconds, 0.0)
         return taken
 

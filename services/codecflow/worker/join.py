@@ -1,8 +1,8 @@
 """Packets and metadata of one stream, merged: two ordered sequences with the same keys, (epoch, seq).
 
 Each topic holds a stream's records in key order, so a key that is not above the one before it on the same topic is late or a
-duplicate, and one that the other topic has passed will never come. What is decided depends on the order of each topic
-alone, never on how the two were interleaved or on a clock: a replay decides the same.
+duplicate, and a key that the other topic has moved past will never come. Decisions depend only on the order within each
+topic, never on interleaving or on a clock: a replay makes the same ones.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Key = tuple[int, int]
 """(epoch, seq)"""
 
 _MOST_TOLD = 100
-"""Ends that were none and that wait to be reported."""
+"""Limit on false ends waiting to be reported."""
 
 _END = 1 << 62
-"""As seq: the end of an epoch sorts after every picture of it, whatever number of them it gives."""
+"""As seq: the end of an epoch sorts after all its pictures, whatever picture count it states."""
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """One coded picture with what is known of it. One of the two may be lost, never both.
+    """One coded picture with its packet and metadata. One of the two may be lost, never both.
 
-    The offsets are where a reader of either topic must begin to see this picture: its own record, or the next one.
+    The offsets are where a reader of either topic must start to see this picture: its own record, or the next one.
     """
 
     epoch: int
@@ -47,8 +47,8 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """Nothing more will be joined of this epoch. `closed`: its producer said so; otherwise a later epoch began. `offsets`:
-    behind the newest record seen of either topic."""
+    """Nothing more will be joined of this epoch. `closed`: its producer ended it; otherwise a later epoch began. `offsets`:
+    after the newest record seen on either topic."""
 
     epoch: int
     closed: bool
@@ -68,21 +68,21 @@ class _Waiting(Generic[Record]):
 
 
 class _Side(Generic[Record]):
-    """The records of one topic that wait for the other, oldest first, and what was seen of the topic so far."""
+    """The records of one topic that wait for the other, oldest first, and the progress on this topic."""
 
     def __init__(self, counts: Counter[str]) -> None:
         self.waiting: deque[_Waiting[Record]] = deque()
         self.newest: Key = (-1, -1)
         self.behind = 0
-        """Offset behind the newest record."""
+        """Offset after the newest record."""
         self.earlier_epochs = self.late = 0
-        """Records of an epoch before the newest one; records of the newest one out of order or there twice."""
+        """Records of an epoch before the newest one; records of the newest one that are out of order or duplicates."""
         self._counts = counts
         self._recent: deque[Key] = deque(maxlen=512)
         self._before_end: Key = (-1, -1)
 
     def add(self, key: Key, record: Record, offset: int) -> bool:
-        """Take a record in, unless it is out of order; False when it was counted and dropped."""
+        """Add a record unless it is out of order; False when it was counted and dropped."""
         self.behind = offset + 1
         if key <= self.newest and not self.goes_on(key):
             if key[0] < self.newest[0]:
@@ -100,7 +100,7 @@ class _Side(Generic[Record]):
         return True
 
     def goes_on(self, key: Key) -> bool:
-        """Whether this is a picture after the end of its epoch, which then was none."""
+        """Whether this picture comes after the end of its epoch, which makes that end false."""
         return key[1] < _END and self.newest == (key[0], _END) and key > self._before_end
 
     @property
@@ -109,21 +109,22 @@ class _Side(Generic[Record]):
 
 
 class StreamJoin:
-    """The merge of one stream.
+    """Joins the records of one stream.
 
-    The end of an epoch is believed until the metadata topic goes on with a picture of that epoch: anybody who may write
-    there can write an end. One of a later epoch that no metadata came of is not believed while those of another epoch come.
+    The end of an epoch is accepted until the metadata topic continues with a picture of that epoch: anybody with write
+    access can write an end. The end of a later epoch without metadata is not accepted while metadata of another epoch
+    arrive.
 
-    `counts` is added to, by reason: duplicate, late, earlier-epoch, picture-missing, metadata-missing, no-partner,
+    `counts` is incremented by reason: duplicate, late, earlier-epoch, picture-missing, metadata-missing, no-partner,
     false-end.
-    `false_ends`: (epoch, offset) of ends that were none, for its owner to take.
+    `false_ends`: (epoch, offset) of false ends, to be taken by the owner.
     """
 
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
         self._packets: _Side[CodedPicture] = _Side(counts)
         self._metadata: _Side[PictureMetadata | EndOfEpoch] = _Side(counts)
-        self._next: Key | None = None  # the key expected next; None: nothing was joined yet
+        self._next: Key | None = None  # the next expected key; None: nothing was joined yet
         self._open = False  # its epoch has begun and has not ended
         self._left: Key = (-1, -1)  # nothing more is joined up to here
         self._missing_at_end = 0
@@ -138,7 +139,7 @@ class StreamJoin:
 
     @property
     def late(self) -> int:
-        """Records out of order, or there twice: two producers at once, or a record that is not of the stream's producer."""
+        """Records out of order or duplicates: two producers at once, or a record from another source."""
         return self._packets.late + self._metadata.late
 
     @property
@@ -165,7 +166,7 @@ class StreamJoin:
 
     @property
     def seen(self) -> Offsets:
-        """Behind the newest record of either topic."""
+        """Offsets after the newest record of either topic."""
         return self._packets.behind, self._metadata.behind
 
     def add_packet(self, picture: CodedPicture, offset: int) -> None:
@@ -188,7 +189,7 @@ class StreamJoin:
         self._metadata.add(key, document, offset)
 
     def take(self) -> Iterator[Joined | EpochEnd]:
-        """What can be joined by now, in decode order."""
+        """What can be joined now, in decode order."""
         packets, metadata = self._packets.waiting, self._metadata.waiting
         while True:
             known = metadata[0] if metadata else None
@@ -201,13 +202,13 @@ class StreamJoin:
                 return
             picture = packets[0] if packets else None
             if isinstance(known.record, EndOfEpoch):
-                # Every picture with metadata is joined by now; one without it would give no frame anyway.
+                # Every picture with metadata is joined by now; one without would give no frame anyway.
                 metadata.popleft()
                 yield from self._end(known.key[0], known.record.pictures)
             elif picture is None:
                 return
             elif picture.key[0] < known.key[0]:
-                self._left = (known.key[0] - 1, _END)  # the metadata topic has left this epoch behind
+                self._left = (known.key[0] - 1, _END)  # the metadata topic has moved past this epoch
             elif picture.key < known.key:
                 self._pop_packet()
                 yield from self._joined(picture.key, picture.record, None, (picture.offset, known.offset))
@@ -216,11 +217,12 @@ class StreamJoin:
                 if known.key == picture.key:
                     self._pop_packet()
                     yield from self._joined(known.key, picture.record, known.record, (picture.offset, known.offset))
-                elif self._next is not None:  # its packet is lost; before the first one there is nothing to miss
+                elif self._next is not None:  # its packet is lost; before the first one nothing can be missing
                     yield from self._joined(known.key, None, known.record, (picture.offset, known.offset))
 
     def give_up(self) -> Iterator[Joined | EpochEnd]:
-        """What waits will not find its counterpart any more: metadata go on alone, packets are counted and dropped."""
+        """Waiting records will not find their counterparts any more: metadata continue alone, packets are counted and
+        dropped."""
         yield from self.take()
         while self._packets.waiting:
             self._drop_packet()
@@ -232,7 +234,7 @@ class StreamJoin:
                 yield from self._joined(known.key, None, known.record, (self._packets.behind, known.offset))
 
     def drop_packets(self, count: int, most_bytes: int) -> int:
-        """Drop the oldest packets that wait until at most `count` of `most_bytes` are left; how many were dropped."""
+        """Drop the oldest waiting packets until at most `count` of `most_bytes` are left; returns how many were dropped."""
         dropped = 0
         while self._packets.waiting and (len(self._packets.waiting) > count or self._bytes > most_bytes):
             self._drop_packet()
@@ -240,7 +242,7 @@ class StreamJoin:
         return dropped
 
     def drop_metadata(self, count: int) -> int:
-        """Drop the oldest metadata that wait until at most `count` are left; how many were dropped."""
+        """Drop the oldest waiting metadata until at most `count` are left; returns how many were dropped."""
         dropped = max(0, len(self._metadata.waiting) - count)
         for _ in range(dropped):
             self._metadata.waiting.popleft()
@@ -280,7 +282,7 @@ class StreamJoin:
         yield EpochEnd(epoch, True, self.seen)
 
     def _reopen(self, key: Key) -> None:
-        """The metadata go on with pictures that were given up at an end which was none."""
+        """Metadata continue with pictures that were given up at a false end."""
         self._left = (key[0], key[1] - 1)
         self._next = key
         self._counts["picture-missing"] -= self._missing_at_end

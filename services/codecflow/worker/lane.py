@@ -1,4 +1,4 @@
-"""Lanes: each stream's place in a sampler pool. A lane keeps events until its process has answered for them."""
+"""Lanes: each stream's place in a sampler pool. A lane keeps events until its process has acknowledged them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from .pool_member import Member
 
 _KNOWN_AFTER_S = 5.0
-"""A stream's share of a process is known once it was open for this long."""
+"""Minimum time for which a stream must be open before its share of a process is known."""
 _RETRY_S = (1, 64)
-"""How long a stream is set aside after its picture has ended a process, at first and at most."""
+"""How long a stream is set aside after its picture has crashed a process, initially and at most."""
 
 
 class Lane:
@@ -32,20 +32,20 @@ class Lane:
         self.queued_bytes = 0
         self.held_bytes = 0
         self.unfinished = 0
-        """Events that were pushed, and whose outcome was not taken from the pool yet. Its owner's to read."""
+        """Events pushed whose outcome was not taken from the pool yet. For the owner to read."""
         self.closed = False
         self.number, self.member = number, member
         self.waiting: deque[tuple[Event, int]] = deque()
         self.given: deque[tuple[Event, int]] = deque()
-        """To its process, which has not answered for them yet."""
+        """Events sent to its process and not acknowledged yet."""
         self.given_bytes = 0
         self.done = 0
-        """Events that the process has answered for, since the lane was opened there."""
+        """Events acknowledged by the process since the lane was opened there."""
         self.state = state
-        """After the newest step."""
+        """Offsets after the newest step."""
         self.thin = False
         self.zones = zones
-        """The newest that its sampler was told of."""
+        """The newest zones passed to its sampler."""
         self.trouble: ResultError | None = None
         self.cpu_s = 0.0
         self.opened_at = time.monotonic()
@@ -57,8 +57,8 @@ class Lane:
         return Open(self.number, self.stream, self.state, self.recovery, self.zones)
 
     def fails(self, how: str) -> bool:
-        """It was at work when its process ended. Whether that is its fault: not if the process was killed from outside, as
-        by a system that is out of memory, unless that happens again."""
+        """It was being processed when its process ended. Returns whether it is to blame: not if the process was killed from
+        outside, for example by the OOM killer, unless that happens again."""
         now = time.monotonic()
         if now > self._failed_at + 2 * _RETRY_S[1]:
             self._failures = 0
@@ -67,10 +67,10 @@ class Lane:
 
     @property
     def retry_s(self) -> Fraction:
-        """How long it is set aside for."""
+        """How long it is set aside."""
         return Fraction(min(_RETRY_S[0] << min(self._failures - 1, 10), _RETRY_S[1]))
 
     def cost(self, now: float) -> float | None:
-        """CPU seconds per second; None while that is not known."""
+        """CPU seconds per second; None while unknown."""
         since = now - self.opened_at
         return self.cpu_s / since if since > _KNOWN_AFTER_S else None

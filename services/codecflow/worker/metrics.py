@@ -11,7 +11,7 @@ from .status import Summary
 
 
 def worker_samples(summary: Summary) -> Iterator[Sample]:
-    """What a scrape sees of `summary`, which goes on changing in another thread."""
+    """Metrics of `summary`, which another thread keeps updating."""
     for outcome, count in (
         ("answered", summary.windows - summary.unasked),
         ("unasked", summary.unasked),

@@ -1,6 +1,6 @@
-"""A worker as its options describe it: settings and engine, made in one place for the command and for its benchmark.
+"""A worker's settings and engine from its options, built in one place for the command and for its benchmark.
 
-What can be wrong is found before torch and transformers are imported, which takes seconds.
+Errors are found before torch and transformers are imported, which takes seconds.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WorkerOptions:
     max_pixels: int = MAX_PIXELS
 
     def settings(self) -> WorkerSettings:
-        """Raises ConfigError on whatever can be wrong with the options."""
+        """Raises ConfigError on any invalid option."""
         plan = WindowPlan.of(self.window, self.stride, self.fps)
         kind, period_s, slack_s = parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)
         if self.yes_no and self.question is None:
@@ -83,7 +83,7 @@ class WorkerOptions:
         return settings
 
     def engine(self, family: Family) -> Engine:
-        """The engine that answers. Raises ConfigError."""
+        """The configured engine. Raises ConfigError."""
         from codecflow.vlm.engine import Engine
         from codecflow.vlm.refresh import Refresh
 
@@ -92,7 +92,7 @@ class WorkerOptions:
             family,
             refresh=Refresh.named(self.refresh),
             background=parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)[0] == "background",
-            # Between two windows of a long stride a stream is not idle.
+            # A stream is not idle between two windows of a long stride.
             idle_after_s=max(60.0, 3 * float(plan.stride_slots / plan.fps)),
             memory_bytes=None if self.memory is None else int(self.memory * 2**30),
         )

@@ -1,6 +1,6 @@
-"""One partition of packets and metadata: its streams, when it must not be read on, and which records a successor needs.
+"""One partition of packets and metadata: its streams, when reading must pause, and which records a successor needs.
 
-Knows nothing of the Kafka client: records go in as bytes with their offsets, steps come out to be answered and emitted.
+Independent of the Kafka client: records go in as bytes with their offsets, steps come out to be answered and emitted.
 """
 
 from __future__ import annotations
@@ -45,12 +45,13 @@ PACKETS, METADATA = 0, 1
 _UNPAIRED_AFTER_S = 2.0
 """How long after the other topic was read a stream at its limit keeps records without a counterpart."""
 _AT_END_S = 5.0
-"""A partition counts as read to its end if it was so this long ago."""
+"""A partition counts as read to its end if that was at most this long ago."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionSettings:
-    """What all partitions of a worker share. `topics`: names of packets and metadata; `partitions`: how many each has."""
+    """Settings shared by all partitions of a worker. `topics`: names of packets and metadata; `partitions`: how many each
+    has."""
 
     topics: tuple[str, str]
     partitions: int
@@ -62,8 +63,8 @@ class Partition:
     """The streams of one partition.
 
     `states`: what was emitted so far, by stream. `positions`: offsets of the next record of both topics. `drop` is called
-    with the name of each stream that is let go, `zones_of` with that of each that begins. `clock`: monotonic seconds;
-    `wall_ms`: milliseconds since 1970.
+    with the name of each stream that is released, `zones_of` with that of each stream that starts. `clock`: monotonic
+    seconds; `wall_ms`: milliseconds since 1970.
     """
 
     def __init__(
@@ -85,29 +86,29 @@ class Partition:
         self.streams: dict[str, Stream] = {}
         self._settings, self._limits, self._pool, self._reports = settings, settings.limits, pool, reports
         self._drop, self._clock, self._wall_ms, self._zones_of = drop, clock, wall_ms, zones_of
-        self._read_until = [-math.inf, -math.inf]  # all that each topic held at this time was read
+        self._read_until = [-math.inf, -math.inf]  # everything that each topic held at this time was read
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
-        self._deadlock = False  # both topics are stopped by records that wait for each other
+        self._deadlock = False  # both topics are paused by records that wait for each other
         self._replaying = True
         self._misplaced: dict[str, bool] = {}
-        self._future: Counter[str] = Counter()  # records of epochs of the future that are still to be reported
+        self._future: Counter[str] = Counter()  # records of future epochs that are still to be reported
 
     @property
     def settled(self) -> bool:
-        """Whether every stream that was ever seen here has ended and is answered."""
+        """Whether every stream ever seen here has ended and is answered."""
         return all(state.ended for state in self.states.values()) and all(
             stream.settled for stream in self.streams.values()
         )
 
     @property
     def at_end(self) -> bool:
-        """Whether both topics have been read to their ends, as far as is known."""
+        """Whether both topics have been read to their known ends."""
         return all(until >= newest for until, newest in zip(self._read_until, self._newest_at, strict=True))
 
     @property
     def replaying(self) -> bool:
-        """Until both topics have been read to their ends once since the partition was taken over."""
+        """True until both topics have been read to their ends once since the partition was taken over."""
         self._replaying = self._replaying and not (self.at_end or self.near_end)
         return self._replaying
 
@@ -119,14 +120,14 @@ class Partition:
         offset: int,
         appended_ms: int | None = None,
     ) -> None:
-        """Take in a record of the packets topic. `appended_ms`: when the broker took it in, where that is known."""
+        """Add a record of the packets topic. `appended_ms`: when the broker received it, if known."""
         picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers), appended_ms)
         if picture is not None:
             stream = self._follow(picture.stream, appended_ms)
             stream.packet(picture, offset, self._wall_ms(), self.near_end)
 
     def metadata(self, key: bytes | None, value: bytes | None, offset: int, appended_ms: int | None = None) -> None:
-        """Take in a record of the metadata topic, as `packet` does."""
+        """Add a record of the metadata topic, as `packet` does."""
         document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value), appended_ms)
         if document is not None:
             stream = self._follow(document.stream, appended_ms)
@@ -137,7 +138,7 @@ class Partition:
             stream.metadata(document, offset, self._wall_ms(), self.near_end)
 
     def failed(self, topic: int, key: bytes | None, offset: int, reason: str) -> None:
-        """A record cannot be unpacked, or taking it in has failed in a way that nobody has foreseen: it is left out."""
+        """A record cannot be unpacked, or processing it failed unexpectedly: it is skipped."""
         self._passed(topic, offset)
         self._dead(topic, key, offset, "failed", reason)
 
@@ -146,7 +147,7 @@ class Partition:
         self._read_until[topic] = max(self._read_until[topic], at)
 
     def sampled(self, sampled: Sampled) -> bool:
-        """Take over what a sampler has done; False if it is not of this partition."""
+        """Take over a sampler's output; False if it is not of this partition."""
         stream = self.streams.get(sampled.lane.stream)
         if stream is None or not stream.is_lane_of(sampled):
             return False
@@ -163,7 +164,7 @@ class Partition:
                 yield stream, step
 
     def committed(self, stream: Stream, step: Step) -> None:
-        """The step's results and state are there for all to see."""
+        """The step's results and state are committed."""
         stream.committed(step)
         self.states[stream.name] = step.state
         if step.last and stream.parked and not stream.taken and not stream.ready:
@@ -171,7 +172,7 @@ class Partition:
 
     @property
     def has_news(self) -> bool:
-        """Whether conditions have changed that are worth an event."""
+        """Whether conditions worth an event have changed."""
         return any(stream.has_news for stream in self.streams.values())
 
     def tell(self, now_ms: int, steps: Mapping[str, Step]) -> Iterator[tuple[Stream, StreamState, list[Event]]]:
@@ -181,12 +182,12 @@ class Partition:
                 yield stream, *told
 
     def told(self, stream: Stream, state: StreamState) -> None:
-        """Its events are there for all to see."""
+        """The stream's events are committed."""
         stream.told(state)
         self.states[stream.name] = state
 
     def offsets(self, steps: Mapping[str, Step]) -> Offsets:
-        """Where a successor begins to read once `steps`, the newest of each stream, are committed."""
+        """Where a successor starts to read once `steps`, the newest of each stream, are committed."""
         packets, metadata = self.positions
         for stream in self.streams.values():
             step = steps.get(stream.name)
@@ -195,18 +196,18 @@ class Partition:
         return packets, metadata
 
     def full(self, packets: bool = False, everything: bool = False, sampling: bool = False) -> tuple[bool, bool]:
-        """Which topics must not be read on at present: packets, metadata. The arguments: whether the worker's buffer is full
-        of packets that wait for metadata, or of what waits for samplers; whether samplers have anything to do."""
+        """Which topics must be paused now: packets, metadata. Arguments: whether the worker's buffer is full of packets that
+        wait for metadata, or of what waits for samplers; whether samplers have work."""
         streams = self.streams.values()
         slow = [stream for stream in streams if stream.queue_full]
         for stream in streams:
-            # One stream that is slower than live must not hold up those that are not.
+            # A stream that is slower than live must not hold up the others.
             stream.overrun = stream.may_skip and stream in slow and len(slow) < len(streams)
         waits = any(not stream.overrun for stream in slow)
         if everything or waits or any(s.windows_waiting >= self._limits.windows for s in streams):
             self._full, self._deadlock = (True, True), False  # samplers or the engine will free some
             return self._full
-        # A topic that was stopped goes on at half of the limit, so that it is not stopped at every other record.
+        # A paused topic resumes at half of the limit, so that it is not paused at every other record.
         factors = [2 if full else 1 for full in self._full]
         now = self._clock()
         found = [False, False]
@@ -225,8 +226,8 @@ class Partition:
         return self._full
 
     def relieve(self) -> None:
-        """Drop the oldest records of streams that are at a limit and whose counterparts do not come, so that the partition
-        is not stopped for their sake. To be called when a topic is full."""
+        """Drop the oldest records of streams at a limit whose counterparts do not come, so that they do not block the
+        partition. To be called when a topic is full."""
         limits = self._limits
         for stream in self.streams.values():
             if stream.full_since is None:
@@ -254,7 +255,7 @@ class Partition:
                 )
 
     def expire(self) -> None:
-        """Give up what has waited for too long, let go of idle streams, and report. To be called now and then."""
+        """Give up what has waited for too long, release idle streams, and report. To be called periodically."""
         limits, now_ms, near_end = self._limits, self._wall_ms(), self.near_end
         for stream in list(self.streams.values()):
             since = stream.newest_at
@@ -276,23 +277,23 @@ class Partition:
             if min(self._read_until) > since + limits.idle_s and not stream.parked:
                 stream.park(now_ms)
             elif stream.parked and stream.sampled_all and not stream.ready and not stream.taken:
-                self._forget(stream)  # it had nothing to leave: it has ended, or nothing was ever joined of it
+                self._forget(stream)  # it holds nothing to answer: it has ended, or nothing of it was ever joined
 
     def _observe(self, stream: Stream, now_ms: int, near_end: bool) -> None:
-        """What is worth an event beside answers."""
+        """Detect conditions that are worth an event, apart from answers."""
         stream.observe_behind(now_ms, near_end)
-        # Records that a predecessor has seen already say nothing of now.
+        # Records that a predecessor has already seen say nothing about the present.
         if not self.replaying and min(self._read_until) > stream.newest_at + self._limits.silent_s:
             stream.observe_silent(self._limits.silent_s)
 
     def forget(self) -> None:
-        """Let go of all streams."""
+        """Release all streams."""
         for stream in list(self.streams.values()):
             self._forget(stream)
 
     @property
     def near_end(self) -> bool:
-        """Whether both topics were read to their ends just now."""
+        """Whether both topics were read to their ends a moment ago."""
         return min(self._read_until) > self._clock() - _AT_END_S
 
     def _forget(self, stream: Stream) -> None:
@@ -308,7 +309,7 @@ class Partition:
     def _read(
         self, topic: int, key: bytes | None, offset: int, decode: Callable[[], T], appended_ms: int | None
     ) -> T | None:
-        """The message in the record at `offset`, which is now read; None, with a dead letter, where it cannot be used."""
+        """The message in the record at `offset`, which counts as read; None, with a dead letter, if it is unusable."""
         self._passed(topic, offset)
         try:
             message = decode()
@@ -358,7 +359,7 @@ class Partition:
         return stream
 
     def _report_left_out(self, stream: Stream) -> None:
-        """Records that are not of the order in which one producer publishes, and ends of epochs that were none."""
+        """Report records that violate one producer's publishing order, and false ends of epochs."""
         join = stream.join
         name = stream.name
         for which, count, why in (
@@ -389,7 +390,7 @@ class Partition:
             stream.false_ends = 0
 
     def _is_misplaced(self, stream: str) -> bool:
-        """Whether this is not the stream's partition: two workers would then answer it."""
+        """Whether this is the wrong partition for the stream: two workers would answer it."""
         if stream in self.streams:
             return False
         found = self._misplaced.get(stream)

@@ -1,18 +1,18 @@
 """The sampler pool: the samplers of all streams, in processes of their own.
 
-Decoding, masks and resizing take and give back Python's interpreter lock many times per frame. In threads they would contend
-for it with each other, the join, the engine and the committer; in processes each has its own. (docs/decisions/024.)
+Decoding, masks and resizing acquire and release Python's interpreter lock many times per frame. As threads they would
+contend for it with each other, the join, the engine and the committer; each process has its own. (docs/decisions/024.)
 
-A stream belongs to one process, the one with least to do when it begins, since what its sampler knows (a decoder, masks,
-open windows) lies there; its events are worked off in order, so results do not depend on the number of processes. The lane
-of a stream keeps its events until the process has answered for them, and hands it a bounded part of them ahead.
+A stream belongs to one process, the least busy one when it starts, since its sampler's state (a decoder, masks, open
+windows) is there; its events are processed in order, so results do not depend on the number of processes. The lane of a
+stream keeps its events until the process has acknowledged them, and sends it a bounded number ahead.
 
-A process that ends, by a fault in a decoder or killed from outside, is replaced. Its streams go on in the new one where
-the newest step left off, at their next keyframe: what its samplers knew is lost, frames of the windows that were open are
-missing in them, and windows are marked as restarted. The stream whose picture was at fault is set aside for a while, and
-then goes on in a process for such streams alone. What was handed on before is unaffected, so nothing is emitted twice.
+A process that ends, by a decoder crash or killed from outside, is replaced. Its streams continue in the new one after the
+newest step, at their next keyframe: the samplers' state is lost, frames are missing from the windows that were open, and
+windows are marked as restarted. The stream whose picture was at fault is set aside for a while, then continues in a process
+reserved for such streams. Output passed on before is unaffected, so nothing is emitted twice.
 
-The caller bounds what is queued (`queued_bytes`); the pool bounds what it makes of it, through the gate.
+The caller bounds the queue (`queued_bytes`); the pool bounds its output, through the gate.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from .sampler_process import Allow, Drop, Gate, Push, Turn
 from .windows import Step
 
 _EVENT_BYTES = 500
-"""Taken for an event itself, beside its picture."""
+"""Memory counted per event, in addition to its picture."""
 _AHEAD_BYTES = 1 << 20
-"""Of each lane, what its process is given before it has answered for what it was given before."""
+"""Per lane: limit on what its process is sent before it acknowledges."""
 _RESTART_S = (0.25, 30.0)
-"""How long a process that has ended soon after it began is waited for, at first and at most."""
+"""Delay before a process that ended soon after it started is replaced, initially and at most."""
 _SOON_S = 10.0
 _MOST_USELESS = 5
-"""Processes in a row that ended before they could be told anything: they cannot work here."""
+"""Consecutive processes that ended before they were ready: they cannot work here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """What came out of one lane in one go, in order. `events`: how many were worked off; `counts`: what the sampler counted
+    """Output of one lane in one turn, in order. `events`: how many were processed; `counts`: what the sampler counted
     meanwhile."""
 
     lane: Lane
@@ -61,10 +61,10 @@ class Sampled:
 
 
 class SamplerPool:
-    """Samplers in `processes` processes; with 0 in the caller's own, at once.
+    """Samplers in `processes` processes; with 0 in the caller's own, synchronously.
 
-    All of it is for one thread, the owner's, and nothing here blocks. `say` is called with lines for people.
-    `stuck_after_s`: how long a process may take for one event; longer, and it is killed and replaced.
+    For use by one thread, the owner's; nothing here blocks. `say` is called with lines for people. `stuck_after_s`: how long
+    a process may take for one event before it is killed and replaced.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class SamplerPool:
 
     @property
     def busy_s(self) -> list[float]:
-        """Wall-clock seconds that each process was at work, but for what it is at now."""
+        """Wall-clock seconds that each process was busy, without the work in progress."""
         return [member.busy_s for member in self._members]
 
     @property
@@ -112,23 +112,23 @@ class SamplerPool:
 
     @property
     def memory(self) -> int:
-        """Bytes that the processes hold, but for what they have in common."""
+        """Bytes that the processes hold, without what they share."""
         return sum(member.memory for member in self._members)
 
     @property
     def processes(self) -> list[SamplerProcess]:
-        """Those that run, or are about to."""
+        """Processes that run or are starting."""
         return [member.link.process for member in self._members if isinstance(member.link, Apart)]
 
     def open(self, stream: str, state: StreamState | None, zones: tuple[Zone, ...] = ()) -> Lane:
-        """Begin a stream. `state`: how far it was answered before."""
+        """Start a stream. `state`: how far it was answered before."""
         self._opened += 1
         lane = Lane(self._opened, stream, state, zones, self._least_loaded())
         self._place(lane)
         return lane
 
     def drop(self, lane: Lane) -> None:
-        """Forget a lane and what waits in it. What it has handed on already is not given out by `take` any more."""
+        """Discard a lane and its queue. `take` no longer returns output that it has already produced."""
         lane.closed = True
         member = lane.member
         del member.lanes[lane.number]
@@ -140,7 +140,7 @@ class SamplerPool:
         lane.queued_bytes = lane.given_bytes = lane.held_bytes = 0
 
     def push(self, lane: Lane, event: Event) -> None:
-        """Give a lane its next event."""
+        """Queue a lane's next event."""
         size = _EVENT_BYTES
         if isinstance(event, Joined) and event.picture is not None:
             size += len(event.picture.data)
@@ -160,11 +160,11 @@ class SamplerPool:
                 self._exchange(self._members[0])
 
     def take(self) -> list[Sampled]:
-        """What was sampled since the last call, and what goes on meanwhile: to be called often.
+        """What was sampled since the last call. Also drives the exchange with the processes: call it often.
 
         Raises SamplersError when processes cannot be started.
         """
-        # One system call, however many processes there are.
+        # One system call, for any number of processes.
         heard = {file for file, _ in self._poll.poll(0)} if self._apart else None
         for member in list(self._members):
             if heard is not None:
@@ -183,15 +183,15 @@ class SamplerPool:
         return found
 
     def close(self) -> None:
-        """Ends the processes, whatever they are at."""
+        """Ends the processes, whatever they are doing."""
         for member in self._members:
             self._disconnect(member)
 
     def _exchange(self, member: Member, heard: Container[int] | None = None) -> None:
-        """Hands a process what waits for it, and takes what it has done, unless nothing was `heard` of it."""
+        """Send a process what waits for it and receive its output, unless `heard` says that there is none."""
         if (link := member.link) is None:
             return
-        with suppress(EOFError):  # it has ended: _look_after sees to it
+        with suppress(EOFError):  # it has ended: _look_after handles that
             if link.free:
                 self._give(member)
                 if member.commands:
@@ -219,7 +219,7 @@ class SamplerPool:
         member.cpu_s += turn.cpu_s
         member.memory = member.memory if turn.memory is None else turn.memory
         if member.allowed.gate is Gate.ONE and any(step.window is not None for step in turn.steps):
-            member.allowed = Allow(Gate.CLOSED)  # as the process has it by itself
+            member.allowed = Allow(Gate.CLOSED)  # a new process's default
         lane = member.lanes.get(turn.lane)
         if lane is None:  # dropped
             return
@@ -246,7 +246,7 @@ class SamplerPool:
         self.queued_bytes -= done
 
     def _allow(self) -> None:
-        """Tells processes what the gate lets them do."""
+        """Send processes what the gate permits."""
         chosen = None
         if self._gate is Gate.ONE:
             lanes = [lane for member in self._members for lane in member.lanes.values() if lane.given or lane.waiting]
@@ -260,10 +260,10 @@ class SamplerPool:
                 member.allowed = allowed
                 member.commands.append(allowed)
 
-    # --- processes that begin and end ----------------------------------------------------------------------------------
+    # --- starting and ending processes ----------------------------------------------------------------------------------
 
     def _begin(self, member: Member) -> None:
-        """A new process for this member, with samplers for its lanes."""
+        """Start a new process for this member, with samplers for its lanes."""
         if self._apart:
             process = sampler_host.start()
             member.link = Apart(process)
@@ -303,7 +303,7 @@ class SamplerPool:
         member.link = None
 
     def _look_after(self, member: Member, heard: Container[int]) -> None:
-        """Replaces a process that has ended, and ends one that hangs."""
+        """Replace a process that has ended; kill one that hangs."""
         now = time.monotonic()
         if member.link is None:
             if now >= member.begin_at:
@@ -323,7 +323,7 @@ class SamplerPool:
             process.kill()
 
     def _replace(self, member: Member, process: SamplerProcess, how: str) -> None:
-        self._exchange(member)  # what it has done by then
+        self._exchange(member)  # its output up to then
         number, event, since = process.progress
         self._disconnect(member)
         now = time.monotonic()
@@ -346,7 +346,7 @@ class SamplerPool:
         member.begin_at = now + member.pause_s
 
     def _recover(self, lane: Lane, at: int | None, how: str) -> None:
-        """A lane whose process has ended begins once more. `at`: which of its events the process was at, if of this lane."""
+        """Restart a lane whose process has ended. `at`: the event that the process was handling, if it was of this lane."""
         lane.waiting.extendleft(reversed(lane.given))
         lane.given.clear()
         lane.given_bytes = lane.done = lane.held_bytes = 0

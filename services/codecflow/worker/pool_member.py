@@ -1,4 +1,4 @@
-"""Members of a sampler pool: the process that works there now, or this one, and what it is given and has done."""
+"""Members of a sampler pool: the current process (or this one), its input and its output."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sampler_process import Allow, Command, Gate, Turn, Turns
 
 
 class Link(Protocol):
-    """To where samplers work: a SamplerProcess, or this process itself. `free`: whether it takes commands now."""
+    """Connection to where samplers run: a SamplerProcess, or this process itself. `free`: whether it takes commands now."""
 
     @property
     def free(self) -> bool: ...
@@ -24,7 +24,7 @@ class Link(Protocol):
 
 
 class Here:
-    """Samplers in this process: commands are worked off at once."""
+    """Samplers in this process: commands are executed immediately."""
 
     free = True
 
@@ -46,7 +46,7 @@ class Here:
 
 
 class Apart:
-    """Samplers in a process of their own."""
+    """Samplers in a separate process."""
 
     def __init__(self, process: SamplerProcess) -> None:
         self.process = process
@@ -67,15 +67,15 @@ class Apart:
 
 
 class Member:
-    """The process that works there now, its lanes, and what it has done."""
+    """The current process, its lanes, and its statistics."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.link: Link | None = None
-        """None while it is waited with, after it has ended too soon."""
+        """None during the delay after it has ended too soon."""
         self.lanes: dict[int, Lane] = {}
         self.ready: dict[int, Lane] = {}
-        """Lanes with events that it was not given yet, in turn."""
+        """Lanes with events not sent yet, in turn."""
         self.commands: list[Command] = []
         self.allowed = Allow(Gate.OPEN)
         self.busy_s = self.cpu_s = 0.0
@@ -83,6 +83,6 @@ class Member:
         self.began_at = self.begin_at = 0.0
         self.pause_s = 0.0
         self.progress = (0, 0, 0.0)
-        """What it was at when it was looked at last."""
+        """What it was doing at the last check."""
         self.stuck = False
-        """It was ended because it took too long."""
+        """It was killed because it took too long."""

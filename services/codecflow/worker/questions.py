@@ -1,4 +1,4 @@
-"""Questions and zones of each stream, as codecflow.streams has them now."""
+"""Current questions and zones of each stream, from codecflow.streams."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from codecflow.messages import DeadLetter, Question, Zone, decode_stream
 
 
 class Questions:
-    """Follows the descriptions of all streams, outside the worker group: the newest one rules, from the next window on.
+    """Follows the descriptions of all streams, outside the worker group. The newest one applies, from the next window on.
 
     `default` is asked of every stream without a description. A description that cannot be read goes to `dead`, with a line
-    to `say`, and the one before it stays in force. Raises KafkaError when it cannot read the topic.
+    to `say`, and the previous one stays in force. Raises KafkaError when it cannot read the topic.
     """
 
     def __init__(
@@ -34,21 +34,21 @@ class Questions:
         self._dead, self._say = dead, say
         self._questions: dict[str, tuple[Question, ...]] = {}
         self._zones: dict[str, tuple[Zone, ...]] = {}
-        # As patient as a service: it is caught up with also while partitions are taken over (resume.py).
+        # As patient as a service: it also catches up while partitions are taken over (resume.py).
         self._within_s = settings.gone_after_s
         self._tail = TopicTail(replace(settings, reach_within_s=self._within_s), self._topic, stopping=stopping)
         self.update(caught_up=True)
 
     def of(self, stream: str) -> tuple[Question, ...]:
-        """Its questions, in which the place of each zone that they name is told."""
+        """A stream's questions, with the positions of the zones that they name written out."""
         return self._questions.get(stream, self._default)
 
     def zones(self, stream: str) -> tuple[Zone, ...]:
         return self._zones.get(stream, ())
 
     def update(self, *, caught_up: bool = False) -> set[str]:
-        """Takes in what was written since; the streams that it is of. Does not wait, unless everything that is there by now
-        is to be known (`caught_up`)."""
+        """Apply what was written since the last call; returns the streams affected. Does not wait, unless everything written
+        up to now is required (`caught_up`)."""
         return self._apply(self._tail.catch_up(self._within_s) if caught_up else self._tail.poll(0.0))
 
     def close(self) -> None:

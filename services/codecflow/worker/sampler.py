@@ -1,8 +1,8 @@
-"""One stream's sampler: joined pictures in, closed windows out. It decodes what is sampled, on demand; `frame_maker` makes
-frames of that, `windows` puts them together.
+"""One stream's sampler: joined pictures in, closed windows out. It decodes sampled pictures on demand; `frame_maker` makes
+frames of them, `windows` assembles those into windows.
 
-A sampler is a function of the events it is given: it reads no clock, so that the same events give the same windows,
-whichever thread runs it and however often. It never raises because of what a picture holds: see `Sampler.push`.
+A sampler is a function of its events: it reads no clock, so the same events give the same windows, whichever thread runs it
+and however often. It never raises because of a picture's content: see `Sampler.push`.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .sampler_events import Event, Fault, Leave, Recovery, Restart, Sampling, Se
 from .windows import Step, WindowAssembly
 
 NO_KEYFRAME_MS = 30_000
-"""A stream whose pictures cannot be decoded for this long because no keyframe comes is in trouble."""
+"""A stream is in trouble after this long without a decodable picture because no keyframe comes."""
 
 _TIME_WENT_BACK_S = 3600
-"""After a take-over pictures come again that are older than what was answered, but never by so much more than frames matter
-to later ones."""
+"""After a take-over, pictures older than what was answered come again, but older by at most this much more than the time for
+which frames affect later ones."""
 
 _FIRST_RETRY_S, _LAST_RETRY_S = Fraction(1), Fraction(64)
 
@@ -46,19 +46,19 @@ class _Epoch:
         self.track = track
         self.frames = frames
         self.change: tuple[int, tuple[Zone, ...]] | None = None  # those from a slot on
-        self.last_slot = -1  # the newest slot that records tell of
+        self.last_slot = -1  # the newest slot seen in records
         self.next_seq: int | None = None
         self.recent: deque[int] = deque()  # slots of the newest pictures, in decode order
-        self.waiting_since_ms: int | None = None  # since when no picture could be decoded for want of a keyframe
+        self.waiting_since_ms: int | None = None  # since when no picture could be decoded because no keyframe came
         self.aside_until: Fraction | None = None  # presentation time until which nothing is decoded
-        self.recovery: Recovery | None = None  # which says how long that will be
+        self.recovery: Recovery | None = None  # which sets that time
 
         self._fps = fps
-        self._clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata have told
-        self._slots = (0, 1)  # how many slots as many units of the time base are
+        self._clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata has come
+        self._slots = (0, 1)  # how many slots correspond to how many units of the time base
 
     def tell(self, start_pts: int, time_base: Fraction) -> None:
-        """What metadata say of the epoch's times."""
+        """Set the epoch's time parameters, from metadata."""
         if self._clock is None or self._clock[0] != start_pts or self._clock[1] is not time_base:
             self._clock = start_pts, time_base
             slots = time_base * self._fps
@@ -69,20 +69,19 @@ class _Epoch:
         return None if self._clock is None else (pts - self._clock[0]) * self._clock[1]
 
     def slot(self, pts: int) -> int | None:
-        """The slot in which that lies. In integers: it is asked of every picture."""
+        """The slot that contains it. Integer arithmetic: this runs for every picture."""
         slots, units = self._slots
         return None if self._clock is None else (pts - self._clock[0]) * slots // units
 
 
 class Sampler:
-    """Decodes one stream's pictures where they are sampled, and cuts the frames of them into windows.
+    """Decodes one stream's pictures where they are sampled, and groups their frames into windows.
 
-    `resume`: how far this stream was answered before, by any worker. `recovery`: what became of the sampler before. `zones`:
-    the newest that are known. `counts`
-    is added to, by reason: pictures (coded ones taken), pictures-decoded, lost-pictures (coded pictures that could not be
-    decoded), samples-differ (frames whose samples are not those that the producer saw), windows-skipped (no frame in the
-    newest stride), windows-behind (left out because the worker was behind), and frames, tokens-kept, tokens-total of what
-    was sampled. `trouble`: why no frames can be had at present.
+    `resume`: how far this stream was answered before, by any worker. `recovery`: what happened to the previous sampler.
+    `zones`: the newest known. `counts` is incremented by reason: pictures (coded ones taken), pictures-decoded,
+    lost-pictures (coded pictures that could not be decoded), samples-differ (frames whose samples are not those that the
+    producer saw), windows-skipped (no frame in the newest stride), windows-behind (left out because the worker was behind),
+    and frames, tokens-kept, tokens-total of what was sampled. `trouble`: why no frames can be produced at present.
     """
 
     def __init__(
@@ -109,19 +108,20 @@ class Sampler:
         self._trace: str | None = None  # of the newest frame's picture
         self._retry_s = _FIRST_RETRY_S
         self._failed_at: Fraction | None = None
-        self._pictures = {"published": 0, "decoded": 0}  # since the window before
+        self._pictures = {"published": 0, "decoded": 0}  # since the previous window
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of sampled frames that wait for their window to close, and of coded pictures that may have to be decoded."""
+        """Bytes of sampled frames that wait for their window to close, and of coded pictures that may still have to be
+        decoded."""
         epoch = self._epoch
         return epoch.windows.nbytes + epoch.track.decoder.held_bytes if epoch is not None else 0
 
     def push(self, event: Event) -> list[Step]:
-        """Take an event in; the steps that it completes.
+        """Process an event; returns the steps that it completes.
 
-        Any error costs the pictures up to a later keyframe, at an exponentially growing distance: the windows that close
-        meanwhile carry the error, and the picture is named in `faults`.
+        Any error skips the pictures up to a later keyframe, with exponential backoff: windows that close meanwhile carry the
+        error, and the picture is recorded in `faults`.
         """
         try:
             self._take(event)
@@ -181,8 +181,8 @@ class Sampler:
         return epoch
 
     def _begin_zones(self, epoch: _Epoch, resume: StreamState | None) -> None:
-        """The zones of an epoch that begins, or goes on from `resume`. Those that the state names are in force from when it
-        says on; others from where nothing is answered yet."""
+        """The zones of an epoch that starts, or continues from `resume`. Those that the state names are in force from the
+        time given there; others from the first unanswered window."""
         windows = epoch.windows
         before, digest = windows.zones, zones_digest(self._zones)
         if digest != (0 if before is None else before.digest):
@@ -191,7 +191,7 @@ class Sampler:
             windows.change_zones(before.digest, before.since)
 
     def _change_zones(self, epoch: _Epoch, slot: int) -> None:
-        """Puts new zones in force, once a frame has come from behind the window boundary at which they are."""
+        """Apply new zones once a frame has come from after the window boundary at which they take effect."""
         if epoch.change is None or slot < epoch.change[0]:
             return
         (boundary, zones), epoch.change = epoch.change, None
@@ -205,7 +205,7 @@ class Sampler:
         if epoch is None or epoch.windows.epoch != end.epoch:
             if not end.closed:
                 return
-            # Nothing was joined of it: there is only its end to remember.
+            # Nothing of it was joined: only its end has to be recorded.
             memory_s = self._sampling.keep.memory_s
             resume = self._resume if self._resume is not None and self._resume.epoch == end.epoch else None
             windows = WindowAssembly(self._sampling.plan, memory_s, self.stream, end.epoch, end.offsets, resume)
@@ -216,7 +216,7 @@ class Sampler:
         if end.closed:
             step = epoch.windows.end(end.offsets)
             self._steps.append(step)
-            self._resume = step.state  # should its pictures go on: its end was none
+            self._resume = step.state  # in case its pictures continue: the end was false
         self._epoch = None
 
     def _leave(self, leave: Leave) -> None:
@@ -228,7 +228,7 @@ class Sampler:
 
     def _skip(self, skipped: Skipped) -> None:
         if (epoch := self._epoch) is None:
-            self._skipped = skipped  # before anything of the epoch to come
+            self._skipped = skipped  # before any later picture of the epoch
             return
         self._show(epoch, epoch.track.flush())
         epoch.windows.skip(skipped.offsets)
@@ -276,8 +276,8 @@ class Sampler:
             self._hand_on(epoch, epoch.windows.close_before(until))
 
     def _timely(self, epoch: _Epoch, joined: Joined) -> Joined | None:
-        """Without the packet where its time cannot be true. It must be that of its metadata, which is bounded; where those
-        are lost, one within a window of what came before."""
+        """Drops the packet if its time cannot be right. It must equal that of its metadata, which is bounded; without
+        metadata it must lie within a window of the pictures before it."""
         metadata, picture = joined.metadata, joined.picture
         if metadata is not None:
             epoch.tell(metadata.start_pts, metadata.time_base)
@@ -294,7 +294,7 @@ class Sampler:
         return None if metadata is None else replace(joined, picture=None)
 
     def _push(self, epoch: _Epoch, picture: CodedPicture | None, metadata: PictureMetadata | None) -> int:
-        """Takes a picture in; how many were found to be lost."""
+        """Process a picture; returns how many were found to be lost."""
         decoder = epoch.track.decoder
         lost, published, decoded = decoder.lost, decoder.published, decoder.decoded
         try:
@@ -328,8 +328,8 @@ class Sampler:
         return SampleTrack(sampling.plan.fps, self.stream, nvdec=sampling.nvdec, max_bytes=sampling.gop_bytes)
 
     def _pass(self, epoch: _Epoch, seq: int, slot: int, captured_at_ms: int) -> None:
-        """A picture of `slot` has come. Windows that no later picture can belong to are closed, decoded or not: pictures are
-        reordered by at most MAX_DELAY."""
+        """A picture of `slot` has come. Windows that no later picture can belong to are closed, whether it can be decoded or
+        not: pictures are reordered by at most MAX_DELAY."""
         lost = epoch.next_seq is not None and seq != epoch.next_seq
         epoch.next_seq = seq + 1
         epoch.last_slot = max(epoch.last_slot, slot)
@@ -340,7 +340,7 @@ class Sampler:
             self._hand_on(epoch, epoch.windows.close_before(epoch.recent.popleft()))
 
     def _look_back(self, epoch: _Epoch, slot: int) -> None:
-        """A picture far older than what was answered: one before it had a time that nothing will reach soon."""
+        """A picture far older than what was answered: one before it had a time that will not be reached soon."""
         late = self._sampling.plan.first(epoch.windows.next_window) - slot
         if late > self._late_slots:
             if self.trouble is None:

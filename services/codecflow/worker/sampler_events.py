@@ -1,4 +1,4 @@
-"""What a sampler is told (settings, then events in order) and what it tells beside its steps: faults."""
+"""A sampler's input (settings, then events in order), and what it returns besides steps: faults."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .windows import WindowPlan
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """What all streams of a worker share, and sampler processes are told: windows, keep policy, the model's token grid for a
-    shown picture (width, height), its input (height, width, 3) for the picture's RGB (height, width, 3), whether to decode
-    on the GPU (`nvdec`), the largest picture that is decoded, and the coded bytes of one stream that may wait for being
-    decided (`gop_bytes`)."""
+    """Settings shared by all streams of a worker and sent to sampler processes: windows, keep policy, the model's token grid
+    for a shown picture (width, height), its input (height, width, 3) for the picture's RGB (height, width, 3), whether to
+    decode on the GPU (`nvdec`), the largest picture that is decoded, and the coded bytes of one stream that may wait for a
+    decision (`gop_bytes`)."""
 
     plan: WindowPlan
     keep: KeepConfig
@@ -39,7 +39,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """No records have come for long: the stream is left as it is, and goes on at `offsets` when it comes back."""
+    """No records have come for long: the stream is suspended, and continues at `offsets` when records return."""
 
     offsets: Offsets
 
@@ -54,7 +54,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Thin:
-    """From now on (or no longer, with `on` False) only every second frame and window."""
+    """From now on (until `on` is False) only every second frame and window."""
 
     on: bool
 
@@ -76,7 +76,7 @@ Event = Joined | EpochEnd | Leave | Skipped | Thin | Restart | SetZones
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A picture whose handling failed: where its packet is, and why."""
+    """A picture whose handling failed: the coordinates of its packet, and the reason."""
 
     packets_offset: int
     reason: str
@@ -84,9 +84,9 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """A sampler takes the place of one that has ended with its process, and begins at the next keyframe.
+    """A sampler replaces one that ended with its process, and starts at the next keyframe.
 
-    `thin`: as the newest Thin said. With `error` one of the stream's pictures was the reason: everything up to `aside_s`
+    `thin`: as in the newest Thin. With `error`, one of the stream's pictures was the cause: everything up to `aside_s`
     seconds of presentation time after the picture `seq` is left out.
     """
 

@@ -1,12 +1,12 @@
-"""Where sampler processes come from: a process that has imported what they need, and forks one whenever it is asked.
+"""The process that forks sampler processes, after importing what they need.
 
     python -m codecflow.worker.sampler_host CONTROL_FD
 
-Importing torch takes seconds and 300 MB per process; after a fork that is shared. The worker itself cannot fork: it has
-threads, and a GPU perhaps. This process has one thread and does nothing else.
+Importing torch takes seconds and 300 MB per process; forked processes share it. The worker itself cannot fork: it has
+threads, and perhaps a GPU. This process has one thread and does nothing else.
 
-Nothing outlives the worker, however it ends: with it the control socket closes, this process exits, and the kernel kills
-what it has forked. Signals of the terminal and of service managers are for the worker, which ends all of this itself.
+Nothing outlives the worker, however it ends: the control socket closes with it, this process exits, and the kernel kills the
+forked processes. Signals from the terminal and service managers are for the worker, which ends all of this itself.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _STOP_S = 5.0
 
 
 class SamplersError(CodecFlowError):
-    """Sampler processes cannot be had."""
+    """Sampler processes cannot be started."""
 
 
 class SamplerProcess:
-    """A sampler process, as its worker sees it. `channel`: to it; `notes`: a file that can be read once it has begun or
-    ended."""
+    """A sampler process, as seen by its worker. `channel`: the connection to it; `notes`: a file that becomes readable when
+    the process has started or ended."""
 
     def __init__(self, channel: Channel, progress: mmap.mmap, notes: int) -> None:
         self.channel, self.notes = channel, notes
@@ -58,7 +58,7 @@ class SamplerProcess:
 
     @property
     def ended(self) -> str | None:
-        """Why it has ended: a signal's name, `exit status N` or `lost`. None while it runs or is about to."""
+        """Why it has ended: a signal's name, `exit status N` or `lost`. None while it runs or is starting."""
         self._listen()
         return self._ended
 
@@ -73,7 +73,7 @@ class SamplerProcess:
                 os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Ends it, whatever it is at."""
+        """Ends it, whatever it is doing."""
         self.channel.close()
         self.kill()
         os.close(self.notes)
@@ -93,14 +93,14 @@ class SamplerProcess:
 
 
 class _Host:
-    """The process that forks, and the way to ask it."""
+    """The forking process and the connection to it."""
 
     def __init__(self) -> None:
         self.owner = os.getpid()
         self._control, theirs = socket.socketpair()
         paths = [path or os.getcwd() for path in sys.path]
         self._process = subprocess.Popen(
-            # -P: not the modules of the working directory.
+            # -P: do not import modules from the working directory.
             [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
@@ -142,14 +142,14 @@ class _Host:
 
 
 _ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""A process computes in one thread, beside those of the other streams; and one with several could not fork."""
+"""Each process computes in one thread, next to those of the other streams; a process with several threads could not fork."""
 
 _lock = threading.Lock()
 _host: _Host | None = None
 
 
 def prepare() -> None:
-    """Begins to import what sampler processes need, so that they start at once when they are wanted."""
+    """Starts to import what sampler processes need, so that they start without delay later."""
     _current()
 
 
@@ -159,7 +159,7 @@ def start() -> SamplerProcess:
 
 
 def _current() -> _Host:
-    """One for all workers of this process."""
+    """One host for all workers of this process."""
     global _host  # noqa: PLW0603
     with _lock:
         if _host is None or _host.owner != os.getpid() or not _host.alive:
@@ -168,7 +168,7 @@ def _current() -> _Host:
 
 
 def _log_to_stderr() -> None:
-    """As the command does, which has looked at the settings."""
+    """As in the command, which has read the settings."""
     with suppress(ConfigError):
         logs.configure()
 
@@ -183,7 +183,7 @@ def _main(control: socket.socket) -> int:
     signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     gc.collect()
-    gc.freeze()  # a collection in a child would touch, and so copy, what is shared
+    gc.freeze()  # a collection in a child would write to, and so copy, shared pages
     notes: dict[int, int] = {}
     while True:
         ready, _, _ = select.select([control.fileno(), wake], [], [])
@@ -202,7 +202,7 @@ def _main(control: socket.socket) -> int:
                 for file in (control.fileno(), wake, woken, *notes.values(), files[2]):
                     os.close(file)
                 _sample(own, files[0], files[1])
-            with suppress(OSError):  # nobody wants to know any more
+            with suppress(OSError):  # nobody is listening any more
                 os.write(files[2], b"%d\n" % pid)
             notes[pid] = files[2]
             os.close(files[0])
@@ -210,7 +210,7 @@ def _main(control: socket.socket) -> int:
 
 
 def _reap(notes: dict[int, int]) -> None:
-    """Says of each child that has ended how it did."""
+    """Report how each terminated child ended."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -227,7 +227,7 @@ def _reap(notes: dict[int, int]) -> None:
 
 
 def _sample(parent: int, channel: int, progress: int) -> NoReturn:
-    """In the child."""
+    """Runs in the child."""
     code = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

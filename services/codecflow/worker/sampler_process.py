@@ -1,7 +1,7 @@
-"""A sampler process: the samplers of some streams, which take turns in its one thread.
+"""A sampler process: the samplers of some streams, scheduled in turns on its one thread.
 
-It starts with nothing, is told what it samples by the first message, and sends back what each turn gave. It ends with the
-worker: when the channel is closed, or killed by the kernel with the process that it was forked from (sampler_host.py).
+It starts empty, receives its settings with the first message, and sends back the output of each turn. It ends with the
+worker: when the channel is closed, or killed by the kernel together with the process that forked it (sampler_host.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 class Gate(Enum):
     """How much samplers may do: everything; only the stream nearest to closing its window (sampled frames fill the memory,
-    and nothing but a closed window will free any); nothing (the engine will free some)."""
+    and only a closed window can free any); nothing (the engine will free some)."""
 
     OPEN = "open"
     ONE = "one"
@@ -39,7 +39,7 @@ class Gate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """A stream's sampler begins, in lane number `lane`."""
+    """Start a stream's sampler, in lane number `lane`."""
 
     lane: int
     stream: str
@@ -58,14 +58,14 @@ class Push:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """A lane is closed, with what waits in it."""
+    """Close a lane and discard its queue."""
 
     lane: int
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """What may be done from now on; with Gate.ONE by `lane` alone, until it has closed a window."""
+    """What may run from now on; with Gate.ONE only `lane`, until it has closed a window."""
 
     gate: Gate
     lane: int = 0
@@ -76,10 +76,11 @@ Command = Sampling | Open | Push | Drop | Allow
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What came out of one lane in one go, in order.
+    """Output of one lane in one turn, in order.
 
-    `events`: how many were worked off; `counts`: what the sampler counted meanwhile; `held_bytes`: what it holds now.
-    `busy_s`, `cpu_s`: what the turn took. `memory`: bytes that the process has taken since it began, now and then.
+    `events`: how many were processed; `counts`: what the sampler counted meanwhile; `held_bytes`: what it holds now.
+    `busy_s`, `cpu_s`: time used by the turn. `memory`: bytes that the process has allocated since it started, reported
+    occasionally.
     """
 
     lane: int
@@ -95,8 +96,8 @@ class Turn:
 
 
 class Progress:
-    """What a sampler process is at, in memory that it shares with its worker, who reads it when the process has ended or
-    hangs: lane (0: none), number of the event in its lane, and since when in monotonic seconds (0: it has not begun)."""
+    """What a sampler process is doing, in memory shared with its worker, which reads it when the process has ended or hangs:
+    lane (0: none), number of the event in its lane, and since when in monotonic seconds (0: it has not started)."""
 
     SIZE = 24
     _layout = struct.Struct("<QQd")
@@ -111,11 +112,11 @@ class Progress:
         self._write(0, 0)
 
     def _write(self, lane: int, event: int) -> None:
-        # Not pack_into: that fills the place with zeros first, for all to see.
+        # Not pack_into: it first zeroes the memory, which the worker could see.
         self._memory[: self.SIZE] = self._layout.pack(lane, event, time.monotonic())
 
     def read(self) -> tuple[int, int, float]:
-        """Not to be believed unless it is read twice, while the process runs."""
+        """While the process runs, only two equal reads can be trusted."""
         lane, event, since = self._layout.unpack_from(self._memory)
         return lane, event, since
 
@@ -128,8 +129,8 @@ class _Lane:
 
 
 class Turns:
-    """Lanes that take turns: the one that has waited longest works for up to 20 ms, so that a stream whose pictures are
-    costly delays the others as little as possible."""
+    """Schedules lanes in turns: the one that has waited longest runs for up to 20 ms, so that a stream with costly pictures
+    delays the others as little as possible."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or Progress(bytearray(Progress.SIZE))
@@ -163,12 +164,12 @@ class Turns:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is a turn to be had."""
+        """Whether a lane is ready."""
         gate = self._allowed.gate
         return bool(self._line) and (gate is Gate.OPEN or (gate is Gate.ONE and self._allowed.lane in self._line))
 
     def turn(self) -> Turn:
-        """The next turn. Only if `waiting`."""
+        """Run the next turn. Only if `waiting`."""
         if self._allowed.gate is Gate.OPEN:
             number = self._line.popleft()
         else:
@@ -212,14 +213,14 @@ class Turns:
 
 
 def _own_memory() -> int:
-    """Bytes of this process's memory that are backed by no file."""
+    """Bytes of this process's memory that are not backed by a file."""
     with open("/proc/self/statm", encoding="ascii") as file:
         _, resident, shared, *_ = map(int, file.read().split())
     return (resident - shared) * _PAGE
 
 
 def serve(channel: Channel, progress: Progress) -> None:
-    """Until the worker closes the channel."""
+    """Run until the worker closes the channel."""
     turns = Turns(progress)
     try:
         while True:

@@ -3,8 +3,8 @@
     consumer ─▶ join ─▶ sampler pool ─▶ engine ─▶ committer
     (main thread)       (N processes)   (thread)  (thread)
 
-The main thread owns partitions and streams and never computes; no other thread touches them. It never waits for a stage but
-where partitions are taken away.
+The main thread owns partitions and streams and never computes; no other thread touches them. It waits for another stage only
+when partitions are revoked.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _HOLD_EVERY_S = 0.04
 _EVERY_S = 0.5
 _COMMIT_EVERY_S = 5.0
 _FIRST_TOKENS = 720
-"""How many tokens of answers in free words a worker's first batch may take as long for again as a batch may last. Nothing is
-known of the engine by then, and long answers to one stream must not end every worker that begins with them."""
+"""How many tokens of free-text answers extend the time limit of a worker's first batch by one more batch limit. The engine's
+speed is unknown then, and long answers to one stream must not end every worker that starts with them."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Steps under way together, each with its partition and stream, and what is asked of each stream."""
+    """Steps in progress together, each with its partition and stream, and the questions of each stream."""
 
     steps: list[tuple[Partition, Stream, Step]]
     asked: Mapping[str, tuple[Question, ...]]
@@ -62,7 +62,7 @@ class _Batch:
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """A transaction under way. `told`: streams with events but without a step. `partitions`: those that the worker owned
+    """A transaction in progress. `told`: streams with events but without a step. `partitions`: those that the worker owned
     when it began."""
 
     steps: list[tuple[Partition, Stream]]
@@ -75,11 +75,10 @@ class _Commit:
 
 
 class Worker:
-    """Answers the streams of the partitions that its group gives it.
+    """Answers the streams of the partitions that its group assigns to it.
 
     `progress` is called about twice per second with the figures so far, `notice`, from any thread, with a line for people.
-    `summary`: where the figures go, to be had after an error as well. Raises KafkaError when the brokers are not as they
-    must be.
+    `summary`: holds the figures, available also after an error. Raises KafkaError when the brokers' setup is wrong.
     """
 
     def __init__(
@@ -127,10 +126,10 @@ class Worker:
         self._consumer = transport.consumer(self._owned.assigned, self._revoked, notice)
 
     def run(self) -> Summary:
-        """Until the stop is requested or, with `until_end`, every stream has ended; what was done.
+        """Run until a stop is requested or, with `until_end`, every stream has ended; returns the summary.
 
-        What the engine has under way is finished and emitted, and the worker leaves its group. Raises KafkaError when the
-        brokers are gone.
+        The batch in the engine is finished and emitted, and the worker leaves its group. Raises KafkaError when the brokers
+        are down for too long.
         """
         try:
             health = self._summary.health
@@ -154,7 +153,7 @@ class Worker:
         return self._summary
 
     def _read(self, arrivals: list[Arrival]) -> None:
-        """Records to their streams."""
+        """Dispatch records to their streams."""
         for arrival in arrivals:
             partition = self._owned.partitions.get(arrival.partition)
             if partition is None:
@@ -180,7 +179,7 @@ class Worker:
         self._hold_back()
 
     def _hold_back(self) -> None:
-        """Stop reading where enough waits already, and sampling where enough is sampled. Polling goes on."""
+        """Pause reading where enough waits already, and sampling where enough is sampled. Polling continues."""
         now = time.monotonic()
         if now < self._next_hold:
             return
@@ -204,15 +203,15 @@ class Worker:
             self._consumer.pause(partition.number, full)
 
     def _collect(self) -> None:
-        """What the samplers have done, to its stream."""
+        """Dispatch the samplers' output to its streams."""
         for sampled in self._pool.take():
             for partition in self._owned.all():
                 if partition.sampled(sampled):
                     break
 
     def _advance(self) -> None:
-        """Take over what is committed and answered, commit it, and give the engine what has come together since: all streams
-        as one batch."""
+        """Take over what is committed and answered, commit it, and give the engine the next batch: all streams with a step
+        ready."""
         if self._commit is not None and self._commit.done.done():
             self._committed()
         if self._batch is not None and self._batch.answers.done() and self._commit is None:
@@ -230,11 +229,11 @@ class Worker:
                 self._batch = _Batch(steps, asked, answers)
 
     def _submit(self, batch: _Batch | None) -> None:
-        """Begin the transaction of an answered batch, or of nothing but dead letters and offsets."""
+        """Begin the transaction of an answered batch, or of dead letters and offsets only."""
         self._batch = None
         steps = [] if batch is None else batch.steps
         answered = [] if batch is None else batch.answers.result()
-        # Partitions may have been lost while it was computed.
+        # Partitions may have been lost during computation.
         kept = [self._owned.partitions.get(partition.number) is partition for partition, _, _ in steps]
         steps, answered = list(compress(steps, kept)), list(compress(answered, kept))
         now_ms = int(time.time() * 1000)
@@ -268,8 +267,8 @@ class Worker:
         self._next_commit = time.monotonic() + _COMMIT_EVERY_S
 
     def _committed(self) -> None:
-        """The transaction under way is over. Where it failed because the partitions are somebody else's by now, everything
-        that was built on it is dropped."""
+        """The transaction in progress is over. If it failed because the partitions have moved to another worker, everything
+        built on it is dropped."""
         commit, self._commit = self._commit, None
         assert commit is not None
         try:
@@ -277,7 +276,7 @@ class Worker:
         except FencedError as error:
             self._summary.fenced += 1
             owned = self._owned.partitions
-            # What was begun since, after an outage longer than the session, belongs to a later place in the group.
+            # What began since, after an outage longer than the session, belongs to a newer membership.
             lost = [number for number, partition in commit.partitions.items() if owned.get(number) is partition]
             self._lose(lost)
             self._notice(f"{error}; dropping what was not emitted: another worker continues from there")
@@ -309,9 +308,9 @@ class Worker:
         self._summary.add(answered.results)
 
     def _finish_under_way(self, within_s: float | None = None) -> bool:
-        """Wait for the engine and commit what it has answered; False where that takes longer than `within_s` seconds."""
+        """Wait for the engine and commit its answers; False if that takes longer than `within_s` seconds."""
         deadline = None if within_s is None else time.monotonic() + within_s
-        for _ in range(2):  # the transaction under way, then the one of the batch that is in the engine
+        for _ in range(2):  # the transaction in progress, then that of the batch in the engine
             if self._commit is not None:
                 if not _done(self._commit.done, deadline):
                     return False
@@ -323,10 +322,10 @@ class Worker:
         return True
 
     def _revoked(self, numbers: list[int], lost: bool) -> None:
-        """Within `GroupConsumer.poll`: the group waits until this returns."""
+        """Called within `GroupConsumer.poll`: the group waits until this returns."""
         self._summary.rebalances += 1
         if lost:
-            # They may be somebody else's already, and the group refuses what is not committed yet.
+            # Another worker may own them already; the group then refuses what is not committed yet.
             self._batch = None
             if self._commit is not None and _done(self._commit.done, time.monotonic() + REVOKE_WITHIN_S):
                 self._committed()
@@ -335,7 +334,7 @@ class Worker:
             self._owned.suspend(numbers)
             self._read_to.forget(numbers)
         else:
-            # Too slow: the group must not wait longer. Nothing of it will be emitted, whatever becomes of it.
+            # Too slow: the group must not wait longer. None of it will be emitted, whatever its outcome.
             self._batch = None
             self._lose(numbers)
 
@@ -404,15 +403,15 @@ class Worker:
         }
 
     def _busy(self) -> list[tuple[str, float]]:
-        """What the other threads are at, and since when."""
-        # Not a transaction: it is given up by itself, once brokers have been gone for too long.
+        """What the other threads are doing, and since when."""
+        # Transactions are not listed: they abort by themselves when brokers have been down for too long.
         engine = self._answering.time
         since = engine.since
-        # A slow engine is not stuck: one batch may be as large as several before it.
+        # A slow engine is not stuck: one batch may be as large as several earlier ones.
         if since is None or time.monotonic() - since < 5 * engine.longest_s:
             return []
         batch = self._batch
-        if not engine.longest_s and batch is not None:  # nor is the first one, of long answers
+        if not engine.longest_s and batch is not None:  # nor is a first batch of long answers
             texts = [one for questions in batch.asked.values() for one in questions if one.type == "text"]
             since += sum(one.max_tokens for one in texts) * self._settings.stuck_after_s / _FIRST_TOKENS
         return [("a batch of the engine", since)] if since < time.monotonic() else []
@@ -427,10 +426,10 @@ class Worker:
         )
 
     def _states(self, numbers: list[int]) -> States:
-        """Of partitions that the group has just given."""
+        """States of partitions that were just assigned."""
         self._summary.rebalances += 1
         self._summary.health.started = True
-        self._take_settings(caught_up=True)  # whoever had them may have known newer zones, and states name those
+        self._take_settings(caught_up=True)  # the previous owner may have known newer zones, which states refer to
         return self._transport.states(numbers, self._letters.add, self._notice)
 
     def _begin(self, number: int, states: dict[str, StreamState], positions: Offsets) -> Partition:
@@ -446,14 +445,14 @@ class Worker:
         )
 
     def _take_settings(self, *, caught_up: bool = False) -> None:
-        """What was set of streams since the last call; with `caught_up` all that was set by now."""
+        """Apply stream settings written since the last call; with `caught_up`, all written up to now."""
         for name in self._questions.update(caught_up=caught_up):
             for partition in self._owned.all():
                 if (stream := partition.streams.get(name)) is not None:
                     stream.set_zones(self._questions.zones(name))
 
     def _report_plans(self, states: list[StreamState]) -> None:
-        """Streams that were answered under another plan."""
+        """Report streams that were answered under another plan."""
         plan = self._settings.plan
         others = [state for state in states if not state.ended and state.plan != plan.grid]
         if others:

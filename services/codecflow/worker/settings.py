@@ -1,4 +1,4 @@
-"""Worker settings: windows and masks, limits on memory and waiting, and what happens to a stream that falls behind."""
+"""Worker settings: windows and masks, limits on memory and waiting, and handling of streams that fall behind."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .windows import WindowPlan
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_samplers(nvdec: bool = False) -> int:
-    """Sampler processes: one core is left to reading, the engine and committing. With NVDEC at most 12, since each has a
-    CUDA context of its own, of some 0.5 GB. Memory files, which they need, are Linux's."""
+    """Number of sampler processes: one core is left for reading, the engine and committing. With NVDEC at most 12, since
+    each has its own CUDA context of about 0.5 GB. They need memory files, which only Linux has."""
     if not hasattr(os, "memfd_create"):
         return 0
     return min(max(1, available_cores() - 1), 12 if nvdec else 1 << 10)
 
 
 def default_buffer_bytes() -> int:
-    """A quarter of the memory that this process may use (cgroup or machine), at least 1 GiB."""
+    """A quarter of the memory available to this process (cgroup or machine), at least 1 GiB."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     with suppress(OSError, ValueError):  # no cgroup v2, or "max"
         machine = min(machine, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -40,8 +40,8 @@ def default_buffer_bytes() -> int:
 
 
 DEFAULT_REUSE_S = "64"
-"""Seconds for which an answer may be repeated while its window stays as it is: 8 of the default windows. Seven of eight
-questions about a still scene are then saved; longer periods save little more (docs/explanation/evaluation.md)."""
+"""Seconds for which an answer may be repeated while its window is unchanged: 8 of the default windows. This saves seven of
+eight questions about a still scene; longer periods save little more (docs/explanation/evaluation.md)."""
 
 
 def reuse_slots(text: str, fps: Fraction) -> int:
@@ -65,7 +65,7 @@ class WhenBehind:
 
     @staticmethod
     def parse(text: str) -> WhenBehind:
-        """From `wait`, `skip`, `skip=SECONDS`, `thin` or `thin=SECONDS`. Raises ConfigError on anything else."""
+        """Parses `wait`, `skip`, `skip=SECONDS`, `thin` or `thin=SECONDS`. Raises ConfigError on anything else."""
         name, equals, seconds = text.partition("=")
         if text == "wait":
             return WhenBehind("wait")
@@ -77,16 +77,16 @@ class WhenBehind:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds on what a worker holds and on how long it waits.
+    """Limits on a worker's memory and waiting times.
 
-    `buffer_bytes`: coded pictures and sampled frames of all streams together, one half each. `stream_bytes`: coded pictures
-    of one stream, waiting for their metadata or for the sampler; `pictures`, `documents`: packets and metadata of one
+    `buffer_bytes`: coded pictures and sampled frames of all streams together, half for each. `stream_bytes`: coded pictures
+    of one stream that wait for their metadata or for the sampler; `pictures`, `documents`: packets and metadata of one
     stream that wait for each other. `windows`: closed windows of one stream that wait for the engine.
 
-    `partner_s`: a record whose counterpart has not come this long after the stream's newest record, although the other topic
-    was read, is given up. `idle_s`: a stream without records for this long no longer holds its partition's offsets back, and
-    its memory is released; when it comes back, it begins at its next keyframe. `silent_s`: that nothing has come of a stream
-    for this long is an event.
+    `partner_s`: a record is given up if its counterpart has not come this long after the stream's newest record although the
+    other topic was read. `idle_s`: a stream without records for this long no longer holds back its partition's offsets, and
+    its memory is released; when it returns, it starts at its next keyframe. `silent_s`: a stream without records for this
+    long causes an event.
     """
 
     buffer_bytes: int = 1 << 30
@@ -100,7 +100,7 @@ class Limits:
 
     @staticmethod
     def within(buffer_bytes: int, idle_s: float = 600.0, silent_s: float = 30.0) -> Limits:
-        """Limits for a buffer of this size in all: no stream may fill more than an eighth of it."""
+        """Limits for a total buffer of this size: no stream may fill more than an eighth of it."""
         stream_bytes = min(32 << 20, buffer_bytes // 8)
         return Limits(buffer_bytes=buffer_bytes, stream_bytes=stream_bytes, idle_s=idle_s, silent_s=silent_s)
 
@@ -110,12 +110,12 @@ class WorkerSettings:
     """How a worker answers streams.
 
     `plan`: windows. `keep`: which tokens are encoded; its fps is the plan's. `question`: asked of every stream without a
-    description. `samplers`: sampler processes; 0: all is done in this one. `nvdec`: they decode on the GPU what it decodes
-    alike. `until_end`: stop once every stream that was seen has ended and is answered. `reuse_slots`: for how many sampled
-    frames an answer may be repeated while the window stays as it is (0: never). `stuck_after_s`: how long a loop or a thread
-    may be busy with one thing before all stacks are dumped, longer than a transaction or a silent broker may take; and a
-    sampler process with one picture before it is killed. `max_pixels`: streams of
-    larger pictures are set aside.
+    description. `samplers`: sampler processes; 0: everything runs in this one. `nvdec`: decode on the GPU where its samples
+    are identical. `until_end`: stop once every stream that was seen has ended and is answered. `reuse_slots`: for how many
+    sampled frames an answer may be repeated while the window is unchanged (0: never). `stuck_after_s`: how long a loop or a
+    thread may be busy with one thing before all stacks are dumped, longer than a transaction or a silent broker may take; a
+    sampler process that is busy with one picture for this long is killed. `max_pixels`: streams with larger pictures are set
+    aside.
     """
 
     plan: WindowPlan

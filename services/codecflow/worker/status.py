@@ -1,4 +1,4 @@
-"""What a worker says of itself: figures of the run and of each stream, lines for people, and where it is stuck."""
+"""A worker's status: figures of the run and of each stream, lines for people, and detection of hangs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SELDOM_S = 60.0
 
 @dataclass(slots=True)
 class StreamFigures:
-    """What one stream holds at present: bytes of keys and values, of coded pictures that wait, and of sampled frames; and
-    how many seconds behind live it is read."""
+    """What one stream holds at present: bytes of keys and values, of waiting coded pictures, and of sampled frames; and how
+    many seconds it is read behind live."""
 
     kv_bytes: int = 0
     queue_bytes: int = 0
@@ -34,9 +34,9 @@ class StreamFigures:
 
 
 class BusyTime:
-    """How long one thread has been at work, in seconds of wall clock and of CPU: a context, entered by that thread alone.
-    What is under way counts in the former. `since`: when the work under way began, in monotonic seconds. `longest_s`: of
-    the pieces of work that came to an end."""
+    """How long one thread has been busy, in seconds of wall clock and of CPU: a context manager, entered by that thread
+    only. Work in progress counts towards the former. `since`: when the work in progress began, in monotonic seconds.
+    `longest_s`: the longest finished piece of work."""
 
     __slots__ = ("_cpu_at", "_wall_s", "cpu_s", "longest_s", "since")
 
@@ -62,8 +62,8 @@ class BusyTime:
         self.cpu_s += time.thread_time() - self._cpu_at
 
     def lap(self, every_s: float = 0.25) -> None:
-        """At work, from one piece to the next: it begins, or brings the CPU time up to date now and then, since reading that
-        clock is a system call."""
+        """Marks the thread as busy from one piece of work to the next: starts it, or updates the CPU time occasionally,
+        since reading that clock is a system call."""
         if self.since is None:
             self.begin()
         elif time.monotonic() > self.since + every_s:
@@ -78,8 +78,8 @@ class BusyTime:
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """One stage of the pipeline so far. `busy_s`, `cpu_s`: wall clock and CPU time at work, of each of its threads (the
-    sampler's: processes). `queue`, `queue_bytes`: what waits for it at present."""
+    """One stage of the pipeline so far. `busy_s`, `cpu_s`: wall clock and CPU time of work, per thread (for the sampler: per
+    process). `queue`, `queue_bytes`: what waits for it at present."""
 
     busy_s: tuple[float, ...] = ()
     cpu_s: tuple[float, ...] = ()
@@ -93,20 +93,20 @@ class StageFigures:
 
 @dataclass(slots=True)
 class Summary:
-    """Figures of one run, updated while it goes on.
+    """Figures of one run, updated while it runs.
 
-    `windows` answered or, with no question asked, followed (`unasked`); `answers`: results with an answer; `errors`:
-    results with an error instead; `windows_reused`: those all of whose answers were repeated; `refused`: windows of streams
-    for which there is no room; `restarted`: answered windows that lack the context of what came before a take-over.
-    `streams`: what was counted of each, by reason; `held`: what each holds now. `lag`: records not read yet; `behind_s`:
-    how late the stream that is furthest behind live is read; `records_gone`: by retention, unread. Tokens and FLOPs as in a
-    result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed. `batches`: of the
-    engine. `events`: emitted. `rebalances` of its group; `transactions` committed, and `fenced`: dropped since others
-    own their partitions. `sampler_deaths`: sampler processes that ended and were replaced; `sampler_bytes`: memory that
-    they hold, but for what they have in common. `delay`: from the capture of a live window's newest picture to the
-    commit of its results. `health`: for probes. `stages`: the pipeline's, in order; what waits is records for consumer
-    and join, pictures for sampler, windows for engine and committer (those that they work on included). The consumer's
-    busy time is CPU time: the rest is spent waiting for records.
+    `windows` answered or, with no questions configured, followed (`unasked`); `answers`: results with an answer; `errors`:
+    results with an error instead; `windows_reused`: those whose answers were all repeated; `refused`: windows of streams for
+    which there is no room; `restarted`: answered windows that lack the context from before a take-over. `streams`: counters
+    of each, by reason; `held`: what each holds now. `lag`: unread records; `behind_s`: how late the stream that is furthest
+    behind live is read; `records_gone`: deleted by retention, unread. Tokens and FLOPs as in a result; `seconds` by stage,
+    of all streams together. `error`: what ended the run, if it failed. `batches`: of the engine. `events`: emitted.
+    `rebalances` of its group; `transactions` committed, and `fenced`: dropped because other workers own their partitions.
+    `sampler_deaths`: sampler processes that ended and were replaced; `sampler_bytes`: memory that they hold, without what
+    they share. `delay`: from the capture of a live window's newest picture to the commit of its results. `health`: for
+    probes. `stages`: the pipeline's, in order; queues hold records for consumer and join, pictures for sampler, windows for
+    engine and committer (including those in progress). The consumer's busy time is CPU time: the rest is spent waiting for
+    records.
     """
 
     windows: int = 0
@@ -151,17 +151,17 @@ class Summary:
         return not (self.windows or self.streams)
 
     def counts(self, stream: str) -> Counter[str]:
-        """The counter of one stream."""
+        """The counters of one stream."""
         return self.streams.setdefault(stream, Counter())
 
     def committed(self, results: list[Result], now_s: float) -> None:
-        """Results of one live window are there for all to see, at wall clock `now_s`."""
+        """Results of one live window were committed, at wall clock `now_s`."""
         for result in results[:1]:
             if result.error is None and result.captured_at_ms:
                 self.delay.observe(max(0.0, now_s - result.captured_at_ms / 1000))
 
     def add(self, results: list[Result]) -> None:
-        """Take the results of one window in. Their tokens are the window's; FLOPs and seconds are shares of it."""
+        """Add the results of one window. Tokens are the window's; FLOPs and seconds are shares of it."""
         for result in results:
             self.answers += result.error is None
             self.errors += result.error is not None
@@ -182,7 +182,7 @@ class Summary:
         return sum(counts[reason] for counts in list(self.streams.values()))
 
     def holds(self, held: dict[str, StreamFigures]) -> None:
-        """What each stream holds now."""
+        """Set what each stream holds now."""
         self.held = held
         self.queue_bytes = sum(one.queue_bytes for one in held.values())
         self.frame_bytes = sum(one.frame_bytes for one in held.values())
@@ -220,7 +220,7 @@ class Summary:
         return text + "".join(f", {count} {what}" for what, count in troubles.items() if count)
 
     def document(self) -> dict[str, Any]:
-        """For machines: figures and shares (of 1), what was counted of each stream, and what each holds."""
+        """For machines: figures and shares (of 1), and the counters and memory of each stream."""
         figures = {name: getattr(self, name) for name in self.__slots__ if isinstance(getattr(self, name), int)}
         held = self.tokens_refreshed + self.tokens_reused
         return {
@@ -260,12 +260,12 @@ class Summary:
 
     @property
     def pictures_lost(self) -> int:
-        """Coded pictures that could not be decoded, or of which the packet or the metadata never came."""
+        """Coded pictures that could not be decoded, or whose packet or metadata never came."""
         return sum(self.total(reason) for reason in ("lost-pictures", "picture-missing", "dropped-unpaired"))
 
 
 class Reports:
-    """Where the parts of a worker report: a counter per stream, records that could not be used, lines for the operator.
+    """Where a worker's parts report: a counter per stream, unusable records, lines for the operator.
 
     `say` may be called from any thread.
     """
@@ -283,7 +283,8 @@ class Reports:
         self._troubles: dict[str, str] = {}
 
     def say_seldom(self, key: str, line: str, **about: object) -> bool:
-        """Say a line about `key`, unless there was one within the last minute; whether it was said. `about`: as Notice's."""
+        """Say a line about `key`, unless there was one within the last minute; returns whether it was said. `about`: as
+        Notice's."""
         now = self._clock()
         if now - self._said.get(key, -_SELDOM_S) < _SELDOM_S:
             return False
@@ -294,7 +295,7 @@ class Reports:
         return True
 
     def trouble(self, stream: str, trouble: ResultError | None) -> None:
-        """Why no frames of a stream can be had at present: said when it begins, changes or ends."""
+        """Why a stream produces no frames at present: said when it begins, changes or ends."""
         before = self._troubles.get(stream)
         if trouble is None:
             if before is not None:
@@ -311,12 +312,12 @@ STUCK = 6
 
 
 class StuckDetector:
-    """Context within which `beat` is to be called at least every `after_s` seconds, and nothing that `busy` returns, as
-    (what, since when in monotonic seconds), may last longer.
+    """Context manager. `beat` must be called at least every `after_s` seconds, and nothing that `busy` returns, as (what,
+    since when in monotonic seconds), may last longer.
 
-    Otherwise every thread's stack goes to stderr, once, one line to `say`, and `health` is stuck from then on. What then
-    goes on for another `after_s` seconds will not end by itself, such as a GPU that hangs: `end` ends the process with
-    status 6, so that another worker takes over and an orchestrator starts a new one.
+    Otherwise every thread's stack goes to stderr, once, one line to `say`, and `health` is stuck from then on. Whatever
+    lasts for another `after_s` seconds will not end by itself, such as a GPU that hangs: `end` ends the process with status
+    6, so that another worker takes over and an orchestrator starts a new one.
     """
 
     def __init__(

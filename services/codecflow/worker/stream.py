@@ -1,4 +1,4 @@
-"""One stream, as the worker's main thread sees it: records in, events to its sampler, steps back, and what is committed."""
+"""One stream in the worker's main thread: records in, events to its sampler, steps back, and what is committed."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ from .settings import Limits, WhenBehind
 from .windows import Step
 
 _PASSING = ("restarting",)
-"""Codes of errors that are over with the next window."""
+"""Codes of errors that end with the next window."""
 
 
 class Stream:
     """Follows one stream in a pool.
 
-    `state`: how far the stream was answered before, by any worker; records behind it are ignored. `zones`: its own.
-    `counts` is added to, by reason: those of StreamJoin and Sampler, and dropped-unpaired (records dropped at a limit while
-    their counterparts did not come).
+    `state`: how far the stream was answered before, by any worker; earlier records are ignored. `zones`: its own. `counts`
+    is incremented by reason: those of StreamJoin and Sampler, and dropped-unpaired (records dropped at a limit while their
+    counterparts did not come).
     """
 
     def __init__(
@@ -55,38 +55,38 @@ class Stream:
         self.name = name
         self.counts = counts
         self.state = state
-        """What was committed last."""
+        """The last committed state."""
         self.ready: deque[Step] = deque()
-        """What is to be emitted next, oldest first; each has a window, but for the newest."""
+        """What is to be emitted next, oldest first; each has a window, except perhaps the newest."""
         self.taken: deque[Step] = deque()
-        """Steps that the engine or a transaction works on."""
+        """Steps in the engine or in a transaction."""
         self.closed_bytes = 0
-        """Sampled frames of closed windows, which wait for the engine or are in it."""
+        """Sampled frames of closed windows that wait for the engine or are in it."""
         self.join = StreamJoin(counts)
         self.parked = False
         self.newest_at = 0.0
         """When the newest record came, in monotonic seconds."""
         self.full_since: float | None = None
-        """Since when it is at a limit on records that wait for their counterparts."""
+        """Since when it is at a limit of records that wait for their counterparts."""
         self.unpaired = False
         """Records were dropped at that limit, and no counterpart has come since."""
         self.overrun = False
-        """Its pictures are skipped because its sampler has too much to do, while others of its partition have not."""
+        """Its pictures are skipped because its sampler is overloaded, while others of its partition are not."""
         self.left_out_reported: Counter[str] = Counter()
-        """Records that were left out and reported, by kind."""
+        """Records that were skipped and reported, by kind."""
         self.false_ends = 0
-        """Ends of epochs that were none and are still to be reported."""
+        """False ends of epochs that are still to be reported."""
         self.conditions: dict[EventKind, str] = (
             {} if state is None else dict.fromkeys(stream_events.present(state.events), "")
         )
-        """What is so at present that is worth an event, and why."""
+        """Current conditions that are worth an event, and their reasons."""
         self._late_after_s = when_behind.after_s
         self._pool, self._limits = pool, limits
         self._resume = Resume(state)
         self._held = Held.nothing()
         self._lost = 0  # the newest epoch that ended with a lost camera
-        self._ended = -1  # the newest epoch of which the end was read
-        self._over = 0  # records of epochs before the state's, behind its offsets
+        self._ended = -1  # the newest epoch whose end was read
+        self._over = 0  # records of epochs before the state's, after its offsets
         self._began = -1 if state is None else state.epoch if not state.ended else -1
         self._backlog = Backlog(when_behind, self._resume, limits.stream_bytes)
         self._zones = zones
@@ -99,7 +99,7 @@ class Stream:
 
     @property
     def frame_bytes(self) -> int:
-        """Sampled frames: of the open window and of closed ones."""
+        """Sampled frames of the open window and of closed ones."""
         return self._lane.held_bytes + self.closed_bytes
 
     @property
@@ -108,17 +108,18 @@ class Stream:
 
     @property
     def queue_full(self) -> bool:
-        """Whether the sampler has enough to do. Once its stream is skipped for that, down to half of the limit."""
+        """Whether the sampler's queue is full. Once the stream is skipped for that, until it is down to half of the
+        limit."""
         return self._lane.queued_bytes * (2 if self.overrun else 1) >= self._limits.stream_bytes
 
     @property
     def may_skip(self) -> bool:
-        """Whether its newest picture could be skipped: live, no context, and by --when-behind."""
+        """Whether its newest picture could be skipped: live, not context, and permitted by --when-behind."""
         return self._backlog.may_skip
 
     def behind_s(self, now_ms: int, at_end: bool) -> float | None:
-        """How late it is read, in seconds; None before there is a picture, and once its epoch has ended. `at_end`:
-        nothing newer is unread."""
+        """How late it is read, in seconds; None before the first picture, and once its epoch has ended. `at_end`: nothing
+        newer is unread."""
         backlog = self._backlog
         if backlog.behind_s is None or at_end:
             return backlog.behind_s
@@ -137,12 +138,12 @@ class Stream:
 
     @property
     def sampled_all(self) -> bool:
-        """Whether its sampler has done all that it was given, and that was taken over."""
+        """Whether its sampler has processed all its events, and the output was taken over."""
         return not self._lane.unfinished
 
     @property
     def settled(self) -> bool:
-        """Whether all that came is answered, committed, and at its end."""
+        """Whether everything received is answered and committed, and the stream has ended."""
         return (
             self.sampled_all
             and not self.ready
@@ -167,7 +168,7 @@ class Stream:
             self._accept(self.join.take(), now_ms, at_end)
 
     def give_up(self, now_ms: int) -> None:
-        """The other topic has nothing more for what waits here."""
+        """The other topic has no counterparts for the records that wait here."""
         self._accept(self.join.give_up(), now_ms, True)
 
     def caught_up(self, now_ms: int) -> None:
@@ -180,8 +181,8 @@ class Stream:
         return self._backlog.take_episode()
 
     def park(self, now_ms: int) -> None:
-        """Nothing has come for long: what waits is given up, and the stream holds nothing back once its last step, which
-        leaves off at the newest record, is committed."""
+        """Nothing has come for long: waiting records are given up, and the stream holds back no offsets once its last step,
+        which ends at the newest record, is committed."""
         self.give_up(now_ms)
         self.overrun = False
         self.caught_up(now_ms)
@@ -193,18 +194,18 @@ class Stream:
         self._pool.push(self._lane, Restart())
 
     def set_zones(self, zones: tuple[Zone, ...]) -> None:
-        """Its zones, from the next window boundary on."""
+        """Set its zones, from the next window boundary on."""
         if zones != self._zones:
             self._zones = zones
             self._pool.push(self._lane, SetZones(zones))
 
     def sampled(self, sampled: Sampled) -> None:
-        """Take over what its sampler has done. A step without a window is merged with the one before or after it."""
+        """Take over its sampler's output. A step without a window is merged with the one before or after it."""
         self.counts.update(sampled.counts)
         for step in sampled.steps:
             self.closed_bytes += step.nbytes
             before = self.ready[-1] if self.ready else None
-            # An epoch ends before the windows of the next one are looked at.
+            # An epoch ends before the windows of the next one are considered.
             apart = before is not None and before.state.ended and step.window is not None
             if before is not None and not apart and (before.window is None or step.window is None):
                 self.ready[-1] = Step(step.state, before.window or step.window, step.last, before.nbytes + step.nbytes)
@@ -219,8 +220,8 @@ class Stream:
         return self.taken[-1]
 
     def decide(self, answered: Answered, questions: Sequence[Question], now_ms: int) -> Answered:
-        """The oldest step taken, with its events, and a state that remembers them. To be called while no transaction is
-        under way: its events follow from the state that was committed last, and from nothing else."""
+        """The oldest step taken, with its events, and a state that records them. To be called while no transaction is in
+        progress: its events depend only on the state committed last."""
         step = answered.step
         assert self.taken[0] is step
         if step.window is not None:
@@ -244,32 +245,32 @@ class Stream:
         return self.state is not None and self.conditions.keys() != stream_events.present(self.state.events)
 
     def observe_record(self, appended_ms: int) -> None:
-        """A record of it has come, which the broker took in at `appended_ms`."""
+        """A record of it has come, which the broker received at `appended_ms`."""
         if "silent" in self.conditions:
             opened = None if self.state is None else stream_events.since(self.state.events, "silent")
-            # One that is read again after a take-over is from before the silence.
+            # A record read again after a take-over dates from before the silence.
             if opened is None or appended_ms > opened - 500 * self._limits.silent_s:
                 del self.conditions["silent"]
 
     def observe_lost(self, lost: CameraLost) -> None:
-        """Its producer has lost the camera."""
+        """Its producer has lost the camera connection."""
         if lost.epoch >= max(self.newest_epoch, self._lost):
             self._lost = lost.epoch
             self.conditions.setdefault("camera-lost", f"the producer has lost the camera ({lost.code})")
 
     def _observe_epoch(self, epoch: int) -> None:
-        """A record of a picture has come: of a later epoch than the one that was lost, if the camera is back."""
+        """A record of a picture has come: if its epoch is later than the one that was lost, the camera is back."""
         if "camera-lost" in self.conditions and epoch > max(self._lost, 0 if self.state is None else self.state.epoch):
             del self.conditions["camera-lost"]
 
     def observe_silent(self, after_s: float) -> None:
-        """Nothing has come of it for so long."""
+        """No record of it has come for this long."""
         over = self._ended >= self.newest_epoch or "camera-lost" in self.conditions
         if self.state is not None and not self.state.ended and not over and "silent" not in self.conditions:
             self.conditions["silent"] = f"no pictures for {after_s:g} s"
 
     def observe_behind(self, now_ms: int, at_end: bool) -> None:
-        """How late it is read by now."""
+        """Check how far it is behind now."""
         behind_s = self.behind_s(now_ms, at_end) if self._backlog.late else None
         if behind_s is None or at_end or behind_s < self._late_after_s / 2:
             self.conditions.pop("behind", None)
@@ -277,8 +278,8 @@ class Stream:
             self.conditions["behind"] = f"it is answered {behind_s:.0f} s late"
 
     def tell(self, now_ms: int) -> tuple[StreamState, list[Event]] | None:
-        """Events of conditions that have changed since the last commit, with the state that remembers them; None where there
-        are none. To be called while no transaction is under way."""
+        """Events of conditions that have changed since the last commit, with the state that records them; None if there are
+        none. To be called while no transaction is in progress."""
         state = self.state
         if state is None or not self.has_news:
             return None
@@ -286,7 +287,7 @@ class Stream:
         return replace(state, events=after), events
 
     def told(self, state: StreamState) -> None:
-        """What `tell` gave is committed."""
+        """What `tell` returned is committed."""
         self.state = state
 
     def _set_aside(self, error: ResultError | None) -> None:
@@ -296,7 +297,7 @@ class Stream:
             self.conditions["set-aside"] = error.text
 
     def committed(self, step: Step) -> None:
-        """The oldest step taken is there for all to see."""
+        """The oldest step taken is committed."""
         assert self.taken[0] is step
         self.taken.popleft()
         self.closed_bytes -= step.nbytes
@@ -304,11 +305,11 @@ class Stream:
         self._held.committed(step.state)
 
     def held(self, state: StreamState | None) -> tuple[int | None, int | None]:
-        """The oldest packets and metadata record that a successor needs (None: none) once `state` is committed."""
+        """The oldest packets and metadata records that a successor needs (None: none) once `state` is committed."""
         return self._held.offsets(state, self.join.oldest_waiting)
 
     def close(self) -> None:
-        """Forget what is queued and sampled."""
+        """Discard what is queued and sampled."""
         self._pool.drop(self._lane)
 
     def is_lane_of(self, sampled: Sampled) -> bool:

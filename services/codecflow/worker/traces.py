@@ -12,8 +12,8 @@ from .answering import Answered
 
 
 class WindowSpans:
-    """To be made before a transaction of `answered`. `headers`, by stream: what goes with its results. Where this worker
-    makes no spans, that is the trace context of the picture itself."""
+    """Create before a transaction of `answered`. `headers`, by stream: sent with its results. If this worker records no
+    spans, that is the trace context of the picture itself."""
 
     def __init__(self, answered: Iterable[Answered]) -> None:
         self.headers: dict[str, Headers] = {}
@@ -46,6 +46,6 @@ class WindowSpans:
                 self.headers[window.stream] = [(HEADER, header.encode())]
 
     def end(self, error: str = "") -> None:
-        """The transaction is over. `error`: why nothing of it is to be seen."""
+        """The transaction is over. `error`: why none of it was committed."""
         for span in self._open:
             span.end(error=error)

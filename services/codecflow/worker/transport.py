@@ -1,4 +1,4 @@
-"""What a worker needs of Kafka, in five parts; a benchmark that plays recorded topics puts others in their place."""
+"""What a worker needs of Kafka, in five interfaces; a benchmark that replays recorded topics replaces them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 
 
 class Incoming(Protocol):
-    """As GroupConsumer."""
+    """See GroupConsumer."""
 
     records_gone: int
 
@@ -42,7 +42,7 @@ class Incoming(Protocol):
 
 
 class Outgoing(Protocol):
-    """As TransactionalEmitter, open."""
+    """See TransactionalEmitter, open."""
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None: ...
 
@@ -50,7 +50,7 @@ class Outgoing(Protocol):
 
 
 class Asked(Protocol):
-    """As Questions."""
+    """See Questions."""
 
     def of(self, stream: str) -> tuple[Question, ...]: ...
 
@@ -62,7 +62,7 @@ class Asked(Protocol):
 
 
 class ReadTo(Protocol):
-    """As Progress."""
+    """See Progress."""
 
     lag: int
 
@@ -72,7 +72,7 @@ class ReadTo(Protocol):
 
 
 class Transport(Protocol):
-    """`partitions`: how many packets, metadata and state have."""
+    """`partitions`: the partition count of packets, metadata and state."""
 
     topics: TopicNames
     partitions: int
@@ -89,8 +89,8 @@ class Transport(Protocol):
 
 
 class KafkaTransport:
-    """Brokers. Raises KafkaError when they or the topics are not as they must be. `stopping`: whether the worker is to end,
-    so that brokers that are gone are not waited for."""
+    """Real brokers. Raises KafkaError when they or the topics are not set up correctly. `stopping`: whether the worker is to
+    stop, so that it does not wait for brokers that are down."""
 
     def __init__(self, settings: KafkaSettings, stopping: Callable[[], bool] = lambda: False) -> None:
         self._settings, self._stopping = settings, stopping

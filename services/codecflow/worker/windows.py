@@ -1,10 +1,10 @@
-"""Windows: which sampled frames belong to which (exact arithmetic), and the assembly of one epoch's frames into them.
+"""Windows: which sampled frames belong to which (exact arithmetic), and the assembly of an epoch's frames into windows.
 
-A slot is one place on the stream's sampling grid, 1/fps seconds wide, counted from the start of the epoch. Window k ends
-with stride k and reaches back `window` seconds, so windows grow until they are full and, when they are shorter than the
-stride, leave slots out that belong to no window.
+A slot is one position on the stream's sampling grid, 1/fps seconds wide, counted from the start of the epoch. Window k ends
+with stride k and reaches back `window` seconds, so windows grow until they are full; if they are shorter than the stride,
+the slots between them belong to no window.
 
-Knows nothing of decoding or Kafka: frames go in with their slots, steps come out once each, in order.
+Independent of decoding and Kafka: frames go in with their slots, steps come out once each, in order.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 
 _MOST_SLOTS = 10_000_000
 _LONGEST_GAP_S = 86_400
-"""Of what is longer without a picture no more windows are counted: a recording may begin again years later, and a record may
-say so."""
+"""Windows are not counted in longer gaps: a recording may resume years later, or a record may claim that."""
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """Windows of `window_slots` sampled frames that move by `stride_slots`, at `fps` frames per second."""
+    """Windows of `window_slots` sampled frames that advance by `stride_slots`, at `fps` frames per second."""
 
     window_slots: int
     stride_slots: int
@@ -44,9 +43,9 @@ class WindowPlan:
     def of(
         window_s: str | float | Fraction, stride_s: str | float | Fraction, fps: str | float | Fraction
     ) -> WindowPlan:
-        """The plan for a window and a stride in seconds, called in errors as on the command line.
+        """The plan for a window and a stride in seconds. Errors use the names of the command line.
 
-        Raises ConfigError when they are no whole number of frames.
+        Raises ConfigError when they are not a whole number of frames.
         """
         rate = positive(fps, "--fps")
         slots = []
@@ -63,7 +62,7 @@ class WindowPlan:
 
     @property
     def grid(self) -> WindowGrid:
-        """As the wire has it."""
+        """The plan in wire format."""
         return WindowGrid(self.fps, self.window_slots, self.stride_slots)
 
     def open_at(self, time: Fraction) -> int:
@@ -79,11 +78,11 @@ class WindowPlan:
         return (window + 1) * self.stride_slots
 
     def newest(self, window: int) -> int:
-        """First slot of a window that no earlier window has."""
+        """First slot of a window that is in no earlier window."""
         return max(self.first(window), window * self.stride_slots)
 
     def expected(self, window: int) -> int:
-        """Frames that a complete window holds."""
+        """Number of frames in a complete window."""
         return self.end(window) - self.first(window)
 
     def window_of(self, slot: int) -> int:
@@ -91,7 +90,7 @@ class WindowPlan:
         return slot // self.stride_slots
 
     def used(self, slot: int) -> bool:
-        """Whether any window holds this slot: always, unless windows are shorter than the stride."""
+        """Whether any window contains this slot: always, unless windows are shorter than the stride."""
         return slot >= self.first(self.window_of(slot))
 
     def time(self, slot: int) -> Fraction:
@@ -99,7 +98,7 @@ class WindowPlan:
         return slot / self.fps
 
     def slot_at(self, time: Fraction) -> int:
-        """The slot in which a presentation time lies."""
+        """The slot that contains a presentation time."""
         return int(time * self.fps // 1)
 
 
@@ -108,13 +107,13 @@ class Window:
     """A closed window of one stream, on its way from the sampler to the engine. It holds nothing from before the slot
     `since`, at which zones were changed.
 
-    `frames`: those that no window before it handed out, oldest first. Where tokens outlive their frames, also frames older
-    than the window of which some token is the newest of its cell. `captured_at_ms`: wall clock of the newest frame's
+    `frames`: those that no earlier window handed out, oldest first. Where tokens outlive their frames, this includes frames
+    older than the window that hold the newest token of some cell. `captured_at_ms`: wall clock of the newest frame's
     capture. `expected`: sampled frames that the window would hold if nothing had been lost. `restarted`: some of its frames
     were read again after a take-over, so that the context of older ones is missing. `skipped`: windows left out right before
-    this one because the worker was behind. `seconds`: time spent so far, by stage. `pictures`: `published` and
-    `decoded` since the window before. `error`: why it cannot be answered. `trace`: W3C trace context of its newest frame's
-    picture, where that has one; `closed_at_s`: wall clock of its closing, then.
+    this one because the worker was behind. `seconds`: time spent so far, by stage. `pictures`: `published` and `decoded`
+    since the previous window. `error`: why it cannot be answered. `trace`: W3C trace context of its newest frame's picture,
+    if any; `closed_at_s`: wall clock of its closing, then.
     """
 
     stream: str
@@ -140,8 +139,8 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """How far a stream has come once `window` (None: there is nothing to answer) is emitted. `last`: nothing more comes of
-    this stream until it is opened again. `nbytes`: of its frames' pixels."""
+    """How far a stream is once `window` (None: there is nothing to answer) is emitted. `last`: the stream produces nothing
+    more until it is opened again. `nbytes`: of its frames' pixels."""
 
     state: StreamState
     window: Window | None = None
@@ -157,13 +156,13 @@ def frame_bytes(frame: Frame) -> int:
 class WindowAssembly:
     """The windows of one epoch.
 
-    `memory_s`: how far before a window's start frames must be seen for its keep masks to come out the same. `rewind`: where
-    a reader that knows nothing of this epoch must begin. `resume`: how far this epoch was answered before, by any worker.
+    `memory_s`: how far before a window's start frames must be seen for its keep masks to be reproduced. `rewind`: where a
+    reader without state of this epoch must start. `resume`: how far this epoch was answered before, by any worker.
 
-    `background`: tokens outlive their frames, so that frames matter that are older than the window that hands them out.
+    `background`: tokens outlive their frames, so that frames older than the window that hands them out matter.
 
-    `trouble` is set by its owner while no frames can be had: strides that close without a frame are then windows with
-    this error. `thin`: every second window is left out, its frames go with the next one.
+    `trouble` is set by the owner while there are no frames: strides that close without a frame then become windows with this
+    error. `thin`: every second window is left out, its frames go into the next one.
     """
 
     def __init__(
@@ -189,7 +188,7 @@ class WindowAssembly:
         """Windows that were not answered because the worker was behind."""
         self.zones: ZonesInForce | None = None if resume is None else resume.zones
         self.since = 0
-        """The slot before which frames are of no use any more: zones were changed there."""
+        """The slot before which frames are no longer usable: zones were changed there."""
         self._plan, self._memory_s = plan, memory_s
         self._rewind = Rewind(rewind)
         self._frames: list[tuple[Frame, int]] = []
@@ -197,27 +196,28 @@ class WindowAssembly:
         self._last_slot = -1
         self._resumed = resume is not None
         self._rebuilt_before: int | None = None if self._resumed else 0
-        self._behind_now = False  # what closes without a frame was skipped
-        self._behind_since = 0  # windows left out since the last one, because the worker was behind
+        self._behind_now = False  # strides that close without a frame were skipped
+        self._behind_since = 0  # windows left out since the last one because the worker was behind
         self._captured_at_ms = 0
         self._presence = _Presence()
 
     def keyframe(self, time: Fraction, offsets: Offsets) -> None:
-        """A keyframe shown at `time`, from which decoding can begin."""
+        """A keyframe shown at `time`, at which decoding can start."""
         self._rewind.keyframe(time, offsets)
 
     def sent(self, slot: int, captured_at_ms: int, lost: bool) -> None:
-        """The camera sent a picture that is shown in `slot`; with `lost`, others between the newest one and it are lost."""
+        """The camera sent a picture that is shown in `slot`; with `lost`, others between it and the newest one before are
+        lost."""
         self._captured_at_ms = captured_at_ms or self._captured_at_ms
         self._presence.add(slot, lost)
 
     def wants(self, slot: int) -> bool:
-        """Whether a frame in this slot is of use: of some window, and not older than one that came already."""
+        """Whether a frame in this slot is needed: by some window, and not older than one already received."""
         return slot > self._last_slot and slot >= self.since and self._plan.used(slot) and not (self.thin and slot % 2)
 
     def change_zones(self, digest: int, since: Fraction) -> None:
-        """From presentation time `since` on other zones are in force; frames from before it, which may show what is hidden
-        now, are forgotten. All windows that end by then are closed."""
+        """From presentation time `since` on other zones are in force; earlier frames, which may show what is hidden now, are
+        discarded. All windows that end by then are closed."""
         self.zones = ZonesInForce(digest, since)
         self.since = ceil(since * self._plan.fps)
         self._frames = [(frame, at) for frame, at in self._frames if frame.index >= self.since]
@@ -226,10 +226,10 @@ class WindowAssembly:
         self._weigh()
 
     def frame(self, frame: Frame, captured_at_ms: int) -> list[Step]:
-        """Take the frame of a wanted slot in; the windows that this closes."""
+        """Add the frame of a wanted slot; returns the windows that this closes."""
         steps = self.close_before(frame.index)
         self._last_slot = frame.index
-        # After a take-over the first frames are older than the first window to answer: they only rebuild the keep state, and
+        # After a take-over the first frames are older than the first window to answer: they only rebuild the keep state and
         # the background.
         if frame.index >= self._plan.first(self.next_window):
             self._frames.append((frame, captured_at_ms))
@@ -239,7 +239,7 @@ class WindowAssembly:
         return steps + self.close_before(frame.index + 1)
 
     def close_before(self, slot: int) -> list[Step]:
-        """Nothing more will come for the slots before `slot`: the windows that this closes."""
+        """Nothing more will come for the slots before `slot`; returns the windows that this closes."""
         steps = []
         target = slot // self._plan.stride_slots  # the first window that is still open then
         while self.next_window < target:
@@ -250,7 +250,7 @@ class WindowAssembly:
         """The worker is behind: pictures were skipped, and the next one is the keyframe at `offsets` (None: the epoch's
         end).
 
-        Whoever takes over begins there: frames before it are not needed any more.
+        A successor starts there: earlier frames are no longer needed.
         """
         self._behind_now = True
         self._hand_out()
@@ -258,7 +258,7 @@ class WindowAssembly:
             self._rewind = Rewind(offsets)
 
     def leave(self, offsets: Offsets) -> Step:
-        """The stream is left as it is: whoever takes it up again begins at `offsets`, and lacks what is open now."""
+        """The stream is suspended: it continues at `offsets`, without what is open now."""
         return Step(self._state(offsets), last=True)
 
     def end(self, offsets: Offsets) -> Step:
@@ -266,7 +266,7 @@ class WindowAssembly:
         return Step(self._state(offsets, ended=True))
 
     def begin(self) -> Step:
-        """From now on a worker that takes over begins here."""
+        """From now on a successor starts here."""
         return Step(self._state(self._rewind.offsets))
 
     def _close(self, index: int) -> Step:
@@ -305,7 +305,7 @@ class WindowAssembly:
         )
 
     def _hand_out(self) -> tuple[Frame, ...]:
-        """The frames that wait, which are then forgotten."""
+        """The waiting frames, which are removed."""
         older = [] if self._outlived is None else self._outlived.take()
         frames = (*older, *(frame for frame, _ in self._frames))
         self._frames, self.nbytes = [], 0
@@ -316,7 +316,7 @@ class WindowAssembly:
         self.nbytes += 0 if self._outlived is None else self._outlived.nbytes
 
     def _leave_out(self, until: int) -> Step:
-        """Windows before `until` have no frame in their newest stride."""
+        """Leave out the windows before `until`, which have no frame in their newest stride."""
         count = until - self.next_window
         if self._behind_now:
             self.behind += self._of_a_day(count)
@@ -340,9 +340,7 @@ class WindowAssembly:
                     error=self.trouble,
                 ),
             )
-        elif (
-            self._last_slot >= 0 or self._resumed
-        ):  # otherwise the stream was joined in mid-epoch and has missed nothing
+        elif self._last_slot >= 0 or self._resumed:  # otherwise the stream was joined mid-epoch and has missed nothing
             self.without_frames += self._of_a_day(count)
         return self._advance(until, None)
 
@@ -368,7 +366,8 @@ class WindowAssembly:
 
 
 class Outlived:
-    """Frames that left the window before they were handed out, as long as a token of theirs is the newest of its cell."""
+    """Frames that left the window before they were handed out, kept as long as one of their tokens is the newest of its
+    cell."""
 
     def __init__(self) -> None:
         self._frames: list[tuple[Frame, npt.NDArray[np.bool_]]] = []
@@ -378,7 +377,7 @@ class Outlived:
         return sum(frame_bytes(frame) for frame, _ in self._frames)
 
     def add(self, frame: Frame) -> None:
-        """A frame newer than all before it."""
+        """Add a frame newer than all earlier ones."""
         if not frame.keep.any():
             return
         still = [(one, newest & ~frame.keep) for one, newest in self._frames if one.size == frame.size]
@@ -391,8 +390,8 @@ class Outlived:
 
 
 class _Presence:
-    """Slots in which a camera sent a picture, as far as its records tell: a slow camera leaves slots empty, and those are
-    not missing. Slots before the first record seen count as sent."""
+    """Slots in which a camera sent a picture, according to its records: a slow camera leaves slots empty, and those are not
+    missing. Slots before the first record seen count as sent."""
 
     def __init__(self) -> None:
         self._sent: set[int] = set()
