@@ -1,8 +1,8 @@
-"""What a decoder is given of a coded picture, and what the picture's headers say of pictures that are missing.
+"""What a decoder receives of a coded picture, and what the picture's headers reveal about missing pictures.
 
-FFmpeg calls a picture broken because of accompanying messages that do not affect its samples (SEI, which many
-cameras get wrong), shows H.264 pictures that refer to pictures which never came, and takes a JPEG without its last two
-bytes for a broken one. So decoders get what samples are made of, and nothing else. What is published stays untouched.
+FFmpeg reports a picture as broken because of accompanying messages that do not affect its samples (SEI, which many cameras
+get wrong), shows H.264 pictures that refer to missing ones, and treats a JPEG without its last two bytes as broken. So
+decoders receive only the data that determines samples. Published data stays unchanged.
 
 Sources: ITU-T H.264 7.3.1, 7.3.2.1, 7.3.3, 7.4.3 (frame_num); ITU-T H.265 7.4.2.2 (NAL unit types);
 ITU-T T.81 B.1.1.3 (markers).
@@ -24,13 +24,13 @@ _H264_SETS = (_H264_SPS, _H264_PPS)
 _HEVC_VPS, _HEVC_SPS, _HEVC_PPS = 32, 33, 34
 _HEVC_SETS = (_HEVC_VPS, _HEVC_SPS, _HEVC_PPS)
 _HEVC_ENDS = (36, 37)
-"""Ends of a sequence and of a bitstream, which say how the next keyframe is decoded."""
+"""End of sequence and end of bitstream, which determine how the next keyframe is decoded."""
 
 _Set = tuple[int, int]
 """NAL unit type and id of a parameter set."""
 
 _HEADER_BYTES = 48
-"""Of a slice, enough for everything up to its frame number."""
+"""Prefix of a slice that is long enough for everything up to its frame number."""
 
 _JPEG_END = b"\xff\xd9"
 _JPEG_ONES = b"\xff\0" * 8
@@ -38,11 +38,11 @@ _JPEG_ONES = b"\xff\0" * 8
 
 @dataclass(frozen=True, slots=True)
 class AccessUnit:
-    """One coded picture as a decoder takes it.
+    """One coded picture in the form passed to a decoder.
 
-    `data`: empty when nothing of the picture itself is there. `clean_start`: nothing after it refers to what was before it.
-    `gap`: pictures that it may refer to are missing. `reorder_depth`: pictures that may at most precede, in decode order,
-    one that is shown before them; None where the bitstream does not say, -1 where decoders find it by themselves.
+    `data`: empty when nothing of the picture itself is there. `clean_start`: no later picture refers to anything before it.
+    `gap`: pictures that it may refer to are missing. `reorder_depth`: the maximum number of pictures that precede, in decode
+    order, one that is shown before them; None if the bitstream does not say, -1 if decoders determine it themselves.
     """
 
     data: bytes
@@ -57,7 +57,7 @@ class AccessUnits(Protocol):
     def read(self, data: bytes) -> AccessUnit: ...
 
     def restart(self) -> None:
-        """The next picture does not follow on the one before it."""
+        """The next picture does not continue the previous one."""
         ...
 
 
@@ -79,8 +79,8 @@ class _Untouched:
 
 
 class _Jpeg(_Untouched):
-    """A scan that is complete needs no end marker. Ones behind it, which begin no Huffman code (T.81 C), make an error of
-    reading beyond the end; FFmpeg by itself would not notice it in the last blocks."""
+    """A complete scan needs no end marker. Appended end markers, which begin no Huffman code (T.81 C), turn reading past the
+    end into an error; FFmpeg alone would not notice it in the last blocks."""
 
     def read(self, data: bytes) -> AccessUnit:
         scan = data.rstrip(b"\0")
@@ -88,7 +88,7 @@ class _Jpeg(_Untouched):
 
 
 class _ParameterSets:
-    """The parameter sets that slices refer to. A faulty one that nothing refers to is no damage."""
+    """The parameter sets that slices refer to. A faulty one that nothing refers to does no damage."""
 
     def __init__(self, read: Callable[[bytes], tuple[_Set, _Set | None]]) -> None:
         self._read = read
@@ -97,11 +97,11 @@ class _ParameterSets:
         self._given: dict[_Set, bytes] = {}
 
     def restart(self) -> None:
-        """The next decoder knows none."""
+        """The next decoder has none yet."""
         self._given.clear()
 
     def learn(self, unit: bytes) -> _Set | None:
-        """Takes a parameter set in; its type and id. None where it is faulty."""
+        """Stores a parameter set; returns its type and id. None if it is faulty."""
         try:
             name, parent = self._read(unit)
         except (HeaderError, IndexError):
@@ -110,8 +110,8 @@ class _ParameterSets:
         return name
 
     def of(self, slices: Iterable[_Set], present: Container[_Set | None]) -> list[bytes]:
-        """The sets behind the picture parameter sets `slices`: those that are `present` in the picture or were not given
-        yet. Raises HeaderError when one never came."""
+        """The sets required by the picture parameter sets `slices`: those `present` in the picture or not yet passed on.
+        Raises HeaderError when one never came."""
         needed: set[_Set] = set()
         for name in slices:
             one: _Set | None = name
@@ -126,7 +126,7 @@ class _ParameterSets:
 
 
 class _Hevc:
-    """Slices of the base layer and their parameter sets. A reference that is missing is an error to FFmpeg itself."""
+    """Slices of the base layer and their parameter sets. FFmpeg itself reports missing references as errors."""
 
     def __init__(self) -> None:
         self._sets = _ParameterSets(self._set)
@@ -143,7 +143,7 @@ class _Hevc:
         if not slices:
             return AccessUnit(b"")
         present = {self._sets.learn(unit) for unit in sets}
-        with suppress(HeaderError):  # otherwise the decoder finds what is wrong
+        with suppress(HeaderError):  # otherwise the decoder reports what is wrong
             sets = self._sets.of(map(self._set_of, slices), present)
         return AccessUnit(_joined(data, units, sets + slices + rest))
 
@@ -167,10 +167,10 @@ class _Hevc:
 class _H264:
     """Slices, their parameter sets and recovery points.
 
-    A frame number is that of the reference picture before, or one more; anything else means that reference pictures are
-    missing, unless the sequence allows gaps (layers in time, some of which were left out). FFmpeg would go on with what
-    it has. (After memory_management_control_operation 5, which no camera's encoder is known to use, a stream is taken for
-    one with a gap.)
+    A frame number equals that of the previous reference picture, or is one higher; anything else means that reference
+    pictures are missing, unless the sequence allows gaps (temporal layers, some of which were dropped). FFmpeg would
+    continue with what it has. (After memory_management_control_operation 5, which no camera's encoder is known to use, a
+    stream is treated as one with a gap.)
     """
 
     def __init__(self) -> None:
@@ -201,7 +201,7 @@ class _H264:
         try:
             sets = self._sets.of(map(self._set_of, slices), present)
             sequence, number = self._header(slices[0])
-        except HeaderError:  # the decoder finds what is wrong
+        except HeaderError:  # the decoder reports what is wrong
             return AccessUnit(_joined(data, units, sets + points + slices), idr)
         before = self._newest
         if idr or slices[0][0] & 0x60:

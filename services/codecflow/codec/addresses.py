@@ -1,4 +1,4 @@
-"""What a user means by SOURCE: a file, standard input or a camera's address, and how it may be shown."""
+"""Interprets SOURCE: a file, standard input or a camera's address, and how it may be displayed."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _HINTS = {
 _GATEWAY = "give the camera's rtsp:// address, or let a gateway such as mediamtx offer it as RTSP"
 
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
-# What was meant as an address: one slash after a scheme, or user:password@host without a scheme or its colon.
+# Likely meant as an address: one slash after a scheme, or user:password@host without a scheme or its colon.
 _MEANT = re.compile(r"\s*[a-zA-Z][a-zA-Z0-9+.-]*:/|(?![./]).*:.*@|//[^/].*:.*@", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
     """A source. `url`: for FFmpeg; the path of a file. `shown`: for people, without secrets. `scheme`: in lower case, empty
-    where there is none. `host`, `port`: of a network address, else empty and 0."""
+    if there is none. `host`, `port`: of a network address, else empty and 0."""
 
     kind: Kind
     url: str
@@ -59,12 +59,12 @@ class Address:
 
     @property
     def remote(self) -> bool:
-        """Whether it is on the network, and so worth opening again when it breaks off."""
+        """Whether it is on the network, so that reconnecting makes sense."""
         return self.kind not in ("file", "pipe")
 
     @classmethod
     def parse(cls, source: str) -> Address:
-        """What `source` means: a file if there is one of that name, `-` or a pipe, else an address.
+        """Interprets `source`: a file if there is one of that name, `-` or a pipe, else an address.
 
         Raises SourceError: missing, protocol.
         """
@@ -97,7 +97,7 @@ class Address:
                 "user name and password as %XX",
                 "missing",
             )
-        if not host and _KINDS[scheme] != "network":  # udp://:1234 listens at all addresses of this machine
+        if not host and _KINDS[scheme] != "network":  # udp://:1234 listens on all addresses of this machine
             raise SourceError(
                 f"source {shown(source)}: an address without a host; such as {scheme}://HOST/PATH", "missing"
             )
@@ -126,7 +126,7 @@ class Address:
 
 
 def is_address(source: str) -> bool:
-    """Whether `source` is, or was meant as, a camera's address and not a file's name. No file of that name exists."""
+    """Whether `source` is, or was meant as, a camera's address rather than a file name. No file of that name exists."""
     if any(os.path.lexists(name) for name in _file_names(source)):
         return False
     match = _SCHEME.match(source)
@@ -134,10 +134,10 @@ def is_address(source: str) -> bool:
 
 
 def shown(source: str) -> str:
-    """A whole source as it may be shown, in one line: without user, password, and whatever follows the path.
+    """A source in displayable form, on one line: without user, password, and everything after the path.
 
-    Cameras take secrets as parameters, too (`?token=...`, `/user=admin&password=...`), so nothing after the path's first
-    `?`, `#`, `=`, `;` or `&` is shown. A password may hold any character: all up to the last `@` goes.
+    Cameras also take secrets as parameters (`?token=...`, `/user=admin&password=...`), so nothing after the path's first
+    `?`, `#`, `=`, `;` or `&` is shown. A password may contain any character: everything up to the last `@` is removed.
     """
     if any(os.path.lexists(name) for name in _file_names(source)):
         return visible(source)
@@ -148,19 +148,19 @@ def shown(source: str) -> str:
     rest = source[len(begin) :]
     if "@" in rest:
         if _HOST.match(rest):
-            return visible(f"{begin}***")  # the "@" is a parameter's, or the password has a "/"
+            return visible(f"{begin}***")  # the "@" is in a parameter, or the password has a "/"
         begin, rest = begin + "***@", rest.rpartition("@")[2]
     elif re.match(r"[^/?#:\[]*:(?!\d*(?:[/?#.,:;]|$))", rest):
         return visible(f"{begin}***")  # user:password, the host is missing
     plain = re.split(r"[?#=;&]", rest, maxsplit=1)[0]
     secret = rest[len(plain) :]
-    if secret[1:].rstrip(".,:;") == "***":  # a text that was redacted before
+    if secret[1:].rstrip(".,:;") == "***":  # text that was already redacted
         return visible(begin + rest)
     return visible(begin + plain + (f"{secret[0]}***" if secret else ""))
 
 
 _HOST = re.compile(r"(?:[\w-]+(?:\.[\w-]+)+(?::\d*)?|[\w.-]+:\d+|\[[^\]@]*\](?::\d*)?)[/?#]", re.DOTALL)
-"""What a host, and no user name, looks like at the beginning of an address."""
+"""What a host, as opposed to a user name, looks like at the beginning of an address."""
 
 _ADDRESS_IN_TEXT = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:/{1,2}(?:.*@)?[^\s'\"]*", re.DOTALL)
 _USER_IN_TEXT = re.compile(r"[^\s/:@'\"]+:[^\s]*@")
@@ -170,7 +170,7 @@ def redact(text: str, sources: Iterable[str] = ()) -> str:
     """`text` without the secrets of the addresses in it.
 
     `sources`: addresses that may occur in it, such as a command's arguments; those are found whatever characters they
-    hold. Of others all from `scheme://` to the text's last `@` goes.
+    contain. For others, everything from `scheme://` to the text's last `@` is removed.
     """
     for source in sorted((one for one in sources if is_address(one)), key=len, reverse=True):
         text = _without(text, (source, str(Path(source))), len(_begin(source)), shown(source))
@@ -185,9 +185,9 @@ def _begin(source: str) -> str:
 
 
 def _without(text: str, forms: Iterable[str], begin: int, replacement: str) -> str:
-    """`text` with `replacement` in place of each of the `forms` that one address has in it, if only the first part is there:
-    messages cut long words. `begin`: characters of it that are no secret."""
-    forms = [form for form in forms if form.strip()]  # an empty one would be found everywhere
+    """`text` with each of the `forms` that one address takes in it replaced by `replacement`, even if only the beginning is
+    there: messages truncate long words. `begin`: characters of it that are not secret."""
+    forms = [form for form in forms if form.strip()]  # an empty one would match everywhere
     at = 0
     while True:
         found = [(place, form) for form in forms if (place := text.find(form.lstrip()[: begin + 3], at)) >= 0]
@@ -207,12 +207,12 @@ def _without(text: str, forms: Iterable[str], begin: int, replacement: str) -> s
 _ESCAPED = r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|\\U[0-9a-f]{8}"
 _BLANK = re.compile(rf"(?:\s|{_ESCAPED}|\\[tnrfv0ab]|\ufffd)")
 _REPLACED = "[?\ufffd]"
-"""What stands in place of a character that an encoding does not have."""
+"""Replaces a character that an encoding does not have."""
 
 
 def _agree(text: str, place: int, form: str, backslash: str) -> int:
-    """How many characters of the text from this place on are `form`, or a first part of it: as it is, or with blanks made
-    one, and quotes and control characters escaped. `backslash`: how one is written."""
+    """How many characters of the text from this position on match `form` or a prefix of it: verbatim, or with runs of blanks
+    collapsed, and quotes and control characters escaped. `backslash`: how one is written."""
     at = place
     for character in form:
         if character.isspace() or not character.isprintable():
@@ -231,8 +231,7 @@ def _agree(text: str, place: int, form: str, backslash: str) -> int:
 
 
 def _behind_blanks(text: str, at: int) -> int:
-    """The first place from `at` on that is no blank or control character, whether that stands there raw, escaped or
-    replaced."""
+    """The first position from `at` on that is not a blank or control character, whether raw, escaped or replaced."""
     if text[at : at + 1] == "?":
         return at + 1
     while at < len(text):
@@ -246,7 +245,8 @@ def _behind_blanks(text: str, at: int) -> int:
 
 
 def _file_names(source: str) -> list[str]:
-    """The names that `source` may be as a file: as it is, and without file: (with %20 and the like, where it is a URL)."""
+    """The file names that `source` may stand for: verbatim, and without file: (with %20 and the like decoded, if it is a
+    URL)."""
     names = [] if "\0" in source else [source]
     if source[:5].lower() == "file:":
         rest = source[5:]
@@ -260,11 +260,11 @@ def _file_names(source: str) -> list[str]:
 
 
 def _with_quoted_user(rest: str) -> str:
-    """What follows `scheme://`, the user and password made safe for FFmpeg where they hold characters with a meaning."""
+    """The part after `scheme://`, with user and password escaped for FFmpeg where they contain special characters."""
     if "@" not in rest:
         return rest
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
-    if "@" in authority:  # as the standard has it; FFmpeg takes the last "@" in there, too
+    if "@" in authority:  # per the standard; FFmpeg also takes the last "@" in there
         user, _, host = authority.rpartition("@")
         rest_after = rest[len(authority) :]
     elif ":" in authority and not authority.rpartition(":")[2].isdigit():
@@ -278,7 +278,7 @@ def _with_quoted_user(rest: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Percent-encoded, unless it is already: FFmpeg takes %XX apart."""
+    """Percent-encoded, unless it already is: FFmpeg decodes %XX."""
     encoded = "%" if re.search(r"%[0-9a-fA-F]{2}", text) else ""
     return quote(text, safe="!$&'()*+,;=-._~" + encoded, errors="surrogateescape")
 

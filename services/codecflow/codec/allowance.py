@@ -1,7 +1,7 @@
-"""How much of the codec signal is published: as much as a share of the stream's own bytes pays for.
+"""How much of the codec signal is published: metadata may take a fixed share of the stream's own bytes.
 
-Grids come in several grades, and each signal picture gets the best one that fits. It depends on the pictures alone:
-whoever publishes a file again publishes the same.
+Grids come in several grades, and each signal picture gets the best one that fits. The choice depends only on the pictures:
+publishing a file again gives the same grids.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from codecflow.messages.grids import encode_blocks
 from .tiles import Sums
 
 SHARE = 0.07
-"""Of the coded pictures' bytes, for metadata. The promise is 8 %: sizes are estimated, and short streams have no average."""
+"""Share of the coded pictures' bytes for metadata. The documented limit is 8 %: sizes are estimated, and short streams do
+not average out."""
 
 _PICTURE_BYTES = 10
 _SECOND_BYTES = 170
-"""What documents take without grids, batched and compressed: for each picture, and for each second (a batch's and a
-request's own bytes, and the compressor's first pass over what it will see again). Measured, 10 to 60 pictures/s."""
+"""Size of documents without grids, batched and compressed: per picture, and per second (the overhead of a batch and a
+request, and the compressor's first pass over data that repeats later). Measured at 10 to 60 pictures/s."""
 
 _SIGNAL_BYTES = 30
 _SAVED_SIGNALS = 60
-"""So many signals' worth of the best grade may be saved up: what a keyframe brings is spent over its GOP."""
+"""Limit on savings, in signals of the best grade: what a keyframe earns is spent over its GOP."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,8 @@ class Grids:
 
 @dataclass(frozen=True, slots=True)
 class _Grade:
-    """`floor`: smaller changes are rounded up to it. `reserve`: the balance must be so many times what it takes, so that
-    what matters most is seldom missing."""
+    """`floor`: smaller changes are rounded up to it. `reserve`: the balance must be this many times the grade's cost, so
+    that the most important data is rarely missing."""
 
     floor: int
     motion: bool
@@ -64,7 +65,7 @@ class Allowance:
         self._best = 0.0
 
     def earn(self, coded_bytes: int) -> None:
-        """A coded picture has come."""
+        """A coded picture has arrived."""
         self._balance += SHARE * coded_bytes - _PICTURE_BYTES
 
     def pass_time(self, seconds: float) -> None:
@@ -74,8 +75,8 @@ class Allowance:
             self._balance = max(min(self._balance, _SAVED_SIGNALS * self._best), -_SAVED_SIGNALS * self._best)
 
     def spend(self, bounds: Sums | None, motion: Grid | None, intra: Grid | None, shape: tuple[int, int]) -> Grids:
-        """The grids of a signal picture. `bounds`: of the change to the reference, in eighths of a grey level; None where
-        there is none. `shape`: (rows, columns)."""
+        """The grids of a signal picture. `bounds`: of the change to the reference, in eighths of a grey level; None if there
+        is no reference. `shape`: (rows, columns)."""
         best = 0.0
         for grade in _GRADES:
             grids = _graded(grade, bounds, motion, intra, shape)
@@ -103,6 +104,6 @@ def _graded(
 
 
 def _size(grids: Grids) -> int:
-    """Bytes that the grids take on the brokers, about."""
+    """Approximate size of the grids on the brokers, in bytes."""
     blocks = encode_blocks(grids.change, grids.motion, grids.intra)
     return _SIGNAL_BYTES + len(zlib.compress(blocks.encode(), 6))

@@ -1,4 +1,5 @@
-"""H.264 and HEVC as Annex B byte streams with parameter sets before every keyframe, so that a reader can start at any.
+"""H.264 and HEVC as Annex B byte streams with parameter sets before every keyframe, so that a reader can start at any
+keyframe.
 
 Sources: ITU-T H.264 and H.265, Annex B (start codes) and 7.3 (NAL unit headers, parameter set ids); ISO/IEC 14496-15
 (avcC, hvcC and length-prefixed NAL units).
@@ -19,9 +20,8 @@ _KINDS = {"h264": (_H264_SPS, _H264_PPS), "hevc": (_HEVC_VPS, _HEVC_SPS, _HEVC_P
 class AnnexB:
     """Turns the pictures of one H.264 or HEVC track into self-contained Annex B.
 
-    `extradata` is the container's: avcC, hvcC, Annex B, or nothing. Pictures are taken as the container has them: their
-    coded bytes stay what they are, only length prefixes become start codes. A keyframe that lacks a parameter set gets
-    the newest one of each id before it.
+    `extradata` is the container's: avcC, hvcC, Annex B, or nothing. Coded bytes of pictures stay unchanged, only length
+    prefixes become start codes. A keyframe that lacks a parameter set gets the newest one of each id before it.
     """
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
@@ -61,7 +61,7 @@ class AnnexB:
         return data, keyframe
 
     def _keep(self, unit: bytes) -> tuple[int, int] | None:
-        """Remembers a parameter set under its type and id; None for any other NAL unit."""
+        """Stores a parameter set under its type and id; None for any other NAL unit."""
         if len(unit) < 3:
             return None
         kind = nal_type(unit, self._codec)
@@ -82,13 +82,13 @@ def nal_type(unit: bytes, codec: str) -> int:
 
 
 def _layer(unit: bytes) -> int:
-    """nuh_layer_id of an HEVC NAL unit: 0 is the base video, what is above adds views, depth or quality to it."""
+    """nuh_layer_id of an HEVC NAL unit: 0 is the base video; higher layers add views, depth or quality."""
     return (unit[0] & 1) << 5 | unit[1] >> 3
 
 
 def recovery_point(unit: bytes) -> list[bytes]:
-    """Of an H.264 SEI NAL unit, the recovery point alone, as such a unit; nothing where there is none, or messages before it
-    are faulty. (D.1.8: decoding can start at such a picture; after some pictures all samples are right.)"""
+    """The recovery point of an H.264 SEI NAL unit, as an SEI unit of its own; empty if there is none, or messages before it
+    are faulty. (D.1.8: decoding can start at such a picture; after some pictures all samples are correct.)"""
     payload, position = unit[1:].replace(b"\0\0\3", b"\0\0"), 0
     while position + 2 <= len(payload):
         kind = size = 0
@@ -171,7 +171,7 @@ def _read_hvcc(extradata: bytes) -> tuple[int, list[bytes]]:
 
 
 def _set_id(unit: bytes, kind: int) -> int:
-    """Id of a parameter set. HEVC sequences are distinguished by type alone: their id lies behind a profile of any
+    """Id of a parameter set. HEVC sequences are distinguished by type alone: their id comes after a profile of variable
     length."""
     if kind == _H264_SPS:
         return _exp_golomb(unit[4:])

@@ -12,16 +12,16 @@ from av.packet import Packet
 from codecflow.errors import SourceError
 
 _INSTANT_S = 0.005
-"""A packet that takes no longer than this to come was there already."""
+"""A packet that arrives within this time was already buffered."""
 
 _BURST_S = 1.0
-"""Packets that come in one burst for longer than this are no longer waited for."""
+"""If packets arrive in one burst for longer than this, reading no longer waits for its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A packet, and when it came: seconds since reading began, and the wall clock in ms. `waited_s`: how much of the time
-    until then was spent waiting for packets."""
+    """A packet and its arrival: seconds since reading began, and wall clock in ms. `waited_s`: how much of the time until
+    then was spent waiting for packets."""
 
     packet: Packet[Any]
     at_s: float
@@ -30,7 +30,7 @@ class Arrival:
 
 
 def arrivals(packets: Iterator[Packet[Any]]) -> Iterator[Arrival]:
-    """The packets, each with the time at which it came."""
+    """The packets, each with its arrival time."""
     began = time.monotonic()
     waited_s = 0.0
     while True:
@@ -44,9 +44,8 @@ def arrivals(packets: Iterator[Packet[Any]]) -> Iterator[Arrival]:
 
 
 def spread(arrived: Iterator[Arrival], opening_s: float) -> Iterator[Arrival]:
-    """The same, but packets that were there when reading began, `opening_s` seconds after the source was opened, count as
-    having come one after another during that time, at no slower a pace than those after them. They wait until two more
-    have come."""
+    """The same, but packets that were buffered when reading began, `opening_s` seconds after the source was opened, are
+    spread over that time, at no slower a pace than the packets after them. They are held until two more have arrived."""
     probed: list[Arrival] = []
     later: list[Arrival] = []
     before_s = 0.0

@@ -1,34 +1,34 @@
-"""The clock of a source: the time at which a viewer with a clock of his own would see one picture after another.
+"""The clock of a source: the time at which a viewer with a clock would see each picture.
 
-The same rules for every source, applied in the order in which pictures are shown (presentation.py), so that B-pictures,
-which are decoded later than they are shown, need no rules of their own.
+The rules are the same for every source, and are applied in presentation order (presentation.py), so that B-pictures, which
+are decoded later than they are shown, need no special rules.
 
-Which clock is believed
-- The container's presentation times, wherever there are any.
-- A file without them (raw H.264 or HEVC, AVI): one picture after another at the rate that the stream states, or 25
-  pictures/s, which is announced. AVI numbers pictures in decode order: the numbers are given out in the order shown.
-- A live source without them (raw video over TCP, UDP or a pipe; MJPEG over HTTP, for which FFmpeg invents 25
-  pictures/s): the time at which each picture arrives.
-- A live source whose times do not keep the pace of the wall clock (TOLERANCE_S apart): from then on the time at which
-  each picture arrives.
+Which clock is used
+- The container's presentation times, if it has any.
+- A file without them (raw H.264 or HEVC, AVI): constant steps at the stream's stated rate, or at 25 pictures/s, which is
+  announced. AVI numbers pictures in decode order: the numbers are reassigned in presentation order.
+- A live source without them (raw video over TCP, UDP or a pipe; MJPEG over HTTP, for which FFmpeg invents 25 pictures/s):
+  the arrival time of each picture.
+- A live source whose times do not keep pace with the wall clock (TOLERANCE_S apart): from then on the arrival time of each
+  picture.
 - A picture without a time among others that have one: its neighbours' pace.
 
-What a step of the source's times is taken for (`shift` is what was added to them so far)
-- The wrap of a 32-bit or 33-bit counter: time goes on; nothing is announced.
-- Back by up to BACK_S (jittery stamps, a clock that was adjusted): pictures follow as close together as the time base
-  allows, until the source's time has caught up.
-- Further back, or ahead where that is no gap: the picture is put one picture after the one before it (live: as much
-  later as it arrived later). If the next picture agrees with it, the clock was set or files were joined: `shift` changes.
-  If the next picture agrees with those before, it was one wrong stamp.
-- Ahead, live: a gap if the wall clock advanced as well, or if pictures that were late catch up; otherwise a jump.
-- Ahead, file: only the container's own time exists. A gap if the next picture goes on from there, of any length (up to a
-  year) in containers that keep one timeline (MP4, Matroska, AVI); in those that record a transmission's clock (MPEG-TS
-  and -PS, FLV) up to FILE_GAP_S, beyond which a clock was set or files were joined.
-- A live clock that is slightly fast or slow is followed, and drawn towards the wall clock by 0.5 % once it is 1 s off.
+How a jump in the source's times is interpreted (`shift` is the offset added to them so far)
+- The wrap of a 32-bit or 33-bit counter: time continues; nothing is announced.
+- Back by up to BACK_S (jittery stamps, an adjusted clock): pictures follow as close together as the time base allows, until
+  the source's time has caught up.
+- Further back, or ahead without being a gap: the picture is placed one picture after the previous one (live: later by the
+  difference in arrival). If the next picture agrees with it, the clock was set or files were joined: `shift` changes. If the
+  next picture agrees with the earlier ones, it was a single wrong stamp.
+- Ahead, live: a gap if the wall clock advanced as well, or if late pictures catch up; otherwise a jump.
+- Ahead, file: only the container's own time exists. A gap if the next picture continues from there, of any length (up to a
+  year) in containers that keep one timeline (MP4, Matroska, AVI); in those that record a transmission's clock (MPEG-TS and
+  -PS, FLV) up to FILE_GAP_S, beyond which a clock was set or files were joined.
+- A live clock that is slightly fast or slow is followed, and corrected towards the wall clock by 0.5 % once it is 1 s off.
 
-Guarantees for every source: times increase strictly. Live: from START_S on, when what was buffered at the start has come,
-time stays within TOLERANCE_S (and four pictures of a slow camera) of the wall clock. Whatever the stamps are, time advances
-while pictures come. Decisions depend on stamps, picture order and times of arrival only. Each kind of correction is
+Guarantees for every source: times increase strictly. Live: from START_S on, when the initially buffered pictures have
+arrived, time stays within TOLERANCE_S (plus four pictures of a slow camera) of the wall clock. Time advances while pictures
+come, whatever their stamps. Decisions depend only on stamps, picture order and arrival times. Each kind of correction is
 announced once and counted.
 """
 
@@ -42,16 +42,16 @@ from av.format import ContainerFormat
 from av.video.stream import VideoStream
 
 TOLERANCE_S = 10.0
-"""How far a live source's time may be from the wall clock. A network that stalls for this long is lost anyway."""
+"""How far a live source's time may be from the wall clock. A network that stalls for this long has failed anyway."""
 
 FILE_GAP_S = 60.0
 TIMELINE_GAP_S = 366 * 86_400.0
 BACK_S = 0.5
-_JITTER_S = 1.0  # and a step: how much earlier, measured by its stamp, a live picture may come than any before it
-_STEP_S = 1.0  # pictures of one clock are at most so far apart, or eight steps, when two of them confirm a jump
-START_S, _START_PICTURES = 5.0, 10  # after which a live source is at its own pace: what was buffered has come
-_AHEAD_S = 0.25  # or four steps: a file's time that goes ahead by more must be confirmed by the next picture
-_FASTEST = 500  # pictures/s; what claims more, such as 1000 or 90000, means the unit of its times
+_JITTER_S = 1.0  # plus one step: how much earlier, by its stamp, a live picture may arrive than any before it
+_STEP_S = 1.0  # pictures of one clock are at most this far apart, or eight steps, when two of them confirm a jump
+START_S, _START_PICTURES = 5.0, 10  # after which a live source is at its own pace: its initial buffer is empty
+_AHEAD_S = 0.25  # or four steps: a larger jump ahead in a file must be confirmed by the next picture
+_FASTEST = 500  # pictures/s; higher claims, such as 1000 or 90000, are the unit of its times
 _ASSUMED_RATE = 25
 _NO_TIMESTAMPS, _DISCONTINUOUS = 0x80, 0x200  # AVFMT_NOTIMESTAMPS, AVFMT_TS_DISCONT
 _RTP_UNIT = Fraction(1, 90_000)
@@ -72,12 +72,11 @@ _ASSUMED = "neither its pictures nor its stream say when pictures are shown; {:g
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What is known of a source's times.
+    """What is known about a source's times.
 
-    `unit`: seconds per unit of all times. `frame`: duration of a picture, in units, as far as the source says. `stamped`:
-    it has presentation times; `numbered`: decoding times only; `rate_stated`: or at least a frame rate. `live`: pictures
-    come with times of arrival; `paced`: never faster than in real time. `one_timeline`: a file whose gaps are real,
-    whatever their length.
+    `unit`: seconds per unit of all times. `frame`: duration of a picture, in units, as far as the source says. `stamped`: it
+    has presentation times; `numbered`: decoding times only; `rate_stated`: at least a frame rate. `live`: pictures have
+    arrival times; `paced`: never faster than real time. `one_timeline`: a file whose gaps are real, whatever their length.
     """
 
     unit: Fraction
@@ -94,7 +93,7 @@ class Rules:
 
 
 def track_rules(track: VideoStream, container: ContainerFormat, *, live: bool, paced: bool) -> Rules:
-    """The rules for a track of an opened source. `paced`: it cannot come faster than in real time."""
+    """The rules for a track of an opened source. `paced`: it cannot deliver faster than real time."""
     none = bool(container.flags & _NO_TIMESTAMPS) or container.name.endswith("_pipe")
     numbered = container.name == "avi"
     stated = track.codec_context.framerate
@@ -102,7 +101,7 @@ def track_rules(track: VideoStream, container: ContainerFormat, *, live: bool, p
     rate = next((Fraction(rate) for rate in rates if rate and rate <= _FASTEST), None)
     unit = track.time_base or Fraction(1, 90_000)
     if live and none:
-        unit = Fraction(1, 90_000)  # not the one of an invented rate
+        unit = Fraction(1, 90_000)  # not that of an invented rate
     return Rules(
         unit=unit,
         frame=max(1, round(1 / (rate or _ASSUMED_RATE) / unit)),
@@ -117,15 +116,14 @@ def track_rules(track: VideoStream, container: ContainerFormat, *, live: bool, p
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """A picture that was not given its own time: the shift with which it would have had the one it got, and how far off
-    it was."""
+    """A picture that did not get its own time: the shift that would give it the time it got, and how far off it was."""
 
     shift: int
     off: int
 
 
 class SourceClock:
-    """The time of one picture after another, in the order in which they are shown. Units as in `rules`."""
+    """The time of each picture, in presentation order. Units as in `rules`."""
 
     def __init__(self, rules: Rules) -> None:
         self.last: int | None = None
@@ -140,28 +138,28 @@ class SourceClock:
             self.notices.append(_ASSUMED.format(float(1 / (rules.frame * rules.unit))))
         self._steps: deque[int] = deque([rules.frame], maxlen=3)
         self._doubt: _Doubt | None = None
-        self._believed: int | None = None  # the newest stamp that was
+        self._believed: int | None = None  # the newest accepted stamp
         self._guessed = 0  # pictures placed since
-        self._stood = 0  # of them, those that waited for the source's time to catch up
+        self._stood = 0  # those of them that waited for the source's time to catch up
         self._stamp: int | None = None
         self._repeats = 0
-        # Live. Time of the newest arrival, and of waiting for arrivals; the highest lead of a time over its arrival.
+        # Live. Newest arrival time, and time spent waiting for arrivals; the highest lead of a time over its arrival.
         self._arrived, self._waited, self._high = 0, 0, 0
         self._settled: int | None = None  # the highest lead after the start
         self._count = 0
-        self._grown = 0  # by how much it rose until then, other than by pictures that were there already
+        self._grown = 0  # by how much it rose until then, not counting buffered pictures
         self._slow = 0
-        self._off_pace = 0  # pictures in a row that are too far from the wall clock
+        self._off_pace = 0  # consecutive pictures too far from the wall clock
         self._drawn = 0
 
     @property
     def step(self) -> int:
-        """From one picture to the next."""
+        """Time from one picture to the next."""
         return max(1, min(self._steps))
 
     @property
     def _jitter(self) -> int:
-        """How much higher than any before it the lead of a live picture may be."""
+        """How much the lead of a live picture may exceed all earlier ones."""
         step = min(self.step, self._rules.units(2.0))
         if self._settled is None:
             return max(0, self._rules.units(START_S) - self._grown) + step
@@ -179,8 +177,8 @@ class SourceClock:
         return stamp + self.shift - self.last > max(self._rules.units(_AHEAD_S), 4 * self.step)
 
     def place(self, stamp: int | None, arrived: int = 0, waited: int = 0, following: int | None = None) -> int:
-        """The time of the next picture. `arrived`, `waited`: live, the wall clock, and the part of it that was spent waiting
-        for the source. `following`: files, the stamp of the picture shown after this one."""
+        """The time of the next picture. `arrived`, `waited`: live, the wall clock, and the part of it spent waiting for the
+        source. `following`: files, the stamp of the picture shown after this one."""
         if (before := self.last) is None:
             time = 0 if stamp is None or self.by_arrival else stamp
             self._high = time - arrived
@@ -203,7 +201,7 @@ class SourceClock:
         return time
 
     def _own(self, stamp: int, before: int, arrived: int, since: int, following: int | None) -> int:
-        """The stamp as a time, if it is one that can be believed."""
+        """The stamp as a time, if it is plausible."""
         near = max(self._rules.units(_STEP_S), 8 * self.step)
         for wrap in _WRAPS:
             if 0 < stamp + self.shift + wrap - before <= near + since:
@@ -239,7 +237,7 @@ class SourceClock:
         return stamp + self.shift
 
     def _settle_doubt(self, stamp: int, expected: int, near: int) -> None:
-        """Whether the picture before was the first after a jump: this one tells."""
+        """Whether the previous picture was the first after a jump; this one decides."""
         if (doubt := self._doubt) is None:
             return
         self._doubt = None
@@ -257,11 +255,11 @@ class SourceClock:
         return time
 
     def _guess(self, arrived: int, since: int, room: int = 0) -> int:
-        """A time for a picture whose own is missing or wrong: a step after the one before, within half the `room` to the
-        next if that is known; live, `since` after it, and hardly further ahead of the wall clock than any before."""
+        """A time for a picture whose own is missing or wrong: one step after the previous one, within half the `room` to the
+        next if that is known; live, `since` after it, and hardly further ahead of the wall clock than any earlier one."""
         assert self.last is not None
         self._guessed += 1
-        step = self.step // 2 if self._repeats == 1 else max(self.step, since)  # two fields may have one time
+        step = self.step // 2 if self._repeats == 1 else max(self.step, since)  # two fields may share one time
         if self._rules.live:
             step = min(step, arrived + self._high + self._jitter - self.last)
         if room > 1:
@@ -274,23 +272,23 @@ class SourceClock:
         return self._repeats > 0
 
     def _believe(self, stamp: int | None) -> None:
-        """What a step is, is learned from stamps that are believed."""
+        """Learn the step between pictures from accepted stamps."""
         if stamp is not None and self._believed is not None and stamp > self._believed:
             self._steps.append((stamp - self._believed) // (self._guessed + 1))
         if stamp is not None:
             self._believed, self._guessed, self._stood, self._stamp = stamp, 0, 0, stamp
 
     def _keep_pace(self, lead: int, advanced: int, waiting: int) -> None:
-        """Draws a live clock towards the wall clock, and gives it up when it has a pace of its own."""
+        """Corrects a live clock towards the wall clock, and abandons it when it runs at its own pace."""
         if not self._guessed:
             if lead > self._high and advanced > 2 * max(self._steps):
                 self._grown += lead - self._high
             self._high = max(self._high, lead)
         slack = min(
             4 * self.step, self._rules.units(TOLERANCE_S)
-        )  # slow cameras come unevenly, since pictures wait for those shown before them
+        )  # pictures of slow cameras arrive unevenly, since they wait for those shown before them
         limit = self._rules.units(TOLERANCE_S) + slack
-        # Only waiting counts: pictures that are fetched late, since the brokers were slow, have waited for us.
+        # Only waiting counts: pictures fetched late because the brokers were slow have waited for us.
         self._slow = max(0, self._slow + waiting - advanced)
         off = self._slow
         if self._settled is None:
@@ -302,7 +300,7 @@ class SourceClock:
             self.shift += correction if lead < self._settled else -correction
             if self._rules.paced and lead - self._settled > limit:
                 self._high, off = lead, lead - self._settled
-        # Not one picture alone: the last one of a camera that fell silent comes out only when the time-out has passed.
+        # Not for a single picture: the last one of a camera that fell silent comes out only after the time-out.
         self._off_pace = self._off_pace + 1 if off > limit else 0
         if self._off_pace > 1:
             self.by_arrival = True
@@ -313,7 +311,7 @@ class SourceClock:
         if self._rules.live and self._rules.unit == _RTP_UNIT:
             off = (off + (_WRAPS[0] >> 1)) % _WRAPS[0] - (
                 _WRAPS[0] >> 1
-            )  # a counter that is set back looks as if it wrapped
+            )  # a counter that is set back looks like a wrap
         if self.corrected[kind] == 1:
             self.notices.append(CORRECTIONS[kind].format(_duration(off * self._rules.unit)))
 

@@ -1,6 +1,6 @@
-"""What changes in a picture although nothing happens in the scene: the camera's exposure, and noise.
+"""Changes in a picture while nothing happens in the scene: the camera's exposure, and noise.
 
-Both are measured by the producer and published with the signal, so that whoever reads the stream takes the same decisions.
+Both are measured by the producer and published with the signal, so that all readers of the stream make the same decisions.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from codecflow.messages import MAX_NOISE, UNCHANGED, Exposure
 from .tiles import PER_BLOCK, TILE, Sums
 
 _EXPLAINED = 2.0
-"""Grey levels: an exposure explains a block whose mean it predicts to within this."""
+"""Grey levels: an exposure explains a block if it predicts the mean to within this."""
 
 _LEAST_SHARE, _LEAST_GAIN = 0.5, 0.1
-"""Share of the blocks that an exposure must explain, and by how much more than no change at all does."""
+"""Share of the blocks that an exposure must explain, and by how much it must beat no change at all."""
 
 _STAYING = 0.3
-"""The same, once there is one: to and fro would renew everything each time."""
+"""The same, once there is one: hysteresis, since every switch would renew everything."""
 
 _DARKEST, _BRIGHTEST = 6, 249
-"""Means between which a block tells of the exposure: beyond, samples are cut off."""
+"""Range of means in which a block is used to estimate exposure: beyond, samples are clipped."""
 
 _FEWEST = 16
-"""Blocks, below which nothing is said."""
+"""Minimum number of blocks for an estimate."""
 
 _STEPS = 6
 
@@ -36,12 +36,12 @@ _NOISE_S = 8
 
 
 def exposure_of(now: Sums, then: Sums, before: Exposure = UNCHANGED) -> Exposure:
-    """The gain and offset that turn picture `then` into `now`, where most of the blocks have changed by just that; otherwise
-    UNCHANGED. Both are sums over the tiles of pictures of one size; `before`: what was found of the signal picture before,
-    to the same `then`.
+    """The gain and offset that turn picture `then` into `now`, if most of the blocks have changed by exactly that; otherwise
+    UNCHANGED. Both are sums over the tiles of pictures of one size; `before`: the result for the previous signal picture,
+    relative to the same `then`.
 
-    Least squares over means of blocks, again and again over those that it explained best, so that things that came or went
-    do not count.
+    Least squares over block means, iterated over the blocks that it explained best, so that objects that appeared or left do
+    not count.
     """
     y, x = _block_means(now), _block_means(then)
     clear = (x > _DARKEST) & (x < _BRIGHTEST) & (y > _DARKEST) & (y < _BRIGHTEST)
@@ -68,18 +68,18 @@ def exposure_of(now: Sums, then: Sums, before: Exposure = UNCHANGED) -> Exposure
 
 
 def _block_means(tiles: Sums) -> npt.NDArray[np.float64]:
-    """Of whole blocks, all in a row. Those that a picture's edge cuts look dark, and alike in both."""
+    """Means of whole blocks, flattened. Blocks cut by the picture's edge look dark, and alike in both."""
     rows, columns = tiles.shape
     sums = tiles.reshape(rows // PER_BLOCK, PER_BLOCK, columns // PER_BLOCK, PER_BLOCK).sum((1, 3))
     return np.asarray(sums / (PER_BLOCK * TILE) ** 2, np.float64).ravel()
 
 
 class NoiseMeter:
-    """The noise of one stream: by how much means of 8x8 samples differ from one signal picture to the next, one standard
-    deviation of it, in eighths of a grey level, where nothing moves.
+    """The noise of one stream: by how much means of 8x8 samples differ from one signal picture to the next where nothing
+    moves, one standard deviation, in eighths of a grey level.
 
-    Of each pair of pictures the median over the picture counts, so what moves in less than half of it does not; of four
-    neighbours what they do not have in common, so that light does not; and of the pairs of the last 8 s the median.
+    For each pair of pictures the median over the picture is taken, so motion in less than half of it does not count; four
+    neighbours are differenced, so that light does not count; of the pairs of the last 8 s the median is used.
     """
 
     def __init__(self, interval_s: float) -> None:
@@ -87,14 +87,14 @@ class NoiseMeter:
         self._newest: deque[float] = deque(maxlen=max(3, min(64, round(_NOISE_S / interval_s))))
 
     def add(self, tiles: Sums) -> int:
-        """The noise, with the next signal picture, given its sums over tiles."""
+        """The noise including the next signal picture, given its sums over tiles."""
         rows, columns = tiles.shape
         now = tiles.reshape(rows // 2, 2, columns // 2, 2).sum((1, 3))
         before, self._before = self._before, now
         if before is not None and before.shape == now.shape:
             across = np.diff(now - before, axis=1)
             both = np.abs(np.diff(across, axis=0))
-            # Four of a deviation each make two; a normal distribution has it at 1.48 medians.
+            # Four samples combined double the deviation; a normal distribution's is 1.48 medians.
             self._newest.append(float(np.median(both)) / 2 * 1.48 / (2 * TILE) ** 2 if both.size else 0.0)
         if not self._newest:
             return 0

@@ -1,4 +1,4 @@
-"""The worker's side: published pictures back to frames, in the order in which they are shown."""
+"""The worker's side: published pictures back to frames, in presentation order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .pictures import DecodedPicture, PictureDecoder, luma, matches
 
 @dataclass(frozen=True, slots=True)
 class ShownPicture:
-    """One shown picture of an epoch. Its samples are converted only when they are asked for.
+    """One shown picture of an epoch. Its samples are converted only on demand.
 
     `width`, `height`: of the coded picture, as are the samples of `luma`. `size`: of the shown one, as is `rgb`.
     """
@@ -38,7 +38,7 @@ class ShownPicture:
 
     @property
     def orientation(self) -> int:
-        """What turns the coded picture into the shown one (EXIF, 1 to 8)."""
+        """The transform from the coded picture to the shown one (EXIF, 1 to 8)."""
         return self.picture.orientation
 
     @property
@@ -52,7 +52,8 @@ class ShownPicture:
         return luma(self.frame)
 
     def matches(self, signal: Signal) -> bool:
-        """Whether the luma samples are those that `signal`, of this picture, was measured on; else it bounds nothing."""
+        """Whether the luma samples are those on which `signal`, of this picture, was measured; otherwise it bounds
+        nothing."""
         return matches(self.frame, signal)
 
     def rgb(self) -> npt.NDArray[np.uint8]:
@@ -64,8 +65,8 @@ class ShownPicture:
 class Decoder:
     """Decodes the coded pictures of one stream's epoch, given in decode order from a keyframe on.
 
-    Never fails on what a picture holds: `lost` counts pictures that could not be used, as PictureDecoder's.
-    A further epoch needs a Decoder of its own. `nvdec`: on the GPU, as PictureDecoder's.
+    Never fails because of a picture's content: `lost` counts unusable pictures, as PictureDecoder's. Each epoch needs its
+    own Decoder. `nvdec`: on the GPU, as PictureDecoder's.
     """
 
     def __init__(self, *, nvdec: bool = False) -> None:
@@ -73,7 +74,7 @@ class Decoder:
 
     @property
     def lost(self) -> int:
-        """Pictures before the first keyframe, and corrupt ones with what followed them up to the next keyframe."""
+        """Pictures before the first keyframe, and corrupt ones with those after them up to the next keyframe."""
         return self._pictures.lost
 
     def push(self, picture: CodedPicture) -> list[ShownPicture]:
@@ -81,7 +82,7 @@ class Decoder:
         return self._shown(self._pictures.push(picture))
 
     def flush(self) -> list[ShownPicture]:
-        """The pictures still held back, at the end of the epoch. Decoding may go on at a keyframe."""
+        """The pictures still held back, at the end of the epoch. Decoding may continue at a keyframe."""
         return self._shown(self._pictures.flush())
 
     def _shown(self, decoded: list[DecodedPicture]) -> list[ShownPicture]:

@@ -1,4 +1,4 @@
-"""Which way up a source's pictures are to be shown, as its container and the pictures themselves say it.
+"""The orientation in which a source's pictures are to be shown, according to its container and the pictures themselves.
 
 Sources: ISO/IEC 14496-12, 6.2.2 (the matrix of a track); EXIF 2.32 and TIFF 6.0 (Orientation of a JPEG); ITU-T H.264 D.1.29
 and H.265 D.2.22 (SEI display orientation).
@@ -32,7 +32,7 @@ _DISPLAY_ORIENTATION = 47
 
 
 class Display:
-    """The orientation of each picture of one track, in decode order, as the container or the picture itself says.
+    """The orientation of each picture of one track, in decode order, as stated by the container or the picture itself.
 
     `notice`: called once with an angle in degrees when pictures are to be rotated by other than a quarter turn.
     """
@@ -49,7 +49,7 @@ class Display:
         if not self._started:
             self._started = True
             self._container = self._of_container(packet, data)
-        if self._codec == "mjpeg":  # whose EXIF outranks the container, as in FFmpeg
+        if self._codec == "mjpeg":  # its EXIF overrides the container, as in FFmpeg
             own = exif_orientation(data)
             return self._container if own == UPRIGHT else own
         if self._codec in _SEI and self._container == UPRIGHT:
@@ -60,7 +60,7 @@ class Display:
         return self._container
 
     def _of_container(self, packet: Packet[Any], data: bytes) -> int:
-        """What the container says of all pictures, by the first one. What that says itself is not counted."""
+        """The container's orientation for all pictures, read with the first one. The picture's own is not included."""
         if self._codec == "mjpeg":
             packet = Packet(without_exif(data))
         matrix = _matrix(self._track, packet)
@@ -75,7 +75,7 @@ class Display:
 
 
 def frame_matrix(frame: VideoFrame) -> Nearest | None:
-    """What FFmpeg says of how a frame is to be shown; None when it says nothing."""
+    """The display matrix that FFmpeg reports for a frame; None if there is none."""
     matrix = side_data(frame, Type.DISPLAYMATRIX)
     if matrix is None:
         return None
@@ -84,7 +84,7 @@ def frame_matrix(frame: VideoFrame) -> Nearest | None:
 
 
 def _matrix(track: VideoStream, packet: Packet[Any]) -> Nearest | None:
-    """The container's display matrix: FFmpeg hands it out with decoded frames only, so the first picture is decoded."""
+    """The container's display matrix. FFmpeg reports it only with decoded frames, so the first picture is decoded."""
     context = track.codec_context
     try:
         context.thread_count = 1
@@ -96,7 +96,7 @@ def _matrix(track: VideoStream, packet: Packet[Any]) -> Nearest | None:
 
 
 def exif_orientation(jpeg: bytes) -> int:
-    """The orientation in a JPEG's EXIF segment; 1 where there is none or it says nothing sensible."""
+    """The orientation in a JPEG's EXIF segment; 1 if there is none or it is invalid."""
     begin, end = _exif_segment(jpeg)
     return _tiff_orientation(jpeg[begin + 10 : end])
 
@@ -108,14 +108,14 @@ def without_exif(jpeg: bytes) -> bytes:
 
 
 def _exif_segment(jpeg: bytes) -> tuple[int, int]:
-    """Where a JPEG's EXIF segment begins, marker included, and ends; (0, 0) where there is none."""
+    """Start (marker included) and end of a JPEG's EXIF segment; (0, 0) if there is none."""
     position = 2
     while jpeg[position : position + 1] == b"\xff" and position + 4 <= len(jpeg):
         marker = jpeg[position + 1]
         if marker == 0xFF:  # padding
             position += 1
             continue
-        if marker in (0xDA, 0xD9):  # the picture begins
+        if marker in (0xDA, 0xD9):  # start of the picture
             break
         length = int.from_bytes(jpeg[position + 2 : position + 4])
         if marker == 0xE1 and jpeg[position + 4 : position + 10] == b"Exif\0\0":
@@ -144,7 +144,7 @@ def _tiff_orientation(tiff: bytes) -> int:
 
 
 def sei_orientation(data: bytes, codec: str) -> Nearest | None:
-    """What a display orientation message before a picture says; None where there is none. `data`: in Annex B."""
+    """The orientation in a display orientation message before a picture; None if there is none. `data`: in Annex B."""
     sei, header, slices = _SEI[codec]
     for unit in split_annex_b(data):
         kind = nal_type(unit, codec)
@@ -158,7 +158,7 @@ def sei_orientation(data: bytes, codec: str) -> Nearest | None:
         if payload is not None and len(payload) >= 3:
             bits = int.from_bytes(payload[:3])
             across, down = (-1 if bits >> shift & 1 else 1 for shift in (22, 21))
-            turn = math.tau * (bits >> 5 & 0xFFFF) / 65536  # counter-clockwise, after the mirrors
+            turn = math.tau * (bits >> 5 & 0xFFFF) / 65536  # counter-clockwise, after mirroring
             sine, cosine = math.sin(turn), math.cos(turn)
             return nearest((across * cosine, -across * sine, down * sine, down * cosine))
     return None

@@ -1,4 +1,4 @@
-"""Parameter sets of H.264 and HEVC, as far as they are needed without a decoder.
+"""Parameter sets of H.264 and HEVC, the parts that are needed without a decoder.
 
 Sources: ITU-T H.264 7.3.2.1, 9.1 and annex E; ITU-T H.265 7.3.2.2.
 """
@@ -10,11 +10,11 @@ from functools import lru_cache
 
 
 class HeaderError(ValueError):
-    """A header that ends too early or refers to a parameter set that did not come."""
+    """A header that ends too early or refers to a missing parameter set."""
 
 
 class Bits:
-    """Reads a NAL unit's payload, from its byte `start` on, bit by bit (H.264 7.2, 9.1). `left`: bits not read yet."""
+    """Reads a NAL unit's payload bit by bit, from its byte `start` on (H.264 7.2, 9.1). `left`: unread bits."""
 
     def __init__(self, unit: bytes, start: int) -> None:
         payload = unit[start:].replace(b"\0\0\3", b"\0\0")
@@ -41,9 +41,9 @@ class Bits:
 
 @dataclass(frozen=True, slots=True)
 class H264Sequence:
-    """Of a sequence parameter set. `count_bits`: of a picture order count; 0: pictures are shown in the order in which they
-    are decoded. `depth`: pictures that may at most precede, in decode order, one that is shown before them (a frame may be
-    two); None where the sequence does not say."""
+    """Contents of a sequence parameter set. `count_bits`: of a picture order count; 0: pictures are shown in decode order.
+    `depth`: the maximum number of pictures that precede, in decode order, one that is shown before them (a frame may be
+    two); None if the sequence does not say."""
 
     frame_num_bits: int
     gaps_allowed: bool
@@ -87,7 +87,7 @@ def h264_sequence(unit: bytes) -> tuple[int, H264Sequence]:
     bits.ue()
     bits.ue()
     frames_only = bool(bits.u(1))
-    # Baseline has no B-pictures, and a sequence of intra pictures alone nothing to reorder.
+    # Baseline has no B-pictures, and a sequence of only intra pictures has nothing to reorder.
     intra_only = profile == 44 or (profile in (100, 110, 122, 244) and constraints & 0x10)
     depth = 0 if kind == 2 or profile == 66 or intra_only else None
     if depth is None:
@@ -107,7 +107,7 @@ def _skip_scaling_list(bits: Bits, size: int) -> None:
 
 
 def _h264_depth(bits: Bits, frames_only: bool) -> int | None:
-    """max_num_reorder_frames, in pictures: a frame may be two fields; None where the sequence does not say."""
+    """max_num_reorder_frames, in pictures: a frame may be two fields; None if the sequence does not say."""
     bits.u(1 if frames_only else 2)
     for _ in range(4 * bits.u(1)):
         bits.ue()

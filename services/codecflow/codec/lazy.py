@@ -1,14 +1,14 @@
-"""Decoding on demand: a group of pictures (GOP) of which nothing is needed is never decoded, others only as far as needed.
+"""Decoding on demand: a group of pictures (GOP) is decoded only as far as needed, and not at all if nothing of it is needed.
 
-Pictures are taken in decode order and held, coded. Those that are sampled come back in presentation order, as soon as
-nothing that is shown before them can come any more, which their decoding times tell; each is decoded when its samples are
-asked for. It is then what a decoder that decodes everything would have shown, sample for sample:
+Pictures are added in decode order and held, coded. Sampled ones are returned in presentation order, as soon as their
+decoding times show that nothing that is shown earlier can still come; each is decoded when its samples are requested. The
+result equals that of a decoder that decodes everything, sample for sample:
 
-- Decoding begins at a keyframe after which nothing refers to what was before it (references.py). Pictures that follow a
-  keyframe but are shown before it (an open GOP) are decoded from the keyframe before, which is held for so long.
-- Pictures that nothing refers to are left out, unless they are asked for.
-- A keyframe that is asked for is decoded by itself. Any other picture may need some after it: a decoder that reorders
-  shows a picture only when it has seen so many more.
+- Decoding starts at a keyframe after which nothing refers to earlier pictures (references.py). Pictures that follow a
+  keyframe but are shown before it (an open GOP) are decoded from the previous keyframe, which is held until then.
+- Pictures that nothing refers to are skipped, unless they are requested.
+- A requested keyframe is decoded by itself. Any other picture may need some after it: a decoder that reorders outputs a
+  picture only after receiving that many more.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from .presentation import MAX_DELAY
 from .references import clean_start
 
 MAX_BYTES = 16 << 20
-"""Coded bytes of GOPs that are held at most. Of what is longer everything is decoded as it comes."""
+"""Limit on the coded bytes of held GOPs. Longer GOPs are decoded completely as they arrive."""
 
 
 @dataclass(slots=True)
 class _Gop:
     """Coded pictures from a keyframe on, in decode order.
 
-    `joined`: the GOP before it is there too, so pictures shown before the keyframe can be decoded. `fed`: how many of its
-    pictures the decoder was given, or passed by; `chained`: it came from the GOP before. `leading`: more that are shown
+    `joined`: the previous GOP is there too, so pictures shown before the keyframe can be decoded. `fed`: how many of its
+    pictures the decoder has received or skipped; `chained`: it came from the previous GOP. `leading`: more pictures shown
     before the keyframe may come. `whole`: all of its pictures are held. `lost_from`: seq of a damaged picture, from which on
     nothing can be shown. `newest`: seq of its last picture.
     """
@@ -64,7 +64,7 @@ class _Gop:
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    """A sampled picture whose turn has not come. `published`: how many pictures had come with it."""
+    """A sampled picture whose turn has not come. `published`: how many pictures had arrived, including it."""
 
     picture: CodedPicture
     gop: _Gop
@@ -72,7 +72,7 @@ class _Waiting:
 
 
 class LazyPicture:
-    """A sampled picture whose turn has come. To be decoded before the next picture is pushed, or never."""
+    """A sampled picture whose turn has come. Decode it before the next picture is pushed, or never."""
 
     def __init__(self, waiting: _Waiting, decoder: LazyDecoder) -> None:
         self.picture = waiting.picture
@@ -81,26 +81,26 @@ class LazyPicture:
 
     @property
     def coded_size(self) -> tuple[int, int]:
-        """(width, height) of the coded picture, as the producer says."""
+        """(width, height) of the coded picture, as stated by the producer."""
         return self.picture.width, self.picture.height
 
     @property
     def alone(self) -> bool:
-        """Whether it is decoded by itself: it begins a GOP."""
+        """Whether it is decoded by itself: it starts a GOP."""
         return self._waiting.gop.pictures[0] is self.picture
 
     def decode(self) -> ShownPicture | None:
-        """The picture; None where it, or what it refers to, is damaged. Raises SourceError for an unknown codec."""
+        """The picture; None if it, or one that it refers to, is damaged. Raises SourceError for an unknown codec."""
         if self._decoded is None:
             self._decoded = (self._decoder.decode(self._waiting),)
         return self._decoded[0]
 
 
 class LazyDecoder:
-    """Decodes what is asked for of the coded pictures of one stream's epoch, given in decode order.
+    """Decodes pictures on demand from the coded pictures of one stream's epoch, given in decode order.
 
-    `published`: pictures taken. `decoded`: pictures that went through a decoder, again ones included. `lost`: pictures
-    before the first keyframe or between a gap in `seq` and the next keyframe; of what was decoded, what was damaged.
+    `published`: pictures pushed. `decoded`: pictures that went through a decoder, repeated ones included. `lost`: pictures
+    before the first keyframe or between a gap in `seq` and the next keyframe; among decoded ones, damaged pictures.
     `vectors`: export motion vectors as side data of frames.
     """
 
@@ -111,16 +111,16 @@ class LazyDecoder:
         self._unusable = 0
         self._decoder = PictureDecoder(vectors=vectors, nvdec=nvdec)
         self._gops: deque[_Gop] = deque()
-        self._at: _Gop | None = None  # the GOP that the decoder is in; None: it must begin with a keyframe
-        self._frames: dict[int, ShownPicture] = {}  # of sampled pictures that came out before they were asked for
+        self._at: _Gop | None = None  # the GOP that the decoder is in; None: it must start with a keyframe
+        self._frames: dict[int, ShownPicture] = {}  # sampled pictures that came out before they were requested
         self._waiting: dict[int, _Waiting] = {}
-        self._asked_of: _Gop | None = None  # the newest GOP of which more than the keyframe was asked for
-        self._patience = 0  # pictures to wait for beyond what decoding times say
-        self._lag = 0  # by how much decoding times come after those of presentation, where a container has them wrong
+        self._asked_of: _Gop | None = None  # the newest GOP of which more than the keyframe was requested
+        self._patience = 0  # pictures to wait for in addition to what decoding times say
+        self._lag = 0  # by how much decoding times exceed presentation times, if a container has them wrong
         self._over_pts: int | None = None
-        self._newest: int | None = None  # pts of what was handed out last
+        self._newest: int | None = None  # pts of the last returned picture
         self._next_seq: int | None = None
-        self._open = False  # whether the newest GOP goes on
+        self._open = False  # whether the newest GOP continues
 
     @property
     def lost(self) -> int:
@@ -128,7 +128,7 @@ class LazyDecoder:
 
     @property
     def over_pts(self) -> int | None:
-        """Everything that is shown before has come; None where that cannot be said."""
+        """Everything that is shown before this pts has arrived; None if unknown."""
         return self._over_pts
 
     @property
@@ -137,9 +137,9 @@ class LazyDecoder:
         return sum(gop.bytes for gop in self._gops)
 
     def push(self, picture: CodedPicture, sampled: bool = False) -> list[LazyPicture]:
-        """Take the next picture in decode order; the sampled ones whose turn has come, in presentation order.
+        """Add the next picture in decode order; returns the sampled ones whose turn has come, in presentation order.
 
-        Raises SourceError for an unknown codec, where a GOP is too long to be held.
+        Raises SourceError for an unknown codec, if a GOP is too long to be held.
         """
         self.published += 1
         self._tidy()
@@ -166,12 +166,12 @@ class LazyDecoder:
         return ready + self._due(picture)
 
     def flush(self) -> list[LazyPicture]:
-        """The sampled pictures that still wait, at the end of the epoch. Goes on at a keyframe."""
+        """The sampled pictures that still wait, at the end of the epoch. Continues at a keyframe."""
         self._next_seq, self._open = None, False
         return self._take(list(self._waiting.values()))
 
     def decode(self, wanted: _Waiting) -> ShownPicture | None:
-        """A picture that was handed out, before the next is pushed."""
+        """A picture that was returned, before the next one is pushed."""
         picture, gop = wanted.picture, wanted.gop
         if gop.lost_from is not None and picture.seq >= gop.lost_from:
             return None
@@ -184,7 +184,7 @@ class LazyDecoder:
         return self._frames.pop(picture.seq, None)
 
     def _go_to(self, picture: CodedPicture, gop: _Gop) -> None:
-        """Decodes up to and with `picture`."""
+        """Decodes up to and including `picture`."""
         if not gop.whole:
             return
         before = self._before(gop) if gop.leads(picture) else None
@@ -197,7 +197,7 @@ class LazyDecoder:
         self._feed(gop, place + 1, picture)
 
     def _chain(self, before: _Gop, gop: _Gop, wanted: CodedPicture) -> None:
-        """Brings the decoder to the end of the GOP before `gop`, for pictures that refer to both."""
+        """Advances the decoder to the end of the GOP before `gop`, for pictures that refer to both."""
         if before.whole:
             if self._at is not before:
                 before.restart()
@@ -205,14 +205,14 @@ class LazyDecoder:
         gop.chained = True
 
     def _go_on(self, picture: CodedPicture, gop: _Gop) -> None:
-        """The decoder has `picture` but holds it back: gives it more pictures, or takes out all that it has."""
+        """The decoder has `picture` but holds it back: feed it more pictures, or drain it."""
         alone = picture is gop.pictures[0]
         before = self._before(gop)
         busy = self._asked_of is not None and (self._asked_of is gop or self._asked_of is before)
         if self._at is gop and gop.whole and (busy or not alone):
             while picture.seq not in self._frames and gop.fed < len(gop.pictures):
                 self._feed(gop, gop.fed + 1, picture, all_of_them=True)
-        # Not where the GOP could not be begun again.
+        # Not if the GOP could not be restarted.
         may_empty = self._at is not None and (self._at.whole or not self._open or self._at is not self._gops[-1])
         if picture.seq not in self._frames and may_empty:
             self._patience += not alone and self._open and gop is self._gops[-1]
@@ -220,8 +220,8 @@ class LazyDecoder:
             self._at = None
 
     def _feed(self, gop: _Gop, end: int, wanted: CodedPicture, *, all_of_them: bool = False) -> None:
-        """Gives the decoder the pictures of `gop` up to `end` that it was not given, but not those that nothing refers to,
-        unless `all_of_them`."""
+        """Feeds the decoder the pictures of `gop` up to `end` that it has not received, skipping those that nothing refers
+        to, unless `all_of_them`."""
         self._at = gop
         for picture in gop.pictures[gop.fed : end]:
             wanted_too = all_of_them or picture is wanted or picture.seq in self._waiting
@@ -244,7 +244,7 @@ class LazyDecoder:
                 self._frames[picture.seq] = ShownPicture(picture.seq, picture.pts, picture, one.frame)
 
     def _decode_along(self, gop: _Gop) -> None:
-        """Of a GOP that is too long to be held, everything is decoded as it comes."""
+        """A GOP that is too long to be held is decoded completely as it arrives."""
         if self._at is not gop:
             gop.restart()
             before = self._before(gop)
@@ -259,7 +259,7 @@ class LazyDecoder:
         return self._take([one for one in self._waiting.values() if self._has_come(one, newest)])
 
     def _has_come(self, one: _Waiting, newest: CodedPicture) -> bool:
-        """Whether the turn of `one` has come: no picture is shown before it is decoded."""
+        """Whether the turn of `one` has come: no later picture in decode order is shown before it."""
         since = self.published - one.published
         if since >= MAX_DELAY:
             return True
@@ -270,7 +270,7 @@ class LazyDecoder:
         return newest.dts - self._lag >= one.picture.pts
 
     def _take(self, waiting: list[_Waiting]) -> list[LazyPicture]:
-        """Hands pictures out, and with each those shown before it."""
+        """Returns pictures, and with each those shown before it."""
         if not waiting:
             return []
         last = max(one.picture.pts for one in waiting)
@@ -282,7 +282,7 @@ class LazyDecoder:
         return [LazyPicture(one, self) for one in due]
 
     def _tidy(self) -> None:
-        """Gives up what nothing can ask for any more."""
+        """Releases what can no longer be requested."""
         self._frames = {seq: frame for seq, frame in self._frames.items() if seq in self._waiting}
         needed = {id(one.gop) for one in self._waiting.values()}
         leading = [one.gop for one in self._waiting.values() if one.gop.leads(one.picture)]
@@ -294,7 +294,7 @@ class LazyDecoder:
             self._gops.popleft()
 
     def _before(self, gop: _Gop) -> _Gop | None:
-        """The GOP before, where it is held."""
+        """The previous GOP, if it is held."""
         if not gop.joined:
             return None
         previous = None

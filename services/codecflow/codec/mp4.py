@@ -1,10 +1,10 @@
-"""Coded pictures as MP4, without coding them again: fragments for a player that is live, and files that play from a time.
+"""Coded pictures as MP4, without re-encoding: fragments for live players, and files that play from a given time.
 
-FFmpeg writes what describes a track (through PyAV); a fragment of one picture is written here, so that it can leave at once:
-FFmpeg's own muxer waits for the picture after it.
+FFmpeg writes the track description (through PyAV); a fragment of one picture is written here, so that it can be sent
+immediately: FFmpeg's own muxer waits for the next picture.
 
 Sources: ISO/IEC 14496-12 (8.8 movie fragments, 8.3.2 the track header and its matrix), 14496-15 (avcC, hvcC); RFC 6381 and
-the codecs' own documents for the names of codecs in MIME types.
+the codecs' own documents for codec names in MIME types.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from codecflow.orientation import matrix, shown_size
 from .annexb import nal_type, split_annex_b
 
 PLAYABLE = frozenset({"h264", "hevc", "av1", "vp9"})
-"""Codecs that some browser plays from fragments."""
+"""Codecs that some browser can play from fragments."""
 
 _FINEST = 1_000_000
-"""Units per second of a track at most: finer clocks would overflow the 32 bits that a fragment has for durations."""
+"""Maximum units per second of a track: finer clocks would overflow the 32 bits that a fragment has for durations."""
 
 _FORMATS = {"h264": "h264", "hevc": "hevc", "av1": "ivf", "vp9": "ivf", "mpeg4": "m4v", "mjpeg": "mjpeg"}
-"""FFmpeg's name of a container in which a keyframe alone is a file."""
+"""FFmpeg's name of a container in which a single keyframe is a valid file."""
 
 _SETS = {"h264": (7, 8), "hevc": (32, 33, 34)}
 _DELIMITER = b"\x12\0"
@@ -45,8 +45,8 @@ _LONGEST_S = 10
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """What a player is given before fragments: the track's description. `mime`: its type for MediaSource. `size`: (width,
-    height) as it is shown. `shift_s`: media time is presentation stamps in seconds plus this."""
+    """The track description, which a player needs before fragments. `mime`: its type for MediaSource. `size`: (width,
+    height) as shown. `shift_s`: media time is presentation stamps in seconds plus this."""
 
     data: bytes
     mime: str
@@ -68,9 +68,9 @@ class Fragment:
 
 
 class Fragmenter:
-    """Turns one stream's coded pictures, in decode order, into fragments. It begins at a keyframe, and again at the next
-    one after a gap or with a new epoch; pictures that are shown before that keyframe are left out, for they refer to
-    others that are not there. A new Init comes whenever what describes the track changes: size, codec, parameter sets.
+    """Converts one stream's coded pictures, in decode order, to fragments. It starts at a keyframe, and restarts at the next
+    one after a gap or with a new epoch; pictures that are shown before that keyframe are left out, because they refer to
+    missing ones. A new Init comes whenever the track description changes: size, codec, parameter sets.
     """
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Fragmenter:
         self._timescale, self._base = 1, Fraction(1)
         self._epoch: int | None = None
         self._next_seq: int | None = None
-        self._start_pts: int | None = None  # of the keyframe where it began; None: a keyframe is waited for
+        self._start_pts: int | None = None  # of the keyframe where it began; None: waiting for a keyframe
         self._shift_s = 0
         self._count = 0
         self._dts: int | None = None
@@ -88,8 +88,8 @@ class Fragmenter:
         self._step = 0
 
     def push(self, picture: CodedPicture) -> list[Init | Fragment]:
-        """What it makes of a picture: nothing, a fragment, or an Init and a fragment. Raises SourceError when no track can
-        be described by its keyframe."""
+        """Output for a picture: nothing, a fragment, or an Init and a fragment. Raises SourceError when its keyframe cannot
+        describe a track."""
         if picture.epoch != self._epoch:
             self._epoch, self._description, self._start_pts = picture.epoch, None, None
         elif self._next_seq is not None and picture.seq != self._next_seq:
@@ -127,7 +127,7 @@ class Fragmenter:
         self._sets = frozenset(own) if isinstance(own, tuple) else frozenset()
         self._base = picture.time_base * self._timescale
         if first:
-            # Media time begins at 1 s or later: stamps may be negative, and decoding comes before showing.
+            # Media time starts at 1 s or later: stamps may be negative, and decoding precedes showing.
             self._shift_s = max(0, int(1 - picture.pts * picture.time_base // 1))
             self._dts = self._newest = None
             self._duration = self._step = 0
@@ -138,10 +138,10 @@ class Fragmenter:
         pts = int(picture.pts * self._base) + self._shift_s * self._timescale
         dts = self._decoding_time(picture, pts)
         if units is None:
-            # A temporal delimiter of AV1 has no place in MP4.
+            # MP4 does not allow a temporal delimiter of AV1.
             sample = picture.data.removeprefix(_DELIMITER) if picture.codec == "av1" else picture.data
         else:
-            # Parameter sets are in the description; delimiters have no place in MP4.
+            # Parameter sets are in the description; MP4 does not allow delimiters.
             drop, delimiter = self._sets, _DELIMITERS[picture.codec]
             sample = b"".join(
                 len(unit).to_bytes(4) + unit
@@ -154,10 +154,10 @@ class Fragmenter:
         return Fragment(data, picture.keyframe, pts / self._timescale, picture.seq, picture.captured_at_ms)
 
     def _decoding_time(self, picture: CodedPicture, pts: int) -> int:
-        """Of a picture, and in `_duration` how long it takes. A player takes a decoding time that is not right after the one
-        before, by the duration that it was given, for a break and waits for a keyframe (Media Source Extensions, coded frame
-        processing), but what comes next is not known yet: so decoding times follow the stream's as closely as that
-        allows. They say no more than the order."""
+        """Decoding time of a picture; its duration goes to `_duration`. If a decoding time does not follow the previous one
+        by the stated duration, a player assumes a break and waits for a keyframe (Media Source Extensions, coded frame
+        processing), but the next time is not known yet. So decoding times follow the stream's as closely as that allows, and
+        convey only the order."""
         stamp = picture.pts if picture.dts is None else picture.dts
         wanted = int(stamp * self._base) + self._shift_s * self._timescale
         before = self._dts
@@ -174,7 +174,7 @@ class Fragmenter:
 
 
 def description(picture: CodedPicture) -> tuple[object, ...]:
-    """What of a keyframe describes its track: pictures of another one need another track."""
+    """What a keyframe contributes to its track description: pictures with another one need another track."""
     if picture.codec in ANNEX_B_CODECS:
         return _description(picture, _parameter_sets(list(split_annex_b(picture.data)), picture.codec))
     return _description(picture, picture.extradata)
@@ -186,7 +186,7 @@ def _description(picture: CodedPicture, own: object) -> tuple[object, ...]:
 
 @contextmanager
 def track_of(picture: CodedPicture) -> Iterator[VideoStream]:
-    """The track that a keyframe describes, for muxers to take as a template. Raises FFmpegError, ValueError."""
+    """The track described by a keyframe, for muxers to use as a template. Raises FFmpegError, ValueError."""
     form = _FORMATS.get(picture.codec)
     if form is None:
         raise ValueError(f"no MP4 of {picture.codec}")
@@ -206,7 +206,7 @@ def _ivf(picture: CodedPicture) -> bytes:
     codec = {"av1": b"AV01", "vp9": b"VP90"}[picture.codec]
     data = picture.data
     if picture.codec == "av1" and not data.startswith(_DELIMITER):
-        data = _DELIMITER + data  # by which FFmpeg finds the unit's begin
+        data = _DELIMITER + data  # FFmpeg needs it to find the start of the unit
     header = struct.pack("<4sHH4sHHIIII", b"DKIF", 0, 32, codec, picture.width, picture.height, 25, 1, 1, 0)
     return header + struct.pack("<IQ", len(data), 0) + data
 
@@ -231,12 +231,12 @@ def _init_segment(picture: CodedPicture) -> tuple[bytes, int]:
 
 
 def turn_track(data: bytearray, picture: CodedPicture) -> None:
-    """Writes into the track header of `data` which way up its pictures are shown."""
+    """Writes the orientation of the pictures into the track header in `data`."""
     at = data.index(b"tkhd") + 4
     at += 52 if data[at] else 40
     a, b, c, d = matrix(picture.orientation)
     width, height = picture.width, picture.height
-    # Moved so that the turned picture lies to the right of and below the origin.
+    # Moved so that the rotated picture lies to the right of and below the origin.
     x, y = (
         -min(0, a * width, c * height, a * width + c * height),
         -min(0, b * width, d * height, b * width + d * height),
@@ -251,18 +251,18 @@ def _box(kind: bytes, *parts: bytes) -> bytes:
 
 
 def _fragment(number: int, dts: int, duration: int, offset: int, flags: int, sample: bytes) -> bytes:
-    """moof and mdat of one sample. `offset`: from decoding to showing."""
+    """moof and mdat of one sample. `offset`: composition time minus decoding time."""
     head = _box(b"mfhd", struct.pack(">II", 0, number))
     track = _box(b"tfhd", struct.pack(">II", 0x020000, 1))  # offsets count from the moof
     time = _box(b"tfdt", struct.pack(">IQ", 0x01000000, dts))
     length = 8 + len(head) + 8 + len(track) + len(time) + 36 + 8
-    # Data offset, then duration, size, flags and offset of each sample, the last of them signed (version 1).
+    # Data offset, then duration, size, flags and offset of each sample, the last one signed (version 1).
     run = _box(b"trun", struct.pack(">IIiIIIi", 0x01000F01, 1, length, duration, len(sample), flags, offset))
     return _box(b"moof", head, _box(b"traf", track, time, run)) + _box(b"mdat", sample)
 
 
 def _codec_name(init: bytes) -> str:
-    """The codec of a track's description, as MIME types have it."""
+    """The codec of a track description, in MIME type notation."""
     for kind, name in ((b"avcC", _avc), (b"hvcC", _hevc), (b"av1C", _av1), (b"vpcC", _vp9)):
         at = init.find(kind)
         if at > 0:

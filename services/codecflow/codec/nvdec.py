@@ -1,10 +1,10 @@
-"""Decoding on an NVIDIA GPU's video decoder (NVDEC), through FFmpeg as PyAV's wheels carry it.
+"""Decoding on an NVIDIA GPU's video decoder (NVDEC), through the FFmpeg in PyAV's wheels.
 
-H.264, HEVC and VP9 leave no freedom to a decoder: NVDEC gives the software decoder's samples, bit for bit, and so the same
-masks; `codecflow bench decode` compares the two on a machine that has one. Codecs for which that does not hold (MJPEG) or
-that NVDEC refuses (MPEG-4) stay on the CPU, and so does any profile that it does not know: FFmpeg falls back by itself.
+H.264, HEVC and VP9 define decoding exactly: NVDEC gives the software decoder's samples, bit for bit, and so the same masks;
+`codecflow bench decode` compares the two on a machine with NVDEC. Codecs for which that does not hold (MJPEG) or that NVDEC
+refuses (MPEG-4) stay on the CPU, as does any profile that it does not know: FFmpeg falls back automatically.
 
-Frames stay in GPU memory until their samples are asked for: only the few that are looked at are copied.
+Frames stay in GPU memory until their samples are requested: only the few that are needed are copied.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from av.video.frame import VideoFrame
 from codecflow.errors import ConfigError
 
 CODECS = frozenset({"h264", "hevc", "vp9"})
-"""Codecs that NVDEC decodes to the software decoder's samples."""
+"""Codecs for which NVDEC gives the software decoder's samples."""
 
 _PLANAR = {"nv12": "yuv420p", "p010le": "yuv420p10le", "p016le": "yuv420p12le"}
-"""NVDEC interleaves chroma; the planar format of the same samples is what software decoders give."""
+"""NVDEC interleaves chroma; software decoders give the same samples in a planar format."""
 
 
 def use_nvdec(where: str) -> bool:
-    """Whether to decode with NVDEC. `where`: cpu, nvdec, or auto, which is NVDEC where this machine has one.
+    """Whether to decode with NVDEC. `where`: cpu, nvdec, or auto, which means NVDEC if this machine has one.
 
-    Raises ConfigError on any other word, and when NVDEC is asked for and cannot be had.
+    Raises ConfigError on any other value, and when NVDEC is requested but unavailable.
     """
     if where not in ("auto", "cpu", "nvdec"):
         raise ConfigError(f"--decode {where!r}: use auto, cpu or nvdec")
@@ -41,12 +41,12 @@ def use_nvdec(where: str) -> bool:
 
 
 def device() -> HWAccel:
-    """What opens a decoder on the GPU, or in software for a profile that NVDEC does not know."""
+    """Opens a decoder on the GPU, or in software for a profile that NVDEC does not know."""
     return HWAccel("cuda", allow_software_fallback=True, is_hw_owned=True)
 
 
 def on_cpu(frame: VideoFrame) -> VideoFrame:
-    """The frame with its samples in the computer's memory, in the format that a software decoder gives."""
+    """The frame with its samples in host memory, in the format of a software decoder."""
     if frame.format.name != "cuda":
         return frame
     samples = frame.sw_format
@@ -56,7 +56,7 @@ def on_cpu(frame: VideoFrame) -> VideoFrame:
 
 @lru_cache(maxsize=1)
 def _why_not() -> str | None:
-    """Why this machine cannot decode with NVDEC; None where it can."""
+    """Why this machine cannot decode with NVDEC; None if it can."""
     try:
         VideoCodecContext.create("h264", "r", hwaccel=HWAccel("cuda", allow_software_fallback=False, is_hw_owned=True))
     except (av.error.FFmpegError, NotImplementedError, RuntimeError, ValueError):

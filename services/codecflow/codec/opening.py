@@ -1,7 +1,7 @@
-"""Opening a source with FFmpeg: by which protocols, with which certificates, and never further than the user meant.
+"""Opening a source with FFmpeg: the permitted protocols and certificates, limited to what the user meant.
 
-A playlist or a container can name other files and hosts. What a source may open is limited by its kind: a file only files
-in its own folder, an address only the network. Formats that exist to open others (concat) or devices are left out.
+A playlist or a container can name other files and hosts. What a source may open depends on its kind: a file only files in
+its own folder, an address only the network. Formats that exist to open others (concat) and devices are excluded.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ _PROTOCOLS: dict[Kind, str] = {
 }
 
 _NO_SOURCES = ("concat", "image2", "jpeg_pipe", "lavfi", "sdp", "smoothstreaming")
-"""Demuxers of lists and made-up sources, and of pictures by a pattern of names. A JPEG stream is format mjpeg, too."""
+"""Demuxers of lists and synthetic sources, and of image sequences by file name pattern. A JPEG stream is also format
+mjpeg."""
 
 _UDP_PAUSES_S = (0.5, 1.0, 2.0)
-"""Before each try by UDP after a camera refused TCP, but the last."""
+"""Pauses before each UDP attempt after a camera refused TCP, except the last."""
 
 _RECEIVE_BUFFER = 4 << 20
-"""Bytes that the system may hold of UDP packets: a keyframe of a 4K camera comes in one burst."""
+"""Socket buffer for UDP packets, in bytes: a keyframe of a 4K camera comes in one burst."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceOptions:
     """How a source is opened.
 
-    `timeout_s`: after how long without data a camera counts as silent. `track`: which video track, counted from 1; None:
-    the first. `rtsp_transport`: how an RTSP camera sends; auto: TCP, then UDP
-    where it refuses that or sends nothing. `tls_ca`: file of certificates, in PEM, that
-    are trusted instead of the system's. `insecure`: certificates of cameras are not checked. `piped_live`: what comes
-    through a pipe is a camera's, at its own pace. Raises ConfigError.
+    `timeout_s`: after how long without data a camera counts as silent. `track`: which video track, counted from 1; None: the
+    first. `rtsp_transport`: how an RTSP camera sends; auto: TCP, then UDP if it refuses TCP or sends nothing. `tls_ca`: file
+    of certificates, in PEM, that are trusted instead of the system's. `insecure`: cameras' certificates are not checked.
+    `piped_live`: data from a pipe is a camera's, at its own pace. Raises ConfigError.
     """
 
     timeout_s: float = 10.0
@@ -83,23 +83,23 @@ class SourceOptions:
 
     @property
     def tls(self) -> Trust:
-        """Whose certificates are trusted."""
+        """The trusted certificates."""
         return Trust(self.tls_ca, self.insecure)
 
 
 def open_container(
     address: Address, options: SourceOptions, notice: Callable[[str], None] = lambda line: None
 ) -> InputContainer:
-    """The opened container. Blocks.
+    """Opens the container. Blocks.
 
     `notice` is called when an RTSP camera refuses TCP, or sends nothing that way, and UDP is used. Raises FFmpeg's or the
-    system's own errors, SilentError when the time-out was the reason, and SourceError when the host's name, its certificate
-    or a redirection was.
+    system's own errors, SilentError after the time-out, and SourceError when the host's name, its certificate or a redirect
+    was the reason.
     """
     try:
         return _by_transport(address, options, notice)
     except (av.error.OSError, av.error.ExternalError, av.error.UnknownError):
-        # A host without an address and a handshake that fails are plain input errors to FFmpeg.
+        # FFmpeg reports an unresolved host name and a failed handshake as plain input errors.
         if address.host and not _resolves(address):
             raise source_error(address, "dns", opening=True, timeout_s=options.timeout_s) from None
         if address.secure and (trouble := options.tls.trouble(address.host, address.port, options.timeout_s)):
@@ -122,7 +122,7 @@ def _by_transport(address: Address, options: SourceOptions, notice: Callable[[st
             raise
         refusal, does = error, "refuses RTSP over TCP"
     except SilentError as error:
-        # A host that says nothing at all would say nothing over UDP either.
+        # A host that does not answer at all would not answer over UDP either.
         if not rtsp.answers(address, options.tls, options.timeout_s):
             raise
         refusal, does = error, "sends no video over TCP"
@@ -136,7 +136,7 @@ def _by_transport(address: Address, options: SourceOptions, notice: Callable[[st
 
 
 def _again_by_udp(address: Address, options: SourceOptions) -> InputContainer:
-    """A second session. Servers that are still tearing down the first one say 503."""
+    """A second session. Servers that are still closing the first one answer 503."""
     for pause_s in _UDP_PAUSES_S:
         time.sleep(pause_s)
         try:
@@ -147,7 +147,7 @@ def _again_by_udp(address: Address, options: SourceOptions) -> InputContainer:
 
 
 def _refuses_tcp(error: av.error.FFmpegError) -> bool:
-    """Whether a camera may take UDP: it hung up, or answered with 461 or a refusal that is not about rights or names."""
+    """Whether a camera may accept UDP: it hung up, or answered 461 or a refusal unrelated to permissions or names."""
     return error.errno == errno.EPROTONOSUPPORT or isinstance(
         error,
         av.error.InvalidDataError
@@ -174,7 +174,7 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
         if _is_playlist(address.url):
             how["io_open"] = _in_folder_of(Path(address.url))
     elif address.kind == "pipe":
-        # Unbuffered: what has come is read at once. Not closed, where it is standard input, which is not ours.
+        # Unbuffered: available data is read immediately. Standard input is not closed, since it is not ours.
         own = address.url != "-"
         source = open(address.url if own else 0, "rb", buffering=0, closefd=own)  # noqa: SIM115
 
@@ -186,7 +186,7 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
 
     if not (address.kind == "http" and address.secure and not options.insecure):
         return opened(_formats())
-    # FFmpeg checks the certificate of a playlist's host, but not those of the hosts that it names.
+    # FFmpeg checks the certificate of a playlist's host, but not those of the hosts named in it.
     try:
         return opened(_formats(without="hls"))
     except av.error.ArgumentError:  # a format that is not on the list
@@ -195,8 +195,8 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
 
 
 def _within(timeout_s: float, opened: Callable[[], Any]) -> InputContainer:
-    """What `opened` gives. Raises SilentError for any failure after the time-out: FFmpeg names it variously, or none where
-    a camera describes its tracks and then sends nothing of them."""
+    """The result of `opened`. Raises SilentError for any failure after the time-out: FFmpeg reports it in various ways, or
+    not at all if a camera describes its tracks but sends no data for them."""
     began = time.monotonic()
     try:
         container = cast(InputContainer, opened())
@@ -248,7 +248,7 @@ def _is_playlist(file: str) -> bool:
 
 
 def _in_folder_of(playlist: Path) -> Callable[..., Any]:
-    """For FFmpeg's io_open: opens a playlist, and what it names if that lies in the same folder."""
+    """For FFmpeg's io_open: opens a playlist, and files named in it that are in the same folder."""
     folder = playlist.resolve().parent
 
     def io_open(url: str, flags: int, options: dict[str, str]) -> Any:
@@ -262,7 +262,7 @@ def _in_folder_of(playlist: Path) -> Callable[..., Any]:
 
 def _resolves(address: Address) -> bool:
     if os.environ.get("http_proxy") and address.kind == "http":
-        return True  # the proxy finds it
+        return True  # the proxy resolves it
     try:
         socket.getaddrinfo(address.host, None)
     except (socket.gaierror, UnicodeError):

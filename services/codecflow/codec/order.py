@@ -1,4 +1,4 @@
-"""The order in which pictures are shown, from their headers alone: nothing is decoded.
+"""Presentation order of pictures, from their headers alone: nothing is decoded.
 
 Sources: ITU-T H.264 7.3.2.2, 7.3.3, 8.2.1; ITU-T H.265 7.3.2.3, 7.3.6, 8.3.1; ISO/IEC 13818-2 6.2.3; ISO/IEC 14496-2 6.2.5
 (picture parameter sets, slice and picture headers, picture order count, types of pictures).
@@ -12,35 +12,35 @@ from .annexb import nal_type, recovery_point, split_annex_b
 from .headers import Bits, H264Sequence, HeaderError, h264_sequence, hevc_sequence
 
 Key = tuple[int, int]
-"""Sorts pictures of a track into the order in which they are shown: coded video sequence, place in it."""
+"""Sort key that puts a track's pictures into presentation order: coded video sequence, position in it."""
 
 _HEADER_BYTES = 64
-"""Of a slice, enough for everything up to its picture order count."""
+"""Prefix of a slice that is long enough for everything up to its picture order count."""
 
 
 class ShownOrder(Protocol):
-    """Reads the pictures of one track, in decode order. `depth`: how many pictures of a sequence may at most come before
-    one that is shown earlier; None while the track has not said so."""
+    """Reads the pictures of one track, in decode order. `depth`: the maximum number of pictures of a sequence that come
+    before one that is shown earlier; None while the track has not said so."""
 
     depth: int | None
 
     def key(self, data: bytes, pts: int | None) -> Key | None:
-        """Of the next picture; None when its headers cannot be read."""
+        """Key of the next picture; None when its headers cannot be read."""
         ...
 
     def lost(self) -> None:
-        """Pictures are missing here. Those that follow up to the next keyframe cannot be decoded; all are placed after those
-        before."""
+        """Pictures are missing here. Those up to the next keyframe cannot be decoded; all are placed after the earlier
+        ones."""
         ...
 
 
 DEEPEST = {"h264": 16, "hevc": 16, "mpeg4": 1, "mpeg2video": 1, "mpeg1video": 1}
-"""How many pictures of a codec may come before one that is shown earlier, where the track does not say."""
+"""Maximum number of pictures that may come before one that is shown earlier, per codec, if the track does not say."""
 
 
 def shown_order(codec: str, depth: int, far: int) -> ShownOrder:
-    """The order of a track of `codec`. `depth`: what FFmpeg found when it probed the track. `far`: pts differences, in units
-    of the track, that no reordering makes."""
+    """The order of a track of `codec`. `depth`: as found by FFmpeg when it probed the track. `far`: pts differences, in
+    units of the track, too large for reordering."""
     if codec == "h264":
         return _H264Order()
     if codec == "hevc":
@@ -53,7 +53,7 @@ def shown_order(codec: str, depth: int, far: int) -> ShownOrder:
 
 
 class _DecodeOrder:
-    """Codecs that show their pictures as they are decoded."""
+    """Codecs whose presentation order is their decode order."""
 
     depth: int | None = 0
 
@@ -69,7 +69,7 @@ class _DecodeOrder:
 
 
 class _StampOrder:
-    """Codecs that reorder and whose headers are not read here (VC-1, RealVideo, ...): the container's times tell."""
+    """Codecs that reorder and whose headers are not read here (VC-1, RealVideo, ...): the container's times decide."""
 
     def __init__(self, depth: int, far: int) -> None:
         self.depth: int | None = depth
@@ -91,7 +91,7 @@ class _StampOrder:
 
 
 class _TypeOrder:
-    """MPEG-1, 2 and 4: B-pictures are shown at once, all others when the next of their kind comes."""
+    """MPEG-1, 2 and 4: B-pictures are shown immediately, all others when the next of their kind comes."""
 
     def __init__(self, start: bytes, at: int, bit: int, b_type: int) -> None:
         self.depth: int | None = None
@@ -115,7 +115,7 @@ class _TypeOrder:
 
 
 class _OrderCount:
-    """Picture order counts from their least significant bits (H.264 8.2.1.1, H.265 8.3.1)."""
+    """Picture order counts reconstructed from their least significant bits (H.264 8.2.1.1, H.265 8.3.1)."""
 
     def __init__(self) -> None:
         self.sequence = 0
@@ -126,8 +126,8 @@ class _OrderCount:
         self._before = self._highest = 0
 
     def key(self, low: int, bits: int, *, reference: bool, random_access: bool) -> Key:
-        """Of the next picture. One at which decoding can start is shown after all that were decoded before it; where its
-        count says otherwise, counting began again at a picture that was lost."""
+        """Key of the next picture. A random access picture is shown after all pictures decoded before it; if its count says
+        otherwise, counting restarted at a picture that was lost."""
         value = self._value(low, bits, reference)
         if random_access and value < self._highest:
             self.restart()
@@ -197,7 +197,7 @@ class _H264Order:
         reference, number = bool(unit[0] & 0x60), bits.u(sequence.frame_num_bits)
         following = (self._number + 1) & ((1 << sequence.frame_num_bits) - 1)
         if not (idr or sequence.gaps_allowed or number in (self._number, following)):
-            self._count.restart()  # reference pictures are missing (7.4.3), perhaps one at which counting began again
+            self._count.restart()  # reference pictures are missing (7.4.3), perhaps one at which counting restarted
         if idr or reference:
             self._number = number
         if not sequence.frames_only and bits.u(1):
@@ -257,6 +257,6 @@ class _HevcOrder:
         if idr or 16 <= kind <= 18 or (self._fresh and kind == 21):
             self._count.restart()
         self._fresh = False
-        # Leading pictures and those that none of their sub-layer refer to are no base for the next one's count.
+        # Leading pictures and sub-layer non-reference pictures are no base for the next one's count.
         reference = not (unit[1] & 7) - 1 and not 6 <= kind <= 9 and (kind > 15 or kind % 2 == 1)
         return self._count.key(low, count_bits, reference=reference, random_access=16 <= kind <= 23)

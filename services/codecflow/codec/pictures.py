@@ -1,11 +1,11 @@
-"""Coded pictures to frames, the same on both sides of Kafka: producer and worker see the same samples of the same pictures.
+"""Decodes coded pictures to frames identically on both sides of Kafka: producer and worker see the same samples.
 
 In software with one thread, so that a frame comes out as early as the codec allows and the result never depends on timing,
 or on a GPU's video decoder for codecs where that gives the same samples (nvdec.py).
 
-A picture is taken for damaged when FFmpeg finds an error in it or conceals one, or when H.264's frame numbers say that
-pictures it may refer to are missing. FFmpeg is set to stop at errors (`explode`) instead of guessing, and gets nothing but
-what samples are made of, so faults in other data do not count (access_units.py).
+A picture counts as damaged when FFmpeg finds an error in it or conceals one, or when H.264's frame numbers show that
+pictures it may refer to are missing. FFmpeg is set to stop at errors (`explode`) instead of guessing, and receives only the
+data that determines samples, so faults in other data do not count (access_units.py).
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ from . import nvdec
 from .access_units import AccessUnit, AccessUnits, access_units
 
 CORRUPT, AFTER_CORRUPT = "corrupt", "after a corrupt one"
-"""Why a picture is lost: it is damaged, or it may refer to one that is or did not come."""
+"""Why a picture is lost: it is damaged, or it may refer to a damaged or missing one."""
 
 MAX_PIXELS = MAX_SIDE * MAX_SIDE
-"""Samples of a picture at most, unless fewer are wanted. Pictures that are larger than the container says FFmpeg refuses,
-from twice the size on, before it takes memory for them."""
+"""Default limit on a picture's samples. FFmpeg refuses pictures that are larger than the container says, from twice the size
+on, before it allocates memory for them."""
 
 _DECODERS = {"av1": "libdav1d"}
-"""Software decoders of codecs whose own name in FFmpeg is a decoder that needs hardware."""
+"""Software decoders of codecs for which FFmpeg's decoder of the codec's own name needs hardware."""
 
 _FAILURES = (av.error.FFmpegError, OverflowError, ValueError, MemoryError)
-"""What a decoder, or PyAV for it, raises because of what is in a picture."""
+"""What a decoder, or PyAV on its behalf, raises because of a picture's content."""
 
 
 def _unknown(cls: type[Type], value: object) -> Type:
     return cls.VIDEO_HINT
 
 
-# PyAV knows the types of an older FFmpeg. One that it does not know (EXIF, LCEVC, a view of MV-HEVC) makes all side data of
-# a frame unreadable, motion vectors included, so unknown types are replaced by one that is not read here.
+# PyAV knows the types of an older FFmpeg. An unknown type (EXIF, LCEVC, a view of MV-HEVC) makes all side data of a frame
+# unreadable, motion vectors included, so unknown types are replaced by one that is not read here.
 Type._missing_ = classmethod(_unknown)  # type: ignore[method-assign, assignment]
 
 _MAX_REORDER = 16  # frames (H.264 A.3.1)
@@ -59,7 +59,7 @@ _FIRST_PLANE_IS_LUMA = ("yuv4", "yuvj4", "yuva4", "gray", "nv1", "nv2")
 
 @dataclass(frozen=True, slots=True)
 class DecodedPicture:
-    """A coded picture and its frame. `shown`: False for pictures that are decoded only since others refer to them."""
+    """A coded picture and its frame. `shown`: False for pictures that are decoded only because others refer to them."""
 
     picture: CodedPicture
     frame: VideoFrame
@@ -71,13 +71,13 @@ class PictureDecoder:
 
     Frames come out in presentation order. Lost, that is without a frame that may be shown: everything before the first
     keyframe, and a damaged picture with all that follows it in decode order up to the next keyframe, since it may refer to
-    what was lost. After a gap in `seq` decoding starts again at the next keyframe. `lost` counts.
-    Not shown either: pictures marked `discard`; pictures that follow the keyframe of a start or restart but are to be shown
-    before it, for they refer to pictures that are not there; after a start at a recovery point (intra refresh) those before
-    the samples have recovered.
+    what was lost. After a gap in `seq` decoding restarts at the next keyframe. `lost` counts them. Also not shown: pictures
+    marked `discard`; pictures that follow the keyframe of a start or restart but are to be shown before it, because they
+    refer to missing pictures; after a start at a recovery point (intra refresh) those before the samples have recovered.
 
-    `vectors`: export motion vectors as side data of frames. `nvdec`: decode on the GPU what it decodes alike; frames then
-    stay in its memory until their samples are asked for (nvdec.on_cpu). `max_pixels`: of a picture that is decoded.
+    `vectors`: export motion vectors as side data of frames. `nvdec`: decode on the GPU where its samples are identical;
+    frames then stay in its memory until their samples are requested (nvdec.on_cpu). `max_pixels`: limit on a decoded
+    picture.
     """
 
     def __init__(self, *, vectors: bool = False, nvdec: bool = False, max_pixels: int = MAX_PIXELS) -> None:
@@ -89,14 +89,14 @@ class PictureDecoder:
         self._units: AccessUnits = access_units("")
         self._next_seq: int | None = None
         self._waiting = True
-        self._holding = False  # the decoder has had pictures since it was emptied
+        self._holding = False  # the decoder has received pictures since it was emptied
         self._start = (0, 0)
         self._keyframes: deque[tuple[int, int]] = deque(maxlen=64)
         self._lost_ranges: deque[range] = deque(maxlen=8)
         self._newly_lost: list[tuple[int, str]] = []
 
     def push(self, picture: CodedPicture) -> list[DecodedPicture]:
-        """Frames that became ready, in presentation order. Raises SourceError where the picture cannot be decoded here: its
+        """Frames that became ready, in presentation order. Raises SourceError if the picture cannot be decoded here: its
         codec is unknown, or it is too large."""
         if self._next_seq is not None and picture.seq != self._next_seq:
             self._waiting = True
@@ -112,7 +112,7 @@ class PictureDecoder:
         unit = self._units.read(picture.data)
         if picture.keyframe:
             if unit.gap:
-                ready += self.flush()  # what came before it does not matter
+                ready += self.flush()  # earlier pictures do not matter
             ready += self._set_up(picture, unit)
             self._keyframes.append((picture.seq, picture.pts))
         if not unit.data or (unit.gap and not picture.keyframe):
@@ -121,12 +121,12 @@ class PictureDecoder:
         return ready + self._decode_unit(picture, unit.data)
 
     def skip(self, picture: CodedPicture) -> None:
-        """Leave the next picture out, to which none of those that will be pushed refers."""
+        """Skip the next picture, to which none of those that will be pushed refers."""
         if picture.seq == self._next_seq:
             self._next_seq += 1
 
     def flush(self) -> list[DecodedPicture]:
-        """Frames still held back. Decoding goes on at the next keyframe."""
+        """Frames still held back. Decoding continues at the next keyframe."""
         self._waiting = True
         if self._context is None or not self._holding:
             return []
@@ -136,13 +136,13 @@ class PictureDecoder:
         return ready
 
     def take_lost(self) -> list[tuple[int, str]]:
-        """(seq, why) of every picture found to be lost since the last call."""
+        """(seq, reason) of every picture found to be lost since the last call."""
         lost, self._newly_lost = self._newly_lost, []
         return lost
 
     def _decode_unit(self, picture: CodedPicture, data: bytes) -> list[DecodedPicture]:
         assert self._context is not None
-        # Not Packet(data): that lends FFmpeg the bytes without the zeros that its bit readers need behind them.
+        # Not Packet(data): that lends FFmpeg the bytes without the zero padding that its bit readers need.
         packet: Packet[Any] = Packet(len(data))
         packet.update(data)
         try:
@@ -151,7 +151,7 @@ class PictureDecoder:
             self._lose(picture.seq)
             return []
         packet.is_keyframe = picture.keyframe
-        packet.opaque = (picture,)  # a tuple of its own: PyAV finds opaque objects by their address
+        packet.opaque = (picture,)  # a unique tuple: PyAV finds opaque objects by their address
         self._holding = True
         return self._decode(self._context, packet, picture.seq)
 
@@ -175,7 +175,7 @@ class PictureDecoder:
         return ready
 
     def _lose(self, seq: int) -> None:
-        """Gives up the picture `seq` and what follows it up to the next keyframe, which may be here already."""
+        """Gives up the picture `seq` and those after it up to the next keyframe, which may have arrived already."""
         assert self._next_seq is not None
         if any(seq in lost for lost in self._lost_ranges):
             return
@@ -194,7 +194,8 @@ class PictureDecoder:
         self._newly_lost.extend((seq, why) for seq in seqs)
 
     def _set_up(self, picture: CodedPicture, unit: AccessUnit) -> list[DecodedPicture]:
-        """At a keyframe: opens a decoder when the codec or its extradata is new; the frames still inside the old one."""
+        """At a keyframe: opens a decoder when the codec or its extradata is new; returns the frames still inside the old
+        one."""
         restart = self._waiting
         self._waiting = True  # until there is a decoder
         if picture.width * picture.height > self._max_pixels:
@@ -225,13 +226,13 @@ class PictureDecoder:
         if not isinstance(context, VideoCodecContext):
             raise SourceError(f"stream {picture.stream}: codec {picture.codec!r} is none of video", "codec")
         context.extradata = picture.extradata
-        context.width, context.height = picture.width, picture.height  # some codecs have no size of their own
+        context.width, context.height = picture.width, picture.height  # some codecs do not store their size
         context.thread_count = 1
         context.copy_opaque = True
-        context.options = {"max_pixels": str(2 * self._max_pixels)}  # it counts the margins of its buffers
+        context.options = {"max_pixels": str(2 * self._max_pixels)}  # FFmpeg includes the margins of its buffers
         if strict:
-            # Not after a start within an open GOP or at a recovery point: there, sound H.264 pictures unmark references
-            # that are not there, which would be an error. FFmpeg then conceals what is damaged, and says so in the frame.
+            # Not after a start within an open GOP or at a recovery point: there, valid H.264 pictures unmark missing
+            # references, which would be an error. FFmpeg then conceals damage, and says so in the frame.
             context.options["err_detect"] = "explode"
         if self._vectors:
             context.flags2 |= Flags2.export_mvs
@@ -239,8 +240,8 @@ class PictureDecoder:
 
     @staticmethod
     def _expect_reordering(context: VideoCodecContext, picture: CodedPicture, unit: AccessUnit) -> None:
-        """Where an H.264 sequence does not say how far it reorders, FFmpeg finds out by losing the first B-pictures. Its
-        times tell: a picture's time of presentation is later than that of decoding by the pictures that may come between."""
+        """If an H.264 sequence does not state its reordering, FFmpeg detects it by losing the first B-pictures. Its times
+        show it: a picture's presentation time exceeds its decoding time by the pictures that may come between."""
         if unit.reorder_depth is not None or picture.dts is None or not picture.duration:
             return
         depth = min(-(-(picture.pts - picture.dts) // picture.duration), _MAX_REORDER)
@@ -248,13 +249,13 @@ class PictureDecoder:
 
 
 def side_data(frame: VideoFrame, kind: Type) -> Any:
-    """What a decoder says about a frame besides its samples, with the buffer interface; None where there is nothing."""
+    """A frame's side data, with the buffer interface; None if there is none."""
     return frame.side_data.get(cast(Any, kind))
 
 
 def luma(frame: VideoFrame) -> npt.NDArray[np.uint8]:
-    """(height, width) uint8 luma samples, read-only: the same on every machine. A view of the frame where its first plane is
-    8-bit luma; deeper samples lose their lowest bits; of RGB the usual integer weights are taken (BT.601)."""
+    """(height, width) uint8 luma samples, read-only, identical on every machine. A view of the frame if its first plane is
+    8-bit luma; deeper samples lose their lowest bits; RGB is converted with the usual integer weights (BT.601)."""
     frame = nvdec.on_cpu(frame)
     description = frame.format
     name = description.name
@@ -276,13 +277,13 @@ def luma_checksum(samples: npt.NDArray[np.uint8]) -> int:
 
 
 def matches(frame: VideoFrame, signal: Signal) -> bool:
-    """Whether the frame's luma samples are those that `signal`, of this picture, was measured on. Where they are not, a
-    decoder saw something else on its way here, and the signal bounds nothing."""
+    """Whether the frame's luma samples are those on which `signal`, of this picture, was measured. If not, a decoder here
+    produced different samples, and the signal bounds nothing."""
     return signal.luma_crc32 is None or luma_checksum(luma(frame)) == signal.luma_crc32
 
 
 def _plane(frame: VideoFrame, index: int, depth: int) -> npt.NDArray[np.uint8]:
-    """(height, width) uint8 samples of one plane that has no other samples, of `depth` bits."""
+    """(height, width) uint8 samples of one plane that holds only these samples, of `depth` bits."""
     plane = frame.planes[index]
     if depth == 8:
         samples: npt.NDArray[np.uint8] = np.frombuffer(cast(Any, plane), np.uint8)

@@ -1,19 +1,19 @@
 """Presentation time: when a viewer with a clock would see each picture of a source.
 
-What that time is, the source's clock says (clock.py), for one picture after another in the order in which they are shown.
-Here pictures are put into that order. It is the one that their headers tell (order.py), and never follows from stamps,
-which may be wrong. A picture waits until those shown before it have come: as many as its codec may reorder, none at all
-for most cameras, and never more than MAX_DELAY.
+The source's clock (clock.py) gives that time for one picture after another in presentation order. This module puts pictures
+into that order. It is read from their headers (order.py) and never derived from stamps, which may be wrong. A picture waits
+until those shown before it have arrived: as many as its codec may reorder, none for most cameras, and never more than
+MAX_DELAY.
 
-A picture that comes even later than that (the track does not say how far it reorders, and did not need to so far) is put
-between those before and after it, which have their times already; where there is no room between them it is not shown.
-The count by which headers order pictures begins again where that is certain: at an IDR picture; where pictures were lost,
-since none of those that follow can be decoded, up to the next keyframe; at any keyframe that would be shown before what came
-earlier, which keyframes never are; and after so many late pictures as no codec can reorder.
+A picture that arrives even later (the track does not state its reordering, and did not need any so far) is placed between
+its neighbours, whose times are already fixed; if there is no room between them it is not shown. The count by which headers
+order pictures restarts where that is certain: at an IDR picture; where pictures were lost, since nothing up to the next
+keyframe can be decoded; at any keyframe that would be shown before earlier pictures, which keyframes never are; and after
+more late pictures than any codec can reorder.
 
 Guarantees for every source: in presentation order, times increase strictly. In decode order, decoding times never go back
 and are not later than presentation times; presentation times need not increase there. pts and dts of a picture move
-together. No more than MAX_DELAY pictures are waiting at any time, so a source from which pictures come is never mute."""
+together. At most MAX_DELAY pictures are waiting at any time, so output never stops while pictures arrive."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ from .clock import Rules, SourceClock
 from .order import Key
 
 MAX_DELAY = 34
-"""Pictures after which one that gave no frame never will: 16 frames of reordering (H.264 A.3.1, HEVC A.4.2), as fields."""
+"""After this many pictures, a frame that has not come never will: 16 frames of reordering (H.264 A.3.1, HEVC A.4.2), as
+fields."""
 
-_PROBED = 16  # pictures that may come before the first that has a time
+_PROBED = 16  # pictures that may come before the first one with a time
 
 
 Item = TypeVar("Item")
@@ -46,8 +47,8 @@ class _Picture(Generic[Item]):
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[Item]):
-    """`item` with its presentation and its decoding time, the latter None where the order of pictures allows none. `shown`:
-    False where there was no room for it any more between the pictures shown before and after it."""
+    """`item` with its presentation and its decoding time, the latter None if the order of pictures allows none. `shown`:
+    False if there was no room left between the pictures shown before and after it."""
 
     item: Item
     pts: int
@@ -56,23 +57,23 @@ class Timed(Generic[Item]):
 
 
 class Timeline(Generic[Item]):
-    """The times of one track's pictures, which are pushed and come back in decode order. All times are in units of `rules`.
+    """The times of one track's pictures, which go in and come out in decode order. All times are in units of `rules`.
 
-    `depth`: how many pictures may come before one that is shown earlier, where the track does not say. Grows when more do.
+    `depth`: how many pictures may come before one that is shown earlier, if the track does not say. Grows when more do.
     """
 
     def __init__(self, rules: Rules, depth: int) -> None:
         self._rules = rules
         self._clock = SourceClock(rules)
         self._assumed_depth = self._depth = depth
-        self._deepest = 0  # seen
+        self._deepest = 0  # maximum seen
         self._queue: deque[_Picture[Item]] = deque()  # in decode order, not returned yet
-        self._held: list[tuple[Key, int, _Picture[Item]]] = []  # in the order shown, without a time yet
-        # Decoding time (of containers that have no other), arrival and waiting of pictures without a time, in decode order:
-        # the first of them belong to the next one that is shown.
+        self._held: list[tuple[Key, int, _Picture[Item]]] = []  # in presentation order, without a time yet
+        # Decoding time (for containers that have no other), arrival and waiting time of pictures without a time, in decode
+        # order: the first of them belong to the next one that is shown.
         self._slots: deque[tuple[int | None, int, int]] = deque()
-        self._placed: list[tuple[Key, int]] = []  # the newest with a time, in the order shown
-        self._forgotten = 0  # placed before those
+        self._placed: list[tuple[Key, int]] = []  # the newest with a time, in presentation order
+        self._forgotten = 0  # number placed before those
         self._pushed, self._returned = 0, 0
         self._dts: int | None = None
         self._newest: Key = (0, 0)
@@ -80,16 +81,16 @@ class Timeline(Generic[Item]):
 
     @property
     def corrected(self) -> Counter[str]:
-        """How many corrections of each kind in CORRECTIONS."""
+        """Number of corrections of each kind in CORRECTIONS."""
         return self._clock.corrected
 
     @property
     def step(self) -> int:
-        """From one picture to the next, at present."""
+        """Current time from one picture to the next."""
         return self._clock.step
 
     def take_notices(self) -> list[str]:
-        """What is to be announced since the last call."""
+        """Announcements since the last call."""
         notices, self._clock.notices = self._clock.notices, []
         return notices
 
@@ -106,8 +107,8 @@ class Timeline(Generic[Item]):
         waited_s: float = 0.0,
     ) -> list[Timed[Item]]:
         """The pictures whose times are known now. `key`, `depth`: from a ShownOrder. `shown`: False for pictures that are
-        decoded only since others refer to them. `arrived_s`, `waited_s`: live, the wall clock since some start, and how much
-        of that was spent waiting for pictures."""
+        decoded only because others refer to them. `arrived_s`, `waited_s`: live, the wall clock since some start, and how
+        much of that was spent waiting for pictures."""
         self._pushed += 1
         self._depth = min(max(self._assumed_depth if depth is None else depth, self._deepest), MAX_DELAY)
         sequence, place = self._newest if key is None else (key[0] + self._restarts, key[1])
@@ -141,7 +142,7 @@ class Timeline(Generic[Item]):
         return self._release()
 
     def _place_next(self, waiting: bool) -> bool:
-        """Gives the next picture in the order shown its time; False when that must wait for more pictures to come."""
+        """Assigns a time to the next picture in presentation order; False when more pictures must arrive first."""
         if self._rules.stamped:
             stamps = [picture.stamp for _, _, picture in self._held]
         else:
@@ -168,15 +169,15 @@ class Timeline(Generic[Item]):
         return True
 
     def _restarted(self, picture: _Picture[Item]) -> bool:
-        """Whether a picture that is counted as earlier than others which have their times cannot be: no codec reorders that
-        far, or that many in a row."""
+        """Whether a picture counted as earlier than others that already have times cannot be: no codec reorders that far, or
+        that many in a row."""
         self._late += 1
         at = bisect_left(self._placed, (picture.key, 0))
         return len(self._placed) - at > MAX_DELAY or self._late > MAX_DELAY // 2
 
     def _place_late(self, picture: _Picture[Item], stated: bool) -> None:
-        """A time for a picture that should have come before others which have theirs. `stated`: the track says how far it
-        reorders, so that it may be one after a picture that was lost, unless its own time says otherwise."""
+        """A time for a picture that should have come before others that already have times. `stated`: the track states its
+        reordering, so it may be a picture after a lost one, unless its own time says otherwise."""
         at = bisect_left(self._placed, (picture.key, 0))
         after = self._placed[at][1]
         before = self._placed[at - 1][1] if at else after - 2 * self._clock.step
@@ -204,8 +205,8 @@ class Timeline(Generic[Item]):
         return ready
 
     def _decoding_time(self, picture: _Picture[Item], time: int, latest: int) -> int | None:
-        """The container's, moved together with the presentation time; else the time of the picture shown `depth` places
-        before this one's in decode order. None when it cannot lie between the one before and `latest`."""
+        """The container's, shifted with the presentation time; else the time of the picture shown `depth` places before this
+        one's in decode order. None when it cannot lie between the previous one and `latest`."""
         rank = self._returned - self._depth - self._forgotten
         self._returned += 1
         if self._dts is not None and self._dts > latest:

@@ -1,8 +1,8 @@
-"""A thread for calls that block, so that whoever waits for them can leave within a moment.
+"""A thread for blocking calls, so that the caller can stop within a moment.
 
-FFmpeg's calls block for as long as a host is silent, some of them (name look-up, a pipe) beyond FFmpeg's own time-out; a
-Kafka client's until brokers answer. The thread makes them; the caller waits with a time-out of its own and asks meanwhile
-whether it is to stop.
+FFmpeg's calls block as long as a host is silent, some of them (name look-up, a pipe) beyond FFmpeg's own time-out; a Kafka
+client's calls block until brokers answer. The thread makes them; the caller waits with its own time-out and meanwhile checks
+whether it should stop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 AHEAD = 256
-"""Items that the thread may be ahead of its caller; then it waits, and the host with it."""
+"""How many items the thread may be ahead of its caller; then it waits, and the host with it."""
 
 _ASK_EVERY_S = 0.05
 _LINGER_S = 0.1
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class StoppedError(Exception):
-    """The caller is to stop, so nothing is waited for any longer."""
+    """The caller is to stop, so waiting was cancelled."""
 
 
 class SilentError(Exception):
@@ -33,7 +33,7 @@ class SilentError(Exception):
 class Reader:
     """Runs one call or iteration at a time in a thread of its own.
 
-    `stopped`: asked every 50 ms while the caller waits. The thread ends after `close`, or with the program.
+    `stopped`: called every 50 ms while the caller waits. The thread ends after `close`, or with the program.
     """
 
     def __init__(self, stopped: Callable[[], bool]) -> None:
@@ -54,7 +54,7 @@ class Reader:
         return cast(T, self._next(timeout_s)[1])
 
     def iterate(self, items: Callable[[], Iterator[T]], timeout_s: float) -> Iterator[T]:
-        """The items, as they come. Raises their exception, StoppedError, or SilentError when none came for `timeout_s`."""
+        """The items as they arrive. Raises their exception, StoppedError, or SilentError when none came for `timeout_s`."""
 
         def job() -> None:
             for item in items():
@@ -70,7 +70,7 @@ class Reader:
             yield item
 
     def close(self, last: Callable[[], None]) -> None:
-        """End the thread, which calls `last` once it comes out of what it is doing. Waits for a moment only."""
+        """End the thread, which calls `last` after its current call. Waits only briefly."""
         self._closing.set()
         self._jobs.put(last)
         self._jobs.put(None)
@@ -99,7 +99,7 @@ class Reader:
                 self._put("error", error)
 
     def _put(self, kind: str, item: object) -> bool:
-        """Hand `item` to the caller; False when there is none any more."""
+        """Pass `item` to the caller; False when the caller is gone."""
         while not self._closing.is_set():
             try:
                 self._results.put((kind, item), timeout=_ASK_EVERY_S)

@@ -1,5 +1,5 @@
-"""Which coded pictures others refer to, read from their headers alone: what a lazy decoder may leave out, and where it may
-begin. Where a header is not understood, the answer is the safe one.
+"""Which coded pictures others refer to, read from their headers alone: what a lazy decoder may skip, and where it may start.
+If a header is not understood, the answer is the safe one.
 
 Sources: ITU-T H.264 7.3.1, 7.4.1 (nal_ref_idc), D.1.8 (recovery point); ITU-T H.265 7.4.2.2 (sub-layer non-reference
 pictures, IRAP), 7.3.2.2 (sub-layers); AV1 specification 5.5, 5.9; VP9 specification 6.2; ISO/IEC 14496-2 6.2.5; ISO/IEC
@@ -29,7 +29,7 @@ class References(Protocol):
     """Reads the pictures of one stream in decode order."""
 
     def disposable(self, data: bytes) -> bool:
-        """Whether no other picture refers to this one. False where that is not certain."""
+        """Whether no other picture refers to this one. False if that is not certain."""
         ...
 
 
@@ -43,7 +43,7 @@ def references(codec: str) -> References:
 
 
 class ReferenceMarks:
-    """Marks the pictures of one epoch, in decode order, that no other refers to."""
+    """Marks the pictures of one epoch, in decode order, to which no other refers."""
 
     def __init__(self) -> None:
         self._codec = ""
@@ -57,8 +57,8 @@ class ReferenceMarks:
 
 
 def clean_start(picture: CodedPicture) -> bool:
-    """Whether decoding may begin at this picture and gives the same samples, of everything shown from it on, as decoding
-    from an earlier one: a keyframe, but no H.264 picture from which on the samples recover little by little."""
+    """Whether decoding may start at this picture and give the same samples, for everything shown from it on, as decoding
+    from an earlier one: a keyframe, except an H.264 picture after which samples recover gradually."""
     if not picture.keyframe:
         return False
     if picture.codec == "h264":
@@ -90,7 +90,7 @@ def _h264_disposable(data: bytes) -> bool:
 
 
 def _h264_clean(data: bytes) -> bool:
-    """An IDR picture, or one at which a recovery point says that it is exact from there on."""
+    """An IDR picture, or one whose recovery point says that it is exact immediately."""
     for unit in split_annex_b(data):
         kind = nal_type(unit, "h264")
         if kind == _H264_IDR:
@@ -110,7 +110,7 @@ def _recovers_at_once(unit: bytes) -> bool:
 
 
 class _Hevc:
-    """A sub-layer non-reference picture may still be referred to from a higher temporal layer."""
+    """A sub-layer non-reference picture may still be referenced from a higher temporal layer."""
 
     def __init__(self) -> None:
         self._highest: int | None = None
@@ -130,7 +130,7 @@ class _Hevc:
 
 
 class _Bits:
-    """Bits of `data`, from its highest; IndexError beyond its end."""
+    """Bits of `data`, most significant first; IndexError past its end."""
 
     def __init__(self, data: bytes, bits: int = 512) -> None:
         head = data[: bits // 8]
@@ -177,7 +177,7 @@ def _mpeg4_disposable(data: bytes) -> bool:
 
 
 def _mpeg2_disposable(data: bytes) -> bool:
-    """B-pictures alone: a frame, or two fields."""
+    """Only B-pictures: a frame, or two fields."""
     start, found = data.find(b"\0\0\1\0"), False
     while start >= 0:
         if data[start + 5] >> 3 & 7 != 3:
@@ -196,7 +196,7 @@ _STATELESS: dict[str, _Read] = {
 
 
 class _Av1:
-    """A temporal unit with one frame that refreshes nothing. Streams with a decoder model or frame ids are not looked at."""
+    """A temporal unit with one frame that refreshes nothing. Streams with a decoder model or frame ids are not examined."""
 
     _SEQUENCE, _FRAME_HEADER, _FRAME = 1, 3, 6
 
@@ -234,7 +234,7 @@ class _Av1:
 
 
 def _av1_sequence(payload: bytes) -> tuple[int, int, int] | None:
-    """(seq_force_screen_content_tools, seq_force_integer_mv, order hint bits); None where more would have to be read."""
+    """(seq_force_screen_content_tools, seq_force_integer_mv, order hint bits); None if more would have to be read."""
     u = _Bits(payload)
     u(3)
     if u(2):

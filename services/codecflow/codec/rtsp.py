@@ -1,7 +1,7 @@
-"""What an RTSP host is asked before FFmpeg connects, or after that failed: where it sends its clients, whether it answers.
+"""Queries to an RTSP host before FFmpeg connects, or after that failed: whether it redirects, and whether it answers.
 
-FFmpeg follows an RTSP redirection to any host, and signs in there with the user and password of the first one. So they are
-followed here, and FFmpeg is given the address at their end: without user and password where that is another host's.
+FFmpeg follows an RTSP redirect to any host, and authenticates there with the user and password of the first one. So
+redirects are followed here, and FFmpeg gets the final address: without user and password if that is another host's.
 
 Sources: RFC 2326 (10.1 OPTIONS, 10.2 DESCRIBE, 11.3 redirection, appendix A.1 URLs); RFC 7617 and 7616 (Basic, Digest).
 """
@@ -26,11 +26,11 @@ _PORTS = {"rtsp": 554, "rtsps": 322}
 _WITHIN_S = 3.0
 _MOST_HOPS = 5
 _TROUBLE = (OSError, ValueError, http.client.HTTPException)
-"""What an unusual host may cause here. FFmpeg then finds out for itself what is wrong with it."""
+"""Errors that an unusual host may cause here. FFmpeg then finds out for itself what is wrong."""
 
 
 def answers(address: Address, trust: Trust, timeout_s: float) -> bool:
-    """Whether the host answers requests at all. Blocks for a few seconds at most."""
+    """Whether the host answers requests at all. Blocks for at most a few seconds."""
     try:
         with _Connection(address, trust, timeout_s) as connection:
             return connection.ask("OPTIONS")[0] > 0
@@ -39,9 +39,9 @@ def answers(address: Address, trust: Trust, timeout_s: float) -> bool:
 
 
 def without_redirection(address: Address, trust: Trust, timeout_s: float) -> Address:
-    """The address to which a host sends its clients, or the same. Blocks for some seconds at most.
+    """The address to which a host redirects, or the same one. Blocks for at most some seconds.
 
-    Raises SourceError: dns; protocol, where it is none of RTSP, or there are too many redirections.
+    Raises SourceError: dns; protocol, if it is not RTSP, or there are too many redirects.
     """
     first = address
     for _ in range(_MOST_HOPS):
@@ -54,7 +54,7 @@ def without_redirection(address: Address, trust: Trust, timeout_s: float) -> Add
 
 
 def _location(address: Address, trust: Trust, timeout_s: float) -> str:
-    """Where a DESCRIBE is redirected to; empty where it is not."""
+    """The target of a redirected DESCRIBE; empty if it is not redirected."""
     try:
         with _Connection(address, trust, timeout_s) as connection:
             status, headers = connection.ask("DESCRIBE")
@@ -122,7 +122,7 @@ class _Connection:
 
 
 def _credentials(address: Address, challenges: list[str]) -> str:
-    """The Authorization header for one of a host's challenges; empty where there is no user, or no known way."""
+    """The Authorization header for one of a host's challenges; empty if there is no user, or no known scheme."""
     user, _, password = urlsplit(address.url).netloc.rpartition("@")[0].partition(":")
     if not user:
         return ""

@@ -1,5 +1,5 @@
-"""Sampled frames out of published pictures: which pictures they are, what the codec signal says of them, and their samples
-on demand. What a worker and every tool that stands in for one take their frames from."""
+"""Sampled frames from published pictures: which pictures they are, their codec signal, and their samples on demand. Used by
+the worker and by every tool that stands in for it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from .pictures import matches
 from .signal import ticks_per_sample
 
 _MOST_SIGNALS = 512
-"""Signals that wait for a sampled frame at most: beyond that nothing is sampled at present."""
+"""Maximum number of signals that wait for a sampled frame: beyond that nothing is being sampled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sampled frame. `slot`: its place on the sampling grid. `signals`: those of every signal picture since the sampled
-    frame before, in the order of ticks; the last is its own. `picture`: valid until the next picture is pushed."""
+    """One sampled frame. `slot`: its position on the sampling grid. `signals`: those of every signal picture since the
+    previous sampled frame, in tick order; the last is its own. `picture`: valid until the next picture is pushed."""
 
     slot: int
     signals: tuple[Signal, ...]
     picture: LazyPicture
 
     def luma(self, distrust: Callable[[], None]) -> npt.NDArray[np.uint8]:
-        """(height, width) uint8 of the coded picture; `distrust` is called first where they are not the samples that its
-        signal was measured on. Raises PictureLostError when it cannot be decoded."""
+        """(height, width) uint8 of the coded picture; `distrust` is called first if they are not the samples on which its
+        signal was measured. Raises PictureLostError when it cannot be decoded."""
         shown = self.picture.decode()
         if shown is None or (shown.width, shown.height) != self.picture.coded_size:
             raise PictureLostError
@@ -42,12 +42,12 @@ class Sample:
 
 
 class PictureLostError(CodecFlowError):
-    """A sampled picture, or one that it refers to, is damaged: there is no such frame."""
+    """A sampled picture, or one that it refers to, is damaged: the frame does not exist."""
 
 
 class SampleTrack:
-    """The sampled frames of one epoch, `fps` a second: of each slot the first signal picture. Push its pictures, with their
-    metadata, in decode order. `vectors`, `nvdec`, `max_bytes`: as LazyDecoder's."""
+    """The sampled frames of one epoch, `fps` per second: the first signal picture of each slot. Push its pictures, with
+    their metadata, in decode order. `vectors`, `nvdec`, `max_bytes`: as LazyDecoder's."""
 
     def __init__(
         self, fps: Fraction, stream: str, *, vectors: bool = False, nvdec: bool = False, max_bytes: int = MAX_BYTES
@@ -55,7 +55,7 @@ class SampleTrack:
         self.decoder = LazyDecoder(max_bytes, vectors=vectors, nvdec=nvdec)
         self._fps, self._stream = fps, stream
         self._signals: dict[int, Signal] = {}
-        self._ticks: dict[int, int] = {}  # by seq, of sampled pictures on their way
+        self._ticks: dict[int, int] = {}  # by seq, of sampled pictures in progress
         self._tick = -1
         self._rate: tuple[Fraction, int] | None = None
 
@@ -69,7 +69,7 @@ class SampleTrack:
             per_slot = self._ticks_per_slot(signal.interval)
             if signal.tick > self._tick:
                 self._signals[signal.tick] = signal
-                # The first of its slot: a camera need not send a picture for each tick.
+                # The first of its slot: a camera may not send a picture for each tick.
                 sampled = signal.previous is None or signal.previous // per_slot < signal.tick // per_slot
                 while len(self._signals) > _MOST_SIGNALS:
                     del self._signals[min(self._signals)]

@@ -1,4 +1,4 @@
-"""What the codec saw change, from coded pictures alone: one metadata document per picture, grids on signal pictures."""
+"""The codec signal, from coded pictures alone: one metadata document per picture, grids on signal pictures."""
 
 from __future__ import annotations
 
@@ -20,24 +20,23 @@ DEFAULT_INTERVAL = Fraction(1, 2)
 """Seconds of presentation time between signal pictures."""
 
 REFERENCE_S = 8
-"""Seconds of presentation time from one reference picture to the next: those between anchors, by default
-(keep/config.py)."""
+"""Seconds of presentation time from one reference picture to the next: the default interval of anchors (keep/config.py)."""
 
 
 class SignalExtractor:
     """The metadata of one epoch's pictures.
 
-    Push the coded pictures in decode order. Each of them comes back once, in decode order, as soon as the decoder has shown
-    it; a few pictures late where the codec reorders. Pictures that turn out to be corrupt do not come back: their seq
-    is in `take_lost()`, and with them all that may refer to them, up to the next keyframe. `not_shown`: pictures that came
-    back but are never shown; they are there because others refer to them.
+    Push the coded pictures in decode order. Each is returned once, in decode order, as soon as the decoder has shown it; a
+    few pictures late if the codec reorders. Pictures found to be corrupt are not returned: their seq is in `take_lost()`,
+    together with all that may refer to them, up to the next keyframe. `not_shown`: pictures that were returned but are never
+    shown; others refer to them.
 
-    Signal pictures carry motion and intra accumulated over every picture shown since the signal picture before, and the
+    Signal pictures carry motion and intra accumulated over every picture shown since the previous signal picture, and the
     change of each block against a fixed picture, the reference, so that noise does not add up from one signal to the next.
-    Where most blocks have changed by a gain and an offset alone, the camera's exposure has: `change` is what is left then.
-    The reference is the first keyframe among the signal pictures of every REFERENCE_S seconds; where there is none in all of
-    them, the first signal picture after. A keyframe that lies between two ticks takes the later one's place when it is the
-    nearer one, or when a reference is due: so a worker that samples it has to decode one picture alone.
+    If most blocks have changed by only a gain and an offset, the camera's exposure has changed: `change` is the remainder.
+    The reference is the first keyframe among the signal pictures of every REFERENCE_S seconds; if none of them is a
+    keyframe, the first signal picture after. A keyframe between two ticks takes the later one's place when it is the nearer
+    one, or when a reference is due: so a worker that samples it has to decode only one picture.
     """
 
     def __init__(self, interval: Fraction = DEFAULT_INTERVAL, max_pixels: int = MAX_PIXELS) -> None:
@@ -61,10 +60,11 @@ class SignalExtractor:
         self._newest = (
             -1,
             0,
-        )  # seq and pts of the newest picture that was shown; the decoder gives no earlier one any more
+        )  # seq and pts of the newest shown picture; the decoder returns no earlier one any more
 
     def push(self, picture: CodedPicture) -> list[PictureMetadata]:
-        """Metadata of pictures now complete, in decode order. Raises SourceError for one that cannot be decoded here."""
+        """Metadata of pictures now complete, in decode order. Raises SourceError for a picture that cannot be decoded
+        here."""
         self._pending[picture.seq] = (picture, None, None)
         self._allowance.earn(len(picture.data))
         try:
@@ -82,12 +82,12 @@ class SignalExtractor:
         return self._complete(max(self._pending, default=0))
 
     def take_lost(self) -> list[tuple[int, str]]:
-        """(seq, why) of pictures found to be corrupt, or to follow one, since the last call."""
+        """(seq, reason) of pictures found to be corrupt, or to follow a corrupt one, since the last call."""
         lost, self._newly_lost = self._newly_lost, []
         return lost
 
     def take_size(self, seq: int) -> tuple[int, int] | None:
-        """(width, height) of that picture's own frame, once; None where it gave none."""
+        """(width, height) of that picture's own frame, once; None if it gave no frame."""
         return self._sizes.pop(seq, None)
 
     def _take(self, decoded: list[DecodedPicture]) -> None:
@@ -107,7 +107,7 @@ class SignalExtractor:
                 self._newly_lost.append((seq, why))
 
     def _show(self, shown: DecodedPicture) -> Signal | None:
-        """Takes in one shown picture; its signal when it is a signal picture."""
+        """Processes one shown picture; returns its signal if it is a signal picture."""
         picture, frame = shown.picture, shown.frame
         shape = grid_shape(frame.height, frame.width)
         if (self.width, self.height) != (frame.width, frame.height):
@@ -134,7 +134,7 @@ class SignalExtractor:
             bounds = block_bounds(tiles, then, tile_areas(*now.shape), cell_step(*now.shape), exposure)
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
         grids = self._allowance.spend(bounds, motion, intra, shape)
-        # As anchors fall (keep/state.py): a keyframe serves the period that it lies in, another picture the one before.
+        # Same rule as for anchors (keep/state.py): a keyframe serves its own period, another picture the previous one.
         period = self._period(tick) - (0 if picture.keyframe or self._reference is None else 1)
         renew = self._reference is None or period > self._reference_period
         signal = Signal(
@@ -157,7 +157,7 @@ class SignalExtractor:
         return signal
 
     def _tick_of(self, picture: CodedPicture, before: CodedPicture | None) -> int:
-        """The newest tick that a picture shown after `before` is not too early for."""
+        """The newest tick for which a picture shown after `before` is not too early."""
         assert self._start_pts is not None
         per_unit = picture.time_base / self._interval
         tick, rest = divmod((picture.pts - self._start_pts) * per_unit.numerator, per_unit.denominator)

@@ -1,4 +1,4 @@
-"""Files and cameras as coded pictures, untouched, in decode order."""
+"""Files and cameras as unchanged coded pictures, in decode order."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ from .tracks import choose_track, codec_name
 from .transmission import Transmission, ends_within_a_packet
 
 MAX_UNREADABLE = 100
-"""Reads that may fail in a row before a file counts as unreadable from there on."""
+"""Consecutive failed reads after which the rest of a file counts as unreadable."""
 
 KEYFRAME_WITHIN_S = 30.0
-"""Seconds without a keyframe after which there is a notice; the next one at four times that, and so on, hourly at most."""
+"""Seconds without a keyframe until the first notice; the next one at four times that, and so on, hourly at most."""
 
 _GRACE_S = 2.0
-"""Seconds that FFmpeg's own time-out is given to say what was wrong."""
+"""Extra seconds for FFmpeg's own time-out to report the reason."""
 
 _PACKED = re.compile(rb"(DivX\d+(?:Build|b)\d+)p")
 
@@ -54,15 +54,15 @@ _DEFAULTS = SourceOptions()
 class Source:
     """One opening of a video file, a pipe or a camera.
 
-    `codec`: FFmpeg's name of the video track's codec. `width`, `height`: as the container says, luma samples.
-    `seconds`: how long it lasts, as the container says, else 0. `live`: pictures come at the camera's own pace. `again`:
-    it is worth opening again when it ends or breaks off. `dropped`: pictures and reads that were not passed on, by reason.
-    `corrected`: times that were corrected, by kind (clock.py).
+    `codec`: FFmpeg's name of the video track's codec. `width`, `height`: from the container, in luma samples. `seconds`:
+    duration from the container, else 0. `live`: pictures arrive at the camera's own pace. `again`: reconnecting makes sense
+    when it ends or breaks off. `dropped`: pictures and reads that were not passed on, by reason. `corrected`: times that
+    were corrected, by kind (clock.py).
 
-    `stopped` is asked while the source is waited for. `notice` is called with a line for people: which of several tracks
-    is taken, no keyframe for long, an odd rotation, times that are corrected.
+    `stopped` is polled while waiting for the source. `notice` is called with a line for people: which of several tracks is
+    used, no keyframe for long, an unusual rotation, corrected times.
 
-    Raises StoppedError once `stopped` says so, and SourceError, whose `code` is one of those listed there.
+    Raises StoppedError once `stopped` returns True, and SourceError, whose `code` is one of those listed there.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Source:
         self.dropped: Counter[str] = Counter()
         self.corrected: Counter[str] = Counter()
         self._options, self._notice = options, notice
-        # A file's reads end by themselves; everything else may block forever.
+        # A file's reads end by themselves; all other reads may block indefinitely.
         self._reader = None if address.kind == "file" else Reader(stopped)
         self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after its caller has given up
         self._transmission = Transmission(rtp=address.kind == "rtsp" or address.scheme == "rtp")
@@ -112,8 +112,8 @@ class Source:
     def pictures(self, stream: str, epoch: int, first_seq: int = 0, shift: int = 0) -> Iterator[CodedPicture]:
         """The coded pictures of the source, from its first keyframe on, `seq` counting from `first_seq`.
 
-        `shift` is added to all times (in units of `time_base`), so that a file can be played again after itself. To be
-        called once. Raises SourceError when the source fails before its end.
+        `shift` is added to all times (in units of `time_base`), so that a file can be looped. May be called once. Raises
+        SourceError when the source fails before its end.
         """
         context = self._track.codec_context
         order = shown_order(self.codec, context.reorder_depth, self._rules.units(60))
@@ -145,14 +145,14 @@ class Source:
                 waited_s=arrival.waited_s,
             )
             yield from self._with_times(timed, timeline, shift)
-        # What came before the source failed is sound.
+        # Pictures before the failure are valid.
         yield from self._with_times(timeline.flush(), timeline, shift)
         if failed is not None:
             raise failed
 
     def _coded(self, stream: str, epoch: int, first_seq: int) -> Iterator[tuple[Arrival, CodedPicture | None]]:
-        """What comes from the first keyframe on, and the picture in it, whose times are not known yet; None for one that is
-        damaged and those after it up to the next keyframe."""
+        """Arrivals from the first keyframe on, and the picture in each, without times yet; None for a damaged one and those
+        after it up to the next keyframe."""
         extradata = _unpacked_extradata(self._track.codec_context.extradata)
         annex_b = AnnexB(self.codec, extradata) if self.codec in ANNEX_B_CODECS else None
         display = Display(self._track, self.codec, self._turned)
@@ -223,7 +223,7 @@ class Source:
             )
 
     def _assumed_depth(self, probed: int) -> int:
-        """Where the track does not say how far it reorders: what FFmpeg saw, but a file without times can wait for more."""
+        """If the track does not state its reordering: as seen by FFmpeg, but a file without times can wait for more."""
         return probed if self._rules.stamped or self.live else DEEPEST.get(self.codec, probed)
 
     def _arrivals(self) -> Iterator[Arrival]:
@@ -233,7 +233,7 @@ class Source:
         return spread(arrived, time.monotonic() - self._began) if self.live and not self._rules.stamped else arrived
 
     def _is_live(self) -> bool:
-        """A camera's address and a pipe have no end that anybody knows; a file on a web server has."""
+        """A camera's address and a pipe have no known end; a file on a web server has one."""
         kind, container = self._address.kind, self._container
         if kind == "http":
             # A multipart camera may state any length, and the length of a playlist is not that of the video.
@@ -250,7 +250,7 @@ class Source:
             self._opened.append(container)
             return container
 
-        # Connecting, then looking at what comes; over RTSP perhaps twice, and questions to the host.
+        # Connecting, then probing the data; over RTSP perhaps twice, plus queries to the host.
         within = 6 * self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
         try:
             return opened() if self._reader is None else self._reader.call(opened, within)
@@ -262,11 +262,11 @@ class Source:
         except (av.error.FFmpegError, OSError, ValueError) as failed:
             error = failed
         self.close()
-        # Not chained: FFmpeg's own error names the whole address, password included.
+        # Not chained: FFmpeg's own error contains the whole address, password included.
         raise self._error(error, opening=True)
 
     def _packets(self) -> Iterator[Arrival]:
-        """Packets as the container gives them, and when. Raises SourceError when no more come before the source's end."""
+        """Packets from the container, and their arrival. Raises SourceError when they stop before the source's end."""
         try:
             if self._reader is None:
                 yield from arrivals(self._demuxed())
@@ -281,7 +281,7 @@ class Source:
         raise self._error(error, opening=False)
 
     def _demuxed(self) -> Iterator[Packet[Any]]:
-        """Packets of the track. Unreadable places of what is no camera are counted and skipped."""
+        """Packets of the track. In files, unreadable places are counted and skipped."""
         failures = 0
         size = self._container.size if self._address.kind == "file" and self.codec == "hevc" else 0
         cut = ends_within_a_packet(self._container.format.name, size)
@@ -310,7 +310,7 @@ class Source:
         return source_error(self._address, error, opening=opening, timeout_s=self._options.timeout_s)
 
     def without_pictures(self) -> SourceError:
-        """The error for a source that came to its end without a picture."""
+        """The error for a source that ended without a picture."""
         hint = ""
         if self._address.kind == "pipe" and self._container.format.name.startswith("mov"):
             hint = "; an MP4 whose index comes last cannot be piped: give the file's name, or pipe MPEG-TS"
@@ -322,7 +322,7 @@ class Source:
         )
 
     def close(self) -> None:
-        """Let go of the source. Never waits for a host that is silent."""
+        """Release the source. Never waits for a silent host."""
 
         def let_go() -> None:
             while self._opened:
@@ -341,20 +341,20 @@ class Source:
 
 
 class _KeyframeWatch:
-    """Notices for people when a source sends pictures that cannot be decoded, for want of a keyframe, for a long time."""
+    """Notices for people when a source sends undecodable pictures for a long time because no keyframe comes."""
 
     def __init__(self, name: str, notice: Callable[[str], None]) -> None:
         self._name, self._notice = name, notice
         self.came()
 
     def came(self) -> None:
-        """Pictures can be decoded."""
+        """A decodable picture arrived."""
         self._began = time.monotonic()
         self._next_s = KEYFRAME_WITHIN_S
         self._pictures = 0
 
     def still(self) -> None:
-        """One more picture came that cannot."""
+        """Another undecodable picture arrived."""
         self._pictures += 1
         waited_s = time.monotonic() - self._began
         if waited_s >= self._next_s:
@@ -366,8 +366,8 @@ class _KeyframeWatch:
 
 
 def _unpacked(arrived: Iterator[Arrival], track: VideoStream) -> Iterator[Arrival]:
-    """MPEG-4 pictures, one in each packet: DivX 5 packed B-pictures, two pictures in one AVI chunk and an empty one in the
-    next. What is not packed stays as it is."""
+    """MPEG-4 pictures, one per packet. DivX 5 packed B-pictures: two pictures in one AVI chunk and an empty one in the next.
+    Unpacked streams stay unchanged."""
     unpack = BitStreamFilterContext("mpeg4_unpack_bframes", track)
     for one in arrived:
         for packet in unpack.filter(one.packet):
@@ -375,11 +375,11 @@ def _unpacked(arrived: Iterator[Arrival], track: VideoStream) -> Iterator[Arriva
 
 
 def _unpacked_extradata(extradata: bytes | None) -> bytes | None:
-    """Without the flag that makes decoders expect packed pictures."""
+    """Removes the flag that makes decoders expect packed pictures."""
     return _PACKED.sub(rb"\1\0", extradata) if extradata else extradata
 
 
 def clip_seconds(path: Path) -> float:
-    """How long a file lasts, as its container says; 0 where it does not. Raises SourceError when it is no video."""
+    """Duration of a file, from its container; 0 if not stated. Raises SourceError when it is no video."""
     with Source(str(path)) as source:
         return source.seconds

@@ -1,4 +1,4 @@
-"""Why a source cannot be opened or read any further, as one clear line and a code word to count by."""
+"""Why a source cannot be opened or read any further, as one clear line and a code for counting."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ _ERRNO = {
 def source_error(
     address: Address, error: Exception | str, *, opening: bool, timeout_s: float, reason: str = ""
 ) -> SourceError:
-    """The SourceError for what FFmpeg or the operating system says, or for a code word and a reason.
+    """The SourceError for an error of FFmpeg or the operating system, or for a code and a reason.
 
-    Only the kind of the error is used: FFmpeg's texts repeat the address with its password.
+    Only the kind of the error is used: FFmpeg's texts contain the address with its password.
     """
     code = error if isinstance(error, str) else _code(address, error, opening)
     doing = "cannot be opened" if opening else "failed"
@@ -72,7 +72,7 @@ def _code(address: Address, error: Exception, opening: bool) -> str:
         return "codec" if opening else "gone"
     number = getattr(error, "errno", None)
     if address.kind == "file" and _what_file(address.url) == _PLAYLIST:
-        return "codec"  # one of its parts is what failed
+        return "codec"  # one of its parts has failed
     if not address.remote:
         return "missing" if number == errno.ENOENT else "read"
     return _ERRNO.get(number or 0, "gone")
@@ -113,7 +113,7 @@ _BEGINNINGS = {
 
 
 def _what_it_is(address: Address) -> str:
-    """What a source that is not a video seems to be, and what to do: the end of an error's line."""
+    """What a source that is not a video seems to be, and what to do: the end of the error's line."""
     if address.scheme == "rtp":
         return ": rtp:// needs a description of the stream (SDP), which is not supported; give the rtsp:// address"
     path = address.url.partition("?")[0].lower()

@@ -1,7 +1,7 @@
-"""Sums of a picture's luma over tiles of 4x4 samples, and the means of cells made of them.
+"""Sums of a picture's luma over tiles of 4x4 samples, and means of cells, which consist of tiles.
 
-A cell is 8x8 samples, 16x16 in large pictures, and one begins at every half of that, so cells overlap: nothing lies only
-on an edge. Everything is measured in signed means of cells, since noise averages out in them and a thing does not.
+A cell is 8x8 samples, 16x16 in large pictures, and one begins at every half of that, so cells overlap: no object lies only
+on an edge. Everything is measured in signed means of cells, in which noise averages out and objects do not.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TILE = 4
 """Side of a tile, in samples."""
 
 LARGE = 1280 * 720
-"""Samples from which on a picture is large: what a model is shown of 16x16 samples is smaller than 7x7 pixels."""
+"""Samples from which on a picture is large: 16x16 of its samples then become less than 7x7 pixels of a model's input."""
 
 PER_BLOCK = BLOCK // TILE
 """Tiles along a block."""
@@ -29,19 +29,19 @@ Sums = npt.NDArray[np.int64]
 
 
 def grid_shape(height: int, width: int) -> tuple[int, int]:
-    """(rows, columns) of blocks that cover a picture; those at its right and lower edge may hang over."""
+    """(rows, columns) of blocks that cover a picture; those at its right and lower edge may extend beyond it."""
     return -(-height // BLOCK), -(-width // BLOCK)
 
 
 def tile_sums(luma: Luma) -> Sums:
-    """(4 * rows, 4 * columns) int64: sums over the tiles of the blocks that cover a picture; beyond it samples count as 0.
+    """(4 * rows, 4 * columns) int64: sums over the tiles of the blocks that cover a picture; samples beyond it count as 0.
 
-    Everything stays in the few bytes that samples have: sums of pairs in 16-bit lanes of 64-bit words, four rows of them.
-    In bands that fit the processor's cache, with buffers used again. A fifth of the time of plain sums.
+    Keeps the small width of samples: sums of pairs in 16-bit lanes of 64-bit words, four rows of them, in bands that fit the
+    processor's cache, with reused buffers. Takes a fifth of the time of plain sums.
     """
     height, width = luma.shape
     rows, columns = grid_shape(height, width)
-    samples = np.zeros((_BAND * BLOCK, columns * BLOCK), np.uint8)  # beyond the picture it stays 0
+    samples = np.zeros((_BAND * BLOCK, columns * BLOCK), np.uint8)  # stays 0 beyond the picture
     odd = np.empty((_BAND * BLOCK, columns * BLOCK // 8), np.uint64)
     sums = np.empty((PER_BLOCK * rows, PER_BLOCK * columns), np.int64)
     for row in range(0, rows, _BAND):
@@ -55,9 +55,9 @@ def tile_sums(luma: Luma) -> Sums:
 
 
 def _band_sums(words: npt.NDArray[np.uint64], odd: npt.NDArray[np.uint64]) -> Sums:
-    """(4 * _BAND, 4 * columns): sums over the tiles of the samples in `words`, eight to a word, which this overwrites.
+    """(4 * _BAND, 4 * columns): sums over the tiles of the samples in `words`, eight per word; overwrites `words`.
 
-    A lane gathers two samples of each of 4 rows, at most 2040.
+    A lane accumulates two samples of each of 4 rows, at most 2040.
     """
     np.right_shift(words, np.uint64(8), out=odd)
     np.bitwise_and(odd, _LANES, out=odd)
@@ -69,7 +69,7 @@ def _band_sums(words: npt.NDArray[np.uint64], odd: npt.NDArray[np.uint64]) -> Su
 
 
 def cell_sums(tiles: Sums) -> Sums:
-    """Sums over the cells, each at the place of its upper left tile; tiles beyond the last count as 0."""
+    """Sums over the cells, each at the position of its upper left tile; tiles beyond the last count as 0."""
     sums = tiles.copy()
     sums[:-1] += tiles[1:]
     sums[:, :-1] += sums[:, 1:].copy()
@@ -77,7 +77,7 @@ def cell_sums(tiles: Sums) -> Sums:
 
 
 def tile_areas(height: int, width: int) -> Sums:
-    """Samples of the picture in each tile."""
+    """Number of the picture's samples in each tile."""
     rows, columns = grid_shape(height, width)
     return np.outer(
         np.clip(height - TILE * np.arange(PER_BLOCK * rows), 0, TILE),
@@ -86,16 +86,16 @@ def tile_areas(height: int, width: int) -> Sums:
 
 
 def cell_step(height: int, width: int) -> int:
-    """Samples from one cell of the codec signal to the next, half of its side, in a picture of that size."""
+    """Samples from one cell of the codec signal to the next, half of its side, for this picture size."""
     return 2 * TILE if height * width >= LARGE else TILE
 
 
 def block_bounds(now: Sums, then: Sums, areas: Sums, step: int = TILE, exposure: Exposure = UNCHANGED) -> Sums:
-    """(rows, columns): of the cells that begin in each block, the largest |mean now - (gain x mean then + offset)|, in
+    """(rows, columns): over the cells that begin in each block, the maximum of |mean now - (gain x mean then + offset)|, in
     eighths of a grey level, rounded up: a bound. The mean of a cell is its sum over the samples of a whole one.
 
-    `now`, `then`: sums over the tiles of two pictures of one size, `areas`: their samples; `step`: from cell to cell. In
-    whole numbers throughout.
+    `now`, `then`: sums over the tiles of two pictures of one size, `areas`: their samples; `step`: from cell to cell.
+    Integer arithmetic throughout.
     """
     of_tiles = Exposure.GAIN_UNIT * now - exposure.gain * then
     if exposure.offset:
@@ -110,6 +110,6 @@ def block_bounds(now: Sums, then: Sums, areas: Sums, step: int = TILE, exposure:
 
 
 _BAND = 8
-"""Rows of blocks at a time: a band of a 1280 samples wide picture takes 160 kB."""
+"""Rows of blocks per band: a band of a picture 1280 samples wide takes 160 kB."""
 
 _LANES = np.uint64(0x00FF00FF00FF00FF)

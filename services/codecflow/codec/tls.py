@@ -1,4 +1,4 @@
-"""Whose certificates are trusted when a source is reached through TLS."""
+"""Which certificates are trusted for a source with TLS."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HANDSHAKE_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """`authorities`: file of certificates in PEM that are trusted; None: this system's. `insecure`: nothing is checked."""
+    """`authorities`: file of trusted certificates in PEM; None: this system's. `insecure`: nothing is checked."""
 
     authorities: Path | None
     insecure: bool
@@ -36,8 +36,8 @@ class Trust:
         return {"tls_verify": "1"} | ({"ca_file": str(file)} if file else {})
 
     def io_open(self, timeout_s: float) -> Callable[..., Any]:
-        """For FFmpeg's io_open: opens http and https addresses, certificates checked. For playlists: FFmpeg checks the
-        certificate of a playlist's host, but not those of the hosts that it names."""
+        """For FFmpeg's io_open: opens http and https addresses and checks certificates. For playlists: FFmpeg checks the
+        certificate of a playlist's host, but not those of the hosts named in it."""
         opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=self.context()))
 
         def io_open(url: str, flags: int, options: dict[str, str]) -> Any:
@@ -55,7 +55,7 @@ class Trust:
         return io_open
 
     def trouble(self, host: str, port: int, timeout_s: float) -> str | None:
-        """Why a handshake with a host fails; None when it does not. FFmpeg does not tell."""
+        """Why a handshake with a host fails; None if it succeeds. FFmpeg does not report this."""
         try:
             with socket.create_connection((host, port), min(timeout_s, _HANDSHAKE_S)) as plain:
                 self.context().wrap_socket(plain, server_hostname=host).close()
@@ -69,16 +69,16 @@ class Trust:
         return None
 
     def context(self) -> ssl.SSLContext:
-        """For connections of Python's own."""
+        """For Python's own connections."""
         context = ssl.create_default_context(cafile=self.authorities or _system_authorities())
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # on in Python 3.13; certificates of cameras are rarely so neat
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # on in Python 3.13; few cameras' certificates pass it
         if self.insecure:
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         return context
 
 
 def check_certificates(file: Path) -> None:
-    """Raises ConfigError when a file holds no certificates."""
+    """Raises ConfigError when a file contains no certificates."""
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(file)
     except (OSError, ssl.SSLError) as error:
@@ -88,7 +88,7 @@ def check_certificates(file: Path) -> None:
 
 @cache
 def _system_authorities() -> str | None:
-    """File of the certificates that this system trusts. FFmpeg's own build looks for it in one place, if at all."""
+    """File of this system's trusted certificates. FFmpeg's own build looks for it in one place at most."""
     places = [
         ssl.get_default_verify_paths().cafile,
         "/etc/ssl/certs/ca-certificates.crt",
@@ -106,7 +106,7 @@ def _system_authorities() -> str | None:
 
 
 def _without_user(url: str) -> tuple[str, str]:
-    """An address without its user and password, and those as an Authorization header."""
+    """An address without its user and password, and these as an Authorization header."""
     parts = urlsplit(url)
     if "@" not in parts.netloc:
         return url, ""

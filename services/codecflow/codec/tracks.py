@@ -1,4 +1,4 @@
-"""Which of a container's tracks is the video: not its cover, its thumbnails or a layer that only adds to another track."""
+"""Which of a container's tracks is the video: not its cover, its thumbnails or an enhancement layer of another track."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ _NO_VIDEO = (
 )  # fmt: skip
 
 _ENHANCEMENTS = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
-"""Tags of Dolby Vision tracks. Beside a track of another tag they hold its enhancement layer."""
+"""Tags of Dolby Vision tracks. Next to a track with another tag they hold its enhancement layer."""
 
 _STILLS = ("avif", "heic", "heix", "mif1")
-"""Brands of MP4 files that hold a picture (HEIF)."""
+"""Brands of MP4 files that hold a still picture (HEIF)."""
 
 UNPUBLISHED = frozenset({"utvideo", "qtrle"})
-"""Codecs whose packets cannot be decoded by themselves: pixel format and depth are the container's."""
+"""Codecs whose packets alone cannot be decoded: pixel format and depth are the container's."""
 
 _CONVERT = "convert it: ffmpeg -i IN -c:v libx264 OUT.mp4"
 
 
 @dataclass(frozen=True, slots=True)
 class Tracks:
-    """The video tracks of a container, as people count them: from 1, without covers and the like. `chosen`: index."""
+    """The video tracks of a container, numbered from 1, without covers and the like. `chosen`: index."""
 
     videos: list[VideoStream]
     chosen: int
@@ -44,7 +44,7 @@ class Tracks:
 
 
 def choose_track(container: InputContainer, name: str, wanted: int | None) -> Tracks:
-    """The video track to publish: number `wanted`, or the first. `name`: of the source, as shown.
+    """The video track to publish: number `wanted`, or the first. `name`: of the source, in displayable form.
 
     Raises SourceError, codec, when there is no such track, or its codec cannot be published.
     """
@@ -60,7 +60,7 @@ def choose_track(container: InputContainer, name: str, wanted: int | None) -> Tr
         count = "1 video track" if len(videos) == 1 else f"{len(videos)} video tracks"
         raise SourceError(f"source {name}: no track {wanted}: it has {count}: {tracks.listing()}", "codec")
     if wanted is None:
-        # A track that cannot be published is no reason to leave out one that can.
+        # Skip tracks that cannot be published, to reach one that can.
         usable = [index for index, video in enumerate(videos) if published(video)]
         tracks = Tracks(videos, usable[0] if usable else 0)
     if container.format.name.endswith("_pipe") or container.metadata.get("major_brand") in _STILLS:
@@ -74,18 +74,18 @@ def choose_track(container: InputContainer, name: str, wanted: int | None) -> Tr
 
 
 def published(track: VideoStream) -> bool:
-    """Whether pictures of the track can be decoded by whoever has nothing but them."""
+    """Whether pictures of the track can be decoded without any other data."""
     return codec_name(track) in VIDEO_CODECS - UNPUBLISHED
 
 
 def codec_name(track: VideoStream) -> str:
-    """FFmpeg's name of its codec; empty where it has no decoder for it."""
+    """FFmpeg's name of its codec; empty if FFmpeg has no decoder for it."""
     return "" if track.codec_context is None else track.codec_context.codec.canonical_name
 
 
 def _real(streams: list[VideoStream]) -> list[VideoStream]:
     moving = [stream for stream in streams if not stream.disposition & _NO_VIDEO]
-    # A single picture in addition to a film is its poster, whatever the container calls it.
+    # A single picture next to a film is its poster, whatever the container calls it.
     films = [stream for stream in moving if stream.frames != 1]
     moving = films or moving
     base = [stream for stream in moving if _tag(stream) not in _ENHANCEMENTS]

@@ -1,7 +1,7 @@
-"""Encoding again at the sampling rate, for thin uplinks and for comparison.
+"""Re-encoding at the sampling rate, for limited bandwidth and for comparison.
 
-As CodecFlow's paper prepares its clips (arXiv 2604.06036): H.264 Baseline without B-pictures. Motion vectors then span
-sampled frames, and nothing is sent that is not sampled.
+Follows the clip preparation of CodecFlow's paper (arXiv 2604.06036): H.264 Baseline without B-pictures. Motion vectors then
+span sampled frames, and only sampled pictures are sent.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .pictures import DecodedPicture, PictureDecoder
 
 @dataclass(frozen=True)
 class Transcode:
-    """`fps`: pictures per second that are kept; `gop`: pictures from one keyframe to the next; `crf`: x264's quality, 0
-    to 51, lower is better and larger."""
+    """`fps`: pictures per second that are kept; `gop`: pictures from one keyframe to the next; `crf`: x264's quality, 0 to
+    51, lower is better and larger."""
 
     fps: Fraction
     gop: int = 16
@@ -47,7 +47,7 @@ class Transcode:
 
 
 class Transcoder:
-    """Coded pictures in, fewer and re-encoded ones out: of each 1/fps seconds the first picture shown.
+    """Coded pictures in, fewer and re-encoded ones out: the first picture shown in each 1/fps seconds.
 
     Presentation times stay the source's. `lost`: pictures that could not be decoded, by reason.
     """
@@ -68,11 +68,11 @@ class Transcoder:
         return self._lost
 
     def push(self, picture: CodedPicture) -> list[CodedPicture]:
-        """Re-encoded pictures that are ready, `seq` counting them."""
+        """Re-encoded pictures that are ready, with consecutive `seq`."""
         return [coded for shown in self._decoder.push(picture) for coded in self._sample(shown)]
 
     def flush(self) -> list[CodedPicture]:
-        """The last ones."""
+        """Re-encoded pictures still held back."""
         return [coded for shown in self._decoder.flush() for coded in self._sample(shown)]
 
     def _sample(self, decoded: DecodedPicture) -> list[CodedPicture]:
@@ -88,14 +88,14 @@ class Transcoder:
         return self._encode(decoded.frame, picture)
 
     def _encode(self, frame: VideoFrame, picture: CodedPicture) -> list[CodedPicture]:
-        # 4:2:0 has no odd sizes.
+        # 4:2:0 does not allow odd sizes.
         size = (max(2, frame.width & ~1), max(2, frame.height & ~1))
         if self._encoder is None or size != self._size:
             self._encoder, self._size = self._open(size, picture.time_base), size
         image = frame.reformat(*size, format="yuv420p")
         image.pts, image.time_base, image.pict_type = picture.pts, picture.time_base, 0
         coded = []
-        for packet in self._encoder.encode(image):  # zero latency: this very picture
+        for packet in self._encoder.encode(image):  # zero latency: returns this picture
             coded.append(
                 CodedPicture(
                     stream=picture.stream,

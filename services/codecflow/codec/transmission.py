@@ -1,14 +1,14 @@
-"""Which packets of a source lack bytes that were lost on their way.
+"""Detects which packets of a source lack bytes that were lost in transmission.
 
 The transport knows what a decoder cannot see: a hole in a picture often decodes without an error, to wrong samples.
 
-- MPEG-TS numbers its packets, and FFmpeg marks what was put together around a gap. But its parser gives the mark of one
-  picture's packets to the picture before, for that is the one that they complete. The first picture has none before it:
-  of that one the log tells, with its decoding time. Where files were joined, the numbers jump as well, and so do the
-  times; there nothing is missing.
-- RTP numbers its packets, too; FFmpeg says only in its log how many it missed. The gap lies in the picture that it gives
-  next or in the one after that. Over TCP a camera may leave packets out as well, when its own buffer is full; FFmpeg
-  checks the numbers only with a queue (TCP_OPTIONS).
+- MPEG-TS numbers its packets, and FFmpeg marks those assembled around a gap. But its parser assigns the mark of one
+  picture's packets to the previous picture, which they complete. The first picture has no previous one: its gap is in the
+  log, with its decoding time. Where files were joined, the numbers jump as well, and so do the times; nothing is missing
+  there.
+- RTP also numbers its packets; FFmpeg reports only in its log how many it missed. The gap is in the picture that it returns
+  next or in the one after that. Over TCP a camera may also leave packets out, when its own buffer is full; FFmpeg checks the
+  numbers only with a queue (TCP_OPTIONS).
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ import av.logging
 from av.packet import Packet
 
 TCP_OPTIONS = {"reorder_queue_size": "2"}
-"""Of FFmpeg's RTSP demuxer for TCP: a gap is noticed at once, nothing waits. Over UDP its own queue is longer."""
+"""Of FFmpeg's RTSP demuxer for TCP: gaps are noticed immediately, nothing waits. Over UDP its own queue is longer."""
 
 _PARSED = ("mpegts", "mpeg", "hls")
-"""Containers whose pictures FFmpeg's parser has to find, with marks that are late by one picture."""
+"""Containers whose pictures FFmpeg's parser has to find, with marks one picture late."""
 
 _MISSED = "RTP: missed"
 _CORRUPT = re.compile(r"Packet corrupt \(stream = (\d+), dts = (-?\d+)\)")
 _PROBED = 50
-"""Pictures that FFmpeg may have read while it opened the source, when it does not say."""
+"""Default for the pictures that FFmpeg may have read while it opened the source."""
 
 _JOINT_S = 2.0
 _TS_PACKETS = (188, 192, 204)
-"""Bytes of a packet of MPEG-TS: plain, with a time stamp, with error correction."""
+"""Sizes of an MPEG-TS packet in bytes: plain, with a time stamp, with error correction."""
 
 _logging = threading.Lock()
 
@@ -44,18 +44,18 @@ _logging = threading.Lock()
 class Transmission:
     """Finds out which packets of one opened container are damaged.
 
-    Open the container within `opening`, then pass what it gives through `packets`, in the same thread.
+    Open the container within `opening`, then pass its packets through `packets`, in the same thread.
     """
 
     def __init__(self, *, rtp: bool) -> None:
         self._rtp = rtp
-        self._doubtful = 0  # packets read while opening, when some of them were missed
+        self._doubtful = 0  # packets read while opening, if some were missed
         self._corrupt: set[tuple[int, int]] = set()  # (stream, dts) of packets read while opening
         _listen()
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """FFmpeg reads ahead while it opens a source. What RTP missed then lies in one of the pictures that come first."""
+        """FFmpeg reads ahead while it opens a source. A gap in RTP from then is in one of the first pictures."""
         with av.logging.Capture() as lines:
             yield
         texts = [text for _, _, text in lines]
@@ -67,8 +67,8 @@ class Transmission:
     def packets(
         self, container_format: str, demuxed: Iterable[Packet[Any]], *, cut: bool = False
     ) -> Iterator[Packet[Any]]:
-        """The packets; `is_corrupt` says whether each is damaged. One that may be is held until the next one comes.
-        `cut`: the last one is damaged, then all are held."""
+        """The packets; `is_corrupt` says whether each is damaged. One that may be is held until the next one comes. `cut`:
+        the last one is damaged, then all are held."""
         marks_are_late = container_format in _PARSED
         before = False
         held: Packet[Any] | None = None
@@ -80,7 +80,7 @@ class Transmission:
             marked = packet.is_corrupt
             damaged = (before if marks_are_late else marked or before) or missed or self._doubtful > 0
             damaged |= (packet.stream_index, packet.dts) in self._corrupt
-            self._corrupt.clear()  # the marks tell of all others
+            self._corrupt.clear()  # all others carry marks
             before = marked if marks_are_late else missed
             self._doubtful = max(0, self._doubtful - 1)
             packet.is_corrupt = damaged
@@ -93,7 +93,7 @@ class Transmission:
             yield held
 
     def _read(self, demuxed: Iterable[Packet[Any]]) -> Iterator[tuple[Packet[Any], bool]]:
-        """The packets that hold something, and whether something was missed while each of them was read."""
+        """The packets with data, and whether something was missed while each was read."""
         packets = iter(demuxed)
         while True:
             lines: list[tuple[int, str, str]] = []
@@ -110,19 +110,19 @@ class Transmission:
 
 
 def ends_within_a_packet(container_format: str, size: int) -> bool:
-    """Whether a file of MPEG-TS was cut: its last picture has no end. FFmpeg's decoder of HEVC does not notice."""
+    """Whether a file of MPEG-TS was truncated: its last picture has no end. FFmpeg's HEVC decoder does not notice."""
     return container_format == "mpegts" and size > 0 and all(size % packet for packet in _TS_PACKETS)
 
 
 def _is_joint(last: Packet[Any], following: Packet[Any]) -> bool:
-    """Whether one recording ends with `last` and another begins: with a keyframe, at a time that does not follow."""
+    """Whether one recording ends with `last` and another begins: with a keyframe, at a discontinuous time."""
     if not following.is_keyframe or last.dts is None or following.dts is None or following.time_base is None:
         return False
     return abs((following.dts - last.dts) * following.time_base) > _JOINT_S or following.dts < last.dts
 
 
 def _listen() -> None:
-    """Lets PyAV see FFmpeg's warnings; without a capture they go to a logger that says nothing."""
+    """Makes FFmpeg's warnings visible to PyAV; without a capture they go to a silent logger."""
     with _logging:
         logger = logging.getLogger("libav")
         if not logger.handlers:

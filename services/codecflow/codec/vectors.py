@@ -1,4 +1,4 @@
-"""The motion vectors of pictures as grids of blocks."""
+"""Motion vectors of pictures as grids of blocks."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from codecflow.messages import BLOCK, Grid, round_motion
 from .pictures import side_data
 
 VECTOR_CODECS = frozenset({"h264", "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "mpeg1video", "mpeg2video", "h263"})
-"""Codecs whose decoders in FFmpeg export vectors. Measured: HEVC, VP9, AV1 and MJPEG export none."""
+"""Codecs whose FFmpeg decoders export vectors. Measured: HEVC, VP9, AV1 and MJPEG export none."""
 
 _LARGEST = 255**2
 _SHIFT = BLOCK.bit_length() - 1
 
-# Where AVMotionVector (libavutil/motion_vector.h) has dst_x and dst_y, motion_x and motion_y, and motion_scale, in words of
-# 8 bytes. PyAV's own to_ndarray builds the record's dtype for each picture, which takes longer than everything below.
+# Positions of dst_x and dst_y, motion_x and motion_y, and motion_scale in AVMotionVector (libavutil/motion_vector.h), in
+# words of 8 bytes. PyAV's own to_ndarray builds the record's dtype for each picture, which takes longer than everything
+# below.
 _CENTRE_WORD, _CENTRE_X, _CENTRE_Y = 1, 1, 2
 _MOTION_WORD, _SCALE_WORD = 3, 4
 
 
 class VectorGrid:
-    """The largest vector over each block, and the blocks that inter pictures did not predict, over several pictures.
+    """The largest vector over each block, and the blocks without inter prediction, over several pictures.
 
-    Every vector that FFmpeg exports is that of a partition of one 16x16 macroblock (or of all of it) and names its
-    centre, so it lies in exactly one block.
+    Every vector that FFmpeg exports belongs to a partition of one 16x16 macroblock (or to all of it) and gives its centre,
+    so it lies in exactly one block.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -36,7 +37,7 @@ class VectorGrid:
         self._intra = np.zeros(rows * columns, np.bool_)
 
     def add(self, frame: VideoFrame) -> None:
-        """Takes in one shown picture."""
+        """Adds one shown picture."""
         if frame.pict_type not in (PictureType.P, PictureType.B, PictureType.S):
             return
         predicted = np.zeros(self._rows * self._columns, np.bool_)
@@ -46,7 +47,7 @@ class VectorGrid:
         self._intra |= ~predicted
 
     def _add(self, words: npt.NDArray[np.int64], predicted: npt.NDArray[np.bool_]) -> None:
-        """Takes in one picture's AVMotionVector records, (vectors, 5); sets the blocks that they cover in `predicted`."""
+        """Adds one picture's AVMotionVector records, (vectors, 5); sets the blocks that they cover in `predicted`."""
         # Thousands of records of 40 bytes: each of the two words that matter is read once, the rest is never touched.
         centre = words[:, _CENTRE_WORD].copy().view(np.int16).reshape(-1, 4) >> _SHIFT
         motion = words[:, _MOTION_WORD].copy().view(np.int32).reshape(-1, 2)
@@ -59,10 +60,10 @@ class VectorGrid:
             inside = (row < self._rows) & (column < self._columns)
             block, squares = block[inside], squares[inside]
         predicted[block] = True
-        scale = int(words[0, _SCALE_WORD]) & 0xFFFF  # the same throughout a picture: 4 in H.264, 2 or 4 in MPEG-4
+        scale = int(words[0, _SCALE_WORD]) & 0xFFFF  # constant within a picture: 4 in H.264, 2 or 4 in MPEG-4
         squares *= (4 // scale) ** 2
         np.minimum(squares, _LARGEST, out=squares)
-        # Of several vectors over one block, an assignment keeps any; those that are larger still go another round.
+        # With several vectors over one block, an assignment keeps any of them; larger ones are assigned in another round.
         while True:
             larger = (squares > self._squares[block]).nonzero()[0]
             if not len(larger):
@@ -71,8 +72,8 @@ class VectorGrid:
             self._squares[block] = squares
 
     def grids(self) -> tuple[Grid, Grid]:
-        """(motion, intra), each (rows, columns) uint8, as `Signal` has them: the length of the largest vector in whole
-        quarter pixels, then up to the next level; 1 where some inter picture has no vector."""
+        """(motion, intra), each (rows, columns) uint8, as in `Signal`: the length of the largest vector in whole quarter
+        pixels, rounded up to the next level; 1 where some inter picture has no vector."""
         shape = (self._rows, self._columns)
         intra = self._intra.astype(np.uint8).reshape(shape)
         return round_motion(np.sqrt(self._squares).astype(np.uint8).reshape(shape), intra), intra
