@@ -1,9 +1,9 @@
-"""What lies under each token: blocks of the codec signal, and cells, which are looked at one by one.
+"""The area under each token: blocks of the codec signal, and cells, which are compared individually.
 
 A cell is about a quarter of a footprint wide and high (7x7 pixels of a 28-pixel token at the model's scale), and at least
-one of the codec signal. Its sides are powers of two, and a cell begins at every half of one, from the picture's corner on:
-so it is made of cells of the codec signal, and what that says of them it says of this one. A token's cells are those whose
-centre lies within its footprint: they cover it.
+one cell of the codec signal. Its sides are powers of two, and a cell begins at every half of one, from the picture's corner
+on: so it consists of cells of the codec signal, and their bounds apply to it. A token's cells are those whose centre lies
+within its footprint: they cover it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from codecflow.grid import TokenGrid
 from codecflow.messages import BLOCK, NO_BOUND
 
 CELLS = 4
-"""Cells along each axis of a footprint, about, if they did not overlap."""
+"""Approximate number of cells along each axis of a footprint, if they did not overlap."""
 
 UNBOUNDED = 1e9
-"""A bound, in grey levels, that no threshold reaches."""
+"""A bound, in grey levels, above any threshold."""
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -31,8 +31,8 @@ class BlockSums:
     """Sums of a block grid over the blocks that each box touches, through one integral image."""
 
     def __init__(self, boxes: Ints, columns: int, side: int = BLOCK) -> None:
-        """`boxes`: (n, 4) half-open (x0, y0, x1, y1) in luma samples; an empty box touches nothing. `columns` blocks of
-        `side` samples to a row."""
+        """`boxes`: (n, 4) half-open (x0, y0, x1, y1) in luma samples; an empty box touches nothing. A row has `columns`
+        blocks of `side` samples."""
         x0, y0, x1, y1 = boxes.T
         left, top = x0 // side, y0 // side
         right = np.where(x1 > x0, -(-x1 // side), left)
@@ -52,11 +52,11 @@ class BlockSums:
 
 
 class Cells:
-    """The cells of a picture, and which of them are each token's.
+    """The cells of a picture, and which of them belong to each token.
 
     `step`: (across, down) samples from one cell to the next, half of its sides. `shape`: (rows, columns) of cells of a
-    token, the same for all: where a token has fewer, its last are there again. `share`: (cells of the picture,) how much of
-    each lies in the picture.
+    token, the same for all: if a token has fewer, its last ones are repeated. `share`: (cells of the picture,) what fraction
+    of each lies in the picture.
     """
 
     def __init__(self, grid: TokenGrid) -> None:
@@ -83,8 +83,8 @@ class Cells:
         self.share = self._means(tile_areas(grid.height, grid.width))
 
     def means(self, luma: npt.NDArray[np.uint8]) -> Floats:
-        """(cells of the picture,) float64: sums of luma over each cell, by the samples of a whole one. luma: (height, width)
-        uint8 of the coded picture."""
+        """(cells of the picture,) float64: sums of luma over each cell, divided by the samples of a whole one. luma:
+        (height, width) uint8 of the coded picture."""
         if luma.shape != (self.grid.height, self.grid.width):
             raise ValueError(f"luma of {luma.shape[::-1]} does not fit a grid over {self.grid.width, self.grid.height}")
         return self._means(tile_sums(luma))
@@ -108,29 +108,29 @@ class Cells:
         return np.asarray((down @ of_blocks @ across).ravel())
 
     def of_tokens(self, values: Floats) -> Floats:
-        """(tokens, rows, columns): of each token's cells, given those of the picture."""
+        """(tokens, rows, columns): values of each token's cells, from those of the picture."""
         return np.asarray(values[self._index])
 
     def token_means(self, values: Floats, tokens: Ints | None = None) -> Floats:
-        """(n,): means over the tokens' cells, every second one, which do not overlap, given (n, rows, columns)."""
+        """(n,): means over the tokens' cells, using every second one, which do not overlap, from (n, rows, columns)."""
         weights = self._weights if tokens is None else self._weights[tokens]
         return np.asarray((values * weights).sum((1, 2)))
 
 
 def half_side(lengths: Ints, least: int) -> int:
     """Half of a cell's side along one axis, for footprints of these lengths: the power of two nearest to their mean / CELLS
-    / 2, but no less than `least`, that of the codec signal's cells."""
+    / 2, but at least `least`, that of the codec signal's cells."""
     wanted = float(lengths.mean()) / CELLS / 2
     below = 1 << max(0, math.floor(math.log2(wanted)))
     return max(least, below if wanted - below <= 2 * below - wanted else 2 * below)
 
 
 def _of_stretches(starts: Ints, ends: Ints, step: int, count: int) -> tuple[Ints, Floats]:
-    """Which of `count` cells along an axis each stretch [start, end) has: (tokens, cells), the last again where it has
-    fewer; and 1.0 for every second, which do not overlap, 0.0 for the others."""
+    """Which of `count` cells along an axis belong to each interval [start, end): (tokens, cells), the last one repeated if
+    there are fewer; and 1.0 for every second cell, which do not overlap, 0.0 for the others."""
     first = np.clip(starts // step, 0, count - 1)
     last = np.clip(-(-ends // step) - 2, 0, count - 1)
-    none = last < first  # it lies between two centres: whichever is nearer
+    none = last < first  # it lies between two centres: use the nearer one
     nearest = np.clip((starts + ends) // (2 * step) - 1, 0, count - 1)
     first, last = np.where(none, nearest, first), np.where(none, nearest, last)
     places = np.arange(int((last - first).max()) + 1)
@@ -141,8 +141,8 @@ def _of_stretches(starts: Ints, ends: Ints, step: int, count: int) -> tuple[Ints
 
 
 def _over_blocks(count: int, step: int, blocks: int, least: int) -> Floats:
-    """(count, blocks): how much each block's bound counts in that of each cell along an axis. A cell's side is a whole
-    number of the signal's cells, each of which begins in one block, or beyond the picture, where nothing differs."""
+    """(count, blocks): weight of each block's bound in that of each cell along an axis. A cell's side is a whole number of
+    the signal's cells, each of which begins in one block, or beyond the picture, where nothing differs."""
     within = np.arange(0, 2 * step, 2 * least)
     of = np.zeros((count, blocks))
     for cell in range(count):

@@ -1,19 +1,19 @@
-"""What was last kept of each token, and the bound by which the codec signal alone shows that it has not changed.
+"""What was last kept of each token, and the bound by which the codec signal alone proves that it has not changed.
 
-All is in means of cells (boxes.py). Take a cell's mean in the picture k in which a token was last kept, in the signal's
-reference r, and now, n. The camera's exposure may have changed meanwhile, as the signals say, by a gain and an offset: e(x)
-is what a mean x of the reference is worth now. What was kept is remembered as it would have been in the reference; then the
-triangle inequality gives
+Everything is in means of cells (boxes.py). Let k be the picture in which a token was last kept, r the signal's reference and
+n the current picture; the same letters stand for a cell's mean in them. The camera's exposure may have changed since, as
+stated by the signals, by a gain and an offset: e(x) is the current value of a mean x of the reference. What was kept is
+stored as it would have been in the reference; then the triangle inequality gives
 
     |n - e(k)|  <=  |n - e(r)|  +  gain x |r - k|
 
-A signal's `change` bounds the first part. The second is carried along: it is the first part when k is a signal picture of
-the same reference, and zero when k is the reference itself. Where pixels are compared, the left side is known, and
-|r - k| <= (|n - e(r)| + |n - e(k)|) / gain. When n becomes the reference, what was kept is remembered as it would be now,
-and the left side becomes the distance to the reference.
+A signal's `change` bounds the first part. The second is carried forward: it equals the first part when k is a signal picture
+of the same reference, and zero when k is the reference itself. Where pixels are compared, the left side is known, and
+|r - k| <= (|n - e(r)| + |n - e(k)|) / gain. When n becomes the reference, what was kept is converted to the current
+exposure, and the left side becomes the distance to the reference.
 
-A theorem: `change` is rounded up, and a thousandth of a grey level covers the rounding of floating-point numbers. Noise
-comes in once, or twice, but does not add up with time, as it does where each picture is measured against the one before.
+This is exact: `change` is rounded up, and a margin of a thousandth of a grey level covers floating-point rounding. Noise
+enters once or twice, but does not accumulate over time, as it does if each picture is measured against the previous one.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from codecflow.messages import UNCHANGED, Exposure, Signal
 from .boxes import UNBOUNDED, Cells, Floats, Ints
 
 NOISE_CELL, NOISE_TOKEN = 3.0, 1.5
-"""Thresholds are at least so many times the stream's noise: where there are hundreds of cells, some differ by four
-deviations by chance. A mean over a token has less of it."""
+"""Minimum of thresholds, in multiples of the stream's noise: among hundreds of cells, some differ by four deviations by
+chance. A mean over a token has less noise."""
 
 HIGHEST = 16.0
-"""Grey levels: noise raises no threshold beyond. What differs by more is never dropped."""
+"""Grey levels up to which noise raises thresholds. Larger differences are never dropped."""
 
 MOST_EXPOSURE = 32.0
-"""Grey levels by which the camera's exposure may have changed a token since it was kept, at once or by and by. Beyond, the
-model has no picture of it any more."""
+"""Grey levels by which the camera's exposure may have changed a token since it was kept, suddenly or gradually. Beyond, the
+model's picture of it is outdated."""
 
 _ROUNDING = 1e-3
 
 
 class Certificate:
-    """Each token's difference to when it was last kept, in bounds and in pixels.
+    """Each token's difference from when it was last kept, in bounds and in pixels.
 
-    Give it every signal, in the order of ticks (`observe`), also those of pictures that are no sampled frame; then what is
+    Pass it every signal, in tick order (`observe`), including those of pictures that are not sampled frames; then what is
     compared of the frame, and what is kept.
 
     `threshold`: grey levels by which a token's mean may differ, `cell_threshold`: that of any of its cells. Noise raises
@@ -56,17 +56,17 @@ class Certificate:
         self._limit, self._cell_limit = threshold, cell_threshold
         self._exposure = UNCHANGED
         self._share = cells.of_tokens(cells.share)
-        self._last_kept = np.zeros(self._share.shape)  # means, as the reference's exposure shows them
-        self._seen = np.zeros(len(self._share))  # means over tokens, as they were
-        self._kept = self._all(UNBOUNDED)  # bounds: now to what was last kept
-        self._reference_kept = self._all(UNBOUNDED)  # the reference to what was last kept
-        self._reference = self._all(UNBOUNDED)  # now to the reference
+        self._last_kept = np.zeros(self._share.shape)  # means, in the reference's exposure
+        self._seen = np.zeros(len(self._share))  # means over tokens, unconverted
+        self._kept = self._all(UNBOUNDED)  # bounds: current to last kept
+        self._reference_kept = self._all(UNBOUNDED)  # the reference to last kept
+        self._reference = self._all(UNBOUNDED)  # current to the reference
         self._reference_tick: int | None = None
-        self._renewed: int | None = None  # tick of the picture that is the reference from the next signal on
+        self._renewed: int | None = None  # tick of the picture that becomes the reference with the next signal
         self._distrusted = False
 
     def observe(self, signal: Signal) -> None:
-        """The signal of the next signal picture. Raises MessageError when it is none of this grid's picture."""
+        """The signal of the next signal picture. Raises MessageError when it is not of this grid's picture."""
         check_fits(signal, self._cells)
         self._renew()
         if signal.since != self._reference_tick or signal.since is None:
@@ -83,17 +83,17 @@ class Certificate:
         self._cell_limit = max(cell_threshold, min(NOISE_CELL * noise, HIGHEST))
 
     def unknown(self) -> None:
-        """The next frame has no signal: nothing is known of it."""
+        """The next frame has no signal: nothing is known about it."""
         self._renew()
         self._reference, self._kept = self._all(UNBOUNDED), self._all(UNBOUNDED)
 
     def distrust(self) -> None:
-        """The samples that are looked at now are not those of the signal observed last: it bounds no distance to them."""
+        """The current samples are not those of the signal observed last: it does not bound their distance."""
         self._reference = self._all(UNBOUNDED)
         self._distrusted = True
 
     def _renew(self) -> None:
-        """Where the picture observed last is the reference from now on, what was kept is compared with that one."""
+        """If the picture observed last becomes the reference, what was kept is compared with that one."""
         if self._renewed is not None:
             self._reference_kept = self._all(UNBOUNDED) if self._distrusted else self._kept
             self._reference_tick = self._renewed
@@ -102,14 +102,14 @@ class Certificate:
         self._renewed, self._distrusted = None, False
 
     def within(self) -> npt.NDArray[np.bool_]:
-        """(tokens,) bool: tokens that the bounds show to be within both thresholds."""
+        """(tokens,) bool: tokens that the bounds prove to be within both thresholds."""
         means = self._cells.token_means(self._kept)
         cells = (self._kept <= self._cell_limit - _ROUNDING).all((1, 2))
         return np.asarray((means <= self._limit - _ROUNDING) & cells & self._exposed_alike())
 
     def compare(self, tokens: Ints, now: Floats) -> npt.NDArray[np.bool_]:
         """(n,) bool: whether `tokens` are within both thresholds, given the means of their cells, (n, rows, columns). Their
-        bounds restart at what is measured."""
+        bounds restart from the measured values."""
         alike = self._exposed_alike()[tokens]
         difference = now - self._shown_now(self._last_kept[tokens], self._share[tokens])
         means = np.abs(self._cells.token_means(difference, tokens))
@@ -121,7 +121,7 @@ class Certificate:
         return np.asarray((means <= self._limit) & (difference <= self._cell_limit).all((1, 2)) & alike)
 
     def keep(self, tokens: Ints, now: Floats) -> None:
-        """`tokens` are kept now, with these means, (n, rows, columns): their difference to what was last kept is zero."""
+        """`tokens` are kept now, with these means, (n, rows, columns): their difference from what was last kept is zero."""
         offset = self._exposure.offset / Exposure.OFFSET_UNIT
         self._last_kept[tokens] = (now - offset * self._share[tokens]) / self._gain
         self._seen[tokens] = self._cells.token_means(now, tokens)
@@ -138,7 +138,7 @@ class Certificate:
         return self._exposure.gain / Exposure.GAIN_UNIT
 
     def _shown_now(self, means: Floats, share: Floats) -> Floats:
-        """What means of the reference are worth in the exposure of now."""
+        """Means of the reference, converted to the current exposure."""
         if self._exposure == UNCHANGED:
             return means
         return means * self._gain + share * (self._exposure.offset / Exposure.OFFSET_UNIT)

@@ -1,4 +1,4 @@
-"""Which keep policy a worker runs, and how often every cell of the grid is kept whatever the policy says."""
+"""Which keep policy a worker runs, and how often every grid cell is kept regardless of the policy."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ CoverageKind = Literal["anchor", "rolling", "background"]
 COVERAGE_KINDS: tuple[str, ...] = get_args(CoverageKind)
 
 DEFAULT_PERIOD_S = Fraction(8)
-"""Seconds from one anchor to the next, where nothing else is asked for."""
+"""Default seconds from one anchor to the next."""
 
 BACKGROUND_PERIOD_S = Fraction(120)
 """The same where tokens outlive their frames. An anchor then only bounds how old a token's context can get, and how far back
-a worker reads that takes a stream over: at 2 frames/s it costs 0.4 % of all tokens (docs/decisions/023-background.md)."""
+a successor reads: at 2 frames/s it costs 0.4 % of all tokens (docs/decisions/023-background.md)."""
 
-_BACKGROUND_SLACK_S = Fraction(16)  # cameras whose keyframes lie up to 16 s apart decode nothing for an anchor alone
+_BACKGROUND_SLACK_S = Fraction(16)  # with keyframes at most 16 s apart, nothing is decoded only for an anchor
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,18 +29,18 @@ class KeepConfig:
     """A keep policy, its thresholds and its coverage.
 
     `fps`: sampled frames per second; a frame's slot is its presentation time times `fps`. `coverage` `anchor` keeps all
-    tokens of one frame in every `period_s` seconds, `rolling` forces a rotating share of them in each frame, each token
-    once in `period_s`. `background` is `anchor` for a model that holds each cell's newest token after its frame has left
-    the window: `period_s` may then be longer than a window. An anchor waits up to `slack_s` seconds for a keyframe, which
-    is decoded by itself, so that every cell has a kept token in any `period_s` + `slack_s` seconds in which no frame is
+    tokens of one frame in every `period_s` seconds, `rolling` forces a rotating share of them in each frame, each token once
+    in `period_s`. `background` is `anchor` for a model that holds each cell's newest token after its frame has left the
+    window: `period_s` may then be longer than a window. An anchor waits up to `slack_s` seconds for a keyframe, which is
+    decoded by itself, so that every cell has a kept token in any `period_s` + `slack_s` seconds in which no frame is
     missing.
 
     `threshold`: a token is kept when its mean luma differs from when it was last kept by more than this many grey levels;
-    `detail_threshold`: likewise that of one of its cells, about 7x7 pixels at the model's scale (boxes.py), for what is too
-    small to move the mean. Noise raises both (certificate.py). `tau_px`: vectors of at least this many
-    pixels move a token (`motion` only).
+    `detail_threshold`: the same for any of its cells, about 7x7 pixels at the model's scale (boxes.py), for objects too
+    small to change the mean. Noise raises both (certificate.py). `tau_px`: vectors of at least this many pixels move a token
+    (`motion` only).
 
-    Raises ConfigError on a name or value that cannot work.
+    Raises ConfigError on an unknown name or an impossible value.
     """
 
     policy: PolicyName = "replenish"
@@ -86,27 +86,27 @@ class KeepConfig:
 
     @property
     def background(self) -> bool:
-        """Whether tokens are to outlive their frames."""
+        """Whether tokens outlive their frames."""
         return self.coverage == "background"
 
     @property
     def memory_s(self) -> Fraction:
         """How far back in presentation time a mask can depend on what was seen.
 
-        A replay whose first frame lies at least this long before a frame takes the same masks from that frame on.
+        A replay that starts at least this long before a frame produces the same masks from that frame on.
         """
         return Fraction(0) if self.policy == "all" else Fraction(self.period_s + self.slack_s)
 
 
 def parse_coverage(text: str | None, window_s: Fraction, fps: Fraction) -> tuple[CoverageKind, Fraction, Fraction]:
-    """(kind, period, slack in seconds) that `text` names, for windows of `window_s` seconds at `fps` sampled frames per
+    """(kind, period, slack in seconds) given by `text`, for windows of `window_s` seconds at `fps` sampled frames per
     second.
 
-    `N`: an anchor every N seconds; `once`: an anchor per window; `rolling=N`: every cell once in N seconds, a share of
-    them in each frame; `rolling`: every cell once per window; `background=N`: an anchor every N seconds, `background`
-    every 120 s, and tokens outlive their frames; None: an anchor every 8 s, or as near below as frames and window allow.
-    Anchors wait for a keyframe for another period, where the window has room for both: every window has every cell.
-    Raises ConfigError on anything else, and on a period longer than the window where a window could then lack cells."""
+    `N`: an anchor every N seconds; `once`: an anchor per window; `rolling=N`: every cell once in N seconds, a share of them
+    in each frame; `rolling`: every cell once per window; `background=N`: an anchor every N seconds, `background` every 120
+    s, and tokens outlive their frames; None: an anchor every 8 s, or the nearest smaller period that frames and window
+    allow. Anchors wait for a keyframe for another period, if the window has room for both: every window has every cell.
+    Raises ConfigError on anything else, and on a period longer than the window if a window could then lack cells."""
     if text is not None and text.startswith("background"):
         return "background", *_background(text, fps)
     kind: CoverageKind = "rolling" if text is not None and text.startswith("rolling") else "anchor"

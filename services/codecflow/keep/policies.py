@@ -1,6 +1,6 @@
 """The keep policies by name, one class each.
 
-A policy is shown every codec signal of its stream, also those between sampled frames (`observe`), and decides each sampled
+A policy sees every codec signal of its stream, including those between sampled frames (`observe`), and decides each sampled
 frame's tokens (`decide`), given the frame's luma as a callable, which is called only when pixels must decide or are kept,
 the tokens that coverage forces, and those that zones hide, which are never kept.
 """
@@ -23,16 +23,16 @@ from .config import KeepConfig
 
 Mask = npt.NDArray[np.bool_]
 Luma = Callable[[], npt.NDArray[np.uint8]]
-"""Gives the decoded picture's luma, (height, width) uint8, as coded: no resize, no change of range."""
+"""Returns the decoded picture's luma, (height, width) uint8, as coded: no resize, no change of range."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeepDecision:
-    """What was decided of one frame's tokens; each mask is (tokens,) bool.
+    """The decision on one frame's tokens; each mask is (tokens,) bool.
 
-    `keep`: encode these. `forced`: those among them that coverage keeps, whatever the policy says. `certified`: dropped
-    because the codec signal alone proves them unchanged (within the thresholds). `compared`: pixels decided. `hidden`: in a
-    zone that the model must not see.
+    `keep`: encode these. `forced`: those among them that coverage keeps, regardless of the policy. `certified`: dropped
+    because the codec signal alone proves them unchanged (within the thresholds). `compared`: decided from pixels. `hidden`:
+    in a zone that the model must not see.
     """
 
     keep: Mask
@@ -43,25 +43,25 @@ class KeepDecision:
 
     @property
     def anchor(self) -> bool:
-        """Coverage keeps the whole frame, but for what is hidden."""
+        """Coverage keeps the whole frame, except hidden tokens."""
         return bool((self.forced | self.hidden).all())
 
 
 class Policy(Protocol):
-    """What a keep policy remembers of one stream and one token grid: a few numbers per token, never a picture."""
+    """A keep policy's state for one stream and one token grid: a few numbers per token, never a picture."""
 
     def observe(self, signal: Signal | None) -> None:
-        """The signal of the next signal picture; None: of the next frame there is none. Raises MessageError when it is not
-        of this grid's picture."""
+        """The signal of the next signal picture; None: the next frame has none. Raises MessageError when it is not of this
+        grid's picture."""
         ...
 
     def distrust(self) -> None:
-        """The frame's samples are not those that its signal was measured on."""
+        """The frame's samples are not those on which its signal was measured."""
         ...
 
     def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
-        """The decision for the frame whose signal was observed last. No token is both `forced` and `hidden`. What `luma`
-        raises leaves the policy as it was before the frame."""
+        """The decision for the frame whose signal was observed last. No token is both `forced` and `hidden`. If `luma`
+        raises, the policy's state is as before the frame."""
         ...
 
 
@@ -81,11 +81,11 @@ class KeepAll:
 
 
 class KeepMotion:
-    """Tokens that a vector of at least tau, or an intra block, has touched since they were last forced.
+    """Tokens touched by a vector of at least tau, or an intra block, since they were last forced.
 
     The policy of CodecFlow (arXiv 2604.06036): the union over every coded picture since the anchor, over all blocks that the
-    footprint overlaps. It does not look at pixels. Where no vectors are known (a missing signal, a codec that exports none)
-    nothing speaks against motion, and the token counts as moved.
+    footprint overlaps. It does not look at pixels. If no vectors are known (a missing signal, a codec that exports none),
+    motion cannot be excluded, and the token counts as moved.
     """
 
     def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:
@@ -122,9 +122,9 @@ class KeepReplenish:
     """Tokens that look different from when they were last kept (conditional replenishment).
 
     Kept when the mean luma of any of its cells differs by more than `detail_threshold`, or that over the token by more than
-    `threshold`. Differences are signed, so that noise averages out, and taken from what was kept as the camera's present
-    exposure would show it; both thresholds rise with the stream's noise (certificate.py). Pixels are compared only where the
-    codec signal cannot show that both are within.
+    `threshold`. Differences are signed, so that noise averages out, and relative to what was kept, converted to the camera's
+    current exposure; both thresholds rise with the stream's noise (certificate.py). Pixels are compared only if the codec
+    signal cannot prove that both are within.
     """
 
     def __init__(self, grid: TokenGrid, config: KeepConfig) -> None:

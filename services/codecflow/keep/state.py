@@ -1,4 +1,4 @@
-"""One stream's keep masks, frame by frame, and which tokens are kept whatever the policy says."""
+"""One stream's keep masks, frame by frame, and which tokens are kept regardless of the policy."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .policies import POLICIES, KeepDecision, Luma
 
 
 class Coverage:
-    """Which tokens are kept whatever the policy says, so that every cell has a kept token in every window.
+    """Which tokens are kept regardless of the policy, so that every cell has a kept token in every window.
 
     An anchor is due at every whole multiple of the period, and falls on the first frame from then on that is a keyframe:
-    such a frame is decoded by itself. Where none comes for as long as `slack_s`, it falls on the next frame. `rolling`
-    forces a rotating share of the tokens in each frame.
+    such a frame is decoded by itself. If none comes within `slack_s`, it falls on the next frame. `rolling` forces a
+    rotating share of the tokens in each frame.
 
-    It depends on presentation time and keyframes alone (slots count from the start of the epoch), so that a replay forces
-    the same tokens from its second anchor on. A token whose slot has no frame is forced in the next frame there is.
+    Depends only on presentation time and keyframes (slots count from the start of the epoch), so that a replay forces the
+    same tokens from its second anchor on. A token whose slot has no frame is forced in the next existing frame.
     """
 
     def __init__(self, config: KeepConfig, tokens: int) -> None:
         self._config, self._tokens = config, tokens
         self._previous: int | None = None
-        self._period = 0  # whose anchor was the newest
+        self._period = 0  # the period of the newest anchor
 
     def forced(self, slot: int, keyframe: bool) -> npt.NDArray[np.bool_]:
         """(tokens,) bool: tokens due in the frame of `slot`."""
@@ -41,7 +41,7 @@ class Coverage:
         return np.full(self._tokens, slot >= due + (0 if keyframe else self._config.slack_slots))
 
     def advance(self, slot: int, keyframe: bool) -> None:
-        """The frame of `slot` is there, with the tokens kept that were due."""
+        """The frame of `slot` exists, with the tokens kept that were due."""
         period, slack = self._config.period_slots, self._config.slack_slots
         if keyframe or self._previous is None:
             self._period = max(self._period, slot // period)
@@ -53,8 +53,8 @@ class Coverage:
 class KeepState:
     """Decides, frame by frame, which tokens of one stream are encoded.
 
-    One state serves one token grid and one set of zones: when the picture's size or the zones change, begin a new one, whose
-    first frame is kept whole. `hidden`: (tokens,) bool, those that are never kept, nor looked at (keep/zones.py).
+    One state serves one token grid and one set of zones: when the picture's size or the zones change, create a new one,
+    whose first frame is kept whole. `hidden`: (tokens,) bool, those that are never kept or compared (keep/zones.py).
     """
 
     def __init__(self, grid: TokenGrid, config: KeepConfig, hidden: npt.NDArray[np.bool_] | None = None) -> None:
@@ -67,7 +67,7 @@ class KeepState:
         self._observed = False
 
     def observe(self, signal: Signal) -> None:
-        """The codec signal of the next signal picture, in the order of ticks, whether or not the picture is a sampled frame.
+        """The codec signal of the next signal picture, in tick order, whether or not the picture is a sampled frame.
 
         Raises MessageError when it is not of this grid's picture.
         """
@@ -75,18 +75,18 @@ class KeepState:
         self._observed = True
 
     def distrust(self) -> None:
-        """To be called by `luma` when the frame's samples are not those that its signal was measured on: the signal then
-        says nothing of what is kept or measured now."""
+        """To be called by `luma` when the frame's samples are not those on which its signal was measured: the signal then
+        says nothing about what is kept or measured now."""
         self._policy.distrust()
 
     def step(self, slot: int, luma: Luma, *, keyframe: bool = False) -> KeepDecision:
-        """The decision for the frame in `slot` (presentation time x fps), later than any before it, whose signal was
-        observed last; nothing is known of a frame that has none.
+        """The decision for the frame in `slot` (presentation time x fps), later than all earlier ones, whose signal was
+        observed last; nothing is known about a frame without one.
 
-        `luma`: called at most once, and only when pixels must decide or are kept; what it raises is passed on, and the frame
-        counts as not there. `keyframe`: the frame's picture can be decoded by itself.
+        `luma`: called at most once, and only when pixels must decide or are kept; its exceptions are passed on, and the
+        frame counts as missing. `keyframe`: the frame's picture can be decoded by itself.
 
-        Raises ValueError on a slot or a luma that cannot be.
+        Raises ValueError on an impossible slot or luma.
         """
         if self._slot is not None and slot <= self._slot:
             raise ValueError(f"slot {slot} does not follow slot {self._slot}")

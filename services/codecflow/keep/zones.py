@@ -1,7 +1,7 @@
 """Zones over a picture: which tokens the model never sees, and which samples are blanked before it sees the others.
 
-Tokens that an `ignore` zone touches are hidden. A picture is resized for the model, and a resize mixes a few samples across
-the edges of tokens; so the samples of the zone itself are blanked first, and nothing of them can reach a token nearby.
+Tokens that an `ignore` zone touches are hidden. A picture is resized for the model, and resizing mixes a few samples across
+the edges of tokens; so the samples of the zone itself are blanked first, and none of them can reach a nearby token.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from codecflow.grid import TokenGrid
 from codecflow.messages import Zone
 
 MARGIN = 2
-"""Samples around an `ignore` zone that are of it too: chroma has half the resolution of luma, and is mixed at its edge."""
+"""Margin of samples around an `ignore` zone: chroma has half the resolution of luma, and is mixed at its edge."""
 
 BLANK = 128
-"""Of red, green and blue: mid grey, which a model takes for next to nothing."""
+"""Red, green and blue: mid grey, to which a model reacts least."""
 
 Mask = npt.NDArray[np.bool_]
 
@@ -27,7 +27,7 @@ Mask = npt.NDArray[np.bool_]
 @dataclass(frozen=True, slots=True, eq=False)
 class ZoneView:
     """What zones leave of a picture. `hidden`: (tokens,) bool, never kept. `blank`: (rows, columns) bool of the samples that
-    are blanked, from (`top`, `left`) of the shown picture; None where there is no `ignore` zone."""
+    are blanked, from (`top`, `left`) of the shown picture; None if there is no `ignore` zone."""
 
     hidden: Mask
     blank: Mask | None = None
@@ -95,7 +95,7 @@ def _inside(corners: npt.NDArray[np.float64], shape: tuple[int, int]) -> Mask:
 
 
 def _grown(samples: Mask) -> Mask:
-    """With all samples that lie within MARGIN of one of them."""
+    """All samples within MARGIN of one of them."""
     grown = samples.copy()
     for axis in (0, 1):
         wide = grown.copy()
