@@ -1,4 +1,4 @@
-"""librdkafka clients as CodecFlow needs them: one factory each, the guarantees set here and nowhere else."""
+"""librdkafka clients, one factory each; their guarantees are set here and nowhere else."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ Client = TypeVar("Client", Producer, Consumer, AdminClient)
 
 TRANSACTION_TIMEOUT_MS = 15_000
 """A transaction is only opened once all of its records are computed, so an open one means a dead worker: readers and the
-worker that takes over wait no longer than this for it."""
+successor wait at most this long for it."""
 
 LARGEST_RECORD_BYTES = 100_000_000
-"""The client's own limit lies out of the way (at the broker's default limit of a request): topics decide."""
+"""The client's own limit is out of the way (at the broker's default limit of a request): topics decide."""
 
 STOP_WITHIN_S = 8.0
-"""How long a service that is to stop waits for brokers that do not answer. With a last question whether one does, and with
-clients that take a second or two to be closed, it ends within some 10 s."""
+"""How long a stopping service waits for brokers that do not answer. Including a last check whether one does, and a second or
+two to close clients, it ends within about 10 s."""
 
 _SILENT_MS = 10_000
-"""A connection or request without an answer for so long is given up and made again: a half-open connection, or a broker that
-hangs, must not outlast the session and the transaction of a worker (15 s each)."""
+"""A connection or request without an answer for this long is dropped and made again: a half-open connection, or a broker
+that hangs, must not outlast the session and the transaction of a worker (15 s each)."""
 
-# Not _SSL: a handshake also breaks with a broker that is just starting or stopping.
+# Not _SSL: a handshake also fails with a broker that is just starting or stopping.
 _REFUSALS = frozenset({ClientError._AUTHENTICATION, ClientError.SASL_AUTHENTICATION_FAILED})
-# From the most to the least telling: what explains the others is what people must read.
+# From the most to the least specific: people must see the root cause.
 _CAUSES = (*_REFUSALS, ClientError._SSL, ClientError._RESOLVE, ClientError._TRANSPORT, None)
 _HUNG_UP = _CAUSES.index(None)
 _HUNG_UP_LINE = re.compile(r"Disconnected.*\(after \d{1,3}ms in state (APIVERSION_QUERY|AUTH|UP)", re.DOTALL)
@@ -49,8 +49,8 @@ _logger.addHandler(logging.NullHandler())
 
 
 class _QuietLog:
-    """Takes librdkafka's log lines, whatever their level, as debug lines without secrets: what matters reaches the user
-    as an error that says what to do."""
+    """Logs librdkafka's lines, of any level, as debug lines without secrets: what matters reaches the user as an error that
+    says what to do."""
 
     def __init__(self, settings: KafkaSettings, watch: BrokerWatch) -> None:
         self._settings, self._watch = settings, watch
@@ -63,11 +63,11 @@ class _QuietLog:
 
 
 class BrokerWatch:
-    """Tells a passing fault from brokers that are gone for good, for one client.
+    """Distinguishes a temporary fault from brokers that are down for good, for one client.
 
     Its `on_error` is the client's error_cb. The service's loop calls `check` between two pieces of work. `cause`: the most
-    telling of what librdkafka has said within the last minute, such as a refused password rather than the time-outs that
-    follow from it; `refused`: whether it is about who we are, so that waiting does not help.
+    specific error that librdkafka has reported within the last minute, such as a refused password rather than the resulting
+    time-outs; `refused`: whether it is about authentication, so that waiting does not help.
     """
 
     PROBE_EVERY_S = 5.0
@@ -93,7 +93,7 @@ class BrokerWatch:
 
     @property
     def advice(self) -> str:
-        """What to look at where no broker has ever answered."""
+        """What to check if no broker has ever answered."""
         rank = None if self._cause is None else self._cause[0]
         if rank == _HUNG_UP:  # at the start it speaks another protocol
             protocol = self._settings.properties.get("security.protocol", "plaintext")
@@ -104,7 +104,7 @@ class BrokerWatch:
 
     @property
     def because(self) -> str:
-        """The cause as part of a message: a blank and parentheses, or nothing."""
+        """The cause for use in a message: a blank and parentheses, or nothing."""
         return f" ({self.cause})" if self.cause else ""
 
     def on_error(self, error: ClientError) -> None:
@@ -116,7 +116,7 @@ class BrokerWatch:
         self._note(rank, self._settings.scrub(error.str()))
 
     def on_log(self, line: str) -> None:
-        """A line of librdkafka's log: what it has said before, and that a broker hangs up, it says there alone."""
+        """Handles a line of librdkafka's log: it repeats errors, but a broker that hangs up is reported only there."""
         if found := _NOT_CONNECTED_LINE.search(line):
             self._note(_CAUSES.index(ClientError._TRANSPORT), self._settings.scrub(found[0].strip()))
         elif _HUNG_UP_LINE.search(line):
@@ -143,7 +143,7 @@ class BrokerWatch:
             return
         self._next_probe = now + self.PROBE_EVERY_S
         down_since = self._down_since
-        # librdkafka reports brokers going, never their coming back.
+        # librdkafka reports when brokers go down, never when they come back.
         if not self.answered(client) and (gone_s := time.monotonic() - down_since) > self._settings.gone_after_s:
             raise BrokersGoneError(
                 f"Kafka at {self._settings.bootstrap_servers}: no broker has answered for {gone_s:.0f} s{self.because}; "
@@ -152,7 +152,7 @@ class BrokerWatch:
 
 
 def producer(settings: KafkaSettings, watch: BrokerWatch | None = None, **properties: Any) -> Producer:
-    """Idempotent, acknowledged by all replicas in sync, compressed, partitioned by murmur2 as JVM clients do."""
+    """Idempotent, acks=all, compressed, partitioned by murmur2 like JVM clients."""
     return _client(Producer, settings, watch, {**_producing(settings), **properties})
 
 
@@ -167,13 +167,13 @@ def transactional_producer(
     properties |= {
         "transactional.id": transactional_id,
         "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-        "socket.timeout.ms": min(_SILENT_MS, timeout_ms),  # librdkafka takes none that is longer
+        "socket.timeout.ms": min(_SILENT_MS, timeout_ms),  # librdkafka rejects a longer one
     }
     return _client(Producer, settings, watch, properties)
 
 
 def consumer(settings: KafkaSettings, group: str, watch: BrokerWatch | None = None, **properties: Any) -> Consumer:
-    """Sees committed records only; never commits by itself; begins at the oldest record where `group` has no offsets."""
+    """Reads committed records only; never auto-commits; starts at the oldest record if `group` has no offsets."""
     own = {
         "group.id": group,
         "isolation.level": "read_committed",
@@ -190,8 +190,8 @@ def admin_client(settings: KafkaSettings, watch: BrokerWatch | None = None) -> A
 
 
 def require_broker(settings: KafkaSettings, stopping: Callable[[], bool] = lambda: False) -> AdminClient:
-    """An admin client that has had an answer. Raises BrokerUnreachableError within `reach_within_s` otherwise, sooner where
-    waiting does not help; after `STOP_WITHIN_S` seconds where `stopping()` is true."""
+    """An admin client that has had an answer. Otherwise raises BrokerUnreachableError within `reach_within_s`, sooner if
+    waiting does not help; after `STOP_WITHIN_S` seconds if `stopping()` is true."""
     watch = BrokerWatch(settings)
     client = admin_client(settings, watch)
     deadline = time.monotonic() + settings.reach_within_s
@@ -249,7 +249,7 @@ def _client(kind: type[Client], settings: KafkaSettings, watch: BrokerWatch | No
     watch = watch or BrokerWatch(settings)
     config = {"bootstrap.servers": settings.bootstrap_servers, **_CONNECTING, **own, **settings.properties}
     config["logger"] = _QuietLog(settings, watch)
-    # Without a callback librdkafka's errors go nowhere; those that last surface where a result is waited for.
+    # Without a callback librdkafka's errors are lost; persistent ones surface where a result is waited for.
     config["error_cb"] = watch.on_error
     try:
         return kind(config)
@@ -258,7 +258,7 @@ def _client(kind: type[Client], settings: KafkaSettings, watch: BrokerWatch | No
 
 
 def _require_file(name: str, value: str) -> None:
-    """librdkafka's own word on a file that is missing is about X.509."""
+    """librdkafka's own error about a missing file is about X.509."""
     if not value or (name == "ssl.ca.location" and value == "probe"):
         return
     try:

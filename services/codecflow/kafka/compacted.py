@@ -1,7 +1,7 @@
 """Records of the compacted topics (streams, state) that are unusable, and how to remove them.
 
-Such a record does no harm but stays indefinitely, and every worker that starts reads it again: compaction removes a record
-only once its key has a newer one. A tombstone, a record of the same key without a value, is that.
+Such a record does no harm but stays indefinitely, and every starting worker reads it again: compaction removes a record only
+once its key has a newer one, such as a tombstone: a record of the same key without a value.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from .tail import TopicTail
 from .topics import check_topics, partition_of
 
 REMOVE = "codecflow topics clean"
-"""The command that does it, for messages."""
+"""The command that removes them, for messages."""
 
 _TAKEN_WITHIN_S = 30.0
 
 Ends = tuple[int, int]
-"""Where the packets and the metadata topic end in one partition."""
+"""End offsets of the packets and the metadata topic in one partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """The coordinates of an unusable record, and why it is."""
+    """The coordinates of an unusable record, and the reason."""
 
     topic: str
     partition: int
@@ -46,8 +46,8 @@ class Unusable:
 
 
 def usable_state(record: Message, partitions: int, ends: Ends) -> StreamState:
-    """The state in a record of the state topic. `partitions`: how many it has; `ends`: those of its own partition, asked for
-    after it was read. Raises MessageError when it is none, or cannot be true."""
+    """The state in a record of the state topic. `partitions`: how many it has; `ends`: those of its own partition, requested
+    after it was read. Raises MessageError if it is no state, or an impossible one."""
     state = decode_state(record.key(), record.value())
     home = partition_of(state.stream, partitions)
     if record.partition() != home:
@@ -64,7 +64,7 @@ def usable_state(record: Message, partitions: int, ends: Ends) -> StreamState:
 
 
 def picture_ends(settings: KafkaSettings, tail: TopicTail) -> dict[int, Ends]:
-    """By partition, where packets and metadata end; of the partitions that `tail` reads of the state topic. Raises
+    """By partition, the ends of packets and metadata, for the partitions of the state topic that `tail` reads. Raises
     KafkaError."""
     packets, metadata = (tail.ends_of(topic) for topic in (settings.topics.packets, settings.topics.metadata))
     return {number: (end, metadata[number]) for number, end in packets.items()}
@@ -91,14 +91,14 @@ def find_unusable(settings: KafkaSettings) -> list[Unusable]:
 
 
 def of_stream(settings: KafkaSettings, stream: str) -> list[Unusable]:
-    """The states of one stream, whatever they are, wherever they lie. Raises KafkaError."""
+    """The states of one stream, usable or not, in any partition. Raises KafkaError."""
     with TopicTail(settings, settings.topics.state) as tail:
         found = newest(tail.catch_up())
     return [_unusable(record, "removed by hand") for record in found if record.key() == stream.encode()]
 
 
 def remove(settings: KafkaSettings, records: Sequence[Unusable]) -> None:
-    """Write a tombstone for each, where it lies. Raises KafkaError."""
+    """Write a tombstone for each, in its own partition. Raises KafkaError."""
     with RecordSender(settings) as sender:
         for one in records:
             sender.send(Record(one.topic, one.key, None, f"a tombstone for {one.shown}", partition=one.partition))
@@ -106,7 +106,7 @@ def remove(settings: KafkaSettings, records: Sequence[Unusable]) -> None:
 
 
 def newest(records: Sequence[Message]) -> Iterator[Message]:
-    """What compaction would leave of a topic: of each partition and key the last record, without tombstones."""
+    """What compaction would leave of a topic: the last record of each partition and key, without tombstones."""
     last = {(record.partition(), record.key()): record for record in records if record.key() is not None}
     return (record for record in last.values() if record.value() is not None)
 

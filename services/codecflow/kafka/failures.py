@@ -1,4 +1,4 @@
-"""What can go wrong with Kafka, each as a type of its own, and librdkafka's errors turned into them."""
+"""Failures of Kafka, one type each, and the conversion of librdkafka's errors to them."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .settings import KafkaSettings
 
 
 class BrokerUnreachableError(KafkaError):
-    """No broker answered when a command began."""
+    """No broker answered when a command started."""
 
 
 class BrokersGoneError(KafkaError):
-    """The brokers have been gone for so long that the service gives up; an orchestrator restarts it."""
+    """The brokers have been down for so long that the service gives up; an orchestrator restarts it."""
 
 
 class TopicsError(KafkaError):
-    """A topic is missing or is not what the wire contract asks for."""
+    """A topic is missing or violates the wire contract."""
 
 
 class DeliveryError(KafkaError):
-    """A record that the brokers did not take."""
+    """A record that the brokers did not accept."""
 
 
 class RecordTooLargeError(DeliveryError):
@@ -33,19 +33,19 @@ class RecordTooLargeError(DeliveryError):
 
 
 class TransactionAbortedError(KafkaError):
-    """Nothing of this transaction will ever be seen. The same work may be sent again by the same emitter."""
+    """Nothing of this transaction will ever be visible. The same emitter may send the same work again."""
 
 
 class FencedError(KafkaError):
-    """Another worker has taken over these partitions: nothing of this transaction will ever be seen, and the work must be
+    """Another worker has taken over these partitions: nothing of this transaction will ever be visible, and the work must be
     dropped, not sent again."""
 
 
 def serve(call: Callable[[], int]) -> int:
     """The result of a client's `poll` or `flush`. Raises KafkaException.
 
-    confluent-kafka (2.16) raises what is fatal to a client out of whatever serves its callbacks next, and leaves the
-    exception set while it goes on to delivery reports: whatever these call may then fail with a SystemError.
+    confluent-kafka (2.16) raises a client's fatal errors from whatever serves its callbacks next, and leaves the exception
+    set while it continues with delivery reports: whatever these call may then fail with a SystemError.
     """
     try:
         return call()
@@ -72,8 +72,8 @@ _PASSING = frozenset(
 
 
 def passing(error: ClientError) -> bool:
-    """Whether asking again may help: a broker is starting, or has taken over a partition or a group. Requests for offsets
-    call few of these retriable."""
+    """Whether retrying may help: a broker is starting, or has taken over a partition or a group. Requests for offsets call
+    few of these retriable."""
     return bool(error.retriable()) or error.code() in _PASSING
 
 
@@ -92,8 +92,8 @@ _DENIED = {
 
 
 def reason(error: ClientError, settings: KafkaSettings, operation: str, name: str) -> str:
-    """What a broker said, without secrets; where it refused for lack of rights, with the right that is needed. `operation`:
-    the ACL operation on a topic that was tried; `name`: of the topic, group or transactional id."""
+    """A broker's error, without secrets; if it refused for lack of rights, with the required right. `operation`: the ACL
+    operation on a topic that was tried; `name`: of the topic, group or transactional id."""
     text = settings.scrub(error.str())
     if error.code() not in _DENIED:
         return text
@@ -103,5 +103,5 @@ def reason(error: ClientError, settings: KafkaSettings, operation: str, name: st
 
 
 def config_error(exception: KafkaException, settings: KafkaSettings) -> ConfigError:
-    """A client that could not be made: nearly always an unknown or impossible property."""
+    """A client that could not be created: nearly always an unknown or impossible property."""
     return ConfigError(f"Kafka client settings: {settings.scrub(client_error(exception).str())}")

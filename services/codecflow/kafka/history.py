@@ -1,4 +1,4 @@
-"""Reading what one partition still holds, from any offset or time on, outside consumer groups."""
+"""Reading what one partition still holds, from any offset or time, outside consumer groups."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def partitions_of(settings: KafkaSettings, topic: str) -> int:
 
 
 class PartitionHistory:
-    """Committed records of the partition of `topic` that `stream` is in; those of other streams too.
+    """Committed records of the partition of `topic` that contains `stream`, including those of other streams.
 
     Raises BrokerUnreachableError or TopicsError.
     """
@@ -53,7 +53,7 @@ class PartitionHistory:
         )
         self._steps = Steps(self._consumer)
         self.at_end = False
-        """Whether the last `poll` came to what was the partition's end then."""
+        """Whether the last `poll` reached the partition's end at that time."""
 
     def __enter__(self) -> Self:
         return self
@@ -70,13 +70,13 @@ class PartitionHistory:
         return low, high
 
     def offset_at(self, ms: int) -> int | None:
-        """Offset of the first record written at or after a wall clock in ms; None where there is none."""
+        """Offset of the first record written at or after a wall clock in ms; None if there is none."""
         asked = TopicPartition(self._topic, self._partition, max(0, ms))
         (found,) = self._ask(lambda: self._consumer.offsets_for_times([asked], timeout=_REQUEST_S))
         return None if found.offset < 0 else int(found.offset)
 
     def seek(self, offset: int) -> None:
-        """Go on reading at `offset`, or at the oldest record where it is gone."""
+        """Continue reading at `offset`, or at the oldest record if it is gone."""
         self.at_end = False
         self._steps.forget()
         self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
@@ -94,7 +94,7 @@ class PartitionHistory:
                 self.at_end = False
             elif error.code() == ClientError._PARTITION_EOF:
                 self.at_end = True
-            elif error.code() in UNREADABLE:  # the worker names it
+            elif error.code() in UNREADABLE:  # the worker reports it
                 if not stepped:
                     self._steps.over(message)
                 stepped = True
@@ -106,7 +106,7 @@ class PartitionHistory:
         self._consumer.close()
 
     def _ask(self, call: Callable[[], T]) -> T:
-        """What a broker says; asked again for a while where its answer is that another leads the partition now."""
+        """A broker's answer; retried for a while if another broker leads the partition now."""
         until = time.monotonic() + _AGAIN_S
         while True:
             try:

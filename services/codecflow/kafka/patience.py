@@ -1,4 +1,4 @@
-"""How long a service goes on trying while brokers are gone."""
+"""How long a service keeps trying while brokers are down."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ _STOP_ANSWERED_S = 30.0
 
 
 class Patience:
-    """The time that one piece of work may take: `gone_after_s` seconds, and as long again where a broker answers by then,
-    for it may have come back just now. Once `stopping()` is true, `STOP_WITHIN_S` seconds from then, and 30 more where one
-    answers.
+    """The time limit of one piece of work: `gone_after_s` seconds, and the same again if a broker answers by then, since it
+    may have just come back. Once `stopping()` is true, `STOP_WITHIN_S` seconds from then, and 30 more if one answers.
 
-    `begin` before the work; `check` raises BrokersGoneError, with what is known of the cause, when it has taken too long.
+    Call `begin` before the work; `check` raises BrokersGoneError, with the known cause, when it has taken too long.
     """
 
     def __init__(self, settings: KafkaSettings, watch: BrokerWatch, stopping: Callable[[], bool]) -> None:
@@ -34,7 +33,7 @@ class Patience:
         self._stop_until: float | None = None
 
     def check(self, client: Producer | Consumer | AdminClient, what: str, last_error: str = "") -> None:
-        """`what` is not done yet: "the transaction was not committed". `last_error`: said where no cause is known."""
+        """`what` is not done yet: "the transaction was not committed". `last_error`: used if no cause is known."""
         now = time.monotonic()
         if self._stopping() and self._stop_until is None:
             self._stop_until = now + min(STOP_WITHIN_S, self._settings.gone_after_s)

@@ -1,4 +1,4 @@
-"""Records on their way out, and what a failed one means."""
+"""Outgoing records, and what a failed one means."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ PARTITION_OF_KEY = -1
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record to be sent. `what` names it in errors, as in "stream gate-3, picture 41". `partition`: None is that of the
-    key."""
+    """One record to be sent. `what` identifies it in errors, as in "stream gate-3, picture 41". `partition`: None means that
+    of the key."""
 
     topic: str
     key: bytes
@@ -35,18 +35,18 @@ class Record:
 
 
 class WithHeaders(Protocol):
-    """A record as a client gives it."""
+    """A record as returned by a client."""
 
     def headers(self) -> Any: ...
 
 
 def headers_of(message: WithHeaders) -> Headers | None:
-    """The headers of a record that was read, values as they are; None where there are none, or where a name among them is
-    not UTF-8. To be called once per record.
+    """The headers of a record that was read, with raw values; None if there are none, or if one of their names is not UTF-8.
+    To be called once per record.
 
     On such a name confluent-kafka (2.16) returns a list with null pointers and leaves an exception set. CPython checks for
-    that in a call from C, as methodcaller's is; a call in bytecode may skip the check, and the exception hits whatever
-    comes next.
+    that in a call from C, such as methodcaller's; a call in bytecode may skip the check, and the exception then surfaces in
+    unrelated code.
     """
     try:
         headers: Headers | None = _headers(message)
@@ -59,24 +59,24 @@ _headers = methodcaller("headers")
 
 
 class WithTimestamp(Protocol):
-    """A record as a client gives it."""
+    """A record as returned by a client."""
 
     def timestamp(self) -> tuple[int, int]: ...
 
 
 def appended_ms(message: WithTimestamp) -> int | None:
-    """When the broker took a record in, by its own clock in ms since 1970; None where the topic keeps the clock of whoever
-    sent it (message.timestamp.type)."""
+    """When the broker received a record, by its own clock in ms since 1970; None if the topic keeps the sender's clock
+    (message.timestamp.type)."""
     kind, at_ms = message.timestamp()
     return at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else None
 
 
 Report = Callable[[ClientError | None, Message], None]
-"""Called, within a later call of the client, with what became of a record."""
+"""Called, within a later call of the client, with the outcome of a record."""
 
 
 def hand_over(record: Record, client: Producer, report: Report) -> None:
-    """Queue `record` in librdkafka. Raises as it does: BufferError where the queue is full, KafkaException."""
+    """Queue `record` in librdkafka. Raises what it raises: BufferError if the queue is full, KafkaException."""
     client.produce(
         record.topic,
         key=record.key,

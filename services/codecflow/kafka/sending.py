@@ -1,4 +1,4 @@
-"""Sending records outside transactions: in order, none lost, with the brokers' pace as the limit."""
+"""Sending records outside transactions: in order, without loss, limited by the brokers' pace."""
 
 from __future__ import annotations
 
@@ -23,20 +23,21 @@ from .settings import KafkaSettings
 _logger = logging.getLogger("codecflow.kafka")
 
 _STALLED_S = 20.0
-"""Without an acknowledgement for so long although a broker answers, the client's sequence and the broker's are at odds. It
-happens after a crash (Kafka 4.3.1: OUT_OF_ORDER_SEQUENCE_NUMBER for good). A new client then sends again what waits."""
+"""Without an acknowledgement for this long although a broker answers, the client's and the broker's sequence numbers
+disagree. This happens after a crash (Kafka 4.3.1: permanent OUT_OF_ORDER_SEQUENCE_NUMBER). A new client then resends what
+waits."""
 _PROBE_EVERY_S, _PROBE_WITHIN_S = 5.0, 2.0
 _RENEWALS = 3
-"""New clients in a row without an acknowledgement between them."""
+"""Limit on consecutive new clients without an acknowledgement between them."""
 
 
 class RecordSender:
-    """An idempotent producer that tells of the first record that failed, at the next call.
+    """An idempotent producer that reports the first failed record, at the next call.
 
-    Each record is written once, in order, as long as its client lives. A client that fails for good, or hangs while brokers
-    answer, is replaced; records that were written but not acknowledged are then written a second time, and readers
-    know them by their keys and numbers. Not for use from several threads. `stopping`: whether the service is to end, so
-    that brokers that are gone are not waited for. `properties` are librdkafka's, for this sender alone.
+    Each record is written once, in order, as long as its client lives. A client that fails permanently, or hangs while
+    brokers answer, is replaced; records that were written but not acknowledged are then written a second time, and readers
+    recognise them by their keys and numbers. Not thread-safe. `stopping`: whether the service is to stop, so that it does
+    not wait for brokers that are down. `properties` are librdkafka's, for this sender only.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class RecordSender:
         self._watch = BrokerWatch(settings)
         self._patience = Patience(settings, self._watch, stopping)
         self._failure: KafkaError | None = None
-        self._waiting: dict[int, Record] = {}  # without an acknowledgement, oldest first
+        self._waiting: dict[int, Record] = {}  # not acknowledged yet, oldest first
         self._sent = 0
         self._renewals = 0
         self._broken = ""
@@ -61,8 +62,7 @@ class RecordSender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Flush, unless an error is on its way: then only what is acknowledged within a moment is worth waiting for, and
-        without brokers nothing is."""
+        """Flush. If an exception is propagating, wait only a moment for acknowledgements, and not at all without brokers."""
         if kind is None:
             self.flush()
         elif not issubclass(kind, BrokersGoneError):
@@ -81,7 +81,7 @@ class RecordSender:
         number, self._sent = self._sent, self._sent + 1
         self._waiting[number] = record
         while not self._queued(number, record):
-            # A full queue is flow control: the brokers are slower than the source just now.
+            # A full queue is flow control: the brokers are currently slower than the source.
             self.poll(0.1)
         self._serve(0.0)
 
@@ -124,7 +124,7 @@ class RecordSender:
         return producer(self._settings, self._watch, **self._properties)
 
     def _queued(self, number: int, record: Record) -> bool:
-        """False while the queue is full. A record for which the client is no good any more waits for the next one."""
+        """False while the queue is full. If the client can no longer send a record, the record waits for the next client."""
         if number not in self._waiting or self._broken:
             return True
         try:
@@ -168,7 +168,7 @@ class RecordSender:
         self._answers_since = None
 
     def _mend(self) -> None:
-        """A new client in the place of one that is broken or hangs."""
+        """Replace a client that is broken or hangs."""
         self._see_to_time_out()
         now = time.monotonic()
         if not self._broken:
@@ -176,7 +176,7 @@ class RecordSender:
                 return
             self._next_probe = now + _PROBE_EVERY_S
             if not self._watch.answered(self._producer, _PROBE_WITHIN_S):
-                if self._watch.down:  # else it may only be slow
+                if self._watch.down:  # otherwise it may only be slow
                     self._answers_since = None
                 return
             self._answers_since = self._answers_since or now
@@ -198,7 +198,7 @@ class RecordSender:
                 self._patience.check(self._producer, f"{len(self._waiting)} records were not acknowledged")
 
     def _see_to_time_out(self) -> None:
-        """A record has waited for `gone_after_s`. Where a broker answers somebody else, the client is at fault."""
+        """A record has waited for `gone_after_s`. If a broker answers another client, this client is at fault."""
         if (failure := self._timed_out) is None:
             return
         self._timed_out = None

@@ -1,4 +1,4 @@
-"""How to reach Kafka: brokers, topic prefix, and properties handed through to librdkafka as they are."""
+"""How to reach Kafka: brokers, topic prefix, and properties passed through to librdkafka unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codecflow.errors import ConfigError
 DEFAULT_BOOTSTRAP_SERVERS = "localhost:9092"
 DEFAULT_TOPIC_PREFIX = "codecflow"
 
-# What exactly-once and co-partitioning rest on; a pass-through property must not undo it.
+# Exactly-once and co-partitioning depend on these; a pass-through property must not override them.
 FIXED_PROPERTIES = frozenset(
     {
         "acks",
@@ -75,10 +75,10 @@ class TopicNames:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KafkaSettings:
-    """Where Kafka is. Its repr names the pass-through properties but never shows a value: some of them are secrets.
+    """How to reach Kafka. Its repr names the pass-through properties but never shows a value: some of them are secrets.
 
-    `reach_within_s`: how long a command waits for a first answer. `gone_after_s`: how long a service goes on trying when
-    all brokers have vanished.
+    `reach_within_s`: how long a command waits for a first answer. `gone_after_s`: how long a service keeps trying when all
+    brokers are down.
     """
 
     bootstrap_servers: str = DEFAULT_BOOTSTRAP_SERVERS
@@ -112,7 +112,7 @@ class KafkaSettings:
         properties: Iterable[str] = (),
         config_file: Path | None = None,
     ) -> KafkaSettings:
-        """Settings from KEY=VALUE texts, which win over `config_file`'s lines; `bootstrap_servers` wins over both.
+        """Settings from KEY=VALUE texts, which override `config_file`'s lines; `bootstrap_servers` overrides both.
 
         Raises ConfigError, which never repeats a value.
         """
@@ -130,7 +130,7 @@ class KafkaSettings:
         )
 
     def scrub(self, text: str) -> str:
-        """`text` without the value of any secret property, should librdkafka have repeated one."""
+        """`text` without the value of any secret property, in case librdkafka has repeated one."""
         for name, value in self.properties.items():
             if _SECRET.search(name) and len(value) >= 3:
                 text = text.replace(value, "***")
@@ -143,8 +143,8 @@ class KafkaSettings:
 
     @property
     def worker_group(self) -> str:
-        """The consumer group of this prefix's workers. There is one, as there is one codecflow.state: a second would answer
-        live windows again and leave earlier ones out."""
+        """The consumer group of this prefix's workers. There is one, as there is one codecflow.state: a second one would
+        answer live windows again and leave earlier ones out."""
         return f"{self.topic_prefix}.worker"
 
 

@@ -1,4 +1,5 @@
-"""Reading a topic from its beginning to its end, and then on: descriptions, state and results, outside consumer groups."""
+"""Reading a topic from its beginning to its end, then following it: descriptions, state and results, outside consumer
+groups."""
 
 from __future__ import annotations
 
@@ -23,20 +24,20 @@ from .unreadable import NO_GROUP, REASON, RETRIES, UNREADABLE, Steps
 _logger = logging.getLogger(__name__)
 _BATCH = 500
 _FETCH_MS = 100
-"""How long a broker may hold back an answer that has no records. That a topic has been read to a transaction's marker at its
-end is known when such an answer comes: every reading of results and state waits for one."""
+"""How long a broker may hold back an empty fetch response. Only such a response shows that a topic has been read to a
+transaction's marker at its end, and every reader of results and state waits for one."""
 _REQUEST_S = 10.0
 _UNKNOWN = (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC, ClientError._UNKNOWN_PARTITION)
 _KNOWN_WITHIN_S = 3.0
-"""A broker that has just been started, or a topic that was just made, may be unknown for so long."""
+"""A broker that has just started, or a topic that was just created, may be unknown for this long."""
 
 
 class TopicTail:
     """Committed records of `topic` (all partitions, or those given), oldest first: all, only new ones with `from_end`, at
     most the `newest` of each partition and new ones, or those written at or after `since_ms`, wall clock in ms.
 
-    Opening it raises BrokerUnreachableError or TopicsError. Once `stopping()` is true, brokers that do not answer are not
-    waited for any longer than `STOP_WITHIN_S` seconds.
+    Opening it raises BrokerUnreachableError or TopicsError. Once `stopping()` is true, it waits at most `STOP_WITHIN_S`
+    seconds for brokers that do not answer.
     """
 
     def __init__(
@@ -85,10 +86,10 @@ class TopicTail:
         self.close()
 
     def catch_up(self, within_s: float = 60.0) -> list[Message]:
-        """Every committed record not yet given up to the ends that the partitions have now.
+        """Every committed record not yet returned, up to the current ends of the partitions.
 
-        The ends include transactions still open, and are waited for: what a dead worker left is aborted by the broker after
-        its time-out, what is being committed is in the answer. Raises KafkaError when `within_s` seconds are not enough.
+        The ends include open transactions, and this waits for them: the broker aborts a dead worker's after its time-out;
+        what is being committed is included. Raises KafkaError when `within_s` seconds are not enough.
         """
         began = time.monotonic()
         ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
@@ -100,7 +101,7 @@ class TopicTail:
         return found
 
     def to_the_end(self, without_s: float = 60.0) -> Iterator[list[Message]]:
-        """As `catch_up`, piece by piece, however long it takes. Raises KafkaError when nothing comes for `without_s`
+        """As `catch_up`, in pieces, without a total time limit. Raises KafkaError when nothing comes for `without_s`
         seconds."""
         ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_UNCOMMITTED)
         began = time.monotonic()
@@ -127,7 +128,7 @@ class TopicTail:
                 self._positions[partition] = offset + 1
                 found.append(message)
             elif error is not None and error.code() == ClientError._PARTITION_EOF:
-                # Beyond what was given: transaction markers and aborted records take offsets too.
+                # Past the returned records: transaction markers and aborted records take offsets too.
                 self._positions[partition or 0] = offset or 0
             elif error is not None and error.code() == NO_GROUP:
                 continue
@@ -153,7 +154,7 @@ class TopicTail:
         return sorted(found.partitions)
 
     def ends_of(self, topic: str) -> dict[int, int]:
-        """Where the same partitions of another topic end, transactions that are open not counted. Raises KafkaError."""
+        """The ends of the same partitions of another topic, without open transactions. Raises KafkaError."""
         return self._offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED, topic)
 
     def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel, topic: str | None = None) -> dict[int, int]:
@@ -166,7 +167,7 @@ class TopicTail:
             try:
                 return {key.partition: answer.result(2 * _REQUEST_S).offset for key, answer in answers.items()}
             except KafkaException as error:
-                # A topic just made, one that is moving, or whose broker restarts has no leader for a moment.
+                # A topic that was just created or is moving, or whose broker restarts, has no leader for a moment.
                 code, took_s = client_error(error).code(), time.monotonic() - began
                 if (
                     took_s > within_s
@@ -194,5 +195,5 @@ class TopicTail:
 
 
 def newest_by_key(records: Iterable[Message]) -> dict[bytes, bytes | None]:
-    """What compaction would leave: the last value of each key; None where it was deleted."""
+    """What compaction would leave: the last value of each key; None if it was deleted."""
     return {key: record.value() for record in records if (key := record.key()) is not None}

@@ -1,4 +1,4 @@
-"""The topics of the wire: their names, what is kept of them, how to make them and how to check them."""
+"""The topics of the wire: names, retention, creation and checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LARGEST_PICTURE_BYTES = 8 << 20
 
 _HOUR_MS = 3_600_000
 _REQUEST_S = 30.0
-# By error: how long it may pass by itself. Brokers of a cluster start one after the other.
+# By error: how long it may last before it counts. Brokers of a cluster start one after the other.
 _AGAIN_WITHIN_S: Mapping[int, float] = {
     ClientError.REQUEST_TIMED_OUT: _REQUEST_S,
     ClientError.NOT_CONTROLLER: _REQUEST_S,
@@ -40,16 +40,16 @@ _AGAIN_WITHIN_S: Mapping[int, float] = {
     ClientError.INVALID_REPLICATION_FACTOR: 3.0,
 }
 _KNOWN_WITHIN_S = 3.0
-"""How long the brokers of a cluster may take to hear of a topic that one of them has made."""
+"""How long the brokers of a cluster may take to learn of a topic that one of them has created."""
 
-# Pictures are of use until their windows are answered, and for looking back a little; a segment is the grain of deletion.
+# Pictures are needed until their windows are answered, and briefly afterwards; a segment is the unit of deletion.
 _PICTURES = {
     "cleanup.policy": "delete",
     "retention.ms": str(6 * _HOUR_MS),
     "retention.bytes": str(16 << 30),
     "segment.bytes": str(128 << 20),
-    # The broker's clock: a camera's host whose clock is wrong must not decide when its pictures are deleted, and readers
-    # judge by it which epochs are of the future.
+    # The broker's clock: a camera host with a wrong clock must not decide when its pictures are deleted, and readers use it
+    # to decide which epochs are in the future.
     "message.timestamp.type": "LogAppendTime",
 }
 _NEWEST = {
@@ -70,22 +70,22 @@ CONFIGS: Mapping[str, Mapping[str, str]] = {
     "state": _NEWEST,
     "dead-letter": _WEEK,
 }
-"""Topic configurations by name without prefix. What is not said is the broker's default."""
+"""Topic configurations by name without prefix. Unlisted settings are the broker's defaults."""
 
 CO_PARTITIONED = ("packets", "metadata", "state")
 """One worker owns the same partition of all three, so their partition counts are equal."""
 
 
 def partition_of(stream: str, partitions: int) -> int:
-    """The partition of `stream` in a topic of `partitions`, by the default rule of JVM clients."""
+    """The partition of `stream` in a topic with `partitions` partitions, by the default rule of JVM clients."""
     return murmur2(stream.encode(), partitions)
 
 
 def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS, replication: int = 1) -> list[str]:
-    """Create those topics that are missing; their names, once they can be used. Raises KafkaError."""
+    """Create missing topics; returns their names once they are usable. Raises KafkaError."""
     client = require_broker(settings)
     found = _found(client, settings)
-    # A record then survives the loss of a broker, and the loss of one does not stop the others.
+    # A record then survives the loss of one broker, and that loss does not stop the others.
     safety = {"min.insync.replicas": "2"} if replication >= 3 else {}
     asked = [
         NewTopic(topic, partitions, replication, config={**CONFIGS[name], **safety})
@@ -105,7 +105,7 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
                 reason = client_error(error)
                 if time.monotonic() < began + _AGAIN_WITHIN_S.get(reason.code(), 0.0):
                     again.append(topic)
-                elif reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # another process was quicker, which is fine
+                elif reason.code() != ClientError.TOPIC_ALREADY_EXISTS:  # another process was faster, which is fine
                     cause = why(reason, settings, "Create", topic.topic)
                     raise TopicsError(f"topic {topic.topic}: cannot be created: {cause}") from error
             else:
@@ -117,7 +117,7 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
 
 
 def check_topics(settings: KafkaSettings) -> int:
-    """The partition count of packets, metadata and state, once all topics are as they must be.
+    """The partition count of packets, metadata and state, once all topics are configured correctly.
 
     Raises BrokerUnreachableError, or TopicsError with every fault in one line.
     """
@@ -127,7 +127,7 @@ def check_topics(settings: KafkaSettings) -> int:
     while True:
         found = _found(client, settings)
         missing = [topic for topic in names.values() if topic not in found]
-        # Topics of which some are there may just have been made, and this broker, of several, not have heard of all.
+        # If only some topics exist, they may just have been created, and this broker may not know all of them yet.
         if not missing or len(missing) == len(names) or time.monotonic() > deadline:
             break
         time.sleep(0.2)
@@ -153,9 +153,9 @@ def check_topics(settings: KafkaSettings) -> int:
 
 
 def check_retention(settings: KafkaSettings, window_s: float) -> None:
-    """Whether packets and metadata are kept for two windows of `window_s` seconds: one that is open, and one to be rebuilt
-    by a worker that takes over. By the topics' settings and, since a limit of bytes says nothing of seconds, by what they
-    have kept of what was written. Raises TopicsError with every fault in one line.
+    """Checks that packets and metadata are kept for two windows of `window_s` seconds: one that is open, and one that a
+    successor rebuilds. Uses the topics' settings and, since a limit in bytes implies no duration, the time span actually
+    retained. Raises TopicsError with every fault in one line.
     """
     client = require_broker(settings)
     topics = {name: f"{settings.topic_prefix}.{name}" for name in ("packets", "metadata")}
@@ -186,14 +186,14 @@ def _offsets(client: AdminClient, places: Sequence[TopicPartition], spec: Offset
             return {(place.topic, place.partition): int(_result(done).offset) for place, done in answers.items()}
         except KafkaException as error:
             reason = client_error(error)
-            # A partition just made, or one that is moving, has no leader for a moment.
+            # A partition that was just created or is moving has no leader for a moment.
             if reason.code() == ClientError.TOPIC_AUTHORIZATION_FAILED or time.monotonic() > deadline:
                 raise TopicsError(f"offsets of {places[0].topic} cannot be read: {reason.str()}") from error
         time.sleep(0.2)
 
 
 def largest_record_bytes(settings: KafkaSettings, topic: str) -> int:
-    """`max.message.bytes` of `topic`; Kafka's own default of 1 MiB where this user may not ask. Raises KafkaError."""
+    """`max.message.bytes` of `topic`; Kafka's default of 1 MiB if this user may not read it. Raises KafkaError."""
     config = _configs(require_broker(settings), [topic]).get(topic, {})
     return int(config.get("max.message.bytes", 1 << 20))
 
@@ -204,7 +204,7 @@ def _names(settings: KafkaSettings) -> dict[str, str]:
 
 
 def _found(client: AdminClient, settings: KafkaSettings) -> dict[str, TopicMetadata]:
-    """Every topic that this user may see."""
+    """Every topic visible to this user."""
     return _metadata(client, settings).topics
 
 
@@ -217,7 +217,7 @@ def _metadata(client: AdminClient, settings: KafkaSettings) -> ClusterMetadata:
 
 
 def _require_sight(client: AdminClient, settings: KafkaSettings, topic: str) -> None:
-    """Raises TopicsError where this user may not know whether the topic exists."""
+    """Raises TopicsError if this user may not know whether the topic exists."""
     try:
         error = client.list_topics(topic, timeout=_REQUEST_S).topics[topic].error
     except KafkaException:
@@ -228,15 +228,15 @@ def _require_sight(client: AdminClient, settings: KafkaSettings, topic: str) -> 
 
 
 def _wait_until_known(client: AdminClient, settings: KafkaSettings, topics: Sequence[str]) -> None:
-    """A topic exists for its controller a moment before each of the brokers knows of it: all of them are asked, since
-    another client may ask any."""
+    """A topic exists for its controller a moment before each broker knows it: all of them are queried, since another client
+    may use any."""
     if not topics:
         return
     brokers = list(_metadata(client, settings).brokers.values())
     _wait_for_leaders(client, settings, topics)
     for broker in brokers if len(brokers) > 1 else []:
         one = replace(settings, bootstrap_servers=f"{broker.host}:{broker.port}")
-        with suppress(BrokerUnreachableError):  # one that is away hears of it before it takes requests again
+        with suppress(BrokerUnreachableError):  # one that is down learns of it before it takes requests again
             _wait_for_leaders(require_broker(one), one, topics)
 
 
@@ -255,7 +255,7 @@ def _wait_for_leaders(client: AdminClient, settings: KafkaSettings, topics: Sequ
 
 
 def _configs(client: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Configurations by topic; without topics whose configuration this user may not ask for."""
+    """Configurations by topic; without topics whose configuration this user may not read."""
     found = {}
     for resource, done in client.describe_configs([ConfigResource("topic", topic) for topic in topics]).items():
         try:

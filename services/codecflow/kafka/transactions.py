@@ -1,4 +1,4 @@
-"""Results, state and offsets in one Kafka transaction: all of them or none, once."""
+"""Results, state and offsets in one Kafka transaction: atomic, exactly once."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ _MOVED_ON = frozenset(
     }
 )
 _AGAIN_S = 0.5
-# librdkafka resumes a call that timed out when it is made again; without a limit it may wait indefinitely.
+# librdkafka resumes a timed-out call when it is made again; without a limit it may wait indefinitely.
 _CALL_S = 2.0
-# A call that is not done after so long will not be: librdkafka (2.16) may wait indefinitely if a coordinator vanished while
-# it asked (confluentinc/librdkafka#5456, #5511), and so may the broker (Kafka 4.3.1, after a crash within a transaction).
+# A call that takes this long will never finish: librdkafka (2.16) may wait indefinitely if a coordinator vanished during a
+# request (confluentinc/librdkafka#5456, #5511), and so may the broker (Kafka 4.3.1, after a crash within a transaction).
 _HANGS_S = 15.0
 
-# The coordinator has ended the transaction by itself, or another emitter has opened with the same transactional id.
+# The coordinator has ended the transaction, or another emitter has opened with the same transactional id.
 _FENCING = frozenset({ClientError._FENCED, ClientError.PRODUCER_FENCED, ClientError.INVALID_PRODUCER_EPOCH})
-# Neither another attempt nor another producer helps.
+# Neither a retry nor a new producer helps.
 _REFUSED = frozenset(
     {
         ClientError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
@@ -54,21 +54,21 @@ _REFUSED = frozenset(
         ClientError.INVALID_TRANSACTION_TIMEOUT,
     }
 )
-# The transaction has run out of time with records still unsent: nothing wrong with the records.
+# The transaction has timed out with records still unsent: the records are fine.
 _ABORTING = frozenset({ClientError._MSG_TIMED_OUT, ClientError._PURGE_QUEUE, ClientError._PURGE_INFLIGHT})
 
 
 class _UnusableError(KafkaError):
-    """The producer can do nothing any more; what it had open is ended by a new one of the same id."""
+    """The producer is unusable; a new one with the same id ends its open transaction."""
 
 
 class TransactionalEmitter:
     """Sends batches of records together with the consumer's offsets.
 
-    `transactional_id` is this process's own, so that a producer that is fenced was fenced by the coordinator, which ends
-    transactions that last too long: a new one of the same id takes its place. A worker that is replaced is fenced by its
-    group instead, through `group` in `emit`. `group_id`: the group whose offsets are committed. `stopping`: whether the
-    service is to end, so that brokers that are gone are not waited for.
+    `transactional_id` belongs to this process only, so a fenced producer was fenced by the coordinator, which ends
+    transactions that last too long: a new one with the same id replaces it. A worker that is replaced is fenced by its group
+    instead, through `group` in `emit`. `group_id`: the group whose offsets are committed. `stopping`: whether the service is
+    to stop, so that it does not wait for brokers that are down.
     """
 
     def __init__(
@@ -86,22 +86,22 @@ class TransactionalEmitter:
         self._in_transaction = False
         self._number = 0
         self._failure: KafkaError | None = None
-        self._writes: list[str] = []  # topics of the transaction under way
+        self._writes: list[str] = []  # topics of the transaction in progress
 
     def open(self) -> None:
-        """Get ready: end what an earlier emitter of this id left open. Raises KafkaError (BrokersGoneError)."""
+        """Initialise: end what an earlier emitter of this id left open. Raises KafkaError (BrokersGoneError)."""
         self._patience.begin()
         self._open()
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
-        """Send `records` and commit `offsets`, both or neither. Blocks until that is known, through outages of the brokers.
+        """Send `records` and commit `offsets`, both or neither. Blocks until the outcome is known, through broker outages.
 
         `offsets`: the next offset to read of each partition. `group`: `consumer.consumer_group_metadata()`, taken after the
         last poll.
 
         Raises FencedError when another worker owns the partitions now: drop the work. RecordTooLargeError or DeliveryError
-        when a record was refused: it would be again. BrokersGoneError when it cannot be known whether the transaction is
-        committed: end the process, whose successor will read the state.
+        when a record was refused: a retry would fail too. BrokersGoneError when the outcome of the transaction cannot be
+        determined: end the process, whose successor will read the state.
         """
         self._patience.begin()
         while True:
@@ -115,12 +115,12 @@ class TransactionalEmitter:
                 return
 
     def close(self) -> None:
-        """Nothing is open between two calls of `emit`; serve what is left of callbacks."""
-        with suppress(KafkaException):  # of a producer that is fenced, or whose brokers are gone
+        """Nothing is open between two calls of `emit`; serve the remaining callbacks."""
+        with suppress(KafkaException):  # of a fenced producer, or one whose brokers are down
             serve(lambda: self._producer.flush(1.0))
 
     def _transact(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
-        """One attempt. Raises TransactionAbortedError when nothing of it will ever be seen, and `emit`'s errors."""
+        """One attempt. Raises TransactionAbortedError when nothing of it will ever be visible, and `emit`'s errors."""
         self._number += 1
         self._failure = None
         self._writes = sorted({record.topic for record in records})
@@ -132,8 +132,8 @@ class TransactionalEmitter:
             self._in_transaction = True
             for record in records:
                 self._produce(record)
-            # All records lie in their logs before the group accepts the offsets. A worker that takes over reads the state
-            # up to the log's end after the group has moved on, so it can miss nothing that may still be committed.
+            # All records are in their logs before the group accepts the offsets. A successor reads the state up to the log's
+            # end after the group has moved on, so it cannot miss anything that may still be committed.
             self._flush()
             self._insist(
                 lambda: self._producer.send_offsets_to_transaction(marked, group, _CALL_S), "offsets were not taken"
@@ -149,7 +149,7 @@ class TransactionalEmitter:
         except BrokersGoneError:
             raise  # there is nothing to abort
         except KafkaError:
-            # Only where the abort went wrong too can it be that a commit had gone through.
+            # Only if the abort also failed may a commit have gone through.
             if not self._abort() and committing and self._committed(marked, mark):
                 return
             raise
@@ -176,11 +176,11 @@ class TransactionalEmitter:
             raise self._cause() or self._failure
 
     def _cause(self) -> KafkaError | None:
-        """Why the client gave up the records of the transaction under way, where another attempt does not help: a right
-        that this user lacks. The reports of the records only say that they were purged."""
+        """Why the client gave up the records of the transaction in progress, if a retry does not help: a right that this
+        user lacks. The records' own reports only say that they were purged."""
         if not isinstance(self._failure, TransactionAbortedError):
             return None
-        # Within a transaction this begins nothing, and returns what has failed it.
+        # Within a transaction this starts nothing, and returns what has failed it.
         error = self._outcome(self._producer.begin_transaction, _CALL_S)
         refused = error is not None and error.code() in _REFUSED
         return self._typed(error, "records were not taken") if error is not None and refused else None
@@ -200,9 +200,9 @@ class TransactionalEmitter:
         return delivery_failure(record, error, self._settings)
 
     def _committed(self, offsets: Sequence[TopicPartition], mark: str) -> bool:
-        """Whether the transaction whose offsets bear `mark` was committed, now that it is over.
+        """Whether the finished transaction whose offsets carry `mark` was committed.
 
-        Where another worker has committed since, the mark is gone; the next attempt is then refused by the group.
+        If another worker has committed since, the mark is gone; the group then refuses the next attempt.
         """
         if not offsets:
             return False
@@ -236,8 +236,8 @@ class TransactionalEmitter:
             time.sleep(_AGAIN_S)
 
     def _renew(self, error: KafkaError) -> None:
-        """A new producer of the same id, which ends what the former one had open: what was being committed is committed,
-        what was not is aborted."""
+        """A new producer with the same id, which ends the previous one's transaction: a commit in progress completes,
+        anything else is aborted."""
         _logger.debug("%s; going on with a new producer", error)
         self._in_transaction = False
         self._producer = transactional_producer(self._settings, self._id, self._watch)
@@ -255,7 +255,7 @@ class TransactionalEmitter:
         return True
 
     def _insist(self, call: Callable[[], object], failed: str) -> None:
-        """Repeat `call` while librdkafka says that this may help. Raises _UnusableError when it has not come to an end for
+        """Repeat `call` while librdkafka says that retrying may help. Raises _UnusableError when it has not finished after
         `_HANGS_S` seconds."""
         hangs_at = time.monotonic() + _HANGS_S
         while True:
@@ -264,7 +264,7 @@ class TransactionalEmitter:
                 return
             if not error.retriable() or error.txn_requires_abort():
                 raise self._typed(error, failed)
-            self._poll(0.1)  # what librdkafka has to say
+            self._poll(0.1)  # serves librdkafka's callbacks
             self._patience.check(self._producer, failed, error.str())
             if time.monotonic() > hangs_at:
                 raise _UnusableError(
@@ -272,8 +272,8 @@ class TransactionalEmitter:
                 )
 
     def _outcome(self, call: Callable[[], object], within_s: float) -> ClientError | None:
-        """The error of `call`. In a thread of its own, since librdkafka may never come back from it, whatever its time-out;
-        a daemon, so that the process can end all the same."""
+        """The error of `call`. Runs in a thread of its own, since librdkafka may never return from it, whatever its
+        time-out; a daemon thread, so that the process can still exit."""
         outcome = SimpleQueue[ClientError | None]()
 
         def run() -> None:
