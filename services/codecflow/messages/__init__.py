@@ -1,4 +1,4 @@
-"""The wire in types. schemas/ is its authority; this package is the only place that knows bytes."""
+"""The wire format as types. schemas/ is authoritative; only this package handles bytes."""
 
 from ._wire import SCHEMA_VERSION, Headers
 from .dead_letters import DeadLetter, decode_dead_letter, encode_dead_letter

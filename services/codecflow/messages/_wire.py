@@ -1,4 +1,4 @@
-"""Reading and writing one record, and the rules that all of them share."""
+"""Reading and writing one record, and the rules common to all of them."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from codecflow.text import one_line
 from .limits import MAX_DOCUMENT, MAX_INT32, MAX_INT64, MAX_LINE, STREAM_ID, fraction
 
 SCHEMA_VERSION: Literal[1] = 1
-"""Version of every message. A reader refuses any other: a guess at unknown fields would be a silent wrong answer."""
+"""Version of every message. A reader refuses any other: guessing at unknown fields would silently give wrong answers."""
 
 Version = Literal[1]
 
 Headers = list[tuple[str, bytes]]
-"""Kafka record headers as confluent-kafka takes and gives them."""
+"""Kafka record headers in confluent-kafka's form."""
 
 T = TypeVar("T")
 
 REFUSALS = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What msgspec raises on bytes that are not the document which is expected."""
+"""What msgspec raises on bytes that are not the expected document."""
 
 
 class _Versioned(msgspec.Struct):
@@ -38,10 +38,10 @@ _documents = msgspec.json.Decoder(dict[str, Any])
 
 
 def dump(message: Any, **derived: Any) -> bytes:
-    """JSON bytes of a message's fields with the schema version first, without those that are None and the stream, which is
-    the key.
+    """JSON bytes of a message's fields with the schema version first, without fields that are None and without the stream,
+    which is the key.
 
-    `derived`: members that readers get in addition to the fields, or instead of them.
+    `derived`: members added for readers, or written instead of fields.
     """
     document: dict[str, Any] = {"v": SCHEMA_VERSION, **msgspec.to_builtins(message, enc_hook=_pair), **derived}
     del document["stream"]
@@ -51,9 +51,9 @@ def dump(message: Any, **derived: Any) -> bytes:
 def load(kind: type[T], key: bytes | None, value: bytes | None, what: str, **absent: Any) -> T:
     """The message of `kind` in a record: an object of its fields, with the stream as key. Unknown members are ignored.
 
-    `absent`: values of members that may be lacking and have no default.
+    `absent`: values for members that may be missing and have no default.
 
-    Raises MessageError when it is none, of another schema version, or beyond a bound.
+    Raises MessageError when it is not one, has another schema version, or exceeds a bound.
     """
     stream = stream_of(key, what)
     document = {**absent, **load_members(value, what), "stream": stream}
@@ -64,7 +64,7 @@ def load(kind: type[T], key: bytes | None, value: bytes | None, what: str, **abs
 
 
 def load_members(value: bytes | None, what: str) -> dict[str, Any]:
-    """The JSON object in `value`, which is of this schema version. Raises MessageError."""
+    """The JSON object in `value`, with this schema version. Raises MessageError."""
     check_length(value, what)
     try:
         document = _documents.decode(value or b"")
@@ -76,13 +76,13 @@ def load_members(value: bytes | None, what: str) -> dict[str, Any]:
 
 
 def check_length(value: bytes | None, what: str) -> None:
-    """Raises MessageError when a document is longer than any can be."""
+    """Raises MessageError when a document exceeds the maximum length."""
     if value is not None and len(value) > MAX_DOCUMENT:
         raise MessageError(f"{what}: {len(value)} bytes; a document has at most {MAX_DOCUMENT}")
 
 
 def refused(value: bytes | None, what: str, error: Exception) -> MessageError:
-    """Why `value`, which gave `error`, is no message."""
+    """Why `value`, which caused `error`, is no message."""
     if not value:
         return MessageError(f"{what}: empty record")
     if isinstance(error, RecursionError):
@@ -90,7 +90,7 @@ def refused(value: bytes | None, what: str, error: Exception) -> MessageError:
     try:
         version = _versions.decode(value).v
     except REFUSALS:
-        version = SCHEMA_VERSION  # it is not even an object, as `error` says
+        version = SCHEMA_VERSION  # it is not an object, as `error` says
     if type(version) is not int or version != SCHEMA_VERSION:
         shown = one_line(repr(version), 40)
         return MessageError(f"{what}: schema version {shown}; this CodecFlow reads version {SCHEMA_VERSION}")
@@ -125,7 +125,7 @@ def _pair(value: object) -> list[int]:
 
 
 def _unpair(kind: type, value: object) -> Fraction:
-    """A fraction of an integer of 64 bits and one of 32 bits that are not negative."""
+    """A fraction of two non-negative integers, of 64 and 32 bits."""
     match value:
         case [int(numerator), int(denominator)] if kind is Fraction and not {bool} & {type(n) for n in value}:
             if 0 <= numerator <= MAX_INT64 and 0 < denominator <= MAX_INT32:

@@ -1,4 +1,4 @@
-"""codecflow.dead-letter: where a record lies that could not be used, and why; never its payload."""
+"""codecflow.dead-letter: the coordinates of an unusable record and the reason; never its payload."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .limits import CODE, MAX_LINE, Count32, Line, Natural
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Coordinates of one unusable record. `code` is a short word to count by; `reason` one line for people.
+    """Coordinates of one unusable record. `code` is a short word for counting; `reason` one line for people.
 
-    `stream`: the record's key, whatever it is. It and the reason are cut to 300 characters that can be shown: a dead letter
+    `stream`: the record's key, whatever it contains. It and the reason are cut to 300 printable characters: a dead letter
     must fit into its topic whatever the record holds.
     """
 
-    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=249)]  # the most that Kafka allows
+    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=249)]  # Kafka's limit
     partition: Count32
     offset: Natural
     stream: str
@@ -35,7 +35,7 @@ class DeadLetter:
 
     @staticmethod
     def key_text(key: bytes | None) -> str:
-        """A record's key as `stream` takes it, without decoding more of a large one than can be shown."""
+        """A record's key as `stream` takes it; decodes no more of a large key than is shown."""
         return (key or b"")[: 4 * MAX_LINE + 4].decode(errors="replace")
 
 
@@ -45,7 +45,7 @@ def encode_dead_letter(letter: DeadLetter) -> tuple[bytes, bytes]:
 
 
 def decode_dead_letter(key: bytes | None, value: bytes | None) -> DeadLetter:
-    """The dead letter in a record. Raises MessageError on anything that is not of this contract."""
+    """The dead letter in a record. Raises MessageError on anything that violates this contract."""
     what = "dead letter"
     if key is None:
         raise MessageError(f"{what}: a stream is expected as key")

@@ -1,4 +1,4 @@
-"""codecflow.events: what happened on a stream, from its beginning to its end, and what a worker must remember of it."""
+"""codecflow.events: what happened on a stream, from beginning to end, and the state that a worker keeps for it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Label = Annotated[str, msgspec.Meta(max_length=MAX_LABEL)]
 
 
 def event_id(*of: object) -> str:
-    """The id of the event that `of` identifies: 16 hexadecimal digits."""
+    """The id of the event identified by `of`: 16 hexadecimal digits."""
     return hashlib.blake2b("\0".join(map(str, of)).encode(), digest_size=8).hexdigest()
 
 
@@ -46,16 +46,16 @@ def event_id(*of: object) -> str:
 class Event:
     """One change of one event: (id, number) occurs once, and number 0 is its opening.
 
-    `kind`: `answer` where a rule looks at the answers to a question; otherwise what the worker has seen of the stream:
+    `kind`: `answer` if a rule evaluates the answers to a question; otherwise a condition that the worker has detected:
     `camera-lost` (its producer lost the camera), `silent` (nothing comes), `set-aside` (it cannot be answered), `behind` (it
     is answered late). `began_at_ms`: wall clock of the capture of the first picture that counts; `at_ms`: of the newest
-    picture of the window that made the change, or when the worker saw it. `written_at_ms`: the worker's clock. `reason`: one
-    line for people.
+    picture of the window that made the change, or when the worker detected it. `written_at_ms`: the worker's clock.
+    `reason`: one line for people.
 
-    Of events of the kind `answer` only: `question`, its `prompt`, the `label` that the event is about, and `before`, the
-    answer that it took the place of; `window` of the epoch, which covers presentation times [start_s, end_s), and in it the
-    `probability` of the label (None where a window was not what closed it); `highest`: the highest so far; `windows`: how
-    many answered windows it has lasted.
+    Only for events of the kind `answer`: `question`, its `prompt`, the `label` that the event is about, and `before`, the
+    answer that it replaced; `window` of the epoch, which covers presentation times [start_s, end_s), and the `probability`
+    of the label in it (None if it closed without a window); `highest`: the highest so far; `windows`: how many answered
+    windows it has lasted.
     """
 
     stream: str
@@ -89,7 +89,7 @@ def encode_event(event: Event) -> tuple[bytes, bytes]:
 
 
 def decode_event(key: bytes | None, value: bytes | None) -> Event:
-    """The event in a record. Raises MessageError on anything that is not of this contract."""
+    """The event in a record. Raises MessageError on anything that violates this contract."""
     return load(Event, key, value, "event")
 
 
@@ -109,13 +109,13 @@ Answer = Annotated[int, msgspec.Meta(ge=-1, le=MAX_LABELS - 1)]
 
 
 class RuleState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a rule remembers from one window to the next.
+    """A rule's state from one window to the next.
 
-    `of`: which question and rule it belongs to. `history`: what its newest answered windows gave, oldest first: of a rule
-    with a label 1 where they count and 0 where not, otherwise the answer's index. `wanted`: what enough of them agree on,
-    and `held_s` for how many seconds. `answer`: what is in force; an event is open on it where `open` says so, and `before`
-    was in force before it. `since_ms`: capture of the first window that counts, 0 for none. `rest_s`: seconds in which no
-    event opens.
+    `of`: the question and rule to which it belongs. `history`: results of its newest answered windows, oldest first: for a
+    rule with a label 1 if they count and 0 if not, otherwise the answer's index. `wanted`: what enough of them agree on, and
+    `held_s` for how many seconds. `answer`: what is in force; an event is open on it if `open` says so, and `before` was in
+    force before it. `since_ms`: capture of the first window that counts, 0 for none. `rest_s`: seconds in which no event
+    opens.
     """
 
     question: Name
@@ -129,19 +129,19 @@ class RuleState(msgspec.Struct, frozen=True, omit_defaults=True):
     rest_s: Seconds = 0.0
     open: OpenEvent | None = None
     label: Label = ""
-    """Of the open event, for a rule that is gone when it closes."""
+    """Of the open event, in case its rule has been removed when it closes."""
 
 
 class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An open event that no rule is behind."""
+    """An open event without a rule."""
 
     kind: EventKind
     event: OpenEvent
 
 
 class EventState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """All that a stream's state holds of its events. `newest_epoch`, `end_s` and `captured_at_ms`: of the newest window that
-    rules have looked at."""
+    """The events of a stream's state. `newest_epoch`, `end_s` and `captured_at_ms`: of the newest window that rules have
+    evaluated."""
 
     newest_epoch: ClockMs = 0
     end_s: Seconds = 0.0

@@ -1,9 +1,9 @@
 """Codec-signal grids as text: one character per block.
 
-Both grids are held to a few levels, rounded up, and the two levels of a block share one printable character: '#' plus ten
-times the level of motion plus the level of change, the tenth level of motion saying that some picture had no vector there.
-Change and motion go together, so the brokers' compression, which sees both at once, makes less of it than of two grids that
-were deflated apart (docs/decisions/005).
+Both grids are reduced to a few levels, rounded up, and the two levels of a block share one printable character: '#' plus ten
+times the level of motion plus the level of change; the tenth level of motion means that some picture had no vector there.
+Change and motion are correlated, so the brokers' compression, which sees both at once, makes them smaller than two grids
+deflated separately (docs/decisions/005).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Grid = npt.NDArray[np.uint8]
 """(rows, columns) uint8: one value per 16x16 block of luma samples of the coded picture."""
 
 CHANGE_LEVELS = (0, 4, 8, 12, 16, 24, 32, 48, 64, 255)
-"""Eighths of a grey level. Fine where a threshold of a few grey levels is decided; beyond 8 grey levels no bound."""
+"""Eighths of a grey level. Fine near thresholds of a few grey levels; no bound beyond 8 grey levels."""
 
 MOTION_LEVELS = (0, 1, 2, 4, 8, 16, 32, 255)
 """Quarter pixels. 255: longer than 8 pixels, or no vector in some inter picture."""
@@ -29,7 +29,7 @@ _SYMBOLS = _CHANGES * (_INTRA + 1)
 
 
 def _next_level(levels: tuple[int, ...]) -> Grid:
-    """(256,) uint8: index of the lowest level that is not below each value; the last where all are."""
+    """(256,) uint8: index of the lowest level that is not below each value; the last one if all are."""
     return np.minimum(np.searchsorted(levels, np.arange(256)), len(levels) - 1).astype(np.uint8)
 
 
@@ -38,7 +38,7 @@ _CHANGE_VALUE = np.array(CHANGE_LEVELS, np.uint8)
 _MOTION_VALUE = np.array((*MOTION_LEVELS, 255), np.uint8)
 
 
-# By character, as tables of bytes.translate; what stands for no levels is refused before.
+# By character, as tables for bytes.translate; characters without levels are refused earlier.
 _LEVELS = np.clip(np.arange(256) - _FIRST, 0, _SYMBOLS - 1)
 _CHANGE_OF = _CHANGE_VALUE[_LEVELS % _CHANGES].tobytes()
 _MOTION_OF = _MOTION_VALUE[_LEVELS // _CHANGES].tobytes()
@@ -52,7 +52,7 @@ def round_change(change: Grid) -> Grid:
 
 
 def round_motion(motion: Grid, intra: Grid) -> Grid:
-    """The lowest level that is not below each value; 255 where `intra` says that a vector is lacking."""
+    """The lowest level that is not below each value; 255 where `intra` says that a vector is missing."""
     return np.where(intra > 0, np.uint8(255), _MOTION_VALUE[_MOTION_INDEX[motion]])
 
 

@@ -1,6 +1,6 @@
-"""The bounds of the wire: of every number, text and list in a record. schemas/ publishes the same figures.
+"""The bounds of the wire format: of every number, text and list in a record. schemas/ publishes the same ones.
 
-A type here is a Python type with its bounds, which msgspec checks while it reads a document.
+A type here is a Python type with bounds that msgspec checks while it reads a document.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ MAX_CLOCK_MS = 4_102_444_800_000
 """2100-01-01 UTC. A clock beyond it is wrong, and an epoch beyond it would outrank every later one of its stream."""
 
 MAX_EPOCH_AHEAD_MS = 3_600_000
-"""How far the epoch of a record may lie ahead of the time at which the broker took it in, as far as Kafka lets time stamps
-themselves. Epochs begin as wall clock in ms, and only rise: one of the future, from a machine with a wrong clock or a stray
-record, would silence its stream until that time."""
+"""How far the epoch of a record may be ahead of the broker's receive time; the same limit as Kafka's for time stamps. Epochs
+start as wall clock in ms and only increase: one in the future, from a machine with a wrong clock or a stray record, would
+silence its stream until that time."""
 
 MAX_SEQ = 2**53 - 1
-"""Pictures of an epoch; exact in JSON readers whose numbers are all floating-point."""
+"""Pictures of an epoch; exact in JSON readers that store all numbers as floating-point."""
 
 MAX_TIME_S = 2**31
-"""Presentation time of a picture since the start of its epoch, in seconds, either way: 68 years."""
+"""Presentation time of a picture since the start of its epoch, in seconds, positive or negative: 68 years."""
 
 MAX_SIDE = 8192
 """Width and height of a coded picture, in luma samples."""
@@ -35,7 +35,7 @@ MAX_GRID_SIDE = MAX_SIDE // 16
 """Rows and columns of a signal's grids: one block per 16x16 samples."""
 
 MAX_EXTRADATA = 1 << 18
-"""Bytes of a codec's set-up data."""
+"""Bytes of a codec's extradata."""
 
 MAX_PICTURE_BYTES = 32 << 20
 """Bytes of a coded picture."""
@@ -44,22 +44,22 @@ MAX_DOCUMENT = 8 << 20
 """Bytes of a JSON document. A record of a few kilobytes may unpack to a hundred megabytes."""
 
 MAX_PICTURE_HEADER = 1024
-"""Bytes of the header `picture`. What an encoder writes takes less than half of it; the rest is for unknown members."""
+"""Bytes of the header `picture`. Encoders write less than half of it; the rest is for unknown members."""
 
 MAX_PROMPT, MAX_LABEL, MAX_NAME = 4000, 200, 200
 """Characters of a question, of one of its labels, and of a name such as a question's."""
 
 MAX_LABELS, MAX_QUESTIONS, MAX_ANSWER_TOKENS = 64, 64, 1024
-"""Labels of a question, questions of a stream, and tokens of an answer in free words."""
+"""Labels of a question, questions of a stream, and tokens of a free-text answer."""
 
 MAX_HISTORY = 32
-"""Windows that a rule of an event looks back at."""
+"""Windows that an event rule looks back at."""
 
 MAX_RULE_S = 604_800
 """Seconds of a rule's times: a week."""
 
 MIN_PROBABILITY = 0.001
-"""Of a rule's thresholds; at most as much below 1. A probability of 0 or 1 exactly may never come."""
+"""Minimum of a rule's thresholds, and of their distance from 1. A probability of exactly 0 or 1 may never come."""
 
 MAX_ZONES, MAX_CORNERS = 32, 32
 """Zones of a stream, and corners of one."""
@@ -83,7 +83,7 @@ Ratio = tuple[Positive32, Positive32]  # numerator, denominator
 
 STREAM_ID = r"^[A-Za-z0-9._:-]{1,200}$"
 CODE = r"^[a-z][a-z0-9-]{0,39}$"
-"""A short word to count by: the reason of a dead letter, the kind of an error."""
+"""A short word for counting: the reason of a dead letter, the kind of an error."""
 
 EVENT_ID = r"^[0-9a-f]{16}$"
 
@@ -96,7 +96,7 @@ Codec = Literal[
 ]  # fmt: skip
 VIDEO_CODECS: frozenset[str] = frozenset(get_args(Codec))
 """FFmpeg's names of the codecs that may be published: those of cameras and of recordings, which it decodes in software. A
-record cannot choose any other of FFmpeg's decoders."""
+record cannot select any other of FFmpeg's decoders."""
 
 
 @lru_cache(maxsize=4096)

@@ -1,4 +1,4 @@
-"""codecflow.masks: which tokens of each new frame of a window were kept, for people who look."""
+"""codecflow.masks: which tokens of each new frame of a window were kept, for display."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from ._wire import REFUSALS, SCHEMA_VERSION, Version, load_members, refused, str
 from .limits import ClockMs, GridSide, Name, Natural, Seconds, Seq, Side
 
 MAX_MASK_FRAMES = 1024
-"""Frames of one record. A window with more, or with so many tokens that their masks are large, takes several records."""
+"""Frames of one record. A window with more frames, or with so many tokens that their masks are large, takes several
+records."""
 
 MAX_MASK_TEXT = 43_692
 """Characters of a mask of the largest grid, 512 x 512 tokens, in base64."""
 
 MASK_BYTES = 1 << 19
-"""Where a window's next frames begin another record: well below what Kafka takes by default."""
+"""Size at which a window's next frames start another record: well below Kafka's default limit."""
 
 _FRAME_BYTES = 128
-"""Of a frame's document, without its mask."""
+"""Size of a frame's document, without its mask."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -31,8 +32,8 @@ class FrameMask:  # noqa: PLW1641  # equal arrays have no hash
     """One sampled frame: which tokens were encoded.
 
     `seq`: its coded picture in the epoch. `time_s`: presentation time in seconds since the start of the epoch. `size`:
-    (width, height) of the shown picture, over which the grid lies evenly. `keep`: (rows, columns) bool. `anchor`: all of it
-    is kept to start again.
+    (width, height) of the shown picture, which the grid divides evenly. `keep`: (rows, columns) bool. `anchor`: all of it is
+    kept, as a new start.
     """
 
     seq: int
@@ -51,7 +52,7 @@ class FrameMask:  # noqa: PLW1641  # equal arrays have no hash
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """Coded pictures that came since the window before, and pictures that were decoded meanwhile, again ones included."""
+    """Coded pictures that came since the previous window, and pictures decoded meanwhile, repeated ones included."""
 
     published: Natural
     decoded: Natural
@@ -62,7 +63,7 @@ _NONE = Decoding(0, 0)
 
 @dataclass(frozen=True, slots=True)
 class WindowMasks:
-    """The keep masks of the frames that `window` has and no window before it handed out, oldest first.
+    """The keep masks of the frames in `window` that no earlier window handed out, oldest first.
 
     A window may come in several records, each with some of its frames; `pictures` is in the first of them.
     `captured_at_ms`: wall clock of the window's newest frame's capture. `policy`: the keep policy.
@@ -100,7 +101,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def encode_masks(masks: WindowMasks) -> list[tuple[bytes, bytes]]:
-    """(key, value) of each record that the window takes: one, unless it has very many frames or tokens."""
+    """(key, value) of each record of the window: one, unless it has very many frames or tokens."""
     records: list[list[_Frame]] = [[]]
     size = 0
     for frame in masks.frames:
@@ -132,7 +133,7 @@ def encode_masks(masks: WindowMasks) -> list[tuple[bytes, bytes]]:
 
 
 def decode_masks(key: bytes | None, value: bytes | None) -> WindowMasks:
-    """The masks in a record. Raises MessageError on anything that is not of this contract."""
+    """The masks in a record. Raises MessageError on anything that violates this contract."""
     what = "masks"
     stream = stream_of(key, what)
     members: dict[str, Any] = load_members(value, what)

@@ -1,6 +1,6 @@
-"""codecflow.metadata: what the codec already knows about each coded picture, one JSON document per picture.
+"""codecflow.metadata: the codec signal and other data about each coded picture, one JSON document per picture.
 
-Documents of an epoch come in decode order, as its packets do, so both topics are read as two ordered sequences. The last
+Documents of an epoch are in decode order, like its packets, so both topics are read as two ordered sequences. The last
 document of an epoch says that it ended regularly (`EndOfEpoch`), or that its camera was lost (`CameraLost`).
 """
 
@@ -24,21 +24,21 @@ BLOCK = 16
 """Side of a block, in luma samples of the coded picture."""
 
 NO_BOUND = 255
-"""Value of `change` that bounds nothing: the block may have changed by any amount."""
+"""Value of `change` without a bound: the block may have changed by any amount."""
 
 MIN_INTERVAL, MAX_INTERVAL = Fraction(1, 1000), Fraction(60)
 """Seconds from one signal picture to the next."""
 
 MAX_NOISE = 255
-"""Eighths of a grey level: noise is bounded by what a byte holds."""
+"""Maximum noise in eighths of a grey level: it must fit in a byte."""
 
 Tick = Annotated[int, msgspec.Meta(ge=0, le=1000 * MAX_TIME_S)]
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """How a picture's luma follows from that of another one where only the camera's exposure has changed:
-    gain / 256 x luma + offset / 8."""
+    """How a picture's luma follows from that of another one when only the camera's exposure has changed: gain / 256 x luma +
+    offset / 8."""
 
     gain: int
     offset: int
@@ -50,7 +50,7 @@ class Exposure:
     MAX_OFFSET: ClassVar[int] = 8 * 64
 
     def of(self, luma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Luma, or means of it, as this exposure shows it."""
+        """Luma, or means of it, converted to this exposure."""
         if self == UNCHANGED:
             return luma
         return luma * (self.gain / self.GAIN_UNIT) + self.offset / self.OFFSET_UNIT
@@ -63,28 +63,29 @@ UNCHANGED = Exposure(Exposure.GAIN_UNIT, 0)
 class Signal:
     """The codec signal of one signal picture.
 
-    `tick` is the picture's place on the fixed presentation grid: it is the first picture shown at or after tick * interval
-    seconds from the start of the epoch, or a keyframe shown less than an interval before.
-    `previous`: tick of the signal picture shown before it, None for the first. Ticks may be skipped where a camera sends
-    fewer pictures than there are ticks.
+    `tick` is the picture's position on the fixed presentation grid: it is the first picture shown at or after tick *
+    interval seconds from the start of the epoch, or a keyframe shown less than an interval before. `previous`: tick of the
+    signal picture shown before it, None for the first. Ticks may be skipped if a camera sends fewer pictures than there are
+    ticks.
 
     `change`: (rows, columns) uint8, in eighths of a grey level, an upper bound of |signed mean of the luma difference to a
     reference| over every cell that begins in the block: of 8x8 samples, at a multiple of 4; in pictures of 1280x720 samples
-    or more of 16x16, at a multiple of 8. Samples beyond the picture count as no difference. NO_BOUND is no bound.
-    `exposure`: the reference is taken as this exposure shows it. `since`: tick of the signal picture that is the reference;
-    None where there is none, and no bound. `reference`: from the next signal on, this picture is the reference.
+    or more of 16x16, at a multiple of 8. Samples beyond the picture count as no difference. NO_BOUND means no bound.
+    `exposure`: the reference is converted to this exposure. `since`: tick of the signal picture that is the reference; None
+    if there is none, and no bound. `reference`: from the next signal on, this picture is the reference.
 
     `noise`: one standard deviation by which means of 8x8 samples differ from picture to picture where nothing moves, in
-    eighths of a grey level, as measured over some seconds; 0 where it is not known.
+    eighths of a grey level, measured over some seconds; 0 if unknown.
 
-    `motion`: (rows, columns) uint8, the largest vector over the block in any picture shown since the signal picture before,
-    in quarter pixels; None where the codec exports no vectors or there was no room for them. `intra`: (rows, columns) uint8
-    of 0 and 1, blocks that some inter picture among them has no vector for; there `motion` is 255. None as for motion.
+    `motion`: (rows, columns) uint8, the largest vector over the block in any picture shown since the previous signal
+    picture, in quarter pixels; None if the codec exports no vectors or there was no room for them. `intra`: (rows, columns)
+    uint8 of 0 and 1, blocks for which some inter picture among them has no vector; there `motion` is 255. None as for
+    motion.
 
-    `luma_crc32`: CRC-32 of the luma samples that `change` was measured on, row by row. A reader whose samples are others has
-    no bound from this signal, nor from one that is measured against it. None: not stated.
+    `luma_crc32`: CRC-32 of the luma samples on which `change` was measured, row by row. A reader with other samples has no
+    bound from this signal, nor from one measured against it. None: not stated.
 
-    On the wire values keep to the levels of grids.py, rounded up.
+    On the wire, values are rounded up to the levels of grids.py.
     """
 
     tick: int
@@ -110,10 +111,10 @@ class Signal:
 
 @dataclass(slots=True)  # not frozen, as CodedPicture
 class PictureMetadata:
-    """What is known about one coded picture, without its bytes.
+    """Data about one coded picture, without its bytes.
 
     `start_pts`: pts of the first picture shown in the epoch; (pts - start_pts) * time_base is the presentation time in
-    seconds that windows are laid on. `picture_type`: I, P, B, or ? where the decoder gave no picture. `size`: bytes.
+    seconds on which windows are based. `picture_type`: I, P, B, or ? if the decoder gave no picture. `size`: bytes.
     """
 
     stream: str
@@ -144,8 +145,8 @@ class EndOfEpoch:
 
 @dataclass(frozen=True, slots=True)
 class CameraLost:
-    """The producer has lost the camera, and tries to reconnect; pictures come again in a later epoch. `code`: why, a word
-    of codecflow.errors.SourceError."""
+    """The producer has lost the camera and tries to reconnect; pictures continue in a later epoch. `code`: the reason, a
+    code of codecflow.errors.SourceError."""
 
     stream: str
     epoch: int
@@ -234,7 +235,7 @@ def encode_metadata(message: PictureMetadata | EndOfEpoch | CameraLost) -> tuple
 
 
 def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata | EndOfEpoch | CameraLost:
-    """The document in a record. Raises MessageError on anything that is not of this contract."""
+    """The document in a record. Raises MessageError on anything that violates this contract."""
     what = "metadata"
     stream = stream_of(key, what)
     check_length(value, what)
@@ -259,7 +260,7 @@ def decode_metadata(key: bytes | None, value: bytes | None) -> PictureMetadata |
 
 
 def _end(stream: str, value: bytes, error: Exception) -> EndOfEpoch | CameraLost:
-    """The end of an epoch, good or not, in what was refused as metadata of a picture with `error`."""
+    """The end of an epoch, regular or not, in a value that was refused as metadata of a picture with `error`."""
     what = "metadata"
     try:
         known = _decode_has_end(value)
@@ -292,7 +293,7 @@ def _document(signal: Signal) -> _Signal:
 
 
 def _before(tick: int) -> int | None:
-    """Of the signal picture before, where no tick is without one: what `after` leaves out."""
+    """Tick of the previous signal picture if none was skipped: the value omitted from `after`."""
     return tick - 1 if tick else None
 
 

@@ -1,4 +1,4 @@
-"""codecflow.packets: one coded picture per record, untouched; what is known of it in the header `picture`."""
+"""codecflow.packets: one unchanged coded picture per record; its data in the header `picture`."""
 
 from __future__ import annotations
 
@@ -27,19 +27,20 @@ from .limits import (
 )
 
 ANNEX_B_CODECS = frozenset({"h264", "hevc"})
-"""Published as Annex B with parameter sets before every keyframe; all other codecs as demuxed, extradata in a header."""
+"""Published as Annex B with parameter sets before every keyframe; all other codecs as demuxed, with extradata in a
+header."""
 
 
-@dataclass(slots=True)  # not frozen: that takes ten times as long to make, and one is made per picture
+@dataclass(slots=True)  # not frozen: construction would take ten times as long, and there is one per picture
 class CodedPicture:
     """One coded picture of one stream.
 
     `seq` counts the pictures of an epoch in decode order from 0; (stream, epoch, seq) is the join key with its metadata.
     `pts`, `dts`, `duration` are in units of `time_base` seconds. `discard`: to be decoded, since others refer to it, but
     never shown (MP4 edit lists). `extradata` only on keyframes of codecs that are not Annex B. `live`: it arrives in real
-    time, from a camera or a file played as one, so a reader that is behind may skip it. `orientation`: what a viewer must do
-    to the coded picture to show it upright, as in EXIF, 1 to 8. `disposable`: no other picture refers to it. `trace`: W3C
-    trace context, the header `traceparent`.
+    time, from a camera or a file played as one, so a reader that is behind may skip it. `orientation`: the transform that
+    shows the coded picture upright, as in EXIF, 1 to 8. `disposable`: no other picture refers to it. `trace`: W3C trace
+    context, the header `traceparent`.
     """
 
     stream: str
@@ -64,7 +65,7 @@ class CodedPicture:
 
 
 class _Picture(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """The header `picture`. Members that have their default value are left out."""
+    """The header `picture`. Members with their default value are omitted."""
 
     v: Version
     epoch: ClockMs
@@ -118,7 +119,7 @@ def encode_packet(picture: CodedPicture) -> tuple[bytes, bytes, Headers]:
 
 
 def decode_packet(key: bytes | None, value: bytes | None, headers: Headers | None) -> CodedPicture:
-    """The coded picture in a record. Other headers than its own are ignored. Raises MessageError."""
+    """The coded picture in a record. Unknown headers are ignored. Raises MessageError."""
     what = "packet"
     stream = stream_of(key, what)
     if not value or len(value) > MAX_PICTURE_BYTES:
@@ -155,7 +156,7 @@ _TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def _own(headers: Headers) -> tuple[bytes, bytes | None, str | None]:
-    """The values of the headers `picture`, `extradata` and `traceparent`, of which only the first must be there."""
+    """The values of the headers `picture`, `extradata` and `traceparent`, of which only the first is required."""
     picture: bytes | None = None
     extradata: bytes | None = None
     trace: str | None = None

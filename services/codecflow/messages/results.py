@@ -26,12 +26,12 @@ from .limits import (
 from .streams import QuestionType
 
 MAX_ANSWER = 65_536
-"""Characters of an answer."""
+"""Maximum characters of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frames:
-    """Sampled frames of the window: how many it should hold, and how many the worker had."""
+    """Sampled frames of the window: how many were expected, and how many the worker had."""
 
     expected: Count32
     seen: Count32
@@ -43,9 +43,9 @@ class Frames:
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Visual tokens. Of this stride's new frames `kept` of `total` were encoded. Of the tokens in the window's KV cache
-    when the answer was given, `refreshed` were computed for this window (new ones included), `reused` were not; `background`
-    of both have outlived their frame."""
+    """Visual tokens. Of this stride's new frames `kept` of `total` were encoded. Of the tokens in the window's KV cache when
+    the answer was given, `refreshed` were computed for this window (new ones included), `reused` were not; `background` of
+    both have outlived their frame."""
 
     kept: Natural
     total: Natural
@@ -56,7 +56,7 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True)
 class Flops:
-    """Floating-point operations (a multiply-add is two) for this window, shared out over its questions.
+    """Floating-point operations (a multiply-add is two) for this window, divided among its questions.
 
     `full` is what keep `all` with refresh `all` would have executed for the same window and question.
     """
@@ -68,7 +68,7 @@ class Flops:
 
 @dataclass(frozen=True, slots=True)
 class ResultError:
-    """Why a question was not answered. `code` is a short word to count by; `text` one line for people, cut to 300
+    """Why a question was not answered. `code` is a short word for counting; `text` one line for people, cut to 300
     characters."""
 
     code: Annotated[str, msgspec.Meta(pattern=CODE)]
@@ -83,13 +83,13 @@ class Result:
     """The answer to one question about one window.
 
     Window `window` covers presentation times [start_s, end_s) of its epoch, in seconds. `captured_at_ms`: wall clock of the
-    newest frame's capture, `answered_at_ms` of the answer. `p_yes`: for yes-no questions, the probability of yes among
-    yes and no. `label_probabilities`: for choice questions, by label. `seconds`: by stage. `restarted`: the window was
-    rebuilt after a take-over, so under refresh `none` and `anchors` its KV lacks the context of frames evicted before.
-    `trained`: False where the checkpoint says that its weights are random. `error`: why there is no answer; `answer` is then
-    empty and there are no probabilities. `skipped`: windows left out right before this one, for the worker was behind.
-    `reused_from`: the window of the same stream and epoch whose answer this is: the model was not asked again, since the
-    window holds the same visual tokens.
+    newest frame's capture, `answered_at_ms` of the answer. `p_yes`: for yes-no questions, the probability of yes among yes
+    and no. `label_probabilities`: for choice questions, by label. `seconds`: by stage. `restarted`: the window was rebuilt
+    after a take-over, so under refresh `none` and `anchors` its KV lacks the context of frames evicted before. `trained`:
+    False if the checkpoint says that its weights are random. `error`: why there is no answer; `answer` is then empty and
+    there are no probabilities. `skipped`: windows left out right before this one because the worker was behind.
+    `reused_from`: the window of the same stream and epoch from which the answer was repeated: the model was not run, since
+    the window holds the same visual tokens.
     """
 
     stream: str
@@ -126,5 +126,5 @@ def encode_result(result: Result) -> tuple[bytes, bytes]:
 
 
 def decode_result(key: bytes | None, value: bytes | None) -> Result:
-    """The result in a record. Raises MessageError on anything that is not of this contract."""
+    """The result in a record. Raises MessageError on anything that violates this contract."""
     return load(Result, key, value, "result", p_yes=None, label_probabilities=None)

@@ -18,17 +18,17 @@ Windows = Annotated[int, msgspec.Meta(ge=1, le=MAX_HISTORY)]
 class EventRule(msgspec.Struct, frozen=True, omit_defaults=True):
     """When an event begins and ends.
 
-    With a `label` (`yes` or `no` of a yes-no question) an event lasts while the label's probability is high: a window counts
-    from `above` on, no longer below `below`, and between the two as the window before it did. It is open while at least
-    `windows[0]` of the last `windows[1]` answered windows count.
+    With a `label` (`yes` or `no` of a yes-no question) an event lasts while the label's probability is high: a window starts
+    to count at `above`, stops below `below`, and between the two counts if the previous window did. The event is open while
+    at least `windows[0]` of the last `windows[1]` answered windows count.
 
-    Without a label each change of the answer is an event, which lasts until the next one: a label becomes the answer once
-    at least `windows[0]` of the last `windows[1]` answered windows gave it with a probability of `above` or more.
+    Without a label each change of the answer is an event, which lasts until the next one: a label becomes the answer once at
+    least `windows[0]` of the last `windows[1]` answered windows gave it with a probability of `above` or more.
 
-    `for_s`: seconds that it must have been so before the event opens. `cooldown_s`: seconds after an event has closed (of
+    `for_s`: seconds for which this must hold before the event opens. `cooldown_s`: seconds after an event has closed (for
     changes: opened) in which no other opens. `update_s`: seconds between updates of an open event; 0: none.
 
-    Raises ConfigError for a rule that could not fire, or whose events could not end.
+    Raises ConfigError for a rule that could never fire, or whose events could never end.
     """
 
     label: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_LABEL)] | None = None

@@ -14,8 +14,8 @@ from .limits import MAX_INT32, ClockMs, Count32, Natural, Positive32
 
 @dataclass(frozen=True, slots=True)
 class WindowGrid:
-    """How windows lie on presentation time: each spans `window_slots` slots of 1/`fps` seconds and ends with one of the
-    strides of `stride_slots` that follow each other from the start of the epoch."""
+    """The position of windows on presentation time: each spans `window_slots` slots of 1/`fps` seconds and ends with one of
+    the consecutive strides of `stride_slots` from the start of the epoch."""
 
     fps: Fraction
     window_slots: Positive32
@@ -28,8 +28,8 @@ class WindowGrid:
 
 @dataclass(frozen=True, slots=True)
 class ZonesInForce:
-    """Which zones masks follow, as `zones_digest` has it, and the presentation time from which on they did: frames before it
-    are of no window any more."""
+    """The zones that masks follow, given by `zones_digest`, and the presentation time from which they apply: earlier frames
+    no longer belong to any window."""
 
     digest: Count32
     since: Fraction
@@ -37,13 +37,13 @@ class ZonesInForce:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """Where a worker that takes the stream over begins, and what it must not emit again.
+    """Where a successor starts, and what it must not emit again.
 
     `answered_until`: seconds of presentation time since the start of `epoch` up to which windows were emitted or left out:
     the end of the newest one, under `plan`. `packets_offset`, `metadata_offset`: records of the keyframe from which the next
-    window can be rebuilt. `ended`: the epoch is closed and answered; nothing is to rebuild. `events`: what its rules
-    remember, and which events are open. `zones`: those of the frames up to `answered_until`; None where zones were never
-    changed in this epoch and there are none.
+    window can be rebuilt. `ended`: the epoch is closed and answered; nothing has to be rebuilt. `events`: the state of its
+    rules, and which events are open. `zones`: those of the frames up to `answered_until`; None if zones were never changed
+    in this epoch and there are none.
     """
 
     stream: str
@@ -63,5 +63,5 @@ def encode_state(state: StreamState) -> tuple[bytes, bytes]:
 
 
 def decode_state(key: bytes | None, value: bytes | None) -> StreamState:
-    """The state in a record. Raises MessageError on anything that is not of this contract."""
+    """The state in a record. Raises MessageError on anything that violates this contract."""
     return load(StreamState, key, value, "state")

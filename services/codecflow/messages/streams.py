@@ -32,7 +32,7 @@ YES_NO = ("yes", "no")
 
 
 def check_stream_id(stream: str) -> str:
-    """`stream` itself. Raises ConfigError when it is no stream id."""
+    """Returns `stream`. Raises ConfigError when it is not a valid stream id."""
     if not is_stream_id(stream):
         shown = one_line(stream, 60)
         raise ConfigError(f"stream id {shown!r}: use 1 to 200 letters, digits, '.', '_', ':' or '-'")
@@ -43,9 +43,9 @@ def check_stream_id(stream: str) -> str:
 class Question:
     """A prompt asked of every window of a stream.
 
-    `labels`: the answers to choose among (`choice` only). `max_tokens`: limit of a `text` answer. `event`: when a change in
-    its answers is an event. Raises ConfigError on anything that could not be answered, blank or equal labels among it, and
-    on a rule that could not fire.
+    `labels`: the possible answers (`choice` only). `max_tokens`: limit of a `text` answer. `event`: when a change in its
+    answers is an event. Raises ConfigError on anything that could not be answered, including blank or equal labels, and on a
+    rule that could not fire.
     """
 
     id: str
@@ -79,7 +79,7 @@ class Question:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """What may be answered, each with a probability; none for free words."""
+        """The possible answers, each with a probability; none for free text."""
         return YES_NO if self.type == "yes-no" else tuple(label.strip() for label in self.labels)
 
     def _check_event(self, name: str) -> None:
@@ -118,7 +118,7 @@ class StreamDescription:
 
     @property
     def as_asked(self) -> tuple[Question, ...]:
-        """The questions as a model is asked them: with where each zone that they name lies, in words, if there is room."""
+        """The questions as given to a model: with the position of each zone that they name, in words, if there is room."""
         asked = []
         for question in self.questions:
             prompt = " ".join([question.prompt, *(zone.words for zone in zones_named(question.prompt, self.zones))])
@@ -167,7 +167,7 @@ def encode_stream(description: StreamDescription) -> tuple[bytes, bytes]:
 
 
 def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
-    """The description in a record; a tombstone (no value) has nothing. Raises MessageError."""
+    """The description in a record; a tombstone (no value) gives an empty one. Raises MessageError."""
     what = "stream"
     stream = stream_of(key, what)
     if value is None:

@@ -1,4 +1,4 @@
-"""Zones of a stream: polygons over its picture that are left out, or looked at alone, or have a name in questions."""
+"""Zones of a stream: polygons over its picture that are hidden, that alone are shown, or that have a name in questions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ZONE_USES: tuple[str, ...] = get_args(ZoneUse)
 Point = tuple[float, float]
 
 _LEAST_AREA = 1e-6
-"""Of the picture: less is a polygon without an inside."""
+"""Share of the picture: a smaller polygon has no interior."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class Zone:
     """A polygon over the picture of a stream.
 
     `use`: `ignore`, nothing of it reaches the model; `only`, the model sees nothing but zones of this use; `place`, it has a
-    name and is treated as the rest of the picture. `polygon`: corners in order, (x, y) as shares of the width and height of
-    the picture as it is shown, from its upper left corner.
+    name and is otherwise treated as the rest of the picture. `polygon`: corners in order, (x, y) as shares of the width and
+    height of the picture as shown, from its upper left corner.
 
-    Raises ConfigError on a polygon that has no inside or crosses itself, and on names and corners that cannot be.
+    Raises ConfigError on a polygon that has no interior or crosses itself, and on invalid names and corners.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Zone:
 
     @property
     def words(self) -> str:
-        """Where it lies, in words for a model."""
+        """Its position, in words for a model."""
         left, top, right, bottom = self.box
         down, across = _third((top + bottom) / 2, "top", "bottom"), _third((left + right) / 2, "left", "right")
         place = " ".join(word for word in (down, across) if word) or "centre"
@@ -87,13 +87,13 @@ def check_zones(what: str, zones: Sequence[Zone]) -> None:
 
 
 def zones_digest(zones: Sequence[Zone]) -> int:
-    """31 bits of what keep masks depend on: equal for zones that hide the same."""
+    """31 bits that identify what keep masks depend on: equal for zones that hide the same area."""
     hiding = sorted((zone.use, zone.polygon) for zone in zones if zone.use != "place")
     return zlib.crc32(repr(hiding).encode()) & 0x7FFFFFFF if hiding else 0
 
 
 def zones_named(prompt: str, zones: Sequence[Zone]) -> list[Zone]:
-    """Zones that a question names: "in the zone gate". The longest name that fits counts."""
+    """Zones that a question names: "in the zone gate". The longest matching name counts."""
     if not zones:
         return []
     names = sorted(zones, key=lambda zone: -len(zone.name))
@@ -112,7 +112,7 @@ def _percent(share: float) -> int:
 
 
 def _area(polygon: Sequence[Point]) -> float:
-    """Signed; without unit."""
+    """Signed, in shares of the picture."""
     return sum(ax * by - bx * ay for (ax, ay), (bx, by) in _edges(polygon)) / 2
 
 
@@ -131,7 +131,7 @@ def _crosses_itself(polygon: Sequence[Point]) -> bool:
 
 
 def _cross(a: Point, b: Point, c: Point, d: Point) -> bool:
-    """Whether the segments a-b and c-d have a point in common within both."""
+    """Whether the segments a-b and c-d share a point in the interior of both."""
     return _side(a, b, c) * _side(a, b, d) < 0 and _side(c, d, a) * _side(c, d, b) < 0
 
 
