@@ -28,11 +28,11 @@ from .summary import AFTER_TOO_LARGE, TOO_LARGE, Summary
 
 _RECORD_OVERHEAD = 256 + 512
 """Maximum bytes of a record without key, value and extradata: Kafka's batch header (61), lengths and fields (message format
-v2), the header with what is known of the picture (less than 400 bytes, whatever the numbers), and a trace context."""
+v2), the header `picture` (less than 400 bytes, whatever the numbers), and a trace context."""
 
 
 class Sender(Protocol):
-    """Where records of one topic go, in order: `codecflow.kafka.sending.RecordSender`, or whoever wants to have them."""
+    """Destination of one topic's records, in order: `codecflow.kafka.sending.RecordSender` or a replacement."""
 
     def send(self, record: Record) -> None: ...
 
@@ -40,12 +40,12 @@ class Sender(Protocol):
 
 
 class EpochPublisher:
-    """Publishes the coded pictures of one epoch, and what the codec saw change, both in decode order.
+    """Publishes the coded pictures of one epoch and their codec signal, both in decode order.
 
-    A picture is published together with its metadata, once the decoder has shown it to be sound: a few pictures late
-    where the codec reorders. Corrupt pictures and those larger than `largest_record` bytes are dropped and counted, with
-    what follows each up to the next keyframe, since it could not be decoded: readers see a gap in seq. Pictures that are
-    never shown, but others refer to, are published and counted. Pictures of more than `max_pixels` samples raise
+    A picture is published together with its metadata, once the decoder has shown it to be valid: a few pictures late if the
+    codec reorders. Corrupt pictures and those larger than `largest_record` bytes are dropped and counted, together with
+    those after them up to the next keyframe, which could not be decoded: readers see a gap in seq. Pictures that are never
+    shown, but to which others refer, are published and counted. Pictures of more than `max_pixels` samples raise
     SourceError.
     """
 
@@ -76,7 +76,7 @@ class EpochPublisher:
         summary.epoch, summary.ended = epoch, False
 
     def push(self, picture: CodedPicture) -> None:
-        """Take one coded picture. Raises KafkaError when an earlier record failed."""
+        """Add one coded picture. Raises KafkaError when an earlier record failed."""
         self.next_seq = picture.seq + 1
         if self._skipping and not picture.keyframe:
             self._summary.dropped[AFTER_TOO_LARGE] += 1
@@ -90,7 +90,7 @@ class EpochPublisher:
         self._publish(self._extractor.push(picture))
 
     def finish(self) -> None:
-        """Publish what the decoder still held back, and wait until the brokers have it all."""
+        """Publish what the decoder still held back, and wait until the brokers have acknowledged everything."""
         self._publish(self._extractor.flush())
         self._packets.flush()
         self._metadata.flush()
@@ -105,7 +105,7 @@ class EpochPublisher:
         self._summary.ended = True
 
     def lost(self, code: str) -> None:
-        """Say that the camera is lost; `finish` comes before."""
+        """Publish that the camera is lost; call `finish` first."""
         key, value = encode_metadata(CameraLost(self._stream, self._epoch, code))
         self._metadata.send(Record(self._topics.metadata, key, value, f"stream {self._stream}, camera lost"))
         self._summary.metadata_bytes += len(value)
@@ -117,7 +117,7 @@ class EpochPublisher:
         for metadata in complete:
             picture = self._sized(self._pending.pop(metadata.seq))
             what = f"stream {self._stream}, picture {metadata.seq}"
-            # Every sampled frame is one with a signal: more traces would tell nothing of windows.
+            # Every sampled frame has a signal: more traces would add nothing about windows.
             tracing = None if metadata.signal is None else current()
             span = None
             if tracing is not None:
@@ -138,8 +138,8 @@ class EpochPublisher:
         self._summary.not_shown = self._not_shown_before + self._extractor.not_shown
 
     def _sized(self, picture: CodedPicture) -> CodedPicture:
-        """The picture with the size of its own frame; the container may know only that of its first. One without a frame has
-        the size of the one before."""
+        """The picture with the size of its own frame; the container may know only that of its first. A picture without a
+        frame gets the size of the previous one."""
         self._size = self._extractor.take_size(picture.seq) or self._size
         if self._size is None:
             return picture
@@ -162,5 +162,5 @@ class EpochPublisher:
         summary.seconds = max(summary.seconds, self._before_s + metadata.time_s)
 
     def _record_bytes(self, picture: CodedPicture) -> int:
-        """What its record takes at most; it is encoded only once its size in samples is known."""
+        """Upper bound of its record's size; it is encoded only once its size in samples is known."""
         return len(picture.stream) + len(picture.data) + len(picture.extradata or b"") + _RECORD_OVERHEAD

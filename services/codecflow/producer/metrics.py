@@ -15,12 +15,12 @@ UP_WITHIN_S = 30.0
 
 
 def is_up(summary: Summary) -> bool:
-    """Whether a picture was published lately."""
+    """Whether a picture was published recently."""
     return time.time() - summary.last_picture_s < UP_WITHIN_S
 
 
 def producer_samples(summary: Summary) -> Iterator[Sample]:
-    """What a scrape sees of `summary`, which goes on changing in another thread."""
+    """Metrics of `summary`, which another thread keeps updating."""
     stream = (summary.stream,)
     yield Sample(m.CAMERA_UP, is_up(summary), stream)
     yield Sample(m.CAMERA_LAST, summary.last_picture_s, stream)

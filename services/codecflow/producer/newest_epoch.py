@@ -1,4 +1,4 @@
-"""Epochs of a stream increase strictly, also when the clock of the machine that it is published from was set back."""
+"""Epochs of a stream increase strictly, even if the clock of the publishing machine was set back."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from codecflow.messages import (
 )
 
 WITHIN_S = 5.0
-"""How long each of two topics is searched. What is not found by then counts as not there."""
+"""Time limit of the search in each of two topics. What is not found by then counts as missing."""
 
 _NEWEST = (1_000, 10_000, 100_000)
-"""Records at the end of the stream's partition that are searched for one of it, one number after the other."""
+"""How many records at the end of the stream's partition are searched for one of the stream, in successive attempts."""
 
 _AHEAD_MS = 1_000
-"""Clocks of two machines may differ by this much without a word."""
+"""Clocks of two machines may differ by this much without a notice."""
 
 
 _WithEpoch = PictureMetadata | EndOfEpoch | StreamState
@@ -40,15 +40,16 @@ _WithEpoch = PictureMetadata | EndOfEpoch | StreamState
 def next_epoch(
     settings: KafkaSettings, stream: str, partitions: int, notice: Callable[[str], None], before: int = 0
 ) -> int:
-    """The epoch to publish `stream` in: the wall clock in ms, or the one after the newest that the topics, of so many
-    `partitions`, know. `notice` is called when that is of a clock ahead of this one. `before`: the newest known here.
+    """The epoch in which to publish `stream`: the wall clock in ms, or the one after the newest in the topics, which have
+    `partitions` partitions. `notice` is called when the newest is from a clock ahead of this one. `before`: the newest known
+    here.
 
-    Raises ConfigError when an epoch is beyond what the wire allows.
+    Raises ConfigError when the epoch exceeds the wire's limit.
     """
     partition = partition_of(stream, partitions)
     answered, published = _answered(settings, stream, partition), _published(settings, stream, partition)
     now = int(time.time() * 1000)
-    # One that workers leave out as impossible counts only if they answered it.
+    # An epoch that workers reject as impossible counts only if they answered it.
     newest = max([before, *answered, *(epoch for epoch, at_ms in published if epoch <= at_ms + MAX_EPOCH_AHEAD_MS)])
     if max(now, newest) >= MAX_CLOCK_MS:
         raise ConfigError(
@@ -65,7 +66,7 @@ def next_epoch(
 
 
 def _answered(settings: KafkaSettings, stream: str, partition: int) -> list[int]:
-    """The newest epoch that a worker has answered, if it is found."""
+    """The newest epoch that a worker has answered, if found."""
     return [
         _epoch(record, decode_state)
         for record in _records(settings, settings.topics.state, partition, None)
@@ -74,8 +75,8 @@ def _answered(settings: KafkaSettings, stream: str, partition: int) -> list[int]
 
 
 def _published(settings: KafkaSettings, stream: str, partition: int) -> list[tuple[int, int]]:
-    """Epochs of the newest records of the stream, if there are any among the newest of its partition, each with the time in
-    ms at which the broker took it in (of this machine's clock, where the topic does not keep that)."""
+    """Epochs of the stream's records among the newest of its partition, each with the time in ms at which the broker
+    received it (by this machine's clock, if the topic does not keep the broker's)."""
     until = time.monotonic() + WITHIN_S
     for newest in _NEWEST:
         records = _records(settings, settings.topics.metadata, partition, newest)
@@ -91,7 +92,7 @@ def _records(settings: KafkaSettings, topic: str, partition: int, newest: int | 
         with TopicTail(settings, topic, [partition], newest=newest) as tail:
             return tail.catch_up(WITHIN_S)
     except KafkaError:
-        # Too much to be read in time, or this user may only write. Publishing itself will say if the brokers are gone.
+        # Too much to read in time, or this user may only write. Publishing will fail if the brokers are down.
         return []
 
 
@@ -99,7 +100,7 @@ def _epoch(
     record: Message,
     decode: Callable[[bytes | None, bytes | None], PictureMetadata | EndOfEpoch | CameraLost | StreamState],
 ) -> int:
-    """0 for what workers cannot read either."""
+    """0 for records that workers cannot read either."""
     try:
         return decode(record.key(), record.value()).epoch
     except MessageError:

@@ -15,12 +15,12 @@ from codecflow.messages import MAX_INTERVAL, MIN_INTERVAL
 
 @dataclass(frozen=True, slots=True)
 class ProduceOptions:
-    """What a user may choose.
+    """User options.
 
-    `fast`: as fast as the brokers take it, not in real time (files only; cameras keep their own pace). `loop`: play a file
-    again after its end, in the same epoch. `interval`: seconds of presentation time from one signal picture to the next;
-    None: half a second, or one re-encoded picture. `transcode`: encode again at the sampling rate; None: publish the
-    coded pictures untouched. `source`: how it is opened. `max_pixels`: larger pictures are refused.
+    `fast`: as fast as the brokers accept it, not in real time (files only; cameras keep their own pace). `loop`: play a file
+    repeatedly, in the same epoch. `interval`: seconds of presentation time from one signal picture to the next; None: half a
+    second, or one re-encoded picture. `transcode`: re-encode at the sampling rate; None: publish the coded pictures
+    unchanged. `source`: how it is opened. `max_pixels`: larger pictures are refused.
     """
 
     fast: bool = False
@@ -43,7 +43,7 @@ class ProduceOptions:
 
     @property
     def signal_interval(self) -> Fraction:
-        """The interval in force."""
+        """The effective interval."""
         if self.interval is not None:
             return self.interval
         return 1 / self.transcode.fps if self.transcode else DEFAULT_INTERVAL

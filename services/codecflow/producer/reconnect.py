@@ -1,4 +1,4 @@
-"""Reconnecting to a camera that was lost, at a pace that does it no harm."""
+"""Reconnecting to a lost camera, at a pace that does not harm it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from codecflow.errors import SourceError
 from codecflow.lifecycle import GracefulStop
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 30.0
-"""Pauses double from the first to the longest, and begin again once a camera has played for the longest."""
+"""Pauses double from the first to the longest, and start again at the first once a camera has played for the longest."""
 
 AUTH_PAUSES_S = (60.0, 300.0, 900.0)
-"""Pauses after a camera refused user or password: it may just be starting, but many tries lock the account."""
+"""Pauses after a camera refused user or password: it may just be starting, but many attempts lock the account."""
 
 _HOUR_S = 3600.0
 
 
 class Reconnects:
-    """Opens a camera again, with exponential backoff. `count`: how often that worked.
+    """Reconnects to a camera, with exponential backoff. `count`: successful reconnects.
 
     `open_source` opens it; `notice` is called with a line for people.
     """
@@ -36,7 +36,7 @@ class Reconnects:
     def again(self, error: SourceError) -> Source | None:
         """The camera, opened again after `error`; None when the run is to stop.
 
-        Raises SourceError when the camera goes on refusing user and password.
+        Raises SourceError when the camera keeps refusing user and password.
         """
         if self._pause is None or time.monotonic() - self._opened >= LONGEST_PAUSE_S:
             self._pause = FIRST_PAUSE_S

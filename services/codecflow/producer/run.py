@@ -26,17 +26,17 @@ from .summary import Summary, WireBytes
 
 PROGRESS_EVERY_S = 0.5
 LONGEST_PAUSE_S = 60.0
-"""A gap in a file's times is not waited for any longer than this. Its times stay as they are."""
+"""Longest wait for a gap in a file's times. The times themselves stay unchanged."""
 
 METADATA_LINGER_MS = 1500
-"""How long metadata waits for company: documents compress against each other. Answers, which come every stride, can wait."""
+"""How long metadata waits to be batched: documents compress better together. Answers, which come every stride, can wait."""
 
 METADATA_PROPERTIES: dict[str, str | int] = {
     "compression.type": "zstd",
     "compression.level": 12,
     "linger.ms": METADATA_LINGER_MS,
 }
-"""Of the metadata's client. On so few bytes the level costs nothing that could be measured, and saves a tenth of them."""
+"""For the metadata's client. On so few bytes the level has no measurable cost, and saves a tenth of them."""
 
 
 def produce(
@@ -49,11 +49,11 @@ def produce(
     notice: Callable[[str], None] = lambda line: None,
     summary: Summary | None = None,
 ) -> Summary:
-    """Publish a file or camera until it ends or `stop` is set; what was done.
+    """Publish a file or camera until it ends or `stop` is set; returns the summary.
 
     `progress` is called about twice per second with the figures so far, `notice` with a line for people when a camera is
-    lost and found, and for what is remarkable about a source. `summary`: where the figures go, to be had after an error as
-    well. Raises ConfigError, SourceError or KafkaError.
+    lost or reconnected, and for anything unusual about a source. `summary`: holds the figures, available also after an
+    error. Raises ConfigError, SourceError or KafkaError.
     """
     check_stream_id(stream)
     summary = summary or Summary(stream, shown(url))
@@ -85,7 +85,7 @@ class _Run:
         self._noticed: set[str] = set()
 
     def open(self) -> Source:
-        """The source, newly opened. Raises SourceError, and StoppedError when the run is to stop first."""
+        """The source, newly opened. Raises SourceError, and StoppedError when the run is to stop."""
         stop = self._stop
         return Source(self._url, self._options.source, stopped=lambda: stop.requested, notice=self._notice_once)
 
@@ -96,8 +96,8 @@ class _Run:
         except StoppedError:
             return self._summary
         self._sent = WireBytes()
-        # Coded video does not get smaller, the headers of its records do: 8 % of a quiet stream. A batch must pass the
-        # broker's limit as a whole.
+        # Compression does not reduce coded video, but the headers of its records: 8 % of a quiet stream. A whole batch must
+        # stay below the broker's limit.
         plain = {"compression.type": "zstd", "compression.level": 1, "batch.size": min(1_000_000, self._largest)}
         stop = self._stop
 
@@ -117,7 +117,7 @@ class _Run:
         return self._summary
 
     def _topics(self) -> tuple[int, int]:
-        """Partitions, and bytes of the largest record. Brokers that do not answer are waited for, but not after a stop."""
+        """Partition count, and bytes of the largest record. Waits for brokers that do not answer, but not after a stop."""
 
         def checked() -> tuple[int, int]:
             return check_topics(self._settings), largest_record_bytes(self._settings, self._settings.topics.packets)
@@ -129,7 +129,7 @@ class _Run:
             waiting.close(lambda: None)
 
     def _epochs(self, source: Source) -> None:
-        """One epoch after another, a new one each time that a camera was lost and found."""
+        """One epoch after another, a new one for each reconnect."""
         reconnects = Reconnects(self.open, self._stop, self._notice)
         epoch = 0
         while True:
@@ -168,7 +168,7 @@ class _Run:
                 return
 
     def _play(self, source: Source, publisher: EpochPublisher, epoch: int) -> None:
-        """Every picture of the source, of a looped file again and again with times that go on, until its end or `stop`."""
+        """Every picture of the source until its end or `stop`; a looped file repeatedly, with continuous times."""
         pacer = None if self._options.fast or source.live else Pacer(self._stop)
         live = source.live or pacer is not None
         transcoder = self._options.transcode and Transcoder(self._options.transcode)
@@ -208,7 +208,7 @@ class _Run:
             self._summary.dropped.update(transcoder.lost)
 
     def _notice_once(self, line: str) -> None:
-        """What is to be said of a source, once in a run, however often it is opened."""
+        """A notice about a source, once per run, however often it is opened."""
         if line not in self._noticed:
             self._noticed.add(line)
             self._notice(line)
@@ -222,8 +222,8 @@ class _Run:
 
 
 class Pacer:
-    """Real time for files: holds each picture back until its decoding time has come, as a camera would send it. Starts with
-    the first one."""
+    """Real-time pace for files: holds each picture back until its decoding time, as a camera would send it. Starts with the
+    first one."""
 
     def __init__(self, stop: GracefulStop) -> None:
         self._stop = stop
@@ -231,7 +231,7 @@ class Pacer:
         self._first_s = 0.0
 
     def wait(self, picture: CodedPicture) -> None:
-        """Returns when `picture` is due, or at once when the run is to stop."""
+        """Returns when `picture` is due, or immediately when the run is to stop."""
         due_s = float((picture.pts if picture.dts is None else picture.dts) * picture.time_base)
         now = time.monotonic()
         if self._began is None:

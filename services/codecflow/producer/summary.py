@@ -1,4 +1,4 @@
-"""What a producer has done so far, for its status line and its last word."""
+"""A producer's figures so far, for its status line and its final output."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import orjson
 from codecflow.kafka.sending import RecordSender
 
 BEFORE_FIRST_KEYFRAME = "before the first keyframe"
-"""Reason for dropping pictures that could not be decoded: a camera is joined in the middle of its pictures."""
+"""Reason for dropping undecodable pictures: a camera is joined between keyframes."""
 
 TOO_LARGE = "too large for the broker"
 AFTER_TOO_LARGE = "after one too large"
-"""Reasons for dropping pictures that topic packets does not take, and those that build on them."""
+"""Reasons for dropping pictures that topic packets does not accept, and those that refer to them."""
 
 _REPORT_EVERY_S = 0.5
 
 
 @dataclass(slots=True)
 class Summary:
-    """Figures of one run, updated while it goes on.
+    """Figures of one run, updated while it runs.
 
-    `pictures` published, of them `signals` signal pictures; `seconds` of presentation time; `packets_bytes`: coded
-    pictures; `metadata_bytes`: documents as they are; `metadata_sent_bytes`: as they go to the brokers, batched and
-    compressed. `dropped`: pictures that were not published, by reason. `not_shown`: pictures that were published although a
-    decoder never shows them, since others refer to them. `epoch`: of the newest opening. `reconnects` after the first.
+    `pictures` published, of them `signals` signal pictures; `seconds` of presentation time; `packets_bytes`: coded pictures;
+    `metadata_bytes`: documents uncompressed; `metadata_sent_bytes`: as sent to the brokers, batched and compressed.
+    `dropped`: pictures that were not published, by reason. `not_shown`: pictures that were published although a decoder
+    never shows them, since others refer to them. `epoch`: of the newest opening. `reconnects` after the first opening.
     `ended`: the newest epoch was closed cleanly. `corrected`: times that were corrected, by kind. `live`: the source is a
     camera. `error`: what ended the run, if it failed. `last_picture_s`: wall clock at which the newest was published.
     """
@@ -54,7 +54,7 @@ class Summary:
 
     @property
     def lost(self) -> int:
-        """Pictures that the source had and subscribers will not see; those before a camera's first keyframe do not count."""
+        """Pictures of the source that subscribers will not see; those before a camera's first keyframe do not count."""
         return sum(count for reason, count in self.dropped.items() if reason != BEFORE_FIRST_KEYFRAME)
 
     @property
@@ -79,7 +79,7 @@ class Summary:
         return text
 
     def loss(self) -> str:
-        """What of the source was not published, and why."""
+        """What was not published of the source, and why."""
         if not self.lost:
             return f"all pictures of {self.source} were published"
         reasons = ", ".join(f"{n} {reason}" for reason, n in self.dropped.items() if reason != BEFORE_FIRST_KEYFRAME)
@@ -96,8 +96,8 @@ class Summary:
 
 
 class WireBytes:
-    """Counts what one client sends to the brokers, from librdkafka's own statistics: records batched and compressed, with
-    their requests."""
+    """Counts the bytes that one client sends to the brokers, from librdkafka's own statistics: records batched and
+    compressed, with their requests."""
 
     def __init__(self) -> None:
         self.total = 0
@@ -117,8 +117,8 @@ class WireBytes:
     def _on_statistics(self, report: str) -> None:
         for name, broker in orjson.loads(report)["brokers"].items():
             if not (broker["toppars"] or name in self._counted):
-                continue  # one that was only asked where the topics are
-            # A client that is new counts from 0 again, as may one that connected again.
+                continue  # a broker used only to look up the topics
+            # A new client counts from 0 again, as may one that has reconnected.
             before = self._counted.get(name, 0)
             self.total += broker["txbytes"] - (before if broker["txbytes"] >= before else 0)
             self._counted[name] = broker["txbytes"]
