@@ -1,4 +1,4 @@
-"""What asks and listens: a stream's questions and zones written, its answers and events followed. Both need Kafka only."""
+"""Writing a stream's questions and zones, following its answers and events. Needs only Kafka."""
 
 from .questions import ask, asked, clear, question, remove
 from .results import EventFollower, Follower

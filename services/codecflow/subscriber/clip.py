@@ -1,4 +1,4 @@
-"""Files cut from what packets hold, without coding them again."""
+"""Files cut from packets, without re-encoding."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from codecflow.orientation import UPRIGHT
 from .recording import NotThereError, Place, Recording
 
 _LOOK_AHEAD = 32
-"""Pictures that are looked at to find by how much decoding comes before showing."""
+"""Pictures examined to find how far decoding precedes showing."""
 
 
 @dataclass(slots=True)
 class ClipFile:
-    """A file that was written. `seconds`: that it plays. `pictures`: those in it, with the ones before its beginning that
-    others refer to."""
+    """A written file. `seconds`: its playing time. `pictures`: those in it, including the ones before its start to which
+    others refer."""
 
     path: Path
     codec: str
@@ -44,7 +44,7 @@ class ClipFile:
 
 @dataclass(slots=True)
 class Clip:
-    """What was cut. A new file begins where the camera was opened again or its pictures changed their size or codec."""
+    """The files of a clip. A new file starts where the camera reconnected or its pictures changed size or codec."""
 
     files: list[ClipFile] = field(default_factory=list)
 
@@ -53,7 +53,7 @@ def write_clip(recording: Recording, begin: Place, end: Place, out: Path) -> Cli
     """Cut what is shown from `begin` until before `end` into MP4 files that play from `begin` on: the first is `out`,
     further ones have -2, -3 ... in their names. They appear when they are complete.
 
-    Raises NotThereError, SourceError for a codec that MP4 does not have, ConfigError where a file cannot be written.
+    Raises NotThereError, SourceError for a codec that MP4 does not support, ConfigError if a file cannot be written.
     """
     clip = Clip()
     with ExitStack() as stack:
@@ -76,8 +76,8 @@ def write_clip(recording: Recording, begin: Place, end: Place, out: Path) -> Cli
 
 
 def _within(pictures: Iterable[CodedPicture], begin: Place, end: Place) -> Iterator[tuple[CodedPicture, bool]]:
-    """Pictures up to `end`, each with whether it is shown at `begin` or later. Those that are decoded after the first one
-    beyond `end` but shown before it are among them, with what they refer to."""
+    """Pictures up to `end`, each with whether it is shown at `begin` or later. Includes pictures that are decoded after the
+    first one past `end` but shown before it, with what they refer to."""
     beyond: CodedPicture | None = None
     held: list[tuple[CodedPicture, bool]] = []
     for picture in pictures:
@@ -94,7 +94,7 @@ def _within(pictures: Iterable[CodedPicture], begin: Place, end: Place) -> Itera
 
 
 class _Writer:
-    """One file. Decoding times are made here: the stamps of the pictures in order, moved so far that none is later than the
+    """One file. Decoding times are generated here: the sorted stamps of the pictures, shifted so that none is later than the
     time at which its picture is shown."""
 
     def __init__(self, path: Path, first: CodedPicture) -> None:
@@ -103,14 +103,14 @@ class _Writer:
         self._partial = path.with_name(f".{path.name}.part")
         self._waiting: deque[CodedPicture] = deque()
         self._stamps: list[int] = []
-        self._origin: int | None = None  # stamp of the first picture that is to be shown
+        self._origin: int | None = None  # stamp of the first shown picture
         self._delay: int | None = None
         self._end = first.pts
         self._dts: int | None = None
         self._stack = ExitStack()
         try:
             with track_of(first) as template:
-                # The format is ours to say, whatever the name ends in.
+                # The format does not depend on the file name's ending.
                 options = {"movflags": "faststart"}
                 target = self._stack.enter_context(av.open(str(self._partial), "w", format="mp4", options=options))
                 self._track = target.add_stream_from_template(template, opaque=True)
@@ -138,7 +138,7 @@ class _Writer:
         self._partial.unlink(missing_ok=True)
 
     def takes(self, picture: CodedPicture) -> bool:
-        """Whether a picture goes on in this file."""
+        """Whether a picture continues this file."""
         return picture.epoch == self.file.epoch and (not picture.keyframe or description(picture) == self._description)
 
     def add(self, picture: CodedPicture, shown: bool) -> None:
@@ -152,7 +152,7 @@ class _Writer:
             self._write()
 
     def finish(self) -> None:
-        """All of it is there: the file gets its name."""
+        """The file is complete: give it its final name."""
         while self._waiting:
             self._write()
         try:
@@ -169,7 +169,7 @@ class _Writer:
         return self._first.pts if self._origin is None else self._origin
 
     def _write(self) -> None:
-        """The picture that waits for longest."""
+        """The picture that has waited longest."""
         if self._delay is None:
             pairs = zip(sorted(self._stamps), self._waiting, strict=True)
             self._delay = max(stamp - picture.pts for stamp, picture in pairs)
@@ -180,7 +180,7 @@ class _Writer:
         if self._dts is not None and dts <= self._dts:
             dts = self._dts + 1
         if dts > pts:
-            return  # a stamp that comes twice, or far too late
+            return  # a repeated stamp, or far too late
         self._dts = dts
         packet = Packet(picture.data)
         packet.stream, packet.time_base = self._track, picture.time_base
@@ -192,7 +192,7 @@ class _Writer:
 
 
 def _turn(path: Path, picture: CodedPicture) -> None:
-    """Says in a file which way up its pictures are shown."""
+    """Writes the orientation of the pictures into a file."""
     with path.open("r+b") as file:
         at = 0
         while len(head := file.read(8)) == 8:

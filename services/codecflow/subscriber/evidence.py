@@ -1,4 +1,4 @@
-"""What packets hold of an event: when it was, and the file that shows it."""
+"""Evidence of an event in packets: its time span, and the file that shows it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .recording import NotThereError, Recording, WallClock
 from .results import EventFollower
 
 BEFORE_S, AFTER_S, LONGEST_S = 10.0, 5.0, 120.0
-"""Seconds that a clip shows before an event began and after it closed, and of an event at most."""
+"""Seconds that a clip shows before an event began and after it closed, and maximum seconds of an event."""
 
 
 def find_event(settings: KafkaSettings, stream: str, identity: str) -> list[Event]:
-    """The changes of the event of this id that are still kept, in order. Raises KafkaError, ConfigError where it is not of
-    the stream, and NotThereError where there is none."""
+    """The changes of the event with this id that are still retained, in order. Raises KafkaError, ConfigError if it is not
+    of the stream, and NotThereError if there is none."""
     if len(identity) != 16 or not set(identity) <= set("0123456789abcdef"):
         raise ConfigError(f"--event {one_line(identity, 40)!r}: use the 16 digits that codecflow events shows")
     with EventFollower(settings, stream, from_beginning=True, stopping=lambda: True) as follower:
@@ -33,9 +33,9 @@ def find_event(settings: KafkaSettings, stream: str, identity: str) -> list[Even
 
 
 def evidence_name(event: Event) -> str:
-    """What the names of an event's files begin with: STREAM/DAY/TIME-ID, UTC, of when it began."""
+    """Prefix of the names of an event's files: STREAM/DAY/TIME-ID, UTC, of when it began."""
     then = datetime.fromtimestamp(event.began_at_ms / 1000, UTC)
-    # A stream may be called "..", and its id hold what some file systems do not take.
+    # A stream may be called "..", and its id may contain characters that some file systems reject.
     stream = event.stream.replace(":", "_")
     folder = f"_{stream}" if stream.startswith(".") else stream
     return f"{folder}/{then:%Y-%m-%d}/{then:%H%M%S}-{event.id}"
@@ -44,8 +44,8 @@ def evidence_name(event: Event) -> str:
 def span(
     event: Event, before_s: float = BEFORE_S, after_s: float = AFTER_S, longest_s: float = LONGEST_S
 ) -> tuple[WallClock, WallClock]:
-    """From when to when a clip of the event goes. `event`: its newest change. What a rule looked at lies in the stride
-    before the picture with which the event began, so that `before_s` should be longer than a stride."""
+    """The time span of a clip of the event. `event`: its newest change. The rule evaluated the stride before the picture
+    with which the event began, so `before_s` should be longer than a stride."""
     end_ms = min(event.at_ms, event.began_at_ms + int(1000 * longest_s))
     return WallClock(max(0, event.began_at_ms - int(1000 * before_s))), WallClock(
         max(end_ms, event.began_at_ms) + int(1000 * after_s)
@@ -53,8 +53,7 @@ def span(
 
 
 def write_evidence(recording: Recording, begin: WallClock, end: WallClock, out: Path) -> Clip:
-    """As `write_clip`, but from the oldest picture on where there is none as old as `begin`: the stream may just have
-    begun."""
+    """As `write_clip`, but from the oldest picture on if there is none as old as `begin`: the stream may just have begun."""
     try:
         return write_clip(recording, begin, end, out)
     except NotThereError:

@@ -1,4 +1,4 @@
-"""All streams at a glance: which cameras send, what was answered last, what is wrong. Read without a group."""
+"""Overview of all streams: which cameras send, the last answers, and problems. Read without a group."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from codecflow.messages import (
 )
 
 SILENT_AFTER_S = 10.0
-"""A stream that is not ended and sends no picture for this long is silent."""
+"""A stream that has not ended and sends no picture for this long is silent."""
 
 _NEWEST_METADATA, _NEWEST_RESULTS = 2000, 2000
-"""Records of each partition that are read first: what came before is not looked at."""
+"""Records of each partition that are read first: earlier ones are ignored."""
 _RATE_OVER = 100
-"""Pictures that a rate is taken over."""
+"""Number of pictures over which a rate is measured."""
 
 
 @dataclass(slots=True)
 class StreamOverview:
-    """One stream. `questions` asked by name. `seen_ms`: when its newest metadata were written, by their producer's clock;
-    `rate`: pictures per second over the newest ones. `ended`: its producer has closed it. `last`: its newest result;
-    `answers` and `errors`: results among those that were read; `kept` of `total` tokens of them."""
+    """One stream. `questions` by name. `seen_ms`: when its newest metadata were written, by their producer's clock; `rate`:
+    pictures per second over the newest ones. `ended`: its producer has closed it. `last`: its newest result; `answers` and
+    `errors`: results among those that were read; `kept` of `total` tokens of them."""
 
     stream: str
     questions: int = 0
@@ -61,7 +61,7 @@ class StreamOverview:
         return 1000 * (len(self.times_ms) - 1) / (self.times_ms[-1] - self.times_ms[0])
 
     def state(self, now_ms: int) -> str:
-        """ended, sending, silent, or expected: there are questions, and no picture was seen."""
+        """ended, sending, silent, or expected: it has questions, but no picture was seen."""
         if self.ended:
             return "ended"
         if self.seen_ms is None:
@@ -69,15 +69,15 @@ class StreamOverview:
         return "sending" if now_ms - self.seen_ms < SILENT_AFTER_S * 1000 else "silent"
 
     def behind_s(self, now_ms: int) -> float | None:
-        """How old the newest answered picture of a sending stream is, in seconds."""
+        """Age of a sending stream's newest answered picture, in seconds."""
         if self.last is None or self.state(now_ms) != "sending":
             return None
         return max(0.0, (now_ms - self.last.captured_at_ms) / 1000)
 
 
 class Fleet:
-    """What the topics say of all streams: a context, brought up to date by `update`. Records that cannot be read are counted
-    in `unreadable` and skipped.
+    """The topics' view of all streams: a context manager, refreshed by `update`. Unreadable records are counted in
+    `unreadable` and skipped.
 
     Opening it raises KafkaError.
     """
@@ -112,11 +112,11 @@ class Fleet:
             tail.close()
 
     def catch_up(self) -> list[StreamOverview]:
-        """All streams, by name, as the topics have them now."""
+        """All streams, by name, as of now."""
         return self._taken(lambda tail: tail.catch_up())
 
     def update(self) -> list[StreamOverview]:
-        """All streams, by name, with what has come since; returns at once."""
+        """All streams, by name, including new records; does not block."""
         return self._taken(lambda tail: list(_waiting(tail)))
 
     def _taken(self, read: Callable[[TopicTail], Iterable[Message]]) -> list[StreamOverview]:

@@ -1,4 +1,4 @@
-"""What the topics of results and events still hold, as rows: one per question and window, or per change of an event."""
+"""Retained results and events as rows: one per question and window, or per change of an event."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Kept = TypeVar("Kept")
 
 @dataclass(frozen=True, slots=True)
 class Rows(Generic[Kept]):
-    """A topic's messages as rows. `columns`: their names and SQL types, the time by which they are ordered first. `row`:
-    with times in a zone, as ISO 8601 has them. `at_ms`: that time, as wall clock in ms."""
+    """A topic's messages as rows. `columns`: names and SQL types; the first is the time by which rows are ordered. `row`:
+    with times in a zone, in ISO 8601. `at_ms`: that time, as wall clock in ms."""
 
     topic: Callable[[TopicNames], str]
     columns: Mapping[str, str]
@@ -60,8 +60,8 @@ _RESULT = {
     "reused_from": "BIGINT",
     "skipped": "BIGINT",
 }
-"""Of a row, with their SQL types. `captured_at`: of the window's newest picture; `probability`: of the answer, where it has
-one; `labels`: probabilities by label, as JSON; `seconds`: all stages together."""
+"""Columns of a row, with their SQL types. `captured_at`: of the window's newest picture; `probability`: of the answer, if it
+has one; `labels`: probabilities by label, as JSON; `seconds`: all stages together."""
 
 _EVENT = {
     "happened_at": "TIMESTAMPTZ",
@@ -87,14 +87,14 @@ _EVENT = {
 }
 
 _WRITTEN_BEFORE_MS = 3_600_000
-"""How far the clock of whoever wrote a record may be behind the one by which its picture was captured."""
+"""How far a record's clock may be behind the clock that captured its picture."""
 
 
 class History(Generic[Kept]):
-    """What `topic` keeps of `stream` (None: of all) from `since_ms` on and before `until_ms`, wall clock in ms, when it is
-    made. Of each stream it comes in the order in which it was written.
+    """What `topic` retains of `stream` (None: of all) from `since_ms` on and before `until_ms`, wall clock in ms, at
+    creation. Records of each stream are in the order in which they were written.
 
-    `unreadable`: records that were none of the topic's. Raises KafkaError.
+    `unreadable`: records that are not valid for the topic. Raises KafkaError.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class History(Generic[Kept]):
 
 
 def changes(results: Iterable[Result]) -> Iterator[Result]:
-    """Those whose answer is another than the one before to the same question of the same stream, and the first ones. Errors
-    are no answers."""
+    """Results whose answer differs from the previous one to the same question of the same stream, and the first ones. Errors
+    do not count as answers."""
     last: dict[tuple[str, str, str], str] = {}
     for result in results:
         asked = (result.stream, result.question, result.prompt)

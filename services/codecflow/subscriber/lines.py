@@ -13,8 +13,8 @@ from codecflow.text import escape_controls, one_line
 
 
 def result_line(result: Result) -> str:
-    """One answer for people: when its newest picture was captured, at what time of the stream, and in the brackets what it
-    looked at and cost."""
+    """One answer for people: when its newest picture was captured, at what time of the stream, and in brackets its frames
+    and cost."""
     answer = one_line(result.answer) or "(nothing)"
     if result.error is not None:
         answer = f"no answer: {one_line(result.error.text)} ({result.error.code})"
@@ -43,7 +43,7 @@ def result_line(result: Result) -> str:
 
 
 def result_json(result: Result) -> str:
-    """The document on the topic, with the stream, which is its record's key. Nothing in it controls a terminal."""
+    """The topic's document, plus the stream, which is its record's key. Contains no terminal control characters."""
     _, value = encode_result(result)
     return escape_controls(orjson.dumps({"stream": result.stream, **orjson.loads(value)}).decode())
 
@@ -58,7 +58,7 @@ def read_result_json(text: str | bytes) -> Result:
 
 
 def event_line(event: Event) -> str:
-    """One change of an event for people: when it was, what it is about, and in the brackets how long it has lasted."""
+    """One change of an event for people: its time, its subject, and in brackets how long it has lasted."""
     about = event.kind if event.question is None else one_line(event.question)
     if event.label is not None:
         label = one_line(event.label)
@@ -85,7 +85,7 @@ def time_of_day(ms: int) -> str:
 
 
 def clock(seconds: float) -> str:
-    """Presentation time as minutes:seconds, hours in front where there are any."""
+    """Presentation time as minutes:seconds, with hours if there are any."""
     tenths = round(seconds * 10)
     hours, minutes, rest = tenths // 36_000, tenths // 600 % 60, tenths % 600
     shown = f"{rest // 10:02d}" + (f".{rest % 10}" if rest % 10 else "")

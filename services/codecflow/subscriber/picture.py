@@ -1,4 +1,4 @@
-"""The picture at which an event changed: what the model kept of it, and what it answered."""
+"""The picture at which an event changed, with the tokens kept by the model and its answer."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _EARLIER_MS = 60_000
 def event_picture(
     settings: KafkaSettings, recording: Recording, event: Event, say: Callable[[str], None]
 ) -> bytes | None:
-    """JPEG of the newest picture at an event's change; None where no picture can be decoded. `say` gets a line when the keep
-    mask cannot be had. Raises NotThereError."""
+    """JPEG of the newest picture at an event's change; None if no picture can be decoded. `say` gets a line when the keep
+    mask is not available. Raises NotThereError."""
     shown = shown_at(recording, event.at_ms)
     if shown is None:
         return None
@@ -47,7 +47,7 @@ def event_picture(
 
 
 def shown_at(recording: Recording, ms: int) -> ShownPicture | None:
-    """The newest picture that was captured at `ms` or before. Raises NotThereError where that is gone."""
+    """The newest picture captured at `ms` or before. Raises NotThereError if it is gone."""
     decoder, found = Decoder(), None
     pictures = recording.pictures(WallClock(ms))
     for picture in pictures:
@@ -61,7 +61,7 @@ def shown_at(recording: Recording, ms: int) -> ShownPicture | None:
 
 
 def mask_of(settings: KafkaSettings, event: Event) -> FrameMask | None:
-    """The keep mask of the newest frame of the window that opened the event, if it is still there."""
+    """The keep mask of the newest frame of the window that opened the event, if it is still retained."""
     if event.window is None:
         return None
     with PartitionHistory(settings, settings.topics.masks, event.stream) as history:
@@ -83,7 +83,7 @@ def mask_of(settings: KafkaSettings, event: Event) -> FrameMask | None:
 
 
 def drawn(rgb: npt.NDArray[np.uint8], mask: FrameMask | None, caption: str) -> bytes:
-    """(height, width, 3) uint8 as JPEG, with the tokens darker that were not encoded, and a caption below."""
+    """(height, width, 3) uint8 as JPEG, with dropped tokens darkened, and a caption below."""
     image = Image.fromarray(rgb)
     if image.width > _WIDTH:
         image = image.resize((_WIDTH, max(1, image.height * _WIDTH // image.width)), Image.Resampling.BILINEAR)

@@ -1,4 +1,4 @@
-"""SQL over rows: a table in memory that DuckDB keeps, with no way to files but the one to be written."""
+"""SQL over rows: an in-memory DuckDB table without file access except to the output file."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _AT_ONCE = 20_000
 
 
 class Table:
-    """The table `kept` of `columns` (name to SQL type), of which the first is a time that orders them. A context.
+    """The table `kept` of `columns` (name to SQL type), ordered by the first one, a time. A context manager.
 
-    `where`: a condition over the columns, None for all rows; its times are of `zone`, None being this machine's. `out`: the
-    file that `write_parquet` may write. Raises ConfigError where the extra is missing, or the condition is none.
+    `where`: a condition over the columns, None for all rows; its times are in `zone`, None being this machine's. `out`: the
+    file that `write_parquet` may write. Raises ConfigError if the extra is missing, or the condition is invalid.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Table:
         self._client.execute("set enable_external_access = false")
         self._client.execute("set lock_configuration = true")
         self._count = 0
-        # Behind a line end, for a condition may end with a comment.
+        # On a new line, since a condition may end with a comment.
         self._chosen = "from kept" if where is None else f"from kept where ({where}\n)"
         self._checked(where)
 
@@ -78,7 +78,7 @@ class Table:
             )
 
     def rows(self, newest: int | None = None) -> Iterator[dict[str, Any]]:
-        """Those of the condition, oldest first; at most the `newest` of them."""
+        """Rows that match the condition, oldest first; at most the `newest` of them."""
         inner = f"select place, {self._by}, row {self._chosen}{self._newest(newest)}"
         found = self._run(f"select row from ({inner}) order by {self._by}, place")
         while batch := self._refusing(lambda: found.fetchmany(_AT_ONCE)):
@@ -86,7 +86,7 @@ class Table:
                 yield orjson.loads(text)
 
     def write_parquet(self, newest: int | None = None) -> int:
-        """As `rows`, to `out`; how many. Raises OSError."""
+        """As `rows`, to `out`; returns how many. Raises OSError."""
         names = ", ".join(f'"{name}"' for name in self._names)
         inner = f"select place, {names} {self._chosen}{self._newest(newest)}"
         found = self._run(
@@ -99,7 +99,7 @@ class Table:
         return "" if count is None else f" order by {self._by} desc, place desc limit {count}"
 
     def _checked(self, where: str | None) -> None:
-        """The condition is one, of these columns."""
+        """Checks that `where` is one condition over these columns."""
         if where is None:
             return
         statements = self._refusing(lambda: self._client.extract_statements(f"select ({where}\n)"))
@@ -111,7 +111,7 @@ class Table:
         return self._refusing(lambda: self._client.execute(sql))
 
     def _refusing(self, call: Callable[[], Any]) -> Any:
-        """What `call` gives. Raises ConfigError for a condition that does not fit the columns, OSError for a file."""
+        """The result of `call`. Raises ConfigError for a condition that does not fit the columns, OSError for a file."""
         try:
             return call()
         except self._errors[0] as error:
@@ -122,5 +122,5 @@ class Table:
 
 
 def _quoted(text: str) -> str:
-    """A text in SQL."""
+    """A text as an SQL literal."""
     return "'" + text.replace("'", "''") + "'"

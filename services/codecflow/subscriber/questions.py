@@ -1,6 +1,6 @@
-"""What is asked of a stream: read, changed and written back. Workers apply it at the stream's next window.
+"""A stream's questions: read, changed and written back. Workers apply them at the stream's next window.
 
-The newest description of a stream rules, so two people who change the same stream at the same moment overwrite each other:
+The newest description of a stream applies, so two people who change the same stream at the same moment overwrite each other:
 the later one wins, and each gets the resulting questions.
 """
 
@@ -27,11 +27,11 @@ from codecflow.messages import (
 from codecflow.text import one_line
 
 TAKEN_WITHIN_S = 30.0
-"""How long the brokers may take to acknowledge a description before that is an error."""
+"""Time limit for the brokers to acknowledge a description."""
 
 
 def asked(settings: KafkaSettings, stream: str) -> StreamDescription:
-    """What is asked of `stream` now. Raises KafkaError, or MessageError when what lies there is of another version."""
+    """The current description of `stream`. Raises KafkaError, or MessageError when the stored one has another version."""
     key = check_stream_id(stream).encode()
     with TopicTail(settings, settings.topics.streams) as tail:
         newest = newest_by_key(tail.catch_up())
@@ -46,7 +46,7 @@ def asked(settings: KafkaSettings, stream: str) -> StreamDescription:
 
 
 def ask(settings: KafkaSettings, stream: str, question: Question) -> StreamDescription:
-    """Ask `question` of `stream` too, in place of one of the same id. What is asked of it now. Raises ConfigError when it is
+    """Add `question` to `stream`, replacing one with the same id; returns the new description. Raises ConfigError when it is
     about a zone that the model never sees."""
 
     def added(description: StreamDescription) -> tuple[Question, ...]:
@@ -62,7 +62,7 @@ def ask(settings: KafkaSettings, stream: str, question: Question) -> StreamDescr
 
 
 def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDescription:
-    """No longer ask the question `question_id`. Raises ConfigError when it is not asked."""
+    """Remove the question `question_id`. Raises ConfigError when there is none."""
 
     def without(description: StreamDescription) -> tuple[Question, ...]:
         questions = description.questions
@@ -78,7 +78,7 @@ def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDesc
 
 
 def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
-    """Remove all questions of `stream`, and everything of a description that cannot be read."""
+    """Remove all questions of `stream`, and all of a description that cannot be read."""
     try:
         description = asked(settings, stream)
     except MessageError:
@@ -95,8 +95,8 @@ def question(
     max_tokens: int = 32,
     event: str | None = None,
 ) -> Question:
-    """A question of the type that the arguments make it; named by its words, where no name is given. `event`: its rule, as
-    `codecflow ask --event` takes it. Raises ConfigError."""
+    """A question of the type implied by the arguments; its id is made from its words if no name is given. `event`: its rule,
+    as `codecflow ask --event` takes it. Raises ConfigError."""
     if yes_no and choices:
         raise ConfigError(f"question {one_line(prompt, 60)!r}: yes-no and a choice exclude each other")
     return Question(
@@ -123,7 +123,7 @@ def _change(
 
 
 def write(settings: KafkaSettings, description: StreamDescription) -> StreamDescription:
-    """Publishes what applies to a stream from its next window on. Raises KafkaError."""
+    """Publish a description, which applies from the stream's next window on. Raises KafkaError."""
     stream = description.stream
     key, value = encode_stream(description)
     with RecordSender(settings) as sender:

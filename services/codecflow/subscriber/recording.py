@@ -1,4 +1,4 @@
-"""What codecflow.packets still holds of a stream: its coded pictures from any time on."""
+"""Retained coded pictures of a stream in codecflow.packets, from any time on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _QUIET_S = 10.0
 
 
 class NotThereError(CodecFlowError):
-    """Pictures that were asked for are not in packets, or not any more."""
+    """Requested pictures are not in packets, or no longer."""
 
     exit_code = 3
 
@@ -34,7 +34,7 @@ class WallClock:
     ms: int
 
     def order(self, picture: CodedPicture) -> int:
-        """Below 0 for a picture before it, 0 for one at it, above 0 for one after it."""
+        """Negative for a picture before it, 0 for one at it, positive for one after it."""
         return picture.captured_at_ms - self.ms
 
     @property
@@ -55,7 +55,7 @@ class EpochTime:
     time_base: Fraction
 
     def order(self, picture: CodedPicture) -> int:
-        """As of WallClock."""
+        """As WallClock's."""
         if picture.epoch != self.epoch:
             return picture.epoch - self.epoch
         beyond = (picture.pts - self.start_pts) * picture.time_base - self.seconds
@@ -93,8 +93,8 @@ class Recording:
         self._history.close()
 
     def pictures(self, place: Place, *, follow: bool = False) -> Iterator[CodedPicture]:
-        """Its pictures in decode order, from the newest keyframe before `place` on to the end; with `follow` those that come
-        later too, as they come. Raises NotThereError when there is no such keyframe, with what there is."""
+        """Its pictures in decode order, from the newest keyframe before `place` to the end; with `follow` also later ones,
+        as they come. Raises NotThereError when there is no such keyframe, stating what there is."""
         low, high = self._history.range()
         margin_ms = _FIRST_MARGIN_MS
         while True:
@@ -124,17 +124,17 @@ class Recording:
                 if self._stopping():
                     return
                 if before:
-                    raise self._gone(place)  # it is later than all that there is
+                    raise self._gone(place)  # it is later than everything retained
             if begin <= low:
                 raise self._gone(place)
             margin_ms *= 4
 
     def oldest(self) -> CodedPicture | None:
-        """The first keyframe that is there."""
+        """The first retained keyframe."""
         return next((picture for picture in self._own(0, False) if picture.keyframe), None)
 
     def newest(self) -> CodedPicture | None:
-        """The last picture that is there."""
+        """The last retained picture."""
         low, high = self._history.range()
         back = 500
         while True:
@@ -147,7 +147,7 @@ class Recording:
             back *= 8
 
     def newest_gop(self) -> list[CodedPicture]:
-        """The pictures from the last keyframe on; none where there is no keyframe."""
+        """The pictures from the last keyframe on; empty without a keyframe."""
         newest = self.newest()
         if newest is None:
             return []
@@ -162,7 +162,7 @@ class Recording:
         return gop
 
     def at(self, seconds: Fraction, epoch: int | None = None) -> EpochTime:
-        """A presentation time of an epoch, the newest one where none is named. Raises NotThereError."""
+        """A presentation time of an epoch, by default the newest. Raises NotThereError."""
         if epoch is None:
             newest = self.newest()
             if newest is None:
@@ -187,7 +187,7 @@ class Recording:
                     picture = decode_packet(message.key(), message.value(), headers_of(message))
                 except MessageError:
                     continue
-                # Of two producers on one stream the later epoch counts.
+                # With two producers on one stream, the later epoch counts.
                 if picture.epoch >= newest_epoch:
                     newest_epoch = picture.epoch
                     yield picture
@@ -215,7 +215,7 @@ def moment(ms: int) -> str:
 
 
 def _epoch_start(settings: KafkaSettings, stream: str, epoch: int) -> PictureMetadata | None:
-    """A document of an epoch's metadata: each says where the epoch starts."""
+    """A metadata document of an epoch: each contains the epoch's start."""
     key = stream.encode()
     with PartitionHistory(settings, settings.topics.metadata, stream) as history:
         begin = history.offset_at(epoch - 60_000)

@@ -1,4 +1,4 @@
-"""Following answers as they are committed, from any number of programs: no consumer group, so programs do not take
+"""Following answers as they are committed, from any number of programs: without a consumer group, so programs do not take
 results from each other."""
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _TELL_EVERY_S = 60.0
 class TopicFollower(Iterator[T]):
     """Messages of `stream`, or of all streams, one at a time in the order of each stream's records, as they are committed.
 
-    What is followed is fixed when the follower is made: records committed later, and with `from_beginning` those that
+    The start position is fixed when the follower is created: records committed later, and with `from_beginning` those that
     the topic still holds. Iteration ends after `timeout_s` seconds without a message (None: never), or once `stopping()` is
-    true and everything committed until then has been given out. A record that `decode` does not take is logged and skipped;
-    of many the first few are, and then each minute how many there were. `what`: the topic, without prefix.
+    true and everything committed until then has been returned. A record that `decode` rejects is logged and skipped; of
+    many, the first few are logged, then their number once per minute. `what`: the topic, without prefix.
 
-    Raises KafkaError when there is no such topic, no broker answers, or none has for too long.
+    Raises KafkaError when there is no such topic, no broker answers, or brokers are down for too long.
     """
 
     what: ClassVar[str]
@@ -108,7 +108,7 @@ class TopicFollower(Iterator[T]):
 
 
 class Follower(TopicFollower[Result]):
-    """Results, each committed one once."""
+    """Results, each committed one exactly once."""
 
     what = "results"
 
@@ -117,7 +117,7 @@ class Follower(TopicFollower[Result]):
 
 
 class EventFollower(TopicFollower[Event]):
-    """Changes of events, each committed one once."""
+    """Changes of events, each committed one exactly once."""
 
     what = "events"
 

@@ -1,4 +1,4 @@
-"""Times as people write them: of a day, or of presentation since the start of an epoch."""
+"""Parsing of times: times of day, or presentation times since the start of an epoch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TimeRange:
     epoch: int | None = None
 
     def places(self, recording: Recording) -> tuple[Place, Place]:
-        """As a recording takes them. Raises NotThereError."""
+        """In the form that a recording takes. Raises NotThereError."""
         if isinstance(self.begin, int) and isinstance(self.end, int):
             return WallClock(self.begin), WallClock(self.end)
         first = recording.at(Fraction(self.begin), self.epoch)
@@ -37,7 +37,7 @@ class TimeRange:
 def parse_range(
     begin: str, end: str, zone: str | None = None, epoch: int | None = None, now: datetime | None = None
 ) -> TimeRange:
-    """Two times, both of a day or both of presentation. Raises ConfigError."""
+    """Two times, both of day or both of presentation. Raises ConfigError."""
     where = zone_of(zone)
     now = now or datetime.now(where)
     first, last = _time(begin, "--from", where, now), _time(end, "--to", where, now)
@@ -47,7 +47,7 @@ def parse_range(
         if epoch is not None:
             raise ConfigError("--epoch goes with seconds of presentation time, not with a time of day")
         if _is_of_today(begin) and _is_of_today(end) and last < first:
-            first -= timedelta(days=1)  # from before midnight until after it
+            first -= timedelta(days=1)  # spans midnight
         times: tuple[int | Fraction, int | Fraction] = (int(first.timestamp() * 1000), int(last.timestamp() * 1000))
     else:
         assert isinstance(first, Fraction)
@@ -61,8 +61,8 @@ def parse_range(
 def parse_span(
     since: str | None, until: str | None, zone: tzinfo | None, now: datetime | None = None
 ) -> tuple[int | None, int | None]:
-    """Two moments as wall clock in ms, each so long ago, a time of day, or a date with or without one. A time of day is the
-    last one that was; as `until` the first one after `since`. Raises ConfigError."""
+    """Two moments as wall clock in ms, each given as a duration before now, a time of day, or a date with or without one. A
+    time of day is its last occurrence; for `until`, the first one after `since`. Raises ConfigError."""
     now = now or datetime.now(zone)
     first = None if since is None else _moment(since, "--since", zone, now)
     last = None if until is None else _moment(until, "--until", zone, now)
@@ -100,7 +100,7 @@ def _with_seconds(text: str) -> str:
 
 
 def zone_of(name: str | None) -> tzinfo | None:
-    """The time zone of that name; None: this machine's. Raises ConfigError."""
+    """The time zone with that name; None: this machine's. Raises ConfigError."""
     if name is None:
         return datetime.now().astimezone().tzinfo
     try:

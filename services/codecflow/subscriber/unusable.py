@@ -1,4 +1,4 @@
-"""Dead letters by reason, and the records that they point at."""
+"""Dead letters by reason, and the records that they refer to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Group:
 
 
 def dead_letters(settings: KafkaSettings) -> tuple[list[Group], int]:
-    """All that the topic still holds, most frequent first, and how many records on it are no dead letters. Raises
+    """All retained dead letters, most frequent first, and how many records on the topic are no dead letters. Raises
     KafkaError."""
     groups: dict[tuple[str, str, str], Group] = {}
     others = 0
@@ -55,7 +55,7 @@ def dead_letters(settings: KafkaSettings) -> tuple[list[Group], int]:
 
 
 def described(settings: KafkaSettings, letters: Iterable[DeadLetter]) -> list[str]:
-    """For each letter what lies at its coordinates, in one line that is safe to show. Raises KafkaError."""
+    """For each letter, what its coordinates hold, in one line that is safe to show. Raises KafkaError."""
     client = consumer(settings, f"{settings.topic_prefix}.tail", None, **{"enable.partition.eof": True})
     try:
         return [_record(client, letter) for letter in letters]

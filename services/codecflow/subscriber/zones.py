@@ -1,4 +1,4 @@
-"""Zones of a stream: read from a file, and published in place of those before. Workers apply them at its next window."""
+"""Zones of a stream: read from a file, and published to replace the previous ones. Workers apply them at its next window."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _MEMBERS = {"name", "use", "polygon"}
 
 
 def set_zones(settings: KafkaSettings, stream: str, zones: Sequence[Zone]) -> StreamDescription:
-    """Publish `zones` in place of those of `stream`, whose questions stay. What applies to it now. Raises ConfigError,
-    KafkaError, and MessageError when what lies there is of another version."""
+    """Replace the zones of `stream` by `zones`; its questions stay. Returns the new description. Raises ConfigError,
+    KafkaError, and MessageError when the stored one has another version."""
     return write(settings, replace(asked(settings, stream), zones=tuple(zones)))
 
 
 def add_zone(settings: KafkaSettings, stream: str, zone: Zone) -> StreamDescription:
-    """Add a zone to those of `stream`, in place of one of the same name. As set_zones."""
+    """Add a zone to `stream`, replacing one with the same name. As set_zones."""
     description = asked(settings, stream)
     kept = (one for one in description.zones if one.name != zone.name)
     return write(settings, replace(description, zones=(*kept, zone)))
 
 
 def remove_zone(settings: KafkaSettings, stream: str, name: str) -> StreamDescription:
-    """Remove a zone of `stream`. As set_zones; raises ConfigError where there is none of this name."""
+    """Remove a zone of `stream`. As set_zones; raises ConfigError if none has this name."""
     description = asked(settings, stream)
     kept = tuple(one for one in description.zones if one.name != name)
     if len(kept) == len(description.zones):
@@ -67,7 +67,7 @@ def read_zones(path: Path) -> tuple[Zone, ...]:
 
 
 def zone_of(what: str, entry: Any) -> Zone:
-    """The zone in an object with name, use and polygon. Raises ConfigError, which begins with `what`."""
+    """The zone in an object with name, use and polygon. Raises ConfigError, whose text begins with `what`."""
     if not isinstance(entry, dict) or not all(isinstance(name, str) for name in entry):
         raise ConfigError(f"{what}: an object with name, use and polygon is expected")
     if unknown := sorted(entry.keys() - _MEMBERS):
