@@ -1,4 +1,4 @@
-"""The files of events, in a folder or a storage that fsspec reaches, and which are removed when.
+"""The files of events, in a folder or an fsspec storage, and their retention.
 
 STREAM/2026-11-28/180053-f2bd3004b710c9a2.json   what happened, and which files show it
                                         .jpg    the picture at which the event opened
@@ -21,8 +21,8 @@ _OWN = re.compile(r"([^/]+)/(\d{4}-\d\d-\d\d)/(\d{6}-[0-9a-f]{16})(-\d{1,3})?\.(
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Events that began more than `days` days ago are removed, and the oldest ones beyond `nbytes` bytes in all. None: no
-    limit."""
+    """Events that began more than `days` days ago are removed, as are the oldest ones beyond `nbytes` bytes in total. None:
+    no limit."""
 
     days: float | None = None
     nbytes: int | None = None
@@ -30,7 +30,7 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What there is: events, and bytes of their files together; `removed` events in this pass."""
+    """What is stored: events, and the total bytes of their files; `removed` events in this pass."""
 
     events: int
     nbytes: int
@@ -44,7 +44,7 @@ class Evidence:
         self.storage, self._retention = storage, retention
 
     def clips(self, event: Event) -> list[str]:
-        """Names of the clips that are there, without their folder."""
+        """Names of the existing clips, without their folder."""
         folder, _, stem = evidence_name(event).rpartition("/")
         names = (one.name.rpartition("/")[2] for one in self.storage.files(folder))
         # The first has no number.
@@ -53,7 +53,7 @@ class Evidence:
         )
 
     def clean(self, now_s: float | None = None) -> Held:
-        """Remove what is kept no longer. Files of others are left alone."""
+        """Remove expired evidence. Other files are left alone."""
         now_s = time.time() if now_s is None else now_s
         events: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
         for file in self.storage.files():
@@ -66,10 +66,10 @@ class Evidence:
             try:
                 began = datetime.strptime(f"{key[0]} {key[1][:6]}", "%Y-%m-%d %H%M%S").replace(tzinfo=UTC).timestamp()
             except ValueError:
-                continue  # of others
+                continue  # not ours
             if not (days is not None and now_s - began > 86_400 * days) and not (most is not None and total > most):
                 continue
-            # The record last: as long as it is there, a pass that was stopped in between is continued by the next one.
+            # The record last: as long as it exists, the next pass continues one that was interrupted.
             for name, nbytes in sorted(events[key], key=lambda one: one[0].endswith(".json")):
                 self.storage.remove(name)
                 total -= nbytes

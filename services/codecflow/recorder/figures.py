@@ -1,4 +1,4 @@
-"""How the recorder is, for probes and Prometheus: written in its loop, read in the threads of the monitoring port."""
+"""The recorder's state, for probes and Prometheus: written in its loop, read in the threads of the monitoring port."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from codecflow.monitoring.server import Health
 from .evidence import Held
 
 _STUCK_S = 600.0
-"""Longer than cutting the longest clip takes."""
+"""Longer than it takes to cut the longest clip."""
 
 
 @dataclass(slots=True)
 class RecorderFigures:
-    """`changes` of events, by outcome. `failing_since`: monotonic seconds since which the storage takes nothing; None when
-    it does. `assigned`: the group has given it partitions."""
+    """`changes` of events, by outcome. `failing_since`: monotonic seconds since which the storage rejects files; None while
+    it works. `assigned`: the group has assigned partitions to it."""
 
     heart: Heartbeat = field(default_factory=lambda: Heartbeat("the recorder's loop", _STUCK_S))
     changes: Counter[str] = field(default_factory=Counter)

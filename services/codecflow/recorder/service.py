@@ -1,5 +1,5 @@
-"""Follows events and writes what shows them. Its group's offsets move once the files are in place: whatever ends it, whoever
-goes on writes the same files again."""
+"""Follows events and writes their evidence. Its group's offsets are committed once the files are in place: after any crash,
+the successor writes the same files again."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from .evidence import Evidence
 from .figures import RecorderFigures
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-"""Pauses between tries to write double from the first to the longest."""
+"""Pauses between attempts to write double from the first to the longest."""
 
 _CLEAN_EVERY_S = 60.0
 _SAID_EVERY_S = 300.0
 _PUBLISHED_WITHIN_MS = 3_000
-"""How long after its capture a picture may come to packets."""
+"""Maximum delay from a picture's capture to its arrival in packets."""
 _WITH_FILES = ("answer", "camera-lost")
 
 
@@ -50,8 +50,8 @@ class RecorderOptions:
 
 
 class Recorder:
-    """Writes the files of events until the stop is requested. `say` is called with a line per event and for what is missing.
-    A storage that takes no files is tried again until it does. Raises KafkaError."""
+    """Writes the files of events until a stop is requested. `say` is called with a line per event and for what is missing. A
+    storage that rejects files is retried until it works. Raises KafkaError."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Recorder:
         self._group = f"{settings.topic_prefix}.recorder"
         self._clean_at = 0.0
         self._held: deque[Message] = deque()
-        """Came while another was being waited for."""
+        """Arrived while another one was being waited for."""
 
     def run(self) -> None:
         require_broker(self._settings, lambda: self._stop.requested)
-        partitions_of(self._settings, self._settings.topics.events)  # says so where there is no such topic
+        partitions_of(self._settings, self._settings.topics.events)  # raises if there is no such topic
         self._watch = BrokerWatch(self._settings)
         self._client = consumer(self._settings, self._group, self._watch)
         try:
@@ -104,7 +104,7 @@ class Recorder:
             raise KafkaError(f"topic {topic}: {reason(error, self._settings, 'Read', topic)}")
 
     def _wait(self, seconds: float) -> bool:
-        """Sleep, and poll meanwhile, so that the group does not take this member for dead. True when the stop came."""
+        """Sleep while polling, so that the group does not consider this member dead. True when a stop was requested."""
         until = time.monotonic() + seconds
         while not self._stop.requested and time.monotonic() < until:
             if assigned := self._client.assignment():
@@ -118,8 +118,8 @@ class Recorder:
         try:
             self._client.commit(message=message, asynchronous=False)
         except KafkaException as failed:
-            # Its partition has gone to another recorder meanwhile, which writes the same files again; or a broker is
-            # starting, and what comes next commits this as well.
+            # Another recorder owns the partition now and writes the same files again; or a broker is starting, and the next
+            # commit includes this one.
             if client_error(failed).code() not in _TAKEN_AWAY and not passing(client_error(failed)):
                 raise KafkaError(
                     f"group {self._group}: offsets cannot be committed: "
@@ -127,7 +127,7 @@ class Recorder:
                 ) from failed
 
     def _take(self, message: Message) -> bool:
-        """Write what a record asks for; False where the stop came first."""
+        """Write the evidence for a record; False if the stop came first."""
         try:
             event = decode_event(message.key(), message.value())
         except MessageError as error:
@@ -153,7 +153,7 @@ class Recorder:
                 return True
 
     def _record(self, event: Event) -> bool:
-        """The files of an event; False where the stop came first. Raises StorageError."""
+        """The files of an event; False if the stop came first. Raises StorageError."""
         name = evidence_name(event)
         files: list[str] = []
         missing: list[str] = []
@@ -174,7 +174,7 @@ class Recorder:
                 cut = scratch / f"{name.rpartition('/')[2]}.mp4"
                 self._attempt(missing, lambda: write_evidence(recording, begin, end, cut))
             if self._stop.requested:
-                return False  # a recording ends then, and what was cut from it may not be whole
+                return False  # the recording ends with a stop, so the cut may be incomplete
             self._keep(name, sorted(scratch.glob("*.mp4")))
         files += self._evidence.clips(event)
         _, value = encode_event(event)
@@ -192,7 +192,7 @@ class Recorder:
             self._evidence.storage.put(f"{folder}/{clip.name}", clip)
 
     def _attempt(self, missing: list[str], write: Callable[[], object]) -> None:
-        """Evidence that cannot be had any more does not stop the rest."""
+        """Unavailable evidence does not block the rest."""
         try:
             write()
         except (NotThereError, SourceError) as error:
