@@ -1,1 +1,1 @@
-"""Notifications: events sent to people and other systems. A process of its own, behind the events topic."""
+"""Notifications: events sent to people and other systems, by a separate process that reads the events topic."""

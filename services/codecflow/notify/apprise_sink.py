@@ -1,4 +1,4 @@
-"""E-mail and chat through the library apprise, which knows how to reach some hundred services by an address each."""
+"""E-mail and chat through the library apprise, which supports about a hundred services by address."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from codecflow.errors import ConfigError
 
 from .sink import Notification, Sink, SinkOptions, UndeliveredError
 
-# Its messages can hold addresses with tokens; what failed is reported by this sink.
+# Its messages can contain addresses with tokens; failures are reported by this sink.
 logging.getLogger("apprise").setLevel(logging.CRITICAL + 1)
 
 
 class Apprise(Sink):
-    """One address of apprise's: mailtos://user:password@example.org, slack://..., ntfy://... . Raises ConfigError where
-    apprise does not know it."""
+    """One apprise address: mailtos://user:password@example.org, slack://..., ntfy://... . Raises ConfigError if apprise does
+    not know it."""
 
     kind = "apprise"
 
@@ -34,7 +34,7 @@ class Apprise(Sink):
     def place(self) -> str:
         host = getattr(self._service, "smtp_host", None) or self._service.host
         name = str(self._service.service_name)
-        # Of addresses such as slack://TOKEN/... the place of the host is a token.
+        # In addresses such as slack://TOKEN/... the host part is a token.
         return f"{name} at {host}" if self._service.port or "." in str(host or "") else name
 
     def deliver(self, notification: Notification) -> None:

@@ -1,4 +1,4 @@
-"""The file that says who is notified of what: TOML, a table per sink."""
+"""The configuration file of notifications: TOML, a table per sink."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _EXPECTED: dict[Any, str] = {
 
 @dataclass(frozen=True, slots=True)
 class NotifyConfig:
-    """`evidence`: where the recorder writes, whose pictures are used then."""
+    """`evidence`: where the recorder writes; its pictures are then used."""
 
     sinks: list[Sink]
     evidence: str | None = None
@@ -207,7 +207,7 @@ def _url(table: dict[str, Any]) -> str:
 
 
 def _split(url: str, *schemes: str) -> SplitResult | None:
-    """An address of one of these schemes that names a host, in its parts."""
+    """The parts of an address that has one of these schemes and a host."""
     try:
         parts = urlsplit(url)
         good = parts.scheme in schemes and bool(parts.hostname) and (parts.port is None or parts.port > 0)

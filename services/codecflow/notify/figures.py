@@ -1,4 +1,5 @@
-"""How notifications are, for probes and Prometheus: written in the sinks' threads, read in those of the monitoring port."""
+"""The state of notifications, for probes and Prometheus: written in the sinks' threads, read in those of the monitoring
+port."""
 
 from __future__ import annotations
 
@@ -12,13 +13,13 @@ from codecflow.monitoring.metrics import NOTIFY_DELIVERIES, NOTIFY_FAILING, NOTI
 from codecflow.monitoring.server import Health
 
 _STUCK_S = 900.0
-"""Longer than the longest pause, the longest time-out and brokers that are gone take together."""
+"""Longer than the longest pause, the longest time-out and the time limit for brokers that are down together."""
 
 
 @dataclass(slots=True)
 class SinkFigures:
-    """`outcomes`: delivered, refused. `failures`: tries. `failing_since`: monotonic seconds since which the next change is
-    not taken; None when it is. `following`: its position is known."""
+    """`outcomes`: delivered, refused. `failures`: failed attempts. `failing_since`: monotonic seconds since which the next
+    change could not be delivered; None otherwise. `following`: its position is known."""
 
     name: str
     heart: Heartbeat = field(init=False)
@@ -32,7 +33,7 @@ class SinkFigures:
 
 
 class NotifierFigures:
-    """Of all sinks. A sink that fails does not make the service unready: its own metrics show it."""
+    """Figures of all sinks. A failing sink does not make the service unready: its own metrics show it."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.sinks = {name: SinkFigures(name) for name in names}

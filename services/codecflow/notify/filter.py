@@ -1,4 +1,4 @@
-"""Which events go to a sink, and when."""
+"""Which events go to a sink, and at which times."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .schedule import Schedule
 
 @dataclass(frozen=True, slots=True)
 class EventFilter:
-    """`streams` and `questions` may have * and ?. With `questions`, the stream's own events (silent, camera-lost ...) do not
-    match. The schedule looks at when an event began, so that its end is sent where its beginning was."""
+    """`streams` and `questions` may contain * and ?. With `questions`, the stream's own events (silent, camera-lost ...) do
+    not match. The schedule is applied to an event's start, so that its end is sent if its start was."""
 
     streams: tuple[str, ...]
     questions: tuple[str, ...]
@@ -34,7 +34,7 @@ class EventFilter:
         )
 
     def covers(self, stream: str, kind: str, question: str | None) -> bool:
-        """Whether events of this kind, or of this question's rule, can match at some time."""
+        """Whether events of this kind, or of this question's rule, can ever match."""
         return (
             kind in self.kinds
             and any(fnmatchcase(stream, pattern) for pattern in self.streams)

@@ -1,4 +1,4 @@
-"""MQTT discovery of Home Assistant: each question with a rule, and each kind of a stream's own events, is an entity of the
+"""Home Assistant's MQTT discovery: each question with a rule, and each kind of a stream's own events, is an entity of the
 stream's device.
 
 https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery
@@ -23,7 +23,7 @@ Component = Literal["binary_sensor", "sensor"]
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """What an event is about: a question (`component` sensor: its rule looks at changes of the answer, and the state is the
+    """The subject of an event: a question (`component` sensor: its rule reports changes of the answer, and the state is the
     answer; otherwise the state is whether an event is open), or the kind of an event."""
 
     stream: str
@@ -38,7 +38,7 @@ class Entity:
 
     @property
     def topic(self) -> str:
-        """Below the sink's own topic."""
+        """Relative to the sink's own topic."""
         what = self.kind if self.question is None else f"answer/{level(self.question)}"
         return f"{level(self.stream)}/{what}"
 
@@ -49,12 +49,12 @@ class Entity:
 
 
 def level(name: str) -> str:
-    """A name as one level of a topic: what MQTT reserves is percent-encoded."""
+    """A name as one level of a topic: characters reserved by MQTT are percent-encoded."""
     return _RESERVED.sub(lambda match: f"%{ord(match[0]):02X}", name)
 
 
 def entities(streams: Sequence[StreamDescription], events: EventFilter) -> Iterator[Entity]:
-    """Those that events of these streams can be about."""
+    """Entities for all possible events of these streams."""
     for description in streams:
         for question in description.questions:
             if question.event is not None and events.covers(description.stream, "answer", question.id):
@@ -66,7 +66,7 @@ def entities(streams: Sequence[StreamDescription], events: EventFilter) -> Itera
 
 
 def configuration(entity: Entity, base: str, status: str, *, picture: bool) -> dict[str, dict[str, Any]]:
-    """Discovery documents by their topic below the discovery prefix. `base`: the sink's topic, `status`: that of its
+    """Discovery documents by topic, relative to the discovery prefix. `base`: the sink's topic, `status`: that of its
     availability."""
     name = entity.question or entity.kind
     common = {

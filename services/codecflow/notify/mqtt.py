@@ -1,4 +1,4 @@
-"""Events published to an MQTT broker, each confirmed by it (quality of service 1), and the state of each question, retained.
+"""Events published to an MQTT broker, each acknowledged (quality of service 1), and the state of each question, retained.
 
 BASE/STREAM/events                       each change: text and event
 BASE/STREAM/answer/QUESTION/state        ON while an event is open, else OFF; of rules of changes: the answer. Retained
@@ -33,8 +33,8 @@ _QOS = 1
 
 @dataclass(frozen=True, slots=True, repr=False)
 class MqttOptions:
-    """`tls`: connect with TLS, trusting the machine's authorities, or `ca_file`'s. `topic`: BASE. `discovery`: the prefix
-    of Home Assistant's discovery topics; None for none."""
+    """`tls`: connect with TLS, trusting the machine's authorities, or `ca_file`'s. `topic`: BASE. `discovery`: the prefix of
+    Home Assistant's discovery topics; None for no discovery."""
 
     host: str
     port: int
@@ -47,7 +47,7 @@ class MqttOptions:
 
 
 class Mqtt(Sink):
-    """A broker. A connection is kept as long as it works, and replaced after a delivery that failed."""
+    """An MQTT broker. The connection is kept as long as it works, and replaced after a failed delivery."""
 
     kind = "mqtt"
 
@@ -82,7 +82,7 @@ class Mqtt(Sink):
         base = f"{self._broker.topic}/{entity.topic}"
         document = orjson.dumps(notification.document())
         wanted = {f"{base}/attributes": document}
-        if event.change != "closed":  # the question may have been removed, and its entity with it
+        if event.change != "closed":  # the question may have been removed, together with its entity
             wanted |= self._configuration(entity)
         if picture is not None:
             wanted[f"{base}/picture"] = picture
@@ -91,8 +91,8 @@ class Mqtt(Sink):
         self._publish(wanted, {f"{self._broker.topic}/{level(event.stream)}/events": document})
 
     def idle(self, streams: Sequence[StreamDescription]) -> None:
-        """Entities are there before something happens, and are removed with what they are about. A connection that was lost
-        is made again, so that the sink is not shown as offline until the next event."""
+        """Entities are announced before the first event, and removed with their questions. A lost connection is
+        re-established, so that the sink is not shown as offline until the next event."""
         if streams is not self._streams:
             self._streams = streams
             wanted: dict[str, bytes] = {}
@@ -117,7 +117,8 @@ class Mqtt(Sink):
         return {f"{self._broker.discovery}/{topic}": orjson.dumps(one) for topic, one in found.items()}
 
     def _publish(self, retained: dict[str, bytes], passing: dict[str, bytes]) -> None:
-        """Until the broker has confirmed all of it, and what is not announced yet. Raises UndeliveredError."""
+        """Publish, including pending announcements, until the broker has acknowledged everything. Raises
+        UndeliveredError."""
         try:
             if self._client is None:
                 self._client = _Connection(self._broker, self._status, self.options.timeout_s)
@@ -132,13 +133,13 @@ class Mqtt(Sink):
         self._announced |= {t: d for t, d in new.items() if t.endswith("/config")}
 
     def _forget(self) -> None:
-        """A broker that was started again may not have what was announced to it."""
+        """A restarted broker may have lost the announcements."""
         self.close()
         self._announced.clear()
 
 
 class _Connection:
-    """One connection, with a thread of the client's own. Raises UndeliveredError where it cannot be made in time."""
+    """One connection, with the client's own thread. Raises UndeliveredError if it cannot be made in time."""
 
     def __init__(self, broker: MqttOptions, status: str, timeout_s: float) -> None:
         self._timeout_s, self._status = timeout_s, status
@@ -174,7 +175,8 @@ class _Connection:
         return self._client.is_connected()
 
     def publish(self, retained: dict[str, bytes], passing: dict[str, bytes]) -> None:
-        """Raises UndeliveredError where nothing is confirmed for as long as the time-out; thousands take longer in all."""
+        """Raises UndeliveredError if nothing is acknowledged during the time-out; thousands of messages may take longer in
+        total."""
         sent = [self._client.publish(topic, data, _QOS, retain=True) for topic, data in retained.items()]
         sent += [self._client.publish(topic, data, _QOS) for topic, data in passing.items()]
         for one in sent:
@@ -187,7 +189,7 @@ class _Connection:
 
     def close(self) -> None:
         if self._client.is_connected():
-            # A client that says goodbye has no will.
+            # The will is not sent for a client that disconnects.
             self._client.publish(self._status, "offline", _QOS, retain=True).wait_for_publish(1.0)
         self._client.disconnect()
         self._client.loop_stop()

@@ -1,4 +1,4 @@
-"""The picture that goes with a notification: the recorder's, where it writes one, else cut from packets."""
+"""The picture of a notification: the recorder's, if it writes one, else cut from packets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from codecflow.subscriber.recording import Recording
 from .sink import key_of
 
 RECORDER_WITHIN_S = 5.0
-"""How long after it has seen an event the recorder's picture is waited for."""
+"""How long after seeing an event to wait for the recorder's picture."""
 
 _AT_MOST_S = 20.0
 _KEPT = 32
@@ -26,7 +26,7 @@ _FRESH_S = 60.0
 
 
 class Pictures:
-    """For all sinks; each asks in its own thread. `evidence`: where the recorder writes, if it does."""
+    """Shared by all sinks; each calls it in its own thread. `evidence`: where the recorder writes, if it does."""
 
     def __init__(self, settings: KafkaSettings, evidence: Storage | None, say: Callable[[str], None]) -> None:
         self._settings, self._evidence, self._say = settings, evidence, say
@@ -34,7 +34,7 @@ class Pictures:
         self._kept: OrderedDict[str, bytes | None] = OrderedDict()
 
     def of(self, event: Event, stopping: Callable[[], bool]) -> bytes | None:
-        """JPEG; None where there is none, after a line that says why. Takes some seconds at most."""
+        """JPEG; None if there is none, after a line with the reason. Takes at most some seconds."""
         key = key_of(event)
         with self._lock:
             if key in self._kept:
@@ -54,7 +54,7 @@ class Pictures:
         if self._evidence is None or event.change != "opened" or event.kind != "answer":
             return None
         name = f"{evidence_name(event)}.jpg"
-        # Of an event that is long past the recorder's picture is there, or never will be.
+        # For an old event the recorder's picture exists already, or never will.
         fresh = time.time() * 1000 - event.written_at_ms < 1000 * _FRESH_S
         until = time.monotonic() + (RECORDER_WITHIN_S if fresh else 0.0)
         while True:

@@ -1,4 +1,4 @@
-"""When to tell: times of the week, such as "Mon-Fri 18:00-07:00"."""
+"""When to notify: times of the week, such as "Mon-Fri 18:00-07:00"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DAY = 24 * 60
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """Days on which it begins, 0 is Monday, and minutes of the day; it ends on the next day where `end` is not later."""
+    """Days on which it begins, 0 is Monday, and minutes of the day; it ends on the next day if `end` is not later."""
 
     days: frozenset[int]
     begin: int
@@ -58,8 +58,8 @@ def zone_of(name: str) -> ZoneInfo:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Times by name pattern, of questions or of kinds of events: the first pattern that matches decides; what no pattern
-    matches is always allowed."""
+    """Times by name pattern, of questions or of kinds of events: the first matching pattern decides; without a match,
+    notification is always allowed."""
 
     rules: tuple[tuple[str, tuple[Times, ...]], ...] = ()
 

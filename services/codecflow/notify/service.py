@@ -1,7 +1,7 @@
-"""Delivers events to sinks: each in a thread of its own, with a position of its own, so that none waits for another.
+"""Delivers events to sinks: each with its own thread and position, so that none waits for another.
 
-At least once: a sink's position (offsets of the group PREFIX.notify.NAME) moves once it has taken a change. Kafka does not
-manage the members of such a group: there is one process per file.
+At least once: a sink's position (offsets of the group PREFIX.notify.NAME) advances once it has accepted a change. Kafka does
+not manage the members of such a group: there is one process per file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from .sink import Notification, Sink, UndeliveredError, key_of
 from .words import words_of
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
-"""Pauses between tries double from the first to the longest."""
+"""Pauses between attempts double from the first to the longest."""
 
 _REQUEST_S = 30.0
 _SAID_EVERY_S = 300.0
@@ -38,9 +38,9 @@ _IDLE_EVERY_S, _IDLE_AGAIN_S = 1.0, 30.0
 
 
 class Notifier:
-    """Delivers events to `sinks` until the stop is requested. A new sink begins with what happens from now on; one that was
-    away with what it has not been given. `say` is called, from any thread, with lines for people. `evidence`: where the
-    recorder writes. Raises KafkaError."""
+    """Delivers events to `sinks` until a stop is requested. A new sink starts with future events; an existing one resumes at
+    its position. `say` is called, from any thread, with lines for people. `evidence`: where the recorder writes. Raises
+    KafkaError."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class Notifier:
             self._failed.append(error)
 
     def _follow_streams(self) -> None:
-        """In a thread: keeps the descriptions of all streams."""
+        """In a thread: follows the descriptions of all streams."""
         found: dict[str, StreamDescription] = {}
         with TopicTail(self._settings, self._settings.topics.streams, stopping=self._over.is_set) as tail:
             while not self._over.is_set():
@@ -93,7 +93,7 @@ class Notifier:
                     try:
                         one = decode_stream(message.key(), message.value())
                     except MessageError:
-                        continue  # the worker names it
+                        continue  # the worker reports it
                     found[one.stream] = one
                     if message.value() is None:
                         del found[one.stream]
@@ -131,7 +131,7 @@ class Notifier:
             client.close()
 
     def _idle(self, sink: Sink, said: bool) -> tuple[float, bool]:
-        """Let a sink see to its connection: when it is to do so again, and whether people know that it cannot."""
+        """Let a sink maintain its connection: returns when to do so again, and whether a failure has been reported."""
         try:
             sink.idle(self._streams)
         except UndeliveredError as error:
@@ -141,7 +141,7 @@ class Notifier:
         return time.monotonic() + _IDLE_EVERY_S, False
 
     def _position(self, client: Consumer, group: str, count: int) -> list[TopicPartition]:
-        """Where the sink was left; where it is new, the end, which it is left at from now on."""
+        """The sink's committed position; for a new sink the end, which is then committed."""
         topic = self._settings.topics.events
         asked = [TopicPartition(topic, number) for number in range(count)]
         places: list[TopicPartition] = self._patiently(group, lambda: client.committed(asked, timeout=_REQUEST_S))
@@ -154,7 +154,7 @@ class Notifier:
         return places
 
     def _patiently(self, group: str, ask: Callable[[], Any]) -> Any:
-        """What the brokers say. Asks again while they are not ready, as long as a service waits for them."""
+        """A broker's answer. Retries while brokers are not ready, as long as a service waits for them."""
         deadline = time.monotonic() + self._settings.gone_after_s
         while True:
             try:
@@ -166,7 +166,7 @@ class Notifier:
                     raise KafkaError(f"group {group}: {reason(failed, self._settings, 'Read', group)}") from error
 
     def _take(self, sink: Sink, figures: SinkFigures, message: Message) -> bool:
-        """Until the sink has what concerns it, or never will; False where the stop came first."""
+        """Retries until the sink has accepted or finally refused the change; False if the stop came first."""
         try:
             event = decode_event(message.key(), message.value())
         except MessageError:

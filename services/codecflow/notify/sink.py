@@ -1,4 +1,4 @@
-"""What all sinks have in common: a name, which events they get, and how one is delivered."""
+"""What all sinks share: a name, an event filter, and delivery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .template import Text
 
 
 class UndeliveredError(Exception):
-    """A delivery failed. `final`: every later try would fail as well. Its text has no address and no secret."""
+    """A delivery failed. `final`: every retry would fail as well. Its text contains no address and no secret."""
 
     def __init__(self, text: str, final: bool = False) -> None:
         super().__init__(text)
@@ -25,21 +25,21 @@ class UndeliveredError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What is delivered of one change. `picture`: JPEG."""
+    """The content delivered for one change. `picture`: JPEG."""
 
     event: Event
     text: str
     picture: bytes | None = None
 
     def document(self) -> dict[str, Any]:
-        """Text for people and the event as it is on its topic."""
+        """Text for people, and the event's document."""
         _, value = encode_event(self.event)
         return {"text": self.text, "event": {"stream": self.event.stream, **orjson.loads(value)}}
 
 
 @dataclass(frozen=True, slots=True)
 class SinkOptions:
-    """`name` is that of the sink's position in the topic. `picture`: deliver a picture with each event."""
+    """`name` is also that of the sink's position in the topic. `picture`: deliver a picture with each event."""
 
     name: str
     filter: EventFilter
@@ -49,13 +49,13 @@ class SinkOptions:
 
 
 class Sink(ABC):
-    """Somebody who is notified. Used by one thread. Its repr shows no address, which may hold a token."""
+    """A receiver of notifications. Used by one thread. Its repr shows no address, which may contain a token."""
 
     kind: str
-    """The table of the configuration that makes one."""
+    """Its table in the configuration."""
 
     needs_streams = False
-    """Whether `idle` is to be given the streams that there are."""
+    """Whether `idle` needs the existing streams."""
 
     def __init__(self, options: SinkOptions) -> None:
         self.options = options
@@ -66,24 +66,24 @@ class Sink(ABC):
     @property
     @abstractmethod
     def place(self) -> str:
-        """Where it is: of its address all that may be shown."""
+        """The part of its address that may be shown."""
 
     @property
     def notes(self) -> str:
-        """What else is worth knowing of how it is set up."""
+        """Other relevant settings."""
         return ""
 
     @abstractmethod
     def deliver(self, notification: Notification) -> None:
-        """Returns once the receiver has confirmed it. Raises UndeliveredError."""
+        """Returns once the receiver has acknowledged it. Raises UndeliveredError."""
 
     def idle(self, streams: Sequence[StreamDescription]) -> None:  # noqa: B027  # most have nothing to do
-        """Called now and then while there is nothing to deliver: see to connections. Raises UndeliveredError."""
+        """Called periodically while there is nothing to deliver: maintain connections. Raises UndeliveredError."""
 
     def close(self) -> None:  # noqa: B027
         """Release connections."""
 
 
 def key_of(event: Event) -> str:
-    """The same for each try to deliver this change, and for no other."""
+    """Identical for each attempt to deliver this change, and unique to it."""
     return f"{event.id}-{event.number}"

@@ -32,7 +32,7 @@ DEFAULT_TEXT = "$stream: $change: $question $label ($reason), $time"
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A template with $NAME for each of PLACEHOLDERS; times are those of `zone`."""
+    """A template with $NAME for each of PLACEHOLDERS; times are in `zone`."""
 
     template: str
     zone: ZoneInfo
@@ -52,7 +52,7 @@ class Text:
         return "words" in Template(self.template).get_identifiers()
 
     def of(self, event: Event, words: str = "") -> str:
-        """One line. What an event does not have is left out. `words`: what the model said in free words."""
+        """One line. Fields that the event lacks are omitted. `words`: the model's free text."""
         values = {
             "stream": event.stream,
             "change": event.change,

@@ -17,13 +17,13 @@ import orjson
 from .sink import Notification, Sink, SinkOptions, UndeliveredError, key_of
 
 _FINAL = frozenset({400, 410, 413, 415, 422})
-"""Statuses that are about this request, so that every later try would fail as well. All others, those of a wrong address or
-password among them, somebody may mend."""
+"""Statuses about this request, for which every retry would fail as well. All others, including those of a wrong address or
+password, may be fixed by an operator."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, *_: Any) -> None:
-        return None  # a signed request is for whom it was written to
+        return None  # a signed request must not be redirected to another host
 
 
 _opener = urllib.request.build_opener(_NoRedirects)

@@ -1,4 +1,4 @@
-"""What the model said in free words of the window that changed an event."""
+"""The model's free-text answers in the window that changed an event."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from codecflow.messages import Event, Result, decode_result
 
 _EARLIER_MS = 60_000
 _WITHIN_S = 3.0
-"""An event may be seen a moment before the results of its transaction: they are on another topic."""
+"""An event may be visible a moment before the results of its transaction: they are on another topic."""
 
 
 def words_of(settings: KafkaSettings, event: Event, stopping: Callable[[], bool]) -> str:
-    """The answers to the stream's text questions in the window of an event; empty where there are none. Raises
-    KafkaError."""
+    """The answers to the stream's text questions in the window of an event; empty if there are none. Raises KafkaError."""
     if event.window is None:
         return ""
     until = time.monotonic() + _WITHIN_S
