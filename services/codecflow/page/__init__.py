@@ -1,1 +1,1 @@
-"""The live page: cameras, answers and what they cost, in a browser. One more reader of the topics: no group, no state."""
+"""The live page: cameras, answers and their cost, in a browser. A plain reader of the topics: no group, no state."""

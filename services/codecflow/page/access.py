@@ -1,9 +1,9 @@
-"""Who may see the page: a token, the names it may be called by, and where requests may come from.
+"""Access control of the page: a token, permitted host names, and permitted origins of requests.
 
-A browser sends the token once, in a form, and gets a cookie that is of use for this process alone. Requests that change
-something, and WebSockets, must come from the page itself (RFC 6455, 10.2): a foreign site that a visitor has open too can
-send both, with the visitor's cookie. Without a token the page answers only to names of this machine, so that a foreign site
-cannot give itself such an address (DNS rebinding).
+A browser sends the token once, in a form, and gets a cookie that is valid only for this process. Requests that change
+something, and WebSockets, must come from the page itself (RFC 6455, 10.2): a foreign site that a visitor has open could send
+both, with the visitor's cookie. Without a token the page answers only to this machine's names, so that a foreign site cannot
+point its own name at it (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHORTEST = 16
 
 
 def read_token(file: Path | None, environment: str | None) -> str | None:
-    """The token of a file, else of the environment. Raises ConfigError, which never repeats it."""
+    """The token of a file, else of the environment. Raises ConfigError, which never contains it."""
     if file is not None:
         try:
             token = file.read_text().strip()
@@ -42,7 +42,7 @@ def read_token(file: Path | None, environment: str | None) -> str | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to bind to can be reached from this machine alone."""
+    """Whether a bind address can be reached only from this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -51,8 +51,8 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`token`: None where none is needed. `hosts`: names in requests that are answered without a token; None is all.
-    `origins`: where requests that change something may come from in addition to the page's own address."""
+    """`token`: None if none is required. `hosts`: host names in requests that are answered without a token; None means all.
+    `origins`: permitted origins of requests that change something, in addition to the page's own address."""
 
     token: str | None
     hosts: frozenset[str] | None = None
@@ -60,7 +60,7 @@ class Access:
     _key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def cookie(self) -> str:
-        """What a browser that knows the token has. It says nothing of the token."""
+        """The cookie of a browser that knows the token. It does not reveal the token."""
         return hmac.new(self._key, b"visitor", hashlib.sha256).hexdigest()
 
     def knows(self, given: str) -> bool:
@@ -68,7 +68,7 @@ class Access:
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
     def admits(self, headers: Mapping[str, str], cookies: Mapping[str, str]) -> bool:
-        """Whether a request has the token, or none is needed."""
+        """Whether a request has the token, or none is required."""
         if self.token is None:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
@@ -87,8 +87,8 @@ class Access:
         return name in self.hosts or is_loopback(name)
 
     def is_own(self, headers: Mapping[str, str]) -> bool:
-        """Whether a request that changes something, or opens a WebSocket, comes from the page itself, or from a program that
-        shows the token, which no foreign site knows."""
+        """Whether a request that changes something, or opens a WebSocket, comes from the page itself, or from a program with
+        the token, which no foreign site knows."""
         origin = headers.get("origin")
         if origin is None:
             scheme, _, given = headers.get("authorization", "").partition(" ")

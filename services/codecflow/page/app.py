@@ -36,7 +36,7 @@ _FILES = {
 }
 _MOST_BODY = 1 << 20
 _MOST_CUTTING = 2
-"""Clips that are cut at the same time."""
+"""Maximum number of concurrent clip cuts."""
 
 _WRONG_TOKEN_S = 0.5
 _COOKIE_S = 30 * 86_400
@@ -44,7 +44,8 @@ _logger = logging.getLogger("codecflow.page")
 
 
 def _policy(page: str) -> str:
-    """What the page may load: itself. Its script and style are named by their hashes, so that nothing else can run."""
+    """The content security policy: only the page itself. Its script and style are listed by their hashes, so that nothing
+    else can run."""
 
     def hashes(tag: str) -> str:
         texts = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
@@ -58,7 +59,7 @@ def _policy(page: str) -> str:
 
 
 def build(access: Access, hub: Callable[[], Hub]) -> Starlette:
-    """The application. `hub` is asked once requests come."""
+    """The application. `hub` is called once requests come."""
     page = _Page(access, hub)
     return Starlette(
         routes=[
@@ -75,7 +76,7 @@ def build(access: Access, hub: Callable[[], Hub]) -> Starlette:
 
 
 class _Page:
-    """What is answered to requests."""
+    """The request handlers."""
 
     def __init__(self, access: Access, hub: Callable[[], Hub]) -> None:
         self._access, self._hub = access, hub
@@ -98,13 +99,13 @@ class _Page:
         return Response(content, media_type=kind, headers={"Cache-Control": "max-age=3600"})
 
     async def login(self, request: Request) -> Response:
-        """The token in a form: a cookie for who knows it."""
+        """The token in a form: returns a cookie if it is correct."""
         if not self._access.is_called(request.headers.get("host", "")):
             return _error(421, "this page is not known by that name")
         found = re.search(rb"(?:^|&)token=([^&]*)", await _body(request) or b"")
         given = unquote_plus(found[1].decode("ascii", "replace")).strip() if found else ""
         if not self._access.knows(given):
-            await asyncio.sleep(_WRONG_TOKEN_S)  # so that guessing takes long
+            await asyncio.sleep(_WRONG_TOKEN_S)  # slows down guessing
             return _html(self._login, 401)
         answer = RedirectResponse("/", 303)
         secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
@@ -117,17 +118,17 @@ class _Page:
         return self._refused(request) or JSONResponse(self._hub().figures())
 
     async def questions(self, request: Request) -> Response:
-        """A question added or removed."""
+        """Add or remove a question."""
         make = remove_question if request.method == "DELETE" else add_question
         return await self._change(request, make, "a question is expected: prompt, type, labels, event, id")
 
     async def zones(self, request: Request) -> Response:
-        """A zone added or removed."""
+        """Add or remove a zone."""
         make = remove_zone if request.method == "DELETE" else add_zone
         return await self._change(request, make, "a zone is expected: name, use, polygon")
 
     async def clip(self, request: Request) -> Response:
-        """The clip of an event, to keep: MP4, or ZIP where there are several files."""
+        """An event's clip as a download: MP4, or ZIP if there are several files."""
         if (no := self._refused(request)) is not None:
             return no
         hub, stream = self._hub(), request.path_params["stream"]
@@ -148,7 +149,7 @@ class _Page:
         return FileResponse(path, media_type=kind, filename=path.name, background=BackgroundTask(folder.cleanup))
 
     async def _change(self, request: Request, make: Change, expected: str) -> Response:
-        """A stream's definition as a request's body wants it."""
+        """Change a stream's definition according to a request's body."""
         if (no := self._refused(request, changes=True)) is not None:
             return no
         if (body := await _body(request)) is None:
@@ -166,10 +167,10 @@ class _Page:
         return JSONResponse({"questions": len(described.questions), "zones": len(described.zones)})
 
     async def socket(self, ws: WebSocket) -> None:
-        """One browser, for as long as it stays."""
+        """Serves one browser, as long as it is connected."""
         hub = self._hub()
         if self._refused(ws, changes=True) is not None or (viewer := hub.join()) is None:
-            await ws.close(1008)  # before it is accepted: the browser is answered 403
+            await ws.close(1008)  # before it is accepted: the browser gets 403
             return
         await ws.accept()
 
@@ -199,7 +200,7 @@ class _Page:
                 await ws.close()
 
     def _refused(self, request: HTTPConnection, *, changes: bool = False) -> Response | None:
-        """Why a request is not served."""
+        """The reason for refusing a request, if any."""
         headers, access = request.headers, self._access
         if not access.is_called(headers.get("host", "")):
             return _error(421, "this page is not known by that name; add it with --host-name")
@@ -225,7 +226,7 @@ def _error(status: int, text: str) -> Response:
 
 
 async def _body(request: Request) -> bytes | None:
-    """A request's body; None where it is too long."""
+    """A request's body; None if it is too long."""
     body = b""
     async for chunk in request.stream():
         body += chunk

@@ -1,6 +1,7 @@
-"""What the page knows of all streams: the answers of late, what is asked, what was kept, and when a camera was last seen.
+"""The page's view of all streams: recent answers, questions, keep masks, and when a camera was last seen.
 
-All of it is read from the topics and bounded; nothing is kept when the page ends. For one event loop, except where it says.
+Everything is read from the topics and bounded; nothing is stored when the page ends. For one event loop, unless stated
+otherwise.
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ from codecflow.messages import (
 
 MOST_STREAMS = 10_000
 HISTORY = 400
-"""Results of a stream that are kept to draw."""
+"""Results kept per stream, for drawing."""
 
 MASKS = 4
-"""Windows of a stream whose masks are kept for the next one who looks."""
+"""Windows per stream whose masks are kept for the next viewer."""
 
 EVENTS = 200
-"""Events of a stream that are kept to list."""
+"""Events kept per stream, for the list."""
 
 ANSWER = 400
-"""Characters of an answer that are shown."""
+"""Characters of an answer that are displayed."""
 
 QUIET_MS = 10_000
-"""After that a stream that was deleted and sends nothing is gone."""
+"""After this time, a deleted stream that sends nothing is removed."""
 
 _NEWEST = 3_000
 _logger = logging.getLogger("codecflow.page")
@@ -56,8 +57,8 @@ _logger = logging.getLogger("codecflow.page")
 
 @dataclass(slots=True)
 class StreamInfo:
-    """Of one stream. `seen_ms`: when its newest metadata came. `latest`: the newest result of each question. `events`: the
-    newest change of each by id, oldest event first. `deleted_ms`: when its description was deleted, 0 for not."""
+    """One stream. `seen_ms`: when its newest metadata came. `latest`: the newest result of each question. `events`: the
+    newest change of each by id, oldest event first. `deleted_ms`: when its description was deleted, 0 if it was not."""
 
     name: str
     description: StreamDescription
@@ -94,7 +95,7 @@ def questions_of(description: StreamDescription) -> list[dict[str, Any]]:
 
 
 def result_document(result: Result) -> dict[str, Any]:
-    """A result as the page draws it."""
+    """A result in the form that the page draws."""
     return {
         "k": "r",
         "s": result.stream,
@@ -123,7 +124,7 @@ def result_document(result: Result) -> dict[str, Any]:
 
 
 def event_document(event: Event) -> dict[str, Any]:
-    """A change of an event as the page lists it."""
+    """A change of an event in the form that the page lists."""
     return {
         "k": "e",
         "s": event.stream,
@@ -142,7 +143,8 @@ def event_document(event: Event) -> dict[str, Any]:
 
 
 def masks_document(masks: WindowMasks) -> dict[str, Any]:
-    """Keep masks as the page draws them: per frame seq, presentation time, rows and columns, and the bits in base64."""
+    """Keep masks in the form that the page draws: per frame seq, presentation time, rows and columns, and the bits in
+    base64."""
     return {
         "k": "m",
         "s": masks.stream,
@@ -166,8 +168,8 @@ def masks_document(masks: WindowMasks) -> dict[str, Any]:
 
 
 class Board:
-    """`tell` is called with each document that comes, as JSON, and the stream that it is of. `failed` is called, from any
-    thread, with what ended the reading. Raises KafkaError where a topic is missing."""
+    """`tell` is called with each new document, as JSON, and its stream. `failed` is called, from any thread, with the error
+    that ended reading. Raises KafkaError if a topic is missing."""
 
     def __init__(
         self,
@@ -183,7 +185,7 @@ class Board:
         topics = settings.topics
         self._seen: dict[str, int] = {}
         self._deleted: dict[str, int] = {}
-        # The questions are read whole before anybody is served; of the rest what is new enough to draw.
+        # All questions are read before any browser is served; of the rest, only what is recent enough to draw.
         self._tails = [
             (TopicTail(settings, topics.streams), self._descriptions),
             (TopicTail(settings, topics.results, newest=_NEWEST), self._results),
@@ -205,7 +207,7 @@ class Board:
             thread.join(10)
 
     def _follow(self, tail: TopicTail, take: Callable[[Sequence[Message]], None]) -> None:
-        """In a thread of its own: a topic, as it comes."""
+        """In its own thread: follows a topic."""
         try:
             while not self._stop.is_set():
                 if messages := tail.poll(0.25):
@@ -255,7 +257,7 @@ class Board:
         self._post(lambda: _each(self._masked, found))
 
     def _metadata(self, messages: Sequence[Message]) -> None:
-        """Only that they came: whoever wants more reads packets."""
+        """Only their arrival matters: viewers read packets."""
         seen: dict[bytes, int] = {}
         for message in messages:
             key, (_, ms) = message.key(), message.timestamp()
@@ -266,11 +268,11 @@ class Board:
             try:
                 names[check_stream_id(key.decode("ascii"))] = ms
             except (UnicodeDecodeError, ConfigError):
-                continue  # of something else
+                continue  # not metadata
         self._post(lambda: _each(self._saw, names.items()))
 
     def info(self, stream: str) -> StreamInfo | None:
-        """Of a stream, new or known; None where there are too many."""
+        """Information on a stream, new or known; None if there are too many."""
         found = self.streams.get(stream)
         if found is None:
             if len(self.streams) >= MOST_STREAMS:
@@ -284,7 +286,7 @@ class Board:
         return found
 
     def sweep(self) -> None:
-        """Forget streams that were deleted and of which nothing comes any more."""
+        """Remove deleted streams that no longer send anything."""
         now_ms = time.time() * 1000
         for info in [one for one in self.streams.values() if one.deleted_ms]:
             if now_ms - max(info.seen_ms, info.deleted_ms - QUIET_MS) > QUIET_MS:
@@ -318,7 +320,7 @@ class Board:
         known = info.events.get(document["id"])
         if known is not None and known["no"] > document["no"]:
             return
-        info.events[document["id"]] = document  # keeps its place
+        info.events[document["id"]] = document  # keeps its position
         while len(info.events) > EVENTS:
             del info.events[next(iter(info.events))]
         self._tell(info.name, "event", orjson.dumps(document).decode())
@@ -332,7 +334,7 @@ class Board:
         if (info := self.info(stream)) is not None:
             before, info.seen_ms = info.seen_ms, max(info.seen_ms, ms)
             now = time.time()
-            # Every second is often enough, for a camera of 30 pictures as well.
+            # Once per second is often enough, also for a camera of 30 pictures/s.
             if info.seen_ms - before > 900 and now - self._seen.get(stream, 0) > 0.9:
                 self._seen[stream] = int(now)
                 self._tell(stream, "seen", orjson.dumps({"k": "v", "s": stream, "at": info.seen_ms}).decode())

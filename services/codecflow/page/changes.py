@@ -1,4 +1,4 @@
-"""What a browser may change of a stream: its questions and zones."""
+"""What a browser may change: a stream's questions and zones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from codecflow.subscriber.zones import zone_of
 from codecflow.text import one_line
 
 Change = Callable[[KafkaSettings, str, dict[str, Any]], StreamDescription]
-"""Takes settings, a stream and what is wanted, as a browser sent it. What applies to the stream now. Raises ConfigError,
-KafkaError, MessageError, and KeyError or TypeError on what has not the expected members."""
+"""Takes settings, a stream and the change, as sent by a browser. Returns the new description. Raises ConfigError,
+KafkaError, MessageError, and KeyError or TypeError if members are missing or wrong."""
 
 
 def add_question(settings: KafkaSettings, stream: str, wanted: dict[str, Any]) -> StreamDescription:
-    """`prompt`, `type`, `labels`, `event` (a rule), `id`. A question of the same id is replaced; without `event` its rule is
+    """`prompt`, `type`, `labels`, `event` (a rule), `id`. Replaces a question with the same id; without `event` its rule is
     kept."""
     kind = wanted.get("type", "text")
     question = subscriber.question(
@@ -49,7 +49,7 @@ def remove_question(settings: KafkaSettings, stream: str, wanted: dict[str, Any]
 
 
 def add_zone(settings: KafkaSettings, stream: str, wanted: dict[str, Any]) -> StreamDescription:
-    """`name`, `use`, `polygon`. A zone of the same name is replaced."""
+    """`name`, `use`, `polygon`. Replaces a zone with the same name."""
     return write_zone(settings, stream, zone_of("zone", wanted))
 
 

@@ -1,4 +1,5 @@
-"""One muxer per stream, however many look: parts are made once, in the feed's thread, and handed to the event loop."""
+"""One muxer per stream for any number of viewers: parts are made once, in the feed's thread, and passed to the event
+loop."""
 
 from __future__ import annotations
 
@@ -49,7 +50,7 @@ def fragment_part(fragment: Fragment) -> Part:
 
 
 def still_part(picture: CodedPicture, data: bytes) -> Part:
-    """A large JPEG. Its time is that of the stamp, as a player of fragments would have it."""
+    """A large JPEG. Its time is that of the stamp, on the timeline of fragment players."""
     header = {
         "k": "j",
         "t": float(picture.pts * picture.time_base),
@@ -63,7 +64,7 @@ def still_part(picture: CodedPicture, data: bytes) -> Part:
 
 
 class Watcher(Protocol):
-    """Who gets parts, in the event loop."""
+    """Receives parts, in the event loop."""
 
     def take(self, part: Part) -> None: ...
 
@@ -71,7 +72,7 @@ class Watcher(Protocol):
 
 
 class Channel:
-    """Video of one stream for all who look at it."""
+    """Video of one stream for all its viewers."""
 
     def __init__(self, stream: str, feed: Feed, loop: asyncio.AbstractEventLoop) -> None:
         self.stream = stream
@@ -134,7 +135,7 @@ class Channel:
 
 
 class StillChannel:
-    """JPEGs of one stream for all who look at it: of all of its pictures, one or two a second."""
+    """JPEGs of one stream for all its viewers: from all of its pictures, one or two per second."""
 
     def __init__(self, stream: str, feed: Feed, loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor) -> None:
         self.stream = stream
@@ -162,7 +163,7 @@ class StillChannel:
         with self._lock:
             self._waiting.append(picture)
             if len(self._waiting) > _MOST_WAITING:
-                # Slower than the camera: on to the newest keyframe.
+                # Slower than the camera: skip to the newest keyframe.
                 keys = [at for at, one in enumerate(self._waiting) if one.keyframe]
                 if len(self._waiting) > 8 * _MOST_WAITING or (keys and keys[-1] > 0):
                     del self._waiting[: keys[-1] if keys else len(self._waiting)]
@@ -192,7 +193,7 @@ class StillChannel:
 
 
 class TileChannel:
-    """Small pictures of one stream for the grid: of its keyframes, at most one per second."""
+    """Thumbnails of one stream for the grid: from its keyframes, at most one per second."""
 
     def __init__(
         self,
@@ -205,7 +206,7 @@ class TileChannel:
         self.stream = stream
         self.last: Part | None = None
         self.count = 0
-        """Who looks at it."""
+        """Current viewers."""
         self._feed, self._loop, self._pool, self._show = feed, loop, pool, show
         self._busy = False
         self._next = 0.0
@@ -222,7 +223,7 @@ class TileChannel:
         self._pool.submit(self.work, picture)
 
     def work(self, picture: CodedPicture) -> None:
-        """Decode a keyframe and show it."""
+        """Decode a keyframe and send its thumbnail."""
         try:
             data = tile(picture)
         except Exception:  # one stream's picture must not stop the others

@@ -1,4 +1,4 @@
-"""Clips of events for browsers to keep."""
+"""Clips of events, for download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codecflow.subscriber.recording import Recording
 def cut_event(
     settings: KafkaSettings, stream: str, event: str, stopping: Callable[[], bool]
 ) -> tuple[tempfile.TemporaryDirectory[str], Path]:
-    """A folder that the caller removes, and the file in it that is the clip of an event. Raises as `find_event` and
+    """The file with an event's clip, and its temporary folder, which the caller removes. Raises as `find_event` and
     `write_evidence`."""
     newest = find_event(settings, stream, event)[-1]
     folder = tempfile.TemporaryDirectory(prefix="codecflow-")
@@ -28,7 +28,7 @@ def cut_event(
         if len(files) == 1:
             return folder, files[0]
         bundle = Path(folder.name) / f"{name}.zip"
-        with zipfile.ZipFile(bundle, "w") as target:  # stored: video does not get smaller
+        with zipfile.ZipFile(bundle, "w") as target:  # stored: video does not compress further
             for file in files:
                 target.write(file, file.name)
         return folder, bundle

@@ -1,7 +1,7 @@
 """Packets of watched streams: one consumer in one thread for all viewers.
 
-A partition is read while a stream in it is watched. Of every stream in it the pictures since the last keyframe are kept, so
-that the next one who looks sees a picture at once.
+A partition is read while one of its streams is watched. The pictures since the last keyframe are kept for each of its
+streams, so that the next viewer sees a picture immediately.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from codecflow.messages import CodedPicture, decode_packet
 Listener = Callable[[CodedPicture], None]
 
 LOOK_BACK_MS = 12_000
-"""How far before now a partition begins to be read: a keyframe of each stream should be there."""
+"""How far back reading of a partition starts: this should include a keyframe of each stream."""
 
 _GOP_BYTES = 8 << 20
 _ALL_BYTES = 192 << 20
@@ -39,7 +39,7 @@ _logger = logging.getLogger("codecflow.page")
 
 
 class _Gops:
-    """The pictures since the last keyframe of each stream, least recently shown streams dropped first."""
+    """The pictures since the last keyframe of each stream; the least recently shown streams are dropped first."""
 
     def __init__(self) -> None:
         self._gops: OrderedDict[str, list[CodedPicture]] = OrderedDict()
@@ -47,7 +47,7 @@ class _Gops:
         self._total = 0
 
     def add(self, picture: CodedPicture) -> bool:
-        """Whether it is to be handed on: pictures of an earlier epoch than the newest are not."""
+        """Whether it is to be passed on: pictures of an earlier epoch than the newest are not."""
         stream = picture.stream
         gop = self._gops.get(stream)
         if gop and picture.epoch < gop[-1].epoch:
@@ -80,8 +80,9 @@ class _Gops:
 
 
 class Feed:
-    """Hands the coded pictures of watched streams to listeners, in the feed's thread, beginning with those since the last
-    keyframe. `failed` is called, from there, with what ended it. Raises KafkaError when there are no packets."""
+    """Passes the coded pictures of watched streams to listeners, in the feed's thread, starting with those since the last
+    keyframe. `failed` is called, from there, with the error that ended it. Raises KafkaError when the packets topic is
+    missing."""
 
     def __init__(self, settings: KafkaSettings, failed: Callable[[Exception], None]) -> None:
         self._settings, self._failed = settings, failed
@@ -109,11 +110,11 @@ class Feed:
         self._thread.start()
 
     def watch(self, stream: str, listener: Listener) -> None:
-        """From any thread."""
+        """Thread-safe."""
         self._commands.put((True, stream, listener))
 
     def unwatch(self, stream: str, listener: Listener) -> None:
-        """From any thread. It may still be called once or twice."""
+        """Thread-safe. The listener may still be called once or twice."""
         self._commands.put((False, stream, listener))
 
     def close(self) -> None:
@@ -140,7 +141,7 @@ class Feed:
                 self._consumer.close()
 
     def _obey(self) -> None:
-        """Take in who looks at what."""
+        """Apply changes of viewers."""
         changed = False
         with suppress(Empty):
             while True:
@@ -169,12 +170,12 @@ class Feed:
             since = int(time.time() * 1000) - LOOK_BACK_MS
             asked = [TopicPartition(self._topic, number, since) for number in new]
             found = self._consumer.offsets_for_times(asked, timeout=10.0)
-            # -1: nothing is newer than that; what comes from now on is what there is to see.
+            # -1: there is nothing newer; start with future records.
             self._consumer.incremental_assign(found)
         self._reading = wanted
 
     def _take(self, message: Message, stepped: set[int | None]) -> None:
-        """`stepped`: partitions in which a record that cannot be unpacked was stepped over in this call."""
+        """`stepped`: partitions in which this call skipped a record that cannot be unpacked."""
         error = message.error()
         if error is not None:
             if error.code() in UNREADABLE:
@@ -187,7 +188,7 @@ class Feed:
         try:
             picture = decode_packet(message.key(), message.value(), headers_of(message))
         except MessageError:
-            return  # the worker names it
+            return  # the worker reports it
         if self._gops.add(picture):
             for listener in tuple(self._listeners.get(picture.stream, ())):
                 self._hand(listener, picture)

@@ -1,4 +1,4 @@
-"""How the page is, for probes and Prometheus: written in its event loop, read in the threads of the monitoring port."""
+"""The page's state, for probes and Prometheus: written in its event loop, read in the threads of the monitoring port."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class PageHealth:
         self._heart = Heartbeat("the page", clock=clock)
 
     async def follow(self, figures: Callable[[], Mapping[str, int]]) -> None:
-        """In the event loop, as long as the page serves. `figures`: as Hub's."""
+        """Runs in the event loop, as long as the page serves. `figures`: as Hub's."""
         try:
             while True:
                 self.beat(figures())
@@ -30,7 +30,7 @@ class PageHealth:
             self._heart.end()
 
     def beat(self, figures: Mapping[str, int]) -> None:
-        """The loop turns, and this is what is held now."""
+        """The loop is running, with these figures."""
         self._figures = figures
         self._heart.beat()
 
@@ -38,7 +38,7 @@ class PageHealth:
         return self._heart.health()
 
     def samples(self) -> list[Sample]:
-        """Nothing before the page serves."""
+        """Empty before the page serves."""
         figures = self._figures
         if not figures:
             return []

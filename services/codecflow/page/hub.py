@@ -1,4 +1,4 @@
-"""What all browsers share: the board, the feed, and one channel per watched stream."""
+"""State shared by all browsers: the board, the feed, and one channel per watched stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .replay import Replay
 from .viewer import Viewer, in_pool, oldest_ms
 
 MOST_REPLAYS = 16
-"""Browsers that look at the past at the same time: each reads a partition of its own."""
+"""Maximum number of concurrent replays: each reads a partition of its own."""
 
 MOST_VIEWERS = 200
 
@@ -28,7 +28,7 @@ _THREADS = 2
 
 
 class Hub:
-    """For one event loop. `failed` is called in it with what ends the page. Raises KafkaError."""
+    """For one event loop. `failed` is called in it with the error that ends the page. Raises KafkaError."""
 
     def __init__(
         self, settings: KafkaSettings, loop: asyncio.AbstractEventLoop, failed: Callable[[Exception], None]
@@ -68,7 +68,7 @@ class Hub:
         self.feed.close()
 
     def figures(self) -> dict[str, int]:
-        """What is held now."""
+        """Current figures."""
         return {
             "viewers": len(self.viewers),
             "channels": len(self._channels) + len(self._stills),
@@ -82,7 +82,7 @@ class Hub:
         return len(self.replays) < MOST_REPLAYS
 
     def join(self) -> Viewer | None:
-        """A new browser; None where there are too many."""
+        """A new browser; None if there are too many."""
         if len(self.viewers) >= MOST_VIEWERS:
             return None
         viewer = Viewer(self)
@@ -107,7 +107,7 @@ class Hub:
         return self._stills[stream]
 
     def release(self, channel: Channel | StillChannel) -> None:
-        """One looks at it no more; the last one ends it."""
+        """One viewer fewer; the last one closes the channel."""
         if channel.watchers:
             return
         channel.close()
@@ -132,7 +132,7 @@ class Hub:
             del self._tiles[stream]
 
     def look_up(self, stream: str, viewer: Viewer, session: int) -> None:
-        """Tell a browser since when packets hold the stream that it looks at."""
+        """Send a browser the time since when packets hold the stream that it watches."""
 
         async def tell() -> None:
             since = await in_pool(self._lookups, oldest_ms, self.settings, stream)
@@ -144,7 +144,7 @@ class Hub:
         task.add_done_callback(self._tasks.discard)
 
     def _last_picture(self, stream: str, tile: TileChannel) -> None:
-        """In a thread: the last keyframe of a camera that is silent."""
+        """In a thread: the last keyframe of a silent camera."""
         if self.closed or not tile.count:
             return
         with suppress(Exception), Recording(self.settings, stream, lambda: self.closed) as recording:

@@ -1,4 +1,4 @@
-"""What waits to be sent to one browser: bounded, and video gives way first."""
+"""Send queue of one browser: bounded; video is dropped first."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import orjson
 
 MOST_VIDEO_BYTES = 8 << 20
-"""Of pictures that wait for a browser. One that is slower is given the next keyframe instead of them."""
+"""Limit on queued pictures. A browser that is slower gets the next keyframe instead of them."""
 
 MOST_TEXTS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A binary message: what it is, and bytes. `session`: the watching that it belongs to. `keyframe`: a player can begin
-    there. `init`: what comes before any picture."""
+    """A binary message: its description, and bytes. `session`: the watch session that it belongs to. `keyframe`: a player
+    can start there. `init`: data that precedes any picture."""
 
     session: int
     header: dict[str, Any]
@@ -33,18 +33,18 @@ class Part:
 
 
 class Outbox:
-    """Texts go first, in order; parts in order among themselves. For one event loop."""
+    """Texts go first, in order; parts keep their order. For one event loop."""
 
     def __init__(self, most_video_bytes: int = MOST_VIDEO_BYTES) -> None:
         self.dropped = 0
-        """Pictures that were left out since the browser was too slow."""
+        """Pictures dropped because the browser was too slow."""
         self._most = most_video_bytes
         self._texts: deque[str] = deque(maxlen=MOST_TEXTS)
         self._parts: deque[Part] = deque()
         self._bytes = 0
         self._init: Part | None = None
         self._session = 0
-        self._waiting = False  # for a keyframe, after parts were left out
+        self._waiting = False  # for a keyframe, after parts were dropped
         self._unsent_init = False
         self._ready = asyncio.Event()
 
@@ -57,12 +57,12 @@ class Outbox:
         self._ready.set()
 
     def raw(self, text: str) -> None:
-        """A document that is JSON already."""
+        """A document that is already JSON."""
         self._texts.append(text)
         self._ready.set()
 
     def begin(self, session: int) -> None:
-        """From now on parts of another session are of no use."""
+        """From now on parts of other sessions are dropped."""
         self._session = session
         self._parts.clear()
         self._bytes = 0
@@ -91,7 +91,7 @@ class Outbox:
             self._bytes, self._waiting = 0, True
 
     def still(self, part: Part) -> None:
-        """A picture on its own: the newest one of its stream is enough."""
+        """A still picture: only the newest one of its stream is kept."""
         key = part.header.get("s")
         kept = [one for one in self._parts if not (one.header.get("k") == "t" and one.header.get("s") == key)]
         if len(kept) < len(self._parts):
@@ -101,7 +101,7 @@ class Outbox:
             self._put(part)
 
     async def next(self) -> str | bytes:
-        """The next message, once there is one."""
+        """The next message; waits for one."""
         while True:
             if self._texts:
                 return self._texts.popleft()

@@ -1,4 +1,4 @@
-"""What packets still hold, played to one browser from a time on, at the pace at which the browser plays it."""
+"""Replays retained packets to one browser from a given time, at the browser's playing speed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .outbox import Part
 from .stills import Stills
 
 AHEAD_S = 8.0
-"""Seconds of media that a browser is given before it plays them."""
+"""Seconds of media that a browser gets ahead of playing."""
 
 _MASKS_AHEAD_MS = 60_000
 _JUMP_S = 60.0
@@ -31,8 +31,8 @@ _logger = logging.getLogger("codecflow.page")
 
 
 class Replay:
-    """Plays `stream` from a wall clock in ms on, in a thread of its own. `take` gets parts, `tell` texts and `over` why it
-    ended (None: it was stopped), all in the event loop."""
+    """Plays `stream` from a wall clock in ms on, in its own thread. `take` gets parts, `tell` texts and `over` why it ended
+    (None: it was stopped), all in the event loop."""
 
     def __init__(
         self,
@@ -54,11 +54,11 @@ class Replay:
         self._thread.start()
 
     def played(self, media_s: float) -> None:
-        """The browser has come so far."""
+        """The browser's current position."""
         self._played_s = media_s
 
     def stop(self) -> None:
-        """It ends soon; nothing of it is waited for."""
+        """Ends it soon, without waiting."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -101,16 +101,16 @@ class Replay:
                 self._post(lambda part=part: self._take(part))  # type: ignore[misc]
 
     def _may_send(self, media_s: float, first_s: float) -> bool:
-        """Waits until the browser is near; False when it is to end."""
+        """Waits until the browser is close enough; False when the replay is to end."""
         begun = time.monotonic()
         while not self._stop.is_set():
-            if self._jpeg:  # which has no clock of its own
+            if self._jpeg:  # JPEGs have no player clock
                 played = first_s + begun - self._begun
                 ahead_s = 0.0
             else:
                 played = first_s if self._played_s is None else self._played_s
                 ahead_s = AHEAD_S
-            # A jump in the stream's time is played at once.
+            # A jump in the stream's time is played without delay.
             if media_s - played <= ahead_s or media_s - played > _JUMP_S:
                 return True
             self._stop.wait(0.05)
@@ -120,12 +120,12 @@ class Replay:
     def _post(self, call: Callable[[], None]) -> None:
         try:
             self._loop.call_soon_threadsafe(call)
-        except RuntimeError:  # the page ends
+        except RuntimeError:  # the page is ending
             self._stop.set()
 
 
 class _PastMasks:
-    """Masks of one stream from a time on, as far as they are wanted."""
+    """Masks of one stream from a given time, read as needed."""
 
     def __init__(self, settings: KafkaSettings, stream: str, at_ms: int) -> None:
         self._key = stream.encode()
@@ -141,7 +141,7 @@ class _PastMasks:
         self._history.close()
 
     def until(self, ms: int) -> list[str]:
-        """Those of windows up to a capture time that were not given yet, as far as they are there."""
+        """Masks of windows up to a capture time that were not returned yet, as far as they exist."""
         found: list[str] = []
         while self._reached_ms < ms:
             messages = self._history.poll(0.0 if self._history.at_end else 0.2)

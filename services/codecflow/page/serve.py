@@ -1,4 +1,4 @@
-"""The page as a service: until it is stopped, or the brokers are gone."""
+"""The page as a service: runs until it is stopped, or brokers are down for too long."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SWEEP_TURNS = 10
 
 
 class _Server(uvicorn.Server):
-    """Without signal handlers of its own: a service here ends as all others do."""
+    """Without its own signal handlers: it ends like all our services."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -30,7 +30,7 @@ class _Server(uvicorn.Server):
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket that listens. Raises ConfigError."""
+    """A listening socket. Raises ConfigError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)

@@ -1,4 +1,4 @@
-"""Pictures as JPEG: small ones for the grid, and one or two a second of what no browser plays."""
+"""Pictures as JPEG: thumbnails for the grid, and one or two per second of codecs that no browser plays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.messages import CodedPicture
 
 TILE_WIDTH, LARGE_WIDTH = 384, 1280
-"""Pixels of a JPEG at most."""
+"""Maximum pixels of a JPEG."""
 
 JPEG_EVERY = Fraction(1, 2)
 """Seconds of presentation time between two large ones."""
@@ -31,7 +31,7 @@ def jpeg(rgb: npt.NDArray[np.uint8], width: int, quality: int = 80) -> bytes:
 
 
 def tile(keyframe: CodedPicture) -> bytes | None:
-    """A keyframe as a small JPEG; None where it cannot be decoded by itself."""
+    """A keyframe as a thumbnail JPEG; None if it cannot be decoded by itself."""
     if keyframe.width * keyframe.height > MAX_PIXELS:
         return None
     decoder = Decoder()

@@ -1,4 +1,4 @@
-"""One browser: what it looks at, and what goes to it."""
+"""One browser: what it watches, and what is sent to it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .hub import Hub
 
 MOST_TILES = 64
-"""Streams of the grid that one browser sees at once."""
+"""Maximum number of grid streams visible at once in one browser."""
 
 _logger = logging.getLogger("codecflow.page")
 
@@ -36,7 +36,7 @@ class Viewer:
     def __init__(self, hub: Hub) -> None:
         self.outbox = Outbox()
         self.stream: str | None = None
-        """That it looks at."""
+        """The stream that it watches."""
         self.live = True
         self.tiles: set[str] = set()
         self._hub = hub
@@ -45,7 +45,7 @@ class Viewer:
         self._replay: Replay | None = None
 
     def command(self, text: str | bytes) -> None:
-        """What a browser wants. Anything that is no command is ignored."""
+        """Handles a browser's command. Anything else is ignored."""
         try:
             wanted = orjson.loads(text)
             kind = wanted["do"]
@@ -61,7 +61,7 @@ class Viewer:
             _logger.debug("not a command: %r", text[:200])
 
     def watch(self, stream: str, session: int, at_ms: float | None, jpeg: bool) -> None:
-        """Look at a stream: live, or from a wall clock in ms on."""
+        """Watch a stream: live, or from a wall clock in ms on."""
         self.unwatch()
         self.stream, self._session, self.live = stream, session, at_ms is None
         self.outbox.begin(session)
@@ -89,7 +89,7 @@ class Viewer:
         self._hub.look_up(stream, self, session)
 
     def unwatch(self) -> None:
-        """Look at nothing large any more."""
+        """Stop watching the large stream."""
         self.stream = None
         if self._replay is not None:
             self._replay.stop()
@@ -101,7 +101,7 @@ class Viewer:
             self._channel = None
 
     def show(self, streams: set[str]) -> None:
-        """The tiles that can be seen."""
+        """Set the visible tiles."""
         for stream in self.tiles - streams:
             self._hub.drop_tile(stream)
         for stream in sorted(streams - self.tiles):
@@ -133,14 +133,14 @@ class Viewer:
 
 
 def oldest_ms(settings: KafkaSettings, stream: str) -> int:
-    """Since when packets hold a stream: from now on, where they hold nothing of it."""
+    """Since when packets hold a stream: from now on, if they hold none of it."""
     with Recording(settings, stream) as recording:
         picture = recording.oldest()
     return int(time.time() * 1000) if picture is None else picture.captured_at_ms
 
 
 async def in_pool(pool: ThreadPoolExecutor, call: Any, *arguments: Any) -> Any:
-    """What a call gives, made in a thread; None where it failed."""
+    """The result of a call made in a thread; None if it failed."""
     try:
         return await asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
     except CodecFlowError as error:
