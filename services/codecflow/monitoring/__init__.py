@@ -1,1 +1,1 @@
-"""Metrics and health of a service, for Prometheus and for whoever restarts it."""
+"""Metrics and health of a service, for Prometheus and orchestrators."""

@@ -1,4 +1,4 @@
-"""Health of a service from the turns of its loop."""
+"""Health of a service, from the iterations of its loop."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .server import Health
 
 
 class Heartbeat:
-    """`name`: of what turns, for people. A loop that has not turned for `stuck_s` seconds is stuck. `clock`: monotonic
+    """`name`: of the loop, for people. A loop without an iteration for `stuck_s` seconds is stuck. `clock`: monotonic
     seconds."""
 
     def __init__(self, name: str, stuck_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -18,15 +18,15 @@ class Heartbeat:
         self._ended = False
 
     def beat(self) -> None:
-        """The loop turns."""
+        """One iteration of the loop."""
         self._beat_at = self._clock()
 
     def end(self) -> None:
-        """It ends cleanly."""
+        """The loop ends cleanly."""
         self._ended = True
 
     def health(self, ready: bool = True) -> Health:
-        """Started with the first beat; ready then until the end, if it is `ready`."""
+        """Started with the first beat; from then until the end ready, if `ready`."""
         still_s = 0.0 if self._beat_at is None else self._clock() - self._beat_at
         stuck = still_s > self._stuck_s and not self._ended
         started = self._beat_at is not None

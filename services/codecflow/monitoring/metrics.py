@@ -1,6 +1,6 @@
-"""The list of all metrics: names, units, labels and what they mean. Services say where the values come from.
+"""The list of all metrics: names, units, labels and meanings. Services supply the values.
 
-Base units (seconds, bytes); counters end in `_total` and begin at 0 with the process. Of all labels only `stream` takes
+Base units (seconds, bytes); counters end in `_total` and start at 0 with the process. Of all labels only `stream` takes
 values from topics, and `MAX_STREAMS` bounds those.
 """
 
@@ -15,14 +15,14 @@ from prometheus_client import Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 MAX_STREAMS = 1000
-"""Streams with time series of their own: of more, those that are furthest behind live."""
+"""Maximum number of streams with their own time series: if there are more, those furthest behind live."""
 
 _DELAY_BUCKETS_S = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 900, 3600)
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A metric as it is published. Counters are published with `_total`."""
+    """A metric's description. Counters are published with `_total`."""
 
     name: str
     kind: Literal["counter", "gauge"]
@@ -39,10 +39,10 @@ class Sample:
     labels: tuple[str, ...] = ()
 
 
-# The worker: what it answers.
+# The worker: its answers.
 
 ANSWER_DELAY = "codecflow_answer_delay_seconds"
-"""Histogram: from the capture of a window's newest picture to the commit of its results. Live streams that were answered."""
+"""Histogram of live streams: from the capture of a window's newest picture to the commit of its results."""
 
 WINDOWS = Described(
     "codecflow_windows",
@@ -57,7 +57,7 @@ RESTARTED = Described(
 )
 FRAMES_MISSING = Described("codecflow_frames_missing", "counter", "Frames that windows should have held and did not.")
 
-# The worker: what it saves. Shares are for the dashboard to divide.
+# The worker: its savings. Dashboards compute shares.
 
 TOKENS = Described(
     "codecflow_tokens",
@@ -78,7 +78,7 @@ PICTURES = Described(
     ("kind",),
 )
 
-# The worker: how it is.
+# The worker: its state.
 
 BEHIND = Described("codecflow_behind_seconds", "gauge", "How late the stream that is furthest behind live is read.")
 STREAM_BEHIND = Described(
@@ -136,7 +136,7 @@ CAMERA_RECONNECTS = Described(
     "codecflow_camera_reconnects", "counter", "Times that the camera was lost and found.", ("stream",)
 )
 
-# The page: who looks.
+# The page: its viewers.
 
 PAGE_VIEWERS = Described(
     "codecflow_page_viewers", "gauge", "Browsers that look: at live video, or at the past.", ("at",)
@@ -159,7 +159,7 @@ RECORDER_FAILING = Described(
     "codecflow_recorder_failing_seconds", "gauge", "For how long the storage has taken no files; 0 when it does."
 )
 
-# Notifications: who gets them.
+# Notifications: their delivery.
 
 NOTIFY_DELIVERIES = Described(
     "codecflow_notify_deliveries",
@@ -187,7 +187,7 @@ def answer_delay() -> Histogram:
 
 
 def families(samples: Iterable[Sample]) -> Iterator[Metric]:
-    """The samples as Prometheus' client wants them, one family for each metric."""
+    """The samples in the form of Prometheus' client, one family for each metric."""
     by_metric: dict[Described, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_metric[sample.metric].append(sample)

@@ -1,4 +1,4 @@
-"""One small HTTP port per service: /metrics for Prometheus, /livez, /readyz and /startupz for whoever restarts it."""
+"""One small HTTP port per service: /metrics for Prometheus, /livez, /readyz and /startupz for orchestrators."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _logger = logging.getLogger("codecflow.monitoring")
 
 @dataclass(slots=True)
 class Health:
-    """How a service is, written by its own thread. `started`: it has done all that a start takes (model, camera, group).
-    `ready`: it serves at present. `stuck`: what has been running for too long."""
+    """A service's health, written by its own thread. `started`: its start has finished (model, camera, group). `ready`: it
+    can serve now. `stuck`: what has been running for too long."""
 
     started: bool = False
     ready: bool = False
     stuck: str | None = None
 
     def answer(self, path: str) -> tuple[bool, str]:
-        """Whether the probe at a path passes, and a word for people. Raises KeyError for paths that are no probe."""
+        """Whether the probe at a path passes, and a word for people. Raises KeyError for paths without a probe."""
         return {
             "/livez": (self.stuck is None, self.stuck or "alive"),
             "/readyz": (self.ready and self.stuck is None, "ready" if self.ready else "not ready"),
@@ -40,10 +40,10 @@ class Health:
 
 
 class MonitoringServer:
-    """A context: serves HTTP on `address` ("PORT" of 127.0.0.1, or "HOST:PORT") until it ends.
+    """A context manager: serves HTTP on `address` ("PORT" of 127.0.0.1, or "HOST:PORT") until it exits.
 
-    `health` and `samples` are called at each request, in the server's threads. Raises ConfigError where the address cannot
-    be used.
+    `health` and `samples` are called at each request, in the server's threads. Raises ConfigError if the address cannot be
+    used.
     """
 
     def __init__(
@@ -92,14 +92,14 @@ class _Samples(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from families(self._samples())
 
-    def describe(self) -> Iterable[Metric]:  # a registry that has this does not collect at registration
+    def describe(self) -> Iterable[Metric]:  # a registry that finds this does not collect at registration
         return ()
 
 
 class _Handler(BaseHTTPRequestHandler):
     registry: CollectorRegistry
     health: Callable[[], Health]
-    timeout = 30  # a client that connects and says nothing
+    timeout = 30  # for a client that connects and sends nothing
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
