@@ -1,1 +1,1 @@
-"""Events: rules that look at answers, and what a stream's events come to from one window to the next. Pure functions."""
+"""Events: rules that evaluate answers, and a stream's events from one window to the next. Pure functions."""

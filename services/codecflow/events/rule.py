@@ -1,6 +1,7 @@
-"""One rule: a function of what it remembers and the next window. Whoever goes on from a committed state goes on alike.
+"""One rule: a function of its state and the next window. Any worker that resumes from a committed state gets the same
+result.
 
-It knows nothing of Kafka, streams or words: answers are indices, times are seconds that have passed.
+Independent of Kafka, streams and words: answers are indices, times are elapsed seconds.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ _OFF, _ON = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A window that was answered: the probability of each answer, when its newest picture was captured, and the id that an
-    event has that opens with it."""
+    """An answered window: the probability of each answer, when its newest picture was captured, and the id of an event that
+    opens with it."""
 
     probabilities: Sequence[float]
     captured_at_ms: int
@@ -30,8 +31,8 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A change of an event. `answer`, `before`: by index, NONE for none. `probability`: of `answer` in the window; None
-    where no window was looked at."""
+    """A change of an event. `answer`, `before`: by index, NONE for none. `probability`: of `answer` in the window; None if
+    no window was evaluated."""
 
     change: Literal["opened", "updated", "closed"]
     event: OpenEvent
@@ -43,10 +44,10 @@ class Changed:
 def advance(
     rule: EventRule, label: int, state: RuleState, seen: Seen | None, elapsed_s: float
 ) -> tuple[RuleState, list[Changed]]:
-    """What the rule remembers after the next window, and the changes that it makes, in order.
+    """The rule's state after the next window, and the changes that it makes, in order.
 
-    `label`: index of the rule's label, NONE for a rule without one. `seen`: None for a window without an answer, which only
-    lets time pass. `elapsed_s`: since the window before.
+    `label`: index of the rule's label, NONE for a rule without one. `seen`: None for a window without an answer, in which
+    only time passes. `elapsed_s`: since the previous window.
     """
     elapsed_s = min(max(elapsed_s, 0.0), float(MAX_TIME_S))
     event = state.open
@@ -61,7 +62,7 @@ def advance(
 
 
 def close(rule: EventRule | None, state: RuleState) -> tuple[RuleState, list[Changed]]:
-    """Close the open event for another reason than an answer, and forget what was seen. `rule`: None if it is no more."""
+    """Close the open event for a reason other than an answer, and reset the history. `rule`: None if it has been removed."""
     forgotten = RuleState(
         state.question,
         state.of,
@@ -108,7 +109,7 @@ def _changes(rule: EventRule, state: RuleState, seen: Seen, elapsed_s: float) ->
         state = replace(state, since_ms=seen.captured_at_ms)
     if state.history.count(newest) >= rule.windows[0] and state.wanted != newest:
         state = replace(state, wanted=newest, held_s=0.0)
-    if state.answer == NONE:  # nothing was known before: no change
+    if state.answer == NONE:  # nothing was known before, so this is no change
         return replace(state, answer=state.wanted), []
     wanted = state.wanted
     if wanted in (NONE, state.answer) or state.held_s < rule.for_s or state.rest_s > 0:
@@ -128,7 +129,7 @@ def _wanting(rule: EventRule, state: RuleState, value: int, elapsed_s: float) ->
 
 
 def _goes_on(rule: EventRule, state: RuleState, answer: int, probability: float) -> tuple[RuleState, list[Changed]]:
-    """An open event, if there is one, lasts another window."""
+    """Continue the open event, if there is one, for another window."""
     if state.open is None:
         return state, []
     event = _longer(state.open, probability)

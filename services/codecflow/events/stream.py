@@ -1,7 +1,7 @@
 """The events of one stream: its rules and conditions, from one committed state to the next.
 
-Whoever commits the returned state and events in one transaction emits each event once: the next call, in whichever worker,
-begins at that state.
+If the returned state and events are committed in one transaction, each event is emitted once: the next call, in any worker,
+starts from that state.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ def follow(
     now_ms: int,
     ending: str | None = None,
 ) -> tuple[EventState, list[Event]]:
-    """Look at the results of one window, of which there is one per question, or at none.
+    """Evaluate the results of one window, one per question, or of none.
 
-    `now_ms`: wall clock. `ending`: why no further windows come for now: what is open closes. Events of questions that are
-    gone, or asked otherwise, close as well.
+    `now_ms`: wall clock. `ending`: why no further windows come for now: open events close. Events of questions that were
+    removed or changed close as well.
     """
     events: list[Event] = []
     clock = _Clock(state, results)
@@ -74,7 +74,7 @@ def follow(
 def conditions(
     stream: str, state: EventState, epoch: int, present: Mapping[EventKind, str], now_ms: int
 ) -> tuple[EventState, list[Event]]:
-    """Open an event for each condition that is `present`, with its reason, and close those of conditions that are not."""
+    """Open an event for each condition that is `present`, with its reason, and close the events of other conditions."""
     events, kept = [], []
     for one in state.conditions:
         if one.kind in present:
@@ -97,7 +97,7 @@ def present(state: EventState) -> set[EventKind]:
 
 
 def since(state: EventState, kind: EventKind) -> int | None:
-    """When the open event of this kind began, in ms; None where there is none."""
+    """When the open event of this kind began, in ms; None if there is none."""
     return next((one.event.began_at_ms for one in state.conditions if one.kind == kind), None)
 
 
@@ -111,7 +111,7 @@ _OVER: Mapping[EventKind, str] = {
 
 
 class _Clock:
-    """The window that is looked at, and how long after the one before."""
+    """The current window, and the time since the previous one."""
 
     def __init__(self, state: EventState, results: Sequence[Result]) -> None:
         self.epoch, self.end_s, self.captured_at_ms = state.newest_epoch, state.end_s, state.captured_at_ms
@@ -120,7 +120,7 @@ class _Clock:
             return
         newest = results[0]
         if newest.epoch == state.newest_epoch:
-            # Presentation time: a file that is published faster than it plays has the same events.
+            # Presentation time: a file published faster than real time has the same events.
             self.elapsed_s = newest.end_s - state.end_s
         elif state.captured_at_ms:
             self.elapsed_s = (newest.captured_at_ms - state.captured_at_ms) / 1000
@@ -150,7 +150,7 @@ def _probabilities(question: Question, result: Result) -> list[float]:
 
 
 def _of(question: Question) -> str:
-    """What the state of a rule belongs to: other words, answers or thresholds begin again."""
+    """What a rule's state belongs to: a change of prompt, answers or thresholds starts a new state."""
     rule = question.event
     return event_id(question.id, question.prompt, question.type, *question.answers, rule)
 

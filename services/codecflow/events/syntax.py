@@ -1,4 +1,4 @@
-"""Rules as people write them: yes>=0.8, below=0.5, windows=2/3, for=10, cooldown=60."""
+"""Text form of rules: yes>=0.8, below=0.5, windows=2/3, for=10, cooldown=60."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERS = {"below": "below", "for": "for_s", "cooldown": "cooldown_s", "update"
 
 
 def parse_rule(text: str) -> EventRule:
-    """The rule in a text. Raises ConfigError with what is expected."""
+    """The rule in a text. Raises ConfigError with the expected form."""
     first, *rest = (part.strip() for part in text.split(","))
     label, at_least, above = (part.strip() for part in first.partition(">="))
     if not label or (at_least and not above) or "=" in label:
@@ -49,7 +49,7 @@ def parse_rule(text: str) -> EventRule:
 
 
 def rule_text(rule: EventRule) -> str:
-    """A rule as `parse_rule` takes it, without what is as by default."""
+    """A rule in the form that `parse_rule` takes, without default values."""
     if rule.label is None:
         parts = ["change" if rule.above <= MIN_PROBABILITY else f"change>={rule.above:g}"]
     else:
