@@ -1,7 +1,7 @@
-"""A real Apache Kafka on this machine: one node, KRaft, with nothing but pip (the extra `codecflow[local]`).
+"""A real Apache Kafka on this machine: one node, KRaft, installed with pip alone (the extra `codecflow[local]`).
 
-`LocalKafka` is the one way to have it for as long as a program runs (tests, demo); `start_daemon`, `stop` and `status` are
-what `codecflow kafka` does. A guard process (`guard.py`) stands between: it ends the broker when its last owner is gone.
+`LocalKafka` runs one for as long as a program needs it (tests, demo); `start_daemon`, `stop` and `status` implement
+`codecflow kafka`. A guard process (`guard.py`) in between ends the broker when its last owner is gone.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def silent(line: str) -> None:
 
 
 class LocalKafka:
-    """A broker for as long as this context is entered, in `data_dir` or, without one, in a folder removed afterwards.
+    """A broker that runs while this context is entered, in `data_dir` or, without one, in a folder removed afterwards.
 
-    Several programs may enter with the same `data_dir`: the first starts the broker, the last one out ends it, and so it
-    ends when all of them are killed. A daemon found running there is used and left running. `port` as in `start_daemon`.
-    `properties`: the broker's, in addition to or instead of those that we set, where this one starts it.
+    Several programs may enter with the same `data_dir`: the first starts the broker, the last one out ends it, also if all
+    of them are killed. A daemon found running there is used and left running. `port` as in `start_daemon`. `properties`: the
+    broker's, in addition to or instead of ours, if this one starts it.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LocalKafka:
             return
         files = BrokerFiles(self.data_dir)
         try:
-            # Had only by the last owner, and kept till the end: a newcomer waits until this broker has ended.
+            # Only the last owner gets it, and keeps it until the end: a newcomer waits until this broker has ended.
             fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             pass  # others still use it
@@ -115,9 +115,9 @@ class LocalKafka:
 
 
 def start_daemon(data_dir: Path, port: int | None, progress: Progress = silent) -> Broker:
-    """Start a broker that runs until `stop`; the one that already runs there is returned as it is.
+    """Start a broker that runs until `stop`; one that already runs there is returned unchanged.
 
-    `port` None: the one used last in this directory, else 9092; 0: the one used last, or a free one.
+    `port` None: the one last used in this directory, else 9092; 0: the one last used, or a free one.
     """
     files = BrokerFiles(data_dir)
     files.make()
@@ -125,7 +125,7 @@ def start_daemon(data_dir: Path, port: int | None, progress: Progress = silent) 
         running = status(data_dir)
         if running is None:
             broker, guard = start(files, port, progress, {}, daemon=True)
-            guard.returncode = 0  # not ours to wait for; Popen would warn of a child left behind
+            guard.returncode = 0  # not ours to wait for; Popen would warn about a child left behind
             return broker
     if port not in (None, 0, running.port):
         raise ConfigError(f"{data_dir}: its broker already runs on port {running.port}; stop it to move it to {port}")
@@ -133,7 +133,7 @@ def start_daemon(data_dir: Path, port: int | None, progress: Progress = silent) 
 
 
 def status(data_dir: Path) -> Broker | None:
-    """The broker that runs on `data_dir`, once it answers; None where none runs. Raises KafkaError when it never does."""
+    """The broker that runs on `data_dir`, once it answers; None if none runs. Raises KafkaError when it never answers."""
     files = BrokerFiles(data_dir)
     if not files.folder.exists():
         return None
@@ -144,13 +144,14 @@ def status(data_dir: Path) -> Broker | None:
 
 
 def stop(data_dir: Path) -> bool:
-    """Stop the broker of `data_dir` cleanly. False where none runs."""
+    """Stop the broker of `data_dir` cleanly. False if none runs."""
     files = BrokerFiles(data_dir)
     return _end(files)
 
 
 def _become_owner(files: BrokerFiles) -> int:
-    """A descriptor whose shared lock keeps the broker alive. The guard of one that is ending holds it; wait for its end."""
+    """A descriptor whose shared lock keeps the broker alive. The guard of an ending broker holds the lock; waits for its
+    end."""
     descriptor = os.open(files.owners_lock, os.O_RDWR | os.O_CREAT, 0o600)
     deadline = time.monotonic() + READY_WITHIN_S
     while True:
@@ -167,18 +168,18 @@ def _become_owner(files: BrokerFiles) -> int:
 
 @contextlib.contextmanager
 def _starting(files: BrokerFiles) -> Iterator[None]:
-    """One starter at a time; the others find what it started."""
+    """One starter at a time; the others use what it started."""
     with files.start_lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _end(files: BrokerFiles) -> bool:
-    """Ask the guard to end its broker, and wait for that. False where none runs. Raises KafkaError when it never ends."""
+    """Ask the guard to end its broker, and wait for that. False if none runs. Raises KafkaError when it never ends."""
     pids = files.running_pids()
     if not pids:
         return False
-    # The guard kills a broker that does not end in time; where there is no guard any more, both are ours to kill.
+    # The guard kills a broker that does not end in time; without a guard, we kill what is left.
     for number, chosen, within_s in (
         (signal.SIGTERM, pids[:1], guard.STOP_WITHIN_S + 10),
         (signal.SIGKILL, pids, 10.0),

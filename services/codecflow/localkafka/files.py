@@ -1,4 +1,4 @@
-"""The files of a local broker: what lies in its data directory, and whether one runs on it."""
+"""The files of a local broker: the contents of its data directory, and whether one runs on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from codecflow.errors import ConfigError
 from codecflow.folders import make_folder
 
 HOST = "127.0.0.1"
-"""A local broker has no passwords, so nothing outside this machine may reach it."""
+"""A local broker has no passwords, so it must not be reachable from other machines."""
 
 _SERVER = """\
 process.roles=broker,controller
@@ -67,7 +67,7 @@ appender.file.strategy.max=2
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes a data directory this cluster's. Ports are remembered so that a restart is found where it was."""
+    """Ties a data directory to this cluster. Ports are stored so that a restart uses the same ones."""
 
     cluster_id: str
     kafka: str
@@ -76,7 +76,7 @@ class Identity:
 
 
 class BrokerFiles:
-    """Paths in `folder`, and the few facts that they hold."""
+    """Paths in `folder`, and the facts stored there."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
@@ -92,14 +92,14 @@ class BrokerFiles:
         self._identity = self.folder / "broker.json"
 
     def make(self) -> None:
-        """The folder, readable by its user alone: it holds pictures, and perhaps passwords. Raises ConfigError."""
+        """Create the folder, readable only by its user: it holds pictures, and perhaps passwords. Raises ConfigError."""
         make_folder(self.folder, private=True)
-        if self._identity.exists() or not any(self.folder.iterdir()):  # it was here before, and is to be ours
+        if self._identity.exists() or not any(self.folder.iterdir()):  # an existing folder that becomes ours
             with contextlib.suppress(OSError):
                 self.folder.chmod(0o700)
 
     def identity(self) -> Identity | None:
-        """None in a directory that holds no cluster yet. Raises ConfigError when it holds something else."""
+        """None in a directory without a cluster. Raises ConfigError when it holds something else."""
         if self._identity.exists():
             try:
                 identity = Identity(**json.loads(self._identity.read_text()))
@@ -123,7 +123,7 @@ class BrokerFiles:
             raise ConfigError(f"{self.folder}: its data belong to another Kafka cluster; choose another --data-dir")
 
     def write(self, identity: Identity, properties: Mapping[str, str]) -> None:
-        """Everything that the broker reads at its start; `properties` win over ours."""
+        """Write everything that the broker reads at its start; `properties` override ours."""
         _write(self._identity, json.dumps(asdict(identity)))
         _write(
             self.server,
@@ -139,21 +139,21 @@ class BrokerFiles:
         return (self.data / "meta.properties").exists()
 
     def running(self) -> bool:
-        """Whether a broker, or one that is about to be, holds this directory."""
+        """Whether a running or starting broker holds this directory."""
         return self.running_lock.exists() and not lockable(self.running_lock)
 
     def running_pids(self) -> list[int]:
-        """The guard and the broker, as far as they have said so; none where none runs."""
+        """Process ids of the guard and the broker, as far as they are recorded; empty if none runs."""
         if not self.running() or not self.pid.exists():
             return []
         return [int(word) for word in self.pid.read_text().split()[1:]]
 
     def is_daemon(self) -> bool:
-        """Whether the broker last started here runs until it is stopped, whoever uses it."""
+        """Whether the broker last started here runs until it is stopped, regardless of its users."""
         return self.pid.exists() and self.pid.read_text().startswith("daemon")
 
     def set_log_aside(self) -> None:
-        """A complaint found in the log from now on is that of the run to come."""
+        """Errors found in the log from now on are those of the coming run."""
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".previous.log"))
 
@@ -161,12 +161,12 @@ class BrokerFiles:
         return self.log.exists() and "Address already in use" in self.log.read_text(errors="replace")
 
     def last_error(self) -> str:
-        """The newest complaint in the broker's log, or where to look."""
+        """The newest error in the broker's log, or where to look."""
         for path, marks in ((self.log, (" ERROR ", " FATAL ")), (self.output, ("rror", "xception"))):
             lines = path.read_text(errors="replace").splitlines() if path.exists() else []
             found = [number for number, line in enumerate(lines) if any(mark in line for mark in marks)]
             if found:
-                # The exception below a complaint says more than the complaint.
+                # The exception below an error line says more than the line itself.
                 below = lines[found[-1] + 1 : found[-1] + 2]
                 exception = below[0] if below and re.match(r"[a-z][\w.]*(Exception|Error)\b", below[0]) else None
                 return f"{(exception or lines[found[-1]]).strip()[:300]} (more in {path})"
@@ -174,7 +174,7 @@ class BrokerFiles:
 
 
 def lockable(path: Path) -> bool:
-    """Whether no process holds `path` locked, tested by a lock that is released at once."""
+    """Whether no process holds a lock on `path`, tested with a lock that is released immediately."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -216,8 +216,8 @@ def listens(port: int) -> bool:
 
 
 def topic_bytes(data_dir: Path, topic: str) -> int:
-    """Bytes that `topic` takes on the disk of the local broker at `data_dir`: the log segments of all its partitions, as
-    the broker stores them (compressed batches with their headers), without indexes."""
+    """Disk usage of `topic` on the local broker at `data_dir`, in bytes: the log segments of all its partitions, as the
+    broker stores them (compressed batches with their headers), without indexes."""
     folders = [
         folder for folder in (data_dir / "data").glob(f"{topic}-*") if folder.name.removeprefix(f"{topic}-").isdigit()
     ]
@@ -225,14 +225,14 @@ def topic_bytes(data_dir: Path, topic: str) -> int:
 
 
 def private(path: str, flags: int) -> int:
-    """For open(): the file is its owner's alone."""
+    """An opener for open(): the file is accessible only to its owner."""
     return os.open(path, flags, 0o600)
 
 
 def _write(path: Path, text: str) -> None:
-    """For its owner alone from the first moment: properties may hold passwords."""
+    """Private to its owner from the start: properties may hold passwords."""
     with open(path, "w", opener=private) as file:
-        os.fchmod(file.fileno(), 0o600)  # it may have been there
+        os.fchmod(file.fileno(), 0o600)  # it may have existed already
         file.write(text)
 
 

@@ -1,11 +1,11 @@
-"""Keeps a local broker from outliving those who use it. Run as a script, by path, with nothing but the standard library.
+"""Keeps a local broker from outliving its users. Run as a script, by path, with only the standard library.
 
     python guard.py PID_FILE OWNERS_LOCK BROKER_LOCK_FD COMMAND...
 
 Starts COMMAND and ends it (SIGTERM, then SIGKILL) when no process holds a shared lock on OWNERS_LOCK any more. The kernel
-drops a lock however its holder ends, SIGKILL included, so no owner can leave the broker behind. OWNERS_LOCK "-" means a
-daemon: it runs until SIGTERM. PID_FILE then says "owned" or "daemon", this process and COMMAND's. BROKER_LOCK_FD is an
-open, locked file that this process and COMMAND keep open while they live: who can lock that file knows that no broker
+releases a lock however its holder ends, SIGKILL included, so no owner can leave the broker behind. OWNERS_LOCK "-" means a
+daemon: it runs until SIGTERM. PID_FILE then contains "owned" or "daemon", this process's id and COMMAND's. BROKER_LOCK_FD is
+an open, locked file that this process and COMMAND keep open while they live: whoever can lock that file knows that no broker
 runs."""
 
 import contextlib
@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """In the child: be killed when this guard is (Linux only; elsewhere only the guard's own death goes unnoticed)."""
+    """In the child: be killed when this guard is (Linux only; on other systems the broker outlives a killed guard)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -61,7 +61,7 @@ def main(pid_file: str, owners_lock: str, broker_lock_fd: str, *command: str) ->
             return child.wait(POLL_S)
         if owners is not None:
             with contextlib.suppress(BlockingIOError):
-                # Kept until exit: a newcomer that finds it taken knows that this broker is on its way out.
+                # Kept until exit: a newcomer that finds it taken knows that this broker is ending.
                 fcntl.flock(owners, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 stopping = True
     stop(child)

@@ -1,4 +1,4 @@
-"""Starting a local broker: its files, its processes, and the wait until it answers."""
+"""Starting a local broker: its files, its processes, and waiting until it answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DEFAULT_PORT = 9092
 READY_WITHIN_S = 90.0
 POLL_S = 0.1
 _UMASK = 0o077
-"""What the broker writes, pictures among it, is for the user alone."""
+"""Everything that the broker writes, including pictures, is accessible only to the user."""
 _JVM = (
     "-Xms64m",
     "-Xmx512m",
@@ -55,7 +55,7 @@ class Broker:
 def start(
     files: BrokerFiles, port: int | None, progress: Progress, properties: Mapping[str, str], *, daemon: bool
 ) -> tuple[Broker, subprocess.Popen[bytes]]:
-    """The broker, ready, and its guard. `port` None: the one used last, else 9092; 0: the one used last, or a free one."""
+    """The broker, ready, and its guard. `port` None: the one last used, else 9092; 0: the one last used, or a free one."""
     java = find_java()
     jars = class_path(progress)
     for _ in range(3):
@@ -75,7 +75,7 @@ def start(
             return broker, guard
         if port != 0 or not files.port_was_taken():
             raise KafkaError(f"local Kafka: the broker ended at its start: {files.last_error()}")
-        # Somebody took the free port before the broker could.
+        # Another process took the free port before the broker could.
     raise KafkaError(f"local Kafka: no port stays free on {HOST}; choose one with --port")
 
 
@@ -93,7 +93,7 @@ def _spawn(files: BrokerFiles, command: list[str], *, daemon: bool) -> subproces
             cwd=files.folder,
             pass_fds=[lock.fileno()],
             umask=_UMASK,
-            start_new_session=True,  # a Ctrl-C in the terminal is the caller's to handle
+            start_new_session=True,  # the caller handles a Ctrl-C in the terminal
         )
 
 
@@ -148,7 +148,7 @@ def _format(files: BrokerFiles, identity: Identity, base: list[str]) -> None:
 
 
 def wait_ready(files: BrokerFiles, identity: Identity, alive: Callable[[], bool]) -> Broker | None:
-    """The broker, once it answers a metadata request as this cluster; None where it ends before. Raises KafkaError."""
+    """The broker, once it answers a metadata request as this cluster; None if it ends before. Raises KafkaError."""
     deadline = time.monotonic() + READY_WITHIN_S
     client: AdminClient | None = None
     while time.monotonic() < deadline:
