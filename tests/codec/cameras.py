@@ -1,4 +1,4 @@
-"""Cameras as a test can have them: a real HTTP server on this machine that behaves as it is told."""
+"""Cameras for tests: a real HTTP server on this machine with configurable behaviour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Behaviour = Callable[[BaseHTTPRequestHandler], None]
 
 @contextmanager
 def camera(behave: Behaviour, certificate: Path | None = None) -> Iterator[str]:
-    """host:port of a server that answers every GET with `behave`; with TLS where there is a certificate."""
+    """host:port of a server that answers every GET with `behave`; with TLS if there is a certificate."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # http.server's name
@@ -56,7 +56,7 @@ def stalls(request: BaseHTTPRequestHandler) -> None:
 
 
 def plays(clip: Path) -> Behaviour:
-    """A camera that sends a clip without saying how long it is, then hangs up."""
+    """A camera that sends a clip without its length, then hangs up."""
 
     def behave(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)

@@ -1,4 +1,4 @@
-"""Clips that tests encode themselves, and the plain way to decode them that ours is held against."""
+"""Clips that tests encode themselves, and the plain way to decode them, as a reference for ours."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CODECS = {
 
 
 def scene(index: int, width: int, height: int, seed: int = 0) -> Luma:
-    """(height, width, 3) uint8: a still texture with a square that moves, and some noise that is new in each picture."""
+    """(height, width, 3) uint8: a still texture with a moving square, and some noise that is new in each picture."""
     still = np.random.default_rng(seed).integers(60, 180, (height // 8 + 1, width // 8 + 1, 3), dtype=np.uint8)
     picture = still.repeat(8, 0).repeat(8, 1)[:height, :width].copy()
     x, y = (5 * index) % max(1, width - 24), (3 * index) % max(1, height - 24)
@@ -72,7 +72,7 @@ def encode(
     seed: int = 0,
     loud: int | None = None,
 ) -> Path:
-    """A clip of `pictures` pictures of `scene`; the path it has got. Picture `loud` is nothing but noise."""
+    """A clip of `pictures` pictures of `scene`; returns its path. Picture `loud` is pure noise."""
     encoder, ending, pixels, options = CODECS[codec]
     path = path.with_suffix(f".{ending}")
     with av.open(str(path), "w") as container:
@@ -89,13 +89,13 @@ def encode(
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
     if encoder == "libsvtav1" and hasattr(os, "sched_setscheduler"):
-        # Run by root, SVT-AV1 leaves the calling thread at real-time priority 99: nothing else on the machine would run.
+        # As root, SVT-AV1 leaves the calling thread at real-time priority 99: nothing else on the machine would run.
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
 
 
 def plainly_decoded(path: Path, frames: int | None = None) -> list[tuple[int | None, Luma]]:
-    """(pts, luma) of the first `frames` frames of a file, or all, as FFmpeg shows them by itself."""
+    """(pts, luma) of the first `frames` frames of a file, or all, as shown by FFmpeg alone."""
     with av.open(str(path)) as container:
         track = container.streams.video[0]
         track.codec_context.thread_count = 1

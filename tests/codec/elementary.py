@@ -1,4 +1,4 @@
-"""Bitstreams without timing, as cameras write them: sequence parameter sets that have no VUI."""
+"""Bitstreams without timing, as cameras write them: sequence parameter sets without VUI."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from codecflow.codec.annexb import START_CODE, nal_type, split_annex_b
 
 
 def without_timing(data: bytes) -> bytes:
-    """H.264 in Annex B (Main or Baseline profile) with the VUI taken out of its sequence parameter sets."""
+    """H.264 in Annex B (Main or Baseline profile) with the VUI removed from its sequence parameter sets."""
     return b"".join(
         START_CODE + (_plain(unit) if nal_type(unit, "h264") == 7 else unit) for unit in split_annex_b(data)
     )

@@ -1,4 +1,4 @@
-"""A small real RTSP camera for tests: with a password or TLS, transports that it refuses, a clock that is wrong."""
+"""A small real RTSP camera for tests: with a password or TLS, refused transports, a wrong clock."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def rtsp_camera(
 ) -> Iterator[str]:
     """host:port of a camera that plays the H.264 `clip` from its picture `start` on, ten times real time, then hangs up.
 
-    `transport`: tcp or udp, the only one that it takes. `silent_over_tcp`: it takes both, but sends over UDP only.
-    `certificate`: PEM of a key and its certificate, for TLS. `hangs`: it says nothing more after the last picture, instead.
-    `keyframes`: else it leaves them out. `moved_to`: an address to which it sends whoever has signed in.
-    `asked` is added to: its requests, with their headers. `clock`: by how many seconds its clock is off at a picture.
+    `transport`: tcp or udp, the only one that it accepts. `silent_over_tcp`: it accepts both, but sends over UDP only.
+    `certificate`: PEM of a key and its certificate, for TLS. `hangs`: instead of hanging up it stays silent after the last
+    picture. `keyframes`: False drops them. `moved_to`: an address to which it redirects authenticated clients. `asked`
+    collects its requests, with their headers. `clock`: by how many seconds its clock is off at a picture.
     """
     with Source(str(clip)) as source:
         whole = list(source.pictures("camera", 0))

@@ -1,4 +1,4 @@
-"""What SOURCE means, however files are named, and that no secret of an address is ever shown."""
+"""Interpretation of SOURCE, for any file name; no secret of an address is ever shown."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_names_of_files(name: str, clip: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_name_that_looks_like_an_address(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If there is a file of this name, it is meant."""
+    """A file of this name takes precedence."""
     (tmp_path / "rtsp:" / "cam").mkdir(parents=True)
     shutil.copy(clip, tmp_path / "rtsp:" / "cam" / "1")
     monkeypatch.chdir(tmp_path)
@@ -155,7 +155,7 @@ def test_standard_input(codec: str, tmp_path: Path) -> None:
     assert piped.stdout.decode() == f"standard input {live} False 30\n"
     if live and codec != "h264-raw":
         return
-    with path.open("rb") as file:  # `<` gives a file, which has an end and can be gone back in
+    with path.open("rb") as file:  # `<` gives a seekable file with an end
         done = subprocess.run(
             [sys.executable, "-c", PIPED, "live"], stdin=file, capture_output=True, check=True, timeout=60
         )
@@ -188,7 +188,7 @@ def test_parameters_are_not_shown(secret: str, mark: str) -> None:
     ):
         assert "s3cr" not in shown(source)
         assert "3t" not in shown(source)
-        if "@" not in secret:  # else it might be a password's
+        if "@" not in secret:  # otherwise it might be a password's
             assert shown(source).startswith(source[: source.index("/", 8)])
         assert "s3cr" not in redact(f"it failed: {source}", [source])
 

@@ -1,4 +1,4 @@
-"""Annex B: what is added to a keyframe, and where; nothing else of a picture is touched."""
+"""Annex B: what is added to a keyframe, and where; the rest of a picture is unchanged."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_lengths_that_do_not_add_up_are_an_error() -> None:
 
 
 def test_sets_of_layers_above_the_base_are_not_repeated() -> None:
-    """In multi-view HEVC a second layer has sets of its own, whose ids and types are those of the base's."""
+    """In multi-view HEVC a second layer has its own sets, with the same ids and types as those of the base."""
     vps, sps, pps, slices = b"\x40\x01\x0c\x01", b"\x42\x01\x01\x01", b"\x44\x01\xc0\x73", b"\x26\x01\xaf\x08"
     layer = [bytes([unit[0], unit[1] | 8]) + unit[2:] + b"\x01" for unit in (vps, sps, pps, slices)]
     annex_b = AnnexB("hevc", None)

@@ -1,4 +1,4 @@
-"""Cameras that fail: a code word to count by, one line for people, and never a password."""
+"""Cameras that fail: a code for counting, one line for people, and never a password."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECRET = "hunter2-p@ss"
 
 @contextmanager
 def closed_port() -> Iterator[str]:
-    """host:port at which nobody listens."""
+    """host:port without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
         yield f"127.0.0.1:{taken.getsockname()[1]}"

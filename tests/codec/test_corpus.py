@@ -1,7 +1,7 @@
-"""Files as people have them, each of a kind that somebody reported for some video program: what is published of them.
+"""Files from the field, each of a kind that was reported for some video program, and what is published of them.
 
-Times, sizes and pictures are held against how the file was made. Kinds that need a server, damage, rotation, tracks and
-times that are set have their own modules beside this one.
+Times, sizes and pictures are compared with how the file was made. Kinds that need a server, damage, rotation, tracks and
+adjusted times have modules of their own.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Records(list[Record]):
 
 @dataclass
 class Seen:
-    """What came of a file. `times`: of shown pictures, in s after the first, in order."""
+    """The output for a file. `times`: of shown pictures, in s after the first, in order."""
 
     pictures: list[CodedPicture]
     times: list[float]
@@ -53,7 +53,7 @@ class Seen:
 
 
 def see(path: Path) -> Seen:
-    """`path` as the producer publishes it."""
+    """`path` as published by the producer."""
     packets, metadata, notices, summary = _Records(), _Records(), [], Summary("s", str(path))
     with Source(str(path), notice=notices.append) as source:
         publisher = EpochPublisher(
@@ -101,7 +101,7 @@ TENTHS = [index / 10 for index in range(60)]
 @b_pictures
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts", "flv", "nut"])
 def test_pictures_at_any_distance(ending: str, b_pictures: int, tmp_path: Path) -> None:
-    """As telephones record: a rate that varies from picture to picture."""
+    """As phones record: a rate that varies from picture to picture."""
     noise, times = random.Random(1), [0.0]
     for _ in range(80):
         times.append(times[-1] + noise.choice([1 / 60, 1 / 30, 1 / 15, 0.12]))
@@ -139,10 +139,10 @@ def test_an_edit_that_begins_with_nothing(b_pictures: int, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("encoder", "b_pictures"), [("mjpeg", 0), ("mpeg4", 0), ("libx264", 0), ("libx264", 2)])
 def test_an_avi_that_skips_pictures(encoder: str, b_pictures: int, tmp_path: Path) -> None:
-    """As recorders write it that keep the rate: an empty chunk where a picture is missing."""
+    """As written by recorders with a constant rate: an empty chunk where a picture is missing."""
     times = [*TENTHS[:20], *(time + 3 for time in TENTHS[:20]), *(time + 8 for time in TENTHS[:10])]
     seen = see(film(tmp_path / "clip.avi", times, b_pictures, encoder, Fraction(1, 10)))
-    # AVI numbers pictures as they are decoded, so with B-pictures a gap lies as many pictures later as they reorder.
+    # AVI numbers pictures in decode order, so with B-pictures a gap is as many pictures later as they reorder.
     assert sorted(seen.steps) == pytest.approx(sorted(after - before for before, after in pairwise(times)), abs=0.002)
     if not b_pictures:
         assert seen.times == pytest.approx(times, abs=0.002)
@@ -226,7 +226,7 @@ def test_a_file_of_one_picture(codec: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("codec", ["h264-open", "h264-ts", "h264-avi", "h264-raw", "hevc-open", "mjpeg", "mpeg4-avi"])
 @pytest.mark.parametrize("part", [0.6, 0.8, 0.95])
 def test_a_recording_that_was_cut_off(codec: str, part: float, tmp_path: Path) -> None:
-    """What is published are pictures of the whole recording, sample for sample, without a gap before its end."""
+    """Pictures of the whole recording are published, sample for sample, without a gap before its end."""
     clip = encode(tmp_path / "clip", codec, pictures=60, size=(160, 96))
     whole = [luma_checksum(samples) for _, samples in plainly_decoded(clip)]
     cut = tmp_path / f"cut{clip.suffix}"

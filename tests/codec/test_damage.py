@@ -1,4 +1,4 @@
-"""Damage: what leaves samples sound loses no picture; what does not is never shown, or known to have no bound."""
+"""Damage: if samples stay correct, no picture is lost; otherwise it is never shown, or known to have no bound."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def decoded(pictures: Iterable[CodedPicture], decoder: Decoder | None = None) ->
 
 
 def checksums(pictures: Iterable[CodedPicture]) -> dict[int, int]:
-    """Of the luma of every picture shown, by seq."""
+    """Checksums of the luma of every picture shown, by seq."""
     return {one.seq: luma_checksum(one.luma()) for one in decoded(pictures)}
 
 
 def published(pictures: Iterable[CodedPicture]) -> tuple[list[CodedPicture], list[PictureMetadata], dict[str, int]]:
-    """What a producer publishes of the pictures: those, their metadata, and how many it lost, by reason."""
+    """A producer's output for the pictures: those published, their metadata, and how many it lost, by reason."""
     pictures = list(pictures)
     extractor = SignalExtractor(Fraction(1, 5))
     documents = [document for picture in pictures for document in extractor.push(picture)] + extractor.flush()
@@ -63,7 +63,7 @@ def published(pictures: Iterable[CodedPicture]) -> tuple[list[CodedPicture], lis
 
 
 def with_units(pictures: Iterable[CodedPicture], *units: bytes) -> list[CodedPicture]:
-    """Each picture with further NAL units before its first slice."""
+    """Each picture with additional NAL units before its first slice."""
 
     def changed(picture: CodedPicture) -> CodedPicture:
         parts = []
@@ -175,7 +175,7 @@ def x265(path: Path) -> Path:
     "parameters", ["bframes=2", "bframes=0", "bframes=3:open-gop=1", "bframes=0:intra-refresh=1", "hevc"]
 )
 def test_lost_transport_packets_never_show_a_wrong_picture(parameters: str, tmp_path: Path) -> None:
-    """The decoder alone would take many of these pictures for sound, of HEVC most."""
+    """The decoder alone would accept many of these pictures, most of those in HEVC."""
     stream = tmp_path / "stream.ts"
     x265(stream) if parameters == "hevc" else x264(stream, parameters, (96, 80))
     right = set(checksums(pictures_of(stream)).values())
@@ -215,13 +215,13 @@ def test_lost_rtp_packets_never_show_a_wrong_picture(codec: str, transport: str,
 
 
 def renumbered(pictures: Iterable[CodedPicture]) -> list[CodedPicture]:
-    """As a source numbers them that does not know what did not reach it."""
+    """Numbered as by a source that does not know what it has missed."""
     return [replace(picture, seq=seq) for seq, picture in enumerate(pictures)]
 
 
 @pytest.mark.parametrize("codec", ["h264", "h264-plain", "h264-open", "hevc", "hevc-open"])
 def test_pictures_that_never_came_are_noticed(codec: str, tmp_path: Path) -> None:
-    """A camera or network that leaves out whole pictures: what refers to them is no sound picture."""
+    """A camera or network that drops whole pictures: pictures that refer to them are not valid."""
     pictures = pictures_of(encode(tmp_path / "clip", codec))
     right = set(checksums(pictures).values())
     noticed = 0
@@ -257,7 +257,7 @@ def x264(path: Path, parameters: str, size: tuple[int, int] = (320, 240)) -> Pat
 
 @pytest.fixture
 def refreshed(tmp_path: Path) -> list[CodedPicture]:
-    """Intra refresh: one IDR picture, then recovery points only, from each of which samples are right a period later."""
+    """Intra refresh: one IDR picture, then only recovery points, from each of which samples are correct a period later."""
     return pictures_of(x264(tmp_path / "refresh.ts", "bframes=0:intra-refresh=1"))
 
 
@@ -309,12 +309,12 @@ def test_only_a_whole_recovery_point_is_one() -> None:
 
 
 def without_reorder_depth(picture: CodedPicture) -> CodedPicture:
-    """The picture with sequence parameter sets that say nothing beyond the size: as many cameras send them."""
+    """The picture with sequence parameter sets that state only the size: as many cameras send them."""
 
     def plain(unit: bytes) -> bytes:
         payload = unit[1:].replace(b"\0\0\3", b"\0\0")
         bits, length = int.from_bytes(payload), 8 * len(payload)
-        reader = Bits(unit, 1)  # profile high, no scaling lists: what x264 writes
+        reader = Bits(unit, 1)  # profile high, no scaling lists: as x264 writes
         assert reader.u(8) == 100
         reader.u(16)
         for _ in range(4):
@@ -345,7 +345,7 @@ def test_the_first_b_pictures_are_shown_where_the_sequence_does_not_say_how_far_
     sps = next(unit for unit in split_annex_b(plain[0].data) if nal_type(unit, "h264") == 7)
     assert h264_sequence(sps)[1].depth is None
     assert checksums(plain) == checksums(pictures)
-    # Without decoding times nobody knows. What is missing then is counted.
+    # Without decoding times it is unknown. What is missing then is counted.
     blind = [replace(picture, dts=None) for picture in plain]
     extractor = SignalExtractor()
     documents = [document for picture in blind for document in extractor.push(picture)] + extractor.flush()
@@ -354,7 +354,7 @@ def test_the_first_b_pictures_are_shown_where_the_sequence_does_not_say_how_far_
 
 
 def test_where_times_tell_of_no_reordering_nothing_waits(tmp_path: Path) -> None:
-    """Many cameras could send B-pictures, do not, and do not say so: a picture is shown as soon as it is there."""
+    """Many cameras could send B-pictures, do not, and do not say so: a picture is shown immediately."""
     pictures = pictures_of(x264(tmp_path / "clip.ts", "bframes=1:b-adapt=2:direct=none", (96, 80)))
     decoder, keyframe = Decoder(), without_reorder_depth(pictures[0])
     assert len(decoder.push(replace(keyframe, dts=keyframe.pts))) == 1
@@ -384,7 +384,7 @@ def overwritten(data: bytes, chance: random.Random) -> bytes:
 
 
 def mutated(pictures: list[CodedPicture], seed: int) -> list[CodedPicture]:
-    """The pictures with one to four of them damaged, left out or repeated."""
+    """The pictures with one to four of them damaged, dropped or repeated."""
     chance = random.Random(seed)
     changed = list(pictures)
     for _ in range(chance.choice((1, 1, 2, 4))):
@@ -401,7 +401,7 @@ def mutated(pictures: list[CodedPicture], seed: int) -> list[CodedPicture]:
 
 
 def bounds_hold(pictures: list[CodedPicture]) -> tuple[int, int]:
-    """Checks every bound that a worker takes from a signal against its own samples. (Bounds, signals that it refused.)"""
+    """Checks every bound that a worker takes from a signal against its own samples. Returns (bounds, refused signals)."""
     sent, documents, _ = published(pictures)
     signals = {document.seq: document.signal for document in documents if document.signal}
     references: dict[int, npt.NDArray[np.uint8]] = {}
@@ -425,7 +425,7 @@ def bounds_hold(pictures: list[CodedPicture]) -> tuple[int, int]:
 
 @pytest.mark.parametrize("codec", CODECS)
 def test_a_bound_holds_for_the_samples_that_a_worker_sees(codec: str, tmp_path: Path) -> None:
-    """Whatever the producer's decoder saw of damaged pictures, and FFmpeg made of them."""
+    """Whatever the producer's decoder and FFmpeg make of damaged pictures."""
     pictures = pictures_of(encode(tmp_path / "clip", codec))
     assert bounds_hold(pictures)[1] == 0
     assert sum(bounds_hold(mutated(pictures, seed))[0] for seed in range(25)) > 20
@@ -470,7 +470,7 @@ def test_a_picture_that_is_too_large_is_refused_before_it_is_decoded(tmp_path: P
     with pytest.raises(SourceError, match="are larger than 7679 samples"):
         PictureDecoder(max_pixels=96 * 80 - 1).push(pictures[0])
     assert len(PictureDecoder(max_pixels=96 * 80).push(pictures[0])) == 1
-    # One that says so only in its own header.
+    # One that is marked only in its own header.
     start = pictures[0].data.index(b"\xff\xc0") + 5
     side = int((2 * MAX_PIXELS) ** 0.5) + 8
     size = side.to_bytes(2) * 2
@@ -488,7 +488,7 @@ def test_a_time_that_a_decoder_cannot_hold_loses_the_picture(tmp_path: Path) -> 
 
 
 def test_a_published_picture_has_its_own_size(tmp_path: Path) -> None:
-    """Of two sequences in one stream: also the pictures that the decoder shows after it has begun with the second."""
+    """With two sequences in one stream: also the pictures that the decoder shows after it has started the second."""
     first = pictures_of(x264(tmp_path / "first.ts", "bframes=3", (96, 80)))
     second = pictures_of(x264(tmp_path / "second.ts", "bframes=3", (128, 64)))
     shift = first[-1].seq + 1

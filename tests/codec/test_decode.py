@@ -1,4 +1,4 @@
-"""The worker's side: frames from any keyframe on, and sound ones only, whatever became of the pictures on their way."""
+"""The worker's side: frames from any keyframe on, and only valid ones, whatever happened to the pictures in transmission."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_garbage_never_crashes_and_sound_groups_survive(codec: str, tmp_path: Pa
 
 
 def test_the_extractor_gives_up_the_same_pictures(real: list[CodedPicture]) -> None:
-    """What is not sound is not published: a reader of what is left gets the same frames."""
+    """Invalid pictures are not published: a reader of the rest gets the same frames."""
     flipped = bytearray(real[57].data)
     flipped[len(flipped) // 2 :] = bytes(len(flipped) - len(flipped) // 2)
     pictures = [replace(p, data=bytes(flipped)) if p.seq == 57 else p for p in real]

@@ -1,4 +1,4 @@
-"""Which way up: what container and pictures say is on the wire, and what the model sees is upright."""
+"""Orientation: what container and pictures state is on the wire, and the model sees upright pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .turned import MATRICES, exif, exif_clip, jpeg, lying, matrix_clip, sei, se
 
 
 def shown(path: Path, notices: list[str] | None = None) -> list[ShownPicture]:
-    """A file's shown pictures, by way of the wire."""
+    """A file's shown pictures, after a round trip over the wire."""
     decoder = Decoder()
     with Source(str(path), notice=[].append if notices is None else notices.append) as source:
         pictures = [decode_packet(*encode_packet(one)) for one in source.pictures("gate", 1)]
@@ -32,7 +32,7 @@ def shown(path: Path, notices: list[str] | None = None) -> list[ShownPicture]:
 
 
 def assert_upright(pictures: list[ShownPicture]) -> None:
-    """Lossy, but right: no other way up is nearly as near."""
+    """Lossy, but correct: no other orientation is nearly as close."""
     assert len(pictures) >= 8
     for index, picture in enumerate(pictures):
         assert picture.size == (96, 64)
@@ -55,7 +55,7 @@ def test_exif_in_pictures(orientation: int, tmp_path: Path) -> None:
 
 
 def test_exif_may_change_from_picture_to_picture(tmp_path: Path) -> None:
-    orientations = [6, 6, 8, None, 3, 6, 5, 7]  # a camera that is turned while it records
+    orientations = [6, 6, 8, None, 3, 6, 5, 7]  # a camera that is rotated while it records
     pictures = shown(exif_clip(tmp_path / "clip", orientations))
     assert [one.picture.orientation for one in pictures] == [one or 1 for one in orientations]
     assert_upright(pictures)
@@ -144,7 +144,7 @@ def test_exif_behind_padding() -> None:
 @pytest.mark.parametrize("codec", ["h264-open", "vp9", "mpeg4"])
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_the_matrix_of_other_containers(codec: str, orientation: int, tmp_path: Path) -> None:
-    """Matroska and WebM have an angle in place of a matrix."""
+    """Matroska and WebM store an angle instead of a matrix."""
     pictures = shown(matrix_clip(tmp_path / "clip", MATRICES[orientation], orientation, codec=codec))
     assert {one.picture.orientation for one in pictures} == {orientation}
 
@@ -168,7 +168,7 @@ def test_a_camera_whose_jpegs_are_turned(tmp_path: Path) -> None:
     def behave(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "multipart/x-mixed-replace;boundary=picture")
-        request.send_header("Content-Length", "9999999")  # as some cameras have it
+        request.send_header("Content-Length", "9999999")  # as some cameras send it
         request.end_headers()
         for index in range(12):
             data = jpeg(lying(index, 6), 6)

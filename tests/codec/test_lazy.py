@@ -1,4 +1,4 @@
-"""Decoding on demand shows what decoding everything shows, and decodes little."""
+"""Decoding on demand gives the same pictures as decoding everything, and decodes little."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLIP = Path(__file__).parents[1] / "data" / "intel_one-by-one-person-detection.m
 
 
 def coded(path: Path) -> list[CodedPicture]:
-    """A file's pictures as they are published."""
+    """A file's pictures as published."""
     marks = ReferenceMarks()
     with Source(str(path)) as source:
         return [marks.mark(picture) for picture in source.pictures("gate", 1)]
@@ -41,7 +41,7 @@ def eager(pictures: Sequence[CodedPicture]) -> dict[int, Luma]:
 def lazy(
     pictures: Sequence[CodedPicture], sampled: set[int], asked: Callable[[int], bool], max_bytes: int = 16 << 20
 ) -> tuple[dict[int, ShownPicture | None], LazyDecoder]:
-    """What became of the `sampled` pictures that were `asked` for, in the order in which they were handed out."""
+    """The outcome for the `sampled` pictures that were `asked` for, in the order in which they were returned."""
     decoder = LazyDecoder(max_bytes)
     seen: dict[int, ShownPicture | None] = {}
 
@@ -71,7 +71,7 @@ def test_every_picture_is_what_a_decoder_of_everything_shows(codec: str, tmp_pat
     pts = {picture.seq: picture.pts for picture in pictures}
     rng = np.random.default_rng(len(codec))
     for share in (1.0, 0.5, 0.15):
-        # Elementary streams have decoding times only, so that the first reordered picture comes as a surprise.
+        # Elementary streams have decoding times only, so the first reordered picture is not expected.
         sampled = {seq for seq in pts if rng.random() < 0.7 and (seq >= 10 or not codec.endswith("raw"))}
         wanted = {seq for seq in sampled if rng.random() < share}
         seen, decoder = lazy(pictures, sampled, wanted.__contains__)
@@ -137,7 +137,7 @@ def test_pictures_that_nothing_refers_to_are_left_out(
 
 @pytest.mark.parametrize("codec", ["h264", "h264-plain", "h264-open", "hevc-open", "mpeg4"])
 def test_gaps(codec: str, tmp_path: Path) -> None:
-    """After missing pictures nothing is shown up to the next keyframe, as with a decoder of everything."""
+    """After missing pictures nothing is shown up to the next keyframe, as when everything is decoded."""
     whole = coded(encode(tmp_path / "clip", codec, 60))
     for first, last in ((3, 4), (13, 25), (29, 31), (40, 41)):
         pictures = [picture for picture in whole if not first <= picture.seq < last]
@@ -228,7 +228,7 @@ def samples_of(path: Path, fps: Fraction, pictures: int = 10**9) -> tuple[list[S
     ],
 )
 def test_slow_and_odd_rates(rate: Fraction, fps: str, slots: list[int], tmp_path: Path) -> None:
-    """Every picture of a slow camera is sampled, in its slot, and measured against a reference that is there."""
+    """Every picture of a slow camera is sampled, in its slot, and measured against an existing reference."""
     path = encode(tmp_path / "clip", "h264-plain", 12, fps=rate)
     samples, _ = samples_of(path, Fraction(fps))
     assert [sample.slot for sample in samples] == slots

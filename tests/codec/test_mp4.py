@@ -1,4 +1,4 @@
-"""Coded pictures as MP4 fragments: what FFmpeg reads out of them is what was put in, in the same time."""
+"""Coded pictures as MP4 fragments: FFmpeg reads what was put in, with the same times."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ MIMES = {
 
 
 def pictures_of(path: Path, epoch: int = 1) -> list[CodedPicture]:
-    """As a producer publishes them, with the size of their frames."""
+    """As published by a producer, with the size of their frames."""
     with Source(str(path)) as source:
         return [replace(p, width=p.width or 96, height=p.height or 80) for p in source.pictures("gate", epoch)]
 
@@ -46,7 +46,7 @@ def fragmented(pictures: Iterable[CodedPicture]) -> tuple[list[Init], list[Fragm
 
 
 def played(init: Init, fragments: Iterable[Fragment]) -> list[tuple[float, av.VideoFrame]]:
-    """(media time, frame) of what FFmpeg makes of it."""
+    """(media time, frame) of FFmpeg's output for it."""
     data = init.data + b"".join(fragment.data for fragment in fragments)
     with av.open(io.BytesIO(data), format="mp4") as container:
         return [(float(f.pts * f.time_base), f) for f in container.decode(video=0) if f.pts is not None and f.time_base]
@@ -78,7 +78,7 @@ def test_it_begins_at_a_keyframe_and_again_after_a_gap(tmp_path: Path) -> None:
     assert fragments[0].seq == keys[1]
     assert not {fragment.seq for fragment in fragments} & set(range(22, pictures[25].seq))
     assert len(played(init, [f for f in fragments if f.seq < 22])) == len([f for f in fragments if f.seq < 22])
-    # Pictures of the open GOP that are shown before its keyframe refer to what is not there.
+    # Pictures of the open GOP that are shown before its keyframe refer to missing ones.
     first = next(picture for picture in pictures if picture.seq == fragments[0].seq)
     leading = [p.seq for p in pictures[first.seq + 1 : 20] if p.pts < first.pts]
     assert leading
@@ -136,7 +136,7 @@ def _matrix(data: bytes) -> list[float]:
 def test_decoding_times_follow_each_other_as_a_player_needs_it(
     change: dict[str, None], count: int, tmp_path: Path
 ) -> None:
-    """A player waits for a keyframe where a decoding time is more than twice a picture's duration after the one before. The
+    """A player waits for a keyframe if a decoding time is more than twice a picture's duration after the previous one. The
     camera stops for 5 s and then sends half as many pictures."""
     pictures = pictures_of(encode(tmp_path / "clip", "h264"))
     step = pictures[0].duration

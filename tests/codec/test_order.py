@@ -1,4 +1,4 @@
-"""The order in which pictures are shown, read from headers, is the order of their times."""
+"""Presentation order, read from headers, agrees with the order of times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAR = 60 * 90_000
 
 
 def read(path: Path) -> tuple[list[Key | None], list[int], int | None]:
-    """Keys and times of a file's pictures in decode order, and how far it says that it reorders."""
+    """Keys and times of a file's pictures in decode order, and its stated reordering."""
     with av.open(str(path)) as container:
         track = container.streams.video[0]
         context = track.codec_context
@@ -111,7 +111,7 @@ def test_what_cannot_be_read_has_no_place(codec: str) -> None:
 @pytest.mark.parametrize("codec", [*REORDERS, "h264-plain"])
 @pytest.mark.parametrize("live", [False, True])
 def test_lost_pictures_leave_the_times_of_others_as_they_are(codec: str, live: bool, tmp_path: Path) -> None:
-    """Those that follow on a loss, up to the next keyframe, cannot be decoded and are left out."""
+    """Pictures after a loss, up to the next keyframe, cannot be decoded and are left out."""
     path = encode(tmp_path / "clip", codec, 80)
     with av.open(str(path)) as container:
         track = container.streams.video[0]

@@ -1,4 +1,4 @@
-"""Presentation times against an independent model: it knows when each picture was shown, and how its stamp is wrong."""
+"""Presentation times against an independent model, which knows when each picture was shown, and the error of its stamp."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECOND = 90_000
 
 @dataclass
 class Shot:
-    """A picture as it really was: when it was shown (`true`) and coded, and what the source says."""
+    """The ground truth of a picture: when it was shown (`true`) and coded, and what the source says."""
 
     rank: int
     true: int
@@ -32,8 +32,8 @@ class Shot:
 
 @dataclass
 class Film:
-    """Pictures in decode order. `steps`: from each to the next, in the order shown; `minis`: pictures in each group of one P
-    (decoded first) and the B-pictures before it."""
+    """Pictures in decode order. `steps`: from each to the next, in presentation order; `minis`: pictures in each group of
+    one P (decoded first) and the B-pictures before it."""
 
     steps: list[int]
     minis: list[int]
@@ -69,7 +69,7 @@ def play(film: Film, rules: Rules, depth: int | None = None) -> tuple[list[Timed
 
 
 def check(film: Film, timed: list[Timed[Shot]]) -> list[int]:
-    """What holds for whatever came; times in the order shown."""
+    """Invariants for any input; times in presentation order."""
     assert [one.item.rank for one in timed] == [shot.rank for shot in film.shots], "decode order, each once"
     times = [one.pts for one in sorted(timed, key=lambda one: one.item.rank) if one.shown]
     assert all(before < after for before, after in pairwise(times)), "times increase in the order shown"
@@ -90,7 +90,7 @@ rates = st.sampled_from(
 
 @st.composite
 def films(draw: st.DrawFn, longest: int = 120, slowest: Fraction = Fraction(1, 5)) -> Film:
-    """Rates that change, each step with some jitter, lost pictures, and B-pictures or none."""
+    """Changing rates, steps with some jitter, lost pictures, with or without B-pictures."""
     steps: list[int] = []
     for rate, count in draw(
         st.lists(
@@ -119,7 +119,7 @@ def test_sound_times_of_a_file_stay_as_they_are(film: Film, one_timeline: bool, 
 
 
 def arrive(film: Film, seed: int, late_s: float) -> None:
-    """Each picture comes some time after it was taken, in decode order. Cameras say no decoding times."""
+    """Each picture arrives some time after its capture, in decode order. Cameras send no decoding times."""
     noise, newest = random.Random(seed), 0.0
     for shot in film.shots:
         newest = max(newest, shot.coded / SECOND + noise.random() * late_s)
@@ -137,7 +137,7 @@ def test_sound_times_of_a_camera_stay_as_they_are(film: Film, seed: int, late_s:
     timed, timeline = play(film, rules(live=True, paced=True))
     times = check(film, timed)
     assert not timeline.corrected
-    # A connection that got slower looks like a slow clock: followed, and drawn by half a per cent.
+    # A connection that became slower looks like a slow clock: followed, and corrected by half a per cent.
     for shot, time in zip(film.by_rank(), times, strict=True):
         assert abs(time - shot.true) <= 0.005 * shot.true + 2
 
@@ -148,7 +148,7 @@ def at_rate(rate: int, pictures: int, minis: list[int]) -> Film:
 
 @dataclass
 class Fault:
-    """`kind`: jump (of the clock, from a picture on in the order shown), cut (the same in decode order), rogue."""
+    """`kind`: jump (of the clock, from a picture on in presentation order), cut (the same in decode order), rogue."""
 
     kind: str
     at: int
@@ -178,7 +178,7 @@ def faulty(draw: st.DrawFn, sizes: list[float], kinds: list[str]) -> tuple[Film,
 
 
 def off_by(film: Film, times: list[int]) -> float:
-    """The largest difference to the times that are true, in seconds."""
+    """The largest difference from the true times, in seconds."""
     first = film.by_rank()[0]
     pairs = zip(film.by_rank(), times, strict=True)
     return max(abs((time - times[0]) - (shot.true - first.true)) for shot, time in pairs) / SECOND
@@ -244,7 +244,7 @@ def test_a_camera_goes_on_with_the_wall_clock(case: tuple[Film, list[Fault]], se
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 1 << 30), st.sampled_from([1, 2, 4, 16]), st.booleans(), st.booleans())
 def test_time_advances_whatever_the_stamps_are(seed: int, mini: int, live: bool, stated: bool) -> None:
-    """Also where a track does not say how far it reorders."""
+    """Also if a track does not state its reordering."""
     noise = random.Random(seed)
     kinds = noise.choices(["none", "wild", "near"], [noise.random(), noise.random(), noise.random()], k=600)
     sizes = {"near": noise.choice([3, 20, 400]) * 3600, "wild": 1 << 62}
@@ -261,7 +261,7 @@ def test_time_advances_whatever_the_stamps_are(seed: int, mini: int, live: bool,
         shown = {one.item.rank: one.pts for one in timed if one.shown and one.item.rank >= 150}
         later = [time - film.times[rank] for rank, time in shown.items()]
         assert max(later) - min(later) <= 2 * TOLERANCE_S * SECOND, "a step is whatever the stamps make it"
-    # Ten seconds of pictures: among stamps that mean nothing a file's time may crawl for a while, but it does not stand.
+    # Ten seconds of pictures: with meaningless stamps a file's time may advance slowly for a while, but it does not stop.
     for begin in range(0, len(times) - 250, 250):
         assert times[begin + 250] - times[begin] >= SECOND // 4
 

@@ -1,4 +1,4 @@
-"""Reaching a source: what is wrong is named, nobody waits for a silent host, and nobody is trusted without a certificate."""
+"""Reaching a source: errors are specific, a silent host blocks nobody, and nobody is trusted without a certificate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ QUICK = SourceOptions(timeout_s=1.0)
 
 @contextmanager
 def tarpit() -> Iterator[str]:
-    """host:port of a host that takes connections and never says anything."""
+    """host:port of a host that accepts connections and never sends anything."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen(5)
@@ -182,7 +182,7 @@ def test_a_stop_is_heard_within_a_moment(where: str, kind: str, tmp_path: Path) 
 
 
 def test_https_and_rtsps_cameras_must_prove_who_they_are(tmp_path: Path) -> None:
-    """An impostor is sent no password."""
+    """An impostor gets no password."""
     ts, mp4 = encode(tmp_path / "clip", "h264-ts"), encode(tmp_path / "clip", "h264-plain")
     trusted = SourceOptions(5.0, tls_ca=CERTIFICATES / "ca.pem")
     for name, options, code in [
@@ -328,7 +328,7 @@ def test_udp(tmp_path: Path) -> None:
 
 
 def test_of_an_hls_address_only_one_rendition_is_fetched(tmp_path: Path) -> None:
-    """FFmpeg looks at the first part of each to find out what they are."""
+    """FFmpeg reads the first part of each to detect their types."""
     small = encode(tmp_path / "small", "h264-ts", 30, (96, 80)).read_bytes()
     large = encode(tmp_path / "large", "h264-ts", 30, (160, 128)).read_bytes()
     master = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=100000\nsmall.m3u8\n#EXT-X-STREAM-INF:BANDWIDTH=900000\nlarge.m3u8\n"

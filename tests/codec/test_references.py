@@ -1,4 +1,4 @@
-"""What the headers say of which picture refers to which: checked by leaving pictures out."""
+"""References between pictures according to their headers: checked by leaving pictures out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def marked(path: Path) -> list[CodedPicture]:
     ("codec", "least"), [("h264", 10), ("h264-open", 10), ("hevc", 10), ("mpeg4", 15), ("mpeg2", 15), ("h264-plain", 0)]
 )
 def test_what_is_marked_is_missed_by_no_other_picture(codec: str, least: int, tmp_path: Path) -> None:
-    """Pictures that are not marked come out the same when those that are were never there. Some codecs mark none."""
+    """Unmarked pictures decode the same without the marked ones. Some codecs mark none."""
     pictures = marked(encode(tmp_path / "clip", codec, 60))
     assert sum(picture.disposable for picture in pictures) >= least
     whole, thinned = Decoder(), Decoder()

@@ -1,4 +1,4 @@
-"""The codec signal against a slow, obvious reference, and what it promises whatever the pictures are."""
+"""The codec signal against a slow, obvious reference, and its guarantees for any pictures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Grid64 = npt.NDArray[np.int64]
 
 
 def metadata(path: Path, interval: Fraction = HALF, pictures: int = 10**9) -> list[PictureMetadata]:
-    """A file's metadata as it comes out of the extractor."""
+    """A file's metadata, as returned by the extractor."""
     extractor, documents = SignalExtractor(interval), []
     with Source(str(path)) as source:
         for picture in source.pictures("gate", 7):
@@ -56,13 +56,13 @@ def metadata(path: Path, interval: Fraction = HALF, pictures: int = 10**9) -> li
 
 @pytest.fixture
 def plenty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Streams have the bytes to pay for everything that a signal can say."""
+    """Streams large enough to pay for everything that a signal can contain."""
     monkeypatch.setattr("codecflow.codec.allowance.SHARE", 1e6)
 
 
 def reference(path: Path, interval: Fraction, frames: int | None = None) -> list[tuple[int, int, Luma, Grid64, Grid64]]:
-    """(pts, tick, luma, motion, intra) of each signal picture of a clip of less than 8 s, one block and one
-    vector at a time: the first is the reference of all others."""
+    """(pts, tick, luma, motion, intra) of each signal picture of a clip of less than 8 s, one block and one vector at a
+    time: the first is the reference of all others."""
     signals, first, last, keyframe_before = [], None, -1, True
     with av.open(str(path)) as container:
         track = container.streams.video[0]
@@ -87,14 +87,14 @@ def reference(path: Path, interval: Fraction, frames: int | None = None) -> list
 
 
 def change_of(signal: Signal, now: Luma, first: Luma) -> Grid64:
-    """What the signal must say of a picture whose reference is `first`."""
+    """The expected signal of a picture whose reference is `first`."""
     if signal.since is None:
         return np.full((signal.rows, signal.columns), 255)
     return level(CHANGE_LEVELS, cell_changes(now, first, signal.exposure))
 
 
 def with_vectors(frame: av.VideoFrame, motion: Grid64, intra: Grid64) -> tuple[Grid64, Grid64]:
-    """The grids with one more picture in them."""
+    """The grids after one more picture."""
     if frame.pict_type == PictureType.I:
         return motion, intra
     motion, covered = motion.copy(), np.zeros(motion.shape, bool)
@@ -110,7 +110,7 @@ def with_vectors(frame: av.VideoFrame, motion: Grid64, intra: Grid64) -> tuple[G
 
 
 def level(levels: tuple[int, ...], values: Grid64) -> Grid64:
-    """The lowest level that is not below each value; the highest where all are."""
+    """The lowest level that is not below each value; the highest if all are."""
     return np.vectorize(lambda value: min((one for one in levels if one >= value), default=levels[-1]))(values)
 
 
@@ -118,7 +118,7 @@ def level(levels: tuple[int, ...], values: Grid64) -> Grid64:
 @pytest.mark.parametrize("interval", [HALF, Fraction(1, 5)])
 @pytest.mark.usefixtures("plenty")
 def test_the_signal_is_the_references(codec: str, interval: Fraction, tmp_path: Path) -> None:
-    path = encode(tmp_path / "clip", codec, 40, (120, 88))  # neither side a whole number of blocks
+    path = encode(tmp_path / "clip", codec, 40, (120, 88))  # neither side is a whole number of blocks
     documents = {document.pts: document for document in metadata(path, interval)}
     assert [document.seq for document in documents.values()] == list(range(40))
     wanted = reference(path, interval)
@@ -156,7 +156,7 @@ def test_the_signal_of_a_real_clip_is_the_references() -> None:
 @settings(max_examples=40, deadline=None)
 def test_change_is_the_exact_mean_rounded_up(data: st.DataObject) -> None:
     height, width = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 70))
-    padding = data.draw(st.integers(0, 40))  # rows of a decoder's picture are longer than the picture
+    padding = data.draw(st.integers(0, 40))  # a decoder's rows are longer than the picture
     random = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
     now = random.integers(0, 256, (height, width + padding), dtype=np.uint8)[:, :width]
     near = np.clip(now + random.integers(-3, 4, now.shape), 0, 255).astype(np.uint8)
@@ -186,7 +186,7 @@ def test_sums_hold_the_largest_picture() -> None:
 def test_change_bounds_the_distance_to_the_reference(
     codec: str, share: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a keep policy rests on, however few bytes there are for it; over renewed references, too."""
+    """The guarantee that keep policies rely on, however few bytes are available; also across renewed references."""
     monkeypatch.setattr("codecflow.codec.allowance.SHARE", share)
     monkeypatch.setattr("codecflow.codec.signal.REFERENCE_S", 2)
     path = encode(tmp_path / "clip", codec, 60, (100, 76), seed=3)
@@ -215,7 +215,7 @@ def test_change_bounds_the_distance_to_the_reference(
 
 @pytest.mark.parametrize(("rate", "ticks"), [(Fraction(10), [0, 1, 2, 3]), (Fraction(25), [0, 1, 2, 3])])
 def test_a_keyframe_takes_the_place_of_the_nearest_tick(rate: Fraction, ticks: list[int], tmp_path: Path) -> None:
-    """Keyframes 1 s apart, less a picture: just before a tick."""
+    """Keyframes one picture less than 1 s apart: just before a tick."""
     path = encode(tmp_path / "clip", "h264-plain", int(2 * rate), fps=rate * Fraction(10, 9) if rate == 10 else rate)
     documents = [document for document in metadata(path) if document.signal]
     assert [document.signal.tick for document in documents if document.signal] == ticks
@@ -241,7 +241,7 @@ def test_without_keyframes_the_reference_is_renewed_all_the_same(
 
 @pytest.mark.parametrize("codec", ["h264", "h264-plain", "mpeg4", "hevc"])
 def test_metadata_take_less_than_8_percent_however_few_bytes_a_stream_has(codec: str, tmp_path: Path) -> None:
-    """Estimated as the brokers would store it, over still and moving seconds."""
+    """Estimated as the brokers would store it, over seconds with and without motion."""
     path = encode(tmp_path / "clip", codec, 300, (320, 240), fps=20)
     documents = metadata(path)
     coded = sum(document.size for document in documents)

@@ -1,4 +1,4 @@
-"""Files as coded pictures: what is published decodes to what the file decodes to, whatever the codec and container."""
+"""Files as coded pictures: published pictures decode to the file's frames, for any codec and container."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_published_pictures_decode_to_the_files_own_frames(codec: str, tmp_path:
     assert [picture.seq for picture in pictures] == list(range(30))
     assert not dropped
     times = [pts for pts, _ in ours]
-    if codec in WITHOUT_PTS:  # the container has none: a frame apart, in the order in which they are shown
+    if codec in WITHOUT_PTS:  # the container has none: one frame apart, in presentation order
         assert times == [index * pictures[0].duration for index in range(30)]
     else:
         assert times == [pts for pts, _ in theirs]
@@ -125,7 +125,7 @@ def test_an_mp4_cut_off_in_its_middle_gives_what_is_there(tmp_path: Path) -> Non
 
 
 def test_an_edit_list_marks_pictures_that_are_not_shown(tmp_path: Path) -> None:
-    """MP4 can say that playing starts behind the first keyframe: what lies before is decoded, but not shown."""
+    """MP4 can specify that playing starts after the first keyframe: earlier pictures are decoded, but not shown."""
     path = encode(tmp_path / "clip", "h264", 30)
     import av
 
@@ -189,7 +189,7 @@ def test_an_mp4_without_its_index_is_refused(tmp_path: Path) -> None:
 
 
 def test_times_go_on_where_they_jump(tmp_path: Path) -> None:
-    """A recording of two recordings: the second begins at its own zero."""
+    """Two recordings in one file: the second starts at its own zero."""
     clip, joined = encode(tmp_path / "clip", "h264-ts", 40), tmp_path / "joined.ts"
     joined.write_bytes(clip.read_bytes() * 2)
     pictures, _ = published(joined)

@@ -1,4 +1,5 @@
-"""Times of real files and cameras: what a viewer with a clock would say, and what is said of those that are corrected."""
+"""Times of real files and cameras: when a viewer with a clock would see pictures, and what is reported about corrected
+ones."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from .serving import quiet_server, serving
 
 @dataclass
 class Seen:
-    """What came of a source: `times` of shown pictures in seconds, in the order of the decoder."""
+    """The output for a source: `times` of shown pictures in seconds, in the order of the decoder."""
 
     pictures: list[CodedPicture]
     times: list[float]
@@ -47,7 +48,7 @@ def see(source: Path | str, reads_after_s: float = 0.0) -> Seen:
     pictures: list[CodedPicture] = []
     notices: list[str] = []
     with Source(str(source), notice=notices.append) as opened:
-        time.sleep(reads_after_s)  # such as while the brokers are asked for the topics
+        time.sleep(reads_after_s)  # for example while the topics are looked up
         try:
             pictures.extend(opened.pictures("gate", 1))
         except SourceError:
@@ -65,7 +66,7 @@ def see(source: Path | str, reads_after_s: float = 0.0) -> Seen:
 
 
 def film(path: Path, times: list[float], b_pictures: int, time_base: Fraction = Fraction(1, 90_000)) -> Path:
-    """H.264 whose pictures come at given times, a keyframe every 10; the container by the path's ending."""
+    """H.264 with pictures at given times, a keyframe every 10; the container is chosen by the path's ending."""
     with av.open(str(path), "w") as container:
         track = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "bf": str(b_pictures)})
         track.width, track.height, track.pix_fmt = 96, 80, "yuv420p"
@@ -158,7 +159,7 @@ def test_a_single_wrong_stamp(b_pictures: int, tmp_path: Path) -> None:
 
 
 def test_stamps_at_keyframes_alone(tmp_path: Path) -> None:
-    """MPEG-TS may leave the times of pictures out (ISO/IEC 13818-1, 2.7.4)."""
+    """MPEG-TS may omit the times of pictures (ISO/IEC 13818-1, 2.7.4)."""
     clip, sparse = encode(tmp_path / "clip", "h264-ts", 60), tmp_path / "sparse.ts"
     data = bytearray(clip.read_bytes())
     for at in range(0, len(data), 188):
@@ -177,7 +178,7 @@ def test_stamps_at_keyframes_alone(tmp_path: Path) -> None:
 
 
 def test_packed_b_pictures_of_an_avi(tmp_path: Path) -> None:
-    """Each chunk with a P-picture holds the B-picture before it, too, and an empty picture follows, as DivX 5 wrote them."""
+    """Each chunk with a P-picture also holds the B-picture before it, and an empty picture follows, as DivX 5 wrote them."""
     plain = tmp_path / "plain.avi"
     with av.open(str(plain), "w") as container:
         track = container.add_stream("mpeg4", rate=10, options={"bf": "1", "sc_threshold": "1000000000"})
@@ -249,7 +250,7 @@ def test_the_clock_of_an_rtsp_camera_is_set(clock: str, codec: str, tmp_path: Pa
     assert len(seen.times) >= 55
     # Ten times real time: a jump is only as long as the wall clock says, whatever the stamps.
     assert seen.times[-1] - seen.times[0] == pytest.approx((len(seen.times) - 1) / 10, abs=0.5)
-    # It is set while a group of B-pictures is sent: the picture after them still has the time of before.
+    # The clock is set while a group of B-pictures is sent: the picture after them still has the old time.
     assert ("wrong times" if clock == "wrong stamps" else "clock jumps") in seen.corrected
     assert len(seen.notices) == len(seen.corrected)
 

@@ -1,4 +1,4 @@
-"""Which track is the video: never a cover, a thumbnail or a poster, and a word when there are several."""
+"""Which track is the video: never a cover, a thumbnail or a poster, and a notice when there are several."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tracks(
     disposition: Sequence[Disposition] | None = None,
     codecs: Sequence[str] | None = None,
 ) -> Path:
-    """A file with several video tracks, of `sizes` and so many `pictures` each, interleaved."""
+    """A file with several video tracks, of `sizes`, with `pictures` pictures each, interleaved."""
     with av.open(str(path), "w") as container:
         videos = []
         for index, size in enumerate(sizes):
@@ -55,7 +55,7 @@ def tracks(
 
 
 def taken(path: Path, track: int | None = None) -> tuple[list[CodedPicture], list[str]]:
-    """The pictures of a source, and what was said about it."""
+    """The pictures of a source, and the notices about it."""
     notices: list[str] = []
     with Source(str(path), SourceOptions(track=track), notice=notices.append) as source:
         return list(source.pictures("gate", 1)), notices
@@ -80,7 +80,7 @@ def test_one_of_several_tracks(tmp_path: Path) -> None:
 
 
 def test_a_cover_before_the_film(tmp_path: Path) -> None:
-    """A tagger's cover is FFmpeg's first stream, though the film was there before it."""
+    """A tagger's cover is FFmpeg's first stream, although the film was there before it."""
     path = with_cover(encode(tmp_path / "clip", "h264-plain"))
     with av.open(str(path)) as container:
         assert [video.codec_context.name for video in container.streams.video] == ["mjpeg", "h264"], "as in the field"
@@ -94,7 +94,7 @@ def test_a_cover_before_the_film(tmp_path: Path) -> None:
 
 
 def with_cover(clip: Path) -> Path:
-    """An MP4 whose index comes last, with cover art put into it (iTunes metadata: moov/udta/meta/ilst/covr)."""
+    """An MP4 whose index comes last, with cover art added (iTunes metadata: moov/udta/meta/ilst/covr)."""
 
     def atom(name: bytes, *parts: bytes) -> bytes:
         body = b"".join(parts)
@@ -186,8 +186,8 @@ def test_uncompressed_y4m_is_named(tmp_path: Path) -> None:
 
 
 def layered(data: bytes, codec: str) -> bytes:
-    """A picture with a further layer, as scalable and multi-view video has in the same track: NAL units that only a decoder
-    of the extension reads (H.264 annexes G and H: types 15 and 20; H.265 annexes F and G: nuh_layer_id)."""
+    """A picture with an additional layer, as scalable and multi-view video has in the same track: NAL units that only a
+    decoder of the extension reads (H.264 annexes G and H: types 15 and 20; H.265 annexes F and G: nuh_layer_id)."""
     if codec == "h264":
         return data + b"".join(START_CODE + bytes([kind, 0x40, 0x80, 0x0D, *range(3, 90)]) for kind in (0x6F, 0x74))
     units = [unit for unit in split_annex_b(data) if nal_type(unit, codec) < 32]

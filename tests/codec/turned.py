@@ -1,4 +1,4 @@
-"""Clips whose pictures are coded lying or mirrored, with the word of container or picture how to show them upright."""
+"""Clips whose pictures are coded rotated or mirrored, with the orientation stated by container or picture."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MATRICES = {
     8: (0, -1, 1, 0),
 }
 
-# (hor_flip, ver_flip, anticlockwise_rotation in quarter turns) of H.264 D.1.29: mirrors first, then the turn.
+# (hor_flip, ver_flip, anticlockwise_rotation in quarter turns) of H.264 D.1.29: mirroring first, then rotation.
 _FLIPS = {
     1: (0, 0, 0),
     2: (1, 0, 0),
@@ -45,7 +45,7 @@ _FLIPS = {
 
 
 ROWS, COLUMNS = 8, 12
-"""Of a token grid over the shown scene: 8x8 pixels each."""
+"""Size of a token grid over the shown scene: 8x8 pixels each."""
 
 
 def changed(index: int) -> list[int]:
@@ -57,14 +57,14 @@ def changed(index: int) -> list[int]:
 
 
 def lying(index: int, orientation: int, size: tuple[int, int] = (96, 64)) -> Luma:
-    """Picture `index` of a scene of `size`, as a camera of that orientation codes it: (height, width, 3) uint8."""
+    """Picture `index` of a scene of `size`, as coded by a camera with that orientation: (height, width, 3) uint8."""
     return np.ascontiguousarray(upright(scene(index, *size), inverse(orientation)))
 
 
 def matrix_clip(
     path: Path, matrix: tuple[float, ...], orientation: int, pictures: int = 12, codec: str = "h264"
 ) -> Path:
-    """Pictures coded as `orientation` needs it, in a container whose matrix is `matrix`."""
+    """Pictures coded for `orientation`, in a container whose matrix is `matrix`."""
     encoder, ending, pixels, options = CODECS[codec]
     path = path.with_suffix(f".{ending}")
     with av.open(str(path), "w") as container:
@@ -104,7 +104,7 @@ def jpeg(picture: Luma, orientation: int | None, order: str = ">") -> bytes:
 
 
 def exif_clip(path: Path, orientations: list[int | None]) -> Path:
-    """An MJPEG recording whose picture i is coded as orientations[i] needs it, and says so unless that is None."""
+    """An MJPEG recording whose picture i is coded for orientations[i], and states it unless that is None."""
     path = path.with_suffix(".mkv")
     with av.open(str(path), "w") as container:
         track = container.add_stream("mjpeg", rate=10)
@@ -140,7 +140,7 @@ def sei(orientation: int, codec: str, *, cancel: bool = False) -> bytes:
 
 def sei_clip(path: Path, codec: str, orientations: list[int | None]) -> Path:
     """A raw H.264 or HEVC recording with a keyframe every ten pictures; the i-th is preceded by a message with
-    orientations[i], unless that is None. All of it is coded as the first needs it."""
+    orientations[i], unless that is None. All pictures are coded for the first one."""
     assert orientations[0] is not None
     plain = path.with_suffix(".mp4")
     clip = matrix_clip(plain, MATRICES[1], orientations[0], pictures=10 * len(orientations), codec=codec)

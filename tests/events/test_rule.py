@@ -1,4 +1,4 @@
-"""A rule is a function of its state and the next window: hysteresis, n of m, durations, cool-down, change."""
+"""A rule is a function of its state and the next window: hysteresis, n of m, durations, cooldown, change."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Window = tuple[float, ...] | None
 
 
 def run(rule: EventRule, windows: list[Window], *, label: int = 0, forgetful: bool = False) -> list[Changed]:
-    """What the rule makes of windows that follow each other by 8 s. `forgetful`: its state goes through its wire form after
-    each of them, as with a worker that is replaced."""
+    """The rule's changes for windows 8 s apart. `forgetful`: its state makes a round trip through its wire form after each
+    of them, as when a worker is replaced."""
     state, found = BEGIN, []
     label = NONE if rule.label is None else label
     for index, window in enumerate(windows):
@@ -84,7 +84,7 @@ def test_an_event_begins_with_the_first_window_that_counts() -> None:
     assert [(c.change, c.event.began_at_ms) for c in found] == [
         ("opened", 9000),
         ("closed", 9000),
-        ("opened", 41000),  # not with the window that the event before had
+        ("opened", 41000),  # not with the window of the previous event
     ]
 
 
@@ -125,8 +125,8 @@ answers = st.lists(st.none() | probabilities.map(lambda p: (p, 1 - p)), max_size
 @settings(max_examples=200, deadline=None)
 @given(rules, answers)
 def test_events_of_any_rule_are_whole(rule: EventRule, windows: list[Window]) -> None:
-    """Whatever comes: each event opens, is updated and closes under one id with numbers that count, one at a time, and goes
-    on alike in another worker."""
+    """For any input: each event opens, is updated and closes under one id with consecutive numbers, one at a time, and
+    continues the same way in another worker."""
     found = run(rule, windows)
     assert run(rule, windows, forgetful=True) == found
     open_id, number, ids = None, 0, set()
@@ -140,7 +140,7 @@ def test_events_of_any_rule_are_whole(rule: EventRule, windows: list[Window]) ->
         number += 1
         if change.change == "closed":
             open_id = None
-    if rule == EventRule("yes", rule.above, update_s=0.0):  # the plain one, told by its definition
+    if rule == EventRule("yes", rule.above, update_s=0.0):  # the simple rule, checked by its definition
         high = [p[0] >= rule.above for p in windows if p is not None]
         edges = sum(a != b for a, b in zip([False, *high], high, strict=False))
         assert len(found) == edges

@@ -15,7 +15,7 @@ _COPY = 2
 
 
 def publish_with_header_name(settings: KafkaSettings, topic: str, name: bytes) -> None:
-    """A record of key `a` on `topic` that has a header of this very name, which need not be text."""
+    """A record with key `a` on `topic` and a header with exactly this name, which need not be text."""
     libraries = list((Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs").glob("librdkafka*.so*"))
     if not libraries:
         pytest.skip("this confluent-kafka brings no librdkafka of its own")

@@ -1,4 +1,4 @@
-"""A broker that crashes and comes back: nothing lost, nothing twice."""
+"""A broker that crashes and comes back: no loss, no duplicates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from codecflow.kafka.transactions import TransactionalEmitter
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import listens, topic_bytes
 
-# A crashed broker's place is free again sooner than after Kafka's 9 s.
+# A crashed broker's registration expires sooner than Kafka's 9 s.
 QUICK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 
 
@@ -40,7 +40,7 @@ def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_pa
         packets, results = settings.topics.packets, settings.topics.results
         create_topics(settings, partitions=2)
         assert kafka.topic_bytes(packets) == 0
-        noise = {bytes([stream]): os.urandom(300_000) for stream in b"abcd"}  # two partitions' worth
+        noise = {bytes([stream]): os.urandom(300_000) for stream in b"abcd"}  # enough for two partitions
         sender = RecordSender(settings)
         for stream, value in noise.items():
             sender.send(Record(packets, stream, value, "noise"))
@@ -56,9 +56,10 @@ def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_pa
 
         emit = partial(emit_window, emitter, group, settings)
         emit(1)
-        # Committed is not yet readable. Kafka 4.3.1, one broker: killed in the milliseconds between the two, it may after
-        # its restart call the commit complete without having marked the records (in the topics' logs: its state goes from
-        # PrepareCommit to CompleteCommit, and the partition has no marker), so that the next abort takes them along.
+        # Committed does not mean readable yet. With Kafka 4.3.1 and one broker: if it is killed in the milliseconds between
+        # the two, it may after its restart consider the commit complete without having marked the records (in the topics'
+        # logs: its state goes from PrepareCommit to CompleteCommit, and the partition has no marker), so that the next abort
+        # includes them.
         with TopicTail(settings, results) as tail:
             assert [record.value() for record in tail.catch_up()] == [b"1"]
         os.kill(kafka.broker.pid, signal.SIGKILL)

@@ -1,4 +1,5 @@
-"""The rights in docs/how-to/security.md are enough for each service, and without any of them one line names it."""
+"""The rights in docs/how-to/security.md are enough for each service, and without any of them one line names the missing
+one."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ EVENTFUL = Question("q", "Is anything there?", "yes-no", event=EventRule("yes", 
 
 
 def binding(line: str) -> Any:
-    """The right that a command of the document grants."""
+    """The right that a command in the document grants."""
     words = shlex.split(line.replace("PREFIX", PREFIX))
     said = dict(pairwise(words))
     kind, name = next(
@@ -87,7 +88,7 @@ def binding(line: str) -> Any:
 
 
 class Cluster:
-    """A broker that refuses what is not granted."""
+    """A broker that refuses whatever is not granted."""
 
     def __init__(self, secured: int, admin: KafkaSettings) -> None:
         self._secured = secured
@@ -137,7 +138,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "listener.name.sasl_plaintext.plain.sasl.jaas.config": "org.apache.kafka.common.security.plain."
         f"PlainLoginModule required {passwords};",
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-        "super.users": "User:ANONYMOUS",  # the broker itself, and this test by the other listener
+        "super.users": "User:ANONYMOUS",  # the broker itself, and this test through the other listener
     }
     with LocalKafka(tmp_path_factory.mktemp("kafka") / "kafka", plain, properties=broker) as kafka:
         one = Cluster(secured, KafkaSettings(kafka.bootstrap_servers, PREFIX))
@@ -180,7 +181,7 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(notifier.run)
         event = Record(f"{PREFIX}.events", *encode_event(EVENT), "an event")
-        while not said and not running.done():  # it begins with what comes once it is there
+        while not said and not running.done():  # it reads only records written after its start
             with RecordSender(cluster.admin) as sender:
                 sender.send(event)
         stop.request()
@@ -204,7 +205,7 @@ def figures(address: str) -> dict[str, int]:
 
 
 def worked(cluster: Cluster, user: str, family: Family, published: Published) -> None:
-    """What each service does, in short."""
+    """A summary of what each service does."""
     settings = cluster.as_user(user)
     check_topics(settings)
     topics = settings.topics
@@ -247,7 +248,7 @@ def _a_state(topic: str) -> Any:
         line
         for line in RECIPE
         if "User:producer" in line
-        or ("User:subscriber" in line and "Describe" not in line)  # as the producer's
+        or ("User:subscriber" in line and "Describe" not in line)  # same as the producer's
         or ("User:worker" in line and any(one in line for one in ("state", "--group", "events")))
     ],
     ids=lambda line: " ".join(line.split()[5:10]),

@@ -1,4 +1,4 @@
-"""Records outside transactions: flow control, limits, brokers that are not there."""
+"""Records outside transactions: flow control, limits, brokers that are down."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_sender_gives_up_when_brokers_stay_away() -> None:
 def test_a_client_whose_records_time_out_while_brokers_answer_is_replaced(
     kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Seen with a broker that was restarted under load: for two minutes the client took records and sent none."""
+    """Seen with a broker that was restarted under load: for two minutes the client accepted records and sent none."""
     sender = RecordSender(kafka_settings)
     first, silent = sender._producer, list[Report]()
 

@@ -1,4 +1,4 @@
-"""What reaches librdkafka, and what never reaches a screen."""
+"""What reaches librdkafka, and what is never displayed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Topics are made right, and topics that are not right are told in one line."""
+"""Topics are created correctly, and incorrect ones are reported in one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from codecflow.localkafka.daemon import LocalKafka
 
 
 def make(settings: KafkaSettings, name: str, partitions: int, config: dict[str, str]) -> None:
-    """One topic, as somebody made it by hand."""
+    """One topic, as created by hand."""
     topic = NewTopic(f"{settings.topic_prefix}.{name}", partitions, 1, config=config)
     client = admin_client(settings)
     client.create_topics([topic])[topic.topic].result(30)
@@ -46,7 +46,7 @@ def test_unequal_partition_counts_and_wrong_cleanup_are_told_in_one_line(kafka: 
     make(settings, "metadata", 3, dict(CONFIGS["metadata"]))
     make(settings, "results", 1, dict(CONFIGS["results"]))
     make(settings, "state", 2, {})
-    create_topics(settings, partitions=2)  # those three are left as they are, and known to the broker when it returns
+    create_topics(settings, partitions=2)  # those three stay unchanged, and are known to the broker when it returns
     with pytest.raises(CodecFlowError) as refused:
         check_topics(settings)
     said = str(refused.value)

@@ -1,4 +1,4 @@
-"""All of a batch or nothing, and only by the worker that owns the partitions."""
+"""A batch is committed completely or not at all, and only by the worker that owns the partitions."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_a_refused_record_takes_its_whole_batch_with_it_and_the_emitter_goes_on(
 
 
 class Client:
-    """The producer of an emitter, of which one method is replaced. `calls`: how often that was called."""
+    """The producer of an emitter, with one method replaced. `calls`: how often that was called."""
 
     def __init__(
         self, emitter: TransactionalEmitter, method: str, behaviour: Callable[[Callable[..., Any]], Any]

@@ -1,4 +1,4 @@
-"""Random pictures and their codec signal, made by the plainest means."""
+"""Random pictures and their codec signal, computed in the simplest way."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Picture = npt.NDArray[np.uint8]
 
 
 class Producer:
-    """Signals of shown pictures, as the wire defines them: each picture is measured against a reference, made by the
-    plainest means. `slack` loosens bounds further."""
+    """Signals of shown pictures, as the wire defines them: each picture is measured against a reference, in the simplest
+    way. `slack` loosens bounds further."""
 
     def __init__(self) -> None:
         self._tick = -1
@@ -58,8 +58,9 @@ class Producer:
 
 
 def cell_changes(now: Picture, then: Picture, exposure: Exposure = UNCHANGED) -> npt.NDArray[np.int64]:
-    """(rows, columns): of the cells that begin in each block (8x8 samples at a multiple of 4, from 1280x720 on 16x16 of 8),
-    the largest |mean of now - (gain x then + offset)|, in eighths, rounded up. Samples beyond the picture are none."""
+    """(rows, columns): over the cells that begin in each block (8x8 samples at a multiple of 4, from 1280x720 on 16x16 of
+    8), the maximum of |mean of now - (gain x then + offset)|, in eighths, rounded up. Samples beyond the picture do not
+    count."""
     step = least_step(*now.shape)
     height, width = now.shape
     rows, columns = -(-height // BLOCK), -(-width // BLOCK)
@@ -71,7 +72,7 @@ def cell_changes(now: Picture, then: Picture, exposure: Exposure = UNCHANGED) ->
 
 
 def least_step(height: int, width: int) -> int:
-    """From a cell of the codec signal to the next."""
+    """Samples from a cell of the codec signal to the next."""
     return 8 if height * width >= 1280 * 720 else 4
 
 
@@ -84,7 +85,7 @@ def step(state: KeepState, slot: int, signal: Signal | None, luma: Luma, *, keyf
 
 def steps(grid: TokenGrid) -> tuple[int, int]:
     """(across, down) samples from a cell to the next: the powers of two nearest to an eighth of the mean footprint, the
-    lower of two as near, but the signal's at least."""
+    lower one in a tie, but at least the signal's."""
     wanted = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0) / 8
     across, down = (min((2**k for k in range(12)), key=lambda side: (abs(side - float(w)), side)) for w in wanted)
     least = least_step(grid.height, grid.width)
@@ -92,7 +93,7 @@ def steps(grid: TokenGrid) -> tuple[int, int]:
 
 
 def cells_of(start: int, end: int, step: int, length: int) -> list[int]:
-    """Where the cells begin, along an axis, whose centre is within, or the nearest."""
+    """Start, along an axis, of the cells whose centre is within, or of the nearest one."""
     beginnings = list(range(0, max(1, -(-length // step) - 1) * step, step))
     inside = [x for x in beginnings if start < x + step < end]
     last = len(beginnings) - 1
@@ -115,13 +116,13 @@ def cell_means(grid: TokenGrid, token: int, difference: npt.NDArray[np.float64])
 
 
 def differs(grid: TokenGrid, token: int, difference: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """(mean over the token, largest of a cell), in grey levels: what the rule is about."""
+    """(mean over the token, largest of a cell), in grey levels: the quantities of the rule."""
     means = cell_means(grid, token, difference)
     return abs(float(means[::2, ::2].mean())), float(np.abs(means).max())
 
 
 def overlapping_grid(rng: np.random.Generator, width: int, height: int, rows: int, columns: int) -> TokenGrid:
-    """A grid whose boxes lie anywhere in the picture and overlap."""
+    """A grid of overlapping boxes anywhere in the picture."""
     boxes = []
     for _ in range(rows * columns):
         x0, y0 = int(rng.integers(0, width)), int(rng.integers(0, height))

@@ -1,4 +1,4 @@
-"""Small scenes that are drawn, encoded and read back as a worker would, with the masks of the default policy."""
+"""Small scenes, drawn, encoded and read back as by a worker, with the masks of the default policy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def street(seed: int = 0) -> npt.NDArray[np.float64]:
 def masks(
     path: Path, frames: int, draw: Draw, *, options: dict[str, str] | None = None, keyframes: int = 8
 ) -> list[npt.NDArray[np.bool_]]:
-    """What is kept of each of `frames` pictures, 2 a second: (SIDE, SIDE) bool. `draw`: the picture's grey levels."""
+    """The kept tokens of each of `frames` pictures, 2 per second: (SIDE, SIDE) bool. `draw`: the picture's grey levels."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=2, options=options or {"crf": "14", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = WIDTH, HEIGHT, "yuv420p", keyframes

@@ -1,4 +1,4 @@
-"""Which cells are a token's, their means and their bounds, against loops over tokens and pixels."""
+"""Which cells belong to a token, their means and their bounds, against loops over tokens and pixels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_means_and_bounds_are_those_of_a_plain_loop(
 
 
 def test_every_sample_counts_in_the_token_that_it_lies_under() -> None:
-    """A cell's worth of change, wherever it is: no edge of a footprint is without a cell."""
+    """A change the size of a cell, anywhere: every edge of a footprint is covered by cells."""
     grid = TokenGrid.regular(4, 4, 90, 70)
     cells = Cells(grid)
     for y in range(70):

@@ -1,4 +1,4 @@
-"""The default policy's promise: nothing that it drops is stale, and what it certifies it has not looked at."""
+"""The default policy's guarantee: nothing that it drops is stale, and certified tokens need no pixels."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def grids(draw: st.DrawFn) -> TokenGrid:
 
 
 def next_picture(rng: np.random.Generator, picture: Picture) -> Picture:
-    """`picture` with noise, a changed rectangle, brightness, or nothing changed; now and then a wholly new one."""
+    """`picture` with noise, a changed rectangle, brightness, or no change; sometimes a completely new one."""
     height, width = picture.shape
     kind = rng.integers(0, 6)
     now = picture.astype(int)
@@ -56,16 +56,16 @@ def next_picture(rng: np.random.Generator, picture: Picture) -> Picture:
 def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
     grid: TokenGrid, seed: int, threshold: float, detail_threshold: float
 ) -> None:
-    """A token that is dropped on the certificate would have been dropped with pixels, and one that pixels decide on is
-    dropped where they are within. Over references that come and go, exposures, noise, signals and frames that get lost, and
-    decoders that see something else than the producer."""
+    """A token dropped on the certificate would also be dropped by comparing pixels, and one decided by pixels is dropped if
+    they are within. Over changing references, exposures, noise, lost signals and frames, and decoders whose samples differ
+    from the producer's."""
     rng = np.random.default_rng(seed)
     state = KeepState(
         grid, KeepConfig(threshold=threshold, detail_threshold=detail_threshold, period_s=Fraction(1_000_000))
     )
     producer = Producer()
     shown = rng.integers(0, 256, (grid.height, grid.width)).astype(np.uint8)
-    kept = [shown.astype(float)] * grid.tokens  # as the reference's exposure shows what was last kept
+    kept = [shown.astype(float)] * grid.tokens  # what was last kept, in the reference's exposure
     raw = list(kept)
     renew: Exposure | None = None
     for slot in range(8):
@@ -123,7 +123,7 @@ def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
 
 
 def observed(kept: list[npt.NDArray[np.float64]], renew: Exposure | None) -> list[npt.NDArray[np.float64]]:
-    """What was kept, before the next signal: in terms of the new reference, when the picture before became one."""
+    """What was kept, before the next signal: relative to the new reference, when the previous picture became one."""
     return kept if renew is None else [renew.of(one) for one in kept]
 
 
@@ -146,7 +146,7 @@ def no_pixels() -> Picture:
 
 
 def test_a_signal_that_bounds_every_block_needs_no_pixels_however_long_it_goes_on() -> None:
-    """The certificate is of use: it must not be sound by never certifying. Noise of a grey level does not add up."""
+    """The certificate is useful: it must not be correct by never certifying. Noise of a grey level does not add up."""
     grid = TokenGrid.regular(16, 16, 768, 432)
     state = KeepState(grid, KeepConfig(period_s=Fraction(10_000)))
     picture = np.random.default_rng(0).integers(0, 256, (432, 768)).astype(np.uint8)
@@ -199,7 +199,7 @@ def test_pixels_are_compared_only_where_the_signal_cannot_tell_and_the_bound_res
     picture = np.full((128, 128), 100, np.uint8)
     step(state, 0, first(8, 8), lambda: picture)
     change = np.zeros((8, 8), np.uint8)
-    change[:2, :2] = NO_BOUND  # the first token's blocks alone
+    change[:2, :2] = NO_BOUND  # only the first token's blocks
     decision = step(state, 1, measured(change, 1, reference=True), lambda: picture)
     assert decision.compared.tolist() == [True] + [False] * 15
     assert not decision.keep.any()
@@ -234,7 +234,7 @@ def test_a_small_thing_in_a_token_is_kept_though_the_mean_hides_it() -> None:
 
 @pytest.mark.parametrize(("threshold", "detail_threshold"), [(4.0, 255.0), (255.0, 4.0)])
 def test_slow_drift_is_kept_as_soon_as_it_adds_up(threshold: float, detail_threshold: float) -> None:
-    """Every step is below the threshold: comparing with the frame before would never keep it."""
+    """Every step is below the threshold: comparing with the previous frame would never keep it."""
     grid = TokenGrid.regular(2, 2, 64, 64)
     state = KeepState(grid, KeepConfig(threshold=threshold, detail_threshold=detail_threshold, period_s=Fraction(100)))
     producer, kept = Producer(), []
@@ -247,14 +247,15 @@ def test_slow_drift_is_kept_as_soon_as_it_adds_up(threshold: float, detail_thres
 
 @pytest.mark.parametrize("least", [0, 1])
 def test_exposure_that_explains_a_change_is_none_until_it_adds_up(least: int) -> None:
-    """By 12 grey levels from reference to reference: each is explained, and the third brings what was kept out of sight."""
+    """By 12 grey levels from reference to reference: each is explained, and the third exceeds what the kept picture
+    allows."""
     grid = TokenGrid.regular(2, 2, 64, 64)
     state = KeepState(grid, KeepConfig(period_s=Fraction(1000)))
     producer, kept = Producer(), []
     scene = np.random.default_rng(0).integers(40, 120, (64, 64)).astype(np.uint8)
     for slot in range(6):
         picture = scene + np.uint8(12 * slot)
-        picture[:32, :32] += np.uint8(30 * (slot == 1) * least)  # and a thing, for a moment
+        picture[:32, :32] += np.uint8(30 * (slot == 1) * least)  # and an object, briefly
         signal = producer.show(picture, reference=True, exposure=Exposure(256, 96))
         kept.append(step(state, slot, signal, lambda picture=picture: picture).keep.tolist())
     gone = [bool(least), False, False, False]

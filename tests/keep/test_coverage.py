@@ -1,4 +1,4 @@
-"""Every cell of the grid has a kept token in every window, whatever the policy drops, and a replay takes the same masks."""
+"""Every grid cell has a kept token in every window, whatever the policy drops, and a replay takes the same masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Frame = tuple[int, Signal | None, Picture, bool]
 def frames_of(
     rng: np.random.Generator, width: int, height: int, slots: list[int], keyframes: float = 0.2
 ) -> list[Frame]:
-    """Sampled frames of a scene in which some things move, with honest signals and vectors."""
+    """Sampled frames of a scene with some moving objects, with correct signals and vectors."""
     rows, columns = -(-height // 16), -(-width // 16)
     picture = rng.integers(0, 256, (height, width)).astype(np.uint8)
     producer = Producer()

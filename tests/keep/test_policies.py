@@ -1,4 +1,4 @@
-"""What each policy keeps, on signals and pictures small enough to say by hand."""
+"""What each policy keeps, on signals and pictures small enough to verify by hand."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def motion_signal(*moving: tuple[int, int, int], intra: tuple[tuple[int, int], .
 
 
 def no_pixels() -> np.ndarray:
-    """This policy does not look at pixels, it only wants them to be there."""
+    """This policy does not look at pixels, but requires them."""
     return np.zeros((0, 0), np.uint8)
 
 
@@ -46,7 +46,7 @@ def test_motion_is_the_union_since_the_anchor() -> None:
 
 
 def test_motion_touches_every_token_whose_footprint_a_block_overlaps() -> None:
-    """36 samples a token: block (2, 2), samples 32 to 47, lies under all four."""
+    """36 samples per token: block (2, 2), samples 32 to 47, lies under all four."""
     state = KeepState(TokenGrid.regular(2, 2, 72, 72), KeepConfig(policy="motion"))
     state.step(0, no_pixels)
     motion = np.zeros((5, 5), np.uint8)

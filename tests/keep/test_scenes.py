@@ -1,4 +1,4 @@
-"""What the default policy keeps of noise, weather, small things and slow ones: encoded, decoded and decided as in use."""
+"""What the default policy keeps of noise, weather, small and slow objects: encoded, decoded and decided as in production."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Grey = npt.NDArray[np.float64]
 def test_what_walks_through_noise_is_kept_where_it_is_and_noise_is_not(
     sigma: int, offset: int, least: float, tmp_path: Path
 ) -> None:
-    """Grey, of a contrast of 1.5 sigma; where that is less than a cell's threshold, tokens that it fills."""
+    """Grey, with a contrast of 1.5 sigma; if that is less than a cell's threshold, tokens that it fills."""
     rng, scene = np.random.default_rng(sigma), street()
 
     def place(index: int) -> tuple[int, int, int, int]:
@@ -42,7 +42,7 @@ def near(x: int, y: int, width: int, height: int) -> npt.NDArray[np.bool_]:
 
 
 def test_rain_costs_little(tmp_path: Path) -> None:
-    """Thin bright streaks, new in each picture: they average out in a cell, mostly."""
+    """Thin bright streaks, new in each picture: they mostly average out in a cell."""
     rng, scene = np.random.default_rng(1), street()
 
     def draw(index: int) -> Grey:
@@ -61,7 +61,7 @@ def test_a_lamp_that_flickers_over_all_of_the_picture_is_exposure(tmp_path: Path
 
 
 def test_an_exposure_step_does_not_hide_what_comes_with_it(tmp_path: Path) -> None:
-    """As bright as the scene was before: in the pictures alone it has not changed there."""
+    """As bright as the scene was before: the pictures alone show no change there."""
 
     def draw(index: int) -> Grey:
         picture = street() * (1 if index < 4 else 0.85) - (0 if index < 4 else 5)
@@ -94,7 +94,7 @@ def stripe() -> Grey:
 
 
 def test_a_pedestrian_of_16_pixels_is_kept_in_the_frame_in_which_she_comes(tmp_path: Path) -> None:
-    """16 pixels of 448 down: 9 samples here, and 5 across, far away on a grey road."""
+    """16 pixels of 448 high: 9 samples here, and 5 wide, far away on a grey road."""
 
     def draw(index: int) -> Grey:
         picture = np.full((HEIGHT, WIDTH), 110.0)
@@ -112,7 +112,7 @@ def test_a_pedestrian_of_16_pixels_is_kept_in_the_frame_in_which_she_comes(tmp_p
 
 
 def test_a_slow_fade_is_kept_as_soon_as_it_has_added_up(tmp_path: Path) -> None:
-    """Half a grey level a frame, in a corner: 4 of them after 8 frames."""
+    """Half a grey level per frame, in a corner: 4 of them after 8 frames."""
 
     def draw(index: int) -> Grey:
         picture = street()

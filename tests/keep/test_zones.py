@@ -1,4 +1,4 @@
-"""Which tokens zones hide, and which samples are blanked: nothing of an ignored zone may be left."""
+"""Which tokens zones hide, and which samples are blanked: nothing of an ignored zone may remain."""
 
 from __future__ import annotations
 

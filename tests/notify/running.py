@@ -1,4 +1,4 @@
-"""Servers that are notified, and a notifier that runs beside a test."""
+"""Servers that receive notifications, and a notifier that runs during a test."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ EVENT = Event(
 
 
 class HttpServer:
-    """`answers`: how requests are answered, one after the other, then with 200. It can be stopped and started again."""
+    """`answers`: responses to successive requests, then 200. It can be stopped and restarted."""
 
     def __init__(self, *answers: Callable[[], int]) -> None:
         self.bodies: list[bytes] = []
@@ -94,7 +94,7 @@ def read(folder: Path, text: str) -> NotifyConfig:
 
 @contextmanager
 def running(settings: KafkaSettings, sinks: list[Sink], evidence: Storage | None = None) -> Iterator[Running]:
-    """A notifier whose sinks all have their position: what is sent from now on is theirs."""
+    """A notifier whose sinks all have their position: they get everything sent from now on."""
     one = Running(settings, sinks, evidence)
     try:
         until(lambda: one.figures.health().ready or not one.thread.is_alive(), one.said)

@@ -26,7 +26,7 @@ Seen = dict[str, list[bytes]]
 
 @contextmanager
 def listening(broker: Mosquitto) -> Iterator[Seen]:
-    """What comes on every topic, as Home Assistant sees it."""
+    """What arrives on every topic, as Home Assistant sees it."""
     seen: Seen = {}
     client = paho.Client(CallbackAPIVersion.VERSION2)
     client.on_message = lambda _client, _data, message: seen.setdefault(message.topic, []).append(message.payload)
@@ -41,7 +41,7 @@ def listening(broker: Mosquitto) -> Iterator[Seen]:
 
 
 def entity(seen: Seen, name: str) -> tuple[str, dict[str, str]]:
-    """The discovery topic and document of an entity; the empty document where there is none."""
+    """The discovery topic and document of an entity; the empty document if there is none."""
     for topic, payloads in seen.items():
         if topic.endswith("/config") and any(p and json.loads(p)["name"] == name for p in payloads):
             return topic, json.loads(payloads[-1] or b"{}")
@@ -76,10 +76,10 @@ def test_home_assistant_finds_each_question_and_sees_its_state(
             assert entity(seen, "Tür/1")[0].startswith("homeassistant/sensor/")
             until(lambda: seen.get("codecflow/gate/answer/Tür%2F1/state") == [b"auf"], seen)
             assert seen[person["state_topic"]] == [b"ON", b"OFF"]
-            # A question that is removed takes its entity with it.
+            # Removing a question removes its entity.
             subscriber.remove(kafka_settings, "gate", "person")
             until(lambda: seen[topic][-1] == b"", "the entity is removed")
-            # A broker that is started again has forgotten all; nothing was lost meanwhile.
+            # A restarted broker has lost its state; nothing was lost meanwhile.
             broker.stop()
             send(kafka_settings, replace(door, change="closed", number=1), replace(door, id=event_id("b"), label="zu"))
             until(lambda: one.figures.sinks["home"].failures > 0, one.said)

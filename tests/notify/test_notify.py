@@ -1,4 +1,4 @@
-"""Webhooks: signed, retried, each with a position of its own; through a real Kafka and real HTTP servers."""
+"""Webhooks: signed, retried, each with its own position; through a real Kafka and real HTTP servers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_sinks_get_events_at_least_once_and_none_waits_for_another(
         f'name = "broken"\nurl = "{broken.url}"\nchanges = ["closed", "opened"]',
         f'name = "hanging"\nurl = "{hanging.url}"\nstreams = ["ga*"]',
     )
-    send(kafka_settings, replace(EVENT, id=event_id("before")))  # of before the sinks were there
+    send(kafka_settings, replace(EVENT, id=event_id("before")))  # from before the sinks existed
     closed, other = replace(EVENT, change="closed", number=1), replace(EVENT, id=event_id("two"))
     with running(kafka_settings, sinks) as one:
         send(kafka_settings, EVENT, replace(EVENT, change="updated", number=7), closed)
@@ -68,7 +68,7 @@ def test_sinks_get_events_at_least_once_and_none_waits_for_another(
     assert any("status 500; trying again" in line for line in one.said)
     assert any(f"status 422: {first}" in line for line in one.said)
     assert not any("hush" in f"{line} {sinks}" for line in one.said)
-    # Away while something happens; what was delivered is not delivered again.
+    # Stopped while something happens; what was delivered is not delivered again.
     send(kafka_settings, other)
     with running(kafka_settings, sinks):
         for place in (quick, broken, hanging):
@@ -81,7 +81,7 @@ def test_sinks_get_events_at_least_once_and_none_waits_for_another(
 def test_a_sink_that_is_down_longer_than_a_group_waits_gets_all_in_order(
     kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An hour, in small: Kafka's client would take a member that does not poll for 6 s for dead."""
+    """An hour in miniature: Kafka's client would consider a member dead that does not poll for 6 s."""
     monkeypatch.setattr(service, "LONGEST_PAUSE_S", 0.5)
     impatient = replace(kafka_settings, properties={"max.poll.interval.ms": "6000", "session.timeout.ms": "6000"})
     server = HttpServer()

@@ -28,7 +28,7 @@ from .running import HttpServer, read, running, send, until
 
 
 class MailServer(socketserver.ThreadingTCPServer):
-    """As much SMTP as a client needs. Refuses the first mail for now."""
+    """The SMTP subset that a client needs. Temporarily refuses the first mail."""
 
     daemon_threads = True
     allow_reuse_address = True

@@ -26,7 +26,7 @@ HOW = (
 
 
 def find() -> str:
-    """The browser's program. Skips the test where there is none, except in CI, which must have one."""
+    """The browser's program. Skips the test if there is none, except in CI, which must have one."""
     found = os.environ.get("CODECFLOW_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         if os.environ.get("CI"):
@@ -36,7 +36,7 @@ def find() -> str:
 
 
 class Browser:
-    """One browser with one page. `errors`: what went wrong in the page, and what its policy refused."""
+    """One browser with one page. `errors`: errors in the page, and what its policy refused."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self.errors: list[str] = []
@@ -87,7 +87,7 @@ class Browser:
         raise AssertionError("the browser did not start")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """A command of the protocol; its result."""
+        """Sends a protocol command; returns its result."""
         self._number += 1
         self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
         while True:
@@ -140,7 +140,7 @@ class Browser:
         """Ends it."""
         with suppress(ConnectionClosed, OSError):
             self._stack.close()
-        # Debian's command is a script that starts the browser, which starts processes: all of them end.
+        # Debian's command is a script that starts the browser, which starts processes: all of them must end.
         for number in (signal.SIGTERM, signal.SIGKILL):
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)

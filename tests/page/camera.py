@@ -1,4 +1,4 @@
-"""Cameras for the page: coded pictures of a clip, published again and again at their own pace."""
+"""Cameras for the page: coded pictures of a clip, published repeatedly at their own pace."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from codecflow.messages import CodedPicture, PictureMetadata, encode_metadata, e
 
 
 def publish(settings: KafkaSettings, pictures: Iterable[CodedPicture]) -> None:
-    """Pictures and their metadata, as they are."""
+    """Pictures and their metadata, unchanged."""
     with RecordSender(settings, **{"linger.ms": 5}) as sender:
         for picture in pictures:
             _send(sender, settings, picture)
@@ -34,8 +34,7 @@ def _send(sender: RecordSender, settings: KafkaSettings, picture: CodedPicture) 
 
 
 class Cameras:
-    """Each of `clips` is a stream, live from when the context is entered until it is left. `sent`: by stream, each picture
-    that was published, by seq."""
+    """Each of `clips` is a stream, live while the context is entered. `sent`: by stream, each published picture, by seq."""
 
     def __init__(self, settings: KafkaSettings, clips: dict[str, Sequence[CodedPicture]]) -> None:
         self.sent: dict[str, dict[int, CodedPicture]] = {name: {} for name in clips}
@@ -63,7 +62,7 @@ class Cameras:
                     turn, at = divmod(turns[name], len(clip))
                     one = clip[at]
                     span = max(p.pts + p.duration for p in clip) - min(p.pts for p in clip)
-                    # By their place in the clip, as a camera sends what it has coded.
+                    # By their position in the clip, as a camera sends what it has coded.
                     due = begun + float(turns[name] * span * one.time_base) / len(clip)
                     if due > time.monotonic():
                         continue

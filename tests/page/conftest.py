@@ -27,7 +27,7 @@ LOCAL = Access(None, frozenset({"127.0.0.1"}))
 
 @pytest.fixture(scope="module")
 def settings(kafka: LocalKafka) -> KafkaSettings:
-    """Topics that all tests of a file share."""
+    """Topics shared by all tests of a file."""
     found = KafkaSettings(kafka.bootstrap_servers, f"t{uuid.uuid4().hex[:12]}")
     create_topics(found, partitions=2)
     return found
@@ -70,14 +70,14 @@ def address(settings: KafkaSettings) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """A browser that takes cams.test for this machine."""
+    """A browser that resolves cams.test to this machine."""
     one = Browser(tmp_path_factory.mktemp("browser"), "--host-resolver-rules=MAP cams.test 127.0.0.1")
     yield one
     one.close()
 
 
 def pictures(path: Path, size: tuple[int, int]) -> list[CodedPicture]:
-    """As a producer publishes them."""
+    """As published by a producer."""
     with Source(str(path)) as source:
         return [replace(p, width=size[0], height=size[1]) for p in source.pictures("clip", 1)]
 

@@ -32,7 +32,7 @@ FIGURES = """(() => { const v = document.querySelector('video'), b = v.buffered;
 
 
 def resident_mb(*roots: int) -> float:
-    """Of these processes and all below them."""
+    """Memory of these processes and all their descendants."""
     parents, sizes = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -81,7 +81,7 @@ def main() -> int:
 
 
 def watch(browser: Browser, page: int, minutes: float) -> list[dict[str, float]]:
-    """A row per minute, or per tenth of the time where that is shorter."""
+    """A row per minute, or per tenth of the time if that is shorter."""
     every = min(60.0, 6 * minutes)
     rows: list[dict[str, float]] = []
     print("   min   shown   behind s   page MB   browser MB   heap MB   buffered s")

@@ -38,7 +38,7 @@ FRAMES = """new Promise(done => { const found = [], video = document.querySelect
 
 
 def open_stream(browser: Browser, address: str, stream: str, *, host: str | None = None) -> None:
-    """The page with one camera large."""
+    """The page with one camera enlarged."""
     browser.errors.clear()
     browser.go("about:blank")
     browser.go(f"http://{host or address}/#{stream}")
@@ -46,7 +46,7 @@ def open_stream(browser: Browser, address: str, stream: str, *, host: str | None
 
 
 def shown(browser: Browser, count: int) -> list[dict[str, Any]]:
-    """What the page says of the next frames that the browser presents: seq, media time, and the browser's own time."""
+    """What the page reports about the next frames that the browser presents: seq, media time, and the browser's own time."""
     browser.until("codecflow.player.shown !== null", "a picture")
     found: list[dict[str, Any]] = browser.run(FRAMES.replace("COUNT", str(count)))
     return [one for one in found if "q" in one]
@@ -75,7 +75,7 @@ def test_each_picture_is_shown_at_its_own_time(stream: str, browser: Browser, ad
         picture = cameras.sent[stream][frame["q"]]
         assert frame["c"] == picture.captured_at_ms
         assert frame["media"] == pytest.approx(float(picture.pts * picture.time_base) + shift, abs=0.0015)
-    # How far behind the camera it is: B-pictures come a few pictures late, whatever shows them.
+    # Its delay behind the camera: B-pictures come a few pictures late in any player.
     browser.until("Date.now() - codecflow.player.shown.c < 1000", "a picture that is less than a second old")
     assert browser.errors == []
 
@@ -184,13 +184,13 @@ def test_a_question_that_is_asked_again_keeps_its_rule(
 
 
 def click(browser: Browser, x: float, y: float) -> None:
-    """With the mouse, at a place in the window."""
+    """With the mouse, at a position in the window."""
     for kind in ("mousePressed", "mouseReleased"):
         browser.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
 
 def box(browser: Browser, selector: str) -> dict[str, float]:
-    """Where an element lies in the window, after it was scrolled into view."""
+    """An element's position in the window, after it was scrolled into view."""
     found: dict[str, float] = browser.run(
         f"(() => {{ const e = document.querySelector('{selector}'); e.scrollIntoView({{block: 'center'}}); "
         "const b = e.getBoundingClientRect(); return {x: b.x, y: b.y, width: b.width, height: b.height}; })()"
@@ -303,7 +303,7 @@ def test_a_stream_that_is_deleted_while_somebody_watches(
     browser.run("document.querySelector('#back').click()")
     browser.until("document.querySelectorAll('.tile').length > 0 && !codecflow.streams.has('brief')", "the others")
     assert browser.errors == []
-    # It comes back.
+    # It reconnects.
     now = int(time.time() * 1000)
     publish(settings, [replace(cameras.sent["h264"][0], stream="brief", epoch=now, captured_at_ms=now)])
     browser.until("codecflow.streams.has('brief')", "the stream that is published again")
@@ -387,7 +387,7 @@ def test_a_browser_that_vanishes_leaves_nothing(browser: Browser, address: str, 
 def test_a_token_is_asked_for_on_plain_http_by_any_name(
     browser: Browser, cameras: Cameras, settings: KafkaSettings
 ) -> None:
-    """On http by a name, a browser gives a page less than on localhost: no WebCodecs, no secure context."""
+    """With http and a host name, a browser provides less than on localhost: no WebCodecs, no secure context."""
     with serving(settings, Access(TOKEN)) as address:
         for path, method in (("", "GET"), ("status", "GET"), ("uplot.js", "GET"), ("streams/a/questions", "POST")):
             request = urllib.request.Request(f"http://{address}/{path}", method=method)
@@ -416,7 +416,7 @@ def test_a_token_is_asked_for_on_plain_http_by_any_name(
 
 
 def test_without_a_token_a_foreign_name_or_site_gets_nothing(address: str, settings: KafkaSettings) -> None:
-    """A site elsewhere can send requests with a visitor's browser, and call this machine by a name of its own."""
+    """A foreign site can send requests with a visitor's browser, and point its own name at this machine."""
     for headers, status in (({"Host": "evil.test"}, "421"), ({"Origin": "http://evil.test"}, "403"), ({}, "403")):
         request = urllib.request.Request(
             f"http://{address}/streams/x/questions", b'{"prompt": "x"}', headers, method="POST"

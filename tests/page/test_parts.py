@@ -1,4 +1,4 @@
-"""Parts of the page without a browser: what waits for a slow one, who may come, what is kept of streams."""
+"""Parts of the page without a browser: the send queue of a slow one, access control, what is kept of streams."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_slow_browser_is_given_the_next_keyframe_with_what_describes_it() -> N
         outbox.part(part(number, keyframe=number == 1))
     assert outbox.video_bytes == 0
     outbox.text({"k": "r"})
-    outbox.part(part(9, init=True))  # a new size, meanwhile
+    outbox.part(part(9, init=True))  # a new size in the meantime
     outbox.part(part(10))
     outbox.part(part(11, keyframe=True))
     outbox.part(part(12))
@@ -90,10 +90,10 @@ def test_pictures_since_the_keyframe_are_bounded(monkeypatch: pytest.MonkeyPatch
     assert not gops.add(replace(PICTURE, stream="b", epoch=0))  # of an earlier epoch
     for number in range(40, 60):
         gops.add(replace(PICTURE, stream="a", seq=number, data=bytes(200), keyframe=number == 40))
-    assert gops.of("a") == []  # no keyframe for too long: the next one who looks waits for one
+    assert gops.of("a") == []  # no keyframe for too long: the next viewer waits for one
     for number in range(20):
         gops.add(replace(PICTURE, stream=f"new-{number}", data=bytes(500), keyframe=True))
-    assert gops.streams() == [f"new-{number}" for number in range(15, 20)]  # the least recent give way
+    assert gops.streams() == [f"new-{number}" for number in range(15, 20)]  # the least recent are dropped
 
 
 @pytest.mark.parametrize(

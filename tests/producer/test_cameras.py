@@ -1,4 +1,4 @@
-"""A camera that comes and goes: found again, each time in an epoch of its own, and never a password in sight."""
+"""A camera that disconnects and returns: reconnected, each time in a new epoch, and never a password in the output."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_stop_while_the_camera_is_away_ends_at_once(kafka_settings: KafkaSetti
 def test_credentials_that_are_refused_are_not_tried_for_ever(
     kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Cameras lock accounts. One that is only starting may refuse what it takes a minute later."""
+    """Cameras lock accounts. One that is still starting may refuse what it accepts a minute later."""
     monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.1)
     monkeypatch.setattr(reconnect, "AUTH_PAUSES_S", (0.2, 0.3, 0.4))
     clip, lines, asked = encode(tmp_path / "clip", "h264-ts"), list[str](), 0
@@ -103,7 +103,7 @@ def test_credentials_that_are_refused_are_not_tried_for_ever(
         produce(kafka_settings, f"http://admin:{PASSWORD}@{address}/live", "gate", notice=lines.append)
     assert refused.value.code == "auth"
     assert refused.value.exit_code == 3
-    # FFmpeg asks once without and once with the password where it is refused.
+    # FFmpeg asks once without and once with the password when it is refused.
     assert asked <= 4 + 2 * 4
     pauses = [line.partition("reconnecting in ")[2].partition(" s")[0] for line in lines if "auth" in line]
     assert pauses == ["0.2", "0.3", "0.2", "0.3", "0.4"]
@@ -115,7 +115,7 @@ def test_credentials_that_are_refused_are_not_tried_for_ever(
 def test_a_camera_that_hangs_up_at_once_is_not_stormed(
     kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It opens, plays a little and ends, again and again: pauses grow all the same."""
+    """It opens, plays briefly and ends, repeatedly: pauses still grow."""
     monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.1)
     clip, stop, lines = encode(tmp_path / "clip", "h264-ts"), GracefulStop(), list[str]()
 

@@ -1,4 +1,4 @@
-"""`codecflow produce` as a process of its own: ended in good order by SIGTERM, its last word one JSON line."""
+"""`codecflow produce` as a separate process: ended cleanly by SIGTERM, its final output one JSON line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epochs through a real Kafka: they increase whatever the clocks say, and a clock that is wrong is announced."""
+"""Epochs through a real Kafka: they increase whatever the clocks say, and a wrong clock is announced."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_what_a_worker_answered_counts_when_the_records_are_gone(
     key, value = encode_state(StreamState("gate", answered, Fraction(0), WindowGrid(Fraction(2), 80, 16), 0, 0))
     with RecordSender(kafka_settings) as sender:
         sender.send(Record(kafka_settings.topics.state, key, value, "state"))
-    set_clock(monkeypatch, -40 * 365 * 86_400)  # a board without a battery begins in the past
+    set_clock(monkeypatch, -40 * 365 * 86_400)  # a board without a battery starts in the past
     assert next_epoch(kafka_settings, "gate", PARTITIONS, lines.append) == answered + 1
     assert len(lines) == 1
     assert "days ahead" in lines[0]

@@ -1,4 +1,4 @@
-"""A file through a real Kafka: bit for bit, in order, once, and closed in good order."""
+"""A file through a real Kafka: bit for bit, in order, once, and closed cleanly."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_other_codecs_bit_for_bit(codec: str, kafka_settings: KafkaSettings, tmp
     topics = read(kafka_settings)
     assert_frames(frames(topics.packets), path)
     assert [one.seq for one in topics.metadata] == list(range(30))
-    # A keyframe may take the place of a tick that lies beyond the last picture.
+    # A keyframe may take the place of a tick that is after the last picture.
     assert sum(one.signal is not None for one in topics.metadata) in (6, 7)
 
 
@@ -172,7 +172,7 @@ def test_a_corrupt_middle_publishes_what_is_sound(kafka_settings: KafkaSettings,
 
 
 def test_encoding_again_at_the_sampling_rate(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
-    path = encode(tmp_path / "clip", "mpeg4", pictures=60, size=(97, 81))  # odd sizes, which H.264 has not in 4:2:0
+    path = encode(tmp_path / "clip", "mpeg4", pictures=60, size=(97, 81))  # odd sizes, impossible in H.264 4:2:0
     options = replace(FAST, transcode=Transcode.parse("fps=2,gop=4"))
     summary = produce(kafka_settings, str(path), "gate", options)
     topics = read(kafka_settings)

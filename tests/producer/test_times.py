@@ -1,4 +1,4 @@
-"""What a producer says of its source's times, and the pace at which it plays a file."""
+"""What a producer reports about its source's times, and the pace at which it plays a file."""
 
 from __future__ import annotations
 

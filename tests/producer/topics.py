@@ -1,4 +1,4 @@
-"""What lies on the topics after a producer, as a reader sees it."""
+"""The contents of the topics after a producer, as seen by a reader."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from codecflow.messages import CameraLost, CodedPicture, EndOfEpoch, PictureMeta
 
 @dataclass(frozen=True)
 class Published:
-    """Every record of the two topics, in order; `partitions` that they lie on."""
+    """Every record of the two topics, in order; `partitions` in which they are."""
 
     packets: list[CodedPicture]
     metadata: list[PictureMetadata]

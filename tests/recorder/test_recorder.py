@@ -56,7 +56,7 @@ def camera(folder: Path) -> list[CodedPicture]:
 
 
 def event(pictures: list[CodedPicture], change: str, at: int, number: int = 0, name: str = "person") -> Event:
-    """An event that began with picture 12."""
+    """An event that started with picture 12."""
     epoch, at_ms = pictures[0].epoch, pictures[at].captured_at_ms
     return Event(
         stream="gate",
@@ -84,7 +84,7 @@ def told(settings: KafkaSettings, *events: Event) -> None:
 
 
 def record(settings: KafkaSettings, storage: Storage, last: str, figures: RecorderFigures | None = None) -> list[str]:
-    """Until the event `last` is recorded; the lines for people."""
+    """Runs until the event `last` is recorded; returns the lines for people."""
     stop, said = GracefulStop(), list[str]()
 
     def say(line: str) -> None:
@@ -108,7 +108,7 @@ def documents(storage: Storage) -> dict[str, dict[str, object]]:
 
 
 def check_files(storage: Storage, folder: str, document: dict[str, object]) -> None:
-    """That the files of an event, closed at picture 22, show it."""
+    """Checks that the files of an event, closed at picture 22, show it."""
     assert document["change"] == "closed"
     names = document["files"]
     assert isinstance(names, list)
@@ -116,7 +116,7 @@ def check_files(storage: Storage, folder: str, document: dict[str, object]) -> N
     jpg, mp4 = (storage.read(f"{folder}/{name}") or b"" for name in names)
     with av.open(io.BytesIO(mp4)) as container:
         shown = [frame.time for frame in container.decode(video=0)]
-    # From a second before picture 12 until half a second after picture 22; further ones are what those refer to.
+    # From a second before picture 12 until half a second after picture 22; the others are pictures to which those refer.
     assert shown[0] == 0
     assert 2.4 <= (shown[-1] or 0) <= 2.9
     picture = np.asarray(Image.open(io.BytesIO(jpg)).convert("L")).astype(int)
@@ -132,7 +132,7 @@ class KilledError(Exception):
 def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
     place: str, kafka_settings: KafkaSettings, topic_prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`memory` stands for object stores: no folders, no renaming."""
+    """`memory` stands in for object stores: no folders, no renaming."""
     pictures = camera(tmp_path)
     publish(kafka_settings, pictures)
     keep = np.zeros((5, 6), bool)
@@ -163,7 +163,7 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
     with pytest.raises(KilledError):
         record(kafka_settings, storage, last)
     monkeypatch.undo()
-    # The storage is away for a while: it is tried again, in order.
+    # The storage is unavailable for a while: writing is retried, in order.
     monkeypatch.setattr(service, "FIRST_PAUSE_S", 0.01)
     tries = iter(range(3))
 
@@ -188,7 +188,7 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
     assert "packets hold no" in str(found[gone.id]["missing"])
     assert found[other]["change"] == "opened"
     assert not [file for file in storage.files() if "codecflow-" in file.name]
-    # What was committed is not done again.
+    # Committed work is not repeated.
     told(kafka_settings, event(pictures, "opened", 15, name="last"))
     (line,) = record(kafka_settings, storage, last)
     assert line.startswith(f"stream 'gate': event {last} opened: ")
@@ -197,7 +197,7 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
 def test_an_end_is_waited_for_longer_than_a_group_waits(
     kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kafka's client would take a member that does not poll for 6 s for dead."""
+    """Kafka's client would consider a member dead that does not poll for 6 s."""
     monkeypatch.setattr(service, "_PUBLISHED_WITHIN_MS", 37_000)
     pictures = camera(tmp_path)
     publish(kafka_settings, pictures)
@@ -217,7 +217,7 @@ def test_a_clip_of_an_event(kafka_settings: KafkaSettings, tmp_path: Path) -> No
     where = ("--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix)
     done = codecflow("clip", "gate", "--event", identity, "-o", tmp_path / "c.mp4", *where)
     assert done.returncode == 0, done
-    assert "3.0 s from" in done.stdout  # all there is: the event began less than 10 s after the stream
+    assert "3.0 s from" in done.stdout  # everything there is: the event began less than 10 s after the stream
     done = codecflow("clip", "gate", "--event", identity, "--from", "1", "-o", tmp_path / "c.mp4", *where)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     begin, end = span(find_event(kafka_settings, "gate", identity)[-1])
@@ -246,7 +246,7 @@ def test_what_is_older_or_more_than_is_kept_is_removed_with_nothing_else(
     for name in others:
         storage.write(name, bytes(10))
     assert all(not name.startswith(".") for name in names.values())
-    # At the end of day 5: days 0 to 3 are too old, and of the 400 bytes of days 4 and 5 one event is too much.
+    # At the end of day 5: days 0 to 3 have expired, and of the 400 bytes of days 4 and 5 one event exceeds the limit.
     held = evidence.clean(6 * 86_400 - 3_700)
     assert (held.events, held.nbytes, held.removed) == (2, 210, 5)
     assert {day for (day, _), name in names.items() if storage.exists(name)} == {5}

@@ -39,7 +39,7 @@ def windows(stream: str, count: int) -> list[Result]:
 
 
 def commit(settings: KafkaSettings, results: list[Result], *, abort: bool = False) -> None:
-    """Publish `results` in one transaction, which is then committed, or aborted."""
+    """Publish `results` in one transaction, which is then committed or aborted."""
     client = transactional_producer(settings, f"{settings.topic_prefix}-test")
     client.init_transactions(30)
     client.begin_transaction()
@@ -53,7 +53,7 @@ def commit(settings: KafkaSettings, results: list[Result], *, abort: bool = Fals
 
 
 def publish_raw(settings: KafkaSettings, name: str, key: str, value: bytes | None) -> None:
-    """Any bytes on any topic, as a program that knows no contract might."""
+    """Any bytes on any topic, as from a program that ignores the contract."""
     client = producer(settings)
     client.produce(f"{settings.topic_prefix}.{name}", key=key.encode(), value=value)
     assert client.flush(30) == 0

@@ -1,4 +1,4 @@
-"""From Python as from the command line."""
+"""The Python API matches the command line."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ EPOCH = 1_790_000_000_000
 def camera(
     folder: Path, codec: str, stream: str, epoch: int = EPOCH, size: tuple[int, int] = (96, 80)
 ) -> list[CodedPicture]:
-    """3 s of it, 10 pictures per second, keyframes a second apart, captured as they are coded."""
+    """3 s of the stream, 10 pictures per second, keyframes a second apart, captured as they are coded."""
     with Source(str(encode(folder / f"{codec}-{size[0]}", codec, size=size))) as source:
         return [
             replace(p, width=size[0], height=size[1], captured_at_ms=epoch + 100 * p.seq)
@@ -127,7 +127,7 @@ def test_what_is_gone_is_said_with_what_is_still_there(kafka_settings: KafkaSett
 def test_a_record_that_unpacks_large_stops_neither_a_clip_nor_the_page(
     kafka_settings: KafkaSettings, tmp_path: Path
 ) -> None:
-    """A reader that did not step over it would read it again for ever, or end."""
+    """A reader that did not skip it would read it again indefinitely, or end."""
     now_ms = int(time.time() * 1000)
     pictures = camera(tmp_path, "h264", "gate", now_ms)
     seen: list[int] = []

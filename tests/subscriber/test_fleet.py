@@ -70,7 +70,7 @@ def test_every_stream_is_in_the_table_with_its_state(kafka_settings: KafkaSettin
     assert listed.stderr == "codecflow: 1 records could not be read and were skipped\n"
     found = {one["stream"]: one for one in map(json.loads, listed.stdout.splitlines())}
     assert list(found) == ["gate", "not-yet", "old", "yard"]
-    assert found["gate"]["state"] in ("sending", "silent")  # after 10 s, which a busy machine may take
+    assert found["gate"]["state"] in ("sending", "silent")  # after 10 s, which may pass on a busy machine
     assert [found[name]["state"] for name in ("not-yet", "old", "yard")] == ["expected", "silent", "ended"]
     assert (found["gate"]["answers"], found["gate"]["errors"], found["gate"]["questions"]) == (1, 1, 1)
     assert found["gate"]["tokens_kept_share"] == 0.25
@@ -106,7 +106,7 @@ def test_dead_letters_are_counted_by_reason_and_shown(kafka_settings: KafkaSetti
     assert "no dead letters" in command(kafka_settings, "dead-letters").stdout
     publish_raw(kafka_settings, "packets", "gate", b"\x1b[2Jnot a picture")
     topic = f"{kafka_settings.topic_prefix}.packets"
-    with Fleet(kafka_settings):  # a topic that is read at the same time
+    with Fleet(kafka_settings):  # a topic that is being read at the same time
         letters = [DeadLetter(topic, n % 3, 0, "gate", "unreadable", "header 'picture' is missing") for n in range(5)]
         gone = DeadLetter(topic, 0, 10_000, HOSTILE, "failed", HOSTILE)
         send(kafka_settings, "dead-letter", *map(encode_dead_letter, [*letters, gone]))

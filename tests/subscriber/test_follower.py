@@ -1,4 +1,4 @@
-"""Answers as a subscriber sees them: committed ones only, each once, in order."""
+"""Answers as a subscriber sees them: only committed ones, each once, in order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .example_results import commit, publish_raw, windows
 
 def test_what_is_committed_later_is_followed_in_order(kafka_settings: KafkaSettings) -> None:
     commit(kafka_settings, windows("gate", 2))
-    # Committed is not yet readable: brokers mark the records a moment later.
+    # Committed does not mean readable yet: brokers mark the records a moment later.
     with Follower(kafka_settings, "gate", from_beginning=True, stopping=lambda: True) as earlier:
         assert len(list(earlier)) == 2
     with Follower(kafka_settings, "gate", timeout_s=30) as follower:
@@ -49,7 +49,7 @@ def test_one_stream_of_many(kafka_settings: KafkaSettings) -> None:
 
 
 def test_a_stop_gives_out_everything_committed_before_it(kafka_settings: KafkaSettings) -> None:
-    """Whose end is a transaction's mark, not a result; partitions without a result do not hold it up."""
+    """The topic's end is a transaction marker, not a result; partitions without a result do not block it."""
     stopping = threading.Event()
     with Follower(kafka_settings, from_beginning=True, timeout_s=60, stopping=stopping.is_set) as follower:
         commit(kafka_settings, windows("gate", 4))

@@ -1,4 +1,4 @@
-"""`codecflow history`: what results hold, chosen and written as people want it."""
+"""`codecflow history`: retained results, filtered and formatted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ ANSWERS = ("no", "no", "yes", "yes", "no", "yes")
 
 
 def stored() -> list[Result]:
-    """Six windows of gate, ten minutes apart, of yard one that failed and one whose answer would control a terminal."""
+    """Six windows of gate, ten minutes apart; of yard one that failed and one whose answer has terminal control
+    characters."""
     gate = [
         replace(
             RESULT,
@@ -55,7 +56,7 @@ def stored() -> list[Result]:
 
 @pytest.fixture(scope="module")
 def settings(kafka: Any) -> KafkaSettings:
-    """Topics that hold `stored()` and a record that is no result, for all tests."""
+    """Topics with `stored()` and an invalid result record, for all tests."""
     settings = KafkaSettings(kafka.bootstrap_servers, f"h{uuid.uuid4().hex[:12]}")
     create_topics(settings, partitions=3)
     commit(settings, stored())
@@ -65,7 +66,7 @@ def settings(kafka: Any) -> KafkaSettings:
 
 @pytest.fixture
 def run(settings: KafkaSettings) -> Any:
-    """The command on them."""
+    """Runs the command on them."""
     at = ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
 
     def history(*arguments: str | Path, status: int = 0) -> Done:
@@ -141,7 +142,7 @@ def test_events_too(run: Any, settings: KafkaSettings, tmp_path: Path) -> None:
          ["2026-11-20", "22:10:00", "gate", "person", "closed"]],
         [["2026-11-20", "22:01:00", "yard", "camera-lost", "opened"], ["2026-11-20", "22:01:00", "gate", "person", "opened"],
          ["2026-11-20", "22:10:00", "gate", "person", "closed"]],
-    )  # fmt: skip  # two of one moment, of two partitions
+    )  # fmt: skip  # two of the same moment, from two partitions
     done = run("gate", "--events", "--format", "json", "--where", "change = 'closed'", "--since", "2026-11-20T22:05")
     (found,) = map(json.loads, done.stdout.splitlines())
     assert (found["happened_at"], found["number"], found["probability"], found["reason"]) == (

@@ -1,4 +1,4 @@
-"""What is asked of a stream: added, replaced, taken back, and read by whoever asks next."""
+"""A stream's questions: added, replaced, removed, and read by the next program."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_questions_are_added_replaced_and_removed(kafka_settings: KafkaSettings)
 
 
 def test_streams_do_not_mix(kafka_settings: KafkaSettings) -> None:
-    """Enough of them that several share a partition."""
+    """Enough that several share a partition."""
     streams = [f"camera-{number}" for number in range(5)]
     for stream in streams:
         subscriber.ask(kafka_settings, stream, Question(stream, f"Is this {stream}?"))
@@ -50,7 +50,7 @@ def test_a_tombstone_asks_nothing(kafka_settings: KafkaSettings) -> None:
 
 
 def test_a_description_of_another_version_is_not_overwritten(kafka_settings: KafkaSettings) -> None:
-    """Who wrote it knows more than this program: replacing it would lose that."""
+    """Written by a newer program: replacing it would lose data."""
     publish_raw(kafka_settings, "streams", "gate", b'{"v":2,"questions":[]}')
     with pytest.raises(MessageError, match="version 2"):
         subscriber.ask(kafka_settings, "gate", PERSON)

@@ -1,4 +1,4 @@
-"""Zones of a stream: set from a file by a command, kept beside its questions, refused in one line."""
+"""Zones of a stream: set from a file by a command, independent of its questions, refused in one line."""
 
 from __future__ import annotations
 

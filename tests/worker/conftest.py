@@ -24,7 +24,7 @@ def _no_worker_outlives_its_test() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random InternVL: 112x112 pixels, 16 tokens a frame."""
+    """A small random InternVL: 112x112 pixels, 16 tokens per frame."""
     return make_tiny(tmp_path_factory.mktemp("model") / "tiny", image_size=112)
 
 
@@ -35,19 +35,19 @@ def family(checkpoint: Path) -> Family:
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 seconds, 10 pictures a second, GOP 10, B-frames."""
+    """20 seconds, 10 pictures per second, GOP 10, B-frames."""
     return encode_clip(tmp_path_factory.mktemp("clip") / "square.mp4", 20)
 
 
 @pytest.fixture(scope="session")
 def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 seconds, 10 pictures a second, GOP 20, B-frames."""
+    """12 seconds, 10 pictures per second, GOP 20, B-frames."""
     return encode_clip(tmp_path_factory.mktemp("clip") / "short.mp4", 12, gop=20)
 
 
 @pytest.fixture(scope="session")
 def published(short_clip: Path) -> Published:
-    """It as stream a."""
+    """The same as stream a."""
     return publish(short_clip, "a")
 
 
@@ -59,7 +59,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 @pytest.fixture
 def beside(published: Published, bad: Published) -> Topics:
-    """It and a good stream in one partition, the one after the other."""
+    """That stream and a good one in one partition, one after the other."""
     topics = Topics()
     for n in range(0, 120, 10):
         topics.add(published[0][n : n + 10], published[1][n : n + 10])

@@ -1,4 +1,4 @@
-"""In place of a model's input in sampler processes, which import this module: some pictures are too much for them."""
+"""Replaces a model's input in sampler processes, which import this module: it fails on some pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BAD_SIZE = (98, 130)
 
 
 def crashing(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """They end the process, as a fault in a decoder does."""
+    """They end the process, like a fault in a decoder."""
     if rgb.shape[:2] == BAD_SIZE[::-1]:
         os.kill(os.getpid(), signal.SIGSEGV)
     return torch.from_numpy(rgb)

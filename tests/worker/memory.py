@@ -1,4 +1,5 @@
-"""The two topics of one partition as lists, and a worker's bookkeeping on them: a crash leaves what was committed."""
+"""The two topics of one partition as lists, and a worker's bookkeeping on them: after a crash, what was committed
+remains."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ from tests.subscriber.example_results import RESULT
 DEFAULT = WhenBehind()
 
 Published = tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]
-"""What a producer publishes: pictures and documents, topic by topic."""
+"""A producer's output: pictures and documents, topic by topic."""
 Packet = tuple[bytes, bytes, Headers]
 Document = tuple[bytes, bytes]
 
@@ -64,7 +65,7 @@ def encode_clip(
     gop: int = 10,
     moving: bool = True,
 ) -> Path:
-    """A small clip: a square that moves for two seconds and rests for two, over and over, on a fixed texture."""
+    """A small clip: a square on a fixed texture that alternately moves for two seconds and rests for two."""
     width, height = size
     texture = np.random.default_rng(7).integers(60, 120, (height, width), np.uint8)
     with av.open(str(path), "w") as container:
@@ -82,7 +83,7 @@ def encode_clip(
 
 
 def publish(clip: Path, stream: str, epoch: int = 1, interval: Fraction = Fraction(1, 2)) -> Published:
-    """What a producer publishes of a clip, topic by topic."""
+    """A producer's output for a clip, topic by topic."""
     extractor = SignalExtractor(interval)
     pictures: list[CodedPicture] = []
     documents: list[PictureMetadata | EndOfEpoch] = []
@@ -113,7 +114,7 @@ def publish_two_sizes(folder: Path, stream: str) -> Published:
 
 @dataclass(repr=False)
 class Topics:
-    """Records of one partition of packets and metadata; None where retention or a cut has taken one away."""
+    """Records of one partition of packets and metadata; None if retention or truncation has removed one."""
 
     packets: list[Packet | None] = field(default_factory=list)
     metadata: list[Document | None] = field(default_factory=list)
@@ -132,7 +133,7 @@ Mask = tuple[int, bytes]
 
 @dataclass
 class Committed:
-    """What readers of committed records see, and what a worker that takes over finds."""
+    """What readers of committed records see, and what a successor finds."""
 
     states: dict[str, StreamState] = field(default_factory=dict)
     offsets: Offsets = (0, 0)
@@ -150,7 +151,7 @@ def _grid(width: int, height: int) -> TokenGrid:
 
 
 def _planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """In place of a model's input: the picture as it is."""
+    """Replaces a model's input: the unchanged picture."""
     return torch.from_numpy(rgb)
 
 
@@ -161,7 +162,7 @@ QUESTIONS = (
 
 
 def outcome(step: Step, plan: WindowPlan) -> Outcome:
-    """In place of a model's: a function of the window."""
+    """Replaces a model: a function of the window."""
     window = step.window
     if window is None or window.error is not None:
         return Outcome(step, [], None if window is None else window.error)
@@ -186,10 +187,10 @@ Batch = list[tuple[Stream, Outcome]]
 
 
 class Worker:
-    """A worker's bookkeeping on one partition, with a window that is only remembered in place of a model.
+    """A worker's bookkeeping on one partition, which only records windows instead of running a model.
 
-    `read_packets` and `read_metadata` read and sample; with `hold_samplers` what is read waits for `sample`. A batch goes
-    the worker's way in three calls: `take` (to the engine), `submit` (offsets are fixed, the transaction runs) and `commit`.
+    `read_packets` and `read_metadata` read and sample; with `hold_samplers` what is read waits for `sample`. A batch takes
+    three calls: `take` (to the engine), `submit` (offsets are fixed, the transaction runs) and `commit`.
     """
 
     def __init__(
@@ -257,7 +258,7 @@ class Worker:
         self.pool.gate(Gate.CLOSED)
 
     def sample(self) -> None:
-        """Work off what was held; goes on holding."""
+        """Process what was held; continues to hold."""
         self.pool.gate(Gate.OPEN)
         self.hold_samplers()
         self.collect()
@@ -288,7 +289,7 @@ class Worker:
         self._taken.append(list(self.partition.take()))
 
     def submit(self) -> None:
-        """The oldest batch is answered, its transaction begins."""
+        """The oldest batch is answered, its transaction starts."""
         if self._taken and self._submitted is None:
             batch = [
                 (stream, stream.decide(outcome(step, self.plan), QUESTIONS, self._wall_ms()))
@@ -309,7 +310,7 @@ class Worker:
             self.partition.committed(stream, one.step)
 
     def transaction(self) -> None:
-        """All of it for what there is: the next step of every stream."""
+        """All three steps for what there is: the next step of every stream."""
         self.commit()
         while self._taken:
             self.submit()
@@ -319,7 +320,7 @@ class Worker:
         self.commit()
 
     def tell(self) -> None:
-        """Events of conditions, in a transaction of their own."""
+        """Events of conditions, in a separate transaction."""
         for stream, state, events in list(self.partition.tell(self._wall_ms(), {})):
             self.committed.states[stream.name] = state
             self.committed.events += events
@@ -335,7 +336,7 @@ class Worker:
         held = [
             frame for frame in (*(held if epoch == window.epoch else []), *window.frames) if frame.index >= window.since
         ]
-        if self._background:  # what has left matters as long as it is the newest of its cell
+        if self._background:  # tokens that have left matter as long as they are the newest of their cell
             covered = np.zeros(held[0].keep.size, bool) if held else np.zeros(0, bool)
             still: list[Frame] = []
             for frame in reversed(held):

@@ -36,7 +36,7 @@ KEEP = KeepConfig("replenish", period_s=Fraction(2))
 ASKED = Question("person", "Is a person in view?", "yes-no")
 LIMITS, WHEN_BEHIND = Limits(), WhenBehind()
 QUICK = {"session.timeout.ms": "6000", "heartbeat.interval.ms": "1000"}
-"""The shortest that a broker takes: a killed worker's partitions are given to others after six seconds."""
+"""The broker's minimum: a killed worker's partitions are reassigned after six seconds."""
 
 Key = tuple[str, int, int, str]
 """(stream, epoch, window, question)"""
@@ -47,13 +47,13 @@ def quick(settings: KafkaSettings) -> KafkaSettings:
 
 
 def patient(settings: KafkaSettings) -> KafkaSettings:
-    """A worker that is slow is not given up."""
+    """A slow worker is not removed from the group."""
     properties = {"session.timeout.ms": "60000", "heartbeat.interval.ms": "1000"}
     return KafkaSettings(settings.bootstrap_servers, settings.topic_prefix, properties)
 
 
 def send(settings: KafkaSettings, *published: Published) -> None:
-    """Publish records as they are, in order, and return once the broker has them."""
+    """Publish records unchanged, in order, and return once the broker has them."""
     with RecordSender(settings) as sender:
         for pictures, documents in published:
             for picture in pictures:
@@ -65,7 +65,7 @@ def send(settings: KafkaSettings, *published: Published) -> None:
 
 
 def results(settings: KafkaSettings) -> list[Result]:
-    """All that readers of committed records see now."""
+    """Everything visible now to readers of committed records."""
     with subscriber.Follower(settings, from_beginning=True, stopping=lambda: True) as follower:
         return list(follower)
 
@@ -75,7 +75,7 @@ def key(result: Result) -> Key:
 
 
 def once(found: Iterable[Result]) -> dict[Key, Result]:
-    """By (stream, epoch, window, question), of which there must be one each."""
+    """By (stream, epoch, window, question), each of which must occur once."""
     found = list(found)
     by_key = {key(result): result for result in found}
     assert len(by_key) == len(found), sorted(key(result) for result in found)
@@ -83,7 +83,7 @@ def once(found: Iterable[Result]) -> dict[Key, Result]:
 
 
 def until(condition: Callable[[], bool], within_s: float = 180.0, what: str = "") -> None:
-    """Poll until it is so, or any worker has failed, or time is up."""
+    """Poll until it holds, any worker has failed, or time is up."""
     deadline = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}; {[r.told() for r in Running.all]}"
@@ -94,7 +94,7 @@ class Running:
     """A worker in a thread. `said`: its lines for people; `summary`: its figures so far."""
 
     all: ClassVar[list[Running]] = []
-    """For the message of a test that waits in vain."""
+    """For the message of a test that times out."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class Running:
         self.summary = summary
 
     def stop(self) -> Summary:
-        """As the first SIGTERM does."""
+        """Like the first SIGTERM."""
         self.request_stop()
         return self.join()
 
@@ -171,8 +171,8 @@ FORKS.set_forkserver_preload(["codecflow.vlm.loading", "codecflow.vlm.engine", "
 class Process:
     """`codecflow worker` with the plan of these tests, in a process of its own, which can be killed.
 
-    Forked from one that has imported torch and transformers already, which takes longer than all the rest.
-    `stuck_after_s`: its engine never answers, and the worker calls that stuck after so long.
+    Forked from one that has already imported torch and transformers, which takes longer than everything else.
+    `stuck_after_s`: its engine never answers, and the worker reports that as stuck after this time.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class Process:
         stuck_after_s: float | None = None,
     ) -> None:
         arguments = ["worker", "--model", str(checkpoint), "--window", "6", "--stride", "2", "--coverage", "2"]
-        arguments += ["--samplers", "0"]  # they take longer to start than all the rest
+        arguments += ["--samplers", "0"]  # they take longer to start than everything else
         arguments += ["--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", settings.topic_prefix]
         for name, value in QUICK.items():
             arguments += ["-X", f"{name}={value}"]

@@ -1,4 +1,4 @@
-"""The engine's thread: a stream that fails there is set aside with backoff, the others are answered in the same round."""
+"""The engine's thread: a stream that fails is set aside with backoff, the others are answered in the same round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ASKED = Question("person", "Is a person in view?", "yes-no")
 
 
 class Engine:
-    """In place of a model: answers "yes", and does what is in `how` instead for streams that are named there."""
+    """Replaces a model: answers "yes", or does what `how` says for the streams listed there."""
 
     def __init__(self, refresh: str = "none") -> None:
         self.refresh = SimpleNamespace(name=refresh)
@@ -133,7 +133,7 @@ def test_what_the_engine_refuses_is_an_error_result_and_begins_again_at_an_ancho
     assert len(rounds.said) == 1
     rounds.engine.how = {"large": Failure("restarting", "its window was lost")}
     assert codes(rounds.answer("large")) == {"large": "restarting"}
-    assert len(rounds.said) == 1  # the way back is not news
+    assert len(rounds.said) == 1  # recovery is not reported
 
 
 def test_a_window_with_an_error_does_not_reach_the_engine() -> None:
@@ -177,7 +177,7 @@ def test_an_engine_that_cannot_drop_a_stream_says_so(monkeypatch: Any) -> None:
 
 
 def results_of(rounds: Rounds, questions: tuple[Question, ...], **how: Any) -> list[Any]:
-    """Of the next window of stream "a", whose answers are repeated for 8 slots at most: each question's result."""
+    """Results by question of the next window of stream "a", whose answers are repeated for 8 slots at most."""
     rounds._index += 1
     done = rounds.answering.begin([rounds.step("a", **how)], lambda stream: questions).result(60)
     return done[0].results
@@ -192,7 +192,7 @@ def test_an_unchanged_window_is_answered_without_the_model_for_a_while() -> None
     assert {one.answer for one in found} == {"yes"}
     assert [(one.flops.llm, one.flops.full) for one in found[:2]] == [(1, 1), (0, 1)]
     assert [len(asked) for asked in rounds.engine.asked] == [1, 0, 0, 1, 0, 0]
-    # A question that is new is asked, and so is one of another text; the old one is not.
+    # A new question is asked, as is one with a changed text; the old one is not.
     both = results_of(rounds, (other, ASKED))
     assert [(one.question, one.reused_from) for one in both] == [("car", None), ("person", 3)]
     assert rounds.engine.asked[-1] == (other,)
@@ -227,7 +227,7 @@ def test_frames_that_have_left_before_they_were_handed_out_go_first_and_cost_wha
     rounds = Rounds(reuse_slots=1000)
     rounds.engine.same = True
     results_of(rounds, (ASKED,))
-    rounds._index = 5  # begins at slot 16
+    rounds._index = 5  # starts at slot 16
     frames = tuple(Frame(index, index / 2, np.ones(4, bool), None, (8, 8)) for index in (11, 12, 17, 20))
     window = Window("a", 1, 5, frames, 0, 8)
     step = Step(StreamState("a", 1, Fraction(12), PLAN.grid, 0, 0), window)

@@ -107,11 +107,11 @@ def test_a_file_published_faster_than_real_time_is_never_skipped(camera: Publish
 def test_skipping_goes_to_the_newest_keyframe_counts_and_says_so_once(camera: Published) -> None:
     pictures, documents = camera
     wall = Wall()
-    wall.now = 100.0  # the worker begins when the camera has run for so long
+    wall.now = 100.0  # the worker starts when the camera has run for this long
     topics = Topics().add(pictures[:400], documents[:400])
     worker = worker_of(camera, "skip=30", wall, topics=topics)
     read_to_the_end(worker, wall)
-    # What was captured 15 s ago or later is fresh: the first keyframe of that.
+    # What was captured at most 15 s ago is fresh: the first keyframe of that.
     topics.add(pictures[400:], documents[400:])
     wall.now = 120.0
     read_to_the_end(worker, wall)
@@ -129,13 +129,13 @@ def test_skipping_goes_to_the_newest_keyframe_counts_and_says_so_once(camera: Pu
     assert worker.counts["a"]["windows-skipped"] == 0
     assert len(worker.said) == 1
     assert worker.said[0].startswith("stream 'a': 100 s behind live: skipped 8")
-    # A successor begins at that keyframe too.
+    # A successor also starts at that keyframe.
     assert worker.committed.twice == []
     assert worker.committed.offsets > (340, 340)
 
 
 def test_with_a_camera_clock_that_is_behind_the_end_of_the_topic_is_live(camera: Published) -> None:
-    """Its pictures seem 10 minutes old: they are skipped only while there are newer ones."""
+    """Its pictures seem 10 minutes old: they are skipped only while newer ones exist."""
     pictures, documents = camera
     wall = Wall()
     topics = Topics()
@@ -148,7 +148,7 @@ def test_with_a_camera_clock_that_is_behind_the_end_of_the_topic_is_live(camera:
     read_to_the_end(worker, wall)
     assert answered(worker)[-1] == SECONDS // 2 - 1
     assert len(worker.windows) >= SECONDS // 2 - 2  # the first second, before it was known that the topic ends there
-    # Then the worker stands still for a minute: what came meanwhile is skipped, up to the newest keyframe.
+    # Then the worker pauses for a minute: what came meanwhile is skipped, up to the newest keyframe.
     again = captured(publish_again(camera), live=True)
     topics.add(*again)
     wall.now += 60.0
@@ -170,7 +170,7 @@ def is_end(document: object) -> bool:
 
 
 def test_a_successor_does_not_skip_what_it_only_reads_again(camera: Published) -> None:
-    """The worker before was not late. Its successor reads up to 6 s again, which are older than 4 s."""
+    """The previous worker was not late. Its successor reads up to 6 s again, which are older than 4 s."""
     pictures, documents = camera
     wall, committed, topics = Wall(), Committed(), Topics()
     first = worker_of(camera, "skip=4", wall, committed, topics)
@@ -258,7 +258,7 @@ def test_an_hour_long_gop_is_not_held_without_bound(tmp_path: Path) -> None:
 def test_a_live_stream_that_is_slower_than_live_does_not_hold_up_its_partition(
     camera: Published, published: Published, policy: str
 ) -> None:
-    """Samplers stand still. The good stream has few pictures, the other fills its queue."""
+    """Samplers are paused. The good stream has few pictures, the other fills its queue."""
     pictures = [replace(p, stream="slow") for p in camera[0]]
     documents = [replace(d, stream="slow") for d in camera[1]]
     wall, topics = Wall(), Topics()

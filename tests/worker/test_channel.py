@@ -1,4 +1,4 @@
-"""Messages to and from sampler processes: the same on both sides, and nothing is left of them."""
+"""Messages to and from sampler processes: the same on both sides, and nothing of them is left behind."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_frames_that_wait_hold_no_descriptors_and_their_memory_is_given_back() -
         pixels = torch.full((224, 224, 3), number, dtype=torch.uint8)
         near.send([Frame(n, n / 2, np.ones(64, bool), pixels + n, (320, 240)) for n in range(3)])
         held.append(far.receive())
-    # The folder that is being read, and whatever other tests' threads have opened meanwhile; not one for each message.
+    # The directory being read, and files that other tests' threads have opened meanwhile; not one per message.
     assert len(set(os.listdir("/proc/self/fd")) - before) < 20
     assert [int(frame.pixels[0, 0, 0]) for frames in held for frame in frames] == [
         number + n for number in range(40) for n in range(3)

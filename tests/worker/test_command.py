@@ -1,4 +1,4 @@
-"""`codecflow worker`: what is wrong with its options is one line and an exit status, before anything is started."""
+"""`codecflow worker`: invalid options give one line and an exit status, before anything is started."""
 
 from __future__ import annotations
 

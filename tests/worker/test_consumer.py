@@ -22,7 +22,7 @@ from .running import until
 
 
 class Member:
-    """`holds`: partitions that it was given; `read`: topics and partitions that records came from, at `offsets`."""
+    """`holds`: its assigned partitions; `read`: topics and partitions from which records came, at `offsets`."""
 
     def __init__(self, settings: KafkaSettings) -> None:
         self.holds: set[int] = set()
@@ -119,7 +119,7 @@ def test_retention_that_overtakes_a_reading_worker_is_told(kafka_settings: Kafka
 def test_requests_that_fail_while_partitions_are_assigned_are_repeated(
     kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
-    """As where a leader moves, or a broker is slow."""
+    """As when a leader moves, or a broker is slow."""
     member = Member(kafka_settings)
     failures = []
 

@@ -1,4 +1,4 @@
-"""Topics with holes, repeats, swaps and rubbish in them: counted, passed over, no crash, the same for who takes over."""
+"""Topics with missing, repeated, swapped and invalid records: counted, skipped, no crash, and the same after a take-over."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(topics: Topics, plan: WindowPlan = PLAN) -> tuple[Committed, Worker]:
 
 
 def damaged(published: Published, seed: int, rate: float) -> Topics:
-    """Some records lost, repeated, swapped with the next, cut short or made unreadable, on either topic."""
+    """Some records lost, repeated, swapped with the next, truncated or made unreadable, on either topic."""
     chance = random.Random(seed)
     topics = Topics().add(*published)
     for records in (topics.packets, topics.metadata):
@@ -94,7 +94,7 @@ def test_a_corrupt_picture_is_never_answered_from(published: Published) -> None:
     pictures, documents = published
     broken = [replace(p, data=p.data[:6] + bytes(reversed(p.data[6:]))) if p.seq == 40 else p for p in pictures]
     committed, worker = run(Topics().add(broken, documents))
-    # Picture 40 is a keyframe: two seconds, slots 8 to 11, cannot be seen, and their window is not answered.
+    # Picture 40 is a keyframe: two seconds, slots 8 to 11, cannot be decoded, and their window is not answered.
     assert ("a", 1, 2) not in committed.answered
     assert worker.counts["a"]["windows-skipped"] == 1
     assert list(slots(committed.answered["a", 1, 3])) == [12, 13, 14, 15]
@@ -107,7 +107,7 @@ def test_a_lost_document_costs_its_frame_and_the_bound_of_the_next(published: Pu
     committed, worker = run(Topics().add(pictures, documents[:at] + documents[at + 1 :]))
     assert list(slots(committed.answered["a", 1, 1])) == [0, 1, 2, 3, 4, 6, 7]
     assert worker.counts["a"]["metadata-missing"] == 1
-    # Nothing certifies what slot 6 keeps, but pixels are compared: the masks are those of a stream that lost nothing.
+    # Nothing certifies what slot 6 keeps, but pixels are compared: the masks are those of a stream without loss.
     whole, _ = run(Topics().add(pictures, documents))
     assert committed.answered["a", 1, 3] == whole.answered["a", 1, 3]
 
@@ -115,7 +115,7 @@ def test_a_lost_document_costs_its_frame_and_the_bound_of_the_next(published: Pu
 @settings(max_examples=15, deadline=None)
 @given(lost=st.sets(st.integers(0, 23), max_size=12))
 def test_lost_signals_never_let_a_change_pass(published: Published, lost: set[int]) -> None:
-    """Masks are those of pixels alone: what the signal certifies never differs from what was last kept."""
+    """Masks are those of pixels alone: certified tokens never differ from what was last kept."""
     pictures, documents = published
     kept = [d for d in documents if isinstance(d, EndOfEpoch) or d.signal is None or d.signal.tick not in lost]
     blind = [

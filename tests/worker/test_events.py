@@ -1,4 +1,4 @@
-"""Events of a stream's condition: each once, also by workers that take over and read again what came before."""
+"""Events of a stream's condition: each once, also if a successor reads earlier records again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Place:
         )
 
     def read(self, worker: Worker, *, appended_s: float | None = None) -> None:
-        """All there is, which the broker took in at `appended_s`, answered as far as that goes."""
+        """All existing records, received by the broker at `appended_s`, answered as far as possible."""
         appended_ms = None if appended_s is None else 1000 + int(1000 * appended_s)
         for topic, records in enumerate((self.topics.packets, self.topics.metadata)):
             for offset in range(worker.partition.positions[topic], len(records)):
@@ -55,7 +55,7 @@ class Place:
             worker.partition.read_until(topic, self.now)
 
     def told(self, worker: Worker) -> list[tuple[str, str]]:
-        """What is new, once the worker has looked after its streams."""
+        """New events, once the worker has checked its streams."""
         before = len(self.committed.events)
         worker.partition.expire()
         worker.tell()
@@ -63,7 +63,7 @@ class Place:
 
 
 def whole(events: list[Event]) -> bool:
-    """Whether each (id, number) is there once."""
+    """Whether each (id, number) occurs once."""
     return len({(event.id, event.number) for event in events}) == len(events)
 
 
@@ -92,7 +92,7 @@ def test_a_stream_that_is_silent_is_told_once_whoever_reads_it(published: Publis
     assert place.told(second) == []
     place.topics.add(pictures[75:80], documents[75:80])
     place.read(second, appended_s=90.0)
-    assert place.told(second) == []  # with the step that the pictures came to, or now
+    assert place.told(second) == []  # with the step of these pictures, or now
     silent = [event for event in place.committed.events if event.kind == "silent"]
     assert [(event.change, event.number) for event in silent] == [("opened", 0), ("closed", 1)]
     assert {event.began_at_ms for event in silent} == {32_000}

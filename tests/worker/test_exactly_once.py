@@ -1,4 +1,4 @@
-"""Killed, joined and stopped workers on a real Kafka: every (stream, window, question) exactly once."""
+"""Workers that are killed, join or stop, on a real Kafka: every (stream, window, question) exactly once."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .running import ASKED, Key, Process, Running, once, patient, quick, results
 
 STREAMS = ("a", "b")
 FIRST = 110
-"""Pictures that are there when a worker is killed: 11 of 20 seconds."""
+"""Pictures published before a worker is killed: 11 of 20 seconds."""
 
 
 @pytest.fixture
 def undisturbed(kafka: LocalKafka, topic_prefix: str, family: Family, clip: Path, refresh: str) -> dict[Key, Result]:
-    """What one worker that nobody disturbs answers."""
+    """The answers of one undisturbed worker."""
     settings = KafkaSettings(kafka.bootstrap_servers, f"{topic_prefix}.undisturbed")
     create_topics(settings, partitions=2)
     send(settings, *(publish(clip, stream) for stream in STREAMS))
@@ -38,7 +38,7 @@ def undisturbed(kafka: LocalKafka, topic_prefix: str, family: Family, clip: Path
 
 
 def tokens(found: dict[Key, Result]) -> dict[Key, tuple[int, int, int]]:
-    """Kept tokens of each window's KV in all, and frames: what the masks come to."""
+    """Total kept tokens in each window's KV, and frames: a summary of the masks."""
     return {
         key: (result.tokens.refreshed + result.tokens.reused, result.frames.seen, result.frames.expected)
         for key, result in found.items()
@@ -50,13 +50,13 @@ def windows_of(found: dict[Key, Result]) -> dict[tuple[str, int, int], Result]:
 
 
 def all_events(settings: KafkaSettings) -> list[tuple[str, str, int, str, int | None]]:
-    """Changes of events that readers of committed records see now: id, number, what, window; of rules."""
+    """Changes of rules' events visible to readers of committed records: id, number, change, window."""
     with subscriber.EventFollower(settings, from_beginning=True, stopping=lambda: True) as follower:
         return [(e.stream, e.id, e.number, e.change, e.window or -1) for e in follower if e.kind == "answer"]
 
 
 def events_of(found: dict[Key, Result], asked: Question) -> list[tuple[str, str, int, str, int | None]]:
-    """What one worker that nobody disturbs makes of these results."""
+    """The events that one undisturbed worker makes of these results."""
     events = []
     for stream in STREAMS:
         state = NO_EVENTS
@@ -81,7 +81,7 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_said_twice(
 ) -> None:
     settings = quick(kafka_settings)
     published = [publish(clip, stream) for stream in STREAMS]
-    # As many events as the answers of a model with random weights give.
+    # As many events as the answers of a model with random weights produce.
     median = statistics.median(result.p_yes or 0.0 for result in undisturbed.values())
     asked = replace(ASKED, event=EventRule("yes", median))
     for stream in STREAMS:
@@ -116,14 +116,14 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost_or_said_twice(
     else:
         assert restarted
         assert {stream for stream, _, _ in restarted} == set(STREAMS)
-        # What was answered before the kill lacks nothing.
+        # What was answered before the kill is complete.
         assert max(differences[key[:3]] for key in before) <= 1e-4
 
 
 def test_workers_that_join_and_leave_share_the_streams(
     kafka_settings: KafkaSettings, family: Family, checkpoint: Path, clip: Path
 ) -> None:
-    # Nobody dies here, and a busy machine must not look like it.
+    # No worker dies here, and a busy machine must not look as if one had.
     settings = patient(kafka_settings)
     streams = [f"camera-{n}" for n in range(6)]
     published = [publish(clip, stream) for stream in streams]
@@ -135,12 +135,12 @@ def test_workers_that_join_and_leave_share_the_streams(
     first = Running(settings, family, until_end=False)
     sent(parts[0])
     until(lambda: first.summary.windows >= 2 * len(streams), what="windows of the first worker")
-    # A model of its own: one loaded model is not made for two engines in two threads.
+    # A model of its own: one loaded model does not support two engines in two threads.
     second = Running(settings, load_model(str(checkpoint), "float32", "cpu"), until_end=False)
     until(lambda: (first.summary.partitions, second.summary.partitions) in ((1, 2), (2, 1)), what="shared partitions")
     sent(parts[1])
     until(lambda: second.summary.windows >= 1, what="a window of the second worker")
-    # Partitions that the first worker kept through the rebalance go on where they stood.
+    # Partitions that the first worker kept through the rebalance resume where they were.
     until(lambda: any(not one.restarted and one.window == 4 for one in results(settings)), what="a window of the first")
     left = first.stop()
     sent(parts[2])

@@ -1,4 +1,4 @@
-"""Many streams in one worker on a real Kafka: what one of them lacks or sends costs the others nothing."""
+"""Many streams in one worker on a real Kafka: missing or bad records of one do not affect the others."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def named(published: Published, stream: str) -> Published:
 
 
 def unended(published: Published) -> Published:
-    """It goes on, as far as anybody knows."""
+    """The stream has not ended."""
     return published[0], published[1][:-1]
 
 
@@ -99,7 +99,7 @@ def test_what_each_stream_holds_is_in_the_summary(
 ) -> None:
     worker = Running(kafka_settings, family, plan=PLAN, keep=KEEP, until_end=False)
     send(kafka_settings, unended(named(small, "held")))
-    until(lambda: worker.summary.windows >= 2, what="windows")  # the decoder may hold the last pictures back
+    until(lambda: worker.summary.windows >= 2, what="windows")  # the decoder may hold back the last pictures
     until(lambda: any(held.kv_bytes for held in worker.summary.held.values()), what="its figures")
     document = worker.stop().document()
     assert document["held"]["held"].keys() == {"kv_bytes", "queue_bytes", "frame_bytes", "behind_s"}
@@ -118,7 +118,7 @@ def test_streams_without_metadata_do_not_stop_their_partition(
     until(lambda: any("'camera-" in line and "do not come" in line for line in worker.said), what="a line about it")
     send(kafka_settings, named(small, good))
     until(lambda: worker.summary.windows == 3, what="windows of the good stream")
-    # All partitions of the metadata topic may also be without records.
+    # It is possible that no partition of the metadata topic has records.
     assert {r.stream for r in results(kafka_settings)} == {good}
     assert worker.summary.streams[lonely]["dropped-unpaired"] >= 50
     worker.stop()
@@ -216,7 +216,7 @@ def test_a_live_backlog_is_skipped_to_the_newest_keyframe(
 
 @contextmanager
 def slow(broker: LocalKafka) -> Iterator[None]:
-    """The broker stands still four fifths of the time."""
+    """The broker is suspended four fifths of the time."""
     over = threading.Event()
 
     def hamper() -> None:

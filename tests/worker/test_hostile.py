@@ -1,4 +1,4 @@
-"""Records that somebody writes who should not: each costs at most its own stream something, and there is a way out."""
+"""Records from unauthorised writers: each affects at most its own stream, and there is a way to recover."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def bomb(settings: KafkaSettings, topic: str, key: bytes, codec: str, nbytes: in
 
 @pytest.fixture
 def good(clip: Path) -> Published:
-    """Stream a, of an epoch that began now."""
+    """Stream a, with an epoch that started now."""
     pictures, documents = publish(clip, "a")
     now = int(time.time() * 1000)
     return [replace(one, epoch=now) for one in pictures], [replace(one, epoch=now) for one in documents]
@@ -60,7 +60,7 @@ def good(clip: Path) -> Published:
 def test_records_that_unpack_large_and_epochs_of_the_future(
     kafka_settings: KafkaSettings, family: Family, good: Published
 ) -> None:
-    """A batch beyond the client's limit is read again for ever, if nobody steps over it."""
+    """A batch beyond the client's limit would be read again indefinitely if it were not skipped."""
     names, home = kafka_settings.topics, partition_of("a", PARTITIONS)
     ahead = good[0][0].epoch + HOUR_MS + 60_000
     future = [replace(good[0][0], epoch=ahead)], [replace(good[1][0], epoch=ahead)]
@@ -87,7 +87,7 @@ def test_records_that_unpack_large_and_epochs_of_the_future(
 def test_states_and_descriptions_of_others_are_no_reason_to_stop_and_can_be_removed(
     kafka_settings: KafkaSettings, family: Family, good: Published
 ) -> None:
-    """Both topics are compacted: what lies there stays until a tombstone of its key does."""
+    """Both topics are compacted: a record stays until its key has a tombstone."""
     names, epoch = kafka_settings.topics, good[0][0].epoch
     other = next(number for number in range(PARTITIONS) if number != partition_of("a", PARTITIONS))
     states = [
@@ -113,7 +113,7 @@ def test_states_and_descriptions_of_others_are_no_reason_to_stop_and_can_be_remo
     at = ["--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix]
     run = CliRunner()
     said = run.invoke(build(), ["topics", "clean", "--dry-run", *at]).stdout
-    # The worker has written a good state of "a" where it belongs.
+    # The worker has written a good state of "a" to the correct partition.
     assert said.splitlines()[-1] == f"{2 + 2 * len(keys)} records to remove"
     assert all(line.isprintable() for line in said.splitlines())
     assert len(find_unusable(kafka_settings)) == 2 + 2 * len(keys)
@@ -129,7 +129,7 @@ def test_an_end_or_a_later_epoch_that_somebody_else_writes(
     kafka_settings: KafkaSettings, family: Family, good: Published
 ) -> None:
     """A forged end costs the rest of its GOP; records of a later epoch silence a stream until its producer is restarted, and
-    that is said with figures."""
+    this is reported with figures."""
     pictures, documents = good
     epoch = pictures[0].epoch
     key, header = encode_packet(pictures[0])[0], encode_packet(replace(pictures[0], epoch=epoch + 5))[2]

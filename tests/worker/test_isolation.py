@@ -1,4 +1,5 @@
-"""What is wrong with one stream is that stream's alone: it gets errors, and the one beside it the same answers as ever."""
+"""A problem in one stream affects only that stream: it gets errors, and its neighbour gets the same answers as without
+it."""
 
 from __future__ import annotations
 
@@ -41,7 +42,7 @@ def is_bad(rgb: npt.NDArray[np.uint8]) -> bool:
 
 
 def patch_sampling(monkeypatch: pytest.MonkeyPatch, **how: Callable[..., object] | int) -> None:
-    """Workers of the tests sample with these functions instead of their own."""
+    """The tests' workers sample with these functions instead of their own."""
     own = sampling.Sampling
 
     def patched(*arguments: object) -> sampling.Sampling:
@@ -63,7 +64,7 @@ def test_an_exception_sets_the_stream_aside_with_backoff_and_names_the_record(
 
     patch_sampling(monkeypatch, pixels_of=pixels_of)
     worker, windows = run(beside, published)
-    # Tried at 0 s, and from then on 1, 2, 4 and 8 s later, at the keyframe that follows.
+    # Tried at 0 s, then after 1, 2, 4 and 8 s, at the keyframe that follows.
     assert 4 <= len(tried) <= 5
     assert {window.error.code for window in windows if window.error} == {"failed"}
     assert len([window for window in windows if window.error]) >= 8
@@ -129,7 +130,7 @@ def test_pictures_beyond_the_limit_are_not_decoded(
 
 
 def test_a_camera_without_keyframes_says_so(published: Published, tmp_path: Path) -> None:
-    """Joined within a GOP of an hour."""
+    """The stream is joined within a GOP of an hour."""
     pictures, documents = publish(encode_clip(tmp_path / "long.mp4", 40, fps=5, gop=10_000), "bad")
     at = [replace(picture, captured_at_ms=int(picture.pts * picture.time_base * 1000)) for picture in pictures]
     topics = Topics().add(at[9:], documents[5:]).add(*published)
@@ -157,8 +158,8 @@ def test_an_epoch_of_the_far_future_is_refused_and_others_go_on(published: Publi
 
 
 def test_times_that_cannot_be_true(published: Published) -> None:
-    """A packet that says another time than its metadata is lost. If both say that years went by, nothing of the epoch is
-    answered any more: that is said, and what it counts as left out is bounded. The next epoch is answered."""
+    """A packet whose time differs from its metadata's is lost. If both claim that years went by, nothing more of the epoch
+    is answered: this is reported, and the number of windows counted as left out is bounded. The next epoch is answered."""
     pictures, documents = published
     far = 60 * 365 * 86_400 * pictures[0].time_base.denominator
     wrong = [replace(one, pts=2**62) if one.seq % 10 == 5 else one for one in pictures]
@@ -239,11 +240,11 @@ def test_a_lost_picture_is_missing_from_its_window(published: Published) -> None
 
 @pytest.mark.parametrize("count", [0, 2**53 - 1])
 def test_a_forged_end_of_an_epoch_costs_what_is_left_of_its_gop(published: Published, count: int) -> None:
-    """Anybody who may write to the topic can write one."""
+    """Anybody with write access to the topic can write one."""
     pictures, documents = published
     forged = [*documents[:60], EndOfEpoch("a", 1, count), *documents[60:]]
     topics = Topics()
-    for n in range(0, 130, 10):  # packets are there before metadata, as from a camera
+    for n in range(0, 130, 10):  # packets come before metadata, as from a camera
         topics.add(pictures[n : n + 10], forged[max(0, n - 10) : n])
     topics.add([], forged[120:])
     committed = Committed()
@@ -254,7 +255,7 @@ def test_a_forged_end_of_an_epoch_costs_what_is_left_of_its_gop(published: Publi
     worker.partition.expire()
     assert [(letter.code, letter.offset) for letter in worker.dead] == [("false-end", 60)]
     assert "1 ends of its epoch are ignored" in worker.said[0]
-    # Whoever takes over once the end was committed goes on as well.
+    # A worker that takes over after the end was committed continues as well.
     committed = Committed()
     first = Worker(topics, committed, PLAN, KEEP)
     first.read_packets(70)

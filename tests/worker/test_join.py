@@ -1,4 +1,4 @@
-"""The merge of packets and metadata: what is decided depends on each topic alone, never on how they were interleaved."""
+"""The join of packets and metadata: decisions depend on each topic alone, never on how they were interleaved."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def document(key: Key) -> PictureMetadata:
 
 
 class Merged:
-    """A join, and what came out of it. Offsets are places in the two lists."""
+    """A join and its output. Offsets are positions in the two lists."""
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
@@ -49,7 +49,7 @@ class Merged:
 
 
 def merge(packets: list[Key], documents: list[Key | EndOfEpoch], order: list[bool]) -> Merged:
-    """`order`: True takes the next packet, False the next document; what is left over comes at the end."""
+    """`order`: True takes the next packet, False the next document; the rest comes at the end."""
     merged = Merged()
     p = m = 0
     for first in [*order, *[True] * len(packets), *[False] * len(documents)]:
@@ -95,7 +95,8 @@ def test_what_comes_out_is_in_order_once_and_true(packets: list[Key], documents:
 
 @given(st.sets(st.integers(0, 30)), st.sets(st.integers(0, 30)), orders)
 def test_losses_are_counted_and_leave_the_other_half(lost: set[int], untold: set[int], order: list[bool]) -> None:
-    """A first picture is there with both halves, since before it there is nothing to miss, and an end says how many were."""
+    """The first picture has both halves, since nothing before it can be missing, and an end states the number of
+    pictures."""
     lost, untold = {n + 1 for n in lost}, {n + 1 for n in untold}
     packets = [(1, n) for n in range(40) if n not in lost]
     documents: list[Key | EndOfEpoch] = [(1, n) for n in range(40) if n not in untold]
@@ -138,7 +139,7 @@ def test_what_waits_too_long_is_given_up_and_an_end_among_it_still_counts() -> N
 
 @given(st.integers(0, 60), st.sampled_from([0, 1, 20, 21, 40, 2**53 - 1]), orders)
 def test_an_end_that_was_none_is_ignored(at: int, pictures: int, order: list[bool]) -> None:
-    """Packets that were read before the metadata went on may be lost to it, where it says that there are none."""
+    """Packets read before the metadata continued may be lost to the false end, if it says that there are none."""
     packets = [(1, n) for n in range(60)]
     documents: list[Key | EndOfEpoch] = [(1, n) for n in range(60)]
     at = min(at, 58)

@@ -19,7 +19,7 @@ LIMITS = Limits(buffer_bytes=1 << 20, windows=1)
 def test_an_engine_that_is_too_slow_serves_every_stream_in_turn(
     kafka_settings: KafkaSettings, family: Family, clip: Path
 ) -> None:
-    # A worker that did not poll while it holds topics back would be given up after so long.
+    # A worker that stopped polling while topics are paused would be removed from the group after this time.
     properties = {"session.timeout.ms": "12000", "max.poll.interval.ms": "12000"}
     settings = KafkaSettings(kafka_settings.bootstrap_servers, kafka_settings.topic_prefix, properties)
     send(settings, *(publish(clip, stream) for stream in STREAMS))
@@ -37,7 +37,7 @@ def test_an_engine_that_is_too_slow_serves_every_stream_in_turn(
     assert max(waiting) < 4 * LIMITS.buffer_bytes
     found = results(settings)
     assert len(once(found)) == 10 * len(STREAMS)
-    # From the time at which all of them have begun, until the first one has ended.
+    # From the time at which all have begun, until the first one has ended.
     times = {stream: [result.answered_at_ms for result in found if result.stream == stream] for stream in STREAMS}
     begin, end = max(min(one) for one in times.values()), min(max(one) for one in times.values())
     served = [sum(begin <= at <= end for at in one) for one in times.values()]

@@ -1,4 +1,4 @@
-"""A worker with other windows, strides or rates goes on where the one before it stopped: nothing silent, nothing twice."""
+"""A worker with other windows, strides or rates continues where the previous one stopped: no gaps, no duplicates."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_another_plan_goes_on_at_its_next_boundary(
     assert until == old.time(old.end(first.windows[-1].index)) if first.windows else 0
     second = Worker(topics, committed, new, KeepConfig("replenish", new.fps, period_s=Fraction(2))).run()
     spans = [span(window, new) for window in second.windows]
-    # The first window ends after what was answered, and begins its stride no later: no gap.
+    # The first window ends after what was answered, and its stride starts no later: no gap.
     assert spans[0][1] > until >= spans[0][1] - new.stride_slots / new.fps
     assert [window.index for window in second.windows] == list(
         range(second.windows[0].index, int(40 * new.fps) // new.stride_slots)

@@ -36,7 +36,7 @@ def seven_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
 
 
 def content(window: Window) -> tuple[object, ...]:
-    """All of a window but what it took."""
+    """All of a window except its timings."""
     frames = [
         (f.index, f.time_s, f.keep.tobytes(), f.anchor, f.size, None if f.pixels is None else digest(f.pixels))
         for f in window.frames
@@ -116,7 +116,7 @@ def test_a_dropped_stream_gives_nothing_more(seven_streams: Topics) -> None:
     worker.read_metadata(200)
     worker.partition.forget()
     assert (worker.pool.queued_bytes, worker.pool.queued, worker.pool.held_bytes) == (0, 0, 0)
-    again = worker.pool.open("camera-0", None)  # whatever it gives comes after the rest
+    again = worker.pool.open("camera-0", None)  # its output comes after the rest
     worker.pool.drop(again)
     deadline = time.monotonic() + 0.5
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What a worker says when something goes wrong: dead letters, a loop that stands still."""
+"""A worker's reports when something goes wrong: dead letters, a loop that hangs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_few_unreadable_records_are_told_by_their_coordinates(
 def test_no_record_stops_a_worker_or_the_stream_beside_it(
     kafka_settings: KafkaSettings, family: Family, clip: Path
 ) -> None:
-    """Numbers that are huge, or huge to compute, codecs of sound, keys of megabytes, questions that cannot be answered."""
+    """Huge numbers, or numbers expensive to compute, audio codecs, keys of megabytes, questions that cannot be answered."""
     picture = publish(clip, "a")[0][0]
     header = encode_packet(picture)[2][0][1].decode()
     poison = {
@@ -110,7 +110,7 @@ def test_many_unreadable_records_stop_nobody_and_are_not_read_again(
     worker = Running(kafka_settings, family)
     assert worker.join().dead_letters == 350
     assert len(once(results(kafka_settings))) == 10
-    # At most a hundred per minute become dead letters; the others are counted, and that is said once.
+    # At most a hundred per minute become dead letters; the others are counted, which is reported once.
     assert [x.offset for x in letters(kafka_settings)] == list(range(100))
     lines = [line for line in worker.said if "cannot be used" in line]
     assert len(lines) == 1
@@ -185,7 +185,7 @@ def test_a_loop_that_stands_still_shows_its_stacks_once_and_is_ended(capfd: pyte
 
 
 def test_long_answers_in_the_first_batch_are_not_taken_for_a_frozen_engine() -> None:
-    """Otherwise one stream's question would end each worker that begins with it."""
+    """Otherwise one stream's question would end each worker that starts with it."""
     asked = {"a": (Question("scene", "What is there?", max_tokens=720),) * 2, "b": (Question("p", "?", "yes-no"),)}
     started = time.monotonic() - 200
     engine = SimpleNamespace(since=started, longest_s=0.0)
@@ -200,7 +200,7 @@ def test_long_answers_in_the_first_batch_are_not_taken_for_a_frozen_engine() -> 
     ((what, since),) = busy(worker)
     assert what == "a batch of the engine"
     assert since == engine.since + 2 * 180
-    engine.longest_s, engine.since = 10.0, started  # it is known by now how long batches take
+    engine.longest_s, engine.since = 10.0, started  # batch durations are known by now
     assert busy(worker) == [("a batch of the engine", started)]
 
 

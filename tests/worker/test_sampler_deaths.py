@@ -1,5 +1,5 @@
-"""Sampler processes that end: a fault in a decoder, killed from outside, hanging, with their worker. Others go on, and
-nothing is emitted twice."""
+"""Sampler processes that end: by a decoder fault, killed from outside, hanging, or with their worker. Other streams
+continue, and nothing is emitted twice."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_picture_that_ends_its_process_sets_its_stream_aside_and_others_go_on(
     assert {window.error.code for window in bad if window.error} == {"failed"}
     assert all(window.error is not None or not window.frames for window in bad)
     assert all("SIGSEGV" in window.error.text for window in bad if window.error)
-    # Tried at 0 s, and from then on 1, 2, 4 and 8 s later, at the keyframe that follows; in a process of its own.
+    # Tried at 0 s, then after 1, 2, 4 and 8 s, at the keyframe that follows; in a process of its own.
     letters = [letter for letter in worker.dead if letter.stream == "bad"]
     assert 4 <= len(letters) <= 5
     assert worker.pool.deaths == len(letters)
@@ -64,7 +64,7 @@ def test_a_picture_that_ends_its_process_sets_its_stream_aside_and_others_go_on(
         assert (record[0], letter.code) == (b"bad", "failed")
     assert worker.counts["a"]["sampler-restarts"] == 1
     assert all(window.error is None for window in good)
-    # What was sampled before the process ended, and what begins after the keyframe that follows, is as ever.
+    # What was sampled before the process ended, and what begins after the following keyframe, is unchanged.
     expected = undisturbed(Topics().add(*published), PLAN, KEEP).answered
     assert [window.index for window in good][-3:] == [3, 4, 5]
     newest = ("a", 1, 5)
@@ -157,7 +157,7 @@ def test_a_process_that_hangs_is_ended_and_the_stream_named(beside: Topics, monk
 
 
 class Unreadable:
-    """What a process cannot be told."""
+    """A message that cannot be sent to a process."""
 
     def __reduce__(self) -> tuple[Callable[[str], int], tuple[str]]:
         return int, ("no number",)

@@ -79,7 +79,7 @@ def test_every_stride_of_every_stream_is_answered(kafka_settings: KafkaSettings,
 
 
 def group_reads(settings: KafkaSettings) -> set[str]:
-    """Topics that the prefix's one worker group has come forward in, as Kafka's own tools see it."""
+    """Topics for which the prefix's one worker group has committed offsets, according to Kafka's own tools."""
     asked = [ConsumerGroupTopicPartitions(f"{settings.topic_prefix}.worker")]
     admin = require_broker(settings)
     (group,) = admin.list_consumer_group_offsets(asked).values()
@@ -100,7 +100,7 @@ def test_questions_change_while_the_worker_runs(kafka_settings: KafkaSettings, f
     until(lambda: worker.summary.windows == 10, what="all windows")
     summary = worker.stop()
     asked = sorted(result.window for result in results(kafka_settings))
-    # Window k closes with the frame at 2k + 1.5 s; B-frames hold pictures back for a few, in either topic.
+    # Window k closes with the frame at 2k + 1.5 s; B-frames delay pictures by a few, in either topic.
     assert asked == list(range(asked[0], asked[-1] + 1))
     assert asked[0] in (3, 4)
     assert asked[-1] in (5, 6)
@@ -119,7 +119,7 @@ def test_a_second_run_goes_on_and_repeats_nothing(kafka_settings: KafkaSettings,
     after = once(results(kafka_settings))
     assert [k for _, _, k, _ in sorted(after)] == list(range(10))
     assert second.windows == 10 - len(before)
-    # The windows of the second run that hold frames of the replay lack what had left the first run's window.
+    # The windows of the second run with frames of the replay lack what had left the first run's window.
     restarted = {k for (_, _, k, _), result in after.items() if result.restarted}
     begun = len(before)
     assert restarted == set(range(begun, min(10, begun + PLAN.window_slots // PLAN.stride_slots)))
@@ -146,7 +146,7 @@ def test_a_stream_that_does_not_fit_is_refused_by_name_and_others_go_on(
     answered = {key for key, result in found.items() if result.error is None}
     assert refused
     assert answered
-    assert 0 < summary.refused <= len(refused)  # the others have room for the window, and none for its question
+    assert 0 < summary.refused <= len(refused)  # the others have room for the window, but not for its question
     assert {(found[key].answer, found[key].p_yes) for key in refused} == {("", None)}
     refusals = [line for line in worker.said if "get an error result" in line]
     assert refusals
@@ -157,7 +157,7 @@ def test_a_stream_that_does_not_fit_is_refused_by_name_and_others_go_on(
 def test_streams_of_every_kind_in_one_batch(
     kafka_settings: KafkaSettings, family: Family, clip: Path, tmp_path: Path
 ) -> None:
-    """A size that changes, a portrait of odd sides, a start within a GOP, windows shorter than the stride: one engine."""
+    """A change of size, a portrait with odd sides, a start within a GOP, windows shorter than the stride: one engine."""
     pictures, documents = publish(clip, "late")
     still = encode_clip(tmp_path / "still.mp4", 8, moving=False)
     send(
@@ -181,7 +181,7 @@ def test_streams_of_every_kind_in_one_batch(
 def test_a_still_scene_is_answered_from_its_background_and_repeated_until_it_changes(
     kafka_settings: KafkaSettings, family: Family, clip: Path, tmp_path: Path
 ) -> None:
-    """A worker is stopped in the middle, and the next one begins with windows that it computes."""
+    """A worker is stopped in mid-stream, and the next one starts with windows that it computes."""
     still = publish(encode_clip(tmp_path / "still.mp4", 40, moving=False), "still")
     pictures, documents = still
     half = len(pictures) // 2

@@ -1,4 +1,4 @@
-"""A worker's frames of turned and mirrored sources are upright, and tokens are kept where the shown picture changes."""
+"""A worker's frames of rotated and mirrored sources are upright, and tokens are kept where the shown picture changes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEEP = KeepConfig("replenish", period_s=Fraction(60))
 
 
 def frames(clip: Path, keep: KeepConfig = KEEP) -> list[Frame]:
-    """What a worker samples of a clip, each frame once."""
+    """The worker's sampled frames of a clip, each once."""
     topics = Topics().add(*publish(clip, "gate"))
     worker = Worker(topics, Committed(), PLAN, keep, grid=lambda w, h: TokenGrid.regular(ROWS, COLUMNS, w, h)).run()
     found = {frame.index: frame for window in worker.windows for frame in window.frames}
@@ -50,7 +50,7 @@ def test_frames_and_masks_are_upright(orientation: int, tmp_path: Path) -> None:
 
 
 def test_a_camera_that_is_turned_while_it_plays(tmp_path: Path) -> None:
-    """As with a change of size: the first frame that lies in another way is kept whole."""
+    """As with a change of size: the first frame with another orientation is kept whole."""
     turned = [6] * 12 + [8] * 10 + [None] * 8 + [5] * 10
     sampled = frames(exif_clip(tmp_path / "clip", turned))
     assert len(sampled) == 8

@@ -1,4 +1,4 @@
-"""How long a worker waits for records that do not come, and how far it reads ahead of those that do not come yet."""
+"""How long a worker waits for records that do not come, and how far it reads ahead of those that are late."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Clock:
 
 
 def read_to_the_end(worker: Worker, clock: Clock, *topics: int) -> None:
-    """At this time nothing more was there to read on `topics`, as the broker says."""
+    """At this time there was nothing more to read on `topics`, according to the broker."""
     for topic in topics or (0, 1):
         worker.partition.read_until(topic, clock.now)
 
@@ -58,7 +58,8 @@ def test_an_idle_stream_holds_nothing_back_and_comes_back_at_its_next_keyframe(p
     topics.add(pictures[75:], documents[75:])
     worker.run()
     assert committed.twice == []
-    # The stream went on at the keyframe at 8 s: slots 16 on. Window 3 ended in the silence, with what had come of it.
+    # The stream continued at the keyframe at 8 s: slots 16 on. Window 3 ended in the silence, with the frames received so
+    # far.
     back = {k: list(slots(masks)) for (_, _, k), masks in committed.answered.items() if k > 2}
     assert back[4][-4:] == [16, 17, 18, 19]
     assert ("a", 1, 4) in committed.rebuilt
@@ -76,7 +77,7 @@ def test_a_stream_that_comes_back_while_it_is_let_go_goes_on_without_repeating_a
     worker.read_metadata(75)
     clock.now = 61.0
     read_to_the_end(worker, clock)
-    worker.partition.expire()  # its last step waits behind windows that are not answered yet
+    worker.partition.expire()  # its last step waits for windows that are not answered yet
     worker.take()
     if committed_before:
         worker.submit()
@@ -121,7 +122,7 @@ def test_what_waits_for_a_lost_partner_is_given_up_once_the_other_topic_is_read(
     assert join.packets_waiting == 70
     clock.now = 11.0
     worker.partition.expire()
-    assert join.packets_waiting == 70  # metadata may be there that were not read yet
+    assert join.packets_waiting == 70  # there may be unread metadata
     read_to_the_end(worker, clock, 1)
     worker.partition.expire()
     assert join.packets_waiting == 0
@@ -132,7 +133,7 @@ def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Publi
     worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(pictures=20, documents=30))
     worker.read_packets(20)
     assert worker.partition.full() == (True, False)
-    worker.partition.relieve()  # the metadata are still to be read: nothing is dropped
+    worker.partition.relieve()  # the metadata are unread: nothing is dropped
     assert worker.partition.full() == (True, False)
     worker.read_metadata(9)
     assert worker.partition.full() == (True, False)
@@ -150,7 +151,7 @@ def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Publi
 
 
 def test_metadata_that_are_ahead_of_a_slow_engine_are_kept(published: Published) -> None:
-    """As in a catch-up: both topics are stopped, but what waits for the engine stops the packets."""
+    """As when catching up: both topics are paused, but what waits for the engine pauses the packets."""
     worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(documents=30))
     worker.read_metadata(100)
     worker.read_packets(20)
@@ -167,7 +168,7 @@ def test_metadata_that_are_ahead_of_a_slow_engine_are_kept(published: Published)
 
 
 def test_streams_that_wait_for_each_other_do_not_stop_their_partition(short_clip: Path) -> None:
-    """One stream's metadata and the other's packets are lost, and both topics are stopped at their limits."""
+    """One stream's metadata and the other's packets are lost, and both topics are paused at their limits."""
     a, b = publish(short_clip, "a"), publish(short_clip, "b")
     topics = Topics().add(a[0], []).add([], b[1]).add(b[0], a[1])
     worker = Worker(topics, Committed(), PLAN, KEEP, Limits(pictures=100, documents=100))
@@ -182,7 +183,7 @@ def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_parti
     pictures, _ = publish(short_clip, "lonely")
     good = publish(short_clip, "good")
     clock, committed, topics = Clock(), Committed(), Topics()
-    for n in range(0, 120, 10):  # many times as many pictures as the good stream has, which goes on all the while
+    for n in range(0, 120, 10):  # many times as many pictures as the good stream has, which continues all the time
         again = [replace(p, seq=p.seq + 120 * (n // 10)) for p in pictures]
         topics.add([*again, *good[0][n : n + 10]], good[1][n : n + 10])
     topics.add([], good[1][120:])
@@ -207,7 +208,7 @@ def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_parti
     worker.run()
     assert {k for name, _, k in committed.answered if name == "good"} == set(range(6))
     assert most <= 110
-    assert stopped <= 25  # two seconds, the first time: what is dropped then shows that its metadata do not come
+    assert stopped <= 25  # two seconds, the first time: dropping then shows that its metadata do not come
     assert worker.counts["lonely"]["dropped-unpaired"] > 1000
     lines = [line for line in worker.said if "'lonely'" in line]
     assert lines

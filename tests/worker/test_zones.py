@@ -1,4 +1,5 @@
-"""Zones in a worker: what is ignored never reaches the model's input, changes are at window boundaries, replays agree."""
+"""Zones in a worker: ignored areas never reach the model's input, changes take effect at window boundaries, replays
+agree."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ LEFT[:4, :5] = True  # tokens that the street's samples touch, with a margin of 
 
 
 def lossless(path: Path, inside: int) -> Path:
-    """A picture of noise, in its upper left quarter noise of another kind, sample for sample as it is decoded."""
+    """A noise picture, with other noise in its upper left quarter, decoded sample for sample."""
     rng, other = np.random.default_rng(1), np.random.default_rng(inside)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10, options={"qp": "0", "g": "1", "preset": "ultrafast"})
@@ -39,7 +40,7 @@ def lossless(path: Path, inside: int) -> Path:
             picture = rng.integers(20, 220, (144, 128), np.uint8)
             picture[:48, :64] = other.integers(20, 220, (48, 64), np.uint8)
             chroma = picture[96:].reshape(2, 24, 128)
-            chroma[:, :12] = 128  # those of the upper half
+            chroma[:, :12] = 128  # the samples of the upper half
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="yuv420p")))
         container.mux(stream.encode(None))
     return path
@@ -51,7 +52,7 @@ def windows_of(topics: Topics, zones: tuple[Zone, ...], keep: KeepConfig = KEEP)
 
 @pytest.mark.parametrize("policy", ["all", "replenish"])
 def test_nothing_of_an_ignored_zone_reaches_the_models_input(policy: str, tmp_path: Path) -> None:
-    """Whatever is there, the input is the same, bit for bit, anchors included."""
+    """Whatever the zone contains, the input is the same, bit for bit, anchors included."""
     keep = KeepConfig(policy, period_s=Fraction(4))
     one, other = (
         windows_of(Topics().add(*publish(lossless(tmp_path / f"{n}.mp4", n), "gate")), STREET, keep) for n in (2, 3)
@@ -118,7 +119,7 @@ def test_whoever_takes_over_decides_alike_before_and_after_zones_are_changed(top
     change(until(expected, STREET, 3)).run()
     disturbed = Committed()
     worker = change(until(disturbed, STREET, 3))
-    while len(disturbed.answered) < 5:  # under the new ones
+    while len(disturbed.answered) < 5:  # under the new zones
         worker.read_packets(3)
         worker.read_metadata(3)
         worker.transaction()
