@@ -39,7 +39,7 @@ class Sample:
     labels: tuple[str, ...] = ()
 
 
-# The worker: its answers.
+# The worker: answers.
 
 ANSWER_DELAY = "codecflow_answer_delay_seconds"
 """Histogram of live streams: from the capture of a window's newest picture to the commit of its results."""
@@ -57,7 +57,7 @@ RESTARTED = Described(
 )
 FRAMES_MISSING = Described("codecflow_frames_missing", "counter", "Frames that windows should have held and did not.")
 
-# The worker: its savings. Dashboards compute shares.
+# The worker: savings. Dashboards compute shares.
 
 TOKENS = Described(
     "codecflow_tokens",
@@ -78,7 +78,7 @@ PICTURES = Described(
     ("kind",),
 )
 
-# The worker: its state.
+# The worker: state.
 
 BEHIND = Described("codecflow_behind_seconds", "gauge", "How late the stream that is furthest behind live is read.")
 STREAM_BEHIND = Described(
@@ -116,7 +116,7 @@ TRANSACTIONS = Described(
 SAMPLER_DEATHS = Described("codecflow_sampler_deaths", "counter", "Sampler processes that ended and were replaced.")
 DEAD_LETTERS = Described("codecflow_dead_letters", "counter", "Records that could not be used.")
 
-# The producer: its camera.
+# The producer: camera.
 
 CAMERA_UP = Described("codecflow_camera_up", "gauge", "1 if a picture was published in the last 30 s.", ("stream",))
 CAMERA_LAST = Described(
@@ -136,7 +136,7 @@ CAMERA_RECONNECTS = Described(
     "codecflow_camera_reconnects", "counter", "Times that the camera was lost and found.", ("stream",)
 )
 
-# The page: its viewers.
+# The page: viewers.
 
 PAGE_VIEWERS = Described(
     "codecflow_page_viewers", "gauge", "Browsers that look: at live video, or at the past.", ("at",)
@@ -144,7 +144,7 @@ PAGE_VIEWERS = Described(
 PAGE_STREAMS = Described("codecflow_page_streams", "gauge", "Streams that the page knows.")
 PAGE_VIDEO_BYTES = Described("codecflow_page_video_bytes", "gauge", "Video that waits for browsers that are slow.")
 
-# The recorder: what it has written.
+# The recorder: evidence.
 
 RECORDER_CHANGES = Described(
     "codecflow_recorder_changes",
@@ -159,7 +159,7 @@ RECORDER_FAILING = Described(
     "codecflow_recorder_failing_seconds", "gauge", "For how long the storage has taken no files; 0 when it does."
 )
 
-# Notifications: their delivery.
+# The notifier: deliveries.
 
 NOTIFY_DELIVERIES = Described(
     "codecflow_notify_deliveries",
