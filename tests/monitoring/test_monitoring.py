@@ -89,6 +89,7 @@ def test_a_worker_is_scraped_while_it_answers(kafka_settings: KafkaSettings, tmp
     assert values["codecflow_flops_total", ("spent",)] < values["codecflow_flops_total", ("full",)]
     assert values["codecflow_pictures_total", ("published",)] == 120
     assert values["codecflow_transactions_total", ("committed",)] >= 1
+    assert values["codecflow_answer_delay_seconds_count", ()] == 0  # a file is not live
     assert values["codecflow_stage_busy_seconds_total", ("engine",)] > 0
     assert values["codecflow_work_seconds_total", ("vit",)] > 0
     assert values["process_resident_memory_bytes", ()] > 0

@@ -37,6 +37,8 @@ class Backlog:
         self._ended_episode: tuple[float, float] | None = None
         self._thin = False
         self._past_context = -1  # the epoch whose pictures are no longer only context
+        self.live = False
+        """Whether the newest picture is of a live source."""
         self.late = False
         """Whether the newest picture could be late: live, and not context."""
         self.may_skip = False
@@ -55,6 +57,7 @@ class Backlog:
             return self._pass(event)
         self.newest_ms = picture.captured_at_ms
         self.behind_s = (now_ms - self.newest_ms) / 1000
+        self.live = picture.live
         self.late = may_be_late = picture.live and not self._is_context(event, picture)
         self.may_skip = may_be_late and self._policy.policy == "skip"
         late = may_be_late and (overrun or (not at_end and self.behind_s > self._policy.after_s))

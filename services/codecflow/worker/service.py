@@ -291,7 +291,7 @@ class Worker:
             partition.committed(stream, one.step)
             self._summary.events += len(one.events)
             self._count(one)
-            if stream.behind_s is not None:
+            if stream.live:
                 self._summary.committed(one.results, time.time())
 
     def _count(self, answered: Answered) -> None:

@@ -117,6 +117,11 @@ class Stream:
         """Whether its newest picture could be skipped: live, not context, and permitted by --when-behind."""
         return self._backlog.may_skip
 
+    @property
+    def live(self) -> bool:
+        """Whether its newest picture is of a live source."""
+        return self._backlog.live
+
     def behind_s(self, now_ms: int, at_end: bool) -> float | None:
         """How late it is read, in seconds; None before the first picture, and once its epoch has ended. `at_end`: nothing
         newer is unread."""
