@@ -89,9 +89,7 @@ def test_questions_leave_the_visual_cache_as_it_was_bit_for_bit(case: Case) -> N
         asked.step(new, first, [SECOND, QUESTION, Question("c", "Which?", "choice", labels=("car", "bus"))])
         quiet.engine.step([StreamWork("camera", new, first)])
         windows = [run.engine.windows["camera"] for run in (asked, quiet)]
-        keys, values = (
-            [getattr(w.pool, name)[:, w.where(w.start, w.slots)] for w in windows] for name in ("keys", "values")
-        )
+        keys, values = zip(*(w.pool.read(w.where(w.start, w.slots)) for w in windows), strict=True)
         assert torch.equal(*keys), f"step {step}: keys differ by {(keys[0] - keys[1]).abs().max()}"
         assert torch.equal(*values), f"step {step}: values differ by {(values[0] - values[1]).abs().max()}"
 
