@@ -88,7 +88,7 @@ def _on_border(x: float, y: float) -> bool:
     return any(abs(v - border) < BORDER for v in (x, y) for border in (1 / 3, 2 / 3))
 
 
-WEIGHTS = {"person": 1.5, "vehicle": 1.5, "moving": 1.0, "where": 1.0}
+WEIGHTS = {"person": 1.5, "vehicle": 2.0, "moving": 1.0, "where": 1.0}
 
 PLACED = 3.0
 """How much an answer weighs that names a place: few do, most are "nowhere"."""

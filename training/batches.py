@@ -16,7 +16,7 @@ import torch
 from asking import MOST, certain, changing, pick
 from bank import Bank, Facts
 from layout import Batch, Clip, Layout
-from maker import NEWEST, TOKENS
+from maker import BACKGROUND_S, NEWEST, TOKENS
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -66,7 +66,8 @@ class Draft:
 
     def pin_memory(self) -> Draft:
         """Where a GPU can fetch it from without waiting; called by the loader."""
-        batch = Batch(**{f.name: getattr(self.batch, f.name).pin_memory() for f in fields(Batch)})
+        parts = {f.name: getattr(self.batch, f.name) for f in fields(Batch)}
+        batch = Batch(**{name: part.pin_memory() if part.numel() else part for name, part in parts.items()})
         return replace(self, frames=self.frames.pin_memory(), cover=self.cover.pin_memory(), batch=batch)
 
 
@@ -150,23 +151,25 @@ class Batches(Dataset[Draft]):
             pixels, cover, keep, facts = _mirrored(pixels, cover, keep, facts)
         if entry["real"] or rng.random() < self.share_lit:
             pixels = _lit(pixels, rng)
-        window = _window(keep, mode, rng)
+        background = entry.get("coding", {}).get("period_s", 0) >= BACKGROUND_S
+        window = _window(keep, mode, rng, background)
         ends = range(min(NEWEST, length), length + 1, NEWEST)
         asked = {end: pick(certain(facts, end, window), changing(facts, end), rng, mode.asked) for end in ends}
         if not any(asked.values()):
             asked = {length: [(q.QUESTIONS["person"][0], "", 0.0)]}
         first = int(rng.integers(8 if rng.random() < 0.3 else 4000))
-        return Clip(keep, first, window, asked), pixels, cover
+        return Clip(keep, first, window, asked, background), pixels, cover
 
 
 _NAMES = {text: name for name, spellings in q.QUESTIONS.items() for text in spellings}
 
 
-def _window(keep: npt.NDArray[np.bool_], mode: Mode, rng: np.random.Generator) -> int:
-    """Frames that a stride of this clip looks at: at least from one whole frame to the next, as in the product."""
+def _window(keep: npt.NDArray[np.bool_], mode: Mode, rng: np.random.Generator, background: bool) -> int:
+    """Frames that a stride of this clip looks at: at least from one whole frame to the next, as in the product, but for a
+    background, which has the cells that the window lacks."""
     whole = np.flatnonzero(keep.all(1))
-    gap = int(np.diff([*whole, len(keep)]).max())
-    options = [w for w in WINDOWS if w >= gap and (w <= len(keep) or w == WINDOWS[-1])]
+    gap = NEWEST if background else int(np.diff([*whole, len(keep)]).max())
+    options = [w for w in (NEWEST, *WINDOWS) if w >= gap and (w <= len(keep) or w == WINDOWS[-1])]
     return int(rng.choice(options or [WINDOWS[-1]])) if mode.frames > NEWEST else WINDOWS[-1]
 
 

@@ -1,7 +1,8 @@
 """Cut-outs of people, vehicles, animals, bags and other things, with soft edges, for scenes.py to paste.
 
 From COCO's polygons; from vehicle photographs by GrabCut inside their boxes; furniture.py's models; from three fixed cameras
-by the difference to the empty picture, so that some are cut at a camera's own scale and angle; drawn.py's vehicles.
+by the difference to the empty picture, so that some are cut at a camera's own scale and angle; drawn.py's vehicles and
+street.py's things. A bicycle is no vehicle.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from drawn import vehicle_from_above
-from furniture import furniture
+from furniture import HELD_OUT, furniture
 from maker import RENDER
 from PIL import Image, ImageDraw
 from questions import CLASSES
+from street import street_thing
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -37,7 +39,7 @@ KINDS = {
     "suitcase": 3,
 }
 KINDS |= dict.fromkeys(ANIMALS, 2)
-AMBIGUOUS = {"bicycle", "train", "boat", "airplane", "tie", "teddy bear"}
+AMBIGUOUS = {"train", "boat", "airplane", "tie", "teddy bear"}
 LONGEST = 224
 
 FROM_ABOVE = ("bgslibrary_video03", "opencv4nodejs_traffic")
@@ -46,6 +48,8 @@ LEAVES = 3.0
 """Levels by which green exceeds red and blue from which a place is leaves (they have 6 to 12, roads -30 to 0)."""
 DRAWN = 30
 """Vehicles that are drawn as seen from straight above: some quarter of those seen from above."""
+STREET = 160
+"""Things of streets that are drawn (street.py)."""
 SOLID = 0.7
 """Least share of its convex hull that one vehicle fills."""
 PLAZA = "vtest_h264"
@@ -117,6 +121,9 @@ def pack_cutouts(data: Path, pack: Path) -> None:
     for _ in range(DRAWN):
         rgba = vehicle_from_above(rng)
         writer.save(rgba[..., :3], rgba[..., 3], "vehicle", "train", from_above=True)
+    for number in range(STREET):
+        rgba = street_thing(rng)
+        writer.save(rgba[..., :3], rgba[..., 3], "other", "val" if number % HELD_OUT == 0 else "train")
     (pack / "cutouts.json").write_text(json.dumps(writer.rows))
 
 

@@ -13,19 +13,23 @@ import av
 import numpy as np
 import numpy.typing as npt
 import torch
-from maker import FPS, RENDER, SIDE, TOKENS
+from maker import BACKGROUND_S, FPS, RENDER, SIDE, TOKENS
 from torch.nn.functional import interpolate
 
+from codecflow.codec.conditions import NoiseMeter, exposure_of
 from codecflow.codec.pictures import luma
+from codecflow.codec.signal import REFERENCE_S
+from codecflow.codec.tiles import grid_shape, tile_sums
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
+from codecflow.messages import NO_BOUND, UNCHANGED, Signal
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "medium")
 PRESET_SHARES = (0.5, 0.22, 0.22, 0.04, 0.02)
 """Mostly the quick ones, as cameras have: a core encodes, decodes and looks at 140 frames a second."""
 KEYINTS = (2, 4, 8, 16, 50, 250)
-PERIODS_S = (4, 8, 8, 20, 40)
+PERIODS_S = (4, 8, 8, 8, 20, 40, BACKGROUND_S, BACKGROUND_S, BACKGROUND_S)
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -48,7 +52,7 @@ class Coding:
         period_s = int(rng.choice(PERIODS_S))
         return Coding(
             preset=str(rng.choice(PRESETS, p=PRESET_SHARES)),
-            crf=int(rng.integers(16, 39)),
+            crf=int(rng.integers(16, 42)),
             rate=int(30_000 * 16 ** rng.random()) if frames > 4 and rng.random() < 0.3 else 0,
             keyint=int(rng.choice(KEYINTS)),
             bframes=int(rng.integers(4)),
@@ -128,13 +132,59 @@ def encode(planes: Bytes, coding: Coding) -> bytes:
 
 def watch(video: bytes, coding: Coding) -> Iterator[tuple[Bytes, npt.NDArray[np.bool_]]]:
     """What the product's worker makes of each picture: ((3, SIDE, SIDE) uint8 RGB, (TOKENS^2,) bool what it keeps)."""
-    grid = TokenGrid.regular(TOKENS, TOKENS, RENDER, RENDER)
-    state = KeepState(grid, KeepConfig(fps=Fraction(FPS), period_s=Fraction(coding.period_s)))
+    keeping = Keeping(RENDER, RENDER, coding.period_s)
     with av.open(io.BytesIO(video), "r") as container:
         container.streams.video[0].thread_count = 1
         for slot, picture in enumerate(container.decode(video=0), coding.phase):
-            decision = state.step(slot, lambda picture=picture: luma(picture))  # type: ignore[misc]
-            yield squeeze(picture.to_ndarray(format="rgb24")), decision.keep
+            yield squeeze(picture.to_ndarray(format="rgb24")), keeping.of(slot, picture)
+
+
+class Keeping:
+    """The masks of a stream of `width` x `height` pictures, sampled FPS a second, a whole frame every `period_s` seconds.
+
+    What the product's producer measures of a picture counts, noise and exposure, but not its bounds: those decide which
+    pictures need not be decoded, not what is kept.
+    """
+
+    def __init__(self, width: int, height: int, period_s: int) -> None:
+        grid = TokenGrid.regular(TOKENS, TOKENS, width, height)
+        self._state = KeepState(grid, KeepConfig(fps=Fraction(FPS), period_s=Fraction(period_s)))
+        self._noise = NoiseMeter(1 / FPS)
+        self._unbounded = np.full(grid_shape(height, width), NO_BOUND, np.uint8)
+        self._reference: tuple[int, Any] | None = None
+        self._period = -1
+        self._exposure = UNCHANGED
+        self._first: int | None = None
+        self._previous: int | None = None
+
+    def of(self, slot: int, picture: av.VideoFrame) -> npt.NDArray[np.bool_]:
+        """(TOKENS^2,) bool, of the picture in `slot`."""
+        pixels = luma(picture)
+        tiles = tile_sums(pixels)
+        if self._reference is not None:
+            self._exposure = exposure_of(tiles, self._reference[1], self._exposure)
+        self._first = slot if self._first is None else self._first
+        tick = slot - self._first
+        # As codec/signal.py chooses its reference pictures.
+        period = tick // (REFERENCE_S * FPS) - (0 if picture.key_frame or self._reference is None else 1)
+        renew = self._reference is None or period > self._period
+        signal = Signal(
+            tick=tick,
+            interval=Fraction(1, FPS),
+            change=self._unbounded,
+            motion=None,
+            intra=None,
+            since=None if self._reference is None else self._reference[0],
+            previous=self._previous,
+            reference=renew,
+            exposure=self._exposure,
+            noise=self._noise.add(tiles),
+        )
+        self._previous = tick
+        if renew:
+            self._reference, self._period, self._exposure = (tick, tiles), period, UNCHANGED
+        self._state.observe(signal)
+        return self._state.step(slot, lambda: pixels, keyframe=bool(picture.key_frame)).keep
 
 
 def squeeze(rgb: npt.NDArray[Any]) -> Bytes:

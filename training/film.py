@@ -185,7 +185,7 @@ def main() -> None:
     counts = {kind: int(getattr(args, f"{kind}s")) for kind in LENGTHS}
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     order = Order(counts, args.seed, args.export, args.batch)
-    Film(load_library(args.pack, device, args.split), args.out, order, args.workers).make()
+    Film(load_library(args.pack, device, args.split, args.seed), args.out, order, args.workers).make()
 
 
 if __name__ == "__main__":

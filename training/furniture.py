@@ -28,8 +28,8 @@ PEOPLE = "Reallusion"
 
 BAGS = ("backpack", "briefcase", "handbag", "suitcase")
 LEFT_OUT = re.compile(
-    r"\b(car model|biplane|rowboat|.*bike|bicycle|scooter|stroller|wheelbarrow|fork lift|mower|toy train|wood toy|parking .*"
-    r"|shipping container|rocking horse|chicken|dog|cat|teddy bear|doll|mannequin .*|snowman)$"
+    r"\b(car model|biplane|rowboat|scooter|stroller|wheelbarrow|fork lift|mower|toy train|motor.*|wood toy|parking .*"
+    r"|rocking horse|chicken|dog|cat|teddy bear)$"
 )
 """Names of models that are vehicles, animals or people, or look like some, under headings that do not say so."""
 

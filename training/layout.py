@@ -20,12 +20,14 @@ position is looked at."""
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """`keep`: (frames, tokens) bool. `first`: slot of the first frame. `window`: frames that a stride looks at."""
+    """`keep`: (frames, tokens) bool. `first`: slot of the first frame. `window`: frames that a stride looks at.
+    `background`: tokens outlive their frames, as with `--coverage background`."""
 
     keep: npt.NDArray[np.bool_]
     first: int
     window: int
     asked: Asked
+    background: bool = False
 
 
 @dataclass
@@ -37,6 +39,11 @@ class Batch:
     frame that a token may look at. `at`: (m, 2) positions whose next token is `target` (m,), with `weight` (m,).
     `question`: (m,) number of the question in the batch whose answer begins here, -1 elsewhere. `frames`: (n,) of each
     clip, how many frames are in its sequence.
+
+    Once frames have left the window, a stride sees prefix and background where the product moves them: right before its
+    oldest frame. They are further keys, of the tokens `carried` (n, c) at `places` (n, c), seen by the tokens whose
+    `stride`, (n, length), is `seen_by` (n, c); -1 for padding. `stride` is 0 for tokens that see the prefix where it was
+    computed.
     """
 
     ids: Any
@@ -49,6 +56,10 @@ class Batch:
     weight: Any
     question: Any
     frames: Any
+    carried: Any
+    places: Any
+    seen_by: Any
+    stride: Any
 
 
 class _Row:
@@ -60,9 +71,14 @@ class _Row:
         self.segment: list[int] = []
         self.moment: list[int] = []
         self.oldest: list[int] = []
+        self.stride: list[int] = []
+        self.carried: list[int] = []
+        self.places: list[int] = []
+        self.seen_by: list[int] = []
         self.position = 0
         self.questions = 0
         self.frames = 0
+        self.now = 0  # the stride that tokens are added to
 
     def add(self, ids: Sequence[int], positions: Sequence[int], segment: int, moment: int, oldest: int) -> None:
         n = len(ids)
@@ -71,6 +87,13 @@ class _Row:
         self.segment += [segment] * n
         self.moment += [moment] * n
         self.oldest += [oldest] * n
+        self.stride += [self.now] * n
+
+    def carry(self, tokens: Sequence[int], places: Sequence[int]) -> None:
+        """Tokens that this stride sees at other places."""
+        self.carried += tokens
+        self.places += places
+        self.seen_by += [self.now] * len(tokens)
 
     def follow(self, ids: Sequence[int], moment: int, oldest: int) -> None:
         """Tokens of the body that take the next places."""
@@ -79,9 +102,11 @@ class _Row:
 
     def cut(self, length: int, position: int) -> None:
         """Back to what it was at `length` tokens."""
-        for values in (self.ids, self.positions, self.segment, self.moment, self.oldest):
+        for values in (self.ids, self.positions, self.segment, self.moment, self.oldest, self.stride):
             del values[length:]
         self.position = position
+        while self.seen_by and self.seen_by[-1] == self.now:
+            del self.carried[-1], self.places[-1], self.seen_by[-1]
 
 
 class Layout:
@@ -110,8 +135,9 @@ class Layout:
             asked = self._clip(row, clip, number, asked, answers, longest)
             rows.append(row)
         length = -(-max(len(row.ids) for row in rows) // 64) * 64
+        further = -(-max(len(row.carried) for row in rows) // 64) * 64
 
-        def padded(name: str, filling: int) -> npt.NDArray[np.int64]:
+        def padded(name: str, filling: int, length: int = length) -> npt.NDArray[np.int64]:
             out = np.full((len(rows), length), filling, np.int64)
             for i, row in enumerate(rows):
                 values = getattr(row, name)
@@ -130,20 +156,32 @@ class Layout:
             weight=np.array(columns[3], np.float32),
             question=np.array(columns[4], np.int64),
             frames=np.array([row.frames for row in rows]),
+            carried=padded("carried", 0, further),
+            places=padded("places", 0, further),
+            seen_by=padded("seen_by", -1, further),
+            stride=padded("stride", 0),
         )
 
     def _clip(self, row: _Row, clip: Clip, number: int, asked: int, answers: list[Any], longest: int | None) -> int:
         row.follow(self.prefix, ALWAYS, 0)
         frames, tokens = clip.keep.shape
+        at = np.full((frames, tokens), -1)  # where each kept token is in the row
+        tags: dict[int, int] = {}  # the position at which each frame begins
         for begin in range(0, frames, NEWEST):
             end = min(begin + NEWEST, frames)
             oldest = max(0, end - clip.window)
             before, known, position = len(row.ids), len(answers), row.position
+            row.now = end if oldest else 0
+            if oldest:
+                shown = [f for f in range(oldest, end) if clip.keep[f].any()]
+                self._carry(row, clip, at, oldest, end, tags.get(shown[0], row.position) if shown else row.position)
             for frame in range(begin, end):
                 kept = np.flatnonzero(clip.keep[frame])
                 if not len(kept):
                     continue
+                tags[frame] = row.position
                 row.follow(self.ids_of(f"Frame{clip.first + frame + 1}: <img>"), frame, oldest)
+                at[frame, kept] = len(row.ids) + np.arange(len(kept))
                 places = (row.position + kept).tolist()
                 row.add([self.image_id] * len(kept), places, 0, frame, oldest)
                 row.position += tokens
@@ -166,3 +204,16 @@ class Layout:
                 break
             row.frames = end
         return asked
+
+    def _carry(self, row: _Row, clip: Clip, at: npt.NDArray[Any], oldest: int, end: int, position: int) -> None:
+        """Prefix and background of a stride, right before `position`, at which its oldest frame begins."""
+        cells = np.zeros(0, np.int64)
+        if clip.background:
+            # The newest token of each cell of which the window has none.
+            past = clip.keep[:oldest] & ~clip.keep[oldest:end].any(0)
+            cells = np.flatnonzero(past.any(0))
+            newest = oldest - 1 - past[::-1, cells].argmax(0)
+            position -= clip.keep.shape[1] if len(cells) else 0
+            row.carry(at[newest, cells].tolist(), (position + cells).tolist())
+        n = len(self.prefix)
+        row.carry(list(range(n)), list(range(position - n, position)))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from carless import streets
+from crowds import GROUPS, SHADOWS, groups, shadows
 from made_up import MADE_UP, made_up
 from maker import RENDER, Library
 from PIL import Image
@@ -18,8 +20,9 @@ from torch.nn import functional
 SIZES = (192, 96, 48, 24)
 
 
-def _picture(path: Path) -> Tensor:
-    image = Image.open(path).convert("RGB").resize((RENDER, RENDER), Image.Resampling.BICUBIC)
+def _picture(path: Path | Image.Image) -> Tensor:
+    image = path if isinstance(path, Image.Image) else Image.open(path)
+    image = image.convert("RGB").resize((RENDER, RENDER), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
@@ -28,21 +31,35 @@ def _cut(path: Path) -> Tensor:
     return torch.from_numpy(rgba).permute(2, 0, 1)
 
 
-def load_library(pack: Path, device: torch.device, split: str) -> Library:
-    """Everything of `split`; empty cameras count many times."""
+def load_library(pack: Path, device: torch.device, split: str, seed: int = 0) -> Library:
+    """Everything of `split`; empty cameras count many times. `seed`: of what is put together here."""
     photos = [row for row in json.loads((pack / "photos.json").read_text()) if row["split"] == split]
     cuts = [row for row in json.loads((pack / "cutouts.json").read_text()) if row["split"] == split]
+    made = streets(photos, pack / "photos", seed)
     with ThreadPoolExecutor(16) as pool:
-        pictures = torch.stack(list(pool.map(_picture, [pack / "photos" / row["file"] for row in photos])))
-        rgba = torch.stack(list(pool.map(_cut, [pack / "cutouts" / row["file"] for row in cuts]))).to(device)
-    rgba = rgba / 255
+        files = [pack / "photos" / row["file"] for row in photos]
+        pictures = torch.stack(list(pool.map(_picture, [*files, *made])))
+        rgba = torch.stack(list(pool.map(_cut, [pack / "cutouts" / row["file"] for row in cuts]))) / 255
+    known = {"file": "street", "boxes": [], "known": [True] * 4}
+    photos += [{**known, "aspect": image.width / image.height} for image in made]
+    # Of pictures that show nothing of any class, pieces become things that are made up.
     empty = [i for i, row in enumerate(photos) if all(row["known"]) and not row["boxes"]]
-    shapes = rgba[[i for i, row in enumerate(cuts) if row["kind"] == "other"], 3].cpu()
+    shapes = rgba[[i for i, row in enumerate(cuts) if row["kind"] == "other"], 3]
+    people = [i for i, row in enumerate(cuts) if row["kind"] == "person"]
     if empty:
         things, aspects = made_up(round(MADE_UP * len(shapes)), SIZES[0], shapes, pictures[empty])
-        rgba = torch.cat([rgba, things.to(device)])
+        rgba = torch.cat([rgba, things])
         cuts += [{"kind": "other", "aspect": aspect} for aspect in aspects]
-    rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1).contiguous()
+    if people:
+        standing = [cuts[i]["aspect"] for i in people]
+        for make, number, row in (
+            (groups, GROUPS, {"kind": "person", "group": True}),
+            (shadows, SHADOWS, {"kind": "other"}),
+        ):
+            things, aspects = make(number, rgba[people], standing, seed)
+            rgba = torch.cat([rgba, things])
+            cuts += [{**row, "aspect": aspect} for aspect in aspects]
+    rgba = torch.cat([rgba[:, :3] * rgba[:, 3:], rgba[:, 3:]], 1).contiguous().to(device)
     longest = max(1, *(len(row["boxes"]) for row in photos))
     boxes, kinds = torch.zeros(len(photos), longest, 4), torch.full((len(photos), longest), -1)
     for i, row in enumerate(photos):
@@ -52,12 +69,17 @@ def load_library(pack: Path, device: torch.device, split: str) -> Library:
     for i, row in enumerate(photos):
         if row["file"].startswith("empty-"):
             weights[i] = quiet[i] = 60.0
+        elif row["file"] == "street":
+            weights[i] = quiet[i] = 1.5
+        elif row["file"].startswith("vehicles"):
+            weights[i] = 0.4
         elif row["file"].startswith("coco"):
             weights[i] = 4.0
             calm = not {PERSON, VEHICLE} & {box[0] for box in row["boxes"]} and all(row["known"][:2])
             quiet[i] = 6.0 if calm else 1.0
     names = (*CLASSES, "other")
-    by_class = [torch.tensor([i for i, row in enumerate(cuts) if row["kind"] == name]) for name in names]
+    single = [(i, row["kind"]) for i, row in enumerate(cuts) if not row.get("group")]
+    by_class = [torch.tensor([i for i, kind in single if kind == name]) for name in names]
     by_class = [b if len(b) else by_class[OTHER] for b in by_class]
     return Library(
         photos=pictures.contiguous().to(device),
@@ -70,5 +92,6 @@ def load_library(pack: Path, device: torch.device, split: str) -> Library:
         cuts=[rgba if s == SIZES[0] else functional.interpolate(rgba.float(), (s, s), mode="area") for s in SIZES],
         cut_aspect=torch.tensor([row["aspect"] for row in cuts]),
         by_class=by_class,
+        groups=torch.tensor([i for i, row in enumerate(cuts) if row.get("group")], dtype=torch.long),
         from_above=torch.tensor([i for i, row in enumerate(cuts) if row.get("from_above")], dtype=torch.long),
     )

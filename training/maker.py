@@ -19,6 +19,9 @@ NEWEST = 4
 FPS = 2
 """Frames a second."""
 
+BACKGROUND_S = 120
+"""Seconds between whole frames from which on tokens outlive their frames: `--coverage background`, as the product has it."""
+
 RENDER = 448
 """Side at which scenes are rendered and encoded, in pixels: a small camera picture, which is then squeezed to SIDE."""
 
@@ -38,7 +41,8 @@ class Library:
     instance is boxed, so that their absence means something. `weights`: (P,) how often each is a background, `quiet`: (P,)
     likewise of long scenes, in which a place must be empty at times. `cuts`: (4 sizes of (N, 4, s, s)) float32
     premultiplied RGBA, each stretched to its square; `cut_aspect`: (N,); `by_class`: indices of each class's cut-outs;
-    `from_above`: indices of vehicles as cameras see them that look down on a road (may be empty).
+    `groups`: indices of groups of people, which are in no class's list; `from_above`: of vehicles as cameras see them that
+    look down on a road (both may be empty).
     """
 
     photos: Tensor
@@ -51,6 +55,7 @@ class Library:
     cuts: list[Tensor]
     cut_aspect: Tensor
     by_class: list[Tensor]
+    groups: Tensor
     from_above: Tensor
 
 

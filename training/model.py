@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from bank import CHANNELS
-from layout import Batch
+from layout import ALWAYS, Batch
 from questions import CLASSES
 from text import SCALE, Text
 from torch import Tensor, nn
@@ -161,19 +161,23 @@ class Learner(nn.Module):
         special = functional.embedding((ids - plain).clamp(min=0), self.rows)
         embeds = torch.where((ids >= plain)[..., None], special, functional.embedding(ids, self.table))
         embeds = embeds.masked_scatter((ids == self.image_id)[..., None], features.float())
-        hidden: Tensor = self.text(embeds, batch.positions, self._visible(batch))
+        hidden: Tensor = self.text(embeds, batch.positions, self._visible(batch), (batch.carried, batch.places))
         return hidden
 
     @staticmethod
     def _visible(batch: Batch) -> Tensor:
-        """(n, 1, length, length) bool: the past, without other questions, and without frames that have left the window."""
+        """(n, 1, length, length + carried) bool: the past, without other questions, and without frames that have left the
+        window; of what is carried along, what belongs to the token's stride, which then does not see the prefix itself."""
         length = batch.ids.shape[1]
         to, of = batch.segment[:, None, :], batch.segment[:, :, None]
         mask: Tensor = (to == 0) | (to == of)
         mask &= batch.moment[:, None, :] >= batch.oldest[:, :, None]
+        prefix = (batch.moment == ALWAYS) & (batch.segment == 0)
+        mask &= ~prefix[:, None, :] | (batch.stride == 0)[:, :, None]
         mask &= torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         mask |= torch.eye(length, dtype=torch.bool, device=mask.device)  # padding must attend to something
-        return mask[:, None]
+        carried = batch.seen_by[:, None, :] == batch.stride[:, :, None]
+        return torch.cat([mask, carried], 2)[:, None]
 
     def score(self, hidden: Tensor) -> Tensor:
         """(…, vocabulary) float32 logits of hidden states."""

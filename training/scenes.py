@@ -21,18 +21,24 @@ from torch import Tensor
 from torch.nn import functional
 from tracks import Cast, extents
 
-KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 6 + [2] * 2 + [BAG] * 2 + [OTHER] * 7)
-LONG_KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 8 + [2] * 2 + [BAG] + [OTHER] * 5)
+KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 5 + [2] * 2 + [BAG] * 2 + [OTHER] * 8)
+LONG_KINDS = torch.tensor([PERSON] * 8 + [VEHICLE] * 6 + [2] * 2 + [BAG] + [OTHER] * 7)
 NUMBER = torch.tensor([0, 0, 1, 1, 1, 2, 2, 3, 4, 5])
 LONG_NUMBER = torch.tensor([0, 1, 2, 3, 3, 4, 4, 5, 6, 8])
 """How many things enter a scene. Often none, so that "no" is as common as "yes"."""
 
-FALLS, PAIRS, FAR, LEAVES = 0.14, 0.14, 0.14, 0.15
+FALLS, PAIRS, FAR, CROWD, LEAVES = 0.1, 0.1, 0.16, 0.16, 0.13
 """Shares of scenes in which someone falls; in which two are close to each other (three in five of them fight); whose things
-are seen from far away; in which something is put down (of which a quarter is not left)."""
+are seen from far away; that are full of people; in which something is put down (of which a quarter is not left)."""
 
-LITTER = 0.4
+LITTER = 0.5
 """Share of scenes seen from far away whose things are no vehicles: without them whatever is small is taken for one."""
+
+DRIVEN = 0.25
+"""Share of crowds that a vehicle is among."""
+
+TOGETHER = 0.5
+"""Share of a crowd's people who go in groups."""
 
 
 @dataclass
@@ -67,6 +73,7 @@ class Plot:
     pairs: Tensor
     traffic: Tensor
     litter: Tensor
+    crowd: Tensor
     leaves: Tensor
 
 
@@ -88,16 +95,18 @@ class Studio(Backgrounds, Camera, Stories):
         )
         number = (LONG_NUMBER if t > 16 else NUMBER)[self.integers(10, n)]
         story = self.uniform(n)
-        shares = torch.tensor([FALLS, PAIRS, FAR * (1 - LITTER), FAR * LITTER])
+        shares = torch.tensor([FALLS, PAIRS, FAR * (1 - LITTER), FAR * LITTER, CROWD])
         first = torch.bucketize(story, shares.cumsum(0), right=True)
         plot = Plot(
             falls=first == 0,
             pairs=first == 1,
             traffic=first == 2,
             litter=first == 3,
+            crowd=first == 4,
             leaves=(story > 1 - LEAVES) & torch.tensor(t >= 8),
         )
         least = plot.falls + 2 * (plot.leaves | plot.pairs) + 3 * (plot.traffic | plot.litter)
+        least = torch.where(plot.crowd, 4 + self.integers(5, n), least)
         number = torch.maximum(number, least)
         ground_of = self.grounds(n)
         told = Told(n, t, seen.cpu(), known.cpu(), complete.cpu())
@@ -127,7 +136,11 @@ class Studio(Backgrounds, Camera, Stories):
         lib = self.library
         kinds = LONG_KINDS if long else KINDS
         kind = kinds[self.integers(len(kinds), n)]
-        kind = torch.where(plot.traffic, VEHICLE, torch.where(plot.litter, OTHER, kind))
+        small = torch.where(self.chance(n, 0.15), BAG, OTHER)
+        kind = torch.where(plot.traffic, VEHICLE, torch.where(plot.litter, small, kind))
+        crowd = torch.where(self.chance(n, 0.8), PERSON, OTHER)
+        crowd = torch.where(self.chance(n, DRIVEN) & torch.tensor(slot == 3), VEHICLE, crowd)
+        kind = torch.where(plot.crowd, crowd, kind)
         if slot == 0:
             kind = torch.where(plot.falls | plot.leaves | plot.pairs, PERSON, kind)
         if slot == 1:
@@ -140,12 +153,18 @@ class Studio(Backgrounds, Camera, Stories):
         if len(lib.from_above):
             above = torch.nonzero((kind == VEHICLE) & self.chance(n, 0.5)).flatten()
             pick[above] = lib.from_above[self.integers(len(lib.from_above), len(above))]
+        together = (kind == PERSON) & self.chance(n, TOGETHER) & plot.crowd
+        if len(lib.groups):
+            mine = torch.nonzero(together).flatten()
+            pick[mine] = lib.groups[self.integers(len(lib.groups), len(mine))]
+            told.complete[mine, PERSON] = False  # how many they are is not known
         small = self.chance(n, 0.6)
         low, high = torch.where(small, 0.055, 0.2), torch.where(small, 0.25, 0.95)
         size = low * (high / low) ** self.uniform(n)
         most = torch.where(kind == BAG, 0.25, torch.where(kind == VEHICLE, 0.7, 1.0))
         far = SMALLEST_VEHICLE * 5.0 ** self.uniform(n)
         size = torch.where(plot.traffic | plot.litter, far, torch.minimum(size, most))
+        size = torch.where(plot.crowd, 0.06 * 4.5 ** self.uniform(n) * torch.where(kind == VEHICLE, 1.3, 1.0), size)
         if slot == 0:
             size = torch.where(plot.falls, size.clamp(0.16, 0.85), size)
             size = torch.where(plot.leaves | plot.pairs, size.clamp(0.2, 0.75), size)
@@ -155,7 +174,7 @@ class Studio(Backgrounds, Camera, Stories):
             size = torch.where(plot.pairs, first * self.uniform(n, low=0.85, high=1.1), size)
         stretch = 1 + (self.uniform(n) - 0.5) * 0.2
         half_h, half_w = size / 2, size * lib.cut_aspect[pick] * stretch / aspect / 2
-        limit = (0.6 / half_w.clamp(min=1e-3)).clamp(max=1)
+        limit = (torch.where(together, 0.35, 0.6) / half_w.clamp(min=1e-3)).clamp(max=1)
         return Cast(kind, pick, half_w * limit, half_h * limit, size * limit)
 
     def _paste(self, canvas: Canvas, thing: Thing, flags: Tensor) -> None:

@@ -74,26 +74,39 @@ class Text(nn.Module):
         self.register_buffer("last", llama.norm.weight.detach().float(), persistent=False)
         self.register_buffer("frequencies", llama.rotary_emb.inv_freq.detach().float(), persistent=False)
 
-    def forward(self, embeds: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        self, embeds: Tensor, positions: Tensor, mask: Tensor, carried: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """(n, length, hidden) float32 hidden states after the last norm.
 
-        `embeds`: (n, length, hidden) float32. `positions`: (n, length). `mask`: (n, 1, length, length) bool.
+        `embeds`: (n, length, hidden) float32. `positions`: (n, length). `carried`: (n, c) tokens whose keys and values are
+        there once more, and the positions (n, c) of those keys. `mask`: (n, 1, length, length + c) bool.
         """
         additive = torch.zeros(mask.shape, dtype=self.dtype, device=mask.device).masked_fill_(~mask, -math.inf)
-        angles = positions[..., None].float() * self.frequencies
-        angles = torch.cat([angles, angles], -1)[:, :, None]  # (n, length, 1, width)
-        cos, sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        turn, again = self._turns(positions), None
+        if carried is not None and carried[0].shape[1]:
+            again = carried[0], self._turns(carried[1])
         weights = {kind: module(self.dtype) for kind, module in self.kinds.items()}
         x = embeds
         for i in range(self.layers):
-            x = self._layer(x, cos, sin, additive, self.norms[i], *(weights[kind][i] for kind in KINDS))
+            x = self._layer(x, turn, again, additive, self.norms[i], *(weights[kind][i] for kind in KINDS))
         return functional.rms_norm(x, self.last.shape, self.last, self.eps)
+
+    def _turns(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (n, length, 1, width) of the rotations at `positions` (n, length)."""
+        angles = positions[..., None].float() * self.frequencies
+        angles = torch.cat([angles, angles], -1)[:, :, None]
+        return angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+    def _turned(self, x: Tensor, turn: tuple[Tensor, Tensor]) -> Tensor:
+        half = torch.cat([-x[..., self.width // 2 :], x[..., : self.width // 2]], -1)
+        return torch.addcmul(x * turn[0], half, turn[1])
 
     def _layer(
         self,
         x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        turn: tuple[Tensor, Tensor],
+        again: tuple[Tensor, tuple[Tensor, Tensor]] | None,
         mask: Tensor,
         norms: Tensor,
         into: Tensor,
@@ -104,14 +117,15 @@ class Text(nn.Module):
         n, length, hidden = x.shape
         y = functional.rms_norm(x, (hidden,), norms[0], self.eps).to(self.dtype)
         both = functional.linear(y, into).view(n, length, self.heads + 2 * self.groups, self.width)
-        turned = both[:, :, : self.heads + self.groups]
-        half = torch.cat([-turned[..., self.width // 2 :], turned[..., : self.width // 2]], -1)
-        turned = torch.addcmul(turned * cos, half, sin)
+        turned = self._turned(both[:, :, : self.heads + self.groups], turn)
+        keys, values = turned[:, :, self.heads :], both[:, :, self.heads + self.groups :]
+        if again is not None:
+            rows = torch.arange(n, device=x.device)[:, None]
+            moved = both[:, :, self.heads :][rows, again[0]]  # (n, c, 2 * groups, width)
+            keys = torch.cat([keys, self._turned(moved[:, :, : self.groups], again[1])], 1)
+            values = torch.cat([values, moved[:, :, self.groups :]], 1)
         q = turned[:, :, : self.heads].transpose(1, 2)
-        k, v = (
-            t.transpose(1, 2).repeat_interleave(self.heads // self.groups, 1)
-            for t in (turned[:, :, self.heads :], both[:, :, self.heads + self.groups :])
-        )
+        k, v = (t.transpose(1, 2).repeat_interleave(self.heads // self.groups, 1) for t in (keys, values))
         y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         x = x + functional.linear(y.transpose(1, 2).reshape(n, length, hidden), out)
         y = functional.rms_norm(x, (hidden,), norms[1], self.eps).to(self.dtype)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from maker import Maker
-from questions import ANIMAL, VEHICLE
+from questions import ANIMAL, OTHER, VEHICLE
 from torch import Tensor
 
 STAND, VISIT, POP, PASS, LEAVE, COME = range(6)
@@ -24,6 +24,9 @@ SHARES = {
 }
 """How often each, for people, vehicles and animals, and for things that do not move by themselves."""
 
+
+PUSHED = 0.2
+"""Share of things of no class that move as what lives does: carts, doors, flags, shadows. Not all that moves drives."""
 
 SWAY = 0.0014
 """How far what stands is off its place at most, as a share of the picture's width."""
@@ -71,7 +74,7 @@ class Tracks(Maker):
         foot = horizon + (1.02 - horizon) * cast.size / near.clamp(min=0.1) + self.uniform(n, low=-0.04, high=0.04)
         start[:, 1] = torch.where(near > 0, foot - cast.half_h, start[:, 1])
         start[:, 1] = torch.minimum(start[:, 1], 1.02 - cast.half_h * 0.6)
-        lives = cast.kind <= ANIMAL
+        lives = (cast.kind <= ANIMAL) | (cast.kind == OTHER) & self.chance(n, PUSHED)
         shares = torch.where(lives[:, None], SHARES["lives-long" if t > 16 else "lives"], SHARES["thing"])
         way = torch.multinomial(shares, 1, generator=self.random)[:, 0]
         pace_in, pace_out = self._paces(cast)

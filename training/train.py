@@ -41,6 +41,8 @@ SHOWS, BARELY = 0.12, 0.02
 WARM = 100
 """Steps in which the learning rate comes up."""
 
+BEGUN = time.monotonic()
+
 AGREE = 10
 """Steps between those at which all processes settle whether they go on: one's clock is not another's."""
 
@@ -143,7 +145,8 @@ class Trainer:
     def _go_on(self, spent: float, begun: float) -> bool:
         """Whether all processes take further steps; sets the seconds spent, `spent` before `begun`, to the first one's."""
         now = time.monotonic() - begun
-        told = torch.tensor([spent + now, float(self.stopped or now >= self.args.stop_after)], device=self.device)
+        over = self.stopped or time.monotonic() - BEGUN >= self.args.stop_after
+        told = torch.tensor([spent + now, float(over)], device=self.device)
         if self.world > 1:
             dist.broadcast(told, 0)
         self.spent = float(told[0])
@@ -251,7 +254,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", default=cache_dir(), help="where the published parts lie or are downloaded to")
     parser.add_argument("--begin-with", help="a trained part to go on from; the heads begin anew")
     parser.add_argument("--minutes", type=float, default=14.0)
-    parser.add_argument("--stop-after", type=float, default=math.inf, help="seconds of this call; the next one goes on")
+    parser.add_argument(
+        "--stop-after", type=float, default=math.inf, help="seconds after this call began; the next one goes on"
+    )
     parser.add_argument("--steps", type=int, default=100_000, help="no more than these")
     parser.add_argument("--parts", type=int, default=4, help="batches of a step, shared evenly by the processes")
     parser.add_argument("--early", type=int, default=150, help="steps of single frames and strides alone")

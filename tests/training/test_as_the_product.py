@@ -19,7 +19,7 @@ from codecflow.vlm.loading import load_model
 from codecflow.vlm.work import Frame, StreamWork
 
 QUESTIONS = ("Is a person in view?", "Is something moving?")
-FIRST, FRAMES, STRIDE = 6, 8, 4
+FIRST, FRAMES, STRIDE = 6, 12, 4
 
 
 @pytest.fixture(scope="module")
@@ -29,15 +29,16 @@ def family() -> Family:
 
 @pytest.fixture(scope="module")
 def keep(family: Family) -> npt.NDArray[np.bool_]:
-    """(8, tokens): one whole frame, then few, none, many, ..."""
+    """(12, tokens): one whole frame, then few, none, many, ..."""
     tokens = family.grid(448, 448).tokens
-    shares = np.array([1.1, 0.1, 0.0, 0.6, 0.2, 0.0, 0.1, 0.3])
+    shares = np.array([1.1, 0.1, 0.0, 0.6, 0.2, 0.0, 0.1, 0.3, 0.0, 0.2, 0.1, 0.0])
     mask: npt.NDArray[np.bool_] = np.random.default_rng(0).random((FRAMES, tokens)) < shares[:, None]
     return mask
 
 
+@pytest.mark.parametrize(("window", "background"), [(FRAMES, False), (4, False), (4, True)])
 def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
-    family: Family, keep: npt.NDArray[np.bool_]
+    family: Family, keep: npt.NDArray[np.bool_], window: int, background: bool
 ) -> None:
     from layout import Batch, Clip, Layout
     from model import Learner
@@ -49,6 +50,7 @@ def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
     engine = Engine(
         family,
         refresh="none",
+        background=background,
         observe=lambda stream, question, scores: logits.__setitem__((len(logits) // 2, question.prompt), scores),
     )
     questions = [Question(str(i), text, "yes-no") for i, text in enumerate(QUESTIONS)]
@@ -64,21 +66,22 @@ def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
             )
             for i in range(begin, begin + STRIDE)
         ]
-        engine.step([StreamWork("camera", frames, FIRST, questions)])
+        engine.step([StreamWork("camera", frames, FIRST + max(0, begin + STRIDE - window), questions)])
 
     learner = Learner(copy.deepcopy(family.model))
     layout = Layout(family.tokenizer, learner.image_id)
-    asked = {end: [(text, "", 1.0) for text in QUESTIONS] for end in (4, 8)}
-    batch = layout.lay([Clip(keep, FIRST, FRAMES, asked)])
+    ends = range(STRIDE, FRAMES + 1, STRIDE)
+    asked = {end: [(text, "", 1.0) for text in QUESTIONS] for end in ends}
+    batch = layout.lay([Clip(keep, FIRST, window, asked, background)])
     batch = Batch(**{name: torch.from_numpy(value) for name, value in vars(batch).items()})
     shown = keep.any(1)
     images = torch.from_numpy(pixels[shown].transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
         hidden = learner.read(batch, learner.see(images, keep[shown]))
         scores = learner.score(hidden[batch.at[:, 0], batch.at[:, 1]])
-    expected = torch.stack([logits[stride, text] for stride in range(2) for text in QUESTIONS])
+    expected = torch.stack([logits[stride, text] for stride in range(len(ends)) for text in QUESTIONS])
     torch.testing.assert_close(scores, expected, rtol=0, atol=2e-3)
-    assert float((scores[:2] - scores[2:]).abs().max()) > 0.05  # the strides give different scores
+    assert float((scores[:2] - scores[2:4]).abs().max()) > 0.05  # the strides give different scores
 
 
 def test_frames_that_left_the_window_and_other_questions_are_not_seen(family: Family) -> None:
@@ -89,15 +92,21 @@ def test_frames_that_left_the_window_and_other_questions_are_not_seen(family: Fa
     keep = np.ones((12, 4), bool)
     asked = {end: [(QUESTIONS[0], "Yes", 1.0), (QUESTIONS[1], "No", 1.0)] for end in (4, 8, 12)}
     batch = layout.lay([Clip(keep, 0, 8, asked)])
-    visible = Learner._visible(Batch(**{name: torch.from_numpy(value) for name, value in vars(batch).items()}))[0, 0]
+    every = Learner._visible(Batch(**{name: torch.from_numpy(value) for name, value in vars(batch).items()}))[0, 0]
     moment, segment = batch.moment[0], batch.segment[0]
+    visible, carried = every[:, : len(moment)], every[:, len(moment) :]
     last = int(np.flatnonzero(segment == 6)[-1])  # last of the second question of the last stride
     seen = set(moment[visible[last].numpy()]) - {ALWAYS}
     assert seen == set(range(4, 12))
     assert set(segment[visible[last].numpy()]) == {0, 6}
     ninth = int(np.flatnonzero(moment == 8)[0])
     assert set(moment[visible[ninth].numpy()]) - {ALWAYS} == {4, 5, 6, 7, 8}
-    assert visible[ninth, : len(layout.prefix)].all()
+    # The prefix moves up to the oldest frame once frames have left.
+    prefix = len(layout.prefix)
+    assert not visible[ninth, :prefix].any()
+    assert carried[ninth].sum() == prefix
+    assert visible[ninth - 1, :prefix].all()
+    assert not carried[ninth - 1].any()
     assert batch.question.tolist().count(-1) == len(batch.at) - 6
 
 

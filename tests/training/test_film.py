@@ -16,9 +16,12 @@ import pytest
 import torch
 from PIL import Image
 
+from codecflow.codec.signal import SignalExtractor
+from codecflow.codec.source import Source
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.keep.state import KeepState
+from codecflow.messages import Signal
 from codecflow.tools.evaluate.spec import read_spec
 from codecflow.vlm.pictures import Preprocessing
 
@@ -26,7 +29,7 @@ COLOURS = {"person": (230, 20, 20), "vehicle": (20, 20, 230), "animal": (20, 200
 PERSON, MOVING, FALLEN, LEFT, FIGHTING = 0, 4, 5, 6, 7
 
 
-SEED = 63
+SEED = 31
 """Seed of a batch of three windows in which people arrive, walk and leave, one falls, two fight, and an object is left."""
 
 
@@ -59,6 +62,7 @@ def _pack(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     import bank
+    import camera
     import scenes
     from film import Film, Order
     from library import load_library
@@ -67,8 +71,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     _pack(folder / "pack")
     order = Order({"long": 0, "window": 3, "stride": 1, "single": 2}, SEED, folder / "videos", batch=48)
     with pytest.MonkeyPatch.context() as patch:
-        for name, share in {"FALLS": 0.33, "PAIRS": 0.33, "FAR": 0.0, "LEAVES": 0.33}.items():
+        for name, share in {"FALLS": 0.33, "PAIRS": 0.33, "FAR": 0.0, "CROWD": 0.0, "LEAVES": 0.33}.items():
             patch.setattr(scenes, name, share)
+        for name in ("NIGHT", "NOISY", "GLARING", "GREY"):  # colours are to be seen
+            patch.setattr(camera, name, 0.0)
+        patch.setattr(scenes, "NUMBER", torch.zeros(10, dtype=torch.long))  # nothing else, which might hide somebody
         Film(load_library(folder / "pack", torch.device("cpu"), "train"), folder / "bank", order, workers=1).make()
     return Made(bank.load_bank(folder / "bank"), folder / "bank", folder / "videos")
 
@@ -96,18 +103,30 @@ def test_a_bank_has_every_frame_of_every_clip(made: Made) -> None:
     assert (bank.frames.reshape(frames, -1).std(1) > 1).all()
 
 
+def _signals(video: Path) -> list[Signal]:
+    """The signals that a producer publishes of a video, in the order of ticks."""
+    extractor = SignalExtractor()
+    with Source(str(video)) as source:
+        found = [one for picture in source.pictures("clip", 1) for one in extractor.push(picture)]
+    signals = [one.signal for one in (*found, *extractor.flush()) if one.signal is not None]
+    return sorted(signals, key=lambda signal: signal.tick)
+
+
 def test_frames_and_masks_are_what_the_product_makes_of_the_exported_bits(made: Made) -> None:
     resize = Preprocessing((0.5,) * 3, (0.5,) * 3).resize
     for clip in made.clips("window"):
         coding = clip["coding"]
         config = KeepConfig(fps=Fraction(2), period_s=Fraction(coding["period_s"]))
         state = KeepState(TokenGrid.regular(8, 8, 448, 448), config)
-        with av.open(str(made.videos / f"{clip['name']}.mp4")) as container:
+        video = made.videos / f"{clip['name']}.mp4"
+        with av.open(str(video)) as container:
             pictures = list(container.decode(video=0))
         assert [float(p.time) for p in pictures] == [i / 2 for i in range(16)]
-        for i, picture in enumerate(pictures):
+        for i, (picture, signal) in enumerate(zip(pictures, _signals(video), strict=True)):
             luma = picture.to_ndarray(format="yuv420p")[:448].astype(np.uint8)
-            keep = state.step(coding["phase"] + i, lambda luma=luma: luma).keep  # type: ignore[misc]
+            state.observe(signal)
+            keyframe = bool(picture.key_frame)
+            keep = state.step(coding["phase"] + i, lambda luma=luma: luma, keyframe=keyframe).keep  # type: ignore[misc]
             at = clip["start"] + i
             np.testing.assert_array_equal(made.bank.keep[at], keep)
             rgb = picture.to_ndarray(format="rgb24").astype(np.uint8)
@@ -124,9 +143,9 @@ def _shares(frame: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 def test_who_is_in_view_and_moves_is_what_was_drawn(made: Made) -> None:
     bank, facts = made.bank, made.bank.facts
     checked = {"person": 0, "nobody": 0, "moved": 0}
-    for clip in made.clips("window"):
+    for clip in bank.clips:
         previous = None
-        for at in range(clip["start"], clip["start"] + 16):
+        for at in range(clip["start"], clip["start"] + clip["length"]):
             red, cover = _red(bank.frames[at]), bank.cover[at, PERSON]
             seen, slivers = facts["seen"][at, PERSON], facts["slivers"][at, PERSON]
             if seen == 0 and not slivers:
@@ -141,7 +160,8 @@ def test_who_is_in_view_and_moves_is_what_was_drawn(made: Made) -> None:
             assert cover[share < 0.02].max(initial=0) < 60
             ys, xs = np.nonzero(red)
             middle = np.array([xs.mean(), ys.mean()]) / 224
-            np.testing.assert_allclose(middle, facts["person_at"][at], atol=0.06)
+            across = 1 if facts["left"][at] < 0 else 2  # what is put down hides the feet of who does it
+            np.testing.assert_allclose(middle[:across], facts["person_at"][at, :across], atol=0.06)
             checked["person"] += 1
             moved = 0.0 if previous is None else np.abs(middle - previous).max()
             upright = facts["fall"][at] == 0 and previous is not None
