@@ -2,16 +2,14 @@
 
     python training/prepare.py --data DATA --pack PACK
 
-DATA is laid out as README.md says. Nothing of it goes into the repository. Of PACK, `clips` and `test` are not needed to
-train: frames that cut-outs were made from, and the test cameras as a bank, with a spec of them for `codecflow eval`, and
-one of clips that are only scored.
+DATA is laid out as README.md says. Nothing of it goes into the repository. Of PACK, `clips`, `validation` and `test` are not
+needed to train: frames that cut-outs were made from, and the cameras of both splits, as banks for score.py and as specs for
+`codecflow eval`, who and what is in view (`spec.csv`), and falls and fights (`events.csv`).
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import fnmatch
 import json
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,14 @@ from typing import Any
 import bank
 import cutouts
 import numpy as np
+from cameras import clips_in
 from furniture import package_in
 from PIL import Image
-from real import RealClip, fight_rows, pack_bank, spec_rows, watch_clip
+from real import event_rows, pack_bank, spec_rows, watch_clip
 from specs import write_spec
 
-VAGUE = {1: {"bicycle", "train", "boat", "airplane"}, 2: {"teddy bear"}}
-"""Labels that leave a class in doubt: is a bicycle a vehicle?"""
-
-
-def read_split(path: Path) -> list[tuple[str, str]]:
-    with path.open() as file:
-        return [(row["source"], row["split"]) for row in csv.DictReader(file)]
+VAGUE = {1: {"train", "boat", "airplane"}, 2: {"teddy bear"}}
+"""Labels that leave a class in doubt: is a boat a vehicle?"""
 
 
 def pack_photos(data: Path, pack: Path) -> None:
@@ -64,29 +58,23 @@ def main() -> None:
     parser.add_argument("--pack", type=Path, required=True)
     args = parser.parse_args()
     package_in(args.data)  # told now, not after the clips
-    patterns = read_split(Path(__file__).parent / "split.csv")
-    with (args.data / "MANIFEST.csv").open() as file:
-        paths = [row["file"] for row in csv.DictReader(file)]
-    clips: dict[str, list[RealClip]] = {"train": [], "test": []}
-    scored = []
-    for path in paths:
-        split = next((s for p, s in patterns if fnmatch.fnmatch(path, p)), "unused")
-        if split == "scored":
-            scored.append(path)
-        if split in clips:
-            clips[split].append(watch_clip(args.data, path))
-            print(path, split, flush=True)
-    for clip in clips["train"]:
+    clips = []
+    for path in clips_in(args.data, "train"):
+        clips.append(watch_clip(args.data, path))
+        print(path, flush=True)
+    for clip in clips:
         if clip.stem in (*cutouts.FROM_ABOVE, cutouts.PLAZA):
             clip.write_pictures(args.pack / "clips" / clip.stem)
         if clip.stem in cutouts.FROM_ABOVE:
             clip.labels["vehicle"] = cutouts.label_by_motion(args.pack, clip.stem)
-    pack_bank(args.pack / "real", clips["train"])
+    pack_bank(args.pack / "real", clips)
     bank.fold(args.pack / "real")
-    pack_bank(args.pack / "test", clips["test"])
-    write_spec(args.pack / "test" / "spec.csv", spec_rows(args.data, clips["test"]))
-    (args.pack / "fights").mkdir(parents=True, exist_ok=True)
-    write_spec(args.pack / "fights" / "spec.csv", fight_rows(args.data, scored))
+    for split in ("validation", "test"):
+        paths = clips_in(args.data, split)
+        pack_bank(args.pack / split, [watch_clip(args.data, path) for path in paths])
+        bank.fold(args.pack / split)
+        write_spec(args.pack / split / "spec.csv", spec_rows(args.data, paths))
+        write_spec(args.pack / split / "events.csv", event_rows(args.data, paths))
     pack_photos(args.data, args.pack)
     cutouts.pack_cutouts(args.data, args.pack)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,44 +16,36 @@ import bank
 import cutouts
 import numpy as np
 import numpy.typing as npt
-from encode import squeeze
+from cameras import labels_of
+from encode import Keeping, squeeze
 from facts import FALLEN, FIGHTING, LEFT
-from maker import FPS, RENDER, TOKENS
+from maker import BACKGROUND_S, FPS, RENDER, TOKENS
 from PIL import Image
 from questions import CLASSES, QUESTIONS
 from specs import Row, rows_of
-
-from codecflow.codec.pictures import luma
-from codecflow.grid import TokenGrid
-from codecflow.keep.config import KeepConfig
-from codecflow.keep.state import KeepState
 
 PERIOD_S = 8
 """Seconds between anchors."""
 
 CALM = {"fall": 0, "fight": 0, "left": 0}
 FIXED: dict[str, dict[str, int]] = {
-    "opencv4nodejs_traffic": {"person": 0, "animal": 0, "moving": 2, **CALM},
-    "bgslibrary_video03": {"person": 0, "animal": 0, **CALM},
-    "intel_bottle-detection": {"vehicle": 0, "animal": 0, "fall": 0, "fight": 0},
-    "intel_preview_store-aisle-detection": {"person": 1, "vehicle": 0, "animal": 0, **CALM},
-    "intel_preview_worker-zone-detection": {"person": 1, "vehicle": 0, "animal": 0, **CALM},
-    "intel_preview_classroom": {"person": 1, "vehicle": 0, "animal": 0, **CALM},
-    "vtest_h264": {"person": 1, "animal": 0, "moving": 2, **CALM},
-    "intel_one-by-one-person-detection": {"vehicle": 0},
-    "intel_car-detection": {"person": 0},
-    "bgslibrary_video": {"person": 0},
-    "autostrade_svincolo_b": {"vehicle": 1},
-    "autostrade_traffic_b": {"vehicle": 1},
+    "opencv4nodejs_traffic": {"animal": 0, "moving": 2, **CALM},
+    "bgslibrary_video03": {"animal": 0, **CALM},
+    "intel_bottle-detection": {"animal": 0, "fall": 0, "fight": 0},
+    "intel_preview_store-aisle-detection": {"animal": 0, **CALM},
+    "intel_preview_worker-zone-detection": {"animal": 0, **CALM},
+    "intel_preview_classroom": {"animal": 0, **CALM},
+    "vtest_h264": {"animal": 0, "moving": 2, **CALM},
 }
-"""What holds of every frame of a clip, seen by eye: 1 yes, 0 no; `moving`: 2, several things do."""
+"""What holds of every frame of a clip besides people and vehicles (labels.csv), seen by eye: 1 yes, 0 no; `moving`: 2,
+several things do."""
 
 
 @dataclass
 class RealClip:
     """A clip's sampled frames. `pictures`: (RENDER, RENDER, 3) uint8 each, for cut-outs of what moves in them; `frames`,
-    `keep`: as the bank has them. `labels`: by what is asked, 1, 0 or -1 unknown a frame. `boxes`: people in each frame,
-    shares, where a detector looked for them."""
+    `keep`: as the bank has them; `background`: the masks where tokens outlive their frames. `labels`: by what is asked, 1, 0
+    or -1 unknown a frame. `boxes`: people in each frame, shares, where a detector looked for them."""
 
     path: str
     size: tuple[int, int]
@@ -62,6 +53,7 @@ class RealClip:
     pictures: list[npt.NDArray[np.uint8]]
     frames: list[npt.NDArray[np.uint8]]
     keep: list[npt.NDArray[np.bool_]]
+    background: list[npt.NDArray[np.bool_]] = field(default_factory=list)
     labels: dict[str, list[int]] = field(default_factory=dict)
     boxes: list[list[list[float]]] = field(default_factory=list)
 
@@ -78,7 +70,7 @@ class RealClip:
 
 def watch_clip(data: Path, path: str) -> RealClip:
     """What the product's worker would see and keep of a clip, with its labels."""
-    state: KeepState | None = None
+    anchored: Keeping | None = None
     clip = RealClip(path, (0, 0), [], [], [], [])
     with av.open(str(data / path)) as container:
         begin, tick = None, 0
@@ -88,11 +80,11 @@ def watch_clip(data: Path, path: str) -> RealClip:
             if now + 1e-6 < tick / FPS:
                 continue
             slot = int(now * FPS + 1e-6)
-            if state is None:
-                grid = TokenGrid.regular(TOKENS, TOKENS, picture.width, picture.height)
-                state = KeepState(grid, KeepConfig(fps=Fraction(FPS), period_s=Fraction(PERIOD_S)))
+            if anchored is None:
+                anchored, once = (Keeping(picture.width, picture.height, s) for s in (PERIOD_S, BACKGROUND_S))
                 clip.size = picture.width, picture.height
-            clip.keep.append(state.step(slot, lambda picture=picture: luma(picture)).keep)  # type: ignore[misc]
+            clip.keep.append(anchored.of(slot, picture))
+            clip.background.append(once.of(slot, picture))
             rgb = picture.to_ndarray(format="rgb24")
             clip.frames.append(squeeze(rgb))
             clip.pictures.append(np.asarray(Image.fromarray(rgb).resize((RENDER, RENDER), Image.Resampling.BICUBIC)))
@@ -105,14 +97,16 @@ def watch_clip(data: Path, path: str) -> RealClip:
 
 
 def pack_bank(folder: Path, clips: list[RealClip]) -> None:
-    """`clips` as a bank."""
+    """`clips` as a bank, with masks for a background besides: background.npy, as keep.npy."""
     count = sum(len(clip.times) for clip in clips)
     bank.begin(folder, count)
     frames, keep, cover = (np.load(folder / f"{name}.npy", mmap_mode="r+") for name in ("frames", "keep", "cover"))
     facts, entries, at = bank.nothing_known(count), [], 0
+    outlive = np.zeros_like(keep)
     for clip in clips:
         part = slice(at, at + len(clip.times))
         frames[part], keep[part], cover[part] = np.stack(clip.frames), np.stack(clip.keep), cover_of(clip)
+        outlive[part] = np.stack(clip.background)
         for c, name in enumerate(CLASSES):
             if name in clip.labels:
                 values = np.array(clip.labels[name])
@@ -122,6 +116,7 @@ def pack_bank(folder: Path, clips: list[RealClip]) -> None:
                 facts[name][part] = clip.labels[name]
         entries.append({"name": clip.stem, "start": at, "length": len(clip.times), "real": True, "path": clip.path})
         at = part.stop
+    np.save(folder / "background.npy", outlive)
     bank.finish(folder, facts, entries)
 
 
@@ -147,25 +142,30 @@ def cover_of(clip: RealClip) -> npt.NDArray[np.uint8]:
     return np.where(cover < 0, bank.UNKNOWN, (cover.clip(0, 1) * 254).round()).astype(np.uint8)
 
 
-def spec_rows(data: Path, clips: list[RealClip]) -> Iterator[Row]:
-    """`clips` as a spec: who and what is in view, and falls, as far as that is known; to the labels' own tenths of seconds,
+def spec_rows(data: Path, paths: list[str], names: Sequence[str] = ("person", "vehicle")) -> Iterator[Row]:
+    """Clips as a spec: what of `names` is in view or happens, as far as that is known; to the labels' own tenths of seconds,
     not to the frames'."""
-    for clip in clips:
-        end = clip.times[-1] + 1 / FPS
-        changes = {t for spans in intervals(data, clip.path).values() for span in spans for t in span if t < end}
-        edges = sorted({0.0, *changes, end})
-        labels = frame_labels(data, clip.path, clip.stem, [(a + b) / 2 for a, b in pairwise(edges)])
-        for name in ("person", "vehicle", "fall"):
+    for path in paths:
+        with av.open(str(data / path)) as container:
+            end = (container.duration or 0) / av.time_base
+        seen = [span[:2] for spans in labels_of(path).values() for span in spans]
+        told = [span for spans in intervals(data, path).values() for span in spans]
+        edges = sorted({0.0, *(t for span in (*seen, *told) for t in span if 0 < t < end), end})
+        labels = frame_labels(data, path, Path(path).stem, [(a + b) / 2 for a, b in pairwise(edges)])
+        for name in names:
             if name in labels:
                 answers = [{1: "Yes", 0: "No"}.get(value) for value in labels[name]]
-                yield from rows_of(str((data / clip.path).resolve()), name, answers, edges)
+                yield from rows_of(str((data / path).resolve()), name, answers, edges)
 
 
-def fight_rows(data: Path, paths: list[str]) -> Iterator[Row]:
-    """Clips that show a fight from beginning to end, or none, as a spec; their folders say which."""
+def event_rows(data: Path, paths: list[str]) -> Iterator[Row]:
+    """Clips with falls and fights as a spec. Folders say which show a fight from beginning to end, and which none."""
     for path in paths:
-        answer = "Yes" if Path(path).parent.name == "fight" else "No"
-        yield str((data / path).resolve()), "", "", QUESTIONS["fight"][0], "yes-no", answer
+        if "fight_surv" in path:
+            answer = "Yes" if Path(path).parent.name == "fight" else "No"
+            yield str((data / path).resolve()), "", "", QUESTIONS["fight"][0], "yes-no", answer
+        elif "gmdcsa24" in path:
+            yield from spec_rows(data, [path], ["fall"])
 
 
 def intervals(data: Path, path: str) -> dict[str, list[tuple[float, float]]]:
@@ -193,9 +193,12 @@ def frame_labels(data: Path, path: str, stem: str, times: list[float]) -> dict[s
 
     for name, value in FIXED.get(stem, {}).items():
         labels[name] = np.full(len(at), value)
+    for name, seen in labels_of(path).items():
+        labels[name] = np.full(len(at), -1)
+        for begin, until, value in seen:
+            labels[name][(at >= begin) & (at < until)] = value
     events = intervals(data, path)
     if "gmdcsa24" in path:
-        labels["person"], labels["vehicle"] = np.ones(len(at), int), np.zeros(len(at), int)
         labels["fall"] = inside(events.get("fall", [])).astype(int)
         labels["fight"] = np.zeros(len(at), int)
     if "person present" in events:

@@ -56,6 +56,12 @@ if [ ! -e "$run/trained/held-out.json" ]; then
     [ -e "$run/trained/held-out.json" ] || exit 1 # it was stopped
 fi
 rm -rf "$run"/scenes-[01]
+# On real cameras: validation chooses, test is looked at once.
+for split in validation test; do
+    [ -e "$run/answers-$split.csv" ] || "$python" training/score.py --model "$run/trained/trained.safetensors" \
+        --banks "$pack/$split" --out "$run/answers-$split.csv"
+done
+"$python" training/cameras.py report "$run/answers-validation.csv"
 
 if [ -n "${REHEARSE:-}" ]; then
     echo "Rehearsed: $run/trained/trained.safetensors has learnt next to nothing, and is not taken."
@@ -63,6 +69,6 @@ if [ -n "${REHEARSE:-}" ]; then
 fi
 cp "$run/trained/trained.safetensors" models/codecflow-tiny/trained.safetensors
 echo "models/codecflow-tiny/trained.safetensors is new. Its scores:"
+echo "    python training/cameras.py report $run/answers-validation.csv $run/answers-test.csv"
 echo "    codecflow eval $pack/test/spec.csv --model codecflow-tiny --window 8 --stride 2"
 echo "    codecflow eval $run/held-out-clips/spec.csv --model codecflow-tiny --window 8 --stride 2"
-echo "    codecflow eval $pack/fights/spec.csv --model codecflow-tiny --window 8 --stride 2"
