@@ -144,7 +144,8 @@ def interval(scored: Scored, said: npt.NDArray[np.bool_]) -> dict[str, tuple[flo
         draws["auc"].append(auc(scored.p[at], scored.yes[at]))
         draws["f1"].append(f1(said[at], scored.yes[at]))
     whole = {"auc": auc(scored.p, scored.yes), "f1": f1(said, scored.yes)}
-    return {k: (whole[k], *(float(v) for v in np.nanquantile(draws[k], (0.025, 0.975)))) for k in whole}
+    ends = {k: np.nanquantile(draws[k], (0.025, 0.975)) for k in whole}
+    return {k: (whole[k], float(ends[k][0]), float(ends[k][1])) for k in whole}
 
 
 def read_answers(path: Path, policy: str) -> Iterator[tuple[str, str, bool, float]]:
