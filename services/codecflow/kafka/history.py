@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self, TypeVar
 
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, Message, TopicPartition
 
-from codecflow.errors import KafkaError
+from codecflow.errors import KafkaError, MessageError
 
 from .clients import BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error, passing, reason
@@ -101,6 +101,23 @@ class PartitionHistory:
             elif error.code() != NO_GROUP and not error.retriable():
                 raise self._error(error)
         return found
+
+    def of_stream(self, stream: str, since_ms: int, decode: Callable[[bytes | None, bytes | None], T]) -> Iterator[T]:
+        """The stream's records written at or after a wall clock in ms, decoded, up to the partition's end. Records that
+        `decode` cannot read are skipped."""
+        begin = self.offset_at(since_ms)
+        if begin is None:
+            return
+        self.seek(begin)
+        while not self.at_end:
+            for message in self.poll():
+                if message.key() != stream.encode():
+                    continue
+                try:
+                    one = decode(message.key(), message.value())
+                except MessageError:
+                    continue
+                yield one
 
     def close(self) -> None:
         self._consumer.close()

@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from codecflow.errors import MessageError
 from codecflow.kafka.history import PartitionHistory
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import Event, Result, decode_result
+from codecflow.messages import Event, decode_result
 
 _EARLIER_MS = 60_000
 _WITHIN_S = 3.0
@@ -22,26 +21,8 @@ def words_of(settings: KafkaSettings, event: Event, stopping: Callable[[], bool]
     until = time.monotonic() + _WITHIN_S
     with PartitionHistory(settings, settings.topics.results, event.stream) as history:
         while True:
-            found = _results(history, event)
+            results = history.of_stream(event.stream, event.written_at_ms - _EARLIER_MS, decode_result)
+            found = [one for one in results if (one.epoch, one.window) == (event.epoch, event.window)]
             if found or stopping() or time.monotonic() > until:
                 return "; ".join(one.answer for one in found if one.type == "text" and one.error is None)
             time.sleep(0.2)
-
-
-def _results(history: PartitionHistory, event: Event) -> list[Result]:
-    begin = history.offset_at(event.written_at_ms - _EARLIER_MS)
-    found: list[Result] = []
-    if begin is None:
-        return found
-    history.seek(begin)
-    while not history.at_end:
-        for message in history.poll():
-            if message.key() != event.stream.encode():
-                continue
-            try:
-                one = decode_result(message.key(), message.value())
-            except MessageError:
-                continue
-            if (one.epoch, one.window) == (event.epoch, event.window):
-                found.append(one)
-    return found

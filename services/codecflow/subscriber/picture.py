@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.pictures import MAX_PIXELS
-from codecflow.errors import CodecFlowError, MessageError
+from codecflow.errors import CodecFlowError
 from codecflow.kafka.history import PartitionHistory
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import Event, FrameMask, decode_masks
@@ -65,20 +65,9 @@ def mask_of(settings: KafkaSettings, event: Event) -> FrameMask | None:
     if event.window is None:
         return None
     with PartitionHistory(settings, settings.topics.masks, event.stream) as history:
-        begin = history.offset_at(event.written_at_ms - _EARLIER_MS)
-        if begin is None:
-            return None
-        history.seek(begin)
-        while not history.at_end:
-            for message in history.poll():
-                if message.key() != event.stream.encode():
-                    continue
-                try:
-                    masks = decode_masks(message.key(), message.value())
-                except MessageError:
-                    continue
-                if (masks.epoch, masks.window) == (event.epoch, event.window) and masks.frames:
-                    return masks.frames[-1]
+        for masks in history.of_stream(event.stream, event.written_at_ms - _EARLIER_MS, decode_masks):
+            if (masks.epoch, masks.window) == (event.epoch, event.window) and masks.frames:
+                return masks.frames[-1]
     return None
 
 

@@ -216,21 +216,9 @@ def moment(ms: int) -> str:
 
 def _epoch_start(settings: KafkaSettings, stream: str, epoch: int) -> PictureMetadata | None:
     """A metadata document of an epoch: each contains the epoch's start."""
-    key = stream.encode()
     with PartitionHistory(settings, settings.topics.metadata, stream) as history:
-        begin = history.offset_at(epoch - 60_000)
-        for offset in (begin, 0):
-            if offset is None:
-                continue
-            history.seek(offset)
-            while not history.at_end:
-                for message in history.poll():
-                    if message.key() != key:
-                        continue
-                    try:
-                        document = decode_metadata(message.key(), message.value())
-                    except MessageError:
-                        continue
-                    if document.epoch == epoch and isinstance(document, PictureMetadata):
-                        return document
+        for since_ms in (epoch - 60_000, 0):
+            for document in history.of_stream(stream, since_ms, decode_metadata):
+                if document.epoch == epoch and isinstance(document, PictureMetadata):
+                    return document
     return None
