@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -82,6 +83,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"device {name!r}: this machine has {torch.cuda.device_count()} GPUs that torch can use")
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """Of the GPU's or CPU's model, for people."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU"
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:

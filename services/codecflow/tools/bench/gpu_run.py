@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import platform
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,15 +16,14 @@ import transformers
 
 from codecflow.errors import ConfigError
 from codecflow.exact import positive
-from codecflow.tools.bench.clip_masks import ClipMasks, masks_of_clip
+from codecflow.tools.bench.clip_masks import masks_of_clip
 from codecflow.tools.bench.device_check import check_device
 from codecflow.tools.bench.gpu import MOST, ROWS, Found, Row, measure_shape
 from codecflow.tools.bench.peaks import Peaks, measure_peaks
 from codecflow.tools.bench.window_cost import Plan, as_figures
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, print_table, told_as
-from codecflow.vlm.families import Family
-from codecflow.vlm.loading import choose_device, choose_dtype
+from codecflow.vlm.loading import choose_device, choose_dtype, device_name
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker.windows import WindowPlan
 
@@ -89,12 +87,7 @@ def run(options: Options) -> None:
     checked = check_device(device) if options.check and device.type == "cuda" else {}
     peaks = measure_peaks(device, dtype)
     seconds = (plan.window + (plan.slides + 1) * plan.stride) / float(windows.fps)
-
-    def masks(family: Family) -> list[ClipMasks]:
-        return [
-            masks_of_clip(name, clip, family.grid, windows.fps, anchor_s, seconds)
-            for name, clip in zip(told_as(options.clips), options.clips, strict=True)
-        ]
+    named = list(zip(told_as(options.clips), options.clips, strict=True))
 
     found: list[Found] = []
     built: dict[str, float] = {}
@@ -103,7 +96,10 @@ def run(options: Options) -> None:
             begun = time.perf_counter()
             family = build_shape(name, dtype, device)
             built[name] = time.perf_counter() - begun
-            clips = masks(family)[: None if number == 0 else 1]
+            clips = [
+                masks_of_clip(clip_name, clip, family.grid, windows.fps, anchor_s, seconds)
+                for clip_name, clip in (named[:1] if number else named)
+            ]
             for one in measure_shape(name, family, clips, plan, rows, peaks, first=number == 0):
                 found.append(one)  # one by one, as it may be interrupted
             del family
@@ -143,7 +139,7 @@ def _figures(
     found: Sequence[Found],
 ) -> dict[str, Any]:
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "device": device_name(device),
         "dtype": str(dtype).removeprefix("torch."),
         "torch": torch.__version__,
         "transformers": transformers.__version__,

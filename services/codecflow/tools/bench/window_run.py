@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +19,7 @@ from codecflow.tools.bench.window import measure
 from codecflow.tools.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
 from codecflow.tools.report.table import print_json, print_table, told_as
 from codecflow.vlm.families import Family
-from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_precision
+from codecflow.vlm.loading import choose_device, choose_dtype, device_name, load_model, set_precision
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker.windows import WindowPlan
@@ -128,9 +127,7 @@ def _tell(
     costs: Sequence[Cost],
     checked: dict[str, float],
 ) -> None:
-    device = (
-        torch.cuda.get_device_name(family.device) if family.device.type == "cuda" else platform.processor() or "CPU"
-    )
+    device = device_name(family.device)
     model = options.model or options.shape
     weights = "trained" if family.trained else "random weights: times and FLOPs are real, answers are not"
     for clip in clips:
