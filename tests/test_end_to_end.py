@@ -147,7 +147,7 @@ def test_descriptions_state_and_dead_letters_are_of_the_contract(run: KafkaSetti
     descriptions = records(run, "streams")
     for record in descriptions:
         check("stream", record.value() or b"")
-    assert descriptions[-1].value() == encode_stream(subscriber.asked(run, "gate"))[1]
+    assert descriptions[-1].value() == encode_stream(subscriber.read_description(run, "gate"))[1]
     states = records(run, "state")
     for record in states:
         check("state", record.value() or b"")

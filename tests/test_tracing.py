@@ -114,7 +114,7 @@ def test_without_a_collector_one_line_says_so_and_nothing_waits(
         assert tracing.current() is None  # off by default
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    monkeypatch.setattr(tracing, "_SAY_EVERY_S", 1e9)
+    monkeypatch.setattr(tracing, "_NOTICE_EVERY_S", 1e9)
     with caplog.at_level(logging.WARNING), tracing.traced("worker"):
         current = tracing.current()
         assert current is not None

@@ -123,11 +123,11 @@ class Film:
                 for name, values in scenes.facts.items():
                     self.facts[name][start : self.at] = values.reshape(-1, *values.shape[2:])
                 if number % 20 == 0:
-                    self._say(begun)
+                    self._print_progress(begun)
             for futures in pending:
                 for future in futures:
                     future.result()
-        self._say(begun)
+        self._print_progress(begun)
         for file in self.folder.glob("input-*.raw"):
             file.unlink()
         if self.order.videos:
@@ -157,7 +157,7 @@ class Film:
         each = max(1, JOB // length)
         return [Job(self.folder, source, tuple(clips[i : i + each])) for i in range(0, count, each)]
 
-    def _say(self, begun: float) -> None:
+    def _print_progress(self, begun: float) -> None:
         spent = time.monotonic() - begun
         rate = self.at / spent
         print(

@@ -10,7 +10,7 @@ from codecflow.errors import ConfigError
 _NUMBER = re.compile(r"\+?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})(e[+-]?\d{1,2})?|\+?\d{1,10}/\d{1,10}", re.IGNORECASE)
 """Limits the size: 1e2000000000 is a text of 12 characters, but takes hours to compute."""
 
-_MOST = 2**31 - 1
+_MAX = 2**31 - 1
 """Maximum numerator and denominator in the wire format."""
 
 
@@ -24,7 +24,7 @@ def positive(text: str | float | Fraction, name: str) -> Fraction:
         value = Fraction(written) if _NUMBER.fullmatch(written.strip()) else Fraction(0)
     except ZeroDivisionError:
         value = Fraction(0)
-    if value <= 0 or max(value.numerator, value.denominator) > _MOST:
+    if value <= 0 or max(value.numerator, value.denominator) > _MAX:
         raise ConfigError(f"{name} {written[:60]!r}: use a positive number, such as 2, 0.5 or 1/3")
     return value
 

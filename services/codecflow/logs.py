@@ -73,7 +73,7 @@ def configure(safe: Callable[[str], str] = lambda text: text) -> None:
         threading.excepthook = lambda hook: _unexpected(hook.exc_type, hook.exc_value, hook.exc_traceback)
 
 
-def say(line: str, level: str = "info", **about: object) -> None:
+def notice(line: str, level: str = "info", **about: object) -> None:
     """Writes a line of the command itself, whatever CODECFLOW_LOG is: `codecflow: line`, or JSON. `line` has no secrets."""
     about = {**(line.about if isinstance(line, Notice) else {}), **about}
     text = one_line(line)

@@ -17,13 +17,13 @@ def visible(text: str) -> str:
     return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def one_line(text: str, most: int | None = None) -> str:
-    """`text` in one line: each run of white space becomes one space, control characters are escaped. Truncated to `most`
+def one_line(text: str, limit: int | None = None) -> str:
+    """`text` in one line: each run of white space becomes one space, control characters are escaped. Truncated to `limit`
     characters, with an ellipsis."""
-    if most is not None and len(text) > 4 * most:
-        text = text[: 4 * most]  # the rest may be megabytes and is barely visible
+    if limit is not None and len(text) > 4 * limit:
+        text = text[: 4 * limit]  # the rest may be megabytes and is barely visible
     line = visible(" ".join(text.split()))
-    return line if most is None or len(line) <= most else f"{line[: most - 1]}…"
+    return line if limit is None or len(line) <= limit else f"{line[: limit - 1]}…"
 
 
 def escape_controls(document: str) -> str:

@@ -22,7 +22,7 @@ _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _EXPORT_S = 3.0
 """Time-out of an export, and of the last one at the end of a service, unless the environment sets it."""
-_SAY_EVERY_S = 60.0
+_NOTICE_EVERY_S = 60.0
 
 _logger = logging.getLogger("codecflow.tracing")
 _current: Tracing | None = None
@@ -108,7 +108,7 @@ def _configured(service: str) -> Tracing | None:
         return None
     protocol = next((environment[name] for name in _PROTOCOLS if environment.get(name)), "http/protobuf")
     if protocol != "http/protobuf":
-        logs.say(
+        logs.notice(
             f"no traces: OTLP by {protocol} is not supported; set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf", "warning"
         )
         return None
@@ -118,7 +118,7 @@ def _configured(service: str) -> Tracing | None:
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        logs.say("no traces: install the extra: pip install 'codecflow[otel]'", "warning")
+        logs.notice("no traces: install the extra: pip install 'codecflow[otel]'", "warning")
         return None
     own = {} if environment.get("OTEL_SERVICE_NAME") else {"service.name": service}
     timed = any(environment.get(name) for name in ("OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"))
@@ -131,17 +131,17 @@ def _configured(service: str) -> Tracing | None:
 def _quiet() -> None:
     """Limits warnings about an unavailable collector to one line per minute."""
     logger = logging.getLogger("opentelemetry")
-    if not any(isinstance(handler, _Seldom) for handler in logger.handlers):
-        logger.addHandler(_Seldom())
+    if not any(isinstance(handler, _Throttled) for handler in logger.handlers):
+        logger.addHandler(_Throttled())
     logger.propagate = False
 
 
-class _Seldom(logging.Handler):
+class _Throttled(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._next = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         if (now := time.monotonic()) >= self._next:
-            self._next = now + _SAY_EVERY_S
+            self._next = now + _NOTICE_EVERY_S
             _logger.warning("traces are not exported: %s", record.getMessage())

@@ -99,7 +99,7 @@ def test_json_logs_are_one_document_per_line_whatever_goes_wrong() -> None:
     code = (
         "from codecflow import logs; logs.configure(lambda text: text.replace('s3cret', '***')); logs.bind(stream='gate')\n"
         "import warnings; warnings.warn('a library warns')\n"
-        "logs.say(logs.Notice('a line', epoch=7, window=3))\n"
+        "logs.notice(logs.Notice('a line', epoch=7, window=3))\n"
         "raise RuntimeError('s3cret')"
     )
     environment = os.environ | {"CODECFLOW_LOG_FORMAT": "json"}

@@ -66,7 +66,10 @@ def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_pa
         os.waitpid(kafka.broker.pid, 0)
 
     sender.send(Record(packets, b"e", b"sent while no broker was there", "a late record"))
-    with pytest.raises(BrokersGoneError, match="giving up"), RecordSender(replace(settings, gone_after_s=1)) as hasty:
+    with (
+        pytest.raises(BrokersGoneError, match="giving up"),
+        RecordSender(replace(settings, give_up_after_s=1)) as hasty,
+    ):
         hasty.send(Record(packets, b"f", b"never", "a record"))
     with ThreadPoolExecutor(1) as background:
         emitting = background.submit(emit, 2)

@@ -162,7 +162,7 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     assert len(create_topics(operator, partitions=1)) == 8
     assert check_topics(operator) == 1
     subscriber.ask(operator, "gate", EVENTFUL)
-    assert subscriber.asked(operator, "gate").questions
+    assert subscriber.read_description(operator, "gate").questions
     clip = encode(tmp_path / "clip", "h264-plain", 120)
     assert produce(cluster.as_user("producer"), str(clip), "gate", ProduceOptions(fast=True)).ended
     with RecordSender(cluster.admin) as sender:

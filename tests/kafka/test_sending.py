@@ -11,7 +11,7 @@ from confluent_kafka import Producer
 from codecflow.errors import ConfigError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokersGoneError, BrokerUnreachableError, DeliveryError, RecordTooLargeError
-from codecflow.kafka.records import Record, Report, hand_over, headers_of
+from codecflow.kafka.records import Record, Report, headers_of, produce
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
@@ -74,7 +74,7 @@ def test_an_unreachable_broker_is_found_in_time() -> None:
 
 
 def test_a_sender_gives_up_when_brokers_stay_away() -> None:
-    settings = KafkaSettings(f"127.0.0.1:{free_port()}", gone_after_s=2)
+    settings = KafkaSettings(f"127.0.0.1:{free_port()}", give_up_after_s=2)
     began = time.monotonic()
     with pytest.raises(BrokersGoneError, match="giving up"), RecordSender(settings) as sender:
         sender.send(picture(settings, 0))
@@ -92,9 +92,9 @@ def test_a_client_whose_records_time_out_while_brokers_answer_is_replaced(
         if client is first:
             silent.append(report)
         else:
-            hand_over(record, client, report)
+            produce(record, client, report)
 
-    monkeypatch.setattr("codecflow.kafka.sending.hand_over", hanging)
+    monkeypatch.setattr("codecflow.kafka.sending.produce", hanging)
     for number in range(3):
         sender.send(picture(kafka_settings, number))
     for report in silent:

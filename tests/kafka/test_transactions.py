@@ -15,7 +15,7 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka import KafkaError as ClientError
 
-from codecflow.kafka import patience, transactions
+from codecflow.kafka import retry_deadline, transactions
 from codecflow.kafka.clients import consumer, transactional_producer
 from codecflow.kafka.failures import BrokersGoneError, FencedError, RecordTooLargeError
 from codecflow.kafka.records import Record
@@ -186,11 +186,11 @@ def test_calls_that_never_come_back_are_answered_with_a_new_producer(
 
 
 def test_the_cause_is_told_when_brokers_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "STOP_WITHIN_S", 1.0)
-    settings = KafkaSettings(f"127.0.0.1:{free_port()}", gone_after_s=1.5)
+    monkeypatch.setattr(retry_deadline, "STOP_WITHIN_S", 1.0)
+    settings = KafkaSettings(f"127.0.0.1:{free_port()}", give_up_after_s=1.5)
     with pytest.raises(BrokersGoneError, match=r"transactions cannot be opened for . s \(.*refused.*\); giving up"):
         emitter_of(settings)
-    stopping = TransactionalEmitter(replace(settings, gone_after_s=120), "id", "group", lambda: True)
+    stopping = TransactionalEmitter(replace(settings, give_up_after_s=120), "id", "group", lambda: True)
     began = time.monotonic()
     with pytest.raises(BrokersGoneError, match=r"refused.*stopping"):
         stopping.open()

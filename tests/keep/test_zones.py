@@ -11,7 +11,7 @@ from codecflow.errors import ConfigError
 from codecflow.grid import TokenGrid
 from codecflow.keep.zones import BLANK, MARGIN, view_of
 from codecflow.messages import Question as Asked
-from codecflow.messages import StreamDescription, Zone, zones_digest, zones_named
+from codecflow.messages import StreamDescription, Zone, zones_digest, zones_in_prompt
 
 GRID = TokenGrid.regular(6, 8, 128, 96)  # tokens of 16x16 samples
 BOX = ((0.25, 0.5), (0.5, 0.5), (0.5, 1.0), (0.25, 1.0))
@@ -89,12 +89,12 @@ def test_polygons_that_are_none_are_refused(polygon: tuple[tuple[float, float], 
 
 def test_a_question_that_names_a_zone_says_where_it_lies() -> None:
     zones = (Zone("gate", "place", BOX), Zone("gate north", "only", BOX), Zone("Straße", "place", BOX))
-    assert [zone.name for zone in zones_named('Is a car in the zone "Gate"?', zones)] == ["gate"]
-    assert [zone.name for zone in zones_named("Is a car in the zone gate north?", zones)] == ["gate north"]
-    assert [zone.name for zone in zones_named("in zone STRASSE or in the zone straße", zones)] == ["Straße"]
-    assert zones_named("Is a zone gates?", zones) == []
+    assert [zone.name for zone in zones_in_prompt('Is a car in the zone "Gate"?', zones)] == ["gate"]
+    assert [zone.name for zone in zones_in_prompt("Is a car in the zone gate north?", zones)] == ["gate north"]
+    assert [zone.name for zone in zones_in_prompt("in zone STRASSE or in the zone straße", zones)] == ["Straße"]
+    assert zones_in_prompt("Is a zone gates?", zones) == []
     questions = (Asked("a", "Is a car in the zone gate?", "yes-no"), Asked("b", "Is a car there?", "yes-no"))
-    asked = StreamDescription("s", questions, zones).as_asked
+    asked = StreamDescription("s", questions, zones).resolved_questions
     assert asked[0].prompt == (
         "Is a car in the zone gate? The zone gate is at the bottom of the picture: 25 to 50 % of its width from the left, "
         "50 to 100 % of its height from the top."

@@ -185,7 +185,7 @@ OPTIONAL = {
     ),
     *("dts", "duration", "keyframe", "discard", "disposable", "live", "width", "height", "orientation"),
 }
-_OPEN = {"number", "told_s", "highest", "windows"}
+_OPEN = {"number", "since_change_s", "highest", "windows"}
 OPTIONAL_IN = {
     "event": {
         *("question", "prompt", "label", "before", "window", "start_s", "end_s", "probability", "highest", "windows"),
@@ -193,7 +193,7 @@ OPTIONAL_IN = {
     "stream": {"event", "label", "above", "below", "windows", "for_s", "cooldown_s", "update_s"},
     "state": {
         *("events", "newest_epoch", "end_s", "captured_at_ms", "rules", "conditions", "history", "wanted", "held_s"),
-        *("answer", "before", "since_ms", "rest_s", "open", "label", *_OPEN),
+        *("answer", "before", "since_ms", "cooldown_left_s", "open", "label", *_OPEN),
     },
 }
 DERIVED = {"missing"}  # for readers' convenience: expected minus seen

@@ -128,12 +128,12 @@ def test_answers_and_what_they_cost_come_as_text(
         replace(RESULT, stream="h264", captured_at_ms=now, question="seen", answer="yes", p_yes=0.87),
     ]
     commit(settings, answers)
-    browser.until("document.querySelectorAll('#said li').length >= 2", "two answers")
-    said = browser.run("document.querySelector('#said').textContent")
+    browser.until("document.querySelectorAll('#answers li').length >= 2", "two answers")
+    said = browser.run("document.querySelector('#answers').textContent")
     assert hostile in said
     assert "0.87" in said
-    assert hostile in browser.until("document.querySelector('#asked .what')?.textContent", "the question")
-    assert browser.run("document.querySelectorAll('#said img, #asked img, #said script').length") == 0
+    assert hostile in browser.until("document.querySelector('#questions .what')?.textContent", "the question")
+    assert browser.run("document.querySelectorAll('#answers img, #questions img, #answers script').length") == 0
     assert browser.run("document.querySelector('#c-tokens').textContent") == "25 %"
     assert browser.run("document.querySelector('#c-flops').textContent") == "30 %"
     browser.until("document.querySelectorAll('#plot-p canvas').length === 1", "a chart")
@@ -147,12 +147,12 @@ def test_questions_are_added_and_removed(
     browser.run("""(() => { const set = (id, value) => { document.getElementById(id).value = value; };
         set('prompt', 'Is the gate open?'); set('type', 'choice'); set('labels', 'open, shut');
         document.getElementById('ask').requestSubmit(); })()""")
-    browser.until("document.querySelector('#asked')?.textContent.includes('Is the gate open?')", "the new question")
-    (question,) = subscriber.asked(settings, "vp9").questions
+    browser.until("document.querySelector('#questions')?.textContent.includes('Is the gate open?')", "the new question")
+    (question,) = subscriber.read_description(settings, "vp9").questions
     assert (question.id, question.type, question.labels) == ("is-the-gate-open", "choice", ("open", "shut"))
-    browser.run("document.querySelector('#asked .x').click()")
-    browser.until("document.querySelector('#asked').textContent.includes('no questions configured')", "no question")
-    assert subscriber.asked(settings, "vp9").questions == ()
+    browser.run("document.querySelector('#questions .x').click()")
+    browser.until("document.querySelector('#questions').textContent.includes('no questions configured')", "no question")
+    assert subscriber.read_description(settings, "vp9").questions == ()
     browser.run(
         "document.getElementById('prompt').value = 'x'; document.getElementById('labels').value = 'one'; "
         "document.getElementById('type').value = 'choice'; document.getElementById('ask').requestSubmit()"
@@ -166,12 +166,15 @@ def test_a_question_that_is_asked_again_keeps_its_rule(
     rule = "yes>=0.8,below=0.5,windows=2/3"
     subscriber.ask(settings, "av1", subscriber.question("Door?", yes_no=True, name="door", event=rule))
     open_stream(browser, address, "av1")
-    browser.until(f"document.querySelector('#asked .rule')?.textContent === 'event: {rule}'", "the rule")
+    browser.until(f"document.querySelector('#questions .rule')?.textContent === 'event: {rule}'", "the rule")
     ask = """(() => { for (const [id, value] of Object.entries(%s)) document.getElementById(id).value = value;
         document.getElementById('ask').requestSubmit(); })()"""
     browser.run(ask % {"prompt": "Door", "type": "yes-no", "event": ""})
-    until(lambda: subscriber.asked(settings, "av1").questions[0].prompt == "Door", "the question in other words")
-    (question,) = subscriber.asked(settings, "av1").questions
+    until(
+        lambda: subscriber.read_description(settings, "av1").questions[0].prompt == "Door",
+        "the question in other words",
+    )
+    (question,) = subscriber.read_description(settings, "av1").questions
     assert question.event == subscriber.question("x", yes_no=True, event=rule).event
     browser.run(ask % {"prompt": "Door", "type": "text", "event": ""})
     browser.until(
@@ -180,7 +183,7 @@ def test_a_question_that_is_asked_again_keeps_its_rule(
     browser.run(ask % {"prompt": "Door", "type": "yes-no", "event": "blue>=0.5"})
     browser.until("document.querySelector('#wrong').textContent.includes('cannot fire')", "why not")
     browser.run(ask % {"prompt": "Door", "type": "yes-no", "event": "no>=0.9"})
-    browser.until("document.querySelector('#asked .rule')?.textContent === 'event: no>=0.9'", "the new rule")
+    browser.until("document.querySelector('#questions .rule')?.textContent === 'event: no>=0.9'", "the new rule")
 
 
 def click(browser: Browser, x: float, y: float) -> None:
@@ -214,7 +217,7 @@ def test_a_zone_is_drawn_by_hand(browser: Browser, address: str, cameras: Camera
     browser.run("document.getElementById('sketch').click()")
     draw("Zufahrt <b> 門", (0.25, 0.1), (0.75, 0.1), (0.75, 0.5), (0.25, 0.5))
     browser.until("document.querySelector('#zoned')?.textContent.includes('Zufahrt <b> 門')", "the zone in the list")
-    (zone,) = subscriber.asked(settings, "h264-open").zones
+    (zone,) = subscriber.read_description(settings, "h264-open").zones
     assert (zone.name, zone.use) == ("Zufahrt <b> 門", "place")
     for corner, wanted in zip(zone.polygon, ((0.25, 0.1), (0.75, 0.1), (0.75, 0.5), (0.25, 0.5)), strict=True):
         assert corner == pytest.approx(wanted, abs=0.01)
@@ -228,7 +231,7 @@ def test_a_zone_is_drawn_by_hand(browser: Browser, address: str, cameras: Camera
     browser.until("codecflow.sketch === null", "it is given up")
     browser.run("document.querySelector('#zoned .x').click()")
     browser.until("document.querySelectorAll('#zoned li').length === 0", "no zone")
-    assert subscriber.asked(settings, "h264-open").zones == ()
+    assert subscriber.read_description(settings, "h264-open").zones == ()
 
 
 def send_events(settings: KafkaSettings, *events: Event) -> None:
@@ -425,4 +428,4 @@ def test_without_a_token_a_foreign_name_or_site_gets_nothing(address: str, setti
             urllib.request.urlopen(request, timeout=30)
     with pytest.raises(InvalidStatus, match="403"):
         connect(f"ws://{address}/ws", origin="http://evil.test")  # type: ignore[arg-type]
-    assert subscriber.asked(settings, "x").questions == ()
+    assert subscriber.read_description(settings, "x").questions == ()

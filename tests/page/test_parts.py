@@ -47,7 +47,7 @@ def numbers(messages: list[str | bytes]) -> list[int]:
 
 
 def test_a_slow_browser_is_given_the_next_keyframe_with_what_describes_it() -> None:
-    outbox = Outbox(most_video_bytes=5500)
+    outbox = Outbox(max_video_bytes=5500)
     outbox.begin(1)
     outbox.part(part(0, init=True))
     for number in range(1, 8):
@@ -66,7 +66,7 @@ def test_a_slow_browser_is_given_the_next_keyframe_with_what_describes_it() -> N
 
 
 def test_a_flood_does_not_grow_what_waits() -> None:
-    outbox = Outbox(most_video_bytes=100_000)
+    outbox = Outbox(max_video_bytes=100_000)
     outbox.begin(1)
     for number in range(5000):
         outbox.part(part(number, keyframe=number % 50 == 0))

@@ -87,7 +87,7 @@ def record(settings: KafkaSettings, storage: Storage, last: str, figures: Record
     """Runs until the event `last` is recorded; returns the lines for people."""
     stop, said = GracefulStop(), list[str]()
 
-    def say(line: str) -> None:
+    def notice(line: str) -> None:
         said.append(line)
         if f"event {last} " in line:
             stop.request()
@@ -95,7 +95,7 @@ def record(settings: KafkaSettings, storage: Storage, last: str, figures: Record
     guard = threading.Timer(120, stop.request)
     guard.start()
     try:
-        Recorder(settings, Evidence(storage, Retention()), OPTIONS, stop, say, figures).run()
+        Recorder(settings, Evidence(storage, Retention()), OPTIONS, stop, notice, figures).run()
     finally:
         guard.cancel()
     return said
@@ -247,8 +247,8 @@ def test_what_is_older_or_more_than_is_kept_is_removed_with_nothing_else(
         storage.write(name, bytes(10))
     assert all(not name.startswith(".") for name in names.values())
     # At the end of day 5: days 0 to 3 have expired, and of the 400 bytes of days 4 and 5 one event exceeds the limit.
-    held = evidence.clean(6 * 86_400 - 3_700)
-    assert (held.events, held.nbytes, held.removed) == (2, 210, 5)
+    stored = evidence.clean(6 * 86_400 - 3_700)
+    assert (stored.events, stored.nbytes, stored.removed) == (2, 210, 5)
     assert {day for (day, _), name in names.items() if storage.exists(name)} == {5}
     assert all(storage.exists(name) for name in others)
     assert evidence.clean(6 * 86_400 - 3_700).removed == 0

@@ -17,15 +17,15 @@ SCENE = Question("scene", "What is to be seen?", max_tokens=12)
 
 
 def test_questions_are_added_replaced_and_removed(kafka_settings: KafkaSettings) -> None:
-    assert subscriber.asked(kafka_settings, "gate") == StreamDescription("gate")
+    assert subscriber.read_description(kafka_settings, "gate") == StreamDescription("gate")
     subscriber.ask(kafka_settings, "gate", PERSON)
     subscriber.ask(kafka_settings, "gate", SCENE)
-    assert subscriber.asked(kafka_settings, "gate").questions == (PERSON, SCENE)
+    assert subscriber.read_description(kafka_settings, "gate").questions == (PERSON, SCENE)
     instead = Question("person", "Is anybody there?", "yes-no")
     assert subscriber.ask(kafka_settings, "gate", instead).questions == (SCENE, instead)
     assert subscriber.remove(kafka_settings, "gate", "scene").questions == (instead,)
     assert subscriber.clear(kafka_settings, "gate").questions == ()
-    assert subscriber.asked(kafka_settings, "gate").questions == ()
+    assert subscriber.read_description(kafka_settings, "gate").questions == ()
 
 
 def test_streams_do_not_mix(kafka_settings: KafkaSettings) -> None:
@@ -34,7 +34,7 @@ def test_streams_do_not_mix(kafka_settings: KafkaSettings) -> None:
     for stream in streams:
         subscriber.ask(kafka_settings, stream, Question(stream, f"Is this {stream}?"))
     for stream in streams:
-        assert [question.id for question in subscriber.asked(kafka_settings, stream).questions] == [stream]
+        assert [question.id for question in subscriber.read_description(kafka_settings, stream).questions] == [stream]
 
 
 def test_removing_what_is_not_asked_says_what_is(kafka_settings: KafkaSettings) -> None:
@@ -46,7 +46,7 @@ def test_removing_what_is_not_asked_says_what_is(kafka_settings: KafkaSettings) 
 def test_a_tombstone_asks_nothing(kafka_settings: KafkaSettings) -> None:
     subscriber.ask(kafka_settings, "gate", PERSON)
     publish_raw(kafka_settings, "streams", "gate", None)
-    assert subscriber.asked(kafka_settings, "gate").questions == ()
+    assert subscriber.read_description(kafka_settings, "gate").questions == ()
 
 
 def test_a_description_of_another_version_is_not_overwritten(kafka_settings: KafkaSettings) -> None:

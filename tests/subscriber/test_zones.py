@@ -38,9 +38,9 @@ def test_zones_are_set_shown_and_removed_and_questions_stay(kafka_settings: Kafk
     assert "the model never sees the zone 'street'" in refused.stderr
     assert "has no zone that the question names" in run("ask", "Is a car in the zone north?", "--yes-no").stderr
     assert run("ask", "--clear").returncode == 0
-    assert [zone.name for zone in subscriber.asked(kafka_settings, "yard").zones] == ["street", "gate"]
+    assert [zone.name for zone in subscriber.read_description(kafka_settings, "yard").zones] == ["street", "gate"]
     assert run("stream", "--clear-zones").stdout.splitlines()[-1] == "yard: no zones"
-    assert subscriber.asked(kafka_settings, "yard").zones == ()
+    assert subscriber.read_description(kafka_settings, "yard").zones == ()
 
 
 def test_a_file_of_zones_is_read(tmp_path: Path) -> None:

@@ -319,12 +319,12 @@ class Worker:
         self.submit()
         self.commit()
 
-    def tell(self) -> None:
+    def condition_events(self) -> None:
         """Events of conditions, in a separate transaction."""
-        for stream, state, events in list(self.partition.tell(self._wall_ms(), {})):
+        for stream, state, events in list(self.partition.condition_events(self._wall_ms(), {})):
             self.committed.states[stream.name] = state
             self.committed.events += events
-            self.partition.told(stream, state)
+            self.partition.events_committed(stream, state)
 
     def _answer(self, window: Window | None) -> None:
         if window is None:

@@ -22,7 +22,7 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.messages import Question, Result, encode_metadata, encode_packet
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
-from codecflow.worker.answering import AnswersWindows, Described
+from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.service import Worker
 from codecflow.worker.settings import Limits, WhenBehind, WorkerSettings
 from codecflow.worker.status import Summary
@@ -86,7 +86,7 @@ def until(condition: Callable[[], bool], within_s: float = 180.0, what: str = ""
     """Poll until it holds, any worker has failed, or time is up."""
     deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}; {[r.told() for r in Running.all]}"
+        assert time.monotonic() < deadline, f"not within {within_s:g} s: {what}; {[r.output() for r in Running.all]}"
         time.sleep(0.1)
 
 
@@ -111,7 +111,7 @@ class Running:
         limits: Limits = LIMITS,
         when_behind: WhenBehind = WHEN_BEHIND,
         reuse_slots: int = 0,
-        engine: AnswersWindows | None = None,
+        engine: WindowEngine | None = None,
     ) -> None:
         self.said: list[str] = []
         self.summary = Summary()
@@ -130,7 +130,7 @@ class Running:
                 reuse_slots=reuse_slots,
             ),
             engine,
-            Described(keep.policy, "tiny", trained=False),
+            Provenance(keep.policy, "tiny", trained=False),
             self._stop,
             self._progress,
             self.said.append,
@@ -146,7 +146,7 @@ class Running:
     def error(self) -> BaseException | None:
         return self._running.exception() if self._running.done() else None
 
-    def told(self) -> str:
+    def output(self) -> str:
         return f"{self.summary.line()}; said {self.said}; error {self.error!r}"
 
     def _progress(self, summary: Summary) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from codecflow.messages import Flops, Question, ResultError, StreamState, Tokens
 from codecflow.vlm.work import Answer, Failure, Frame, StreamOutcome, StreamWork
-from codecflow.worker.answering import Answered, Answering, Described
+from codecflow.worker.answering import Answered, Answering, Provenance
 from codecflow.worker.windows import Step, Window, WindowPlan
 
 from .running import until
@@ -72,7 +72,7 @@ class Rounds:
         self.answering = Answering(
             engine,
             PLAN,
-            Described("all", "none", False),
+            Provenance("all", "none", False),
             self.said.append,
             clock=lambda: self.now,
             reuse_slots=reuse_slots,

@@ -22,26 +22,26 @@ from .running import until
 
 
 class Member:
-    """`holds`: its assigned partitions; `read`: topics and partitions from which records came, at `offsets`."""
+    """`set_held`: its assigned partitions; `read`: topics and partitions from which records came, at `offsets`."""
 
     def __init__(self, settings: KafkaSettings) -> None:
-        self.holds: set[int] = set()
+        self.set_held: set[int] = set()
         self.read: set[tuple[int, int]] = set()
         self.offsets: set[int] = set()
         self.said: list[str] = []
         self.consumer = GroupConsumer(settings, self._assigned, self._revoked, self.said.append)
 
     def _assigned(self, committed: dict[int, tuple[int, int]]) -> dict[int, tuple[int, int]]:
-        self.holds |= committed.keys()
+        self.set_held |= committed.keys()
         return committed
 
     def _revoked(self, numbers: list[int], lost: bool) -> None:
-        self.holds -= set(numbers)
+        self.set_held -= set(numbers)
 
     def polled(self) -> bool:
         """Whether it has partitions after another poll."""
         self.poll()
-        return bool(self.holds)
+        return bool(self.set_held)
 
     def poll(self) -> None:
         for arrival in self.consumer.poll(0.05):
@@ -55,7 +55,7 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
 
     def first_holds(count: int) -> bool:
         first.poll()
-        return len(first.holds) == count
+        return len(first.set_held) == count
 
     until(lambda: first_holds(3), what="all partitions")
     for number in range(3):
@@ -64,7 +64,7 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
 
     def shared() -> bool:
         second.poll()
-        return first_holds(3 - len(second.holds)) and bool(second.holds)
+        return first_holds(3 - len(second.set_held)) and bool(second.set_held)
 
     until(shared, what="shared partitions")
     second.consumer.close()
@@ -107,7 +107,7 @@ def test_retention_that_overtakes_a_reading_worker_is_told(kafka_settings: Kafka
     admin.delete_records([place])[place].result(60)
     member.consumer.pause(number, (False, False))
     until(lambda: read_to(12), what="what is left")
-    assert member.consumer.records_gone == 7
+    assert member.consumer.records_expired == 7
     assert [line for line in member.said if "gone by retention" in line] == [
         f"{topic}[{number}]: offsets 5 to 11 are gone by retention before they were read: 7 records; "
         f"keep topics longer, or add workers"
@@ -140,10 +140,10 @@ def test_requests_that_fail_while_partitions_are_assigned_are_repeated(
 
     monkeypatch.setattr(member.consumer, "_consumer", Flaky(member.consumer._consumer))
     until(member.polled, what="its partitions")
-    assert member.holds == {0, 1, 2}
+    assert member.set_held == {0, 1, 2}
     assert len(failures) == 3
     member.consumer.close()
-    hopeless = Member(replace(kafka_settings, gone_after_s=0.5))
+    hopeless = Member(replace(kafka_settings, give_up_after_s=0.5))
 
     def always(*_: object, **__: object) -> None:
         raise KafkaException(ClientError(ClientError._TIMED_OUT))

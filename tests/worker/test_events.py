@@ -54,11 +54,11 @@ class Place:
         for topic in (0, 1):
             worker.partition.read_until(topic, self.now)
 
-    def told(self, worker: Worker) -> list[tuple[str, str]]:
+    def events(self, worker: Worker) -> list[tuple[str, str]]:
         """New events, once the worker has checked its streams."""
         before = len(self.committed.events)
         worker.partition.expire()
-        worker.tell()
+        worker.condition_events()
         return [(event.kind, event.change) for event in self.committed.events[before:] if event.kind != "answer"]
 
 
@@ -74,25 +74,25 @@ def test_a_stream_that_is_silent_is_told_once_whoever_reads_it(published: Publis
     first = place.worker()
     place.read(first, appended_s=0.0)
     place.at_end(first)
-    assert place.told(first) == []
+    assert place.events(first) == []
     place.now = 31.0
     place.at_end(first)
-    assert place.told(first) == [("silent", "opened")]
+    assert place.events(first) == [("silent", "opened")]
     place.now = 40.0
     place.at_end(first)
-    assert place.told(first) == []
+    assert place.events(first) == []
     # Another worker reads again what the open window needs.
     second = place.worker()
     place.read(second, appended_s=0.0)
     place.at_end(second)
     assert second.partition.streams
-    assert place.told(second) == []
+    assert place.events(second) == []
     place.now = 90.0
     place.at_end(second)
-    assert place.told(second) == []
+    assert place.events(second) == []
     place.topics.add(pictures[75:80], documents[75:80])
     place.read(second, appended_s=90.0)
-    assert place.told(second) == []  # with the step of these pictures, or now
+    assert place.events(second) == []  # with the step of these pictures, or now
     silent = [event for event in place.committed.events if event.kind == "silent"]
     assert [(event.change, event.number) for event in silent] == [("opened", 0), ("closed", 1)]
     assert {event.began_at_ms for event in silent} == {32_000}
@@ -109,11 +109,11 @@ def test_a_stream_that_ends_is_not_silent_and_what_was_open_closes(published: Pu
     place.at_end(worker)
     place.now = 50.0
     place.at_end(worker)
-    assert place.told(worker) == []
+    assert place.events(worker) == []
     place.read(worker)
     place.now = 1000.0
     place.at_end(worker)
-    assert place.told(worker) == []
+    assert place.events(worker) == []
     open_ids = {event.id for event in place.committed.events if event.change == "opened"}
     assert open_ids
     assert open_ids == {event.id for event in place.committed.events if event.change == "closed"}
@@ -146,14 +146,14 @@ def test_a_worker_behind_live_says_so_and_when_it_has_caught_up(published: Publi
     worker = place.worker()
     place.now = 5.0
     place.read(worker)
-    assert place.told(worker) == []
+    assert place.events(worker) == []
     place.now = 120.0
     place.topics.add(live[75:90], documents[75:90])
     place.read(worker)
-    assert place.told(worker) == [("behind", "opened")]
+    assert place.events(worker) == [("behind", "opened")]
     assert place.committed.events[-1].reason == "it is answered 111 s late"
     place.at_end(worker)
-    assert place.told(worker) == [("behind", "closed")]
+    assert place.events(worker) == [("behind", "closed")]
     assert whole(place.committed.events)
 
 
@@ -166,7 +166,7 @@ def test_a_lost_camera_is_told_once_until_it_is_back(published: Published, short
     place.topics.metadata.append(encode_metadata(CameraLost("a", 1, "timeout")))
     place.read(worker, appended_s=1.0)
     place.at_end(worker)
-    assert place.told(worker) == [("camera-lost", "opened")]
+    assert place.events(worker) == [("camera-lost", "opened")]
     assert place.committed.events[-1].reason == "the producer has lost the camera (timeout)"
     place.now = 40.0
     worker = place.worker()
@@ -174,7 +174,7 @@ def test_a_lost_camera_is_told_once_until_it_is_back(published: Published, short
     place.at_end(worker)
     place.now = 80.0
     place.at_end(worker)
-    assert place.told(worker) == []  # and not silent as well
+    assert place.events(worker) == []  # and not silent as well
     place.topics.add(*publish(short_clip, "a", epoch=2))
     place.read(worker, appended_s=80.0)
     lost = [event for event in place.committed.events if event.kind == "camera-lost"]

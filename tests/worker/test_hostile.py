@@ -107,9 +107,9 @@ def test_states_and_descriptions_of_others_are_no_reason_to_stop_and_can_be_remo
     worker = Running(kafka_settings, family)
     worker.join()
     assert once(results(kafka_settings)).keys() == {("a", epoch, k, "person") for k in range(10)}
-    told = [line for line in worker.said if "codecflow topics clean" in line]
-    assert len(told) == 3 + len(keys) + 1  # a line for each state, one for all descriptions
-    assert all(line.isprintable() and len(line) < 700 for line in told)
+    events_committed = [line for line in worker.said if "codecflow topics clean" in line]
+    assert len(events_committed) == 3 + len(keys) + 1  # a line for each state, one for all descriptions
+    assert all(line.isprintable() and len(line) < 700 for line in events_committed)
     at = ["--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix]
     run = CliRunner()
     said = run.invoke(build(), ["topics", "clean", "--dry-run", *at]).stdout

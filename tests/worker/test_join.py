@@ -39,7 +39,7 @@ class Merged:
         self.join.add_metadata(record if isinstance(record, EndOfEpoch) else document(record), offset)
         self.events += self.join.take()
 
-    def told(self) -> list[tuple[int, int, bool, bool] | tuple[int, bool]]:
+    def outcomes(self) -> list[tuple[int, int, bool, bool] | tuple[int, bool]]:
         return [
             (e.epoch, e.closed)
             if isinstance(e, EpochEnd)
@@ -73,7 +73,7 @@ def test_the_outcome_does_not_depend_on_the_interleaving(
 ) -> None:
     ends: list[EndOfEpoch] = [EndOfEpoch("s", 3, 13)] if ended else []
     one, two = merge(packets, [*documents, *ends], order), merge(packets, [*documents, *ends], other)
-    assert one.told() == two.told()
+    assert one.outcomes() == two.outcomes()
     assert one.counts == two.counts
 
 
@@ -101,7 +101,7 @@ def test_losses_are_counted_and_leave_the_other_half(lost: set[int], untold: set
     packets = [(1, n) for n in range(40) if n not in lost]
     documents: list[Key | EndOfEpoch] = [(1, n) for n in range(40) if n not in untold]
     merged = merge(packets, [*documents, EndOfEpoch("s", 1, 40)], order)
-    assert merged.told() == [
+    assert merged.outcomes() == [
         *((1, n, n not in lost, n not in untold) for n in range(40) if n not in lost & untold),
         (1, True),
     ]
@@ -119,7 +119,7 @@ def test_a_duplicate_a_late_and_an_earlier_picture_are_told_apart() -> None:
 
 def test_the_later_epoch_wins_and_what_the_earlier_had_open_is_left() -> None:
     merged = merge([(1, 0), (1, 1), (2, 0), (1, 2)], [(1, 0), (2, 0), (1, 1), (1, 2)], [])
-    assert merged.told() == [(1, 0, True, True), (1, False), (2, 0, True, True)]
+    assert merged.outcomes() == [(1, 0, True, True), (1, False), (2, 0, True, True)]
     assert merged.counts == {"no-partner": 1, "earlier-epoch": 3, "picture-missing": 0, "metadata-missing": 0}
 
 
@@ -129,10 +129,10 @@ def test_what_waits_too_long_is_given_up_and_an_end_among_it_still_counts() -> N
     merged.metadata((1, 0))
     merged.metadata((1, 1))
     merged.metadata(EndOfEpoch("s", 1, 2))
-    assert merged.told() == [(1, 0, True, True)]
+    assert merged.outcomes() == [(1, 0, True, True)]
     merged.events += merged.join.give_up()
     merged.packet((1, 1))
-    assert merged.told()[1:] == [(1, 1, False, True), (1, True)]
+    assert merged.outcomes()[1:] == [(1, 1, False, True), (1, True)]
     assert merged.counts == {"picture-missing": 1, "metadata-missing": 0, "no-partner": 1}
     assert (merged.join.packets_waiting, merged.join.metadata_waiting, merged.join.bytes_waiting) == (0, 0, 0)
 
@@ -146,9 +146,9 @@ def test_an_end_that_was_none_is_ignored(at: int, pictures: int, order: list[boo
     documents.insert(at, EndOfEpoch("s", 1, pictures))
     merged = merge(packets, [*documents, EndOfEpoch("s", 1, 60)], order)
     merged.events += merged.join.give_up()
-    told = merged.told()
-    assert told[-1] == (1, True)
-    assert [one[1] for one in told if len(one) == 4 and one[3]] == list(range(60))
+    outcomes = merged.outcomes()
+    assert outcomes[-1] == (1, True)
+    assert [one[1] for one in outcomes if len(one) == 4 and one[3]] == list(range(60))
     assert merged.counts["false-end"] == 1
     assert merged.join.false_ends == [(1, at)]
     assert not merged.join.packets_waiting
@@ -158,7 +158,7 @@ def test_an_end_that_was_none_is_ignored(at: int, pictures: int, order: list[boo
 def test_an_end_of_an_epoch_that_nobody_has_seen_ends_nothing() -> None:
     documents: list[Key | EndOfEpoch] = [(1, 0), EndOfEpoch("s", 2, 0), (1, 1), EndOfEpoch("s", 1, 2)]
     merged = merge([(1, 0), (1, 1)], documents, [])
-    assert merged.told() == [(1, 0, True, True), (1, 1, True, True), (1, True)]
+    assert merged.outcomes() == [(1, 0, True, True), (1, 1, True, True), (1, True)]
     assert merged.counts["false-end"] == 1
     alone = merge([], [EndOfEpoch("s", 2, 0)], [])
-    assert alone.told() == [(2, True)]
+    assert alone.outcomes() == [(2, True)]

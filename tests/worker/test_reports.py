@@ -134,7 +134,7 @@ def test_unreadable_records_alone_move_the_offsets(kafka_settings: KafkaSettings
 
 def test_dead_letters_are_limited_per_source_and_minute() -> None:
     now, said = [0.0], []
-    box = DeadLetters(said.append, most=2, clock=lambda: now[0])
+    box = DeadLetters(said.append, limit=2, clock=lambda: now[0])
 
     def add(stream: str, count: int) -> None:
         for n in range(count):
@@ -191,7 +191,7 @@ def test_long_answers_in_the_first_batch_are_not_taken_for_a_frozen_engine() -> 
     engine = SimpleNamespace(since=started, longest_s=0.0)
     worker = SimpleNamespace(
         _answering=SimpleNamespace(time=engine),
-        _batch=SimpleNamespace(asked=asked),
+        _batch=SimpleNamespace(questions=asked),
         _settings=SimpleNamespace(stuck_after_s=180.0),
     )
     busy: Any = Worker._busy

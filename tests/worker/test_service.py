@@ -104,7 +104,7 @@ def test_questions_change_while_the_worker_runs(kafka_settings: KafkaSettings, f
     assert asked == list(range(asked[0], asked[-1] + 1))
     assert asked[0] in (3, 4)
     assert asked[-1] in (5, 6)
-    assert summary.unasked == 10 - len(asked)
+    assert summary.without_questions == 10 - len(asked)
 
 
 def test_a_second_run_goes_on_and_repeats_nothing(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_still_scene_is_answered_from_its_background_and_repeated_until_it_cha
 
 def test_brokers_that_are_gone_end_the_worker(tmp_path: Path, family: Family) -> None:
     with LocalKafka(tmp_path / "kafka") as broker:
-        settings = KafkaSettings(broker.bootstrap_servers, "gone", gone_after_s=2.0)
+        settings = KafkaSettings(broker.bootstrap_servers, "gone", give_up_after_s=2.0)
         create_topics(settings, partitions=1)
         worker = Running(settings, family, until_end=False)
         until(lambda: worker.summary.partitions == 1, what="a partition")

@@ -189,7 +189,7 @@ def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_parti
     topics.add([], good[1][120:])
     limits = Limits(pictures=100, stream_bytes=1 << 30)
     worker = Worker(topics, committed, PLAN, KEEP, limits, clock)
-    stopped, most = 0, 0
+    stopped, limit = 0, 0
     while not worker.at_end:
         packets, metadata = worker.partition.full()
         if packets:
@@ -203,11 +203,11 @@ def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_parti
         worker.transaction()
         clock.now += 0.1
         read_to_the_end(worker, clock, 1)
-        most = max(most, worker.partition.streams["lonely"].join.packets_waiting)
+        limit = max(limit, worker.partition.streams["lonely"].join.packets_waiting)
         assert clock.now < 1000
     worker.run()
     assert {k for name, _, k in committed.answered if name == "good"} == set(range(6))
-    assert most <= 110
+    assert limit <= 110
     assert stopped <= 25  # two seconds, the first time: dropping then shows that its metadata do not come
     assert worker.counts["lonely"]["dropped-unpaired"] > 1000
     lines = [line for line in worker.said if "'lonely'" in line]

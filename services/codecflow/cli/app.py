@@ -92,5 +92,5 @@ def _usage(error: Any) -> NoReturn:
 
 
 def _fail(text: str, status: int) -> NoReturn:
-    logs.say(redact(text, sys.argv[1:]), "error", status=status)
+    logs.notice(redact(text, sys.argv[1:]), "error", status=status)
     sys.exit(status)

@@ -50,7 +50,7 @@ def ask(
     """Ask a question of every window of STREAM from the next one on, without a restart; print its questions."""
     from codecflow import subscriber
     from codecflow.events.syntax import rule_text
-    from codecflow.messages import zones_named
+    from codecflow.messages import zones_in_prompt
 
     if sum([question is not None, show, remove is not None, clear]) != 1:
         raise ConfigError('ask: give one of "question", --list, --remove ID or --clear')
@@ -62,18 +62,18 @@ def ask(
         one = subscriber.question(
             question, yes_no=yes_no, choices=labels, name=question_id, max_tokens=max_tokens, event=event
         )
-        asked = subscriber.ask(settings, stream, one)
+        description = subscriber.ask(settings, stream, one)
     elif remove is not None:
-        asked = subscriber.remove(settings, stream, remove)
+        description = subscriber.remove(settings, stream, remove)
     elif clear:
-        asked = subscriber.clear(settings, stream)
+        description = subscriber.clear(settings, stream)
     else:
-        asked = subscriber.asked(settings, stream)
-    if question is not None and "in the zone" in question.lower() and not zones_named(question, asked.zones):
+        description = subscriber.read_description(settings, stream)
+    if question is not None and "in the zone" in question.lower() and not zones_in_prompt(question, description.zones):
         typer.echo(f"codecflow: stream {stream} has no zone that the question names; its words are kept", err=True)
-    if not asked.questions:
+    if not description.questions:
         typer.echo(f"{stream}: no questions configured")
-    for each in asked.questions:
+    for each in description.questions:
         kind = f"choice: {', '.join(each.labels)}" if each.type == "choice" else each.type
         rule = "" if each.event is None else f"  event: {one_line(rule_text(each.event))}"
         typer.echo(f"{stream}  {one_line(each.id)}  [{one_line(kind)}]  {one_line(each.prompt)}{rule}")

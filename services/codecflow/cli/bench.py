@@ -87,7 +87,7 @@ def gpu(
             fps=fps,
             anchor_s=anchor,
             slides=slides,
-            at_most_s=at_most,
+            max_s=at_most,
             streams=streams,
             check=check,
             plot=plot,

@@ -110,9 +110,9 @@ def history(
         rows = ((kept.at_ms(one), kept.row(one, where_at)) for one in (changed(chosen) if changes else chosen))
         count = _write(kind, list(kept.columns), rows, table, newest, path)
     if found.unreadable:
-        logs.say(f"{found.unreadable} records on {found.topic} are not of its kind and are left out", "warning")
+        logs.notice(f"{found.unreadable} records on {found.topic} are not of its kind and are left out", "warning")
     if kind == "parquet" or path is not None:
-        logs.say(f"{out}: {count} rows")
+        logs.notice(f"{out}: {count} rows")
 
 
 def _format(output: str | None, out: Path | None) -> str:

@@ -65,13 +65,13 @@ class StatusLine:
 
     def notice(self, line: str) -> None:
         about = line.about if isinstance(line, logs.Notice) else {}
-        logs.say(logs.Notice(redact(line, sys.argv[1:]), **about))
+        logs.notice(logs.Notice(redact(line, sys.argv[1:]), **about))
 
 
 def _echo(line: str) -> None:
     """A line of figures on stderr."""
     if logs.as_json():
-        logs.say(line)
+        logs.notice(line)
     else:
         typer.echo(line, err=True)
 

@@ -45,7 +45,7 @@ def stream(
     if zones is not None or clear_zones:
         description = subscriber.set_zones(settings, stream, found)
     else:
-        description = subscriber.asked(settings, stream)
+        description = subscriber.read_description(settings, stream)
     if not description.questions:
         typer.echo(f"{stream}: no questions configured")
     for question in description.questions:

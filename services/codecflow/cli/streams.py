@@ -69,7 +69,7 @@ def streams(
                 console.width = _PIPED_WIDTH
             console.print(_table(found, now_ms))
     if fleet.unreadable:
-        logs.say(f"{fleet.unreadable} records could not be read and were skipped", "warning")
+        logs.notice(f"{fleet.unreadable} records could not be read and were skipped", "warning")
 
 
 def _now_ms() -> int:

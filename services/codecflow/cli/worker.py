@@ -229,27 +229,27 @@ def worker(
             sampler_host.prepare()  # while the model is loaded
         family = _load(model, dtype, device, weights, kv)
         if not family.trained:
-            logs.say(f"model {model}: its weights are random, not trained: answers mean nothing", "warning")
+            logs.notice(f"model {model}: its weights are random, not trained: answers mean nothing", "warning")
         if check:
             typer.echo(
                 f"{len(CONFIGS)} topics, {transport.partitions} partitions; "
                 f"model {model} of type {family.model_type}: ready"
             )
             return
-        from codecflow.worker.answering import Described
+        from codecflow.worker.answering import Provenance
         from codecflow.worker.service import Worker
 
         engine = options.engine(family)
-        described = Described(keep, model, family.trained)
+        provenance = Provenance(keep, model, family.trained)
         with traced("codecflow-worker"), stop, StatusLine("joining the group", every_s=5.0) as status:
-            Worker(transport, settings, engine, described, stop, status.show, status.notice, summary).run()
+            Worker(transport, settings, engine, provenance, stop, status.show, status.notice, summary).run()
 
 
 def _load(model: str, dtype: str, device: str, weights: str, kv: str) -> Family:
     from codecflow.tools.demo_model.checkpoint import checkpoint
     from codecflow.vlm.loading import load_model
 
-    folder = checkpoint(model, logs.say)
+    folder = checkpoint(model, logs.notice)
     return load_model(folder, dtype, device, weights, kv)
 
 

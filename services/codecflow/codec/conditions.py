@@ -17,7 +17,7 @@ from .tiles import PER_BLOCK, TILE, Sums
 _EXPLAINED = 2.0
 """Grey levels: an exposure explains a block if it predicts the mean to within this."""
 
-_LEAST_SHARE, _LEAST_GAIN = 0.5, 0.1
+_MIN_SHARE, _MIN_GAIN = 0.5, 0.1
 """Share of the blocks that an exposure must explain, and by how much it must beat no change at all."""
 
 _STAYING = 0.3
@@ -63,8 +63,8 @@ def exposure_of(now: Sums, then: Sums, before: Exposure = UNCHANGED) -> Exposure
     found = Exposure(round(gain * Exposure.GAIN_UNIT), round(offset * Exposure.OFFSET_UNIT))
     share = float(np.mean(np.abs(y - found.of(x)) <= _EXPLAINED))
     alone = float(np.mean(np.abs(y - x) <= _EXPLAINED))
-    least = _LEAST_SHARE if before == UNCHANGED else _STAYING
-    return found if share >= max(least, alone + _LEAST_GAIN) else UNCHANGED
+    least = _MIN_SHARE if before == UNCHANGED else _STAYING
+    return found if share >= max(least, alone + _MIN_GAIN) else UNCHANGED
 
 
 def _block_means(tiles: Sums) -> npt.NDArray[np.float64]:

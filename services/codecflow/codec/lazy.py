@@ -115,7 +115,7 @@ class LazyDecoder:
         self._frames: dict[int, ShownPicture] = {}  # sampled pictures that came out before they were requested
         self._waiting: dict[int, _Waiting] = {}
         self._asked_of: _Gop | None = None  # the newest GOP of which more than the keyframe was requested
-        self._patience = 0  # pictures to wait for in addition to what decoding times say
+        self._extra_pictures = 0  # pictures to wait for in addition to what decoding times say
         self._lag = 0  # by how much decoding times exceed presentation times, if a container has them wrong
         self._over_pts: int | None = None
         self._newest: int | None = None  # pts of the last returned picture
@@ -215,7 +215,7 @@ class LazyDecoder:
         # Not if the GOP could not be restarted.
         may_empty = self._at is not None and (self._at.whole or not self._open or self._at is not self._gops[-1])
         if picture.seq not in self._frames and may_empty:
-            self._patience += not alone and self._open and gop is self._gops[-1]
+            self._extra_pictures += not alone and self._open and gop is self._gops[-1]
             self._accept(self._decoder.flush(), picture)
             self._at = None
 
@@ -265,7 +265,7 @@ class LazyDecoder:
             return True
         if not one.gop.whole and one.picture.seq not in self._frames and not self._gops[-1].whole:
             return False
-        if newest.dts is None or since < self._patience:
+        if newest.dts is None or since < self._extra_pictures:
             return False
         return newest.dts - self._lag >= one.picture.pts
 

@@ -24,7 +24,7 @@ from .tls import Trust
 
 _PORTS = {"rtsp": 554, "rtsps": 322}
 _WITHIN_S = 3.0
-_MOST_HOPS = 5
+_MAX_HOPS = 5
 _TROUBLE = (OSError, ValueError, http.client.HTTPException)
 """Errors that an unusual host may cause here. FFmpeg then finds out for itself what is wrong."""
 
@@ -44,12 +44,12 @@ def without_redirection(address: Address, trust: Trust, timeout_s: float) -> Add
     Raises SourceError: dns; protocol, if it is not RTSP, or there are too many redirects.
     """
     first = address
-    for _ in range(_MOST_HOPS):
+    for _ in range(_MAX_HOPS):
         if not (location := _location(address, trust, timeout_s)):
             return address
         address = _followed(address, location)
     raise SourceError(
-        f"source {first.shown}: redirected more than {_MOST_HOPS} times; give the camera's own address", "protocol"
+        f"source {first.shown}: redirected more than {_MAX_HOPS} times; give the camera's own address", "protocol"
     )
 
 

@@ -17,7 +17,7 @@ from .lazy import MAX_BYTES, LazyDecoder, LazyPicture
 from .pictures import matches
 from .signal import ticks_per_sample
 
-_MOST_SIGNALS = 512
+_MAX_SIGNALS = 512
 """Maximum number of signals that wait for a sampled frame: beyond that nothing is being sampled."""
 
 
@@ -71,7 +71,7 @@ class SampleTrack:
                 self._signals[signal.tick] = signal
                 # The first of its slot: a camera may not send a picture for each tick.
                 sampled = signal.previous is None or signal.previous // per_slot < signal.tick // per_slot
-                while len(self._signals) > _MOST_SIGNALS:
+                while len(self._signals) > _MAX_SIGNALS:
                     del self._signals[min(self._signals)]
             if sampled and picture is not None:
                 self._ticks[picture.seq] = signal.tick

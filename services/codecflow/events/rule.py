@@ -52,8 +52,8 @@ def advance(
     elapsed_s = min(max(elapsed_s, 0.0), float(MAX_TIME_S))
     event = state.open
     if event is not None:
-        event = replace(event, told_s=_seconds(event.told_s + elapsed_s))
-    state = replace(state, rest_s=max(0.0, state.rest_s - elapsed_s), open=event)
+        event = replace(event, since_change_s=_seconds(event.since_change_s + elapsed_s))
+    state = replace(state, cooldown_left_s=max(0.0, state.cooldown_left_s - elapsed_s), open=event)
     if seen is None:
         return state, []
     if label == NONE:
@@ -67,10 +67,10 @@ def close(rule: EventRule | None, state: RuleState) -> tuple[RuleState, list[Cha
         state.question,
         state.of,
         answer=state.answer,
-        rest_s=0.0 if rule is None else max(state.rest_s, rule.cooldown_s),
+        cooldown_left_s=0.0 if rule is None else max(state.cooldown_left_s, rule.cooldown_s),
     )
     if state.open is None:
-        return replace(forgotten, rest_s=state.rest_s), []
+        return replace(forgotten, cooldown_left_s=state.cooldown_left_s), []
     return forgotten, [Changed("closed", _next(state.open), state.answer, state.before, None)]
 
 
@@ -89,9 +89,9 @@ def _lasting(
     if state.open is not None:
         if not enough:
             closed = Changed("closed", _next(_longer(state.open, probability)), label, NONE, probability)
-            return replace(state, open=None, answer=NONE, since_ms=0, rest_s=rule.cooldown_s), [closed]
+            return replace(state, open=None, answer=NONE, since_ms=0, cooldown_left_s=rule.cooldown_s), [closed]
         return _goes_on(rule, state, label, probability)
-    if not enough or state.held_s < rule.for_s or state.rest_s > 0:
+    if not enough or state.held_s < rule.for_s or state.cooldown_left_s > 0:
         return state, []
     opened = OpenEvent(seen.id, since_ms, highest=probability, windows=1)
     return replace(state, open=opened, answer=label), [Changed("opened", opened, label, NONE, probability)]
@@ -112,7 +112,7 @@ def _changes(rule: EventRule, state: RuleState, seen: Seen, elapsed_s: float) ->
     if state.answer == NONE:  # nothing was known before, so this is no change
         return replace(state, answer=state.wanted), []
     wanted = state.wanted
-    if wanted in (NONE, state.answer) or state.held_s < rule.for_s or state.rest_s > 0:
+    if wanted in (NONE, state.answer) or state.held_s < rule.for_s or state.cooldown_left_s > 0:
         return _goes_on(rule, state, state.answer, seen.probabilities[state.answer])
     changes = []
     if state.open is not None:
@@ -120,7 +120,7 @@ def _changes(rule: EventRule, state: RuleState, seen: Seen, elapsed_s: float) ->
         changes.append(Changed("closed", last, state.answer, state.before, seen.probabilities[state.answer]))
     opened = OpenEvent(seen.id, state.since_ms, highest=seen.probabilities[wanted], windows=1)
     changes.append(Changed("opened", opened, wanted, state.answer, seen.probabilities[wanted]))
-    return replace(state, open=opened, before=state.answer, answer=wanted, rest_s=rule.cooldown_s), changes
+    return replace(state, open=opened, before=state.answer, answer=wanted, cooldown_left_s=rule.cooldown_s), changes
 
 
 def _wanting(rule: EventRule, state: RuleState, value: int, elapsed_s: float) -> RuleState:
@@ -133,7 +133,7 @@ def _goes_on(rule: EventRule, state: RuleState, answer: int, probability: float)
     if state.open is None:
         return state, []
     event = _longer(state.open, probability)
-    if not rule.update_s or event.told_s < rule.update_s:
+    if not rule.update_s or event.since_change_s < rule.update_s:
         return replace(state, open=event), []
     event = _next(event)
     return replace(state, open=event), [Changed("updated", event, answer, state.before, probability)]
@@ -144,7 +144,7 @@ def _longer(event: OpenEvent, probability: float) -> OpenEvent:
 
 
 def _next(event: OpenEvent) -> OpenEvent:
-    return replace(event, number=event.number + 1, told_s=0.0)
+    return replace(event, number=event.number + 1, since_change_s=0.0)
 
 
 def _seconds(value: float) -> float:

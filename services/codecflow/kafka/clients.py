@@ -137,14 +137,15 @@ class BrokerWatch:
         return True
 
     def check(self, client: Producer | Consumer | AdminClient) -> None:
-        """Raises BrokersGoneError when none has answered for `gone_after_s`. Blocks (1 s at most) only while none does."""
+        """Raises BrokersGoneError when none has answered for `give_up_after_s`. Blocks (1 s at most) only while none
+        does."""
         now = time.monotonic()
         if self._down_since is None or now < self._next_probe:
             return
         self._next_probe = now + self.PROBE_EVERY_S
         down_since = self._down_since
         # librdkafka reports when brokers go down, never when they come back.
-        if not self.answered(client) and (gone_s := time.monotonic() - down_since) > self._settings.gone_after_s:
+        if not self.answered(client) and (gone_s := time.monotonic() - down_since) > self._settings.give_up_after_s:
             raise BrokersGoneError(
                 f"Kafka at {self._settings.bootstrap_servers}: no broker has answered for {gone_s:.0f} s{self.because}; "
                 f"giving up"
@@ -222,7 +223,7 @@ def _producing(settings: KafkaSettings) -> dict[str, Any]:
         "compression.type": "zstd",
         "linger.ms": 50,
         "message.max.bytes": LARGEST_RECORD_BYTES,
-        "message.timeout.ms": int(settings.gone_after_s * 1000),
+        "message.timeout.ms": int(settings.give_up_after_s * 1000),
         "queue.buffering.max.kbytes": 65_536,
     }
 

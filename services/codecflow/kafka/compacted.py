@@ -23,7 +23,7 @@ from .topics import check_topics, partition_of
 REMOVE = "codecflow topics clean"
 """The command that removes them, for messages."""
 
-_TAKEN_WITHIN_S = 30.0
+_ACK_WITHIN_S = 30.0
 
 Ends = tuple[int, int]
 """End offsets of the packets and the metadata topic in one partition."""
@@ -102,7 +102,7 @@ def remove(settings: KafkaSettings, records: Sequence[Unusable]) -> None:
     with RecordSender(settings) as sender:
         for one in records:
             sender.send(Record(one.topic, one.key, None, f"a tombstone for {one.shown}", partition=one.partition))
-        sender.flush(_TAKEN_WITHIN_S)
+        sender.flush(_ACK_WITHIN_S)
 
 
 def newest(records: Sequence[Message]) -> Iterator[Message]:

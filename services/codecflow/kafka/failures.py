@@ -56,7 +56,7 @@ def serve(call: Callable[[], int]) -> int:
         raise KafkaException(ClientError(ClientError._FATAL, str(error), True)) from error
 
 
-_PASSING = frozenset(
+_RETRIABLE = frozenset(
     {
         ClientError.NOT_LEADER_FOR_PARTITION,
         ClientError.LEADER_NOT_AVAILABLE,
@@ -71,10 +71,10 @@ _PASSING = frozenset(
 )
 
 
-def passing(error: ClientError) -> bool:
+def is_retriable(error: ClientError) -> bool:
     """Whether retrying may help: a broker is starting, or has taken over a partition or a group. Requests for offsets call
     few of these retriable."""
-    return bool(error.retriable()) or error.code() in _PASSING
+    return bool(error.retriable()) or error.code() in _RETRIABLE
 
 
 def client_error(exception: KafkaException) -> ClientError:

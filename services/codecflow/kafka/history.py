@@ -13,15 +13,15 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from codecflow.errors import KafkaError, MessageError
 
 from .clients import BrokerWatch, consumer, require_broker
-from .failures import TopicsError, client_error, passing, reason
+from .failures import TopicsError, client_error, is_retriable, reason
 from .settings import KafkaSettings
 from .topics import partition_of
-from .unreadable import NO_GROUP, RETRIES, UNREADABLE, Steps
+from .unreadable import NO_GROUP, RETRIES, UNREADABLE, RecordSkipper
 
 T = TypeVar("T")
 
 _BATCH = 200
-_REQUEST_S, _AGAIN_S = 30.0, 10.0
+_REQUEST_S, _RETRY_S = 30.0, 10.0
 
 
 def partitions_of(settings: KafkaSettings, topic: str) -> int:
@@ -51,7 +51,7 @@ class PartitionHistory:
             self._watch,
             **{"enable.partition.eof": True, "fetch.wait.max.ms": 100, "queued.max.messages.kbytes": 16_384, **RETRIES},
         )
-        self._steps = Steps(self._consumer)
+        self._skipper = RecordSkipper(self._consumer)
         self.at_end = False
         """Whether the last `poll` reached the partition's end at that time."""
 
@@ -65,27 +65,27 @@ class PartitionHistory:
 
     def range(self) -> tuple[int, int]:
         """(offset of the oldest record, offset after the newest)."""
-        asked = TopicPartition(self._topic, self._partition)
-        low, high = self._ask(lambda: self._consumer.get_watermark_offsets(asked, timeout=_REQUEST_S))
+        partition = TopicPartition(self._topic, self._partition)
+        low, high = self._request(lambda: self._consumer.get_watermark_offsets(partition, timeout=_REQUEST_S))
         return low, high
 
     def offset_at(self, ms: int) -> int | None:
         """Offset of the first record written at or after a wall clock in ms; None if there is none."""
-        asked = TopicPartition(self._topic, self._partition, max(0, ms))
-        (found,) = self._ask(lambda: self._consumer.offsets_for_times([asked], timeout=_REQUEST_S))
+        partition = TopicPartition(self._topic, self._partition, max(0, ms))
+        (found,) = self._request(lambda: self._consumer.offsets_for_times([partition], timeout=_REQUEST_S))
         return None if found.offset < 0 else int(found.offset)
 
     def seek(self, offset: int) -> None:
         """Continue reading at `offset`, or at the oldest record if it is gone."""
         self.at_end = False
-        self._steps.forget()
+        self._skipper.forget()
         self._consumer.assign([TopicPartition(self._topic, self._partition, offset)])
 
     def poll(self, timeout_s: float = 0.2) -> list[Message]:
         """The next records; `timeout_s` is the longest wait for the first. Raises KafkaError, BrokersGoneError."""
         self._watch.check(self._consumer)
         found = []
-        stepped = False
+        skipped = False
         first = self._consumer.poll(timeout_s)
         for message in () if first is None else (first, *self._consumer.consume(_BATCH, 0)):
             error = message.error()
@@ -95,9 +95,9 @@ class PartitionHistory:
             elif error.code() == ClientError._PARTITION_EOF:
                 self.at_end = True
             elif error.code() in UNREADABLE:  # the worker reports it
-                if not stepped:
-                    self._steps.over(message)
-                stepped = True
+                if not skipped:
+                    self._skipper.skip(message)
+                skipped = True
             elif error.code() != NO_GROUP and not error.retriable():
                 raise self._error(error)
         return found
@@ -122,15 +122,15 @@ class PartitionHistory:
     def close(self) -> None:
         self._consumer.close()
 
-    def _ask(self, call: Callable[[], T]) -> T:
+    def _request(self, call: Callable[[], T]) -> T:
         """A broker's answer; retried for a while if another broker leads the partition now."""
-        until = time.monotonic() + _AGAIN_S
+        until = time.monotonic() + _RETRY_S
         while True:
             try:
                 return call()
             except KafkaException as error:
                 failed = client_error(error)
-                if not passing(failed) or time.monotonic() > until:
+                if not is_retriable(failed) or time.monotonic() > until:
                     raise self._error(failed) from error
                 time.sleep(0.2)
 

@@ -75,7 +75,7 @@ Report = Callable[[ClientError | None, Message], None]
 """Called, within a later call of the client, with the outcome of a record."""
 
 
-def hand_over(record: Record, client: Producer, report: Report) -> None:
+def produce(record: Record, client: Producer, report: Report) -> None:
     """Queue `record` in librdkafka. Raises what it raises: BufferError if the queue is full, KafkaException."""
     client.produce(
         record.topic,
@@ -99,7 +99,7 @@ def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings
         case ClientError._MSG_TIMED_OUT:
             return BrokersGoneError(
                 f"Kafka at {settings.bootstrap_servers}: {record.what} was not acknowledged within "
-                f"{settings.gone_after_s:g} s{because}; giving up"
+                f"{settings.give_up_after_s:g} s{because}; giving up"
             )
     cause = reason(error, settings, "Write", record.topic)
     return DeliveryError(f"{record.what}: topic {record.topic} rejected it: {cause}")

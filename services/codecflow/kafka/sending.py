@@ -16,8 +16,8 @@ from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, admin_client, producer
 from .failures import BrokersGoneError, DeliveryError, client_error, serve
-from .patience import Patience
-from .records import Record, Report, delivery_failure, hand_over
+from .records import Record, Report, delivery_failure, produce
+from .retry_deadline import RetryDeadline
 from .settings import KafkaSettings
 
 _logger = logging.getLogger("codecflow.kafka")
@@ -45,7 +45,7 @@ class RecordSender:
     ) -> None:
         self._settings, self._properties = settings, properties
         self._watch = BrokerWatch(settings)
-        self._patience = Patience(settings, self._watch, stopping)
+        self._deadline = RetryDeadline(settings, self._watch, stopping)
         self._failure: KafkaError | None = None
         self._waiting: dict[int, Record] = {}  # not acknowledged yet, oldest first
         self._sent = 0
@@ -75,7 +75,7 @@ class RecordSender:
         Raises the failure of an earlier record (RecordTooLargeError, DeliveryError, BrokersGoneError), once.
         """
         self._raise_failure()
-        self._mend()
+        self._replace_broken_client()
         if not self._waiting:
             self._progressed()
         number, self._sent = self._sent, self._sent + 1
@@ -92,10 +92,10 @@ class RecordSender:
         """
         self._serve(timeout_s)
         self._raise_failure()
-        self._mend()
+        self._replace_broken_client()
         self._watch.check(self._producer)
         if self._waiting:
-            self._patience.check(self._producer, f"{len(self._waiting)} records were not acknowledged")
+            self._deadline.check(self._producer, f"{len(self._waiting)} records were not acknowledged")
 
     def flush(self, within_s: float | None = None) -> None:
         """Return once every record is acknowledged, however long it takes where `within_s` is None.
@@ -128,7 +128,7 @@ class RecordSender:
         if number not in self._waiting or self._broken:
             return True
         try:
-            hand_over(record, self._producer, self._on_delivery(self._producer, number, record))
+            produce(record, self._producer, self._on_delivery(self._producer, number, record))
         except BufferError:
             return False
         except KafkaException as error:
@@ -163,13 +163,13 @@ class RecordSender:
             self._broken = client_error(error).str()
 
     def _progressed(self) -> None:
-        self._patience.begin()
+        self._deadline.begin()
         self._next_probe = time.monotonic() + _STALLED_S
         self._answers_since = None
 
-    def _mend(self) -> None:
+    def _replace_broken_client(self) -> None:
         """Replace a client that is broken or hangs."""
-        self._see_to_time_out()
+        self._handle_time_out()
         now = time.monotonic()
         if not self._broken:
             if not self._waiting or now < self._next_probe:
@@ -195,10 +195,10 @@ class RecordSender:
         for number, record in list(self._waiting.items()):
             while not self._queued(number, record):
                 self._serve(0.1)
-                self._patience.check(self._producer, f"{len(self._waiting)} records were not acknowledged")
+                self._deadline.check(self._producer, f"{len(self._waiting)} records were not acknowledged")
 
-    def _see_to_time_out(self) -> None:
-        """A record has waited for `gone_after_s`. If a broker answers another client, this client is at fault."""
+    def _handle_time_out(self) -> None:
+        """A record has waited for `give_up_after_s`. If a broker answers another client, this client is at fault."""
         if (failure := self._timed_out) is None:
             return
         self._timed_out = None

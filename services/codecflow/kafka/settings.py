@@ -77,22 +77,21 @@ class TopicNames:
 class KafkaSettings:
     """How to reach Kafka. Its repr names the pass-through properties but never shows a value: some of them are secrets.
 
-    `reach_within_s`: how long a command waits for a first answer. `gone_after_s`: how long a service keeps trying when all
-    brokers are down.
-    """
+    `reach_within_s`: how long a command waits for a first answer. `give_up_after_s`: how long a service keeps trying when
+    all brokers are down."""
 
     bootstrap_servers: str = DEFAULT_BOOTSTRAP_SERVERS
     topic_prefix: str = DEFAULT_TOPIC_PREFIX
     properties: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     reach_within_s: float = 10.0
-    gone_after_s: float = 120.0
+    give_up_after_s: float = 120.0
 
     def __post_init__(self) -> None:
         if not self.bootstrap_servers.strip():
             raise ConfigError("bootstrap servers: HOST:PORT[,HOST:PORT...] is expected, not an empty text")
         if not _PREFIX.fullmatch(self.topic_prefix):
             raise ConfigError(f"topic prefix {self.topic_prefix!r}: use 1 to 180 letters, digits, '.', '_' or '-'")
-        if not (self.reach_within_s > 0 and self.gone_after_s > 0):
+        if not (self.reach_within_s > 0 and self.give_up_after_s > 0):
             raise ConfigError("Kafka time-outs: seconds above 0 are expected")
         for name in self.properties:
             if name in FIXED_PROPERTIES:

@@ -19,7 +19,7 @@ from codecflow.errors import KafkaError
 from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error, reason
 from .settings import KafkaSettings
-from .unreadable import NO_GROUP, REASON, RETRIES, UNREADABLE, Steps
+from .unreadable import NO_GROUP, REASON, RETRIES, UNREADABLE, RecordSkipper
 
 _logger = logging.getLogger(__name__)
 _BATCH = 500
@@ -63,7 +63,7 @@ class TopicTail:
             self._watch,
             **{"enable.partition.eof": True, "fetch.wait.max.ms": _FETCH_MS, **RETRIES},
         )
-        self._steps = Steps(self._consumer)
+        self._skipper = RecordSkipper(self._consumer)
         # Looked up now, not at the first poll, so that nothing committed in between is skipped. The beginning too:
         # librdkafka looks up "from the beginning" itself, but half a second to a second later.
         begin = OffsetSpec.latest() if from_end else OffsetSpec.earliest()
@@ -120,7 +120,7 @@ class TopicTail:
         if first is None:
             return []
         found = []
-        stepped: set[int | None] = set()
+        skipped: set[int | None] = set()
         for message in (first, *self._consumer.consume(_BATCH, 0)):
             error = message.error()
             partition, offset = message.partition(), message.offset()
@@ -133,10 +133,14 @@ class TopicTail:
             elif error is not None and error.code() == NO_GROUP:
                 continue
             elif error is not None and error.code() in UNREADABLE:
-                if partition not in stepped and (at := self._steps.over(message)) is not None and partition is not None:
+                if (
+                    partition not in skipped
+                    and (at := self._skipper.skip(message)) is not None
+                    and partition is not None
+                ):
                     self._positions[partition] = at + 1
                     _logger.warning("%s[%s] at offset %s: %s", self._topic, partition, at, REASON)
-                stepped.add(partition)
+                skipped.add(partition)
             elif error is not None and (error.fatal() or not (error.retriable() or error.code() < 0)):
                 raise self._error(error)
         return found
@@ -159,11 +163,11 @@ class TopicTail:
 
     def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel, topic: str | None = None) -> dict[int, int]:
         """By partition."""
-        asked = {TopicPartition(topic or self._topic, partition): spec for partition in self._partitions}
+        request = {TopicPartition(topic or self._topic, partition): spec for partition in self._partitions}
         began = time.monotonic()
         within_s = max(_REQUEST_S, self._settings.reach_within_s)
         while True:
-            answers = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=_REQUEST_S)
+            answers = self._admin.list_offsets(request, isolation_level=isolation, request_timeout=_REQUEST_S)
             try:
                 return {key.partition: answer.result(2 * _REQUEST_S).offset for key, answer in answers.items()}
             except KafkaException as error:

@@ -17,8 +17,8 @@ from codecflow.errors import KafkaError
 
 from .clients import BrokerWatch, consumer, transactional_producer
 from .failures import BrokersGoneError, FencedError, TransactionAbortedError, client_error, reason, serve
-from .patience import Patience
-from .records import Record, delivery_failure, hand_over
+from .records import Record, delivery_failure, produce
+from .retry_deadline import RetryDeadline
 from .settings import KafkaSettings
 
 _logger = logging.getLogger("codecflow.kafka")
@@ -35,7 +35,7 @@ _MOVED_ON = frozenset(
         ClientError._ASSIGNMENT_LOST,
     }
 )
-_AGAIN_S = 0.5
+_RETRY_S = 0.5
 # librdkafka resumes a timed-out call when it is made again; without a limit it may wait indefinitely.
 _CALL_S = 2.0
 # A call that takes this long will never finish: librdkafka (2.16) may wait indefinitely if a coordinator vanished during a
@@ -81,7 +81,7 @@ class TransactionalEmitter:
         self._settings = settings
         self._id, self._group_id = transactional_id, group_id
         self._watch = BrokerWatch(settings)
-        self._patience = Patience(settings, self._watch, stopping)
+        self._deadline = RetryDeadline(settings, self._watch, stopping)
         self._producer = transactional_producer(settings, transactional_id, self._watch)
         self._in_transaction = False
         self._number = 0
@@ -90,7 +90,7 @@ class TransactionalEmitter:
 
     def open(self) -> None:
         """Initialise: end what an earlier emitter of this id left open. Raises KafkaError (BrokersGoneError)."""
-        self._patience.begin()
+        self._deadline.begin()
         self._open()
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
@@ -103,14 +103,14 @@ class TransactionalEmitter:
         when a record was refused: a retry would fail too. BrokersGoneError when the outcome of the transaction cannot be
         determined: end the process, whose successor will read the state.
         """
-        self._patience.begin()
+        self._deadline.begin()
         while True:
             try:
                 self._transact(records, offsets, group)
             except TransactionAbortedError as error:
                 _logger.debug("%s; again", error)
-                self._patience.check(self._producer, "no transaction was committed", str(error))
-                time.sleep(_AGAIN_S)
+                self._deadline.check(self._producer, "no transaction was committed", str(error))
+                time.sleep(_RETRY_S)
             else:
                 return
 
@@ -128,18 +128,18 @@ class TransactionalEmitter:
         marked = [TopicPartition(place.topic, place.partition, place.offset, mark) for place in offsets]
         committing = False
         try:
-            self._insist(self._producer.begin_transaction, "no transaction was begun")
+            self._retry(self._producer.begin_transaction, "no transaction was begun")
             self._in_transaction = True
             for record in records:
                 self._produce(record)
             # All records are in their logs before the group accepts the offsets. A successor reads the state up to the log's
             # end after the group has moved on, so it cannot miss anything that may still be committed.
             self._flush()
-            self._insist(
+            self._retry(
                 lambda: self._producer.send_offsets_to_transaction(marked, group, _CALL_S), "offsets were not taken"
             )
             committing = True
-            self._insist(lambda: self._producer.commit_transaction(_CALL_S), "the transaction was not committed")
+            self._retry(lambda: self._producer.commit_transaction(_CALL_S), "the transaction was not committed")
             self._in_transaction = False
         except _UnusableError as error:
             self._renew(error)
@@ -161,7 +161,7 @@ class TransactionalEmitter:
 
         while True:
             try:
-                hand_over(record, self._producer, report)
+                produce(record, self._producer, report)
             except BufferError:
                 self._poll(0.1)
             except KafkaException as error:
@@ -171,7 +171,7 @@ class TransactionalEmitter:
 
     def _flush(self) -> None:
         while self._typed_call(lambda: self._producer.flush(0.5), "records were not taken"):
-            self._patience.check(self._producer, "records were not taken")
+            self._deadline.check(self._producer, "records were not taken")
         if self._failure is not None:
             raise self._cause() or self._failure
 
@@ -219,21 +219,21 @@ class TransactionalEmitter:
                     return bool(place.metadata == mark)
                 if failure.code() in _REFUSED:
                     raise KafkaError(f"emitter {self._id}: {unknown}: {self._settings.scrub(failure.str())}")
-                self._patience.check(client, unknown, failure.str())
-                time.sleep(_AGAIN_S)
+                self._deadline.check(client, unknown, failure.str())
+                time.sleep(_RETRY_S)
         finally:
             client.close()
 
     def _open(self) -> None:
         while True:
             try:
-                self._insist(lambda: self._producer.init_transactions(_CALL_S), "transactions cannot be opened")
+                self._retry(lambda: self._producer.init_transactions(_CALL_S), "transactions cannot be opened")
                 return
             except _UnusableError as error:
                 _logger.debug("%s; with a new producer", error)
-                self._patience.check(self._producer, "transactions cannot be opened", str(error))
+                self._deadline.check(self._producer, "transactions cannot be opened", str(error))
             self._producer = transactional_producer(self._settings, self._id, self._watch)
-            time.sleep(_AGAIN_S)
+            time.sleep(_RETRY_S)
 
     def _renew(self, error: KafkaError) -> None:
         """A new producer with the same id, which ends the previous one's transaction: a commit in progress completes,
@@ -248,13 +248,13 @@ class TransactionalEmitter:
         if self._in_transaction:
             self._in_transaction = False
             try:
-                self._insist(lambda: self._producer.abort_transaction(_CALL_S), "the transaction was not aborted")
+                self._retry(lambda: self._producer.abort_transaction(_CALL_S), "the transaction was not aborted")
             except (_UnusableError, TransactionAbortedError) as error:
                 self._renew(error)
                 return False
         return True
 
-    def _insist(self, call: Callable[[], object], failed: str) -> None:
+    def _retry(self, call: Callable[[], object], failed: str) -> None:
         """Repeat `call` while librdkafka says that retrying may help. Raises _UnusableError when it has not finished after
         `_HANGS_S` seconds."""
         hangs_at = time.monotonic() + _HANGS_S
@@ -265,7 +265,7 @@ class TransactionalEmitter:
             if not error.retriable() or error.txn_requires_abort():
                 raise self._typed(error, failed)
             self._poll(0.1)  # serves librdkafka's callbacks
-            self._patience.check(self._producer, failed, error.str())
+            self._deadline.check(self._producer, failed, error.str())
             if time.monotonic() > hangs_at:
                 raise _UnusableError(
                     f"emitter {self._id}: {failed} within {_HANGS_S:g} s: {self._settings.scrub(error.str())}"

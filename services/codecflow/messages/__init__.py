@@ -53,7 +53,7 @@ from .streams import (
     decode_stream,
     encode_stream,
 )
-from .zones import ZONE_USES, Zone, ZoneUse, check_zones, zones_digest, zones_named
+from .zones import ZONE_USES, Zone, ZoneUse, check_zones, zones_digest, zones_in_prompt
 
 __all__ = [
     "ANNEX_B_CODECS",
@@ -129,5 +129,5 @@ __all__ = [
     "round_change",
     "round_motion",
     "zones_digest",
-    "zones_named",
+    "zones_in_prompt",
 ]

@@ -94,12 +94,12 @@ def decode_event(key: bytes | None, value: bytes | None) -> Event:
 
 
 class OpenEvent(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An event that has not closed. `number`: of its newest change; `told_s`: seconds since then."""
+    """An event that has not closed. `number`: of its newest change; `since_change_s`: seconds since then."""
 
     id: EventId
     began_at_ms: ClockMs
     number: Count32 = 0
-    told_s: Seconds = 0.0
+    since_change_s: Seconds = 0.0
     highest: Share = 0.0
     windows: Natural = 0
 
@@ -114,9 +114,8 @@ class RuleState(msgspec.Struct, frozen=True, omit_defaults=True):
     `of`: the question and rule to which it belongs. `history`: results of its newest answered windows, oldest first: for a
     rule with a label 1 if they count and 0 if not, otherwise the answer's index. `wanted`: what enough of them agree on, and
     `held_s` for how many seconds. `answer`: what is in force; an event is open on it if `open` says so, and `before` was in
-    force before it. `since_ms`: capture of the first window that counts, 0 for none. `rest_s`: seconds in which no event
-    opens.
-    """
+    force before it. `since_ms`: capture of the first window that counts, 0 for none. `cooldown_left_s`: seconds in which no
+    event opens."""
 
     question: Name
     of: EventId
@@ -126,7 +125,7 @@ class RuleState(msgspec.Struct, frozen=True, omit_defaults=True):
     answer: Answer = -1
     before: Answer = -1
     since_ms: ClockMs = 0
-    rest_s: Seconds = 0.0
+    cooldown_left_s: Seconds = 0.0
     open: OpenEvent | None = None
     label: Label = ""
     """Of the open event, in case its rule has been removed when it closes."""

@@ -40,11 +40,11 @@ class EventRule(msgspec.Struct, frozen=True, omit_defaults=True):
     update_s: Period = 60.0
 
     def __post_init__(self) -> None:
-        most = 1 - MIN_PROBABILITY
+        limit = 1 - MIN_PROBABILITY
         for name, value in (("above", self.above), ("below", self.clear_below)):
-            if not MIN_PROBABILITY <= value <= most:
+            if not MIN_PROBABILITY <= value <= limit:
                 raise ConfigError(
-                    f"event: {name} {value:g}: use a probability from {MIN_PROBABILITY:g} to {most:g}; beyond it no event "
+                    f"event: {name} {value:g}: use a probability from {MIN_PROBABILITY:g} to {limit:g}; beyond it no event "
                     f"could open or close"
                 )
         if self.label is None and self.below is not None:

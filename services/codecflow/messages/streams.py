@@ -23,7 +23,7 @@ from .limits import (
     MAX_ZONES,
 )
 from .rules import EventRule
-from .zones import Zone, ZoneUse, check_zones, zones_named
+from .zones import Zone, ZoneUse, check_zones, zones_in_prompt
 
 QuestionType = Literal["text", "yes-no", "choice"]
 QUESTION_TYPES: tuple[str, ...] = get_args(QuestionType)
@@ -61,8 +61,8 @@ class Question:
             raise ConfigError(f"{name}: type {one_line(self.type, 60)!r}; use one of {', '.join(QUESTION_TYPES)}")
         if not self.id.strip() or not self.prompt.strip():
             raise ConfigError("a question needs an id and a prompt that are not empty")
-        for what, text, most in (("id", self.id, MAX_NAME), ("prompt", self.prompt, MAX_PROMPT)):
-            _check_text(f"{name}: its {what}", text, most)
+        for what, text, limit in (("id", self.id, MAX_NAME), ("prompt", self.prompt, MAX_PROMPT)):
+            _check_text(f"{name}: its {what}", text, limit)
         if (self.type == "choice") != (len(self.labels) >= 2):
             raise ConfigError(f"{name}: two or more labels go with type choice, and only with it")
         if len(self.labels) > MAX_LABELS:
@@ -117,13 +117,13 @@ class StreamDescription:
         check_zones(f"stream {self.stream}", self.zones)
 
     @property
-    def as_asked(self) -> tuple[Question, ...]:
+    def resolved_questions(self) -> tuple[Question, ...]:
         """The questions as given to a model: with the position of each zone that they name, in words, if there is room."""
-        asked = []
+        questions = []
         for question in self.questions:
-            prompt = " ".join([question.prompt, *(zone.words for zone in zones_named(question.prompt, self.zones))])
-            asked.append(question if len(prompt) > MAX_PROMPT else replace(question, prompt=prompt))
-        return tuple(asked)
+            prompt = " ".join([question.prompt, *(zone.words for zone in zones_in_prompt(question.prompt, self.zones))])
+            questions.append(question if len(prompt) > MAX_PROMPT else replace(question, prompt=prompt))
+        return tuple(questions)
 
 
 class _Question(msgspec.Struct):
@@ -184,8 +184,8 @@ def decode_stream(key: bytes | None, value: bytes | None) -> StreamDescription:
         raise refused(value, what, error) from error
 
 
-def _check_text(what: str, text: str, most: int) -> None:
-    if len(text) > most:
-        raise ConfigError(f"{what} has {len(text)} characters; at most {most} are allowed")
+def _check_text(what: str, text: str, limit: int) -> None:
+    if len(text) > limit:
+        raise ConfigError(f"{what} has {len(text)} characters; at most {limit} are allowed")
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise ConfigError(f"{what} is not valid UTF-8")

@@ -18,7 +18,7 @@ ZONE_USES: tuple[str, ...] = get_args(ZoneUse)
 
 Point = tuple[float, float]
 
-_LEAST_AREA = 1e-6
+_MIN_AREA = 1e-6
 """Share of the picture: a smaller polygon has no interior."""
 
 
@@ -52,7 +52,7 @@ class Zone:
                 raise ConfigError(
                     f"{what}: corner [{x:g}, {y:g}] lies outside the picture; x and y are shares of its width and height"
                 )
-        if abs(_area(self.polygon)) < _LEAST_AREA:
+        if abs(_area(self.polygon)) < _MIN_AREA:
             raise ConfigError(f"{what}: its corners enclose nothing")
         if _crosses_itself(self.polygon):
             raise ConfigError(f"{what}: its edges cross; give the corners in order around it")
@@ -92,7 +92,7 @@ def zones_digest(zones: Sequence[Zone]) -> int:
     return zlib.crc32(repr(hiding).encode()) & 0x7FFFFFFF if hiding else 0
 
 
-def zones_named(prompt: str, zones: Sequence[Zone]) -> list[Zone]:
+def zones_in_prompt(prompt: str, zones: Sequence[Zone]) -> list[Zone]:
     """Zones that a question names: "in the zone gate". The longest matching name counts."""
     if not zones:
         return []

@@ -21,7 +21,7 @@ _DELAY_BUCKETS_S = (0.5, 1, 2, 3, 5, 8, 13, 20, 30, 60, 120, 300, 900, 3600)
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class Provenance:
     """A metric's description. Counters are published with `_total`."""
 
     name: str
@@ -34,7 +34,7 @@ class Described:
 class Sample:
     """One value of a metric, with the values of its labels."""
 
-    metric: Described
+    metric: Provenance
     value: float
     labels: tuple[str, ...] = ()
 
@@ -44,34 +44,34 @@ class Sample:
 ANSWER_DELAY = "codecflow_answer_delay_seconds"
 """Histogram of live streams: from the capture of a window's newest picture to the commit of its results."""
 
-WINDOWS = Described(
+WINDOWS = Provenance(
     "codecflow_windows",
     "counter",
-    "Windows by outcome: answered; unasked (no questions configured); refused (no memory for the stream); skipped (no"
+    "Windows by outcome: answered; no-questions (none are configured); refused (no memory for the stream); skipped (no"
     " picture in the newest stride); behind (left out because the worker was behind live).",
     ("outcome",),
 )
-RESULTS = Described("codecflow_results", "counter", "Results by outcome: answer or error.", ("outcome",))
-RESTARTED = Described(
+RESULTS = Provenance("codecflow_results", "counter", "Results by outcome: answer or error.", ("outcome",))
+RESTARTED = Provenance(
     "codecflow_windows_restarted", "counter", "Answered windows without the context before a take-over."
 )
-FRAMES_MISSING = Described("codecflow_frames_missing", "counter", "Frames that windows should have held and did not.")
+FRAMES_MISSING = Provenance("codecflow_frames_missing", "counter", "Frames that windows should have held and did not.")
 
 # The worker: savings. Dashboards compute shares.
 
-TOKENS = Described(
+TOKENS = Provenance(
     "codecflow_tokens",
     "counter",
     "Visual tokens of new frames: kept (encoded) or dropped; of cached ones: refreshed (computed again) or reused.",
     ("kind",),
 )
-FLOPS = Described(
+FLOPS = Provenance(
     "codecflow_flops",
     "counter",
     "Floating point operations: spent, and full (computing every window from scratch).",
     ("kind",),
 )
-PICTURES = Described(
+PICTURES = Provenance(
     "codecflow_pictures",
     "counter",
     "Coded pictures: published (read), decoded, lost (undecodable, or a half missing).",
@@ -80,95 +80,95 @@ PICTURES = Described(
 
 # The worker: state.
 
-BEHIND = Described("codecflow_behind_seconds", "gauge", "How late the stream that is furthest behind live is read.")
-STREAM_BEHIND = Described(
+BEHIND = Provenance("codecflow_behind_seconds", "gauge", "How late the stream that is furthest behind live is read.")
+STREAM_BEHIND = Provenance(
     "codecflow_stream_behind_seconds",
     "gauge",
     f"How late each live stream is read; at most {MAX_STREAMS} streams.",
     ("stream",),
 )
-STREAMS = Described("codecflow_streams", "gauge", "Streams that the worker follows at present.")
-PARTITIONS = Described("codecflow_partitions", "gauge", "Partitions that the worker owns.")
-LAG = Described("codecflow_lag_records", "gauge", "Records on owned partitions that have not been read.")
-KV_BYTES = Described("codecflow_kv_bytes", "gauge", "Keys and values that streams hold.")
-WAITING_BYTES = Described(
+STREAMS = Provenance("codecflow_streams", "gauge", "Streams that the worker follows at present.")
+PARTITIONS = Provenance("codecflow_partitions", "gauge", "Partitions that the worker owns.")
+LAG = Provenance("codecflow_lag_records", "gauge", "Records on owned partitions that have not been read.")
+KV_BYTES = Provenance("codecflow_kv_bytes", "gauge", "Keys and values that streams hold.")
+WAITING_BYTES = Provenance(
     "codecflow_waiting_bytes", "gauge", "What waits in memory: coded pictures, sampled frames.", ("kind",)
 )
-STAGE_BUSY = Described(
+STAGE_BUSY = Provenance(
     "codecflow_stage_busy_seconds",
     "counter",
     "Time at work of each stage, all its threads together.",
     ("stage",),
 )
-STAGE_QUEUE = Described(
+STAGE_QUEUE = Provenance(
     "codecflow_stage_queue", "gauge", "What waits for each stage: records, pictures or windows.", ("stage",)
 )
-WORK = Described(
+WORK = Provenance(
     "codecflow_work_seconds",
     "counter",
     "Time that windows took, by kind of work (decode, keep, vit, llm, ...).",
     ("kind",),
 )
-REBALANCES = Described("codecflow_rebalances", "counter", "Times that the group gave or took partitions.")
-TRANSACTIONS = Described(
+REBALANCES = Provenance("codecflow_rebalances", "counter", "Times that the group gave or took partitions.")
+TRANSACTIONS = Provenance(
     "codecflow_transactions", "counter", "Transactions: committed, or fenced (dropped: others own it).", ("outcome",)
 )
-SAMPLER_DEATHS = Described("codecflow_sampler_deaths", "counter", "Sampler processes that ended and were replaced.")
-DEAD_LETTERS = Described("codecflow_dead_letters", "counter", "Records that could not be used.")
+SAMPLER_DEATHS = Provenance("codecflow_sampler_deaths", "counter", "Sampler processes that ended and were replaced.")
+DEAD_LETTERS = Provenance("codecflow_dead_letters", "counter", "Records that could not be used.")
 
 # The producer: camera.
 
-CAMERA_UP = Described("codecflow_camera_up", "gauge", "1 if a picture was published in the last 30 s.", ("stream",))
-CAMERA_LAST = Described(
+CAMERA_UP = Provenance("codecflow_camera_up", "gauge", "1 if a picture was published in the last 30 s.", ("stream",))
+CAMERA_LAST = Provenance(
     "codecflow_camera_last_picture_timestamp_seconds", "gauge", "When the newest picture was published.", ("stream",)
 )
-CAMERA_PICTURES = Described("codecflow_camera_pictures", "counter", "Pictures published.", ("stream",))
-CAMERA_DROPPED = Described(
+CAMERA_PICTURES = Provenance("codecflow_camera_pictures", "counter", "Pictures published.", ("stream",))
+CAMERA_DROPPED = Provenance(
     "codecflow_camera_dropped", "counter", "Pictures not published, by reason.", ("stream", "reason")
 )
-CAMERA_CORRECTED = Described(
+CAMERA_CORRECTED = Provenance(
     "codecflow_camera_times_corrected", "counter", "Times corrected, by kind.", ("stream", "kind")
 )
-CAMERA_BYTES = Described(
+CAMERA_BYTES = Provenance(
     "codecflow_camera_bytes", "counter", "Bytes published: packets, metadata (compressed).", ("stream", "kind")
 )
-CAMERA_RECONNECTS = Described(
+CAMERA_RECONNECTS = Provenance(
     "codecflow_camera_reconnects", "counter", "Times that the camera was lost and found.", ("stream",)
 )
 
 # The page: viewers.
 
-PAGE_VIEWERS = Described(
+PAGE_VIEWERS = Provenance(
     "codecflow_page_viewers", "gauge", "Browsers that look: at live video, or at the past.", ("at",)
 )
-PAGE_STREAMS = Described("codecflow_page_streams", "gauge", "Streams that the page knows.")
-PAGE_VIDEO_BYTES = Described("codecflow_page_video_bytes", "gauge", "Video that waits for browsers that are slow.")
+PAGE_STREAMS = Provenance("codecflow_page_streams", "gauge", "Streams that the page knows.")
+PAGE_VIDEO_BYTES = Provenance("codecflow_page_video_bytes", "gauge", "Video that waits for browsers that are slow.")
 
 # The recorder: evidence.
 
-RECORDER_CHANGES = Described(
+RECORDER_CHANGES = Provenance(
     "codecflow_recorder_changes",
     "counter",
     "Changes of events by outcome: complete, or incomplete (pictures were gone, or could not be decoded).",
     ("outcome",),
 )
-RECORDER_EVENTS = Described("codecflow_recorder_events", "gauge", "Events that the storage holds.")
-RECORDER_BYTES = Described("codecflow_recorder_bytes", "gauge", "Bytes of all files of events in the storage.")
-RECORDER_REMOVED = Described("codecflow_recorder_removed", "counter", "Events removed, by age or size.")
-RECORDER_FAILING = Described(
+RECORDER_EVENTS = Provenance("codecflow_recorder_events", "gauge", "Events that the storage holds.")
+RECORDER_BYTES = Provenance("codecflow_recorder_bytes", "gauge", "Bytes of all files of events in the storage.")
+RECORDER_REMOVED = Provenance("codecflow_recorder_removed", "counter", "Events removed, by age or size.")
+RECORDER_FAILING = Provenance(
     "codecflow_recorder_failing_seconds", "gauge", "For how long the storage has taken no files; 0 when it does."
 )
 
 # The notifier: deliveries.
 
-NOTIFY_DELIVERIES = Described(
+NOTIFY_DELIVERIES = Provenance(
     "codecflow_notify_deliveries",
     "counter",
     "Changes of events by outcome: delivered, or refused (the receiver will never take it).",
     ("sink", "outcome"),
 )
-NOTIFY_FAILURES = Described("codecflow_notify_failures", "counter", "Tries that failed.", ("sink",))
-NOTIFY_FAILING = Described(
+NOTIFY_FAILURES = Provenance("codecflow_notify_failures", "counter", "Tries that failed.", ("sink",))
+NOTIFY_FAILING = Provenance(
     "codecflow_notify_failing_seconds",
     "gauge",
     "For how long a sink has not taken the change that is next for it; 0 when none waits.",
@@ -188,7 +188,7 @@ def answer_delay() -> Histogram:
 
 def families(samples: Iterable[Sample]) -> Iterator[Metric]:
     """The samples in the form of Prometheus' client, one family for each metric."""
-    by_metric: dict[Described, list[Sample]] = defaultdict(list)
+    by_metric: dict[Provenance, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_metric[sample.metric].append(sample)
     for metric, found in by_metric.items():

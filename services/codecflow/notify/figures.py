@@ -22,14 +22,14 @@ class SinkFigures:
     change could not be delivered; None otherwise. `following`: its position is known."""
 
     name: str
-    heart: Heartbeat = field(init=False)
+    heartbeat: Heartbeat = field(init=False)
     outcomes: Counter[str] = field(default_factory=Counter)
     failures: int = 0
     failing_since: float | None = None
     following: bool = False
 
     def __post_init__(self) -> None:
-        self.heart = Heartbeat(f"sink {self.name!r}", _STUCK_S)
+        self.heartbeat = Heartbeat(f"sink {self.name!r}", _STUCK_S)
 
 
 class NotifierFigures:
@@ -39,7 +39,7 @@ class NotifierFigures:
         self.sinks = {name: SinkFigures(name) for name in names}
 
     def health(self) -> Health:
-        found = [one.heart.health(one.following) for one in self.sinks.values()]
+        found = [one.heartbeat.health(one.following) for one in self.sinks.values()]
         stuck = next((one.stuck for one in found if one.stuck is not None), None)
         return Health(all(one.started for one in found), all(one.ready for one in found), stuck)
 

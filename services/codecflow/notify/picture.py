@@ -20,7 +20,7 @@ from .sink import key_of
 RECORDER_WITHIN_S = 5.0
 """How long after seeing an event to wait for the recorder's picture."""
 
-_AT_MOST_S = 20.0
+_LIMIT_S = 20.0
 _KEPT = 32
 _FRESH_S = 60.0
 
@@ -28,8 +28,8 @@ _FRESH_S = 60.0
 class Pictures:
     """Shared by all sinks; each calls it in its own thread. `evidence`: where the recorder writes, if it does."""
 
-    def __init__(self, settings: KafkaSettings, evidence: Storage | None, say: Callable[[str], None]) -> None:
-        self._settings, self._evidence, self._say = settings, evidence, say
+    def __init__(self, settings: KafkaSettings, evidence: Storage | None, notice: Callable[[str], None]) -> None:
+        self._settings, self._evidence, self._notice = settings, evidence, notice
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, bytes | None] = OrderedDict()
 
@@ -42,7 +42,7 @@ class Pictures:
         try:
             found = self._recorded(event, stopping) or self._cut(event, stopping)
         except CodecFlowError as error:
-            self._say(f"event {event.id} of stream {event.stream!r} goes without its picture: {error}")
+            self._notice(f"event {event.id} of stream {event.stream!r} goes without its picture: {error}")
             found = None
         with self._lock:
             self._kept[key] = found
@@ -64,6 +64,6 @@ class Pictures:
             time.sleep(0.2)
 
     def _cut(self, event: Event, stopping: Callable[[], bool]) -> bytes | None:
-        until = time.monotonic() + _AT_MOST_S
+        until = time.monotonic() + _LIMIT_S
         with Recording(self._settings, event.stream, lambda: stopping() or time.monotonic() > until) as recording:
-            return event_picture(self._settings, recording, event, self._say)
+            return event_picture(self._settings, recording, event, self._notice)

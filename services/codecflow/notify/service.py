@@ -16,7 +16,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from codecflow.errors import CodecFlowError, KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
-from codecflow.kafka.failures import client_error, passing, reason
+from codecflow.kafka.failures import client_error, is_retriable, reason
 from codecflow.kafka.history import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
@@ -33,13 +33,13 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Pauses between attempts double from the first to the longest."""
 
 _REQUEST_S = 30.0
-_SAID_EVERY_S = 300.0
+_NOTICE_EVERY_S = 300.0
 _IDLE_EVERY_S, _IDLE_AGAIN_S = 1.0, 30.0
 
 
 class Notifier:
     """Delivers events to `sinks` until a stop is requested. A new sink starts with future events; an existing one resumes at
-    its position. `say` is called, from any thread, with lines for people. `evidence`: where the recorder writes. Raises
+    its position. `notice` is called, from any thread, with lines for people. `evidence`: where the recorder writes. Raises
     KafkaError."""
 
     def __init__(
@@ -47,12 +47,12 @@ class Notifier:
         settings: KafkaSettings,
         sinks: Sequence[Sink],
         stop: GracefulStop,
-        say: Callable[[str], None],
+        notice: Callable[[str], None],
         evidence: Storage | None = None,
         figures: NotifierFigures | None = None,
     ) -> None:
-        self._settings, self._sinks, self._stop, self._say = settings, sinks, stop, say
-        self._pictures = Pictures(settings, evidence, say)
+        self._settings, self._sinks, self._stop, self._notice = settings, sinks, stop, notice
+        self._pictures = Pictures(settings, evidence, notice)
         self._figures = figures or NotifierFigures(sink.options.name for sink in sinks)
         self._streams: Sequence[StreamDescription] = ()
         self._over = threading.Event()
@@ -106,17 +106,17 @@ class Notifier:
         watch = BrokerWatch(self._settings)
         group = f"{self._settings.topic_prefix}.notify.{sink.options.name}"
         client = consumer(self._settings, group, watch)
-        idle_at, idle_said = 0.0, False
+        idle_at, idle_reported = 0.0, False
         try:
             client.assign(self._position(client, group, count))
             figures.following = True
             while not self._over.is_set():
-                figures.heart.beat()
+                figures.heartbeat.beat()
                 watch.check(client)
                 message = client.poll(0.2)
                 if message is None:
                     if time.monotonic() > idle_at:
-                        idle_at, idle_said = self._idle(sink, idle_said)
+                        idle_at, idle_reported = self._idle(sink, idle_reported)
                     continue
                 if (error := message.error()) is not None:
                     if not error.retriable():
@@ -124,44 +124,44 @@ class Notifier:
                     continue
                 if not self._take(sink, figures, message):
                     return
-                self._patiently(group, partial(client.commit, message=message, asynchronous=False))
+                self._retry(group, partial(client.commit, message=message, asynchronous=False))
         finally:
-            figures.heart.end()
+            figures.heartbeat.end()
             sink.close()
             client.close()
 
-    def _idle(self, sink: Sink, said: bool) -> tuple[float, bool]:
+    def _idle(self, sink: Sink, reported: bool) -> tuple[float, bool]:
         """Let a sink maintain its connection: returns when to do so again, and whether a failure has been reported."""
         try:
             sink.idle(self._streams)
         except UndeliveredError as error:
-            if not said:
-                self._say(f"sink {sink.options.name!r} ({sink.place}): {error}; trying again")
+            if not reported:
+                self._notice(f"sink {sink.options.name!r} ({sink.place}): {error}; trying again")
             return time.monotonic() + _IDLE_AGAIN_S, True
         return time.monotonic() + _IDLE_EVERY_S, False
 
     def _position(self, client: Consumer, group: str, count: int) -> list[TopicPartition]:
         """The sink's committed position; for a new sink the end, which is then committed."""
         topic = self._settings.topics.events
-        asked = [TopicPartition(topic, number) for number in range(count)]
-        places: list[TopicPartition] = self._patiently(group, lambda: client.committed(asked, timeout=_REQUEST_S))
+        partitions = [TopicPartition(topic, number) for number in range(count)]
+        places: list[TopicPartition] = self._retry(group, lambda: client.committed(partitions, timeout=_REQUEST_S))
         new = [place for place in places or () if place.offset < 0]
         for place in new:
             ends = partial(client.get_watermark_offsets, TopicPartition(topic, place.partition), _REQUEST_S)
-            _, place.offset = self._patiently(group, ends)
+            _, place.offset = self._retry(group, ends)
         if new:
-            self._patiently(group, lambda: client.commit(offsets=new, asynchronous=False))
+            self._retry(group, lambda: client.commit(offsets=new, asynchronous=False))
         return places
 
-    def _patiently(self, group: str, ask: Callable[[], Any]) -> Any:
+    def _retry(self, group: str, request: Callable[[], Any]) -> Any:
         """A broker's answer. Retries while brokers are not ready, as long as a service waits for them."""
-        deadline = time.monotonic() + self._settings.gone_after_s
+        deadline = time.monotonic() + self._settings.give_up_after_s
         while True:
             try:
-                return ask()
+                return request()
             except KafkaException as error:
                 failed = client_error(error)
-                passes = passing(failed)
+                passes = is_retriable(failed)
                 if not passes or time.monotonic() > deadline or self._over.wait(0.5):
                     raise KafkaError(f"group {group}: {reason(failed, self._settings, 'Read', group)}") from error
 
@@ -175,29 +175,29 @@ class Notifier:
             return True
         notification = self._notification(sink, event)
         name = f"sink {sink.options.name!r} ({sink.place})"
-        pause_s, since, said_at = FIRST_PAUSE_S, time.monotonic(), 0.0
+        pause_s, since, notice_at = FIRST_PAUSE_S, time.monotonic(), 0.0
         tries = 0
         while not self._over.is_set():
             tries += 1
-            figures.heart.beat()
+            figures.heartbeat.beat()
             try:
                 sink.deliver(notification)
             except UndeliveredError as error:
                 if error.final:
-                    self._say(f"{name}: {error}: {key_of(event)} of stream {event.stream!r} is not delivered to it")
+                    self._notice(f"{name}: {error}: {key_of(event)} of stream {event.stream!r} is not delivered to it")
                     return self._done(figures, "refused")
                 figures.failures += 1
                 figures.failing_since = since
-                if tries == 1 or time.monotonic() > said_at + _SAID_EVERY_S:
-                    said_at = time.monotonic()
-                    self._say(
-                        f"{name}: {error}; trying again until it takes {key_of(event)} ({said_at - since:.0f} s so far)"
+                if tries == 1 or time.monotonic() > notice_at + _NOTICE_EVERY_S:
+                    notice_at = time.monotonic()
+                    self._notice(
+                        f"{name}: {error}; trying again until it takes {key_of(event)} ({notice_at - since:.0f} s so far)"
                     )
                 self._over.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 if tries > 1:
-                    self._say(f"{name}: takes events again, after {tries} tries")
+                    self._notice(f"{name}: takes events again, after {tries} tries")
                 return self._done(figures, "delivered")
         return False
 
@@ -207,7 +207,7 @@ class Notifier:
             try:
                 words = words_of(self._settings, event, self._over.is_set)
             except CodecFlowError as error:
-                self._say(f"event {event.id} of stream {event.stream!r} goes without the model's words: {error}")
+                self._notice(f"event {event.id} of stream {event.stream!r} goes without the model's words: {error}")
         picture = self._pictures.of(event, self._over.is_set) if sink.options.picture else None
         return Notification(event, text.of(event, words), picture)
 

@@ -34,8 +34,8 @@ _FILES = {
     "/uplot.css": ("uplot.css", "text/css"),
     "/uplot.LICENSE": ("uplot.LICENSE", "text/plain"),
 }
-_MOST_BODY = 1 << 20
-_MOST_CUTTING = 2
+_MAX_BODY_BYTES = 1 << 20
+_MAX_CUTTING = 2
 """Maximum number of concurrent clip cuts."""
 
 _WRONG_TOKEN_S = 0.5
@@ -80,7 +80,7 @@ class _Page:
 
     def __init__(self, access: Access, hub: Callable[[], Hub]) -> None:
         self._access, self._hub = access, hub
-        self._cutting = asyncio.Semaphore(_MOST_CUTTING)
+        self._cutting = asyncio.Semaphore(_MAX_CUTTING)
         self._html = (_STATIC / "page.html").read_text()
         self._login = (_STATIC / "login.html").read_text()
         self._files = {path: ((_STATIC / name).read_bytes(), kind) for path, (name, kind) in _FILES.items()}
@@ -230,6 +230,6 @@ async def _body(request: Request) -> bytes | None:
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > _MOST_BODY:
+        if len(body) > _MAX_BODY_BYTES:
             return None
     return body

@@ -35,7 +35,7 @@ from codecflow.messages import (
     decode_stream,
 )
 
-MOST_STREAMS = 10_000
+MAX_STREAMS = 10_000
 HISTORY = 400
 """Results kept per stream, for drawing."""
 
@@ -168,18 +168,18 @@ def masks_document(masks: WindowMasks) -> dict[str, Any]:
 
 
 class Board:
-    """`tell` is called with each new document, as JSON, and its stream. `failed` is called, from any thread, with the error
-    that ended reading. Raises KafkaError if a topic is missing."""
+    """`publish` is called with each new document, as JSON, and its stream. `failed` is called, from any thread, with the
+    error that ended reading. Raises KafkaError if a topic is missing."""
 
     def __init__(
         self,
         settings: KafkaSettings,
         post: Callable[[Callable[[], None]], None],
-        tell: Callable[[str, str, str], None],
+        publish: Callable[[str, str, str], None],
         failed: Callable[[Exception], None],
     ) -> None:
         self.streams: dict[str, StreamInfo] = {}
-        self._post, self._tell, self._failed = post, tell, failed
+        self._post, self._publish, self._failed = post, publish, failed
         self._stop = threading.Event()
         self._full = False
         topics = settings.topics
@@ -275,14 +275,14 @@ class Board:
         """Information on a stream, new or known; None if there are too many."""
         found = self.streams.get(stream)
         if found is None:
-            if len(self.streams) >= MOST_STREAMS:
+            if len(self.streams) >= MAX_STREAMS:
                 if not self._full:
-                    _logger.warning("more than %d streams: those that come now are not shown", MOST_STREAMS)
+                    _logger.warning("more than %d streams: those that come now are not shown", MAX_STREAMS)
                 self._full = True
                 return None
             found = self.streams[stream] = StreamInfo(stream, StreamDescription(stream))
             found.deleted_ms = self._deleted.get(stream, 0)
-            self._tell(stream, "stream", orjson.dumps({"k": "s", **found.document()}).decode())
+            self._publish(stream, "stream", orjson.dumps({"k": "s", **found.document()}).decode())
         return found
 
     def sweep(self) -> None:
@@ -293,18 +293,18 @@ class Board:
                 del self.streams[info.name]
                 self._seen.pop(info.name, None)
                 self._full = False
-                self._tell(info.name, "stream", orjson.dumps({"k": "gone", "s": info.name}).decode())
+                self._publish(info.name, "stream", orjson.dumps({"k": "gone", "s": info.name}).decode())
 
     def _describe(self, description: StreamDescription, deleted_ms: int) -> None:
         self._deleted.pop(description.stream, None)
         if deleted_ms:
-            if len(self._deleted) < MOST_STREAMS:
+            if len(self._deleted) < MAX_STREAMS:
                 self._deleted[description.stream] = deleted_ms
             if description.stream not in self.streams:
                 return
         if (info := self.info(description.stream)) is not None:
             info.description, info.deleted_ms = description, deleted_ms
-            self._tell(info.name, "stream", orjson.dumps({"k": "s", **info.document()}).decode())
+            self._publish(info.name, "stream", orjson.dumps({"k": "s", **info.document()}).decode())
 
     def _answered(self, document: dict[str, Any]) -> None:
         if (info := self.info(document["s"])) is not None:
@@ -312,7 +312,7 @@ class Board:
             while len(info.latest) > 64:
                 del info.latest[next(iter(info.latest))]
             info.history.append(document)
-            self._tell(info.name, "result", orjson.dumps(document).decode())
+            self._publish(info.name, "result", orjson.dumps(document).decode())
 
     def _happened(self, document: dict[str, Any]) -> None:
         if (info := self.info(document["s"])) is None:
@@ -323,12 +323,12 @@ class Board:
         info.events[document["id"]] = document  # keeps its position
         while len(info.events) > EVENTS:
             del info.events[next(iter(info.events))]
-        self._tell(info.name, "event", orjson.dumps(document).decode())
+        self._publish(info.name, "event", orjson.dumps(document).decode())
 
     def _masked(self, stream: str, text: str) -> None:
         if (info := self.info(stream)) is not None:
             info.masks.append(text)
-            self._tell(stream, "masks", text)
+            self._publish(stream, "masks", text)
 
     def _saw(self, stream: str, ms: int) -> None:
         if (info := self.info(stream)) is not None:
@@ -337,7 +337,7 @@ class Board:
             # Once per second is often enough, also for a camera of 30 pictures/s.
             if info.seen_ms - before > 900 and now - self._seen.get(stream, 0) > 0.9:
                 self._seen[stream] = int(now)
-                self._tell(stream, "seen", orjson.dumps({"k": "v", "s": stream, "at": info.seen_ms}).decode())
+                self._publish(stream, "seen", orjson.dumps({"k": "v", "s": stream, "at": info.seen_ms}).decode())
 
 
 def _each(take: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:

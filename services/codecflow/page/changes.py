@@ -31,7 +31,9 @@ def add_question(settings: KafkaSettings, stream: str, wanted: dict[str, Any]) -
         name=_text(wanted["id"]) if wanted.get("id") else None,
         event=_text(wanted["event"]).strip() or None if wanted.get("event") else None,
     )
-    there = next((one for one in subscriber.asked(settings, stream).questions if one.id == question.id), None)
+    there = next(
+        (one for one in subscriber.read_description(settings, stream).questions if one.id == question.id), None
+    )
     if question.event is None and there is not None and there.event is not None:
         try:
             question = replace(question, event=there.event)

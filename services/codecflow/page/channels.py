@@ -22,7 +22,7 @@ from .stills import Stills, tile
 
 _GOP_BYTES = 16 << 20
 _TILE_EVERY_S = 1.0
-_MOST_WAITING = 64
+_MAX_WAITING = 64
 _logger = logging.getLogger("codecflow.page")
 
 
@@ -162,10 +162,10 @@ class StillChannel:
     def _picture(self, picture: CodedPicture) -> None:
         with self._lock:
             self._waiting.append(picture)
-            if len(self._waiting) > _MOST_WAITING:
+            if len(self._waiting) > _MAX_WAITING:
                 # Slower than the camera: skip to the newest keyframe.
                 keys = [at for at, one in enumerate(self._waiting) if one.keyframe]
-                if len(self._waiting) > 8 * _MOST_WAITING or (keys and keys[-1] > 0):
+                if len(self._waiting) > 8 * _MAX_WAITING or (keys and keys[-1] > 0):
                     del self._waiting[: keys[-1] if keys else len(self._waiting)]
             if self._working or not self._waiting:
                 return

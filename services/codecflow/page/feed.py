@@ -24,7 +24,7 @@ from codecflow.kafka.history import partitions_of
 from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of
-from codecflow.kafka.unreadable import NO_GROUP, RETRIES, UNREADABLE, Steps
+from codecflow.kafka.unreadable import NO_GROUP, RETRIES, UNREADABLE, RecordSkipper
 from codecflow.messages import CodedPicture, decode_packet
 
 Listener = Callable[[CodedPicture], None]
@@ -100,7 +100,7 @@ class Feed:
                 **RETRIES,
             },
         )
-        self._steps = Steps(self._consumer)
+        self._skipper = RecordSkipper(self._consumer)
         self._commands: SimpleQueue[tuple[bool, str, Listener]] = SimpleQueue()
         self._listeners: dict[str, list[Listener]] = {}
         self._reading: set[int] = set()
@@ -124,23 +124,23 @@ class Feed:
     def _run(self) -> None:
         try:
             while not self._stop.is_set():
-                self._obey()
+                self._apply()
                 self._watch.check(self._consumer)
                 if not self._reading:
                     self._stop.wait(0.03)
                     self._consumer.poll(0)
                     continue
                 first = self._consumer.poll(_POLL_S)
-                stepped: set[int | None] = set()
+                skipped: set[int | None] = set()
                 for message in () if first is None else (first, *self._consumer.consume(500, 0)):
-                    self._take(message, stepped)
+                    self._take(message, skipped)
         except (KafkaError, KafkaException) as error:
             self._failed(error)
         finally:
             with suppress(KafkaException):
                 self._consumer.close()
 
-    def _obey(self) -> None:
+    def _apply(self) -> None:
         """Apply changes of viewers."""
         changed = False
         with suppress(Empty):
@@ -149,7 +149,7 @@ class Feed:
                 listeners = self._listeners.setdefault(stream, [])
                 if begin:
                     for picture in self._gops.of(stream):
-                        self._hand(listener, picture)
+                        self._deliver(listener, picture)
                     listeners.append(listener)
                 elif listener in listeners:
                     listeners.remove(listener)
@@ -168,20 +168,20 @@ class Feed:
                     self._gops.drop(stream)
         if new := sorted(wanted - self._reading):
             since = int(time.time() * 1000) - LOOK_BACK_MS
-            asked = [TopicPartition(self._topic, number, since) for number in new]
-            found = self._consumer.offsets_for_times(asked, timeout=10.0)
+            positions = [TopicPartition(self._topic, number, since) for number in new]
+            found = self._consumer.offsets_for_times(positions, timeout=10.0)
             # -1: there is nothing newer; start with future records.
             self._consumer.incremental_assign(found)
         self._reading = wanted
 
-    def _take(self, message: Message, stepped: set[int | None]) -> None:
-        """`stepped`: partitions in which this call skipped a record that cannot be unpacked."""
+    def _take(self, message: Message, skipped: set[int | None]) -> None:
+        """`skipped`: partitions in which this call skipped a record that cannot be unpacked."""
         error = message.error()
         if error is not None:
             if error.code() in UNREADABLE:
-                if message.partition() not in stepped:
-                    self._steps.over(message)
-                stepped.add(message.partition())
+                if message.partition() not in skipped:
+                    self._skipper.skip(message)
+                skipped.add(message.partition())
             elif not error.retriable() and error.code() not in (ClientError._PARTITION_EOF, NO_GROUP):
                 raise KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")
             return
@@ -191,9 +191,9 @@ class Feed:
             return  # the worker reports it
         if self._gops.add(picture):
             for listener in tuple(self._listeners.get(picture.stream, ())):
-                self._hand(listener, picture)
+                self._deliver(listener, picture)
 
-    def _hand(self, listener: Listener, picture: CodedPicture) -> None:
+    def _deliver(self, listener: Listener, picture: CodedPicture) -> None:
         try:
             listener(picture)
         except Exception:  # one stream's picture must not stop the others

@@ -18,7 +18,7 @@ class PageHealth:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._figures: Mapping[str, int] = {}
-        self._heart = Heartbeat("the page", clock=clock)
+        self._heartbeat = Heartbeat("the page", clock=clock)
 
     async def follow(self, figures: Callable[[], Mapping[str, int]]) -> None:
         """Runs in the event loop, as long as the page serves. `figures`: as Hub's."""
@@ -27,15 +27,15 @@ class PageHealth:
                 self.beat(figures())
                 await asyncio.sleep(_BEAT_S)
         finally:
-            self._heart.end()
+            self._heartbeat.end()
 
     def beat(self, figures: Mapping[str, int]) -> None:
         """The loop is running, with these figures."""
         self._figures = figures
-        self._heart.beat()
+        self._heartbeat.beat()
 
     def health(self) -> Health:
-        return self._heart.health()
+        return self._heartbeat.health()
 
     def samples(self) -> list[Sample]:
         """Empty before the page serves."""

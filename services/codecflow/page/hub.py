@@ -19,10 +19,10 @@ from .outbox import Part
 from .replay import Replay
 from .viewer import Viewer, in_pool, oldest_ms
 
-MOST_REPLAYS = 16
+MAX_REPLAYS = 16
 """Maximum number of concurrent replays: each reads a partition of its own."""
 
-MOST_VIEWERS = 200
+MAX_VIEWERS = 200
 
 _THREADS = 2
 
@@ -52,7 +52,7 @@ class Hub:
             post(lambda: failed(error))
 
         self.feed = Feed(settings, failing)
-        self.board = Board(settings, post, self._tell, failing)
+        self.board = Board(settings, post, self._publish, failing)
         self.board.start()
 
     def close(self) -> None:
@@ -79,11 +79,11 @@ class Hub:
         }
 
     def may_replay(self) -> bool:
-        return len(self.replays) < MOST_REPLAYS
+        return len(self.replays) < MAX_REPLAYS
 
     def join(self) -> Viewer | None:
         """A new browser; None if there are too many."""
-        if len(self.viewers) >= MOST_VIEWERS:
+        if len(self.viewers) >= MAX_VIEWERS:
             return None
         viewer = Viewer(self)
         self.viewers.add(viewer)
@@ -156,7 +156,7 @@ class Hub:
             if stream in viewer.tiles:
                 viewer.outbox.still(part)
 
-    def _tell(self, stream: str, kind: str, text: str) -> None:
+    def _publish(self, stream: str, kind: str, text: str) -> None:
         for viewer in self.viewers:
             if kind != "masks" or (viewer.stream == stream and viewer.live):
                 viewer.outbox.raw(text)

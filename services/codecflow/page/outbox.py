@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-MOST_VIDEO_BYTES = 8 << 20
+MAX_VIDEO_BYTES = 8 << 20
 """Limit on queued pictures. A browser that is slower gets the next keyframe instead of them."""
 
-MOST_TEXTS = 2_000
+MAX_TEXTS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +35,11 @@ class Part:
 class Outbox:
     """Texts go first, in order; parts keep their order. For one event loop."""
 
-    def __init__(self, most_video_bytes: int = MOST_VIDEO_BYTES) -> None:
+    def __init__(self, max_video_bytes: int = MAX_VIDEO_BYTES) -> None:
         self.dropped = 0
         """Pictures dropped because the browser was too slow."""
-        self._most = most_video_bytes
-        self._texts: deque[str] = deque(maxlen=MOST_TEXTS)
+        self._limit = max_video_bytes
+        self._texts: deque[str] = deque(maxlen=MAX_TEXTS)
         self._parts: deque[Part] = deque()
         self._bytes = 0
         self._init: Part | None = None
@@ -84,7 +84,7 @@ class Outbox:
                 self._unsent_init = False
                 self._put(self._init)
         self._put(part)
-        if self._bytes > self._most:
+        if self._bytes > self._limit:
             self._unsent_init = any(one.init for one in self._parts)
             self.dropped += sum(not one.init for one in self._parts)
             self._parts.clear()
@@ -97,7 +97,7 @@ class Outbox:
         if len(kept) < len(self._parts):
             self._parts = deque(kept)
             self._bytes = sum(len(one.payload) for one in kept)
-        if self._bytes + len(part.payload) <= self._most:
+        if self._bytes + len(part.payload) <= self._limit:
             self._put(part)
 
     async def next(self) -> str | bytes:

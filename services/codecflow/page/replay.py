@@ -31,8 +31,8 @@ _logger = logging.getLogger("codecflow.page")
 
 
 class Replay:
-    """Plays `stream` from a wall clock in ms on, in its own thread. `take` gets parts, `tell` texts and `over` why it ended
-    (None: it was stopped), all in the event loop."""
+    """Plays `stream` from a wall clock in ms on, in its own thread. `take` gets parts, `send_text` texts and `over` why it
+    ended (None: it was stopped), all in the event loop."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class Replay:
         jpeg: bool,
         loop: asyncio.AbstractEventLoop,
         take: Callable[[Part], None],
-        tell: Callable[[str], None],
+        send_text: Callable[[str], None],
         over: Callable[[str | None], None],
     ) -> None:
         self._settings, self._stream, self._at_ms, self._jpeg = settings, stream, at_ms, jpeg
-        self._loop, self._take, self._tell, self._over = loop, take, tell, over
+        self._loop, self._take, self._publish, self._over = loop, take, send_text, over
         self._stop = threading.Event()
         self._played_s: float | None = None
         self._begun = time.monotonic()
@@ -86,7 +86,7 @@ class Replay:
         first_s: float | None = None
         for picture in recording.pictures(WallClock(self._at_ms), follow=True):
             for text in masks.until(picture.captured_at_ms + _MASKS_AHEAD_MS):
-                self._post(lambda text=text: self._tell(text))  # type: ignore[misc]
+                self._post(lambda text=text: self._publish(text))  # type: ignore[misc]
             if self._jpeg:
                 parts = [still_part(shown.picture, data) for shown, data in stills.push(picture)]
             else:

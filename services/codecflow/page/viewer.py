@@ -24,7 +24,7 @@ from .replay import Replay
 if TYPE_CHECKING:
     from .hub import Hub
 
-MOST_TILES = 64
+MAX_TILES = 64
 """Maximum number of grid streams visible at once in one browser."""
 
 _logger = logging.getLogger("codecflow.page")
@@ -52,7 +52,7 @@ class Viewer:
             if kind == "watch":
                 self.watch(check_stream_id(wanted["s"]), int(wanted["n"]), wanted.get("at"), wanted.get("jpeg") is True)
             elif kind == "tiles":
-                self.show({check_stream_id(name) for name in wanted["s"][:MOST_TILES]})
+                self.show({check_stream_id(name) for name in wanted["s"][:MAX_TILES]})
             elif kind == "close":
                 self.unwatch()
             elif kind == "played" and self._replay is not None and math.isfinite(played := float(wanted["t"])):
@@ -76,7 +76,7 @@ class Viewer:
         if at_ms is not None:
             if not self._hub.may_replay():
                 self.outbox.text(
-                    {"k": "say", "n": session, "text": "too many people look at the past; try again later"}
+                    {"k": "notice", "n": session, "text": "too many people look at the past; try again later"}
                 )
                 return
             self._replay = Replay(
@@ -129,7 +129,7 @@ class Viewer:
         if why == "jpeg":
             self.outbox.text({"k": "jpeg", "n": self._session, "codec": ""})
         elif why is not None:
-            self.outbox.text({"k": "say", "n": self._session, "text": why})
+            self.outbox.text({"k": "notice", "n": self._session, "text": why})
 
 
 def oldest_ms(settings: KafkaSettings, stream: str) -> int:

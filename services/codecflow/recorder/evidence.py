@@ -29,7 +29,7 @@ class Retention:
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class StoredEvidence:
     """What is stored: events, and the total bytes of their files; `removed` events in this pass."""
 
     events: int
@@ -52,7 +52,7 @@ class Evidence:
             (name for name in names if name.startswith(stem) and name.endswith(".mp4")), key=lambda n: (len(n), n)
         )
 
-    def clean(self, now_s: float | None = None) -> Held:
+    def clean(self, now_s: float | None = None) -> StoredEvidence:
         """Remove expired evidence. Other files are left alone."""
         now_s = time.time() if now_s is None else now_s
         events: dict[tuple[str, str, str], list[tuple[str, int]]] = {}
@@ -62,12 +62,14 @@ class Evidence:
         total = sum(nbytes for files in events.values() for _, nbytes in files)
         removed = 0
         for key in sorted(events):
-            days, most = self._retention.days, self._retention.nbytes
+            days, max_bytes = self._retention.days, self._retention.nbytes
             try:
                 began = datetime.strptime(f"{key[0]} {key[1][:6]}", "%Y-%m-%d %H%M%S").replace(tzinfo=UTC).timestamp()
             except ValueError:
                 continue  # not ours
-            if not (days is not None and now_s - began > 86_400 * days) and not (most is not None and total > most):
+            if not (days is not None and now_s - began > 86_400 * days) and not (
+                max_bytes is not None and total > max_bytes
+            ):
                 continue
             # The record last: as long as it exists, the next pass continues one that was interrupted.
             for name, nbytes in sorted(events[key], key=lambda one: one[0].endswith(".json")):
@@ -75,4 +77,4 @@ class Evidence:
                 total -= nbytes
             removed += 1
         self.storage.tidy()
-        return Held(len(events) - removed, total, removed)
+        return StoredEvidence(len(events) - removed, total, removed)

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException, Message
 
 from codecflow.errors import KafkaError, MessageError, SourceError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
-from codecflow.kafka.failures import client_error, passing, reason
+from codecflow.kafka.failures import client_error, is_retriable, reason
 from codecflow.kafka.history import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
@@ -33,7 +33,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Pauses between attempts to write double from the first to the longest."""
 
 _CLEAN_EVERY_S = 60.0
-_SAID_EVERY_S = 300.0
+_NOTICE_EVERY_S = 300.0
 _PUBLISHED_WITHIN_MS = 3_000
 """Maximum delay from a picture's capture to its arrival in packets."""
 _WITH_FILES = ("answer", "camera-lost")
@@ -50,8 +50,8 @@ class RecorderOptions:
 
 
 class Recorder:
-    """Writes the files of events until a stop is requested. `say` is called with a line per event and for what is missing. A
-    storage that rejects files is retried until it works. Raises KafkaError."""
+    """Writes the files of events until a stop is requested. `notice` is called with a line per event and for what is
+    missing. A storage that rejects files is retried until it works. Raises KafkaError."""
 
     def __init__(
         self,
@@ -59,14 +59,20 @@ class Recorder:
         evidence: Evidence,
         options: RecorderOptions,
         stop: GracefulStop,
-        say: Callable[[str], None],
+        notice: Callable[[str], None],
         figures: RecorderFigures | None = None,
     ) -> None:
-        self._settings, self._evidence, self._options, self._stop, self._say = settings, evidence, options, stop, say
+        self._settings, self._evidence, self._options, self._stop, self._notice = (
+            settings,
+            evidence,
+            options,
+            stop,
+            notice,
+        )
         self._figures = figures or RecorderFigures()
         self._group = f"{settings.topic_prefix}.recorder"
         self._clean_at = 0.0
-        self._held: deque[Message] = deque()
+        self._queue: deque[Message] = deque()
         """Arrived while another one was being waited for."""
 
     def run(self) -> None:
@@ -77,28 +83,28 @@ class Recorder:
         try:
             self._client.subscribe([self._settings.topics.events])
             while not self._stop.requested:
-                if not self._held:
+                if not self._queue:
                     self._poll()
                 self._clean()
-                if not self._held:
+                if not self._queue:
                     continue
-                message = self._held.popleft()
+                message = self._queue.popleft()
                 if not self._take(message):
                     return
                 self._commit(message)
         finally:
-            self._figures.heart.end()
+            self._figures.heartbeat.end()
             self._client.close()
 
     def _poll(self) -> None:
-        self._figures.heart.beat()
+        self._figures.heartbeat.beat()
         self._watch.check(self._client)
         message = self._client.poll(0.2)
         self._figures.assigned = bool(self._client.assignment())
         if message is None:
             return
         if (error := message.error()) is None:
-            self._held.append(message)
+            self._queue.append(message)
         elif not error.retriable():
             topic = self._settings.topics.events
             raise KafkaError(f"topic {topic}: {reason(error, self._settings, 'Read', topic)}")
@@ -120,7 +126,7 @@ class Recorder:
         except KafkaException as failed:
             # Another recorder owns the partition now and writes the same files again; or a broker is starting, and the next
             # commit includes this one.
-            if client_error(failed).code() not in _TAKEN_AWAY and not passing(client_error(failed)):
+            if client_error(failed).code() not in _REASSIGNED and not is_retriable(client_error(failed)):
                 raise KafkaError(
                     f"group {self._group}: offsets cannot be committed: "
                     f"{reason(client_error(failed), self._settings, 'Read', self._group)}"
@@ -131,20 +137,20 @@ class Recorder:
         try:
             event = decode_event(message.key(), message.value())
         except MessageError as error:
-            self._say(f"{message.topic()}[{message.partition()}] at offset {message.offset()}: {error}; skipped")
+            self._notice(f"{message.topic()}[{message.partition()}] at offset {message.offset()}: {error}; skipped")
             return True
         if self._options.stream not in (None, event.stream):
             return True
-        pause_s, said_at, since = FIRST_PAUSE_S, 0.0, time.monotonic()
+        pause_s, notice_at, since = FIRST_PAUSE_S, 0.0, time.monotonic()
         while True:
             try:
                 if not self._record(event):
                     return False
             except StorageError as error:
                 self._figures.failing_since = since
-                if not said_at or time.monotonic() > said_at + _SAID_EVERY_S:
-                    said_at = time.monotonic()
-                    self._say(f"{error}; trying again ({said_at - since:.0f} s so far)")
+                if not notice_at or time.monotonic() > notice_at + _NOTICE_EVERY_S:
+                    notice_at = time.monotonic()
+                    self._notice(f"{error}; trying again ({notice_at - since:.0f} s so far)")
                 if self._wait(pause_s):
                     return False
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
@@ -183,7 +189,7 @@ class Recorder:
             document["missing"] = missing
         self._evidence.storage.write(f"{name}.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
         self._figures.changes["incomplete" if missing else "complete"] += 1
-        self._say(f"stream {event.stream!r}: event {event.id} {event.change}: {', '.join(files) or 'no files'}")
+        self._notice(f"stream {event.stream!r}: event {event.id} {event.change}: {', '.join(files) or 'no files'}")
         return True
 
     def _keep(self, name: str, clips: list[Path]) -> None:
@@ -197,10 +203,10 @@ class Recorder:
             write()
         except (NotThereError, SourceError) as error:
             missing.append(one_line(str(error), 300))
-            self._say(one_line(str(error)))
+            self._notice(one_line(str(error)))
 
     def _picture(self, event: Event, recording: Recording) -> None:
-        data = event_picture(self._settings, recording, event, self._say)
+        data = event_picture(self._settings, recording, event, self._notice)
         if data is not None:
             self._evidence.storage.write(f"{evidence_name(event)}.jpg", data)
 
@@ -209,17 +215,17 @@ class Recorder:
             return
         self._clean_at = time.monotonic() + _CLEAN_EVERY_S
         try:
-            held = self._evidence.clean()
+            stored = self._evidence.clean()
         except StorageError as error:
-            self._say(f"{error}; nothing was removed")
+            self._notice(f"{error}; nothing was removed")
             return
-        self._figures.held = held
-        self._figures.removed += held.removed
-        if held.removed:
-            self._say(f"{held.removed} events removed: older than --keep-days, or beyond --keep-bytes")
+        self._figures.stored = stored
+        self._figures.removed += stored.removed
+        if stored.removed:
+            self._notice(f"{stored.removed} events removed: older than --keep-days, or beyond --keep-bytes")
 
 
-_TAKEN_AWAY = frozenset(
+_REASSIGNED = frozenset(
     {
         ClientError.ILLEGAL_GENERATION,
         ClientError.UNKNOWN_MEMBER_ID,

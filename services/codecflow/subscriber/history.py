@@ -142,9 +142,9 @@ def changes(results: Iterable[Result]) -> Iterator[Result]:
     do not count as answers."""
     last: dict[tuple[str, str, str], str] = {}
     for result in results:
-        asked = (result.stream, result.question, result.prompt)
-        if result.error is None and last.get(asked) != result.answer:
-            last[asked] = result.answer
+        key = (result.stream, result.question, result.prompt)
+        if result.error is None and last.get(key) != result.answer:
+            last[key] = result.answer
             yield result
 
 

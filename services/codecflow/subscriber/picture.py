@@ -26,9 +26,9 @@ _EARLIER_MS = 60_000
 
 
 def event_picture(
-    settings: KafkaSettings, recording: Recording, event: Event, say: Callable[[str], None]
+    settings: KafkaSettings, recording: Recording, event: Event, notice: Callable[[str], None]
 ) -> bytes | None:
-    """JPEG of the newest picture at an event's change; None if no picture can be decoded. `say` gets a line when the keep
+    """JPEG of the newest picture at an event's change; None if no picture can be decoded. `notice` gets a line when the keep
     mask is not available. Raises NotThereError."""
     shown = shown_at(recording, event.at_ms)
     if shown is None:
@@ -37,7 +37,7 @@ def event_picture(
     try:
         mask = mask_of(settings, event)
     except CodecFlowError as error:
-        say(f"stream {event.stream!r}: event {event.id} is drawn without its mask: {error}")
+        notice(f"stream {event.stream!r}: event {event.id} is drawn without its mask: {error}")
     words = f"{event.stream}  {time_of_day(event.at_ms)}  {event.question or event.kind}"
     if event.label is not None:
         words += f": {event.label}"

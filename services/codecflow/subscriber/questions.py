@@ -22,15 +22,15 @@ from codecflow.messages import (
     check_stream_id,
     decode_stream,
     encode_stream,
-    zones_named,
+    zones_in_prompt,
 )
 from codecflow.text import one_line
 
-TAKEN_WITHIN_S = 30.0
+ACK_WITHIN_S = 30.0
 """Time limit for the brokers to acknowledge a description."""
 
 
-def asked(settings: KafkaSettings, stream: str) -> StreamDescription:
+def read_description(settings: KafkaSettings, stream: str) -> StreamDescription:
     """The current description of `stream`. Raises KafkaError, or MessageError when the stored one has another version."""
     key = check_stream_id(stream).encode()
     with TopicTail(settings, settings.topics.streams) as tail:
@@ -50,7 +50,7 @@ def ask(settings: KafkaSettings, stream: str, question: Question) -> StreamDescr
     about a zone that the model never sees."""
 
     def added(description: StreamDescription) -> tuple[Question, ...]:
-        for zone in zones_named(question.prompt, description.zones):
+        for zone in zones_in_prompt(question.prompt, description.zones):
             if zone.use == "ignore":
                 raise ConfigError(
                     f"stream {stream}: the model never sees the zone {one_line(zone.name, 60)!r}, which is ignored; ask "
@@ -80,7 +80,7 @@ def remove(settings: KafkaSettings, stream: str, question_id: str) -> StreamDesc
 def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
     """Remove all questions of `stream`, and all of a description that cannot be read."""
     try:
-        description = asked(settings, stream)
+        description = read_description(settings, stream)
     except MessageError:
         description = StreamDescription(stream)
     return write(settings, replace(description, questions=()))
@@ -118,7 +118,7 @@ def question_id(prompt: str) -> str:
 def _change(
     settings: KafkaSettings, stream: str, change: Callable[[StreamDescription], tuple[Question, ...]]
 ) -> StreamDescription:
-    description = asked(settings, stream)
+    description = read_description(settings, stream)
     return write(settings, replace(description, questions=change(description)))
 
 
@@ -128,5 +128,5 @@ def write(settings: KafkaSettings, description: StreamDescription) -> StreamDesc
     key, value = encode_stream(description)
     with RecordSender(settings) as sender:
         sender.send(Record(settings.topics.streams, key, value, f"stream {stream}, its description"))
-        sender.flush(TAKEN_WITHIN_S)
+        sender.flush(ACK_WITHIN_S)
     return description

@@ -17,7 +17,7 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import CodedPicture, PictureMetadata, check_stream_id, decode_metadata, decode_packet
 
 _FIRST_MARGIN_MS = 10_000
-_MOST_GOP_BYTES = 64 << 20
+_MAX_GOP_BYTES = 64 << 20
 _QUIET_S = 10.0
 
 
@@ -118,7 +118,7 @@ class Recording:
                     yield from gop
                     yield from reading
                     return
-                if held > _MOST_GOP_BYTES:
+                if held > _MAX_GOP_BYTES:
                     gop = None
             else:
                 if self._stopping():

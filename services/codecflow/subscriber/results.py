@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _POLL_S = 0.2
-_MOST_TOLD = 10
-_TELL_EVERY_S = 60.0
+_MAX_REPORTED = 10
+_REPORT_EVERY_S = 60.0
 
 
 class TopicFollower(Iterator[T]):
@@ -54,7 +54,7 @@ class TopicFollower(Iterator[T]):
         self._ended = False
         self._ready: deque[T] = deque()
         self._topic: str = getattr(settings.topics, self.what)
-        self._told = self._silent = 0
+        self._reported = self._silent = 0
         self._silent_until = 0.0
         self._tail = TopicTail(settings, self._topic, from_end=not from_beginning, stopping=stopping)
 
@@ -96,12 +96,12 @@ class TopicFollower(Iterator[T]):
                 self._refused(message, error)
         if self._silent and time.monotonic() > self._silent_until:
             _logger.warning("%s: %d more records were no %s", self._topic, self._silent, self.what)
-            self._told = self._silent = 0
+            self._reported = self._silent = 0
 
     def _refused(self, message: Message, error: MessageError) -> None:
-        if self._told < _MOST_TOLD:
-            self._told += 1
-            self._silent_until = time.monotonic() + _TELL_EVERY_S
+        if self._reported < _MAX_REPORTED:
+            self._reported += 1
+            self._silent_until = time.monotonic() + _REPORT_EVERY_S
             _logger.warning("%s[%s] at offset %s: %s", self._topic, message.partition(), message.offset(), error)
         else:
             self._silent += 1

@@ -13,28 +13,28 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import StreamDescription, Zone, check_zones
 from codecflow.text import one_line
 
-from .questions import asked, write
+from .questions import read_description, write
 
-_MOST_BYTES = 1 << 20
+_MAX_BYTES = 1 << 20
 _MEMBERS = {"name", "use", "polygon"}
 
 
 def set_zones(settings: KafkaSettings, stream: str, zones: Sequence[Zone]) -> StreamDescription:
     """Replace the zones of `stream` by `zones`; its questions stay. Returns the new description. Raises ConfigError,
     KafkaError, and MessageError when the stored one has another version."""
-    return write(settings, replace(asked(settings, stream), zones=tuple(zones)))
+    return write(settings, replace(read_description(settings, stream), zones=tuple(zones)))
 
 
 def add_zone(settings: KafkaSettings, stream: str, zone: Zone) -> StreamDescription:
     """Add a zone to `stream`, replacing one with the same name. As set_zones."""
-    description = asked(settings, stream)
+    description = read_description(settings, stream)
     kept = (one for one in description.zones if one.name != zone.name)
     return write(settings, replace(description, zones=(*kept, zone)))
 
 
 def remove_zone(settings: KafkaSettings, stream: str, name: str) -> StreamDescription:
     """Remove a zone of `stream`. As set_zones; raises ConfigError if none has this name."""
-    description = asked(settings, stream)
+    description = read_description(settings, stream)
     kept = tuple(one for one in description.zones if one.name != name)
     if len(kept) == len(description.zones):
         raise ConfigError(f"stream {stream}: has no zone {one_line(name, 60)!r}")
@@ -48,8 +48,8 @@ def read_zones(path: Path) -> tuple[Zone, ...]:
     """
     try:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-        entries = json.loads(content) if len(content) <= _MOST_BYTES else None
+            content = file.read(_MAX_BYTES + 1)
+        entries = json.loads(content) if len(content) <= _MAX_BYTES else None
     except OSError as error:
         raise ConfigError(f"zones {path}: {error.strerror or error}") from error
     except json.JSONDecodeError as error:
@@ -72,8 +72,8 @@ def zone_of(what: str, entry: Any) -> Zone:
         raise ConfigError(f"{what}: an object with name, use and polygon is expected")
     if unknown := sorted(entry.keys() - _MEMBERS):
         raise ConfigError(f"{what}: unknown member {one_line(unknown[0], 60)!r}; allowed are name, use, polygon")
-    if lacking := sorted(_MEMBERS - entry.keys()):
-        raise ConfigError(f"{what}: {', '.join(lacking)} missing")
+    if missing := sorted(_MEMBERS - entry.keys()):
+        raise ConfigError(f"{what}: {', '.join(missing)} missing")
     name, use, corners = entry["name"], entry["use"], entry["polygon"]
     if not isinstance(name, str) or not isinstance(use, str):
         raise ConfigError(f"{what}: name and use are texts")

@@ -17,7 +17,7 @@ from torch.nn.functional import layer_norm, silu
 
 _logger = logging.getLogger("codecflow.engine")
 
-_E4M3_MOST = 448.0
+_E4M3_MAX = 448.0
 E4M3_ROUNDING = 16 / 448
 """Maximum rounding error of e4m3, relative to the largest value: half of the step below it."""
 
@@ -56,8 +56,8 @@ def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
     """`x` (rows, width) in 8-bit floating point (e4m3), and the scale (rows, 1) float32 of each row: values are multiplied
     by it to restore `x`."""
     wide = x.float()
-    scale = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / _E4M3_MOST
-    return (wide / scale).clamp(-_E4M3_MOST, _E4M3_MOST).to(torch.float8_e4m3fn), scale
+    scale = wide.abs().amax(-1, keepdim=True).clamp(min=1e-12) / _E4M3_MAX
+    return (wide / scale).clamp(-_E4M3_MAX, _E4M3_MAX).to(torch.float8_e4m3fn), scale
 
 
 def expanded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:

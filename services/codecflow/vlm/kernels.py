@@ -34,14 +34,14 @@ class Sequences:
 
     `ends`: (sequences + 1,) the end of each sequence's queries in the packed queries, starting with 0. `starts`: (sequences
     + 1,) the start of its keys, in any order; the last entry is unused. `lengths`: (sequences,) its number of keys.
-    `most_queries`, `most_keys`: maximum over the sequences.
+    `max_queries`, `max_keys`: maximum over the sequences.
     """
 
     ends: Tensor
     starts: Tensor
     lengths: Tensor
-    most_queries: int
-    most_keys: int
+    max_queries: int
+    max_keys: int
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Sequences, bool, float], tuple[Tensor, Tensor]]
@@ -60,8 +60,8 @@ def flash2(
         value,
         sequences.ends,
         sequences.starts,
-        sequences.most_queries,
-        sequences.most_keys,
+        sequences.max_queries,
+        sequences.max_keys,
         0.0,
         causal,
         False,
@@ -78,9 +78,9 @@ def flash3(
     import fa3_fwd._C  # type: ignore[import-not-found]  # noqa: F401  # registers the operator
 
     ends, starts, lengths = sequences.ends, sequences.starts, sequences.lengths
-    longest = sequences.most_queries, sequences.most_keys
+    longest = sequences.max_queries, sequences.max_keys
     # Few queries leave most of the GPU idle unless each sequence's keys are split (0: chosen by the kernel).
-    splits = 0 if sequences.most_queries <= _FEW else 1
+    splits = 0 if sequences.max_queries <= _FEW else 1
     output, logs, *_ = torch.ops.fa3_fwd.fwd(
         *(query, key, value, None, None, None, None),  # no new keys, no second query, no output buffer
         *(ends, starts, None, None, lengths, *longest),

@@ -21,7 +21,7 @@ from .status import BusyTime
 from .windows import Step, Window, WindowPlan
 
 
-class AnswersWindows(Protocol):
+class WindowEngine(Protocol):
     """The part of `codecflow.vlm.engine.Engine` that is used."""
 
     @property
@@ -44,12 +44,12 @@ class AnswersWindows(Protocol):
 
 
 _NOTHING = Tokens(0, 0, 0, 0)
-_LONGEST_ASIDE_S = 300.0
+_LONGEST_RETRY_S = 300.0
 _logger = logging.getLogger("codecflow.worker")
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class Provenance:
     """Provenance fields common to all results."""
 
     keep: str
@@ -68,7 +68,7 @@ class Answered:
     events: tuple[Event, ...] = ()
 
 
-def _together(outcome: StreamOutcome, spent: Mapping[str, StreamOutcome]) -> StreamOutcome:
+def _with_earlier_cost(outcome: StreamOutcome, spent: Mapping[str, StreamOutcome]) -> StreamOutcome:
     """The outcome, plus the FLOPs and seconds already spent on the same stream."""
     before = spent.get(outcome.stream)
     if before is None:
@@ -80,7 +80,7 @@ def _together(outcome: StreamOutcome, spent: Mapping[str, StreamOutcome]) -> Str
 
 
 @dataclass(slots=True)
-class _Aside:
+class _FailedStream:
     """A stream that failed in the engine, and when it is retried."""
 
     error: ResultError
@@ -95,15 +95,15 @@ class Answering:
     window that ends at or after a multiple of this many slots; 0: never. A window is unchanged while it holds the same
     visual tokens, in frames or in the background. Under refresh `all` nothing is repeated.
 
-    `say` is called, from the engine's thread, with a line when a stream cannot be answered and when it recovers.
+    `notice` is called, from the engine's thread, with a line when a stream cannot be answered and when it recovers.
     """
 
     def __init__(
         self,
-        engine: AnswersWindows,
+        engine: WindowEngine,
         plan: WindowPlan,
-        described: Described,
-        say: Callable[[str], None],
+        provenance: Provenance,
+        notice: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
         *,
         reuse_slots: int = 0,
@@ -113,23 +113,23 @@ class Answering:
         self.time = BusyTime()
         """Busy time of batches."""
         self.batches = 0
-        self._engine, self._plan, self._described, self._say, self._clock = engine, plan, described, say, clock
+        self._engine, self._plan, self._provenance, self._notice, self._clock = engine, plan, provenance, notice, clock
         self._reuse_slots = 0 if engine.refresh.name == "all" else reuse_slots
         self._repeatable: dict[str, dict[Question, Result]] = {}  # computed for the tokens that the window still holds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
         self._epochs: dict[str, tuple[int, int]] = {}  # epoch, and slot before which nothing may be held
-        self._aside: dict[str, _Aside] = {}
-        self._said: dict[str, str] = {}
+        self._failed: dict[str, _FailedStream] = {}
+        self._reported: dict[str, str] = {}
         self._lost: SimpleQueue[str] = SimpleQueue()
 
     def begin(self, steps: Sequence[Step], questions: Callable[[str], tuple[Question, ...]]) -> Future[list[Answered]]:
         """Answer all steps as one batch, at most one per stream, with the questions that are current now."""
-        asked = [questions(step.state.stream) for step in steps]
-        return self._thread.submit(self._answer, steps, asked)
+        questions_of_steps = [questions(step.state.stream) for step in steps]
+        return self._thread.submit(self._answer, steps, questions_of_steps)
 
     def drop(self, stream: str) -> None:
         """Discard what the engine holds of a stream, once the batch in progress is done."""
-        self._thread.submit(self._forget, stream).add_done_callback(self._report)
+        self._thread.submit(self._drop_stream, stream).add_done_callback(self._report)
 
     def take_lost(self) -> set[str]:
         """Streams whose window the engine has lost since the last call: refused, evicted, failed. Their next frame must be
@@ -146,47 +146,47 @@ class Answering:
     def _report(self, done: Future[None]) -> None:
         error = None if done.cancelled() else done.exception()
         if error is not None:
-            self._say(f"the engine could not drop a stream: {type(error).__name__}: {error}")
+            self._notice(f"the engine could not drop a stream: {type(error).__name__}: {error}")
 
-    def _forget(self, stream: str) -> None:
+    def _drop_stream(self, stream: str) -> None:
         self._epochs.pop(stream, None)
-        self._aside.pop(stream, None)
-        self._said.pop(stream, None)
+        self._failed.pop(stream, None)
+        self._reported.pop(stream, None)
         self._repeatable.pop(stream, None)
         self._engine.drop(stream)
         self.kv_bytes = dict(self._engine.memory_by_stream)
 
-    def _answer(self, steps: Sequence[Step], asked: Sequence[tuple[Question, ...]]) -> list[Answered]:
+    def _answer(self, steps: Sequence[Step], questions_of_steps: Sequence[tuple[Question, ...]]) -> list[Answered]:
         with self.time:
             self.batches += 1
             work: list[StreamWork] = []
             older: dict[str, StreamWork] = {}
             repeated: dict[str, dict[Question, Result]] = {}
-            for step, questions in zip(steps, asked, strict=True):
+            for step, questions in zip(steps, questions_of_steps, strict=True):
                 window = step.window
-                if window is None or window.error is not None or self._is_aside(window.stream):
+                if window is None or window.error is not None or self._awaits_retry(window.stream):
                     continue
                 stream, first = window.stream, max(self._plan.first(window.index), window.since)
-                begun = window.epoch, window.since
-                if self._epochs.get(stream) != begun:  # slots restart at 0, or what is held may be hidden now
+                start = window.epoch, window.since
+                if self._epochs.get(stream) != start:  # slots restart at 0, or what is held may be hidden now
                     self._engine.drop(stream)
                     self._repeatable.pop(stream, None)
-                    self._epochs[stream] = begun
+                    self._epochs[stream] = start
                 before = [frame for frame in window.frames if frame.index < first]
                 if before:
                     older[stream] = StreamWork(stream, before, before[0].index)
                 one = StreamWork(stream, window.frames[len(before) :], first, questions)
                 repeated[stream] = self._repeat(window, one, bool(before))
-                asking = tuple(question for question in questions if question not in repeated[stream])
-                work.append(replace(one, questions=asking))
+                to_answer = tuple(question for question in questions if question not in repeated[stream])
+                work.append(replace(one, questions=to_answer))
             outcomes = self._step(work, older)
             answered = [
                 self._answered(step, questions, outcomes.get(step.state.stream), repeated.get(step.state.stream, {}))
-                for step, questions in zip(steps, asked, strict=True)
+                for step, questions in zip(steps, questions_of_steps, strict=True)
             ]
             for step in steps:
                 if step.state.ended and self._epochs.get(step.state.stream, (-1, 0))[0] <= step.state.epoch:
-                    self._forget(step.state.stream)
+                    self._drop_stream(step.state.stream)
             self.kv_bytes = dict(self._engine.memory_by_stream)
             return answered
 
@@ -213,7 +213,7 @@ class Answering:
         try:
             first = [older[one.stream] for one in work if one.stream in older]
             spent = {outcome.stream: outcome for outcome in self._engine.step(first)} if first else {}
-            outcomes = {outcome.stream: _together(outcome, spent) for outcome in self._engine.step(work)}
+            outcomes = {outcome.stream: _with_earlier_cost(outcome, spent) for outcome in self._engine.step(work)}
             for stream in self._engine.lost - before:  # for example evicted
                 self._lost.put(stream)
             return dict(outcomes)
@@ -229,9 +229,9 @@ class Answering:
             self._engine.drop(work[0].stream)
             return {work[0].stream: ResultError("failed", f"{type(error).__name__}: {error}")}
 
-    def _is_aside(self, stream: str) -> bool:
-        aside = self._aside.get(stream)
-        return aside is not None and self._clock() < aside.until
+    def _awaits_retry(self, stream: str) -> bool:
+        failed = self._failed.get(stream)
+        return failed is not None and self._clock() < failed.until
 
     def _answered(
         self,
@@ -247,22 +247,22 @@ class Answering:
         if window.error is not None:
             return Answered(step, self._errors(window, questions, window.error), window.error)
         if outcome is None:  # set aside
-            error = self._aside[stream].error
+            error = self._failed[stream].error
             return Answered(step, self._errors(window, questions, error), error)
         if isinstance(outcome, StreamOutcome) and outcome.error is None:
-            self._aside.pop(stream, None)
-            if self._said.pop(stream, None) is not None:
-                self._say(Notice(f"stream {stream!r} is answered again", **_place(window)))
+            self._failed.pop(stream, None)
+            if self._reported.pop(stream, None) is not None:
+                self._notice(Notice(f"stream {stream!r} is answered again", **_place(window)))
             return Answered(step, self._results(window, questions, outcome, repeated))
         error = outcome if isinstance(outcome, ResultError) else ResultError(*(outcome.error or ("failed", "")))
         if error.code == "failed":
-            before = self._aside.get(stream)
-            next_s = 1.0 if before is None else min(2 * before.next_s, _LONGEST_ASIDE_S)
-            self._aside[stream] = _Aside(error, self._clock() + next_s, next_s)
-        if error.code != "restarting" and self._said.get(stream) != error.code:
-            self._said[stream] = error.code
+            before = self._failed.get(stream)
+            next_s = 1.0 if before is None else min(2 * before.next_s, _LONGEST_RETRY_S)
+            self._failed[stream] = _FailedStream(error, self._clock() + next_s, next_s)
+        if error.code != "restarting" and self._reported.get(stream) != error.code:
+            self._reported[stream] = error.code
             line = f"stream {stream!r}: {error.text}; its windows get an error result until this is over"
-            self._say(Notice(line, **_place(window)))
+            self._notice(Notice(line, **_place(window)))
         self._lost.put(stream)
         self._repeatable.pop(stream, None)
         return Answered(step, self._errors(window, questions, error), error)
@@ -341,10 +341,10 @@ class Answering:
             tokens=tokens,
             flops=flops,
             seconds=seconds,
-            keep=self._described.keep,
+            keep=self._provenance.keep,
             refresh=self._engine.refresh.name,
-            model=self._described.model,
-            trained=self._described.trained,
+            model=self._provenance.model,
+            trained=self._provenance.trained,
             restarted=restarted,
             error=None if answer.error is None else ResultError(*answer.error),
             skipped=window.skipped,

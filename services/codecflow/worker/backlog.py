@@ -28,10 +28,10 @@ class Backlog:
     capture time of that picture. `skipped_s`: seconds of pictures skipped in the episode that `take` or `caught_up` has just
     ended (see `take_episode`)."""
 
-    def __init__(self, policy: WhenBehind, resume: Resume, most_bytes: int) -> None:
+    def __init__(self, policy: WhenBehind, resume: Resume, max_bytes: int) -> None:
         self.behind_s: float | None = None
         self.newest_ms = 0
-        self._policy, self._resume, self._most_bytes = policy, resume, most_bytes
+        self._policy, self._resume, self._max_bytes = policy, resume, max_bytes
         self._skipping: list[Joined] | None = None  # the newest keyframe and the pictures after it
         self._from_ms = 0
         self._ended_episode: tuple[float, float] | None = None
@@ -73,11 +73,11 @@ class Backlog:
         held = self._pass(event)
         self.nbytes += len(picture.data) if self._skipping else 0
         if overrun:
-            if self.nbytes > self._most_bytes:
+            if self.nbytes > self._max_bytes:
                 self._skipping, self.nbytes = [], 0
             return held
         fresh = picture.keyframe and (at_end or self.behind_s < self._policy.after_s / 2)
-        return held + self._finish(now_ms) if fresh or self.nbytes > self._most_bytes else held
+        return held + self._finish(now_ms) if fresh or self.nbytes > self._max_bytes else held
 
     def caught_up(self, now_ms: int, overrun: bool = False) -> list[Event]:
         """The partition has been read to its end: no keyframe is newer than the one held."""

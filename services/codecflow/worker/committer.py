@@ -43,13 +43,13 @@ from .traces import WindowSpans
 from .windows import Window
 
 if TYPE_CHECKING:
-    from .transport import Outgoing
+    from .transport import Emitter
 
 _logger = logging.getLogger("codecflow.worker")
 
 
 class DeadLetters:
-    """Dead letters that wait for the next transaction: at most `most` per source and 5 x `most` per partition within
+    """Dead letters that wait for the next transaction: at most `limit` per source and 5 x `limit` per partition within
     `within_s` seconds; the excess is counted, reported and dropped. A source is a stream on a topic's partition.
 
     So a producer of another version, or a topic with other content, causes a bounded number of dead letters per minute;
@@ -58,13 +58,13 @@ class DeadLetters:
 
     def __init__(
         self,
-        say: Callable[[str], None] = lambda line: None,
-        most: int = 100,
+        notice: Callable[[str], None] = lambda line: None,
+        limit: int = 100,
         within_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total = 0
-        self._say, self._most, self._within_s, self._clock = say, most, within_s, clock
+        self._notice, self._limit, self._within_s, self._clock = notice, limit, within_s, clock
         self._waiting: list[DeadLetter] = []
         self._since = clock()
         self._sources: Counter[tuple[str, int, str]] = Counter()
@@ -79,14 +79,14 @@ class DeadLetters:
         self.report()
         self.total += 1
         partition, source = (letter.topic, letter.partition), (letter.topic, letter.partition, letter.stream)
-        if self._sources[source] >= self._most or self._partitions[partition] >= 5 * self._most:
+        if self._sources[source] >= self._limit or self._partitions[partition] >= 5 * self._limit:
             if not self._dropped[partition]:
                 line = (
-                    f"{letter.topic}[{letter.partition}]: more than {self._most} records of {letter.stream!r} within "
+                    f"{letter.topic}[{letter.partition}]: more than {self._limit} records of {letter.stream!r} within "
                     f"{self._within_s:g} s cannot be used, the last one at offset {letter.offset}: {letter.reason}; "
                     f"they are skipped, further dead letters are only counted"
                 )
-                self._say(Notice(line, stream=letter.stream))
+                self._notice(Notice(line, stream=letter.stream))
             self._dropped[partition] += 1
             return
         self._sources[source] += 1
@@ -99,7 +99,7 @@ class DeadLetters:
         if now < self._since + self._within_s:
             return
         for (topic, partition), count in self._dropped.items():
-            self._say(
+            self._notice(
                 f"{topic}[{partition}]: {count} further records could not be used in the last {now - self._since:.0f} s"
             )
         self._since = now
@@ -118,7 +118,7 @@ def transactional_id(group: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class StreamEvents:
     """Events of a stream without a step of its own, with the state that records them."""
 
     state: StreamState
@@ -128,8 +128,8 @@ class Told:
 class Committer:
     """The worker's output, in its own thread; one transaction at a time. `policy`: the keep policy."""
 
-    def __init__(self, emitter: Outgoing, topics: TopicNames, policy: str, say: Callable[[str], None]) -> None:
-        self._emitter, self._topics, self._policy, self._say = emitter, topics, policy, say
+    def __init__(self, emitter: Emitter, topics: TopicNames, policy: str, notice: Callable[[str], None]) -> None:
+        self._emitter, self._topics, self._policy, self._notice = emitter, topics, policy, notice
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="committer")
         self.time = BusyTime()
         """Busy time of transactions."""
@@ -137,7 +137,7 @@ class Committer:
     def submit(
         self,
         answered: Sequence[Answered],
-        told: Sequence[Told],
+        stream_events: Sequence[StreamEvents],
         letters: Sequence[DeadLetter],
         offsets: Sequence[TopicPartition],
         group: Any,
@@ -149,7 +149,7 @@ class Committer:
         worker: nothing was emitted, the work must be dropped. Other KafkaErrors end the worker; its successor continues from
         the last commit.
         """
-        return self._thread.submit(self._emit, answered, told, letters, offsets, group)
+        return self._thread.submit(self._emit, answered, stream_events, letters, offsets, group)
 
     def close(self) -> None:
         """Waits for the transaction in progress."""
@@ -159,7 +159,7 @@ class Committer:
     def _emit(
         self,
         answered: Sequence[Answered],
-        told: Sequence[Told],
+        stream_events: Sequence[StreamEvents],
         letters: Sequence[DeadLetter],
         offsets: Sequence[TopicPartition],
         group: Any,
@@ -172,31 +172,33 @@ class Committer:
                 for one in answered
                 for r in one.results
             ]
-            states = [one.step.state for one in answered] + [one.state for one in told]
+            states = [one.step.state for one in answered] + [one.state for one in stream_events]
             records += [self._record(encode_state(state), topics.state, state.stream) for state in states]
             events = [event for one in answered for event in one.events] + [
-                event for one in told for event in one.events
+                event for one in stream_events for event in one.events
             ]
             records += [self._record(encode_event(event), topics.events, event.stream) for event in events]
-            beside = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]
+            optional = [self._record(encode_dead_letter(x), topics.dead_letter, x.stream) for x in letters]
             for window in (one.step.window for one in answered):
                 if window is not None and (masks := window_masks(window, self._policy)).frames:
-                    beside += [self._record(record, topics.masks, window.stream) for record in encode_masks(masks)]
+                    optional += [self._record(record, topics.masks, window.stream) for record in encode_masks(masks)]
             try:
-                self._send(records, beside, offsets, group)
+                self._send(records, optional, offsets, group)
             except KafkaError as error:
                 spans.end(str(error))
                 raise
             spans.end()
 
-    def _send(self, records: list[Record], beside: list[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
+    def _send(
+        self, records: list[Record], optional: list[Record], offsets: Sequence[TopicPartition], group: Any
+    ) -> None:
         try:
-            self._emitter.emit([*records, *beside], offsets, group)
+            self._emitter.emit([*records, *optional], offsets, group)
         except DeliveryError as error:
-            if not beside:
+            if not optional:
                 raise
             # A dead letter must not block the record that it is about, nor a mask the answers.
-            self._say(f"dead letters and masks were not taken ({error}); {len(beside)} of them are dropped")
+            self._notice(f"dead letters and masks were not taken ({error}); {len(optional)} of them are dropped")
             self._emitter.emit(records, offsets, group)
 
     def _record(

@@ -19,9 +19,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 from codecflow.errors import KafkaError
 from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
 from codecflow.kafka.failures import TopicsError, client_error, reason
-from codecflow.kafka.patience import Patience
+from codecflow.kafka.retry_deadline import RetryDeadline
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.unreadable import REASON, RETRIES, UNREADABLE, Steps
+from codecflow.kafka.unreadable import REASON, RETRIES, UNREADABLE, RecordSkipper
 from codecflow.messages import Headers, StreamState
 
 from .partition import METADATA, PACKETS, Partition
@@ -84,29 +84,28 @@ class GroupConsumer:
 
     `assigned` is called with the partitions and their committed offsets; it returns the offsets to start at. `revoked` is
     called when partitions are revoked, with True when they are lost already, so that nothing can be emitted for them. Both
-    run within `poll`. `say` is called with lines for people. `stopping`: whether the worker is to stop, so that it does not
-    wait for brokers that are down. `records_gone`: records deleted by retention before they were read.
-    """
+    run within `poll`. `notice` is called with lines for people. `stopping`: whether the worker is to stop, so that it does
+    not wait for brokers that are down. `records_expired`: records deleted by retention before they were read."""
 
     def __init__(
         self,
         settings: KafkaSettings,
         assigned: Callable[[dict[int, Offsets]], dict[int, Offsets]],
         revoked: Callable[[list[int], bool], None],
-        say: Callable[[str], None],
+        notice: Callable[[str], None],
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._settings, self._say = settings, say
+        self._settings, self._notice = settings, notice
         self.topics = (settings.topics.packets, settings.topics.metadata)
         self._watch = BrokerWatch(settings)
-        self._patience = Patience(settings, self._watch, stopping)
+        self._deadline = RetryDeadline(settings, self._watch, stopping)
         self._consumer: Consumer = consumer(settings, settings.worker_group, self._watch, **_OWN)
         self._assigned, self._revoked = assigned, revoked
-        self._steps = Steps(self._consumer)
+        self._skipper = RecordSkipper(self._consumer)
         self._paused: set[tuple[int, int]] = set()
-        self._begun: list[TopicPartition] | None = None
+        self._new_assignment: list[TopicPartition] | None = None
         self._next: dict[tuple[str, int], int] = {}
-        self.records_gone = 0
+        self.records_expired = 0
         self._consumer.subscribe(
             list(self.topics), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
         )
@@ -114,18 +113,18 @@ class GroupConsumer:
     def poll(self, timeout_s: float) -> list[Arrival]:
         """Received records, in the order of each topic. Raises KafkaError (BrokersGoneError, TopicsError)."""
         self._watch.check(self._consumer)
-        self._begun = None
+        self._new_assignment = None
         try:
             messages = self._consumer.consume(_BATCH, timeout_s)
         except KafkaException as error:
             raise self._error("records cannot be read", client_error(error)) from error
-        if self._begun is not None:
+        if self._new_assignment is not None:
             # Partitions were assigned in this call. Some of these messages may precede that and belong to a partition that
             # is read again from an earlier offset: discard them and restart cleanly.
-            self._place(self._begun)
+            self._place(self._new_assignment)
             return []
         arrivals = []
-        stepped: set[tuple[str | None, int | None]] = set()
+        skipped: set[tuple[str | None, int | None]] = set()
         for message in messages:
             failure = message.error()
             if failure is None:
@@ -135,9 +134,9 @@ class GroupConsumer:
                 arrivals.append(self._arrival(message, None))
             elif failure.code() in UNREADABLE:
                 place = (message.topic(), message.partition())
-                if place not in stepped and (at := self._steps.over(message)) is not None:
+                if place not in skipped and (at := self._skipper.skip(message)) is not None:
                     arrivals.append(self._arrival(message, Unreadable(at)))
-                stepped.add(place)
+                skipped.add(place)
             elif failure.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
                 raise TopicsError(f"topic {message.topic()} is missing: run: codecflow topics create")
             elif failure.fatal() or not (failure.retriable() or failure.code() < 0):
@@ -200,18 +199,18 @@ class GroupConsumer:
             return
         # Otherwise it was skipped, or is a transaction marker.
         if low > expected:
-            self._gone(topic, number, expected, min(low, offset))
+            self._report_expired(topic, number, expected, min(low, offset))
 
-    def _gone(self, topic: str, number: int, begin: int, end: int) -> None:
-        self.records_gone += end - begin
-        self._say(
+    def _report_expired(self, topic: str, number: int, begin: int, end: int) -> None:
+        self.records_expired += end - begin
+        self._notice(
             f"{topic}[{number}]: offsets {begin} to {end - 1} are gone by retention before they were read: {end - begin} "
             f"records; keep topics longer, or add workers"
         )
 
     def _place(self, places: list[TopicPartition]) -> None:
         try:
-            self._steps.forget()
+            self._skipper.forget()
             self._next = {(place.topic, place.partition): place.offset for place in places}
             self._consumer.assign(places)
             self._consumer.resume(places)  # librdkafka keeps a pause through revocation and assignment
@@ -223,10 +222,10 @@ class GroupConsumer:
         name = self._settings.worker_group if group else " and ".join(self.topics)
         return KafkaError(f"{what}: {reason(error, self._settings, 'Read', name)}")
 
-    def _insist(self, request: Callable[[], Any], what: str) -> Any:
+    def _retry(self, request: Callable[[], Any], what: str) -> Any:
         """The answer to a request to the broker, retried while it fails: broker restarts and leader changes are normal.
         Raises KafkaError (BrokersGoneError when brokers have been down for too long)."""
-        self._patience.begin()
+        self._deadline.begin()
         while True:
             try:
                 return request()
@@ -234,23 +233,23 @@ class GroupConsumer:
                 failure = client_error(error)
                 if failure.fatal() or failure.code() in _FORBIDDEN:
                     raise self._error(what, failure) from error
-                self._patience.check(self._consumer, what, failure.str())
+                self._deadline.check(self._consumer, what, failure.str())
             time.sleep(0.2)
 
     def _committed(self, partitions: Iterable[int]) -> dict[int, Offsets]:
         """The group's committed offsets; negative where there are none. Waits for transactions in progress."""
-        asked = [TopicPartition(topic, number) for number in partitions for topic in self.topics]
-        if not asked:
+        places = [TopicPartition(topic, number) for number in partitions for topic in self.topics]
+        if not places:
             return {}
 
         def request() -> list[TopicPartition]:
-            found = self._consumer.committed(asked, timeout=_REQUEST_S)
+            found = self._consumer.committed(places, timeout=_REQUEST_S)
             for place in found:
                 if place.error is not None:
                     raise KafkaException(place.error)
             return found
 
-        found = self._insist(request, "group offsets cannot be read")
+        found = self._retry(request, "group offsets cannot be read")
         pairs = zip(found[::2], found[1::2], strict=True)
         return {packets.partition: (packets.offset, metadata.offset) for packets, metadata in pairs}
 
@@ -258,12 +257,12 @@ class GroupConsumer:
         """The offsets if the topics still hold them, else the start of what they hold."""
         found = []
         for place in self.offsets(number, offsets):
-            low, high = self._insist(
+            low, high = self._retry(
                 partial(self._consumer.get_watermark_offsets, place, timeout=_REQUEST_S),
                 f"the ends of topic {place.topic}[{number}] cannot be read",
             )
             if 0 <= place.offset < low:
-                self._gone(place.topic, number, place.offset, low)
+                self._report_expired(place.topic, number, place.offset, low)
             found.append(place.offset if low <= place.offset <= high else low)
         return found[0], found[1]
 
@@ -283,8 +282,8 @@ class GroupConsumer:
         numbers = self._numbers(places)
         committed = {number: self._within(number, offsets) for number, offsets in self._committed(numbers).items()}
         begin = self._assigned(committed)
-        self._begun = [place for number in numbers for place in self.offsets(number, begin[number])]
-        self._place(self._begun)
+        self._new_assignment = [place for number in numbers for place in self.offsets(number, begin[number])]
+        self._place(self._new_assignment)
 
     def _on_revoke(self, client: Consumer, places: list[TopicPartition]) -> None:
         self._revoked(self._numbers(places), False)
@@ -317,20 +316,20 @@ class Ownership:
     def assigned(self, committed: dict[int, Offsets]) -> dict[int, Offsets]:
         """Take over partitions; returns the offsets to read from. Raises KafkaError."""
         states = self._states(sorted(committed))
-        begun: list[StreamState] = []
+        started: list[StreamState] = []
         for number, offsets in committed.items():
             partition = self._suspended.pop(number, None)
             if partition is None or partition.states != states[number] or self._sent.get(number) != offsets:
                 if partition is not None:
                     partition.forget()
                 partition = self._make(number, states[number], offsets)
-                begun += states[number].values()
+                started += states[number].values()
             self._sent[number] = offsets
             self.partitions[number] = partition
         for partition in self._suspended.values():
             partition.forget()
         self._suspended.clear()
-        self._changed(begun)
+        self._changed(started)
         return {number: self.partitions[number].positions for number in committed}
 
     def suspend(self, numbers: Iterable[int]) -> None:
@@ -339,7 +338,7 @@ class Ownership:
             if (partition := self.partitions.pop(number, None)) is not None:
                 self._suspended[number] = partition
 
-    def lose(self, numbers: Iterable[int]) -> None:
+    def drop(self, numbers: Iterable[int]) -> None:
         """Another worker may own these partitions already."""
         for number in numbers:
             if (partition := self.partitions.pop(number, None)) is not None:
@@ -371,20 +370,20 @@ class Progress:
         self._topics = (settings.topics.packets, settings.topics.metadata)
         self._admin = admin_client(settings, BrokerWatch(settings))
         self._every_s = every_s
-        self._asked_at = 0.0
-        self._asked: dict[TopicPartition, Future[Any]] = {}
+        self._requested_at = 0.0
+        self._requested: dict[TopicPartition, Future[Any]] = {}
         self._ends: dict[tuple[int, int], int] = {}  # (partition, topic) -> end
         self._pending: dict[tuple[int, int], tuple[float, int]] = {}  # (partition, topic) -> asked at, end
 
     def update(self, partitions: dict[int, Partition]) -> None:
         """Update the read progress of partitions, and request ends again when due. Does not block."""
-        if self._asked and all(answer.done() for answer in self._asked.values()):
-            for place, answer in self._asked.items():
+        if self._requested and all(answer.done() for answer in self._requested.values()):
+            for place, answer in self._requested.items():
                 if answer.exception() is None:  # otherwise it is requested again
                     key = (place.partition, self._topics.index(place.topic))
                     self._ends[key] = answer.result().offset
-                    self._pending.setdefault(key, (self._asked_at, self._ends[key]))
-            self._asked = {}
+                    self._pending.setdefault(key, (self._requested_at, self._ends[key]))
+            self._requested = {}
         lag = 0
         for number, partition in partitions.items():
             for topic in (PACKETS, METADATA):
@@ -396,17 +395,17 @@ class Progress:
                     del self._pending[key]
         self.lag = lag
         now = time.monotonic()
-        if not self._asked and partitions and now >= self._asked_at + self._every_s:
-            self._asked_at = now
-            asked = {
+        if not self._requested and partitions and now >= self._requested_at + self._every_s:
+            self._requested_at = now
+            request = {
                 TopicPartition(topic, number): OffsetSpec.latest() for number in partitions for topic in self._topics
             }
-            self._asked = dict(self._admin.list_offsets(asked, isolation_level=IsolationLevel.READ_COMMITTED))
+            self._requested = dict(self._admin.list_offsets(request, isolation_level=IsolationLevel.READ_COMMITTED))
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Discard what was requested about these partitions."""
-        gone = set(numbers)
-        self._asked = {place: answer for place, answer in self._asked.items() if place.partition not in gone}
-        for known in (self._ends, self._pending):
-            for key in [key for key in known if key[0] in gone]:
-                del known[key]
+        dropped = set(numbers)
+        self._requested = {place: answer for place, answer in self._requested.items() if place.partition not in dropped}
+        for by_key in (self._ends, self._pending):
+            for key in [key for key in by_key if key[0] in dropped]:
+                del by_key[key]

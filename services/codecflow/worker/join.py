@@ -19,7 +19,7 @@ from .resume import Offsets
 Key = tuple[int, int]
 """(epoch, seq)"""
 
-_MOST_TOLD = 100
+_MAX_REPORTED = 100
 """Limit on false ends waiting to be reported."""
 
 _END = 1 << 62
@@ -84,7 +84,7 @@ class _Side(Generic[Record]):
     def add(self, key: Key, record: Record, offset: int) -> bool:
         """Add a record unless it is out of order; False when it was counted and dropped."""
         self.behind = offset + 1
-        if key <= self.newest and not self.goes_on(key):
+        if key <= self.newest and not self.continues_after_end(key):
             if key[0] < self.newest[0]:
                 self._counts["earlier-epoch"] += 1
                 self.earlier_epochs += 1
@@ -99,7 +99,7 @@ class _Side(Generic[Record]):
         self.waiting.append(_Waiting(key, record, offset))
         return True
 
-    def goes_on(self, key: Key) -> bool:
+    def continues_after_end(self, key: Key) -> bool:
         """Whether this picture comes after the end of its epoch, which makes that end false."""
         return key[1] < _END and self.newest == (key[0], _END) and key > self._before_end
 
@@ -184,7 +184,7 @@ class StreamJoin:
                 self._end_offset = offset
             return
         key = (document.epoch, document.seq)
-        if self._metadata.goes_on(key):
+        if self._metadata.continues_after_end(key):
             self._false_end(document.epoch, self._end_offset)
         self._metadata.add(key, document, offset)
 
@@ -233,10 +233,10 @@ class StreamJoin:
             elif self._next is not None:
                 yield from self._joined(known.key, None, known.record, (self._packets.behind, known.offset))
 
-    def drop_packets(self, count: int, most_bytes: int) -> int:
-        """Drop the oldest waiting packets until at most `count` of `most_bytes` are left; returns how many were dropped."""
+    def drop_packets(self, count: int, max_bytes: int) -> int:
+        """Drop the oldest waiting packets until at most `count` of `max_bytes` are left; returns how many were dropped."""
         dropped = 0
-        while self._packets.waiting and (len(self._packets.waiting) > count or self._bytes > most_bytes):
+        while self._packets.waiting and (len(self._packets.waiting) > count or self._bytes > max_bytes):
             self._drop_packet()
             dropped += 1
         return dropped
@@ -290,7 +290,7 @@ class StreamJoin:
 
     def _false_end(self, epoch: int, offset: int) -> None:
         self._counts["false-end"] += 1
-        if len(self.false_ends) < _MOST_TOLD:
+        if len(self.false_ends) < _MAX_REPORTED:
             self.false_ends.append((epoch, offset))
 
     def _leave(self) -> Iterator[EpochEnd]:

@@ -36,9 +36,9 @@ class Lane:
         self.closed = False
         self.number, self.member = number, member
         self.waiting: deque[tuple[Event, int]] = deque()
-        self.given: deque[tuple[Event, int]] = deque()
+        self.sent: deque[tuple[Event, int]] = deque()
         """Events sent to its process and not acknowledged yet."""
-        self.given_bytes = 0
+        self.sent_bytes = 0
         self.done = 0
         """Events acknowledged by the process since the lane was opened there."""
         self.state = state

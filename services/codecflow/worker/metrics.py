@@ -13,8 +13,8 @@ from .status import Summary
 def worker_samples(summary: Summary) -> Iterator[Sample]:
     """Metrics of `summary`, which another thread keeps updating."""
     for outcome, count in (
-        ("answered", summary.windows - summary.unasked),
-        ("unasked", summary.unasked),
+        ("answered", summary.windows - summary.without_questions),
+        ("no-questions", summary.without_questions),
         ("refused", summary.refused),
         ("skipped", summary.total("windows-skipped")),
         ("behind", summary.total("windows-behind")),

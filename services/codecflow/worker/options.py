@@ -59,14 +59,14 @@ class WorkerOptions:
         kind, period_s, slack_s = parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)
         if self.yes_no and self.question is None:
             raise ConfigError("--yes-no goes with --question")
-        asked = None
+        default = None
         if self.question is not None:
-            asked = Question("default", self.question, "yes-no" if self.yes_no else "text")
+            default = Question("default", self.question, "yes-no" if self.yes_no else "text")
         nvdec = use_nvdec(self.decode)
         settings = WorkerSettings(
             plan,
             KeepConfig(self.keep, plan.fps, kind, period_s, slack_s),  # type: ignore[arg-type]  # it checks the name
-            question=asked,
+            question=default,
             until_end=self.until_end,
             max_pixels=self.max_pixels,
             samplers=default_samplers(nvdec) if self.samplers is None else self.samplers,

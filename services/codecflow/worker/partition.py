@@ -140,7 +140,7 @@ class Partition:
     def failed(self, topic: int, key: bytes | None, offset: int, reason: str) -> None:
         """A record cannot be unpacked, or processing it failed unexpectedly: it is skipped."""
         self._passed(topic, offset)
-        self._dead(topic, key, offset, "failed", reason)
+        self._dead_letter(topic, key, offset, "failed", reason)
 
     def read_until(self, topic: int, at: float) -> None:
         """All records that the topic (PACKETS or METADATA) held at monotonic time `at` have been read."""
@@ -153,7 +153,7 @@ class Partition:
             return False
         stream.sampled(sampled)
         for fault in sampled.faults:
-            self._dead(PACKETS, stream.name.encode(), fault.packets_offset, "failed", fault.reason)
+            self._dead_letter(PACKETS, stream.name.encode(), fault.packets_offset, "failed", fault.reason)
         self._reports.trouble(stream.name, sampled.trouble)
         return True
 
@@ -171,19 +171,21 @@ class Partition:
             self._forget(stream)
 
     @property
-    def has_news(self) -> bool:
+    def conditions_changed(self) -> bool:
         """Whether conditions worth an event have changed."""
-        return any(stream.has_news for stream in self.streams.values())
+        return any(stream.conditions_changed for stream in self.streams.values())
 
-    def tell(self, now_ms: int, steps: Mapping[str, Step]) -> Iterator[tuple[Stream, StreamState, list[Event]]]:
+    def condition_events(
+        self, now_ms: int, steps: Mapping[str, Step]
+    ) -> Iterator[tuple[Stream, StreamState, list[Event]]]:
         """Events of streams that are not among `steps`."""
         for name, stream in self.streams.items():
-            if name not in steps and (told := stream.tell(now_ms)) is not None:
-                yield stream, *told
+            if name not in steps and (found := stream.condition_events(now_ms)) is not None:
+                yield stream, *found
 
-    def told(self, stream: Stream, state: StreamState) -> None:
+    def events_committed(self, stream: Stream, state: StreamState) -> None:
         """The stream's events are committed."""
-        stream.told(state)
+        stream.events_committed(state)
         self.states[stream.name] = state
 
     def offsets(self, steps: Mapping[str, Step]) -> Offsets:
@@ -191,8 +193,8 @@ class Partition:
         packets, metadata = self.positions
         for stream in self.streams.values():
             step = steps.get(stream.name)
-            held = stream.held(stream.state if step is None else step.state)
-            packets, metadata = _least(packets, held[PACKETS]), _least(metadata, held[METADATA])
+            needed = stream.needed(stream.state if step is None else step.state)
+            packets, metadata = _min_offset(packets, needed[PACKETS]), _min_offset(metadata, needed[METADATA])
         return packets, metadata
 
     def full(self, packets: bool = False, everything: bool = False, sampling: bool = False) -> tuple[bool, bool]:
@@ -246,7 +248,7 @@ class Partition:
             stream.unpaired, stream.full_since = True, None
             stream.counts["dropped-unpaired"] += count
             if count:
-                self._reports.say_seldom(
+                self._reports.notice_throttled(
                     f"unpaired {stream.name}",
                     f"stream {stream.name!r}: {count} {what} dropped: {lack} not come ({self._settings.topics[other]}"
                     f"[{self.number}] is read to its end); see whether its producer may write to both topics",
@@ -271,7 +273,7 @@ class Partition:
                     f"stream {stream.name!r}: {episode[0]:.0f} s behind live: skipped {episode[1]:.0f} s up to its newest "
                     f"keyframe (--when-behind)"
                 )
-                self._reports.say(Notice(line, stream=stream.name, epoch=stream.newest_epoch))
+                self._reports.notice(Notice(line, stream=stream.name, epoch=stream.newest_epoch))
             self._report_left_out(stream)
             self._observe(stream, now_ms, near_end)
             if min(self._read_until) > since + limits.idle_s and not stream.parked:
@@ -314,22 +316,22 @@ class Partition:
         try:
             message = decode()
         except MessageError as error:
-            self._dead(topic, key, offset, "unreadable", str(error))
+            self._dead_letter(topic, key, offset, "unreadable", str(error))
             return None
         if self._is_misplaced(message.stream):
             home = partition_of(message.stream, self._settings.partitions)
             reason = f"wrong partition, expected {home}: publish with partitioner murmur2"
-            self._dead(topic, key, offset, "misplaced", reason)
+            self._dead_letter(topic, key, offset, "misplaced", reason)
             return None
         # By the broker's clock, so that whoever reads the record again decides the same.
         ahead_ms = message.epoch - (self._wall_ms() if appended_ms is None else appended_ms)
         if ahead_ms > MAX_EPOCH_AHEAD_MS:
             reason = f"epoch {message.epoch} lies {_ahead(ahead_ms)} ahead of the broker's clock"
-            self._dead(topic, key, offset, "future-epoch", reason)
+            self._dead_letter(topic, key, offset, "future-epoch", reason)
             if len(self._future) > 10_000:
                 self._future.clear()
             self._future[message.stream] += 1
-            if self._reports.say_seldom(
+            if self._reports.notice_throttled(
                 f"future {message.stream}",
                 f"stream {message.stream!r}: {self._future[message.stream]} records ignored: {reason}; set the clock of "
                 f"the machine that publishes them right, and restart its producer",
@@ -367,7 +369,7 @@ class Partition:
             ("late", join.late, f"twice or out of order in epoch {stream.newest_epoch}"),
         ):
             new = count - stream.left_out_reported[which]
-            if new and self._reports.say_seldom(
+            if new and self._reports.notice_throttled(
                 f"{which} {name}",
                 f"stream {name!r}: {new} records ignored, {why}: two producers at once, one whose clock was set back, or "
                 f"another program that writes to its topics; stop one of them, or restart the producer: it begins a later "
@@ -377,10 +379,12 @@ class Partition:
             ):
                 stream.left_out_reported[which] = count
         for epoch, offset in join.false_ends:
-            self._dead(METADATA, name.encode(), offset, "false-end", f"epoch {epoch} went on, or another one did")
+            self._dead_letter(
+                METADATA, name.encode(), offset, "false-end", f"epoch {epoch} went on, or another one did"
+            )
         stream.false_ends += len(join.false_ends)
         join.false_ends.clear()
-        if stream.false_ends and self._reports.say_seldom(
+        if stream.false_ends and self._reports.notice_throttled(
             f"false end {name}",
             f"stream {name!r}: {stream.false_ends} ends of its epoch are ignored: its pictures went on; see who else "
             f"may write to {self._settings.topics[METADATA]} (their places are in the dead letters)",
@@ -401,14 +405,14 @@ class Partition:
             self._misplaced[stream] = found
         return found
 
-    def _dead(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
+    def _dead_letter(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
         stream = DeadLetter.key_text(key)
-        self._reports.dead(DeadLetter(self._settings.topics[topic], self.number, offset, stream, code, reason))
+        self._reports.dead_letter(DeadLetter(self._settings.topics[topic], self.number, offset, stream, code, reason))
 
 
 def _ahead(ms: int) -> str:
     return f"{ms / 86_400_000:.1f} days" if ms > 86_400_000 else f"{ms / 3_600_000:.1f} hours"
 
 
-def _least(position: int, held: int | None) -> int:
-    return position if held is None else min(position, held)
+def _min_offset(position: int, needed: int | None) -> int:
+    return position if needed is None else min(position, needed)

@@ -30,7 +30,7 @@ from codecflow.messages import ResultError, StreamState, Zone
 from . import sampler_host
 from .join import Joined
 from .lane import Lane
-from .pool_member import Apart, Here, Member
+from .pool_member import LocalLink, Member, ProcessLink
 from .sampler_events import Event, Fault, Recovery, Sampling, SetZones, Thin
 from .sampler_host import SamplerProcess, SamplersError
 from .sampler_process import Allow, Drop, Gate, Push, Turn
@@ -43,7 +43,7 @@ _AHEAD_BYTES = 1 << 20
 _RESTART_S = (0.25, 30.0)
 """Delay before a process that ended soon after it started is replaced, initially and at most."""
 _SOON_S = 10.0
-_MOST_USELESS = 5
+_MAX_FAILED_STARTS = 5
 """Consecutive processes that ended before they were ready: they cannot work here."""
 
 
@@ -63,29 +63,28 @@ class Sampled:
 class SamplerPool:
     """Samplers in `processes` processes; with 0 in the caller's own, synchronously.
 
-    For use by one thread, the owner's; nothing here blocks. `say` is called with lines for people. `stuck_after_s`: how long
-    a process may take for one event before it is killed and replaced.
-    """
+    For use by one thread, the owner's; nothing here blocks. `notice` is called with lines for people. `stuck_after_s`: how
+    long a process may take for one event before it is killed and replaced."""
 
     def __init__(
         self,
         sampling: Sampling,
         processes: int,
-        say: Callable[[str], None] = lambda line: None,
+        notice: Callable[[str], None] = lambda line: None,
         stuck_after_s: float = 180.0,
     ) -> None:
         self.queued_bytes = 0
         self.deaths = 0
         """Processes that have ended and were replaced."""
-        self._sampling, self._say, self._stuck_after_s = sampling, say, stuck_after_s
-        self._apart = processes > 0
+        self._sampling, self._notice, self._stuck_after_s = sampling, notice, stuck_after_s
+        self._separate = processes > 0
         self._gate = Gate.OPEN
         self._opened = 0
         self._out: deque[Sampled] = deque()
-        self._useless = 0
+        self._failed_starts = 0
         self._poll = select.poll()
         self._members = [Member(number) for number in range(max(1, processes))]
-        self._suspects: Member | None = None
+        self._quarantine: Member | None = None
         for member in self._members:
             self._begin(member)
 
@@ -98,7 +97,7 @@ class SamplerPool:
     def queued(self) -> int:
         """Events that wait to be sampled."""
         lanes = [lane for member in self._members for lane in member.lanes.values()]
-        return sum(len(lane.waiting) + len(lane.given) for lane in lanes)
+        return sum(len(lane.waiting) + len(lane.sent) for lane in lanes)
 
     @property
     def busy_s(self) -> list[float]:
@@ -118,7 +117,7 @@ class SamplerPool:
     @property
     def processes(self) -> list[SamplerProcess]:
         """Processes that run or are starting."""
-        return [member.link.process for member in self._members if isinstance(member.link, Apart)]
+        return [member.link.process for member in self._members if isinstance(member.link, ProcessLink)]
 
     def open(self, stream: str, state: StreamState | None, zones: tuple[Zone, ...] = ()) -> Lane:
         """Start a stream. `state`: how far it was answered before."""
@@ -135,9 +134,9 @@ class SamplerPool:
         member.ready.pop(lane.number, None)
         member.commands.append(Drop(lane.number))
         self.queued_bytes -= lane.queued_bytes
-        for events in (lane.waiting, lane.given):
+        for events in (lane.waiting, lane.sent):
             events.clear()
-        lane.queued_bytes = lane.given_bytes = lane.held_bytes = 0
+        lane.queued_bytes = lane.sent_bytes = lane.held_bytes = 0
 
     def push(self, lane: Lane, event: Event) -> None:
         """Queue a lane's next event."""
@@ -149,14 +148,14 @@ class SamplerPool:
         lane.queued_bytes += size
         self.queued_bytes += size
         lane.member.ready[lane.number] = lane
-        if not self._apart:
+        if not self._separate:
             self._exchange(lane.member)
 
     def gate(self, gate: Gate) -> None:
         if gate is not self._gate:
             self._gate = gate
             self._allow()
-            if not self._apart:
+            if not self._separate:
                 self._exchange(self._members[0])
 
     def take(self) -> list[Sampled]:
@@ -165,15 +164,15 @@ class SamplerPool:
         Raises SamplersError when processes cannot be started.
         """
         # One system call, for any number of processes.
-        heard = {file for file, _ in self._poll.poll(0)} if self._apart else None
+        readable = {file for file, _ in self._poll.poll(0)} if self._separate else None
         for member in list(self._members):
-            if heard is not None:
-                self._look_after(member, heard)
-            self._exchange(member, heard)
+            if readable is not None:
+                self._supervise(member, readable)
+            self._exchange(member, readable)
         if self._gate is Gate.ONE:
             self._allow()
             for member in self._members:
-                self._exchange(member, heard)
+                self._exchange(member, readable)
         found = []
         while self._out:
             sampled = self._out.popleft()
@@ -187,28 +186,28 @@ class SamplerPool:
         for member in self._members:
             self._disconnect(member)
 
-    def _exchange(self, member: Member, heard: Container[int] | None = None) -> None:
-        """Send a process what waits for it and receive its output, unless `heard` says that there is none."""
+    def _exchange(self, member: Member, readable: Container[int] | None = None) -> None:
+        """Send a process what waits for it and receive its output, unless `readable` says that there is none."""
         if (link := member.link) is None:
             return
         with suppress(EOFError):  # it has ended: _look_after handles that
             if link.free:
-                self._give(member)
+                self._send(member)
                 if member.commands:
                     commands, member.commands = member.commands, []
                     link.send(commands)
-            if heard is None or link.fileno() in heard:
+            if readable is None or link.fileno() in readable:
                 for turn in link.receive():
                     self._done(member, turn)
 
-    def _give(self, member: Member) -> None:
+    def _send(self, member: Member) -> None:
         for lane in list(member.ready.values()):
             events = []
-            while lane.waiting and (lane.given_bytes < _AHEAD_BYTES or not self._apart):
+            while lane.waiting and (lane.sent_bytes < _AHEAD_BYTES or not self._separate):
                 event, size = item = lane.waiting.popleft()
                 events.append(event)
-                lane.given.append(item)
-                lane.given_bytes += size
+                lane.sent.append(item)
+                lane.sent_bytes += size
             if events:
                 member.commands.append(Push(lane.number, events))
             if not lane.waiting:
@@ -225,14 +224,14 @@ class SamplerPool:
             return
         done = 0
         for _ in range(turn.events):
-            event, size = lane.given.popleft()
+            event, size = lane.sent.popleft()
             done += size
             if isinstance(event, Thin):
                 lane.thin = event.on
             elif isinstance(event, SetZones):
                 lane.zones = event.zones
         self._count(lane, done)
-        lane.given_bytes -= done
+        lane.sent_bytes -= done
         lane.done += turn.events
         lane.held_bytes = turn.held_bytes
         lane.cpu_s += turn.cpu_s
@@ -249,7 +248,7 @@ class SamplerPool:
         """Send processes what the gate permits."""
         chosen = None
         if self._gate is Gate.ONE:
-            lanes = [lane for member in self._members for lane in member.lanes.values() if lane.given or lane.waiting]
+            lanes = [lane for member in self._members for lane in member.lanes.values() if lane.sent or lane.waiting]
             chosen = max(lanes, key=lambda lane: lane.held_bytes, default=None)
         for member in self._members:
             allowed = Allow(self._gate)
@@ -264,13 +263,13 @@ class SamplerPool:
 
     def _begin(self, member: Member) -> None:
         """Start a new process for this member, with samplers for its lanes."""
-        if self._apart:
+        if self._separate:
             process = sampler_host.start()
-            member.link = Apart(process)
+            member.link = ProcessLink(process)
             for file in (process.channel.fileno(), process.notes):
                 self._poll.register(file, select.POLLIN)
         else:
-            member.link = Here()
+            member.link = LocalLink()
         member.began_at = time.monotonic()
         member.stuck = False
         member.commands = [self._sampling, *(lane.opening() for lane in member.lanes.values())]
@@ -293,25 +292,25 @@ class SamplerPool:
         def load(member: Member) -> float:
             return sum(typical if (cost := costs[lane]) is None else cost for lane in member.lanes.values())
 
-        return min((member for member in self._members if member is not self._suspects), key=load)
+        return min((member for member in self._members if member is not self._quarantine), key=load)
 
     def _disconnect(self, member: Member) -> None:
-        if isinstance(link := member.link, Apart):
+        if isinstance(link := member.link, ProcessLink):
             for file in (link.process.channel.fileno(), link.process.notes):
                 self._poll.unregister(file)
             link.process.close()
         member.link = None
 
-    def _look_after(self, member: Member, heard: Container[int]) -> None:
+    def _supervise(self, member: Member, readable: Container[int]) -> None:
         """Replace a process that has ended; kill one that hangs."""
         now = time.monotonic()
         if member.link is None:
             if now >= member.begin_at:
                 self._begin(member)
             return
-        assert isinstance(member.link, Apart)
+        assert isinstance(member.link, ProcessLink)
         process = member.link.process
-        if process.notes in heard and (how := process.ended) is not None:
+        if process.notes in readable and (how := process.ended) is not None:
             self._replace(
                 member, process, f"more than {self._stuck_after_s:g} s for one picture" if member.stuck else how
             )
@@ -328,8 +327,8 @@ class SamplerPool:
         self._disconnect(member)
         now = time.monotonic()
         self.deaths += 1
-        self._useless = 0 if since else self._useless + 1
-        if self._useless >= _MOST_USELESS:
+        self._failed_starts = 0 if since else self._failed_starts + 1
+        if self._failed_starts >= _MAX_FAILED_STARTS:
             raise SamplersError(f"sampler processes end as soon as they begin ({how})")
         at_work = member.lanes.get(number)
         streams = len(member.lanes)
@@ -340,16 +339,16 @@ class SamplerPool:
             + ("" if at_work is None else f" at a picture of stream {at_work.stream!r}")
             + (f"; its {streams} streams continue at their next keyframe" if streams else "")
         )
-        self._say(line if at_work is None else Notice(line, stream=at_work.stream))
+        self._notice(line if at_work is None else Notice(line, stream=at_work.stream))
         soon = now < member.began_at + _SOON_S
         member.pause_s = min(max(_RESTART_S[0], 2 * member.pause_s), _RESTART_S[1]) if soon else 0.0
         member.begin_at = now + member.pause_s
 
     def _recover(self, lane: Lane, at: int | None, how: str) -> None:
         """Restart a lane whose process has ended. `at`: the event that the process was handling, if it was of this lane."""
-        lane.waiting.extendleft(reversed(lane.given))
-        lane.given.clear()
-        lane.given_bytes = lane.done = lane.held_bytes = 0
+        lane.waiting.extendleft(reversed(lane.sent))
+        lane.sent.clear()
+        lane.sent_bytes = lane.done = lane.held_bytes = 0
         if lane.waiting:
             lane.member.ready[lane.number] = lane
         events, faults = 0, list[Fault]()
@@ -364,11 +363,11 @@ class SamplerPool:
                 events = 1
                 faults = [Fault(event.packets_offset, f"a sampler process has ended ({how})")]
                 self._count(lane, size)
-            if self._suspects is None:
-                self._suspects = Member(len(self._members))
-                self._members.append(self._suspects)
+            if self._quarantine is None:
+                self._quarantine = Member(len(self._members))
+                self._members.append(self._quarantine)
             del lane.member.lanes[lane.number]
             lane.member.ready.pop(lane.number, None)
-            lane.member = self._suspects
+            lane.member = self._quarantine
             self._place(lane)
         self._out.append(Sampled(lane, events, [], Counter({"sampler-restarts": 1}), faults, lane.trouble))

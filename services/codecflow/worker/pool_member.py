@@ -23,7 +23,7 @@ class Link(Protocol):
     def receive(self) -> Iterable[Turn]: ...
 
 
-class Here:
+class LocalLink:
     """Samplers in this process: commands are executed immediately."""
 
     free = True
@@ -45,7 +45,7 @@ class Here:
         return -1
 
 
-class Apart:
+class ProcessLink:
     """Samplers in a separate process."""
 
     def __init__(self, process: SamplerProcess) -> None:

@@ -17,25 +17,24 @@ from codecflow.messages import DeadLetter, Question, Zone, decode_stream
 class Questions:
     """Follows the descriptions of all streams, outside the worker group. The newest one applies, from the next window on.
 
-    `default` is asked of every stream without a description. A description that cannot be read goes to `dead`, with a line
-    to `say`, and the previous one stays in force. Raises KafkaError when it cannot read the topic.
-    """
+    `default` is asked of every stream without a description. A description that cannot be read goes to `dead_letter`, with a
+    line to `notice`, and the previous one stays in force. Raises KafkaError when it cannot read the topic."""
 
     def __init__(
         self,
         settings: KafkaSettings,
         default: Question | None = None,
-        dead: Callable[[DeadLetter], None] = lambda _: None,
-        say: Callable[[str], None] = lambda line: None,
+        dead_letter: Callable[[DeadLetter], None] = lambda _: None,
+        notice: Callable[[str], None] = lambda line: None,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._topic = settings.topics.streams
         self._default = () if default is None else (default,)
-        self._dead, self._say = dead, say
+        self._dead_letter, self._notice = dead_letter, notice
         self._questions: dict[str, tuple[Question, ...]] = {}
         self._zones: dict[str, tuple[Zone, ...]] = {}
         # As patient as a service: it also catches up while partitions are taken over (resume.py).
-        self._within_s = settings.gone_after_s
+        self._within_s = settings.give_up_after_s
         self._tail = TopicTail(replace(settings, reach_within_s=self._within_s), self._topic, stopping=stopping)
         self.update(caught_up=True)
 
@@ -67,7 +66,7 @@ class Questions:
                 else:
                     description = decode_stream(key, value)
                     stream = description.stream
-                    self._questions[stream] = description.as_asked
+                    self._questions[stream] = description.resolved_questions
                     self._zones[stream] = description.zones
                 changed.add(stream)
             except MessageError as error:
@@ -78,10 +77,10 @@ class Questions:
                 refused.pop((partition, key), None)  # compaction will remove it
         letters = [letter for of_key in refused.values() for letter in of_key]
         for letter in letters:
-            self._dead(letter)
+            self._dead_letter(letter)
         if letters:
             one, more = letters[0], f" and {len(letters) - 1} more" if len(letters) > 1 else ""
-            self._say(
+            self._notice(
                 f"questions that cannot be read: {one.topic}[{one.partition}] offset {one.offset}, key {one.stream[:60]!r}: "
                 f"{one.reason}{more}; those before stay in force; to remove such records run: {REMOVE}"
             )

@@ -21,13 +21,12 @@ without gap or duplicate. Windows that hold frames from this replay are marked `
 frames are gone. (6) Zones: it reads codecflow.streams to its end before the states. If the newest zones of a stream are
 those that its state names, they are in force from the time given there; others from `answered_until` on. Earlier frames
 belong to no window.
-state names, they are in force from when that says on; others from `answered_until` on. Frames before that are of no window.
 
 What a worker keeps for its successor. Window k needs the frames from its first slot on, and its masks depend on frames up to
 `memory_s` before that; decoding starts at a keyframe. So the state written with window k-1 names the newest keyframe that is
 at least `memory_s` older than window k (`Rewind`). A record is no longer needed once every stream's state is past it.
 Records that a worker has read but no state covers yet exist only in its memory, so the group's offsets stay before them
-(`Held`):
+(`NeededRecords`):
 
   where the record is                         what holds the offsets
   waits in the join for its counterpart       its own offset
@@ -67,24 +66,24 @@ def read_states(
     settings: KafkaSettings,
     partitions: Sequence[int],
     count: int,
-    dead: Callable[[DeadLetter], None],
-    say: Callable[[str], None],
+    dead_letter: Callable[[DeadLetter], None],
+    notice: Callable[[str], None],
     stopping: Callable[[], bool] = lambda: False,
 ) -> States:
     """The committed states of the streams of `partitions`, of `count` in all. To be called after the group's offsets were
     fetched.
 
     Waits for transactions in progress, and for brokers as long as a service does. A state that is unreadable or impossible
-    goes to `dead`, with a line to `say`; its stream starts without a state. Raises KafkaError.
+    goes to `dead_letter`, with a line to `notice`; its stream starts without a state. Raises KafkaError.
     """
     states: States = {number: {} for number in partitions}
     if not partitions:
         return states
     topic = settings.topics.state
     with TopicTail(
-        replace(settings, reach_within_s=settings.gone_after_s), topic, partitions, stopping=stopping
+        replace(settings, reach_within_s=settings.give_up_after_s), topic, partitions, stopping=stopping
     ) as tail:
-        records = tail.catch_up(settings.gone_after_s)
+        records = tail.catch_up(settings.give_up_after_s)
         ends = picture_ends(settings, tail)
     for record in newest(records):
         number, offset = record.partition() or 0, record.offset() or 0
@@ -92,8 +91,8 @@ def read_states(
             state = usable_state(record, count, ends[number])
         except MessageError as error:
             name = DeadLetter.key_text(record.key())
-            dead(DeadLetter(topic, number, offset, name, "unreadable", str(error)))
-            say(
+            dead_letter(DeadLetter(topic, number, offset, name, "unreadable", str(error)))
+            notice(
                 f"stream {name[:200]!r}: its state ({topic}[{number}] at offset {offset}) cannot be used: {error}; the "
                 f"stream begins at the group's offset, and windows may be emitted again; its next window writes a good "
                 f"state, and that of a stream which is no more is removed by: {REMOVE}"
@@ -132,15 +131,15 @@ class Resume:
 
 
 @dataclass(slots=True)
-class Held:
+class NeededRecords:
     """Which records of one stream a successor must still be able to read. `began`: the first joined record of each epoch
     that no committed state covers yet, oldest epoch first."""
 
     began: deque[tuple[int, Offsets]]
 
     @staticmethod
-    def nothing() -> Held:
-        return Held(deque())
+    def nothing() -> NeededRecords:
+        return NeededRecords(deque())
 
     def begin(self, epoch: int, offsets: Offsets) -> None:
         """The first record of an epoch has been joined."""
@@ -158,7 +157,7 @@ class Held:
             later = [offsets for epoch, offsets in self.began if state is None or epoch > state.epoch]
             if later:
                 oldest = later[0]
-        return least(oldest[0], waiting[0]), least(oldest[1], waiting[1])
+        return min_offset(oldest[0], waiting[0]), min_offset(oldest[1], waiting[1])
 
     def committed(self, state: StreamState) -> None:
         """Epochs up to the state's are now covered by it."""
@@ -183,6 +182,6 @@ class Rewind:
             self.offsets = self._later.popleft()[1]
 
 
-def least(a: int | None, b: int | None) -> int | None:
+def min_offset(a: int | None, b: int | None) -> int | None:
     """The smaller of two offsets, either of which may be missing."""
     return a if b is None else b if a is None else min(a, b)

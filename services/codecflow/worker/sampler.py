@@ -57,7 +57,7 @@ class _Epoch:
         self._clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata has come
         self._slots = (0, 1)  # how many slots correspond to how many units of the time base
 
-    def tell(self, start_pts: int, time_base: Fraction) -> None:
+    def set_clock(self, start_pts: int, time_base: Fraction) -> None:
         """Set the epoch's time parameters, from metadata."""
         if self._clock is None or self._clock[0] != start_pts or self._clock[1] is not time_base:
             self._clock = start_pts, time_base
@@ -137,8 +137,8 @@ class Sampler:
                 epoch = self._epoch
                 if epoch is None or epoch.windows.epoch != event.epoch:
                     epoch = self._begin(event.epoch, event.offsets)
-                if (timely := self._timely(epoch, event)) is not None:
-                    self._picture(epoch, timely)
+                if (valid := self._with_valid_time(epoch, event)) is not None:
+                    self._picture(epoch, valid)
             case EpochEnd():
                 self._end(event)
             case Leave():
@@ -212,7 +212,7 @@ class Sampler:
             self._steps.append(windows.end(end.offsets))
             return
         self._show(epoch, epoch.track.flush())
-        self._hand_on(epoch, epoch.windows.close_before(epoch.last_slot + 1))
+        self._emit(epoch, epoch.windows.close_before(epoch.last_slot + 1))
         if end.closed:
             step = epoch.windows.end(end.offsets)
             self._steps.append(step)
@@ -273,14 +273,14 @@ class Sampler:
             self._await_keyframe(epoch, picture.captured_at_ms)
         over = epoch.track.decoder.over_pts
         if over is not None and (until := epoch.slot(over)) is not None and until > 0:
-            self._hand_on(epoch, epoch.windows.close_before(until))
+            self._emit(epoch, epoch.windows.close_before(until))
 
-    def _timely(self, epoch: _Epoch, joined: Joined) -> Joined | None:
+    def _with_valid_time(self, epoch: _Epoch, joined: Joined) -> Joined | None:
         """Drops the packet if its time cannot be right. It must equal that of its metadata, which is bounded; without
         metadata it must lie within a window of the pictures before it."""
         metadata, picture = joined.metadata, joined.picture
         if metadata is not None:
-            epoch.tell(metadata.start_pts, metadata.time_base)
+            epoch.set_clock(metadata.start_pts, metadata.time_base)
         if picture is None:
             return joined
         if metadata is not None:
@@ -333,13 +333,13 @@ class Sampler:
         lost = epoch.next_seq is not None and seq != epoch.next_seq
         epoch.next_seq = seq + 1
         epoch.last_slot = max(epoch.last_slot, slot)
-        self._look_back(epoch, slot)
+        self._check_time(epoch, slot)
         epoch.windows.sent(slot, captured_at_ms, lost)
         epoch.recent.append(slot)
         if len(epoch.recent) > MAX_DELAY:
-            self._hand_on(epoch, epoch.windows.close_before(epoch.recent.popleft()))
+            self._emit(epoch, epoch.windows.close_before(epoch.recent.popleft()))
 
-    def _look_back(self, epoch: _Epoch, slot: int) -> None:
+    def _check_time(self, epoch: _Epoch, slot: int) -> None:
         """A picture far older than what was answered: one before it had a time that will not be reached soon."""
         late = self._sampling.plan.first(epoch.windows.next_window) - slot
         if late > self._late_slots:
@@ -362,7 +362,7 @@ class Sampler:
     def _show(self, epoch: _Epoch, samples: Iterable[Sample]) -> None:
         for sample in samples:
             picture, slot = sample.picture.picture, sample.slot
-            self._hand_on(epoch, epoch.windows.close_before(slot))
+            self._emit(epoch, epoch.windows.close_before(slot))
             self._change_zones(epoch, slot)
             if slot < epoch.windows.since:
                 continue
@@ -376,7 +376,7 @@ class Sampler:
                 continue
             if (frame := self._frame(epoch, sample, float(at))) is not None:
                 self._trace = picture.trace
-                self._hand_on(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
+                self._emit(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
 
     def _frame(self, epoch: _Epoch, sample: Sample, time_s: float) -> Frame | None:
         try:
@@ -387,7 +387,7 @@ class Sampler:
             self._set_trouble(None)
         return frame
 
-    def _hand_on(self, epoch: _Epoch, steps: list[Step]) -> None:
+    def _emit(self, epoch: _Epoch, steps: list[Step]) -> None:
         for step in steps:
             if step.window is not None:
                 step.window.seconds.update(epoch.frames.take_seconds())

@@ -46,14 +46,14 @@ class SamplerProcess:
     def __init__(self, channel: Channel, progress: mmap.mmap, notes: int) -> None:
         self.channel, self.notes = channel, notes
         self._memory, self._progress = progress, Progress(progress)
-        self._said = b""
+        self._notes_read = b""
         self._ended: str | None = None
 
     @property
     def pid(self) -> int | None:
         """None until it runs, and once it has ended."""
         self._listen()
-        first, line, _ = self._said.partition(b"\n")
+        first, line, _ = self._notes_read.partition(b"\n")
         return int(first) if line and self._ended is None else None
 
     @property
@@ -86,8 +86,8 @@ class SamplerProcess:
                 note = os.read(self.notes, 64)
             except BlockingIOError:
                 return
-            self._said += note
-            *_, last = self._said.split(b"\n")
+            self._notes_read += note
+            *_, last = self._notes_read.split(b"\n")
             if not note:
                 self._ended = last.decode() or "lost"
 
@@ -192,8 +192,8 @@ def _main(control: socket.socket) -> int:
                 os.read(wake, 4096)
             _reap(notes)
         if control.fileno() in ready:
-            asked, files, _, _ = socket.recv_fds(control, 1, 3)
-            if not asked:
+            command, files, _, _ = socket.recv_fds(control, 1, 3)
+            if not command:
                 return 0
             own = os.getpid()
             pid = os.fork()

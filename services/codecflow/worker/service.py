@@ -26,8 +26,8 @@ from codecflow.kafka.records import appended_ms, headers_of
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import DeadLetter, Question, StreamState
 
-from .answering import Answered, Answering, AnswersWindows, Described
-from .committer import Committer, DeadLetters, Told
+from .answering import Answered, Answering, Provenance, WindowEngine
+from .committer import Committer, DeadLetters, StreamEvents
 from .consumer import REVOKE_WITHIN_S, Arrival, Ownership, Unreadable
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import SamplerPool
@@ -43,8 +43,8 @@ from .windows import Step
 _logger = logging.getLogger("codecflow.worker")
 
 _POLL_S = 0.02
-_HOLD_EVERY_S = 0.04
-_EVERY_S = 0.5
+_BACKPRESSURE_EVERY_S = 0.04
+_PERIODIC_EVERY_S = 0.5
 _COMMIT_EVERY_S = 5.0
 _FIRST_TOKENS = 720
 """How many tokens of free-text answers extend the time limit of a worker's first batch by one more batch limit. The engine's
@@ -56,18 +56,18 @@ class _Batch:
     """Steps in progress together, each with its partition and stream, and the questions of each stream."""
 
     steps: list[tuple[Partition, Stream, Step]]
-    asked: Mapping[str, tuple[Question, ...]]
+    questions: Mapping[str, tuple[Question, ...]]
     answers: Future[list[Answered]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Commit:
-    """A transaction in progress. `told`: streams with events but without a step. `partitions`: those that the worker owned
-    when it began."""
+    """A transaction in progress. `stream_events`: streams with events but without a step. `partitions`: those that the
+    worker owned when it began."""
 
     steps: list[tuple[Partition, Stream]]
     answered: list[Answered]
-    told: list[tuple[Partition, Stream, Told]]
+    stream_events: list[tuple[Partition, Stream, StreamEvents]]
     letters: tuple[DeadLetter, ...]
     offsets: dict[int, Offsets]
     partitions: dict[int, Partition]
@@ -85,8 +85,8 @@ class Worker:
         self,
         transport: Transport,
         settings: WorkerSettings,
-        engine: AnswersWindows,
-        described: Described,
+        engine: WindowEngine,
+        provenance: Provenance,
         stop: GracefulStop,
         progress: Callable[[Summary], None] = lambda summary: None,
         notice: Callable[[str], None] = lambda line: None,
@@ -99,11 +99,11 @@ class Worker:
         self._reports = Reports(self._summary.counts, self._letters.add, notice)
         self._batch: _Batch | None = None
         self._commit: _Commit | None = None
-        self._next_hold = self._next_chores = self._next_commit = 0.0
+        self._next_backpressure = self._next_periodic = self._next_commit = 0.0
         self._consumer_time, self._time = BusyTime(), BusyTime()
         self._questions = transport.questions(settings.question, self._letters.add, notice)
-        self._committer = Committer(transport.emitter(), transport.topics, described.keep, notice)
-        self._answering = Answering(engine, settings.plan, described, notice, reuse_slots=settings.reuse_slots)
+        self._committer = Committer(transport.emitter(), transport.topics, provenance.keep, notice)
+        self._answering = Answering(engine, settings.plan, provenance, notice, reuse_slots=settings.reuse_slots)
         model_input = engine.family.input
         sampling = Sampling(
             settings.plan,
@@ -121,7 +121,7 @@ class Worker:
             settings.limits,
             settings.when_behind,
         )
-        self._read_to = transport.progress()
+        self._read_progress = transport.progress()
         self._owned = Ownership(self._states, self._begin, self._report_plans)
         self._consumer = transport.consumer(self._owned.assigned, self._revoked, notice)
 
@@ -142,10 +142,10 @@ class Worker:
                         self._read(arrivals)
                         self._collect()
                         self._advance()
-                        self._chores()
-            self._finish_under_way()
+                        self._do_periodic_work()
+            self._drain()
             self._submit(None)
-            self._finish_under_way()
+            self._drain()
         finally:
             self._close()
         self._figures()
@@ -176,14 +176,14 @@ class Worker:
                 raise
             except Exception as error:  # noqa: BLE001  # one record must not stop the worker, and every worker after it
                 partition.failed(arrival.topic, key, offset, f"{type(error).__name__}: {error}")
-        self._hold_back()
+        self._apply_backpressure()
 
-    def _hold_back(self) -> None:
+    def _apply_backpressure(self) -> None:
         """Pause reading where enough waits already, and sampling where enough is sampled. Polling continues."""
         now = time.monotonic()
-        if now < self._next_hold:
+        if now < self._next_backpressure:
             return
-        self._next_hold = now + _HOLD_EVERY_S
+        self._next_backpressure = now + _BACKPRESSURE_EVERY_S
         half = self._settings.limits.buffer_bytes // 2
         queued, held, closed = self._pool.queued_bytes, self._pool.held_bytes, 0
         joining = 0
@@ -224,9 +224,9 @@ class Worker:
             ]
             if steps:
                 self._take_settings()
-                asked = {stream.name: self._questions.of(stream.name) for _, stream, _ in steps}
-                answers = self._answering.begin([step for _, _, step in steps], asked.__getitem__)
-                self._batch = _Batch(steps, asked, answers)
+                questions = {stream.name: self._questions.of(stream.name) for _, stream, _ in steps}
+                answers = self._answering.begin([step for _, _, step in steps], questions.__getitem__)
+                self._batch = _Batch(steps, questions, answers)
 
     def _submit(self, batch: _Batch | None) -> None:
         """Begin the transaction of an answered batch, or of dead letters and offsets only."""
@@ -239,7 +239,7 @@ class Worker:
         now_ms = int(time.time() * 1000)
         if batch is not None:
             answered = [
-                stream.decide(one, batch.asked[stream.name], now_ms)
+                stream.decide(one, batch.questions[stream.name], now_ms)
                 for (_, stream, _), one in zip(steps, answered, strict=True)
             ]
         lost = self._answering.take_lost()
@@ -250,20 +250,22 @@ class Worker:
         by_partition: dict[int, dict[str, Step]] = {}
         for (partition, stream, _), one in zip(steps, answered, strict=True):
             by_partition.setdefault(partition.number, {})[stream.name] = one.step
-        told = [
-            (partition, stream, Told(state, tuple(events)))
+        stream_events = [
+            (partition, stream, StreamEvents(state, tuple(events)))
             for partition in self._owned.partitions.values()
-            for stream, state, events in partition.tell(now_ms, by_partition.get(partition.number, {}))
+            for stream, state, events in partition.condition_events(now_ms, by_partition.get(partition.number, {}))
         ]
         for number, newest in by_partition.items():
             offsets[number] = self._owned.partitions[number].offsets(newest)
         places = [place for number, both in offsets.items() for place in self._consumer.offsets(number, both)]
         letters = self._letters.waiting
-        if not (answered or told or letters or places):
+        if not (answered or stream_events or letters or places):
             return
-        done = self._committer.submit(answered, [one for _, _, one in told], letters, places, self._consumer.group())
+        done = self._committer.submit(
+            answered, [one for _, _, one in stream_events], letters, places, self._consumer.group()
+        )
         taken = [(partition, stream) for partition, stream, _ in steps]
-        self._commit = _Commit(taken, answered, told, letters, offsets, dict(self._owned.partitions), done)
+        self._commit = _Commit(taken, answered, stream_events, letters, offsets, dict(self._owned.partitions), done)
         self._next_commit = time.monotonic() + _COMMIT_EVERY_S
 
     def _committed(self) -> None:
@@ -278,15 +280,15 @@ class Worker:
             owned = self._owned.partitions
             # What began since, after an outage longer than the session, belongs to a newer membership.
             lost = [number for number, partition in commit.partitions.items() if owned.get(number) is partition]
-            self._lose(lost)
+            self._drop_partitions(lost)
             self._notice(f"{error}; dropping what was not emitted: another worker continues from there")
             return
         self._summary.transactions += 1
         self._letters.sent(commit.letters)
         self._owned.sent(commit.offsets)
-        for partition, stream, told in commit.told:
-            partition.told(stream, told.state)
-            self._summary.events += len(told.events)
+        for partition, stream, stream_events in commit.stream_events:
+            partition.events_committed(stream, stream_events.state)
+            self._summary.events += len(stream_events.events)
         for (partition, stream), one in zip(commit.steps, commit.answered, strict=True):
             partition.committed(stream, one.step)
             self._summary.events += len(one.events)
@@ -304,10 +306,10 @@ class Worker:
                 _logger.info(text, *about.values(), what, extra={"about": about})
             self._summary.windows += answered.error is None
             self._summary.refused += answered.error is not None and answered.error.code == "no-room"
-            self._summary.unasked += answered.error is None and not answered.results
+            self._summary.without_questions += answered.error is None and not answered.results
         self._summary.add(answered.results)
 
-    def _finish_under_way(self, within_s: float | None = None) -> bool:
+    def _drain(self, within_s: float | None = None) -> bool:
         """Wait for the engine and commit its answers; False if that takes longer than `within_s` seconds."""
         deadline = None if within_s is None else time.monotonic() + within_s
         for _ in range(2):  # the transaction in progress, then that of the batch in the engine
@@ -329,31 +331,33 @@ class Worker:
             self._batch = None
             if self._commit is not None and _done(self._commit.done, time.monotonic() + REVOKE_WITHIN_S):
                 self._committed()
-            self._lose(numbers)
-        elif self._finish_under_way(REVOKE_WITHIN_S):
+            self._drop_partitions(numbers)
+        elif self._drain(REVOKE_WITHIN_S):
             self._owned.suspend(numbers)
-            self._read_to.forget(numbers)
+            self._read_progress.forget(numbers)
         else:
             # Too slow: the group must not wait longer. None of it will be emitted, whatever its outcome.
             self._batch = None
-            self._lose(numbers)
+            self._drop_partitions(numbers)
 
-    def _lose(self, numbers: list[int]) -> None:
-        self._owned.lose(numbers)
-        self._read_to.forget(numbers)
+    def _drop_partitions(self, numbers: list[int]) -> None:
+        self._owned.drop(numbers)
+        self._read_progress.forget(numbers)
 
-    def _chores(self) -> None:
+    def _do_periodic_work(self) -> None:
         now = time.monotonic()
-        if now < self._next_chores:
+        if now < self._next_periodic:
             return
-        self._next_chores = now + _EVERY_S
+        self._next_periodic = now + _PERIODIC_EVERY_S
         partitions = self._owned.partitions
         self._take_settings()
-        self._read_to.update(partitions)
+        self._read_progress.update(partitions)
         for partition in partitions.values():
             partition.expire()
         self._letters.report()
-        due = self._letters.waiting or now >= self._next_commit or any(p.has_news for p in partitions.values())
+        due = (
+            self._letters.waiting or now >= self._next_commit or any(p.conditions_changed for p in partitions.values())
+        )
         if self._batch is None and self._commit is None and due:
             self._submit(None)
         self._figures()
@@ -363,8 +367,8 @@ class Worker:
         summary = self._summary
         summary.dead_letters = self._letters.total
         summary.partitions = len(self._owned.partitions)
-        summary.lag = self._read_to.lag
-        summary.records_gone = self._consumer.records_gone
+        summary.lag = self._read_progress.lag
+        summary.records_expired = self._consumer.records_expired
         now_ms = int(time.time() * 1000)
         replaying = any(partition.replaying for partition in self._owned.partitions.values())
         summary.health.ready = summary.health.started and not replaying
@@ -380,7 +384,7 @@ class Worker:
         }
         for name, kv_bytes in self._answering.kv_bytes.items():
             held.setdefault(name, StreamFigures(kv_bytes))
-        summary.holds(held)
+        summary.set_held(held)
         summary.batches = self._answering.batches
         summary.sampler_deaths, summary.sampler_bytes = self._pool.deaths, self._pool.memory
         summary.stages = self._stages()
@@ -395,7 +399,7 @@ class Worker:
         cpu_s = (self._consumer_time.cpu_s,)
         pool = self._pool
         return {
-            "consumer": StageFigures(cpu_s, cpu_s, self._read_to.lag),
+            "consumer": StageFigures(cpu_s, cpu_s, self._read_progress.lag),
             "join": StageFigures.of([self._time], records, sum(stream.join.bytes_waiting for stream in streams)),
             "sampler": StageFigures(tuple(pool.busy_s), tuple(pool.cpu_s), pool.queued, pool.queued_bytes),
             "engine": StageFigures.of([self._answering.time], windows, sum(stream.closed_bytes for stream in streams)),
@@ -412,7 +416,7 @@ class Worker:
             return []
         batch = self._batch
         if not engine.longest_s and batch is not None:  # nor is a first batch of long answers
-            texts = [one for questions in batch.asked.values() for one in questions if one.type == "text"]
+            texts = [one for questions in batch.questions.values() for one in questions if one.type == "text"]
             since += sum(one.max_tokens for one in texts) * self._settings.stuck_after_s / _FIRST_TOKENS
         return [("a batch of the engine", since)] if since < time.monotonic() else []
 

@@ -19,7 +19,7 @@ from codecflow.messages import DeadLetter, Result, ResultError
 from codecflow.monitoring.metrics import answer_delay
 from codecflow.monitoring.server import Health
 
-_SELDOM_S = 60.0
+_THROTTLE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -95,24 +95,23 @@ class StageFigures:
 class Summary:
     """Figures of one run, updated while it runs.
 
-    `windows` answered or, with no questions configured, followed (`unasked`); `answers`: results with an answer; `errors`:
-    results with an error instead; `windows_reused`: those whose answers were all repeated; `refused`: windows of streams for
-    which there is no room; `restarted`: answered windows that lack the context from before a take-over. `streams`: counters
-    of each, by reason; `held`: what each holds now. `lag`: unread records; `behind_s`: how late the stream that is furthest
-    behind live is read; `records_gone`: deleted by retention, unread. Tokens and FLOPs as in a result; `seconds` by stage,
-    of all streams together. `error`: what ended the run, if it failed. `batches`: of the engine. `events`: emitted.
-    `rebalances` of its group; `transactions` committed, and `fenced`: dropped because other workers own their partitions.
-    `sampler_deaths`: sampler processes that ended and were replaced; `sampler_bytes`: memory that they hold, without what
-    they share. `delay`: from the capture of a live window's newest picture to the commit of its results. `health`: for
-    probes. `stages`: the pipeline's, in order; queues hold records for consumer and join, pictures for sampler, windows for
-    engine and committer (including those in progress). The consumer's busy time is CPU time: the rest is spent waiting for
-    records.
-    """
+    `windows` answered or, with no questions configured, followed (`without_questions`); `answers`: results with an answer;
+    `errors`: results with an error instead; `windows_reused`: those whose answers were all repeated; `refused`: windows of
+    streams for which there is no room; `restarted`: answered windows that lack the context from before a take-over.
+    `streams`: counters of each, by reason; `held`: what each holds now. `lag`: unread records; `behind_s`: how late the
+    stream that is furthest behind live is read; `records_expired`: deleted by retention, unread. Tokens and FLOPs as in a
+    result; `seconds` by stage, of all streams together. `error`: what ended the run, if it failed. `batches`: of the engine.
+    `events`: emitted. `rebalances` of its group; `transactions` committed, and `fenced`: dropped because other workers own
+    their partitions. `sampler_deaths`: sampler processes that ended and were replaced; `sampler_bytes`: memory that they
+    hold, without what they share. `delay`: from the capture of a live window's newest picture to the commit of its results.
+    `health`: for probes. `stages`: the pipeline's, in order; queues hold records for consumer and join, pictures for
+    sampler, windows for engine and committer (including those in progress). The consumer's busy time is CPU time: the rest
+    is spent waiting for records."""
 
     windows: int = 0
     answers: int = 0
     errors: int = 0
-    unasked: int = 0
+    without_questions: int = 0
     windows_reused: int = 0
     refused: int = 0
     restarted: int = 0
@@ -126,7 +125,7 @@ class Summary:
     dead_letters: int = 0
     partitions: int = 0
     lag: int = 0
-    records_gone: int = 0
+    records_expired: int = 0
     queue_bytes: int = 0
     frame_bytes: int = 0
     kv_bytes: int = 0
@@ -181,7 +180,7 @@ class Summary:
     def total(self, reason: str) -> int:
         return sum(counts[reason] for counts in list(self.streams.values()))
 
-    def holds(self, held: dict[str, StreamFigures]) -> None:
+    def set_held(self, held: dict[str, StreamFigures]) -> None:
         """Set what each stream holds now."""
         self.held = held
         self.queue_bytes = sum(one.queue_bytes for one in held.values())
@@ -205,7 +204,7 @@ class Summary:
         text += f", lag {self.lag} records"
         if self.lag and self.behind_s > 1:
             text += f" ({self.behind_s:.0f} s behind live)"
-        troubles = {
+        problems = {
             "error results": self.errors,
             "frames missing": self.frames_missing,
             "pictures lost": self.pictures_lost,
@@ -215,9 +214,9 @@ class Summary:
             "windows restarted": self.restarted,
             "unreadable records": self.dead_letters,
             "sampler processes replaced": self.sampler_deaths,
-            "records gone by retention": self.records_gone,
+            "records gone by retention": self.records_expired,
         }
-        return text + "".join(f", {count} {what}" for what, count in troubles.items() if count)
+        return text + "".join(f", {count} {what}" for what, count in problems.items() if count)
 
     def document(self) -> dict[str, Any]:
         """For machines: figures and shares (of 1), and the counters and memory of each stream."""
@@ -267,44 +266,44 @@ class Summary:
 class Reports:
     """Where a worker's parts report: a counter per stream, unusable records, lines for the operator.
 
-    `say` may be called from any thread.
+    `notice` may be called from any thread.
     """
 
     def __init__(
         self,
         counts: Callable[[str], Counter[str]],
-        dead: Callable[[DeadLetter], None],
-        say: Callable[[str], None],
+        dead_letter: Callable[[DeadLetter], None],
+        notice: Callable[[str], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.counts, self.dead, self.say = counts, dead, say
+        self.counts, self.dead_letter, self.notice = counts, dead_letter, notice
         self._clock = clock
-        self._said: dict[str, float] = {}
-        self._troubles: dict[str, str] = {}
+        self._reported: dict[str, float] = {}
+        self._problems: dict[str, str] = {}
 
-    def say_seldom(self, key: str, line: str, **about: object) -> bool:
+    def notice_throttled(self, key: str, line: str, **about: object) -> bool:
         """Say a line about `key`, unless there was one within the last minute; returns whether it was said. `about`: as
         Notice's."""
         now = self._clock()
-        if now - self._said.get(key, -_SELDOM_S) < _SELDOM_S:
+        if now - self._reported.get(key, -_THROTTLE_S) < _THROTTLE_S:
             return False
-        if len(self._said) > 10_000:
-            self._said.clear()
-        self._said[key] = now
-        self.say(Notice(line, **about))
+        if len(self._reported) > 10_000:
+            self._reported.clear()
+        self._reported[key] = now
+        self.notice(Notice(line, **about))
         return True
 
     def trouble(self, stream: str, trouble: ResultError | None) -> None:
         """Why a stream produces no frames at present: said when it begins, changes or ends."""
-        before = self._troubles.get(stream)
+        before = self._problems.get(stream)
         if trouble is None:
             if before is not None:
-                del self._troubles[stream]
-                self.say(Notice(f"stream {stream!r}: its pictures can be used again", stream=stream))
+                del self._problems[stream]
+                self.notice(Notice(f"stream {stream!r}: its pictures can be used again", stream=stream))
         elif trouble.code != before:
-            self._troubles[stream] = trouble.code
+            self._problems[stream] = trouble.code
             text = trouble.text if trouble.text.startswith("stream ") else f"stream {stream!r}: {trouble.text}"
-            self.say(Notice(text, stream=stream))
+            self.notice(Notice(text, stream=stream))
 
 
 STUCK = 6
@@ -315,7 +314,7 @@ class StuckDetector:
     """Context manager. `beat` must be called at least every `after_s` seconds, and nothing that `busy` returns, as (what,
     since when in monotonic seconds), may last longer.
 
-    Otherwise every thread's stack goes to stderr, once, one line to `say`, and `health` is stuck from then on. Whatever
+    Otherwise every thread's stack goes to stderr, once, one line to `notice`, and `health` is stuck from then on. Whatever
     lasts for another `after_s` seconds will not end by itself, such as a GPU that hangs: `end` ends the process with status
     6, so that another worker takes over and an orchestrator starts a new one.
     """
@@ -323,13 +322,13 @@ class StuckDetector:
     def __init__(
         self,
         after_s: float,
-        say: Callable[[str], None],
+        notice: Callable[[str], None],
         busy: Callable[[], Iterable[tuple[str, float]]] = lambda: (),
         health: Health | None = None,
         end: Callable[[int], object] = os._exit,
     ) -> None:
         self._health = health or Health()
-        self._after_s, self._say, self._busy, self._end = after_s, say, busy, end
+        self._after_s, self._notice, self._busy, self._end = after_s, notice, busy, end
         self._beat_at = time.monotonic()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="stuck-detector", daemon=True)
@@ -357,10 +356,10 @@ class StuckDetector:
                 if lasts_s > self._after_s and not dumped:
                     dumped = True
                     self._health.stuck = f"{what} has not finished for {lasts_s:.0f} s"
-                    self._say(f"{self._health.stuck}; the stacks of all threads follow")
+                    self._notice(f"{self._health.stuck}; the stacks of all threads follow")
                     faulthandler.dump_traceback(all_threads=True)
                 if lasts_s > 2 * self._after_s:
-                    self._say(f"{what} has not finished for {lasts_s:.0f} s; ending, so that others take over")
+                    self._notice(f"{what} has not finished for {lasts_s:.0f} s; ending, so that others take over")
                     self._end(STUCK)
                     return
 

@@ -25,12 +25,12 @@ from .answering import Answered
 from .backlog import Backlog
 from .join import EpochEnd, Joined, StreamJoin
 from .pool import Sampled, SamplerPool
-from .resume import Held, Resume
+from .resume import NeededRecords, Resume
 from .sampler_events import Leave, Restart, SetZones
 from .settings import Limits, WhenBehind
 from .windows import Step
 
-_PASSING = ("restarting",)
+_TRANSIENT = ("restarting",)
 """Codes of errors that end with the next window."""
 
 
@@ -83,7 +83,7 @@ class Stream:
         self._late_after_s = when_behind.after_s
         self._pool, self._limits = pool, limits
         self._resume = Resume(state)
-        self._held = Held.nothing()
+        self._needed = NeededRecords.nothing()
         self._lost = 0  # the newest epoch that ended with a lost camera
         self._ended = -1  # the newest epoch whose end was read
         self._over = 0  # records of epochs before the state's, after its offsets
@@ -154,7 +154,7 @@ class Stream:
             and not self.ready
             and not self.taken
             and self.state is not None
-            and self.held(self.state) == (None, None)
+            and self.needed(self.state) == (None, None)
         )
 
     def packet(self, picture: CodedPicture, offset: int, now_ms: int, at_end: bool) -> None:
@@ -245,7 +245,7 @@ class Stream:
         return replace(answered, step=decided, events=(*events, *more))
 
     @property
-    def has_news(self) -> bool:
+    def conditions_changed(self) -> bool:
         """Whether conditions have changed since the last commit."""
         return self.state is not None and self.conditions.keys() != stream_events.present(self.state.events)
 
@@ -282,23 +282,23 @@ class Stream:
         elif behind_s > self._late_after_s and "behind" not in self.conditions:
             self.conditions["behind"] = f"it is answered {behind_s:.0f} s late"
 
-    def tell(self, now_ms: int) -> tuple[StreamState, list[Event]] | None:
+    def condition_events(self, now_ms: int) -> tuple[StreamState, list[Event]] | None:
         """Events of conditions that have changed since the last commit, with the state that records them; None if there are
         none. To be called while no transaction is in progress."""
         state = self.state
-        if state is None or not self.has_news:
+        if state is None or not self.conditions_changed:
             return None
         after, events = stream_events.conditions(self.name, state.events, state.epoch, self.conditions, now_ms)
         return replace(state, events=after), events
 
-    def told(self, state: StreamState) -> None:
-        """What `tell` returned is committed."""
+    def events_committed(self, state: StreamState) -> None:
+        """What `condition_events` returned is committed."""
         self.state = state
 
     def _set_aside(self, error: ResultError | None) -> None:
         if error is None:
             self.conditions.pop("set-aside", None)
-        elif error.code not in _PASSING:
+        elif error.code not in _TRANSIENT:
             self.conditions["set-aside"] = error.text
 
     def committed(self, step: Step) -> None:
@@ -307,11 +307,11 @@ class Stream:
         self.taken.popleft()
         self.closed_bytes -= step.nbytes
         self.state = step.state
-        self._held.committed(step.state)
+        self._needed.committed(step.state)
 
-    def held(self, state: StreamState | None) -> tuple[int | None, int | None]:
+    def needed(self, state: StreamState | None) -> tuple[int | None, int | None]:
         """The oldest packets and metadata records that a successor needs (None: none) once `state` is committed."""
-        return self._held.offsets(state, self.join.oldest_waiting)
+        return self._needed.offsets(state, self.join.oldest_waiting)
 
     def close(self) -> None:
         """Discard what is queued and sampled."""
@@ -333,7 +333,7 @@ class Stream:
     def _accept(self, events: Iterable[Joined | EpochEnd], now_ms: int, at_end: bool) -> None:
         for event in events:
             if isinstance(event, Joined) and event.epoch > self._began:
-                self._held.begin(event.epoch, event.offsets)
+                self._needed.begin(event.epoch, event.offsets)
                 self._began = event.epoch
             for one in self._backlog.take(event, now_ms, at_end, self.overrun):
                 self._pool.push(self._lane, one)

@@ -21,14 +21,14 @@ from .resume import Offsets, States, read_states
 
 Assigned = Callable[[dict[int, Offsets]], dict[int, Offsets]]
 Revoked = Callable[[list[int], bool], None]
-Dead = Callable[[DeadLetter], None]
-Say = Callable[[str], None]
+DeadLetterHandler = Callable[[DeadLetter], None]
+NoticeHandler = Callable[[str], None]
 
 
-class Incoming(Protocol):
+class RecordConsumer(Protocol):
     """See GroupConsumer."""
 
-    records_gone: int
+    records_expired: int
 
     def poll(self, timeout_s: float) -> list[Arrival]: ...
 
@@ -41,7 +41,7 @@ class Incoming(Protocol):
     def close(self) -> None: ...
 
 
-class Outgoing(Protocol):
+class Emitter(Protocol):
     """See TransactionalEmitter, open."""
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None: ...
@@ -49,7 +49,7 @@ class Outgoing(Protocol):
     def close(self) -> None: ...
 
 
-class Asked(Protocol):
+class QuestionSource(Protocol):
     """See Questions."""
 
     def of(self, stream: str) -> tuple[Question, ...]: ...
@@ -61,7 +61,7 @@ class Asked(Protocol):
     def close(self) -> None: ...
 
 
-class ReadTo(Protocol):
+class ReadProgress(Protocol):
     """See Progress."""
 
     lag: int
@@ -77,15 +77,17 @@ class Transport(Protocol):
     topics: TopicNames
     partitions: int
 
-    def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming: ...
+    def consumer(self, assigned: Assigned, revoked: Revoked, notice: NoticeHandler) -> RecordConsumer: ...
 
-    def emitter(self) -> Outgoing: ...
+    def emitter(self) -> Emitter: ...
 
-    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked: ...
+    def questions(
+        self, default: Question | None, dead_letter: DeadLetterHandler, notice: NoticeHandler
+    ) -> QuestionSource: ...
 
-    def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States: ...
+    def states(self, numbers: Sequence[int], dead_letter: DeadLetterHandler, notice: NoticeHandler) -> States: ...
 
-    def progress(self) -> ReadTo: ...
+    def progress(self) -> ReadProgress: ...
 
 
 class KafkaTransport:
@@ -97,20 +99,22 @@ class KafkaTransport:
         self.topics = settings.topics
         self.partitions = check_topics(settings)
 
-    def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming:
-        return GroupConsumer(self._settings, assigned, revoked, say, self._stopping)
+    def consumer(self, assigned: Assigned, revoked: Revoked, notice: NoticeHandler) -> RecordConsumer:
+        return GroupConsumer(self._settings, assigned, revoked, notice, self._stopping)
 
-    def emitter(self) -> Outgoing:
+    def emitter(self) -> Emitter:
         group = self._settings.worker_group
         emitter = TransactionalEmitter(self._settings, transactional_id(group), group, self._stopping)
         emitter.open()
         return emitter
 
-    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked:
-        return Questions(self._settings, default, dead, say, self._stopping)
+    def questions(
+        self, default: Question | None, dead_letter: DeadLetterHandler, notice: NoticeHandler
+    ) -> QuestionSource:
+        return Questions(self._settings, default, dead_letter, notice, self._stopping)
 
-    def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
-        return read_states(self._settings, numbers, self.partitions, dead, say, self._stopping)
+    def states(self, numbers: Sequence[int], dead_letter: DeadLetterHandler, notice: NoticeHandler) -> States:
+        return read_states(self._settings, numbers, self.partitions, dead_letter, notice, self._stopping)
 
-    def progress(self) -> ReadTo:
+    def progress(self) -> ReadProgress:
         return Progress(self._settings)

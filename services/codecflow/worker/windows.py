@@ -26,7 +26,7 @@ from .resume import Offsets, Rewind
 if TYPE_CHECKING:
     from codecflow.vlm.work import Frame
 
-_MOST_SLOTS = 10_000_000
+_MAX_SLOTS = 10_000_000
 _LONGEST_GAP_S = 86_400
 """Windows are not counted in longer gaps: a recording may resume years later, or a record may claim that."""
 
@@ -56,8 +56,8 @@ class WindowPlan:
                     f"{name} {value} s is no whole number of frames at {rate} frames/s: use a multiple of {1 / rate} s"
                 )
             slots.append(int(seconds * rate))
-            if slots[-1] > _MOST_SLOTS:
-                raise ConfigError(f"{name} {value} s holds {slots[-1]} frames; at most {_MOST_SLOTS} are allowed")
+            if slots[-1] > _MAX_SLOTS:
+                raise ConfigError(f"{name} {value} s holds {slots[-1]} frames; at most {_MAX_SLOTS} are allowed")
         return WindowPlan(slots[0], slots[1], rate)
 
     @property
@@ -223,7 +223,7 @@ class WindowAssembly:
         self._frames = [(frame, at) for frame, at in self._frames if frame.index >= self.since]
         if self._outlived is not None:
             self._outlived = Outlived()
-        self._weigh()
+        self._update_nbytes()
 
     def frame(self, frame: Frame, captured_at_ms: int) -> list[Step]:
         """Add the frame of a wanted slot; returns the windows that this closes."""
@@ -235,7 +235,7 @@ class WindowAssembly:
             self._frames.append((frame, captured_at_ms))
         elif self._outlived is not None:
             self._outlived.add(frame)
-        self._weigh()
+        self._update_nbytes()
         return steps + self.close_before(frame.index + 1)
 
     def close_before(self, slot: int) -> list[Step]:
@@ -253,7 +253,7 @@ class WindowAssembly:
         A successor starts there: earlier frames are no longer needed.
         """
         self._behind_now = True
-        self._hand_out()
+        self._take_frames()
         if offsets is not None:
             self._rewind = Rewind(offsets)
 
@@ -278,7 +278,7 @@ class WindowAssembly:
                     if frame.index < first:
                         self._outlived.add(frame)
             self._frames = [(frame, at) for frame, at in self._frames if frame.index >= first]
-            self._weigh()
+            self._update_nbytes()
         if not self._frames or self._frames[-1][0].index < newest:
             return self._leave_out(index + 1)
         if self.thin and index % 2:
@@ -288,7 +288,7 @@ class WindowAssembly:
         if self._rebuilt_before is None:
             self._rebuilt_before = plan.end(index) if first > 0 else 0
         captured_at_ms = self._frames[-1][1]
-        frames = self._hand_out()
+        frames = self._take_frames()
         return self._advance(
             index + 1,
             Window(
@@ -304,14 +304,14 @@ class WindowAssembly:
             ),
         )
 
-    def _hand_out(self) -> tuple[Frame, ...]:
+    def _take_frames(self) -> tuple[Frame, ...]:
         """The waiting frames, which are removed."""
         older = [] if self._outlived is None else self._outlived.take()
         frames = (*older, *(frame for frame, _ in self._frames))
         self._frames, self.nbytes = [], 0
         return frames
 
-    def _weigh(self) -> None:
+    def _update_nbytes(self) -> None:
         self.nbytes = sum(frame_bytes(frame) for frame, _ in self._frames)
         self.nbytes += 0 if self._outlived is None else self._outlived.nbytes
 

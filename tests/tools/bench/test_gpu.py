@@ -26,7 +26,7 @@ def test_rows_are_measured_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
             shapes="internvl-small,internvl-small",
             rows=rows,
             streams="1,8",
-            at_most_s=0.001,
+            max_s=0.001,
             plot=tmp_path / "gpu.png",
             **SHORT,  # type: ignore[arg-type]
         )

@@ -26,7 +26,7 @@ from codecflow.tools.bench.pipeline_run import QUESTION, Options, figures, find,
 from codecflow.tools.bench.stub_engine import StubEngine, hollow_family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
-from codecflow.worker.answering import AnswersWindows, Described
+from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.options import WorkerOptions
 from codecflow.worker.status import BusyTime
 from codecflow.worker.windows import WindowPlan
@@ -58,13 +58,13 @@ def recording(clip: RecordedClip, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 @pytest.fixture(scope="module")
-def stub() -> AnswersWindows:
+def stub() -> WindowEngine:
     return StubEngine(hollow_family("codecflow-tiny", torch.device("cpu")), 0.01)
 
 
-def under_load(place: Place, engine: AnswersWindows, recording: Path, streams: int, timing: Timing = TIMING) -> Outcome:
+def under_load(place: Place, engine: WindowEngine, recording: Path, streams: int, timing: Timing = TIMING) -> Outcome:
     load = Load(str(recording), streams, 2.0, int(time.time() * 1000))
-    return measure(place, load, SETTINGS, engine, Described("replenish", "test", trained=False), timing)
+    return measure(place, load, SETTINGS, engine, Provenance("replenish", "test", trained=False), timing)
 
 
 def kept(outcome: Outcome) -> dict[tuple[str, int], tuple[int, int]]:
@@ -127,7 +127,7 @@ def test_a_recording_is_read_as_it_was_written(clip: RecordedClip, recording: Pa
 
 
 def test_real_brokers_and_a_replay_give_the_same_windows(
-    kafka: LocalKafka, stub: AnswersWindows, recording: Path
+    kafka: LocalKafka, stub: WindowEngine, recording: Path
 ) -> None:
     brokers = under_load(KafkaPlace(kafka, 2), stub, recording, 3, Timing(4, 8))
     replay = under_load(ReplayPlace(2), stub, recording, 3, Timing(4, 8))

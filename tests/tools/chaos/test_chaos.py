@@ -21,7 +21,7 @@ from codecflow.tools.chaos.faults import BASE
 from codecflow.tools.chaos.proxy import Mode, Proxy
 from codecflow.tools.chaos.run import ChaosOptions
 from codecflow.tools.chaos.run import run as run_chaos
-from codecflow.tools.chaos.verify import lacking
+from codecflow.tools.chaos.verify import missing_windows
 from tests.subscriber.example_results import RESULT
 
 
@@ -99,12 +99,12 @@ def test_what_is_lacking() -> None:
         ]
 
     undisturbed = {"2": windows(2, 2, 4, 6, 8, 10, 12)}
-    assert lacking(windows(2, 2, 4, 6, 8, 10, 12), undisturbed) == []
-    assert len(lacking(windows(2, 2, 4, 8, 10), undisturbed)) == 2
+    assert missing_windows(windows(2, 2, 4, 6, 8, 10, 12), undisturbed) == []
+    assert len(missing_windows(windows(2, 2, 4, 8, 10), undisturbed)) == 2
     both = undisturbed | {"3": windows(3, 3, 6, 9, 12)}
-    assert lacking([*windows(2, 2, 4), *windows(3, 6, 9, 12)], both) == []
-    assert lacking([*windows(2, 2, 4), *windows(3, 9, 12)], both) == ["a, epoch 1: nothing between 4 and 9 s"]
-    assert lacking(windows(2, 2, 4, 6), both) == ["a, epoch 1: nothing between 6 and 12 s"]
+    assert missing_windows([*windows(2, 2, 4), *windows(3, 6, 9, 12)], both) == []
+    assert missing_windows([*windows(2, 2, 4), *windows(3, 9, 12)], both) == ["a, epoch 1: nothing between 4 and 9 s"]
+    assert missing_windows(windows(2, 2, 4, 6), both) == ["a, epoch 1: nothing between 6 and 12 s"]
 
 
 def test_unknown_faults_are_refused() -> None:

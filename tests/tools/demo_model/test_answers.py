@@ -13,7 +13,7 @@ from codecflow import subscriber
 from codecflow.cli.demo import TINY_STRIDE_S, WINDOW_S
 from codecflow.folders import cache_dir
 from codecflow.tools.demo_model.checkpoint import cached_checkpoint
-from codecflow.tools.evaluate.answers import Lane
+from codecflow.tools.evaluate.answers import ContenderWorker
 from codecflow.tools.evaluate.contenders import contenders
 from codecflow.tools.evaluate.pipeline import Sampled, publish
 from codecflow.tools.evaluate.spec import label, read_spec
@@ -38,8 +38,11 @@ def test_it_says_when_a_person_is_in_view() -> None:
     clip = publish(0, BUNDLED, (question,), Fraction(2))
     intervals = read_spec(SPEC).clips[0].labels[PERSON]
     said: list[tuple[str, str]] = []
-    with ThreadPoolExecutor(1) as decoder, closing(Lane(pruned, family, "codecflow-tiny", decoder)) as lane:
-        for _, (result,) in lane.answers([Sampled(clip, lane.sampling, limit=0)]):
+    with (
+        ThreadPoolExecutor(1) as decoder,
+        closing(ContenderWorker(pruned, family, "codecflow-tiny", decoder)) as worker,
+    ):
+        for _, (result,) in worker.answers([Sampled(clip, worker.sampling, limit=0)]):
             if result.end_s > LOOKED_AT_S:
                 break
             right = label("yes-no", intervals, result.end_s - TINY_STRIDE_S, result.end_s)

@@ -69,14 +69,14 @@ def test_a_family_is_read_off_between_its_settings() -> None:
     found = {one.family: one for one in matched(list(ran.values()), ran["replenish/none"])}
     assert list(found) == ["last/all", "random/none", "motion/none", "every/none"]
     last = found["last/all"]
-    assert (last.settings, last.flops_share, last.beside) == (("last-1/all", "last-4/all"), pytest.approx(0.1), 0)
+    assert (last.settings, last.flops_share, last.outside) == (("last-1/all", "last-4/all"), pytest.approx(0.1), 0)
     assert last.f1 == pytest.approx((f1(0.2) + f1(0.5)) / 2)
     assert last.change.value == pytest.approx(last.f1 - f1(0.9))
     assert last.change.low < last.change.value < last.change.high < 0
-    assert (found["random/none"].settings, found["random/none"].beside) == (("random/none",), 0)
+    assert (found["random/none"].settings, found["random/none"].outside) == (("random/none",), 0)
     assert found["random/none"].f1 == pytest.approx(f1(0.6))
     # No setting is as cheap, or as expensive: the nearest one, with its own FLOPs.
     motion, every = found["motion/none"], found["every/none"]
-    assert (motion.settings, motion.flops_share, motion.beside) == (("motion-8/none",), pytest.approx(0.12), 1)
-    assert (every.settings, every.flops_share, every.beside) == (("every-16/none",), pytest.approx(0.02), -1)
+    assert (motion.settings, motion.flops_share, motion.outside) == (("motion-8/none",), pytest.approx(0.12), 1)
+    assert (every.settings, every.flops_share, every.outside) == (("every-16/none",), pytest.approx(0.02), -1)
     assert np.isfinite(every.change.low)

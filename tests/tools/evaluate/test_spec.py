@@ -52,8 +52,8 @@ def test_questions_clips_and_intervals(folder: Path) -> None:
     assert b.labels["Anyone, there?"] == []
     assert [(one.start_s, one.end_s) for one in b.labels["What?"]] == [(0, math.inf)]
     assert spec.questions["What?"].labels == ("a car", "a bus")
-    assert [question.type for question in spec.asked_of(b)] == ["yes-no", "choice", "text"]
-    assert [question.prompt for question in spec.asked_of(a)] == ["Anyone, there?", "What?"]
+    assert [question.type for question in spec.questions_of(b)] == ["yes-no", "choice", "text"]
+    assert [question.prompt for question in spec.questions_of(a)] == ["Anyone, there?", "What?"]
 
 
 def test_a_file_is_one_clip_however_it_is_spelt(folder: Path) -> None:

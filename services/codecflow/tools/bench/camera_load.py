@@ -128,9 +128,9 @@ class Cameras:
     def due(self) -> float:
         return self._next[0][0]
 
-    def take(self, now: float, most: int) -> Iterator[Published]:
-        """The pictures due by `now`, at most `most`."""
-        for _ in range(most):
+    def take(self, now: float, limit: int) -> Iterator[Published]:
+        """The pictures due by `now`, at most `limit`."""
+        for _ in range(limit):
             if self._next[0][0] > now:
                 return
             number = self._next[0][1]

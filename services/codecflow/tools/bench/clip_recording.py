@@ -225,7 +225,7 @@ def check_recording(file: Path, clips: Sequence[RecordedClip]) -> None:
                 raise ConfigError(f"recording {file}: of another version ({error}); record it again") from error
 
 
-def told(clips: Iterable[RecordedClip]) -> list[str]:
+def describe_clips(clips: Iterable[RecordedClip]) -> list[str]:
     """A short description of each clip."""
     return [
         f"{clip.name}: {clip.width}x{clip.height} {clip.codec}, {clip.rate:.3g} pictures/s, "

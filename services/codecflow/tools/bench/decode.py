@@ -16,7 +16,7 @@ from codecflow.codec.nvdec import use_nvdec
 from codecflow.codec.source import Source
 from codecflow.errors import SourceError
 from codecflow.messages import CodedPicture
-from codecflow.tools.report.table import print_json, print_table, told_as
+from codecflow.tools.report.table import display_names, print_json, print_table
 
 RGB_EVERY = 10
 """One in this many compared pictures is compared in RGB, too."""
@@ -45,7 +45,7 @@ def run(clips: Sequence[Path], *, streams: Sequence[int], pictures: int, seconds
     one picture in `every` is read, as a worker does for sampled pictures. Raises SourceError."""
     with_nvdec = use_nvdec("auto")
     figures: dict[str, object] = {}
-    for name, clip in zip(told_as(clips), clips, strict=True):
+    for name, clip in zip(display_names(clips), clips, strict=True):
         coded = _coded(clip, pictures)
         rates = [
             _rate(coded, where, count, seconds, every)
@@ -76,9 +76,9 @@ def run(clips: Sequence[Path], *, streams: Sequence[int], pictures: int, seconds
     print_json(figures)
 
 
-def _coded(clip: Path, most: int) -> list[CodedPicture]:
+def _coded(clip: Path, max_pictures: int) -> list[CodedPicture]:
     with Source(str(clip)) as source:
-        coded = list(islice(source.pictures("bench", 0), most))
+        coded = list(islice(source.pictures("bench", 0), max_pictures))
     if not coded:
         raise SourceError(f"source {clip}: not one picture could be read; give a video file", "codec")
     return coded

@@ -18,7 +18,7 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import set_precision
 from codecflow.vlm.refresh import Refresh
 
-MOST = 0
+AS_MANY_AS_FIT = 0
 """As a number of streams: as many as fit."""
 
 FILLED = 0.9
@@ -49,11 +49,11 @@ ROWS = (
     Row("all once", "all", "none", (1, 8)),
     Row("CacheBlend, 15 %", "all", "budget=0.15", (1, 8)),
     Row("motion, anchors again", "motion", "anchors", (1, 8), "clips"),
-    Row("replenish", "replenish", "none", (1, 8, 32, MOST), "everywhere"),
+    Row("replenish", "replenish", "none", (1, 8, 32, AS_MANY_AS_FIT), "everywhere"),
     Row("replenish, background", "background", "none", (1, 8, 32), "clips"),
     Row("replenish, 4 questions", "replenish", "none", (8, 32), questions=4),
     Row("replenish, 32 tokens", "replenish", "none", (8, 32), text=32),
-    Row("replenish, fp8 KV", "replenish", "none", (8, 32, MOST), kv="fp8"),
+    Row("replenish, fp8 KV", "replenish", "none", (8, 32, AS_MANY_AS_FIT), kv="fp8"),
     Row("full, fp8", "all", "all", (1,), weights="fp8"),
     Row("replenish, fp8", "replenish", "none", (1, 8, 32), "clips", weights="fp8"),
     Row("background, fp8", "background", "none", (8, 32), "clips", weights="fp8"),
@@ -109,14 +109,14 @@ def measure_shape(
                 continue
             before: Cost | None = None
             for streams in row.streams:
-                if streams == MOST and (number or not first or before is None or before.failed):
+                if streams == AS_MANY_AS_FIT and (number or not first or before is None or before.failed):
                     continue
                 count = streams or max(1, int(FILLED * before.pool_bytes / before.held_bytes))  # type: ignore[union-attr]
                 case = Case(row.keep, row.refresh, Refresh.named(row.refresh), count)
                 cost = before = measurement.run(clip, case)
                 found = _found(row, shape, cost, full, peaks, weights)
                 full = full or (cost if row.refresh == "all" and not cost.failed else None)
-                _say(found)
+                _print_progress(found)
                 yield found
 
 
@@ -146,7 +146,7 @@ def _weight_bytes(family: Family) -> int:
     return sum(parameter.nbytes for parameter in family.model.parameters())
 
 
-def _say(found: Found) -> None:
+def _print_progress(found: Found) -> None:
     cost = found.cost
     said = cost.failed or f"{cost.ms:.1f} ms a window, {100 * cost.flops_share:.2f} % of the FLOPs"
     line = f"{found.shape}, {cost.clip}: {found.row.name}, {cost.streams} streams: {said}"

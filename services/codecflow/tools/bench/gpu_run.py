@@ -18,18 +18,18 @@ from codecflow.errors import ConfigError
 from codecflow.exact import positive
 from codecflow.tools.bench.clip_masks import masks_of_clip
 from codecflow.tools.bench.device_check import check_device
-from codecflow.tools.bench.gpu import MOST, ROWS, Found, Row, measure_shape
+from codecflow.tools.bench.gpu import AS_MANY_AS_FIT, ROWS, Found, Row, measure_shape
 from codecflow.tools.bench.peaks import Peaks, measure_peaks
 from codecflow.tools.bench.window_cost import Plan, as_figures
 from codecflow.tools.report.charts import check_possible
-from codecflow.tools.report.table import print_json, print_table, told_as
+from codecflow.tools.report.table import display_names, print_json, print_table
 from codecflow.vlm.loading import choose_device, choose_dtype, device_name
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker.windows import WindowPlan
 
 SHAPES = "internvl3-8b,internvl3-1b,internvl3-14b,qwen3-vl-8b"
 
-STREAMS = {"1": 1, "8": 8, "32": 32, "most": MOST}
+STREAMS = {"1": 1, "8": 8, "32": 32, "most": AS_MANY_AS_FIT}
 
 COLUMNS = (
     "", "n", "ms", "p99", "first", "served", "faster", "kept %", "FLOP %", "TFLOP/s", "peak %", "idle %", "KV MiB",
@@ -50,7 +50,7 @@ class Options:
     fps: str = "2"
     anchor_s: str = "8"
     slides: int = 6
-    at_most_s: float = 5.0
+    max_s: float = 5.0
     streams: str = "1,8,32,most"
     check: bool = True
     plot: Path | None = None
@@ -80,14 +80,14 @@ def run(options: Options) -> None:
         stride_s=float(windows.stride_slots / windows.fps),
         slides=options.slides,
         questions=1,
-        at_most_s=options.at_most_s,
+        max_s=options.max_s,
     )
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
     checked = check_device(device) if options.check and device.type == "cuda" else {}
     peaks = measure_peaks(device, dtype)
     seconds = (plan.window + (plan.slides + 1) * plan.stride) / float(windows.fps)
-    named = list(zip(told_as(options.clips), options.clips, strict=True))
+    named = list(zip(display_names(options.clips), options.clips, strict=True))
 
     found: list[Found] = []
     built: dict[str, float] = {}

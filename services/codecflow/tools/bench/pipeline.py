@@ -27,12 +27,22 @@ from codecflow.localkafka.files import BrokerFiles
 from codecflow.messages import Question, Result, decode_result
 from codecflow.tools.bench.camera_load import CameraProcess, Load
 from codecflow.tools.bench.replay import ReplayTransport
-from codecflow.worker.answering import AnswersWindows, Described
+from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.resume import States
 from codecflow.worker.service import Worker
 from codecflow.worker.settings import WorkerSettings
 from codecflow.worker.status import StageFigures, Summary
-from codecflow.worker.transport import Asked, Assigned, Dead, Incoming, KafkaTransport, Outgoing, ReadTo, Revoked, Say
+from codecflow.worker.transport import (
+    Assigned,
+    DeadLetterHandler,
+    Emitter,
+    KafkaTransport,
+    NoticeHandler,
+    QuestionSource,
+    ReadProgress,
+    RecordConsumer,
+    Revoked,
+)
 from codecflow.worker.transport import Transport as WorkerTransport
 
 _SAMPLE_S = 0.5
@@ -175,24 +185,26 @@ class _Watched:
         self.partitions = inner.partitions
         self.committed: list[tuple[float, bytes, bytes]] = []
 
-    def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming:
-        return self._inner.consumer(assigned, revoked, say)
+    def consumer(self, assigned: Assigned, revoked: Revoked, notice: NoticeHandler) -> RecordConsumer:
+        return self._inner.consumer(assigned, revoked, notice)
 
-    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked:
-        return self._inner.questions(default, dead, say)
+    def questions(
+        self, default: Question | None, dead_letter: DeadLetterHandler, notice: NoticeHandler
+    ) -> QuestionSource:
+        return self._inner.questions(default, dead_letter, notice)
 
-    def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
-        return self._inner.states(numbers, dead, say)
+    def states(self, numbers: Sequence[int], dead_letter: DeadLetterHandler, notice: NoticeHandler) -> States:
+        return self._inner.states(numbers, dead_letter, notice)
 
-    def progress(self) -> ReadTo:
+    def progress(self) -> ReadProgress:
         return self._inner.progress()
 
-    def emitter(self) -> Outgoing:
+    def emitter(self) -> Emitter:
         return _WatchedEmitter(self._inner.emitter(), self.topics.results, self.committed)
 
 
 class _WatchedEmitter:
-    def __init__(self, inner: Outgoing, topic: str, committed: list[tuple[float, bytes, bytes]]) -> None:
+    def __init__(self, inner: Emitter, topic: str, committed: list[tuple[float, bytes, bytes]]) -> None:
         self._inner, self._topic, self._committed = inner, topic, committed
 
     def emit(self, records: Sequence[Record], offsets: Sequence[TopicPartition], group: Any) -> None:
@@ -208,12 +220,12 @@ class _Running:
     """A worker in a thread of this process."""
 
     def __init__(
-        self, transport: _Watched, settings: WorkerSettings, engine: AnswersWindows, described: Described
+        self, transport: _Watched, settings: WorkerSettings, engine: WindowEngine, provenance: Provenance
     ) -> None:
         self.summary = Summary()
         self.notices: list[str] = []
         self._stop = GracefulStop()
-        worker = Worker(transport, settings, engine, described, self._stop, self._progress, self.notices.append)
+        worker = Worker(transport, settings, engine, provenance, self._stop, self._progress, self.notices.append)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="worker")
         self._done = self._pool.submit(worker.run)
 
@@ -245,17 +257,17 @@ def measure(
     place: Place,
     load: Load,
     settings: WorkerSettings,
-    engine: AnswersWindows,
-    described: Described,
+    engine: WindowEngine,
+    provenance: Provenance,
     timing: Timing,
-    say: Callable[[str], None] = lambda line: None,
+    notice: Callable[[str], None] = lambda line: None,
 ) -> Outcome:
     """Runs `load` through a worker. Raises KafkaError when brokers, cameras or the worker fail."""
     for stream in list(engine.memory_by_stream):
         engine.drop(stream)
     with _place(place, load) as (transport, cameras):
         watched = _Watched(transport)
-        worker = _Running(watched, settings, engine, described)
+        worker = _Running(watched, settings, engine, provenance)
         try:
             worker.assigned(transport.partitions)
             cameras.ready()
@@ -274,7 +286,7 @@ def measure(
                     cameras.update()
                 judge.take(watched.committed)
                 if timing.stop_early and judge.failed(now + since_1970):
-                    say("stopped early")
+                    notice("stopped early")
                     break
                 time.sleep(max(0.0, now + _SAMPLE_S - time.monotonic()))
             samples = [one for one in samples if one.at < last + _SAMPLE_S] or samples
@@ -284,8 +296,8 @@ def measure(
             worker.stop()
     judge.take(watched.committed)
     reasons = judge.reasons(min(time.time(), last + since_1970 + load.stride_s))
-    if dead := worker.summary.dead_letters:
-        reasons.append(f"{dead} records could not be used")
+    if dead_letter := worker.summary.dead_letters:
+        reasons.append(f"{dead_letter} records could not be used")
     reasons += [] if timing.stop_early and reasons else _growth(samples, load.count, engine.family.device.type == "cpu")
     return Outcome(load.count, judge.within, samples, reasons, worker.notices)
 
@@ -377,7 +389,7 @@ def _growth(samples: Sequence[Sample], streams: int, on_cpu: bool) -> list[str]:
     return found
 
 
-def _sample(summary: Summary, cameras: CameraProcess, place: Place, engine: AnswersWindows) -> Sample:
+def _sample(summary: Summary, cameras: CameraProcess, place: Place, engine: WindowEngine) -> Sample:
     load = cameras.update()
     counts: Counter[str] = Counter()
     for stream in list(summary.streams.values()):

@@ -24,10 +24,10 @@ from codecflow.tools.bench.camera_load import METADATA_LINGER_S, Load
 from codecflow.tools.bench.clip_recording import (
     RecordedClip,
     check_recording,
+    describe_clips,
     load_recording,
     record_clip,
     save_recording,
-    told,
 )
 from codecflow.tools.bench.pipeline import KafkaPlace, Outcome, Place, ReplayPlace, Timing, measure
 from codecflow.tools.bench.stub_engine import StubEngine, hollow_family
@@ -36,7 +36,7 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_precision
 from codecflow.vlm.shapes import build_shape, named_shape
 from codecflow.worker import sampler_host
-from codecflow.worker.answering import AnswersWindows, Described
+from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.options import WorkerOptions
 from codecflow.worker.settings import WorkerSettings
 
@@ -77,7 +77,7 @@ class _Bench:
     settings: WorkerSettings
     clips: list[RecordedClip]
     recording: Path
-    engine: AnswersWindows
+    engine: WindowEngine
     place: Place
 
     @property
@@ -89,16 +89,16 @@ class _Bench:
         warm_up = self.options.warm_up
         if warm_up is None:
             warm_up = float(plan.window_slots / plan.fps) + self.stride_s
-        _say(f"{streams} streams: {warm_up + self.stride_s:g} s to warm up, {measured:g} s measured")
+        _notice(f"{streams} streams: {warm_up + self.stride_s:g} s to warm up, {measured:g} s measured")
         load = Load(str(self.recording), streams, self.stride_s, int(time.time() * 1000))
-        described = Described(self.options.worker.keep, "bench", self.engine.family.trained)
+        provenance = Provenance(self.options.worker.keep, "bench", self.engine.family.trained)
         timing = Timing(warm_up, measured, stop_early)
-        found = measure(self.place, load, self.settings, self.engine, described, timing, _say)
-        _say(
+        found = measure(self.place, load, self.settings, self.engine, provenance, timing, _notice)
+        _notice(
             f"{streams} streams: " + ("sustained" if found.sustained else "not sustained: " + "; ".join(found.reasons))
         )
         for line in dict.fromkeys(found.notices):
-            _say(f"the worker says: {line}")
+            _notice(f"the worker says: {line}")
         return found
 
 
@@ -132,8 +132,8 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
     if options.model is None:
         named_shape(options.shape)
     clips = _clips(options)
-    for line in told(clips):
-        _say(line)
+    for line in describe_clips(clips):
+        _notice(line)
     if not counts:
         assert options.record is not None  # checked by _counts
         save_recording(options.record, clips)
@@ -148,7 +148,7 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
     with _recording(options, clips) as recording, _place(options) as place:
         bench = _Bench(options, settings, clips, recording, engine, place)
         found = find(bench, counts) if options.find else [bench.run(count, options.seconds) for count in counts]
-    _tell(bench, found)
+    _print_results(bench, found)
 
 
 def _counts(options: Options) -> list[int]:
@@ -193,7 +193,7 @@ def _place(options: Options) -> Iterator[Place]:
     if options.replay is not None:
         yield ReplayPlace(options.partitions)
         return
-    with LocalKafka(progress=_say) as broker:
+    with LocalKafka(progress=_notice) as broker:
         yield KafkaPlace(broker, options.partitions)
 
 
@@ -324,7 +324,7 @@ def _bottleneck(stages: dict[str, dict[str, float]], exhausted: bool, late_s: fl
     return max({**shares, "join": main}.items(), key=lambda item: item[1])[0]
 
 
-def _tell(bench: _Bench, outcomes: Sequence[Outcome]) -> None:
+def _print_results(bench: _Bench, outcomes: Sequence[Outcome]) -> None:
     found = [figures(outcome) for outcome in outcomes]
     for one in found:
         _print_stages(one)
@@ -440,6 +440,6 @@ def _rounded(value: Any) -> Any:
     return value
 
 
-def _say(line: str) -> None:
+def _notice(line: str) -> None:
     sys.stderr.write(f"codecflow: {line}\n")
     sys.stderr.flush()

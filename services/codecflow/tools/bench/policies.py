@@ -21,7 +21,7 @@ from codecflow.keep.zones import view_of
 from codecflow.messages import BLOCK, CodedPicture, Zone
 from codecflow.orientation import shown_size
 from codecflow.tools.report.charts import COLOURS, check_possible, plain_text, save
-from codecflow.tools.report.table import print_json, print_table, progress, told_as
+from codecflow.tools.report.table import display_names, print_json, print_table, progress
 from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.windows import WindowPlan
 
@@ -347,7 +347,7 @@ def run(
     side = size // token
     policies = compared(config, plan.time(plan.window_slots))
     by_clip: dict[str, dict[str, Tally]] = {}
-    for name, clip in zip(told_as(clips), clips, strict=True):
+    for name, clip in zip(display_names(clips), clips, strict=True):
         by_clip[name] = _run_clip(name, clip, config, side, policies, plan, seconds, zones)
     if plot is not None:
         keep_share_chart(by_clip, plot)

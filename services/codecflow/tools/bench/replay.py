@@ -19,9 +19,18 @@ from codecflow.tools.bench.camera_load import PipedRecord
 from codecflow.worker.consumer import Arrival
 from codecflow.worker.partition import METADATA, PACKETS, Partition
 from codecflow.worker.resume import Offsets, States
-from codecflow.worker.transport import Asked, Assigned, Dead, Incoming, Outgoing, ReadTo, Revoked, Say
+from codecflow.worker.transport import (
+    Assigned,
+    DeadLetterHandler,
+    Emitter,
+    NoticeHandler,
+    QuestionSource,
+    ReadProgress,
+    RecordConsumer,
+    Revoked,
+)
 
-_MOST_WAITING = 256 << 20
+_MAX_WAITING = 256 << 20
 """Maximum bytes of unread records before the cameras are blocked; with brokers they would be stored there."""
 _BATCH = 500
 
@@ -35,20 +44,22 @@ class ReplayTransport:
         receiver, self.pipe = multiprocessing.get_context("spawn").Pipe(duplex=False)
         self._log = _Log(receiver, partitions)
 
-    def consumer(self, assigned: Assigned, revoked: Revoked, say: Say) -> Incoming:
+    def consumer(self, assigned: Assigned, revoked: Revoked, notice: NoticeHandler) -> RecordConsumer:
         return _Consumer(self._log, self.topics, assigned)
 
-    def emitter(self) -> Outgoing:
+    def emitter(self) -> Emitter:
         return _Memory()
 
-    def questions(self, default: Question | None, dead: Dead, say: Say) -> Asked:
+    def questions(
+        self, default: Question | None, dead_letter: DeadLetterHandler, notice: NoticeHandler
+    ) -> QuestionSource:
         return _OneQuestion(default)
 
-    def states(self, numbers: Sequence[int], dead: Dead, say: Say) -> States:
+    def states(self, numbers: Sequence[int], dead_letter: DeadLetterHandler, notice: NoticeHandler) -> States:
         return {number: {} for number in numbers}
 
-    def progress(self) -> ReadTo:
-        return _ReadTo(self._log)
+    def progress(self) -> ReadProgress:
+        return _ReadProgress(self._log)
 
     def close(self) -> None:
         self.pipe.close()
@@ -80,13 +91,13 @@ class _Log:
     def empty(self, topic: int, partition: int) -> bool:
         return not (self._records or self._cut or self._held.get((topic, partition)))
 
-    def take(self, most: int) -> list[PipedRecord]:
+    def take(self, limit: int) -> list[PipedRecord]:
         """The next records of topics that are not paused."""
         found: list[PipedRecord] = []
         for place, held in self._held.items():
-            while held and place not in self.paused and len(found) < most:
+            while held and place not in self.paused and len(found) < limit:
                 found.append(held.popleft())
-        while len(found) < most and (self._cut or self._next()):
+        while len(found) < limit and (self._cut or self._next()):
             record = self._cut.popleft()
             place = (record.topic, record.partition)
             if place in self.paused or self._held.get(place):
@@ -115,7 +126,7 @@ class _Log:
     def _receive(self) -> None:
         while True:
             with self._room:
-                while self._bytes > _MOST_WAITING and not self._closed:
+                while self._bytes > _MAX_WAITING and not self._closed:
                     self._room.wait()
             try:
                 data = self._receiver.recv_bytes()
@@ -131,7 +142,7 @@ class _Log:
 class _Consumer:
     """Like GroupConsumer, as the only member of its group."""
 
-    records_gone = 0
+    records_expired = 0
 
     def __init__(self, log: _Log, topics: TopicNames, assigned: Assigned) -> None:
         self._log, self._assigned, self._began = log, assigned, False
@@ -161,7 +172,7 @@ class _Consumer:
         pass
 
 
-class _ReadTo:
+class _ReadProgress:
     def __init__(self, log: _Log) -> None:
         self.lag = 0
         self._log = log

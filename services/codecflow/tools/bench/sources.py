@@ -17,7 +17,7 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import PictureMetadata, decode_metadata
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
-from codecflow.tools.report.table import print_json, print_table, progress, told_as
+from codecflow.tools.report.table import display_names, print_json, print_table, progress
 
 from .producer import metadata_bytes
 
@@ -82,7 +82,7 @@ def run(clips: Sequence[Path], *, folders: bool) -> None:
     """Prints a row per file, or per folder, then one JSON line. Raises ConfigError when there is no file."""
     if not clips:
         raise ConfigError("no clip: name at least one video file")
-    names = [clip.parent.name for clip in clips] if folders else told_as(clips)
+    names = [clip.parent.name for clip in clips] if folders else display_names(clips)
     rows: dict[str, Published] = {}
     total = Published()
     with progress("files") as bar:

@@ -76,7 +76,7 @@ class Measurement:
         end = plan.window
         outcomes: list[StreamOutcome] = []
         for step in range(1, plan.slides + 1):  # read by `observe`
-            if sum(cost.steps_ms) > 1000 * plan.at_most_s:
+            if sum(cost.steps_ms) > 1000 * plan.max_s:
                 break
             end = plan.window + step * plan.stride
             work = self._work(clip, case, end - plan.stride, end)

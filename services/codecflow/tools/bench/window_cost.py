@@ -17,7 +17,7 @@ POLICIES = "all/all,all/none,motion/anchors,motion/none,replenish/anchors,replen
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Frames of a window and of a stride, seconds of a stride, slides to time, and questions per window. `text`: maximum
-    tokens of each answer, 0 for yes-no answers. `at_most_s`: no further slide starts after this time."""
+    tokens of each answer, 0 for yes-no answers. `max_s`: no further slide starts after this time."""
 
     window: int
     stride: int
@@ -25,7 +25,7 @@ class Plan:
     slides: int
     questions: int
     text: int = 0
-    at_most_s: float = inf
+    max_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from codecflow.tools.bench.clip_masks import MASK_NAMES, ClipMasks, GridOf, load
 from codecflow.tools.bench.device_check import check_device
 from codecflow.tools.bench.window import measure
 from codecflow.tools.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
-from codecflow.tools.report.table import print_json, print_table, told_as
+from codecflow.tools.report.table import display_names, print_json, print_table
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, device_name, load_model, set_precision
 from codecflow.vlm.refresh import Refresh
@@ -87,7 +87,7 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
     family = _model(options, locate)
     clips = _masks(options, family.grid, fps, anchor_s, plan)
     costs = measure(family, clips, cases, plan, options.profile)
-    _tell(options, family, plan, clips, costs, checked)
+    _print_results(options, family, plan, clips, costs, checked)
 
 
 def _model(options: Options, locate: Callable[[str], str]) -> Family:
@@ -115,11 +115,11 @@ def _masks(options: Options, grid_of: GridOf, fps: Fraction, anchor_s: Fraction,
     seconds = (plan.window + plan.slides * plan.stride) / float(fps)
     return [
         masks_of_clip(name, clip, grid_of, fps, anchor_s, seconds)
-        for name, clip in zip(told_as(options.clips), options.clips, strict=True)
+        for name, clip in zip(display_names(options.clips), options.clips, strict=True)
     ]
 
 
-def _tell(
+def _print_results(
     options: Options,
     family: Family,
     plan: Plan,

@@ -33,11 +33,11 @@ class _Ports:
 
 
 class Cluster:
-    """Brokers in `folder` that run while the context is active. `say` is called with progress lines."""
+    """Brokers in `folder` that run while the context is active. `notice` is called with progress lines."""
 
-    def __init__(self, folder: Path, brokers: int, say: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, brokers: int, notice: Callable[[str], None]) -> None:
         self.brokers = brokers
-        self._say = say
+        self._notice = notice
         self._ports = [_Ports(*(free_port() for _ in range(4))) for _ in range(brokers)]
         self._folders = [folder / f"broker-{number + 1}" for number in range(brokers)]
         self._nodes: list[LocalKafka | None] = [None] * brokers
@@ -75,7 +75,7 @@ class Cluster:
 
     def start(self, number: int) -> None:
         """Starts a broker and waits until it answers."""
-        node = LocalKafka(self._folders[number], self._ports[number].direct, self._say, self._properties(number))
+        node = LocalKafka(self._folders[number], self._ports[number].direct, self._notice, self._properties(number))
         self._nodes[number] = node
         node.__enter__()
 

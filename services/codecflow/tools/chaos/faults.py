@@ -48,8 +48,8 @@ class Stage:
     def worker(self) -> Service:
         return self.rng.choice(self.workers)
 
-    def wait(self, least_s: float, most_s: float) -> None:
-        time.sleep(self.rng.uniform(least_s, most_s))
+    def wait(self, min_s: float, max_s: float) -> None:
+        time.sleep(self.rng.uniform(min_s, max_s))
 
     def broker(self) -> int:
         return self.rng.randrange(self.cluster.brokers)
@@ -59,7 +59,7 @@ class Stage:
         deadline = time.monotonic() + 30
         while not service.running and time.monotonic() < deadline:
             time.sleep(0.1)
-        service.tell_to_end()
+        service.terminate()
         status = service.end()
         if status != 0:
             self.refused.append(f"{service.name} ended with {status}: {service.last_words()}")
@@ -155,11 +155,11 @@ def _cut(stage: Stage) -> None:
         proxy.cut()
 
 
-def _disturb(mode: Mode, least_s: float, most_s: float) -> Callable[[Stage], None]:
+def _disturb(mode: Mode, min_s: float, max_s: float) -> Callable[[Stage], None]:
     def disturb(stage: Stage) -> None:
         proxy = stage.cluster.proxies[stage.broker()]
         proxy.set(mode)
-        stage.wait(least_s, most_s)
+        stage.wait(min_s, max_s)
         proxy.set(Mode.PASS)
 
     return disturb

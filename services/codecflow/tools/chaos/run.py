@@ -65,8 +65,8 @@ class Log:
     stuck: list[str] = field(default_factory=list)
 
 
-def run(options: ChaosOptions, say: Callable[[str], None]) -> None:
-    """Prints a table and one JSON line. `say` is called with progress lines. Raises ChaosError, ConfigError."""
+def run(options: ChaosOptions, notice: Callable[[str], None]) -> None:
+    """Prints a table and one JSON line. `notice` is called with progress lines. Raises ChaosError, ConfigError."""
     unknown = [kind for kind in options.kinds if kind not in KINDS]
     if unknown:
         raise ConfigError(f"--faults {unknown[0]}: use some of {', '.join(KINDS)}")
@@ -75,13 +75,13 @@ def run(options: ChaosOptions, say: Callable[[str], None]) -> None:
     with ExitStack() as exits:
         folder = options.keep or Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="codecflow-chaos-")))
         folder.mkdir(parents=True, exist_ok=True)
-        cluster = exits.enter_context(Cluster(folder, options.brokers, say))
-        _Run(options, folder, cluster, say).run()
+        cluster = exits.enter_context(Cluster(folder, options.brokers, notice))
+        _Run(options, folder, cluster, notice).run()
 
 
 class _Run:
-    def __init__(self, options: ChaosOptions, folder: Path, cluster: Cluster, say: Callable[[str], None]) -> None:
-        self._options, self._folder, self._cluster, self._say = options, folder, cluster, say
+    def __init__(self, options: ChaosOptions, folder: Path, cluster: Cluster, notice: Callable[[str], None]) -> None:
+        self._options, self._folder, self._cluster, self._notice = options, folder, cluster, notice
         self._began = time.monotonic()
         self._direct = KafkaSettings(cluster.direct, _PREFIX)
         streams = [f"camera-{number}" for number in range(options.streams)]
@@ -114,7 +114,7 @@ class _Run:
                     raise watch.error
             for camera in stage.producers:
                 stage.end(camera)
-            self._say("producers have ended; computing the answers of one undisturbed worker")
+            self._notice("producers have ended; computing the answers of one undisturbed worker")
             expected = {stride: self._undisturbed(stride) for stride in dict.fromkeys(stage.strides)}
             self._until_answered(expected)
             for worker in stage.workers:
@@ -153,7 +153,7 @@ class _Run:
         self._log.seconds.setdefault(kind, []).append(took_s)
         count = sum(map(len, self._log.seconds.values()))
         minutes = (time.monotonic() - self._began) / 60
-        self._say(
+        self._notice(
             f"{minutes:.1f} min, fault {count}: {kind}, {ended - began:.1f} s; streams answered {took_s:.1f} s later; "
             f"{watch.results} results"
         )
@@ -189,7 +189,7 @@ class _Run:
         worker.start()
         while worker.running:
             self._tick()
-        worker.tell_to_end()
+        worker.terminate()
         return results(settings)
 
     def _until_answered(self, expected: dict[str, list[Result]]) -> None:

@@ -34,7 +34,7 @@ class Service:
         self.failures: list[int] = []
         self.starts = 0
         self._process: BaseProcess | None = None
-        self._told = self._killed = False
+        self._terminating = self._killed = False
         self._start_at = 0.0
 
     def start(self) -> None:
@@ -43,7 +43,7 @@ class Service:
             process.start()
         self._process = process
         self.starts += 1
-        self._told = self._killed = False
+        self._terminating = self._killed = False
 
     @property
     def running(self) -> bool:
@@ -54,7 +54,7 @@ class Service:
         if self._process is None or self._process.is_alive():
             return
         if self._start_at == 0.0:
-            if self._told:
+            if self._terminating:
                 return
             if not self._killed:
                 self.failures.append(self._process.exitcode or 0)
@@ -73,9 +73,9 @@ class Service:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
-    def tell_to_end(self) -> None:
+    def terminate(self) -> None:
         """Requests a stop like the first SIGTERM."""
-        self._told, self._start_at = True, 0.0
+        self._terminating, self._start_at = True, 0.0
         self._signal(signal.SIGTERM)
 
     def end(self, within_s: float = END_WITHIN_S) -> int | None:

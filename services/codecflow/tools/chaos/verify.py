@@ -66,20 +66,20 @@ def copy(settings: KafkaSettings, to: KafkaSettings) -> None:
         raise KafkaError("the records were not copied within 120 s")
 
 
-def lacking(found: list[Result], expected: dict[str, list[Result]]) -> list[str]:
+def missing_windows(found: list[Result], expected: dict[str, list[Result]]) -> list[str]:
     """The missing windows of each stream and epoch. `expected`: undisturbed results by stride.
 
     With a single stride, every window is expected. Otherwise at least one window in each of the longest strides, since a
     stream continues at the next boundary of the new plan.
     """
-    asked = [result for result in found if result.question == BASE.id]
+    answered = [result for result in found if result.question == BASE.id]
     if len(expected) == 1:
         (reference,) = expected.values()
-        there = {place(result) for result in asked}
+        there = {place(result) for result in answered}
         return sorted(str(place(result)) for result in reference if place(result) not in there)
     longest = max(float(stride) for stride in expected)
     ends: dict[tuple[str, int], set[float]] = defaultdict(set)
-    for result in asked:
+    for result in answered:
         ends[result.stream, result.epoch].add(result.end_s)
     last: dict[tuple[str, int], float] = defaultdict(float)
     for reference in expected.values():
@@ -99,7 +99,7 @@ def lacking(found: list[Result], expected: dict[str, list[Result]]) -> list[str]
 def verify(settings: KafkaSettings, expected: dict[str, list[Result]], poison: list[Coordinates]) -> Verdict:
     """Compares the topics with `expected`, undisturbed results by stride, and with the records sent as `poison`."""
     found = results(settings)
-    verdict = Verdict(lost=lacking(found, expected))
+    verdict = Verdict(lost=missing_windows(found, expected))
     times = Counter(place(result) for result in found)
     verdict.doubled += [f"{key}: {count} times" for key, count in times.items() if count > 1]
     known: dict[Place, Result] = {}

@@ -94,7 +94,7 @@ class Display:
         self._out = Console(highlight=False, soft_wrap=True, markup=False)
         self._error = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
         self._live = self._error.status("") if self._error.is_terminal else None
-        self._told = ("", time.monotonic())
+        self._last_status = ("", time.monotonic())
 
     def __enter__(self) -> Display:
         if self._live:
@@ -117,7 +117,7 @@ class Display:
         if self._live:
             self._live.update(text)
             return
-        before, at = self._told
+        before, at = self._last_status
         if text != before and time.monotonic() - at >= PLAIN_EVERY_S:
-            self._told = (text, time.monotonic())
+            self._last_status = (text, time.monotonic())
             self._error.print(text)

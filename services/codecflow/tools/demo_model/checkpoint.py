@@ -19,14 +19,14 @@ LAYOUT = 2
 REPOSITORY_PART = Path(__file__).parents[4] / "models" / "codecflow-tiny" / "trained.safetensors"
 
 
-def checkpoint(model: str, say: Callable[[str], None]) -> str:
+def checkpoint(model: str, notice: Callable[[str], None]) -> str:
     """`model`, a hub id or folder; for NAME the folder of the demo model, assembled in the cache on first use.
 
-    `say` is called with a line for people. Raises ModelError when it cannot be assembled.
+    `notice` is called with a line for people. Raises ModelError when it cannot be assembled.
     """
     if model != NAME:
         return model
-    say(f"{NAME}: a small trained model; the first time, 180 MB are downloaded and it is assembled")
+    notice(f"{NAME}: a small trained model; the first time, 180 MB are downloaded and it is assembled")
     return str(cached_checkpoint(cache_dir()))
 
 

@@ -10,7 +10,7 @@ from codecflow.errors import ModelError
 from codecflow.messages import Result
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
-from codecflow.worker.answering import Answering, Described
+from codecflow.worker.answering import Answering, Provenance
 from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.windows import Step, WindowPlan
@@ -56,7 +56,7 @@ class Answers:
         return start_s, end_s
 
 
-class Lane:
+class ContenderWorker:
     """One contender's worker: its own streams, engine and KV, limited to `memory_bytes` (None: the engine's default)."""
 
     def __init__(
@@ -75,7 +75,7 @@ class Lane:
         self._answering = Answering(
             self._engine,
             contender.plan,
-            Described(contender.name, model, family.trained),
+            Provenance(contender.name, model, family.trained),
             lambda line: None,
             reuse_slots=reuse_slots(DEFAULT_REUSE_S, contender.plan.fps),
         )
@@ -89,12 +89,12 @@ class Lane:
 
         Raises ModelError when a window does not fit or the model does not accept such pictures.
         """
-        asked = {one.clip.stream: one.clip.questions for one in clips}
+        questions = {one.clip.stream: one.clip.questions for one in clips}
         numbers = {one.clip.stream: one.clip.number for one in clips}
         going = {one.clip.stream: one.windows() for one in clips}
         steps = self._next(going)
         while steps:
-            answering = self._answering.begin(steps, asked.__getitem__)
+            answering = self._answering.begin(steps, questions.__getitem__)
             steps = self._next(going)  # decoded while the engine computes
             for answered in answering.result():
                 if answered.error is not None:

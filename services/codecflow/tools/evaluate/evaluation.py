@@ -22,7 +22,7 @@ from codecflow.vlm.kv_pool import spare_memory
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
 
-from .answers import Answers, Lane
+from .answers import Answers, ContenderWorker
 from .bootstrap import RESAMPLES
 from .contenders import DEFAULT, REFERENCE, TARGET, contenders
 from .curves import draw_curves
@@ -68,20 +68,22 @@ def run(options: Options) -> None:
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
         check_possible(make_folder(options.out))
-    family = load_model(checkpoint(options.model, _say), options.dtype, options.device, options.weights, options.kv)
+    family = load_model(checkpoint(options.model, _notice), options.dtype, options.device, options.weights, options.kv)
     if not family.trained:
-        _say(f"{UNTRAINED} ({options.model})")
+        _notice(f"{UNTRAINED} ({options.model})")
     answers = Answers(spec, plan, wanted)
     with ExitStack() as stack:
         threads = stack.enter_context(ThreadPoolExecutor(options.streams, thread_name_prefix="decoder"))
         share = spare_memory(family.device) // len(wanted)
-        lanes = [stack.enter_context(closing(Lane(one, family, options.model, threads, share))) for one in wanted]
+        workers = [
+            stack.enter_context(closing(ContenderWorker(one, family, options.model, threads, share))) for one in wanted
+        ]
         for wave in waves:
-            asked = [(number, spec.clips[number]) for number in wave]
+            clips_of_wave = [(number, spec.clips[number]) for number in wave]
             published = threads.map(
-                lambda one: publish(one[0], one[1].file, spec.asked_of(one[1]), plan.fps, transcode), asked
+                lambda one: publish(one[0], one[1].file, spec.questions_of(one[1]), plan.fps, transcode), clips_of_wave
             )
-            _evaluate(list(published), lanes, answers)
+            _evaluate(list(published), workers, answers)
     _check_comparable(answers, options)
     clips = len(spec.clips)
     title = (
@@ -105,7 +107,7 @@ def run(options: Options) -> None:
         "streams": options.streams,
         "resamples": RESAMPLES,
     }
-    tell(answers, match or TARGET, title, figures, options.out)
+    report_results(answers, match or TARGET, title, figures, options.out)
 
 
 def _check_comparable(answers: Answers, options: Options) -> None:
@@ -135,45 +137,45 @@ def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
     return [order[first : first + streams] for first in range(0, len(order), streams)]
 
 
-def _evaluate(clips: Sequence[Published], lanes: Sequence[Lane], answers: Answers) -> None:
+def _evaluate(clips: Sequence[Published], workers: Sequence[ContenderWorker], answers: Answers) -> None:
     """Runs a wave of clips through every lane. Lanes that take the same tokens run consecutively, to decode them once."""
     name = clips[0].file.name if len(clips) == 1 else f"{clips[0].file.name} and {len(clips) - 1} more"
     for clip in clips:
         if clip.lost:
-            _say(f"{clip.file.name}: {clip.lost} pictures are damaged and were left out")
-    alike: dict[tuple[WindowPlan, KeepConfig], list[Lane]] = {}
-    for lane in lanes:
-        alike.setdefault((lane.contender.plan, lane.contender.keep), []).append(lane)
+            _notice(f"{clip.file.name}: {clip.lost} pictures are damaged and were left out")
+    alike: dict[tuple[WindowPlan, KeepConfig], list[ContenderWorker]] = {}
+    for worker in workers:
+        alike.setdefault((worker.contender.plan, worker.contender.keep), []).append(worker)
     with progress("windows") as bar:
         task = bar.add_task(name, total=None)
         for group in alike.values():
             sampled = [Sampled(clip, group[0].sampling, HELD_BYTES // len(clips)) for clip in clips]
-            for lane in group:
-                bar.update(task, description=f"{name}: {lane.contender.name}", completed=0)
+            for worker in group:
+                bar.update(task, description=f"{name}: {worker.contender.name}", completed=0)
                 begun, count = time.perf_counter(), 0
-                for number, results in lane.answers(sampled):
-                    answers.add(lane.contender, number, results)
+                for number, results in worker.answers(sampled):
+                    answers.add(worker.contender, number, results)
                     count += 1
                     bar.update(task, completed=count)
-                told = f"{count} windows in {time.perf_counter() - begun:.1f} s"
-                bar.console.print(f"{name}: {lane.contender.name}: {told}", highlight=False)
+                summary = f"{count} windows in {time.perf_counter() - begun:.1f} s"
+                bar.console.print(f"{name}: {worker.contender.name}: {summary}", highlight=False)
     for clip in clips:
         if not answers.has(clip.number):
-            _say(f"{clip.file.name}: shorter than a stride, skipped")
+            _notice(f"{clip.file.name}: shorter than a stride, skipped")
 
 
-def _say(line: str) -> None:
+def _notice(line: str) -> None:
     print(f"codecflow: {line}", file=sys.stderr, flush=True)
 
 
-MOST_CLIPS = 10
+MAX_CLIPS = 10
 """Maximum number of clips whose answers over time are drawn."""
 
 
-def tell(answers: Answers, target: str, title: str, run: Mapping[str, object], out: Path | None) -> None:
+def report_results(answers: Answers, target: str, title: str, run: Mapping[str, object], out: Path | None) -> None:
     """Prints, and writes to the folder `out`. `target`: at whose FLOPs others are compared, if it ran. `run`: description of
     the run for the JSON line, including `trained`. Raises ConfigError when a file cannot be written."""
-    trained, told = bool(run["trained"]), dict(run)
+    trained, summary = bool(run["trained"]), dict(run)
     standings = score(tuple(answers.spec.questions.values()), answers.by_contender, answers.labels)
     print_policies(standings, title, trained)
     chosen = next((one for one in standings if one.name == target), None)
@@ -182,16 +184,16 @@ def tell(answers: Answers, target: str, title: str, run: Mapping[str, object], o
         print_matched(chosen, rivals, trained)
     print_questions(standings, trained)
     if not trained:
-        told["scores"] = UNTRAINED
+        summary["scores"] = UNTRAINED
     if out is not None:
         write_answers(out / "answers.csv", answers.spec, answers.by_contender, answers.labels)
         pictures = [out / "f1-flops.png", out / "f1-flops.svg"]
         draw_curves(standings, title, trained, pictures)
         pictures += _timelines(answers, standings, target, run, out)
-        told["files"] = [str(path) for path in (*pictures, out / "answers.csv")]
+        summary["files"] = [str(path) for path in (*pictures, out / "answers.csv")]
     if not trained:
         print(f"codecflow: {UNTRAINED}", file=sys.stderr, flush=True)
-    print_json(document(standings, target, rivals, told))
+    print_json(document(standings, target, rivals, summary))
 
 
 def _timelines(
@@ -199,7 +201,7 @@ def _timelines(
 ) -> list[Path]:
     """Draws the answers over time of the first clips; returns the files."""
     clips, paths = answers.spec.clips, []
-    for number in range(min(len(clips), MOST_CLIPS)):
+    for number in range(min(len(clips), MAX_CLIPS)):
         if (shown := timeline(answers, number, standings, target)) is None:
             continue
         stem = "answers" if len(clips) == 1 else f"answers-{number + 1}-{shown.file.stem}"
@@ -209,6 +211,6 @@ def _timelines(
             title = UNTRAINED
         draw_timeline(shown, pictures_at(shown.file, thumbnail_times(shown.seconds)), title, files)
         paths += files
-    if len(clips) > MOST_CLIPS:
-        print(f"codecflow: answers over time are drawn of the first {MOST_CLIPS} clips", file=sys.stderr, flush=True)
+    if len(clips) > MAX_CLIPS:
+        print(f"codecflow: answers over time are drawn of the first {MAX_CLIPS} clips", file=sys.stderr, flush=True)
     return paths

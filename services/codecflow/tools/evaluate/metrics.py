@@ -17,11 +17,11 @@ Counts = npt.NDArray[np.int64]
 TP, FP, FN = range(3)
 
 
-def outcomes(truth: Sequence[str], said: Sequence[str], classes: Sequence[str]) -> Counts:
+def outcomes(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> Counts:
     """(windows, classes, 3) int64: true positive, false positive, false negative."""
     right = np.array([[t == c for c in classes] for t in truth], bool).reshape(len(truth), len(classes))
-    given = np.array([[s == c for c in classes] for s in said], bool).reshape(len(said), len(classes))
-    return np.stack([right & given, ~right & given, right & ~given], axis=-1).astype(np.int64)
+    found = np.array([[s == c for c in classes] for s in predicted], bool).reshape(len(predicted), len(classes))
+    return np.stack([right & found, ~right & found, right & ~found], axis=-1).astype(np.int64)
 
 
 def precision_recall_f1(counts: npt.NDArray[np.number]) -> Floats:
@@ -48,12 +48,12 @@ def auc(scores: npt.ArrayLike, positive: npt.ArrayLike) -> float:
     return float((ranks[labels].sum() - n * (n + 1) / 2) / (n * (len(labels) - n)))
 
 
-def word_f1(truth: str, said: str) -> float:
+def word_f1(truth: str, predicted: str) -> float:
     """Overlap of the words of two texts: F1 over words as a bag, in lower case. Like SQuAD's F1 of free answers, except that
     articles count."""
-    expected, given = _words(truth), _words(said)
-    common = sum(min(expected.count(word), given.count(word)) for word in set(expected))
-    return 2 * common / (len(expected) + len(given)) if common else float(expected == given)
+    expected, found = _words(truth), _words(predicted)
+    common = sum(min(expected.count(word), found.count(word)) for word in set(expected))
+    return 2 * common / (len(expected) + len(found)) if common else float(expected == found)
 
 
 def resamplings(units: int, times: int, seed: int = 0) -> npt.NDArray[np.int64]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from codecflow.errors import ConfigError
-from codecflow.tools.report.table import print_table, told_as
+from codecflow.tools.report.table import display_names, print_table
 
 from .bootstrap import Estimate
 from .scoring import Labels, Matched, QuestionScore, Results, Standing
@@ -82,7 +82,7 @@ def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) ->
                 one.family,
                 " and ".join(one.settings),
                 percent_text(one.flops_share, 2)
-                + {-1: " (no dearer one ran)", 0: "", 1: " (no cheaper one ran)"}[one.beside],
+                + {-1: " (no dearer one ran)", 0: "", 1: " (no cheaper one ran)"}[one.outside],
                 number_text(one.f1),
                 estimate_text(one.change, signed=True, digits=3),
             ]
@@ -113,7 +113,7 @@ def document(
 
 def write_answers(path: Path, spec: Spec, by_contender: Mapping[str, Results], labels: Labels) -> None:
     """One row per answer. Raises ConfigError when it cannot be written."""
-    files = told_as([clip.file for clip in spec.clips])
+    files = display_names([clip.file for clip in spec.clips])
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")

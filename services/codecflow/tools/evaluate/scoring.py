@@ -69,7 +69,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _QuestionData:
     """One question. `keys`: the windows with answers; `known`: which of them are labelled, and with what (`truth`). `drawn`:
     (draws, known), weights of each sample. `differ`: whether samples differ at all."""
 
@@ -100,18 +100,18 @@ def score(
     common = set.intersection(*(set(results) for results in by_contender.values()))
     keys = sorted(common, key=lambda key: (key[2], key[0], key[1]))
     drawings = bootstrap.Drawings([key[:2] for key in keys if key in labels], resamples)
-    asked = []
+    data = []
     for question in questions:
         of_it = [key for key in keys if key[2] == question.prompt]
         known = [key for key in of_it if key in labels]
         places = [key[:2] for key in known]
         truth = [labels[key] for key in known]
         if of_it:
-            asked.append(_Asked(question, of_it, known, truth, drawings.of(places), drawings.differ(places)))
+            data.append(_QuestionData(question, of_it, known, truth, drawings.of(places), drawings.differ(places)))
     scored = {
-        name: _Scored(results, [_samples(one, results) for one in asked]) for name, results in by_contender.items()
+        name: _Scored(results, [_samples(one, results) for one in data]) for name, results in by_contender.items()
     }
-    return [_standing(name, asked, keys, one, scored[REFERENCE]) for name, one in scored.items()]
+    return [_standing(name, data, keys, one, scored[REFERENCE]) for name, one in scored.items()]
 
 
 def mean_change(own: metrics.Floats, other: metrics.Floats) -> Estimate:
@@ -119,11 +119,13 @@ def mean_change(own: metrics.Floats, other: metrics.Floats) -> Estimate:
     return bootstrap.estimate(metrics.nan_mean(own - other, axis=1))
 
 
-def _standing(name: str, asked: Sequence[_Asked], keys: Sequence[Key], own: _Scored, reference: _Scored) -> Standing:
+def _standing(
+    name: str, data: Sequence[_QuestionData], keys: Sequence[Key], own: _Scored, reference: _Scored
+) -> Standing:
     results, expected = own.results, reference.results
     scores = {
         one.question.prompt: _question(one, results, expected, samples, others)
-        for one, samples, others in zip(asked, own.samples, reference.samples, strict=True)
+        for one, samples, others in zip(data, own.samples, reference.samples, strict=True)
     }
     windows = {(clip, window): (clip, window, prompt) for clip, window, prompt in keys}.values()
     kept, held = 0, 0
@@ -148,12 +150,12 @@ def _standing(name: str, asked: Sequence[_Asked], keys: Sequence[Key], own: _Sco
 
 
 def _question(
-    asked: _Asked, results: Results, expected: Results, samples: metrics.Floats, others: metrics.Floats
+    data: _QuestionData, results: Results, expected: Results, samples: metrics.Floats, others: metrics.Floats
 ) -> QuestionScore:
     """`expected`, `others`: all/all's results and samples."""
-    if not asked.differ:
+    if not data.differ:
         samples, others = samples[:1], others[:1]
-    question, known, truth = asked.question, asked.known, asked.truth
+    question, known, truth = data.question, data.known, data.truth
     precision, recall, f1 = (bootstrap.estimate(samples[:, kind]) for kind in range(3))
     right = [float(results[key].answer == t) for key, t in zip(known, truth, strict=True)]
     return QuestionScore(
@@ -166,20 +168,20 @@ def _question(
         f1_change=bootstrap.estimate(samples[:, 2] - others[:, 2]),
         auc=_auc(question, [results[key] for key in known], truth),
         accuracy=_mean(right) if question.type != "text" else np.nan,
-        agreement=_mean([float(results[key].answer == expected[key].answer) for key in asked.keys]),
-        dp_yes=_mean(_dp_yes(asked.keys, results, expected)),
+        agreement=_mean([float(results[key].answer == expected[key].answer) for key in data.keys]),
+        dp_yes=_mean(_dp_yes(data.keys, results, expected)),
     )
 
 
-def _samples(asked: _Asked, results: Results) -> metrics.Floats:
+def _samples(data: _QuestionData, results: Results) -> metrics.Floats:
     """(draws, 3): precision, recall and F1. A text has only F1."""
-    question, said = asked.question, [results[key].answer for key in asked.known]
+    question, answers = data.question, [results[key].answer for key in data.known]
     if question.type == "text":
-        overlap = np.array([metrics.word_f1(t, s) for t, s in zip(asked.truth, said, strict=True)], np.float64)
-        f1 = bootstrap.of_means(overlap, asked.drawn)
+        overlap = np.array([metrics.word_f1(t, s) for t, s in zip(data.truth, answers, strict=True)], np.float64)
+        f1 = bootstrap.of_means(overlap, data.drawn)
         return np.stack([np.full_like(f1, np.nan), np.full_like(f1, np.nan), f1], axis=1)
     classes = ("yes",) if question.type == "yes-no" else question.labels
-    return bootstrap.of_outcomes(metrics.outcomes(asked.truth, said, classes), asked.drawn)
+    return bootstrap.of_outcomes(metrics.outcomes(data.truth, answers, classes), data.drawn)
 
 
 def _auc(question: Question, results: Sequence[Result], truth: Sequence[str]) -> float:
@@ -211,7 +213,7 @@ class Matched:
     """A family of contenders that differ in one number, at the FLOPs of another contender.
 
     `settings`: the one that costs as much, or the two between which `f1`, mean over questions, is interpolated linearly.
-    `change`: of f1 against the other contender's, from paired samples. `beside`: 1 if every setting that ran costs more, -1
+    `change`: of f1 against the other contender's, from paired samples. `outside`: 1 if every setting that ran costs more, -1
     if every one costs less: then the nearest one is reported unchanged, with its own `flops_share`.
     """
 
@@ -220,7 +222,7 @@ class Matched:
     flops_share: float
     f1: float
     change: Estimate
-    beside: int = 0
+    outside: int = 0
 
 
 def matched(standings: Sequence[Standing], target: Standing) -> list[Matched]:
@@ -240,9 +242,9 @@ def _at(family: str, ran: Sequence[Standing], target: Standing) -> Matched:
     below = [one for one in ran if one.flops_share < wanted]
     above = [one for one in ran if one.flops_share >= wanted]
     if abs(nearest.flops_share - wanted) <= _SAME * wanted or not (below and above):
-        beside = 0 if abs(nearest.flops_share - wanted) <= _SAME * wanted else 1 if above else -1
+        outside = 0 if abs(nearest.flops_share - wanted) <= _SAME * wanted else 1 if above else -1
         change = mean_change(nearest.f1_draws, target.f1_draws)
-        return Matched(family, (nearest.name,), nearest.flops_share, nearest.f1, change, beside)
+        return Matched(family, (nearest.name,), nearest.flops_share, nearest.f1, change, outside)
     low, high = below[-1], above[0]
     share = (wanted - low.flops_share) / (high.flops_share - low.flops_share)
     f1 = (1 - share) * low.f1 + share * high.f1

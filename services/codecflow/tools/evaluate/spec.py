@@ -41,7 +41,7 @@ class Spec:
     questions: dict[str, Question]
     clips: list[Clip]
 
-    def asked_of(self, clip: Clip) -> tuple[Question, ...]:
+    def questions_of(self, clip: Clip) -> tuple[Question, ...]:
         return tuple(self.questions[prompt] for prompt in clip.labels)
 
 
@@ -147,8 +147,8 @@ def _times(path: Path, line: int, cells: dict[str, str]) -> tuple[float, float] 
     except ValueError:
         start_s = end_s = math.nan
     if not (0 <= start_s < end_s < math.inf):
-        told = f"start_s {cells['start_s']!r}, end_s {cells['end_s']!r}"
-        raise _bad(path, line, f"{told}: use seconds with 0 <= start_s < end_s, or leave both empty")
+        times = f"start_s {cells['start_s']!r}, end_s {cells['end_s']!r}"
+        raise _bad(path, line, f"{times}: use seconds with 0 <= start_s < end_s, or leave both empty")
     return start_s, end_s
 
 

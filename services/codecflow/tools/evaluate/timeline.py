@@ -28,10 +28,10 @@ _HEIGHT = 120  # of a thumbnail, in pixels
 @dataclass(frozen=True, slots=True)
 class Row:
     """One contender's answers to one question, in order; arrays of one length. `starts`, `ends`: of the newest stride, in
-    seconds, float64. `p_yes`: float64. `scored`, `wrong`: bool. `told`: text with its cost."""
+    seconds, float64. `p_yes`: float64. `scored`, `wrong`: bool. `cost_text`: text with its cost."""
 
     contender: str
-    told: str
+    cost_text: str
     starts: npt.NDArray[np.float64]
     ends: npt.NDArray[np.float64]
     p_yes: npt.NDArray[np.float64]
@@ -135,7 +135,7 @@ def _row_of(answers: Answers, number: int, prompt: str, standing: Standing) -> R
     right = [answers.labels.get(key) for key in given]
     return Row(
         contender=standing.name,
-        told=f"{100 * standing.flops_share:.1f}".removesuffix(".0") + " % of FLOPs",
+        cost_text=f"{100 * standing.flops_share:.1f}".removesuffix(".0") + " % of FLOPs",
         starts=np.array([start for start, _ in strides], np.float64),
         ends=np.array([end for _, end in strides], np.float64),
         p_yes=np.array([result.p_yes or 0.0 for result in given.values()], np.float64),
@@ -210,16 +210,16 @@ def _block(axis: Any, timeline: Timeline, prompt: str, top: float) -> None:
     """One question: where it is yes, and a row for each contender."""
     heading = {"size": 9.5, "color": _INK, "va": "center"}
     if timeline.always_no(prompt):
-        told = axis.annotate(prompt, (0, top + _HEADING / 2 - 0.03), weight="bold", **heading)
-        beside = {"xycoords": told, "textcoords": "offset points", "va": "center", "size": 8.5, "color": _QUIET}
-        axis.annotate("Never, and no answer says yes.", (1, 0.5), (8, 0), **beside)
+        cost_text = axis.annotate(prompt, (0, top + _HEADING / 2 - 0.03), weight="bold", **heading)
+        style = {"xycoords": cost_text, "textcoords": "offset points", "va": "center", "size": 8.5, "color": _QUIET}
+        axis.annotate("Never, and no answer says yes.", (1, 0.5), (8, 0), **style)
         return
     rows, spans = timeline.questions[prompt], timeline.spans[prompt]
     bottom = top + _HEADING + _rows_high(timeline, prompt)
     for start, end in spans:
         axis.fill_between([start, end], top + _HEADING - 0.06, bottom - _ROW_GAP + 0.06, color=_YES, lw=0, zorder=0)
-    told = prompt if spans else f"{prompt}  (never)"
-    axis.text(0, top + _HEADING / 2 - 0.03, told, weight="bold", **heading)
+    cost_text = prompt if spans else f"{prompt}  (never)"
+    axis.text(0, top + _HEADING / 2 - 0.03, cost_text, weight="bold", **heading)
     for at, row in enumerate(rows):
         _row(axis, row, timeline.seconds, top + _HEADING + at * (_ROW + _ROW_GAP) + _ROW)
 
@@ -237,8 +237,8 @@ def _row(axis: Any, row: Row, seconds: float, base: float) -> None:
     axis.plot([0, seconds], [base - _ROW / 2] * 2, color="white", lw=0.6, ls=(0, (2, 3)), zorder=3)
     middles = (row.starts + row.ends)[row.wrong] / 2
     axis.plot(middles, [base - _ROW / 2] * len(middles), "x", color=_WRONG, ms=4.5, mew=1.3, zorder=4)
-    beside = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": "center"}
-    axis.annotate(row.contender, (0, base - _ROW * 0.72), (-22, 0), size=9, weight="bold", color=ink, **beside)
-    axis.annotate(row.told, (0, base - _ROW * 0.24), (-22, 0), size=8, color=_QUIET, **beside)
+    style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": "center"}
+    axis.annotate(row.contender, (0, base - _ROW * 0.72), (-22, 0), size=9, weight="bold", color=ink, **style)
+    axis.annotate(row.cost_text, (0, base - _ROW * 0.24), (-22, 0), size=8, color=_QUIET, **style)
     for level, word in ((0.96, "yes"), (0.06, "no")):
-        axis.annotate(word, (0, base - _ROW * level), (-3, 0), size=7, color=_QUIET, **beside)
+        axis.annotate(word, (0, base - _ROW * level), (-3, 0), size=7, color=_QUIET, **style)

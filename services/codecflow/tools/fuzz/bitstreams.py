@@ -92,7 +92,7 @@ class BitstreamCases:
             pictures, documents = self._damaged_records(name, chance)
         return self._sampled(pictures, documents)
 
-    def told(self, number: int) -> str:
+    def describe(self, number: int) -> str:
         """A description of the case."""
         return f"{self._of(number)[1]}, {'a damaged file' if number % 2 == 0 else 'damaged records'}"
 

@@ -20,9 +20,9 @@ from codecflow.tools.report.table import print_json, print_table
 
 from . import child
 
-_TELL_EVERY_S = 10.0
+_PROGRESS_EVERY_S = 10.0
 _KINDS = ("wire", "bitstreams")
-_MOST_TOLD = 20
+_MAX_REPORTED = 20
 
 
 @dataclass(slots=True)
@@ -106,15 +106,15 @@ def run(kind: str, *, cases: int, seed: int, processes: int) -> bool:
 
 
 def _to_the_end(kind: str, seed: int, shares: list[_Share], cases: int) -> None:
-    tell_at = time.monotonic() + _TELL_EVERY_S
+    report_at = time.monotonic() + _PROGRESS_EVERY_S
     while any(share.next < share.last for share in shares):
         for share in shares:
             if share.running is None and share.next < share.last:
                 share.start(kind, seed)
             elif share.running is not None and share.running.poll() is not None:
                 share.ended()
-        if time.monotonic() > tell_at:
-            tell_at += _TELL_EVERY_S
+        if time.monotonic() > report_at:
+            report_at += _PROGRESS_EVERY_S
             done = sum(share.begun + (share.read()[1] if share.running else 0) for share in shares)
             typer.echo(f"{done} of {cases} cases, {sum(len(share.problems) for share in shares)} ended", err=True)
         time.sleep(0.02)
@@ -127,7 +127,7 @@ def _report(kind: str, seed: int, shares: list[_Share], seconds: float) -> bool:
     rows: list[tuple[str, object]] = [("cases", begun), ("accepted", accepted), ("problems", len(problems))]
     rows += sorted(counts.items())
     print_table(f"{kind}, seed {seed}", ["", "count"], rows, note="a case again: codecflow fuzz KIND --seed S --case N")
-    for one in problems[:_MOST_TOLD]:
+    for one in problems[:_MAX_REPORTED]:
         print(f"case {one['case']}: {one['problem']}")
     figures: dict[str, object] = {"kind": kind, "seed": seed, "cases": begun, "accepted": accepted}
     print_json({**figures, "problems": problems, "counts": dict(counts), "seconds": round(seconds, 1)})
@@ -138,7 +138,7 @@ def again(kind: str, *, seed: int, case: int) -> None:
     """Runs one case in this process: prints it, and what it raises. Raises ConfigError."""
     _check(kind)
     with child.cases(kind, seed) as cases:
-        print(cases.told(case)[:20_000])
+        print(cases.describe(case)[:20_000])
         print("accepted" if cases.run(case) else "refused, as it should be")
 
 

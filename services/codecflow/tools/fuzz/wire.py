@@ -215,7 +215,7 @@ def targets(folder: Path) -> dict[str, Target]:
     event = encode_event(Event("gate", "0" * 16, 1, "closed", "answer", 1, 5, 9, 10, "why", "person", label="yes"))[1]
     letter = encode_dead_letter(DeadLetter("codecflow.packets", 0, 7, "gate", "corrupt", "not decodable"))[1]
     zones = (Zone("street", "ignore", ((0.0, 0.0), (1.0, 0.0), (1.0, 0.3))),)
-    described = encode_stream(StreamDescription("gate", _QUESTIONS, zones))[1]
+    provenance = encode_stream(StreamDescription("gate", _QUESTIONS, zones))[1]
     result, masks = encode_result(_RESULT)[1], encode_masks(_MASKS)[0][1]
     properties = b"bootstrap.servers=a:1,b:2\n# comment\nsasl.password=x=y\n"
     labels = b"file,start,end,question,type,answer\nclip.mp4,0,9.5,Is a person in view?,yes-no,yes\n"
@@ -225,7 +225,7 @@ def targets(folder: Path) -> dict[str, Target]:
         "key": Target((b"gate", b"a:b.c-d_e"), _keys, json=False),
         "metadata": Target((picture, end), _record(decode_metadata, encode_metadata)),
         "state": Target((state,), _record(decode_state, encode_state)),
-        "stream": Target((described,), _record(decode_stream, encode_stream)),
+        "stream": Target((provenance,), _record(decode_stream, encode_stream)),
         "result": Target((result,), _result),
         "event": Target((event,), _event),
         "rule": Target((b"yes>=0.8,below=0.5,windows=2/3,for=10,cooldown=60,update=30", b"change"), _rule, json=False),
@@ -287,7 +287,7 @@ class WireCases:
             return False
         return True
 
-    def told(self, number: int) -> str:
+    def describe(self, number: int) -> str:
         """A description of the case."""
         name, _, data = self.data(number)
         return f"{name}: {data!r}"

@@ -31,7 +31,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     console.print(table)
 
 
-def told_as(files: Sequence[Path]) -> list[str]:
+def display_names(files: Sequence[Path]) -> list[str]:
     """The name of each of `files` in tables: its file name, or its path if another one has the same name."""
     names = [file.name for file in files]
     return [name if names.count(name) == 1 else str(file) for name, file in zip(names, files, strict=True)]
