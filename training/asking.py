@@ -9,7 +9,7 @@ import questions as q
 from bank import Facts
 from maker import NEWEST
 
-MOST = 4
+MAX_QUESTIONS = 4
 """Questions asked of one stride."""
 
 BORDER = 0.04
@@ -114,7 +114,7 @@ def changing(facts: Facts, end: int) -> dict[str, int]:
 
 
 def pick(
-    answers: Mapping[str, str], changed: Mapping[str, int], rng: np.random.Generator, most: int = MOST
+    answers: Mapping[str, str], changed: Mapping[str, int], rng: np.random.Generator, most: int = MAX_QUESTIONS
 ) -> list[tuple[str, str, float]]:
     """(question, answer, weight) of up to `most` of what is certain: person and vehicle always, one spelling each."""
     first = [name for name in ("person", "vehicle") if name in answers]

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import questions as q
 import torch
-from asking import MOST, certain, changing, pick
+from asking import MAX_QUESTIONS, certain, changing, pick
 from bank import Bank, Facts
 from layout import Batch, Clip, Layout
 from maker import BACKGROUND_S, NEWEST, TOKENS
@@ -35,7 +35,7 @@ class Mode:
     pruned: bool
     share: float
     longest: int
-    asked: int = MOST
+    asked: int = MAX_QUESTIONS
     first: bool = False
 
 

@@ -109,9 +109,9 @@ def auc(p: npt.NDArray[Any], yes: npt.NDArray[np.bool_]) -> float:
     return float((above > 0).mean() + 0.5 * (above == 0).mean())
 
 
-def f1(said: npt.NDArray[np.bool_], yes: npt.NDArray[np.bool_]) -> float:
+def f1(predicted: npt.NDArray[np.bool_], yes: npt.NDArray[np.bool_]) -> float:
     """Of yes; nan where nothing is yes and nothing was said to be."""
-    wrong, right = (said != yes).sum(), (said & yes).sum()
+    wrong, right = (predicted != yes).sum(), (predicted & yes).sum()
     return float(2 * right / (2 * right + wrong)) if right + wrong else float("nan")
 
 
@@ -126,14 +126,14 @@ def best_threshold(p: npt.NDArray[Any], yes: npt.NDArray[np.bool_]) -> float:
 
 def held_out(scored: Scored) -> npt.NDArray[np.bool_]:
     """(n,) what each camera's windows are answered at the threshold that is best on all other cameras."""
-    said = np.zeros(len(scored.p), bool)
+    predicted = np.zeros(len(scored.p), bool)
     for camera in np.unique(scored.camera):
         mine = scored.camera == camera
-        said[mine] = scored.p[mine] >= best_threshold(scored.p[~mine], scored.yes[~mine])
-    return said
+        predicted[mine] = scored.p[mine] >= best_threshold(scored.p[~mine], scored.yes[~mine])
+    return predicted
 
 
-def interval(scored: Scored, said: npt.NDArray[np.bool_]) -> dict[str, tuple[float, float, float]]:
+def interval(scored: Scored, predicted: npt.NDArray[np.bool_]) -> dict[str, tuple[float, float, float]]:
     """(value, lower and upper end of its 95 % interval) of AUC and F1, cameras drawn."""
     rng = np.random.default_rng(0)
     cameras = np.unique(scored.camera)
@@ -142,8 +142,8 @@ def interval(scored: Scored, said: npt.NDArray[np.bool_]) -> dict[str, tuple[flo
     for _ in range(DRAWS):
         at = np.concatenate([groups[k] for k in rng.integers(len(groups), size=len(groups))])
         draws["auc"].append(auc(scored.p[at], scored.yes[at]))
-        draws["f1"].append(f1(said[at], scored.yes[at]))
-    whole = {"auc": auc(scored.p, scored.yes), "f1": f1(said, scored.yes)}
+        draws["f1"].append(f1(predicted[at], scored.yes[at]))
+    whole = {"auc": auc(scored.p, scored.yes), "f1": f1(predicted, scored.yes)}
     ends = {k: np.nanquantile(draws[k], (0.025, 0.975)) for k in whole}
     return {k: (whole[k], float(ends[k][0]), float(ends[k][1])) for k in whole}
 
@@ -178,13 +178,13 @@ def report(paths: Sequence[Path], policy: str, splits: Sequence[str]) -> dict[st
             np.array([cameras.index(camera) for camera, *_ in rows]),
             cameras,
         )
-        said = held_out(scored)
+        predicted = held_out(scored)
         print(f"\n{QUESTIONS[name]}\n\n| camera | split | windows, of them yes | right | right at 0.5 | mean p(yes) |")
         print("|---|---|---|---|---|---|")
         for k, camera in enumerate(cameras):
             mine = scored.camera == k
             yes, p = scored.yes[mine], scored.p[mine]
-            right = (said[mine] == yes).mean(), ((p >= 0.5) == yes).mean()
+            right = (predicted[mine] == yes).mean(), ((p >= 0.5) == yes).mean()
             cells = [*(f"{share:.2f}" for share in right), f"{p.mean():.2f}"]
             print(f"| {camera} | {of_split[camera]} | {len(p)}, {yes.sum()} | {' | '.join(cells)} |")
         print("\n| cameras | windows, of them yes | AUC (95 %) | F1, each camera held out (95 %) | F1 at 0.5 (95 %) |")
@@ -193,7 +193,7 @@ def report(paths: Sequence[Path], policy: str, splits: Sequence[str]) -> dict[st
         for split in (*dict.fromkeys(of_split[c] for c in cameras), "all"):
             at = np.array([split in (of_split[cameras[c]], "all") for c in scored.camera])
             part = scored.take(at)
-            ends = interval(part, said[at]), interval(part, part.p >= 0.5)
+            ends = interval(part, predicted[at]), interval(part, part.p >= 0.5)
             number = len(np.unique(part.camera))
             cells = [f"{v:.3f} ({lo:.3f} to {hi:.3f})" for v, lo, hi in (ends[0]["auc"], ends[0]["f1"], ends[1]["f1"])]
             print(f"| {split}, {number} | {len(part.p)}, {part.yes.sum()} | {' | '.join(cells)} |")
@@ -216,10 +216,10 @@ def arguments() -> argparse.Namespace:
     spec.add_argument("--data", type=Path, required=True)
     spec.add_argument("--split", nargs="+", choices=SPLITS, default=["validation"])
     spec.add_argument("--out", type=Path, required=True)
-    told = commands.add_parser("report", help="scores by camera of what `codecflow eval --out` wrote")
-    told.add_argument("answers", type=Path, nargs="+")
-    told.add_argument("--policy", default="replenish/none")
-    told.add_argument("--split", nargs="+", choices=SPLITS, default=["validation", "test"])
+    report = commands.add_parser("report", help="scores by camera of what `codecflow eval --out` wrote")
+    report.add_argument("answers", type=Path, nargs="+")
+    report.add_argument("--policy", default="replenish/none")
+    report.add_argument("--split", nargs="+", choices=SPLITS, default=["validation", "test"])
     return parser.parse_args()
 
 

@@ -22,7 +22,7 @@ from codecflow.codec.signal import REFERENCE_S
 from codecflow.codec.tiles import grid_shape, tile_sums
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
-from codecflow.keep.state import KeepState
+from codecflow.keep.keep_state import KeepState
 from codecflow.messages import NO_BOUND, UNCHANGED, Signal
 
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "medium")
@@ -188,6 +188,6 @@ class Keeping:
 
 
 def squeeze(rgb: npt.NDArray[Any]) -> Bytes:
-    """(height, width, 3) uint8 -> (3, SIDE, SIDE): the resize of the product's InternVL family (vlm/pictures.py)."""
+    """(height, width, 3) uint8 -> (3, SIDE, SIDE): the resize of the product's InternVL family (vlm/preprocessing.py)."""
     picture = torch.from_numpy(rgb).permute(2, 0, 1)[None].contiguous()
     return interpolate(picture, (SIDE, SIDE), mode="bicubic", antialias=True)[0].numpy()

@@ -66,7 +66,7 @@ class Thing:
 
 
 @dataclass
-class Told:
+class SceneState:
     """The story of a batch of scenes: what the background shows, (n, 4) each, and the things in the order of pasting."""
 
     n: int
@@ -114,10 +114,10 @@ class Told:
         return answer
 
 
-def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]], npt.NDArray[np.uint8]]:
+def facts_of(scene: SceneState, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]], npt.NDArray[np.uint8]]:
     """(facts, cover) as the bank has them, with the clips as a further axis in front."""
-    n, t = told.n, told.t
-    seen = told.seen[:, None].expand(n, t, 4).clone()
+    n, t = scene.n, scene.t
+    seen = scene.seen[:, None].expand(n, t, 4).clone()
     slivers = torch.zeros(n, t, 4, dtype=torch.bool)
     rest = (canvas.ground.sum((3, 4)) / canvas.behind[:, None].clamp(min=1e-6)).cpu()
     there = seen > 0
@@ -128,7 +128,7 @@ def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]]
     mover, person_at = torch.full((n, t, 2), -1.0), torch.full((n, t, 2), -1.0)
     visible = [share(layer, whole) for layer, whole in zip(canvas.layers, canvas.whole, strict=True)]
     shown: list[Tensor] = []
-    for slot, thing in enumerate(told.things):
+    for slot, thing in enumerate(scene.things):
         whole = (thing.inside > IN_VIEW) & (visible[slot] > IN_VIEW) & thing.large[:, None]
         barely = ~whole & (thing.inside > 0) & (visible[slot] > 0.02)
         for c in range(4):
@@ -144,18 +144,18 @@ def tell(told: Told, canvas: Canvas) -> tuple[dict[str, npt.NDArray[np.generic]]
         shown.append(whole)
     facts: dict[str, Any] = {
         "seen": seen.to(torch.int16),
-        "known": told.known[:, None] | (seen > 0),
+        "known": scene.known[:, None] | (seen > 0),
         "slivers": slivers,
-        "complete": told.complete[:, None].expand(n, t, 4),
+        "complete": scene.complete[:, None].expand(n, t, 4),
         # Where one thing moves for certain, something does, whatever the others do.
         "moving": torch.where(doubt & (moving == 0), -1.0, moving).to(torch.int8),
         "mover": torch.where(((moving == 1) & ~doubt)[..., None], mover, -1.0),
         "person_at": torch.where((seen[:, :, PERSON] == 1)[..., None], person_at, -1.0),
-        "fall": _fall(told, shown),
-        "fight": _fight(told, shown),
-        "left": told.left(visible[1]) if len(visible) > 1 else torch.zeros(n, t, dtype=torch.int8),
+        "fall": _fall(scene, shown),
+        "fight": _fight(scene, shown),
+        "left": scene.left(visible[1]) if len(visible) > 1 else torch.zeros(n, t, dtype=torch.int8),
     }
-    off = told.leaving.off[:, None].to(torch.int32) if told.things else torch.zeros(n, 1, dtype=torch.int32)
+    off = scene.leaving.off[:, None].to(torch.int32) if scene.things else torch.zeros(n, 1, dtype=torch.int32)
     facts["left_since"] = torch.where(facts["left"] != 0, off, -1).to(torch.int32)
     cover = torch.where(canvas.cover < 0, 255.0, (canvas.cover.clamp(0, 1) * 254).round()).to(torch.uint8)
     return {name: values.numpy() for name, values in facts.items()}, cover.cpu().numpy()
@@ -166,22 +166,22 @@ def share(layer: Tensor, whole: Tensor) -> Tensor:
     return (layer.sum((2, 3)) / whole.sum((2, 3)).clamp(min=1e-6)).cpu()
 
 
-def _fall(told: Told, shown: list[Tensor]) -> Tensor:
+def _fall(scene: SceneState, shown: list[Tensor]) -> Tensor:
     """(n, t) int8: someone fell and lies (1), nobody did (0), or it is not certain (-1). `shown`: (n, t) each thing."""
-    sure = told.complete[:, PERSON, None].expand(told.n, told.t)
+    sure = scene.complete[:, PERSON, None].expand(scene.n, scene.t)
     answer = torch.where(sure, 0, -1).to(torch.int8)
-    if told.things:
-        answer[told.fall.falling] = -1
-        answer[told.fall.lying] = torch.where(shown[0], 1, -1).to(torch.int8)[told.fall.lying]
-        answer[told.fight.down] = -1
+    if scene.things:
+        answer[scene.fall.falling] = -1
+        answer[scene.fall.lying] = torch.where(shown[0], 1, -1).to(torch.int8)[scene.fall.lying]
+        answer[scene.fight.down] = -1
     return answer
 
 
-def _fight(told: Told, shown: list[Tensor]) -> Tensor:
+def _fight(scene: SceneState, shown: list[Tensor]) -> Tensor:
     """(n, t) int8: people fight (1), nobody does (0), or it is not certain (-1): it takes two pictures to see one."""
-    answer = torch.zeros(told.n, told.t, dtype=torch.int8)
+    answer = torch.zeros(scene.n, scene.t, dtype=torch.int8)
     if len(shown) > 1:
-        fighting = told.fight.fighting
+        fighting = scene.fight.fighting
         begun = torch.cat([torch.zeros_like(fighting[:, :1]), fighting[:, :-1]], 1)
         answer[fighting] = torch.where(shown[0] & shown[1] & begun, 1, -1).to(torch.int8)[fighting]
     return answer

@@ -103,7 +103,7 @@ class Film:
         self.at = 0
 
     def make(self) -> None:
-        begun = time.monotonic()
+        started = time.monotonic()
         bank.begin(self.folder, self.order.frames)
         cover = np.load(self.folder / "cover.npy", mmap_mode="r+")
         if self.order.videos:
@@ -123,11 +123,11 @@ class Film:
                 for name, values in scenes.facts.items():
                     self.facts[name][start : self.at] = values.reshape(-1, *values.shape[2:])
                 if number % 20 == 0:
-                    self._print_progress(begun)
+                    self._print_progress(started)
             for futures in pending:
                 for future in futures:
                     future.result()
-        self._print_progress(begun)
+        self._print_progress(started)
         for file in self.folder.glob("input-*.raw"):
             file.unlink()
         if self.order.videos:
@@ -157,8 +157,8 @@ class Film:
         each = max(1, JOB // length)
         return [Job(self.folder, source, tuple(clips[i : i + each])) for i in range(0, count, each)]
 
-    def _print_progress(self, begun: float) -> None:
-        spent = time.monotonic() - begun
+    def _print_progress(self, started: float) -> None:
+        spent = time.monotonic() - started
         rate = self.at / spent
         print(
             f"{self.at} of {self.order.frames} frames, {rate:.0f} a second, {spent:.0f} s", file=sys.stderr, flush=True

@@ -65,9 +65,9 @@ def furniture(data: Path) -> Iterator[Model]:
 
 
 def _models(models: zipfile.ZipFile, library: str) -> Iterator[Model]:
-    told = models.read("PluginFurnitureCatalog.properties").decode("latin-1")
+    lines = models.read("PluginFurnitureCatalog.properties").decode("latin-1")
     fields: dict[str, dict[str, str]] = {"name": {}, "category": {}, "icon": {}}
-    for line in told.splitlines():
+    for line in lines.splitlines():
         if match := re.match(r"(name|category|icon)#(\d+)=(.*)", line):
             fields[match[1]][match[2]] = match[3].strip()
     for number, (key, icon) in enumerate(fields["icon"].items()):

@@ -149,8 +149,8 @@ def spec_rows(data: Path, paths: list[str], names: Sequence[str] = ("person", "v
         with av.open(str(data / path)) as container:
             end = (container.duration or 0) / av.time_base
         seen = [span[:2] for spans in labels_of(path).values() for span in spans]
-        told = [span for spans in intervals(data, path).values() for span in spans]
-        edges = sorted({0.0, *(t for span in (*seen, *told) for t in span if 0 < t < end), end})
+        labelled = [span for spans in intervals(data, path).values() for span in spans]
+        edges = sorted({0.0, *(t for span in (*seen, *labelled) for t in span if 0 < t < end), end})
         labels = frame_labels(data, path, Path(path).stem, [(a + b) / 2 for a, b in pairwise(edges)])
         for name in names:
             if name in labels:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from backgrounds import Backgrounds
 from camera import Camera
-from facts import Thing, Told, tell
+from facts import SceneState, Thing, facts_of
 from maker import RENDER, SMALLEST_VEHICLE, TOKENS
 from questions import BAG, OTHER, PERSON, VEHICLE
 from stories import Stories
@@ -109,29 +109,29 @@ class Studio(Backgrounds, Camera, Stories):
         least = torch.where(plot.crowd, 4 + self.integers(5, n), least)
         number = torch.maximum(number, least)
         ground_of = self.grounds(n)
-        told = Told(n, t, seen.cpu(), known.cpu(), complete.cpu())
+        scene = SceneState(n, t, seen.cpu(), known.cpu(), complete.cpu())
         for slot in range(int(number.max())):
-            cast = self._cast(slot, n, t > 16, plot, aspect, told)
+            cast = self._cast(slot, n, t > 16, plot, aspect, scene)
             track = self.track(t, cast, ground_of)
             self.poses(cast, track, ~(plot.falls | plot.pairs | plot.leaves) | torch.tensor(slot > 1))
             if slot == 0:
-                told.fall = self.fall(t, plot.falls, cast, track, aspect)
-                told.leaving = self.leaving(t, plot.leaves, cast, track)
-                told.fight = self.fight(t, plot.pairs, cast)
-                self.spar(told.fight, -1, cast, track, aspect)
+                scene.fall = self.fall(t, plot.falls, cast, track, aspect)
+                scene.leaving = self.leaving(t, plot.leaves, cast, track)
+                scene.fight = self.fight(t, plot.pairs, cast)
+                self.spar(scene.fight, -1, cast, track, aspect)
             if slot == 1:
-                owner = told.things[0]
-                self.put_down(told.leaving, owner.track, owner.cast, cast, track)
-                self.spar(told.fight, 1, cast, track, aspect)
+                owner = scene.things[0]
+                self.put_down(scene.leaving, owner.track, owner.cast, cast, track)
+                self.spar(scene.fight, 1, cast, track, aspect)
             track.there &= (number > slot)[:, None]
             track.popped &= (number > slot)[:, None]
             thing = Thing(cast, track, *extents(cast, track.turn, aspect, track.squash))
-            told.things.append(thing)
-            self._paste(canvas, thing, told.flags(slot))
-        facts, cover8 = tell(told, canvas)
+            scene.things.append(thing)
+            self._paste(canvas, thing, scene.flags(slot))
+        facts, cover8 = facts_of(scene, canvas)
         return Scenes(self.film(canvas.scene), cover8, facts)
 
-    def _cast(self, slot: int, n: int, long: bool, plot: Plot, aspect: Tensor, told: Told) -> Cast:
+    def _cast(self, slot: int, n: int, long: bool, plot: Plot, aspect: Tensor, scene: SceneState) -> Cast:
         """What enters in this slot."""
         lib = self.library
         kinds = LONG_KINDS if long else KINDS
@@ -157,7 +157,7 @@ class Studio(Backgrounds, Camera, Stories):
         if len(lib.groups):
             mine = torch.nonzero(together).flatten()
             pick[mine] = lib.groups[self.integers(len(lib.groups), len(mine))]
-            told.complete[mine, PERSON] = False  # how many they are is not known
+            scene.complete[mine, PERSON] = False  # how many they are is not known
         small = self.chance(n, 0.6)
         low, high = torch.where(small, 0.055, 0.2), torch.where(small, 0.25, 0.95)
         size = low * (high / low) ** self.uniform(n)
@@ -169,7 +169,7 @@ class Studio(Backgrounds, Camera, Stories):
             size = torch.where(plot.falls, size.clamp(0.16, 0.85), size)
             size = torch.where(plot.leaves | plot.pairs, size.clamp(0.2, 0.75), size)
         elif slot == 1:
-            first = told.things[0].cast.size
+            first = scene.things[0].cast.size
             size = torch.where(plot.leaves, (first * self.uniform(n, low=0.3, high=0.6)).clamp(min=0.08), size)
             size = torch.where(plot.pairs, first * self.uniform(n, low=0.85, high=1.1), size)
         stretch = 1 + (self.uniform(n) - 0.5) * 0.2

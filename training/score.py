@@ -67,8 +67,8 @@ class Scorer:
             kept = keep[begin:stop].copy()
             kept[0] = True
             ends = [e for e in range(min(NEWEST, len(kept)), len(kept) + 1, NEWEST) if not begin or e > WINDOW]
-            told = {e: certain(facts, begin + e, WINDOW) for e in ends}
-            asked = {e: [(text, "", 1.0) for name, text in QUESTIONS.items() if name in told[e]] for e in ends}
+            truth = {e: certain(facts, begin + e, WINDOW) for e in ends}
+            asked = {e: [(text, "", 1.0) for name, text in QUESTIONS.items() if name in truth[e]] for e in ends}
             if any(asked.values()):
                 batch = self.layout.lay([Clip(kept, begin, WINDOW, asked, background)])
                 tensors = {f.name: torch.from_numpy(getattr(batch, f.name)).to(self.device) for f in fields(Batch)}
@@ -78,9 +78,9 @@ class Scorer:
                 hidden = self.learner.read(laid, self.learner.see(pixels, kept[shown]))
                 logits = self.learner.score(hidden[laid.at[:, 0], laid.at[:, 1]])
                 p = torch.sigmoid(logits[:, self.yes].logsumexp(1) - logits[:, self.no].logsumexp(1)).tolist()
-                names = [(e, name) for e in ends for name in QUESTIONS if name in told[e]]
+                names = [(e, name) for e in ends for name in QUESTIONS if name in truth[e]]
                 for (e, name), value in zip(names, p, strict=True):
-                    yield begin + e, name, told[e][name] == "Yes", value
+                    yield begin + e, name, truth[e][name] == "Yes", value
             if stop == length:
                 break
             begin = stop - WINDOW

@@ -56,7 +56,7 @@ def scene_rows(facts: Facts, clips: Iterable[dict[str, Any]], window: int) -> It
     for clip in clips:
         part = {name: values[clip["start"] : clip["start"] + clip["length"]] for name, values in facts.items()}
         ends = range(NEWEST, clip["length"] + 1, NEWEST)
-        told = [certain(part, end, window) for end in ends]
+        answers_at = [certain(part, end, window) for end in ends]
         edges = [0.0, *(end / FPS for end in ends)]
         for name in ASKED:
-            yield from rows_of(f"{clip['name']}.mp4", name, [answers.get(name) for answers in told], edges)
+            yield from rows_of(f"{clip['name']}.mp4", name, [answers.get(name) for answers in answers_at], edges)

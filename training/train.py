@@ -146,11 +146,11 @@ class Trainer:
         """Whether all processes take further steps; sets the seconds spent, `spent` before `begun`, to the first one's."""
         now = time.monotonic() - begun
         over = self.stopped or time.monotonic() - BEGUN >= self.args.stop_after
-        told = torch.tensor([spent + now, float(over)], device=self.device)
+        shared = torch.tensor([spent + now, float(over)], device=self.device)
         if self.world > 1:
-            dist.broadcast(told, 0)
-        self.spent = float(told[0])
-        return not told[1] and self.spent < self.args.minutes * 60
+            dist.broadcast(shared, 0)
+        self.spent = float(shared[0])
+        return not shared[1] and self.spent < self.args.minutes * 60
 
     def run(self) -> bool:
         """Trains, from where it was left. Returns whether all is done."""
@@ -274,9 +274,9 @@ def main() -> None:
         trainer = Trainer(arguments())
     except (CodecFlowError, FileNotFoundError) as error:
         raise SystemExit(f"train.py: {error}") from error
-    told = trainer.out / "held-out.json"
-    if trainer.run() and not trainer.rank and trainer.held_out and not told.exists():
-        told.write_text(json.dumps(trainer.validate(trainer.held_out), indent=1))
+    path = trainer.out / "held-out.json"
+    if trainer.run() and not trainer.rank and trainer.held_out and not path.exists():
+        path.write_text(json.dumps(trainer.validate(trainer.held_out), indent=1))
     if trainer.world > 1:
         dist.destroy_process_group()
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from codecflow.errors import ConfigError
-from codecflow.tools.evaluate import bootstrap, metrics
+from codecflow.tools.evaluate import answer_scores, bootstrap
 from codecflow.tools.evaluate.bootstrap import Estimate
 from codecflow.tools.evaluate.contenders import REFERENCE
 from codecflow.tools.evaluate.report import UNTRAINED, estimate_text, json_number, number_text, percent_text
@@ -35,7 +35,7 @@ Place = tuple[str, int]
 
 
 @dataclass(slots=True)
-class Said:
+class VideoAnswer:
     """What a policy answered in one window, all its questions together: yes where one of them is. `p_yes`: the highest."""
 
     start_s: float
@@ -45,7 +45,7 @@ class Said:
     flops: int = 0
 
 
-Answers = dict[str, dict[Place, Said]]
+Answers = dict[str, dict[Place, VideoAnswer]]
 """By policy."""
 
 
@@ -77,8 +77,9 @@ def read_answers(path: Path) -> Answers:
                     raise ConfigError(
                         f"{path} line {reader.line_num}: no answer to a yes-no question as codecflow eval writes them"
                     ) from None
-                said = answers.setdefault(row["policy"], {}).setdefault(place, Said(*span))
-                said.yes, said.p_yes, said.flops = said.yes or yes, max(said.p_yes, p_yes), said.flops + flops
+                answer = answers.setdefault(row["policy"], {}).setdefault(place, VideoAnswer(*span))
+                answer.yes, answer.p_yes = answer.yes or yes, max(answer.p_yes, p_yes)
+                answer.flops += flops
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(f"{path}: cannot be read ({error})") from None
     if REFERENCE not in answers:
@@ -88,7 +89,7 @@ def read_answers(path: Path) -> Answers:
 
 def full_windows(answers: Answers) -> list[Place]:
     """Of each video its longest windows that every policy answered, by all/all's times: others may look at less of one."""
-    spans = {place: said.end_s - said.start_s for place, said in answers[REFERENCE].items()}
+    spans = {place: answer.end_s - answer.start_s for place, answer in answers[REFERENCE].items()}
     common = sorted(place for place in spans if all(place in of_one for of_one in answers.values()))
     longest: dict[str, float] = {}
     for place in common:
@@ -117,39 +118,39 @@ def score(answers: Answers, known: Mapping[str, Sequence[tuple[float, float]]], 
         for place in places
     ]
 
-    def draws(right: Sequence[str], said: Sequence[str], at: Sequence[tuple[int, int]]) -> metrics.Floats:
+    def draws(right: Sequence[str], predicted: Sequence[str], at: Sequence[tuple[int, int]]) -> answer_scores.Floats:
         drawn = bootstrap.Drawings(at, bootstrap.RESAMPLES).of(at)
-        return bootstrap.of_outcomes(metrics.outcomes(right, said, ("yes",)), drawn)
+        return bootstrap.of_outcomes(answer_scores.outcomes(right, predicted, ("yes",)), drawn)
 
-    def of_videos(policy: str) -> metrics.Floats:
+    def of_videos(policy: str) -> answer_scores.Floats:
         alarms = dict.fromkeys(videos, 0)
         for place in places:
             alarms[place[0]] += answers[policy][place].yes
         return draws(truth, [_word(alarms[name] >= least) for name in videos], [(at, 0) for at in range(len(videos))])
 
     reference = of_videos(REFERENCE)
-    whole = sum(said.flops for said in times.values())
+    whole = sum(answer.flops for answer in times.values())
     found = {}
-    for policy, said in answers.items():
+    for policy, by_window in answers.items():
         own = of_videos(policy)
         highest = dict.fromkeys(videos, 0.0)
         for place in places:
-            highest[place[0]] = max(highest[place[0]], said[place].p_yes)
-        windows = draws(windows_truth, [_word(said[place].yes) for place in places], windows_at)
+            highest[place[0]] = max(highest[place[0]], by_window[place].p_yes)
+        windows = draws(windows_truth, [_word(by_window[place].yes) for place in places], windows_at)
         precision, recall, _ = map(float, own[0])
         found[policy] = Scores(
             precision=precision,
             recall=recall,
             f1=bootstrap.estimate(own[:, 2]),
             f1_change=bootstrap.estimate(own[:, 2] - reference[:, 2]),
-            auc=metrics.auc([highest[name] for name in videos], [right == "yes" for right in truth]),
+            auc=answer_scores.auc([highest[name] for name in videos], [right == "yes" for right in truth]),
             windows_f1=bootstrap.estimate(windows[:, 2]),
-            flops_share=sum(one.flops for one in said.values()) / whole,
+            flops_share=sum(one.flops for one in by_window.values()) / whole,
         )
     return found
 
 
-def tell(scores: Mapping[str, Scores], model: str, trained: bool, counts: Mapping[str, int]) -> None:
+def print_scores(scores: Mapping[str, Scores], model: str, trained: bool, counts: Mapping[str, int]) -> None:
     """A table for people, then one JSON line, as codecflow eval ends with."""
     total, positive = counts["videos"], counts["with_event"]
     always = f"always yes: F1 {2 * positive / (total + positive):.3f}" if positive else "no event in any"
@@ -179,12 +180,12 @@ def tell(scores: Mapping[str, Scores], model: str, trained: bool, counts: Mappin
 
 def _document(one: Scores) -> dict[str, object]:
     numbers = ("precision", "recall", "auc", "flops_share")
-    told: dict[str, object] = {name: json_number(getattr(one, name)) for name in numbers}
+    figures: dict[str, object] = {name: json_number(getattr(one, name)) for name in numbers}
     for name in ("f1", "f1_change", "windows_f1"):
         estimate: Estimate = getattr(one, name)
-        told[name] = json_number(estimate.value)
-        told[f"{name}_ci95"] = [json_number(estimate.low), json_number(estimate.high)]
-    return told
+        figures[name] = json_number(estimate.value)
+        figures[f"{name}_ci95"] = [json_number(estimate.low), json_number(estimate.high)]
+    return figures
 
 
 def _word(yes: bool) -> str:
@@ -223,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
             "unanswered": len(set(known) - answered),
             "least": options.least,
         }
-        tell(score(answers, known, options.least), model, trained, counts)
+        print_scores(score(answers, known, options.least), model, trained, counts)
     except ConfigError as error:
         print(f"score_videos.py: {error}", file=sys.stderr)
         return 2

@@ -12,8 +12,8 @@ import pytest
 from codecflow.cli.status import last_words, print_json
 from codecflow.errors import CodecFlowError, SourceError
 from codecflow.producer.summary import Summary
-from codecflow.worker.status import StreamFigures
-from codecflow.worker.status import Summary as WorkerSummary
+from codecflow.worker.summary import StreamFigures
+from codecflow.worker.summary import Summary as WorkerSummary
 
 
 def printed(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:

@@ -46,7 +46,7 @@ from codecflow.notify.service import Notifier
 from codecflow.page.access import Access
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
-from codecflow.recorder.evidence import Evidence, Retention
+from codecflow.recorder.evidence_store import Evidence, Retention
 from codecflow.recorder.service import Recorder, RecorderOptions
 from codecflow.storage import open_storage
 from codecflow.subscriber.fleet import Fleet

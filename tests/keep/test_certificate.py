@@ -97,7 +97,7 @@ def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
         def luma(now: Picture = decoded, calls: list[int] = calls, other: bool = decoded is not shown) -> Picture:
             calls.append(1)
             if other:
-                state.distrust()
+                state.invalidate()
             return now
 
         decision = state.step(slot, luma)
@@ -185,7 +185,7 @@ def test_samples_other_than_the_producers_are_no_witness() -> None:
     still = np.zeros((4, 4), np.uint8)
 
     def other() -> Picture:
-        state.distrust()
+        state.invalidate()
         return np.full((64, 64), 200, np.uint8)
 
     step(state, 0, first(4, 4), other)

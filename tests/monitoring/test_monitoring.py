@@ -38,7 +38,8 @@ from codecflow.recorder.figures import RecorderFigures
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from codecflow.worker.metrics import worker_samples
-from codecflow.worker.status import StageFigures, StreamFigures, StuckDetector, Summary
+from codecflow.worker.stuck import StuckDetector
+from codecflow.worker.summary import StageFigures, StreamFigures, Summary
 from tests.debian import find_program
 from tests.subscriber.example_results import RESULT
 from tests.worker.memory import encode_clip, publish

@@ -32,7 +32,7 @@ from codecflow.messages import (
     event_id,
 )
 from codecflow.recorder import service
-from codecflow.recorder.evidence import Evidence, Retention
+from codecflow.recorder.evidence_store import EvidenceStore, Retention
 from codecflow.recorder.figures import RecorderFigures
 from codecflow.recorder.service import Recorder, RecorderOptions
 from codecflow.storage import Storage, StorageError, open_storage
@@ -95,7 +95,7 @@ def record(settings: KafkaSettings, storage: Storage, last: str, figures: Record
     guard = threading.Timer(120, stop.request)
     guard.start()
     try:
-        Recorder(settings, Evidence(storage, Retention()), OPTIONS, stop, notice, figures).run()
+        Recorder(settings, EvidenceStore(storage, Retention()), OPTIONS, stop, notice, figures).run()
     finally:
         guard.cancel()
     return said
@@ -233,7 +233,7 @@ def test_what_is_older_or_more_than_is_kept_is_removed_with_nothing_else(
     place: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     storage = open_storage(str(tmp_path) if place == "folder" else f"memory://{topic_prefix}")
-    evidence = Evidence(storage, Retention(days=2.0, nbytes=250))
+    evidence = EvidenceStore(storage, Retention(days=2.0, nbytes=250))
     template = Event("..", "0" * 16, 0, "opened", "answer", 1, 0, 0, 0, "")
     day_ms = 86_400_000
     names = {}

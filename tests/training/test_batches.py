@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from codecflow.vlm.tiny.parts import byte_tokenizer
+from codecflow.vlm.tiny.components import byte_tokenizer
 
 IMAGE = "<IMG_CONTEXT>"
 

@@ -20,10 +20,10 @@ from codecflow.codec.signal import SignalExtractor
 from codecflow.codec.source import Source
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
-from codecflow.keep.state import KeepState
+from codecflow.keep.keep_state import KeepState
 from codecflow.messages import Signal
 from codecflow.tools.evaluate.spec import read_spec
-from codecflow.vlm.pictures import Preprocessing
+from codecflow.vlm.preprocessing import Preprocessing
 
 COLOURS = {"person": (230, 20, 20), "vehicle": (20, 20, 230), "animal": (20, 200, 20), "bag": (20, 200, 200)}
 PERSON, MOVING, FALLEN, LEFT, FIGHTING = 0, 4, 5, 6, 7

@@ -12,7 +12,7 @@ from transformers.models.qwen3_vl.video_processing_qwen3_vl import smart_resize
 
 from codecflow.errors import ModelError
 from codecflow.vlm.inputs import ShapedInput
-from codecflow.vlm.pictures import Preprocessing
+from codecflow.vlm.preprocessing import Preprocessing
 
 from .cases import Case
 

@@ -133,12 +133,12 @@ def test_deviation_is_what_recomputing_changes(case: Case) -> None:
 
 def test_unknown_policies_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"'some'.*none, anchors, budget, all"):
-        Refresh.named("some")
+        Refresh.parse("some")
     with pytest.raises(ConfigError, match=r"'none=0\.5': use one of"):
-        Refresh.named("none=0.5")
+        Refresh.parse("none=0.5")
     with pytest.raises(ConfigError, match="budget=SHARE takes a number"):
-        Refresh.named("budget=lots")
-    assert Refresh.named("budget=0.3") == Refresh("budget", 0.3)
+        Refresh.parse("budget=lots")
+    assert Refresh.parse("budget=0.3") == Refresh("budget", 0.3)
     with pytest.raises(ConfigError, match="share 2"):
         Refresh("budget", 2)
     with pytest.raises(ConfigError, match=r"'shifted'.*matched"):

@@ -39,11 +39,11 @@ from codecflow.vlm.work import Frame
 from codecflow.worker.answering import Answered as Outcome
 from codecflow.worker.partition import Partition, PartitionSettings
 from codecflow.worker.pool import SamplerPool
+from codecflow.worker.reports import Reports
 from codecflow.worker.resume import Offsets
 from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.sampler_process import Gate
 from codecflow.worker.settings import Limits, WhenBehind
-from codecflow.worker.status import Reports
 from codecflow.worker.stream import Stream
 from codecflow.worker.windows import Step, Window, WindowPlan
 from tests.subscriber.example_results import RESULT

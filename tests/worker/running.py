@@ -25,7 +25,7 @@ from codecflow.vlm.families import Family
 from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.service import Worker
 from codecflow.worker.settings import Limits, WhenBehind, WorkerSettings
-from codecflow.worker.status import Summary
+from codecflow.worker.summary import Summary
 from codecflow.worker.transport import KafkaTransport
 from codecflow.worker.windows import WindowPlan
 

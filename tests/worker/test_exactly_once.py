@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from codecflow import subscriber
-from codecflow.events.stream import follow
+from codecflow.events.stream_events import follow
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import create_topics
 from codecflow.localkafka.daemon import LocalKafka

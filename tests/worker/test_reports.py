@@ -20,7 +20,7 @@ from codecflow.messages import DeadLetter, Question, decode_dead_letter, encode_
 from codecflow.vlm.families import Family
 from codecflow.worker.committer import DeadLetters
 from codecflow.worker.service import Worker
-from codecflow.worker.status import StuckDetector
+from codecflow.worker.stuck import StuckDetector
 from tests.kafka.raw_client import publish_with_header_name
 
 from .memory import publish

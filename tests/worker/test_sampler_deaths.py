@@ -16,8 +16,8 @@ import torch
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.keep.config import KeepConfig
 from codecflow.vlm.families import Family
-from codecflow.worker import lane, sampler_host
 from codecflow.worker import pool as pools
+from codecflow.worker import sampler_host, stream_queue
 from codecflow.worker.pool import SamplerPool
 from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.sampler_host import SamplerProcess, SamplersError
@@ -147,7 +147,7 @@ def test_a_worker_whose_samplers_are_killed_goes_on_and_answers_each_window_once
 def test_a_process_that_hangs_is_ended_and_the_stream_named(beside: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
     patch_pixels(monkeypatch, hanging)
     worker = Worker(beside, Committed(), PLAN, KEEP, samplers=1, stuck_after_s=1.0)
-    monkeypatch.setattr(lane, "_RETRY_S", (1000, 1000))
+    monkeypatch.setattr(stream_queue, "_RETRY_S", (1000, 1000))
     worker.run()
     assert not worker.committed.twice
     assert [window.index for window in of(worker, "a")][-1] == 5

@@ -292,7 +292,7 @@ def decode(
 ) -> None:
     """Measure pictures per second of a worker's decoders, and whether NVDEC gives the CPU's samples."""
     from codecflow.exact import counts
-    from codecflow.tools.bench.decode import run
+    from codecflow.tools.bench.decode_rate import run
 
     run(clips, streams=counts(streams, "--streams"), pictures=pictures, seconds=seconds, every=every)
 

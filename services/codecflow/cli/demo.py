@@ -65,7 +65,7 @@ def demo(
 
     from codecflow.exact import positive
     from codecflow.tools.demo.session import DemoOptions, run
-    from codecflow.tools.demo.source import JPEG_QUANTISER
+    from codecflow.tools.demo.source_figures import JPEG_QUANTISER
     from codecflow.tools.demo.tally import Figures
     from codecflow.tools.demo.watch import Display
     from codecflow.tools.demo_model.checkpoint import NAME

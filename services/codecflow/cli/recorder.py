@@ -56,7 +56,7 @@ def recorder(
     from codecflow.lifecycle import GracefulStop
     from codecflow.messages import check_stream_id
     from codecflow.monitoring.server import MonitoringServer
-    from codecflow.recorder.evidence import Evidence, Retention
+    from codecflow.recorder.evidence_store import EvidenceStore, Retention
     from codecflow.recorder.figures import RecorderFigures
     from codecflow.recorder.service import Recorder, RecorderOptions
     from codecflow.storage import open_storage
@@ -64,7 +64,7 @@ def recorder(
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     options = RecorderOptions(before, after, longest, None if stream is None else check_stream_id(stream))
     retention = Retention(keep_days, None if keep_bytes is None else _size(keep_bytes))
-    evidence, figures = Evidence(open_storage(destination), retention), RecorderFigures()
+    evidence, figures = EvidenceStore(open_storage(destination), retention), RecorderFigures()
     with (
         nullcontext() if metrics_port is None else MonitoringServer(metrics_port, figures.health, figures.samples),
         GracefulStop() as stop,

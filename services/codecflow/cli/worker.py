@@ -24,7 +24,7 @@ from .status import StatusLine, last_words
 
 if TYPE_CHECKING:
     from codecflow.vlm.families import Family
-    from codecflow.worker.status import Summary
+    from codecflow.worker.summary import Summary
 
 _WINDOWS, _MODEL = "Windows and policies", "Model"
 
@@ -186,7 +186,7 @@ def worker(
     Ctrl-C or SIGTERM finishes and commits the current windows; a second one quits at once. Results are exactly-once,
     however a worker ends.
     """
-    from codecflow.worker.status import Summary
+    from codecflow.worker.summary import Summary
 
     summary = Summary()
     with (

@@ -34,12 +34,12 @@ def arrivals(packets: Iterator[Packet[Any]]) -> Iterator[Arrival]:
     began = time.monotonic()
     waited_s = 0.0
     while True:
-        asked = time.monotonic()
+        started = time.monotonic()
         packet = next(packets, None)
         if packet is None:
             return
         now = time.monotonic()
-        waited_s += now - asked
+        waited_s += now - started
         yield Arrival(packet, now - began, int(time.time() * 1000), waited_s)
 
 

@@ -115,7 +115,7 @@ def track_rules(track: VideoStream, container: ContainerFormat, *, live: bool, p
 
 
 @dataclass(frozen=True, slots=True)
-class _Doubt:
+class _PendingJump:
     """A picture that did not get its own time: the shift that would give it the time it got, and how far off it was."""
 
     shift: int
@@ -137,9 +137,9 @@ class SourceClock:
         elif not rules.rate_stated:
             self.notices.append(_ASSUMED.format(float(1 / (rules.frame * rules.unit))))
         self._steps: deque[int] = deque([rules.frame], maxlen=3)
-        self._doubt: _Doubt | None = None
-        self._believed: int | None = None  # the newest accepted stamp
-        self._guessed = 0  # pictures placed since
+        self._pending: _PendingJump | None = None
+        self._last_accepted: int | None = None  # the newest accepted stamp
+        self._estimated = 0  # pictures placed since
         self._stood = 0  # those of them that waited for the source's time to catch up
         self._stamp: int | None = None
         self._repeats = 0
@@ -182,14 +182,14 @@ class SourceClock:
         if (before := self.last) is None:
             time = 0 if stamp is None or self.by_arrival else stamp
             self._high = time - arrived
-            self._believe(stamp)
+            self._accept_stamp(stamp)
             advanced = waiting = 0
         else:
             since = arrived - self._arrived
             if self.by_arrival:
                 time = max(before + 1, arrived + self._high)
             elif stamp is None or self._repeated(stamp):
-                time = self._guess(arrived, 0)
+                time = self._estimate(arrived, 0)
                 if self._rules.stamped:
                     self._correct("missing times", self.step)
             else:
@@ -206,21 +206,21 @@ class SourceClock:
         for wrap in _WRAPS:
             if 0 < stamp + self.shift + wrap - before <= near + since:
                 self.shift += wrap
-        self._settle_doubt(stamp, before + max(self.step, since), near + since)
+        self._resolve_pending(stamp, before + max(self.step, since), near + since)
         delta = stamp + self.shift - before
         if delta <= 0:
-            guessed = min(self._guessed * self.step, self._rules.units(2.0))
-            if delta < -self._rules.units(BACK_S) - guessed:
-                return self._mistrust(stamp, before, arrived, since)
+            estimated = min(self._estimated * self.step, self._rules.units(2.0))
+            if delta < -self._rules.units(BACK_S) - estimated:
+                return self._reject_stamp(stamp, before, arrived, since)
             self._correct("times going back", delta)
             self._stood += 1
             if self._stood * self.step > self._rules.units(BACK_S):
-                return self._guess(arrived, since)  # they do not catch up
-            self._guessed += 1
+                return self._estimate(arrived, since)  # they do not catch up
+            self._estimated += 1
             return before + 1
         if self._rules.live:
             if stamp + self.shift - arrived > self._high + self._jitter:
-                return self._mistrust(stamp, before, arrived, since)
+                return self._reject_stamp(stamp, before, arrived, since)
         elif self.ahead(stamp):
             if (
                 following is not None
@@ -228,37 +228,37 @@ class SourceClock:
                 and following + self.shift >= before - self._rules.units(BACK_S)
             ):
                 self._correct("wrong times", delta)
-                return self._guess(0, 0, following + self.shift - before)
+                return self._estimate(0, 0, following + self.shift - before)
             if delta > self._rules.units(TIMELINE_GAP_S if self._rules.one_timeline else FILE_GAP_S):
                 self.shift -= delta - self.step
                 self._correct("clock jumps", delta)
-                self._believed = None
-        self._believe(stamp)
+                self._last_accepted = None
+        self._accept_stamp(stamp)
         return stamp + self.shift
 
-    def _settle_doubt(self, stamp: int, expected: int, near: int) -> None:
+    def _resolve_pending(self, stamp: int, expected: int, near: int) -> None:
         """Whether the previous picture was the first after a jump; this one decides."""
-        if (doubt := self._doubt) is None:
+        if (pending := self._pending) is None:
             return
-        self._doubt = None
+        self._pending = None
         assert self.last is not None
-        off = abs(stamp + doubt.shift - expected)
-        if 0 < stamp + doubt.shift - self.last <= near and off < abs(stamp + self.shift - expected):
-            self.shift, self._believed = doubt.shift, None
-            self._correct("clock jumps", doubt.off)
+        off = abs(stamp + pending.shift - expected)
+        if 0 < stamp + pending.shift - self.last <= near and off < abs(stamp + self.shift - expected):
+            self.shift, self._last_accepted = pending.shift, None
+            self._correct("clock jumps", pending.off)
         else:
-            self._correct("wrong times", doubt.off)
+            self._correct("wrong times", pending.off)
 
-    def _mistrust(self, stamp: int, before: int, arrived: int, since: int) -> int:
-        time = self._guess(arrived, since)
-        self._doubt = _Doubt(time - stamp, stamp + self.shift - before)
+    def _reject_stamp(self, stamp: int, before: int, arrived: int, since: int) -> int:
+        time = self._estimate(arrived, since)
+        self._pending = _PendingJump(time - stamp, stamp + self.shift - before)
         return time
 
-    def _guess(self, arrived: int, since: int, room: int = 0) -> int:
+    def _estimate(self, arrived: int, since: int, room: int = 0) -> int:
         """A time for a picture whose own is missing or wrong: one step after the previous one, within half the `room` to the
         next if that is known; live, `since` after it, and hardly further ahead of the wall clock than any earlier one."""
         assert self.last is not None
-        self._guessed += 1
+        self._estimated += 1
         step = self.step // 2 if self._repeats == 1 else max(self.step, since)  # two fields may share one time
         if self._rules.live:
             step = min(step, arrived + self._high + self._jitter - self.last)
@@ -271,16 +271,16 @@ class SourceClock:
         self._stamp = stamp
         return self._repeats > 0
 
-    def _believe(self, stamp: int | None) -> None:
+    def _accept_stamp(self, stamp: int | None) -> None:
         """Learn the step between pictures from accepted stamps."""
-        if stamp is not None and self._believed is not None and stamp > self._believed:
-            self._steps.append((stamp - self._believed) // (self._guessed + 1))
+        if stamp is not None and self._last_accepted is not None and stamp > self._last_accepted:
+            self._steps.append((stamp - self._last_accepted) // (self._estimated + 1))
         if stamp is not None:
-            self._believed, self._guessed, self._stood, self._stamp = stamp, 0, 0, stamp
+            self._last_accepted, self._estimated, self._stood, self._stamp = stamp, 0, 0, stamp
 
     def _keep_pace(self, lead: int, advanced: int, waiting: int) -> None:
         """Corrects a live clock towards the wall clock, and abandons it when it runs at its own pace."""
-        if not self._guessed:
+        if not self._estimated:
             if lead > self._high and advanced > 2 * max(self._steps):
                 self._grown += lead - self._high
             self._high = max(self._high, lead)

@@ -30,14 +30,14 @@ class Sample:
     signals: tuple[Signal, ...]
     picture: LazyPicture
 
-    def luma(self, distrust: Callable[[], None]) -> npt.NDArray[np.uint8]:
-        """(height, width) uint8 of the coded picture; `distrust` is called first if they are not the samples on which its
+    def luma(self, invalidate: Callable[[], None]) -> npt.NDArray[np.uint8]:
+        """(height, width) uint8 of the coded picture; `invalidate` is called first if they are not the samples on which its
         signal was measured. Raises PictureLostError when it cannot be decoded."""
         shown = self.picture.decode()
         if shown is None or (shown.width, shown.height) != self.picture.coded_size:
             raise PictureLostError
         if not matches(shown.frame, self.signals[-1]):
-            distrust()
+            invalidate()
         return shown.luma()
 
 

@@ -134,7 +134,7 @@ class SignalExtractor:
             bounds = block_bounds(tiles, then, tile_areas(*now.shape), cell_step(*now.shape), exposure)
         motion, intra = (None, None) if self._vectors is None else self._vectors.grids()
         grids = self._allowance.spend(bounds, motion, intra, shape)
-        # Same rule as for anchors (keep/state.py): a keyframe serves its own period, another picture the previous one.
+        # Same rule as for anchors (keep/keep_state.py): a keyframe serves its own period, another picture the previous one.
         period = self._period(tick) - (0 if picture.keyframe or self._reference is None else 1)
         renew = self._reference is None or period > self._reference_period
         signal = Signal(

@@ -324,14 +324,14 @@ class Source:
     def close(self) -> None:
         """Release the source. Never waits for a silent host."""
 
-        def let_go() -> None:
+        def release() -> None:
             while self._opened:
                 self._opened.pop().close()
 
         if self._reader is None:
-            let_go()
+            release()
         else:
-            self._reader.close(let_go)
+            self._reader.close(release)
 
     def __enter__(self) -> Source:
         return self

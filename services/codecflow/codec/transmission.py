@@ -49,7 +49,7 @@ class Transmission:
 
     def __init__(self, *, rtp: bool) -> None:
         self._rtp = rtp
-        self._doubtful = 0  # packets read while opening, if some were missed
+        self._unverified = 0  # packets read while opening, if some were missed
         self._corrupt: set[tuple[int, int]] = set()  # (stream, dts) of packets read while opening
         _listen()
 
@@ -60,7 +60,7 @@ class Transmission:
             yield
         texts = [text for _, _, text in lines]
         if self._rtp and any(_MISSED in text for text in texts):
-            self._doubtful = _PROBED
+            self._unverified = _PROBED
         found = filter(None, map(_CORRUPT.match, texts))
         self._corrupt = {(int(match[1]), int(match[2])) for match in found}
 
@@ -78,11 +78,11 @@ class Transmission:
                 yield held
                 held = None
             marked = packet.is_corrupt
-            damaged = (before if marks_are_late else marked or before) or missed or self._doubtful > 0
+            damaged = (before if marks_are_late else marked or before) or missed or self._unverified > 0
             damaged |= (packet.stream_index, packet.dts) in self._corrupt
             self._corrupt.clear()  # all others carry marks
             before = marked if marks_are_late else missed
-            self._doubtful = max(0, self._doubtful - 1)
+            self._unverified = max(0, self._unverified - 1)
             packet.is_corrupt = damaged
             if damaged or cut:
                 held = packet

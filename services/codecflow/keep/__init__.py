@@ -1,8 +1,8 @@
 """Which tokens of a sampled frame are worth encoding. numpy only."""
 
 from .config import COVERAGE_KINDS, POLICY_NAMES, CoverageKind, KeepConfig, PolicyName, parse_coverage
+from .keep_state import Coverage, KeepState
 from .policies import KeepDecision, Luma
-from .state import Coverage, KeepState
 
 __all__ = [
     "COVERAGE_KINDS",

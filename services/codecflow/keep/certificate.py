@@ -63,7 +63,7 @@ class Certificate:
         self._reference = self._all(UNBOUNDED)  # current to the reference
         self._reference_tick: int | None = None
         self._renewed: int | None = None  # tick of the picture that becomes the reference with the next signal
-        self._distrusted = False
+        self._invalidated = False
 
     def observe(self, signal: Signal) -> None:
         """The signal of the next signal picture. Raises MessageError when it is not of this grid's picture."""
@@ -87,19 +87,19 @@ class Certificate:
         self._renew()
         self._reference, self._kept = self._all(UNBOUNDED), self._all(UNBOUNDED)
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """The current samples are not those of the signal observed last: it does not bound their distance."""
         self._reference = self._all(UNBOUNDED)
-        self._distrusted = True
+        self._invalidated = True
 
     def _renew(self) -> None:
         """If the picture observed last becomes the reference, what was kept is compared with that one."""
         if self._renewed is not None:
-            self._reference_kept = self._all(UNBOUNDED) if self._distrusted else self._kept
+            self._reference_kept = self._all(UNBOUNDED) if self._invalidated else self._kept
             self._reference_tick = self._renewed
             self._last_kept = self._shown_now(self._last_kept, self._share)
             self._exposure = UNCHANGED
-        self._renewed, self._distrusted = None, False
+        self._renewed, self._invalidated = None, False
 
     def within(self) -> npt.NDArray[np.bool_]:
         """(tokens,) bool: tokens that the bounds prove to be within both thresholds."""

@@ -55,7 +55,7 @@ class Policy(Protocol):
         grid's picture."""
         ...
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """The frame's samples are not those on which its signal was measured."""
         ...
 
@@ -72,7 +72,7 @@ class KeepAll:
 
     def observe(self, signal: Signal | None) -> None: ...
 
-    def distrust(self) -> None: ...
+    def invalidate(self) -> None: ...
 
     def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
         luma()
@@ -107,7 +107,7 @@ class KeepMotion:
             moving |= signal.intra > 0
         self._moved |= self._cells.block_sums(moving.astype(np.int64)) > 0
 
-    def distrust(self) -> None: ...
+    def invalidate(self) -> None: ...
 
     def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
         keep = (forced | self._moved) & ~hidden
@@ -137,8 +137,8 @@ class KeepReplenish:
         else:
             self._certificate.observe(signal)
 
-    def distrust(self) -> None:
-        self._certificate.distrust()
+    def invalidate(self) -> None:
+        self._certificate.invalidate()
 
     def decide(self, luma: Luma, forced: Mask, hidden: Mask) -> KeepDecision:
         certificate = self._certificate

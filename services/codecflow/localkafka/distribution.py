@@ -56,10 +56,10 @@ def find_java() -> Path:
 def _major_version(java: Path) -> int:
     """0 if it does not run or does not say."""
     try:
-        said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
+        output = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=True).stderr
     except (OSError, subprocess.SubprocessError):
         return 0
-    found = re.search(r'version "(\d+)', said)
+    found = re.search(r'version "(\d+)', output)
     return int(found[1]) if found else 0
 
 
@@ -91,8 +91,8 @@ def _fetch(folder: Path, progress: Progress) -> None:
         (part / "jars").mkdir()
         try:
             for coordinate in _ARTEFACTS:
-                asked, needed = context.resolver.resolve([context.create_dependency(coordinate)])
-                for dependency in (*asked, *(each for each in needed if each.scope in ("compile", "runtime"))):
+                requested, needed = context.resolver.resolve([context.create_dependency(coordinate)])
+                for dependency in (*requested, *(each for each in needed if each.scope in ("compile", "runtime"))):
                     jar = dependency.artifact.resolve()
                     target = part / "jars" / jar.name
                     if not target.exists():  # if two have the same name, Kafka's own

@@ -143,8 +143,8 @@ def _format(files: BrokerFiles, identity: Identity, base: list[str]) -> None:
     command = [*base, "kafka.tools.StorageTool", "format", "-t", identity.cluster_id, "-c", str(files.server)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, umask=_UMASK)
     if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()
-        raise KafkaError(f"local Kafka: cannot format {files.data}: {said[-1] if said else 'no reason given'}")
+        output = (done.stderr or done.stdout).strip().splitlines()
+        raise KafkaError(f"local Kafka: cannot format {files.data}: {output[-1] if output else 'no reason given'}")
 
 
 def wait_ready(files: BrokerFiles, identity: Identity, alive: Callable[[], bool]) -> Broker | None:

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from codecflow.errors import CodecFlowError, KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
 from codecflow.kafka.failures import client_error, is_retriable, reason
-from codecflow.kafka.history import partitions_of
+from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.lifecycle import GracefulStop

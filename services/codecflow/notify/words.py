@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from codecflow.kafka.history import PartitionHistory
+from codecflow.kafka.partition_reader import PartitionReader
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import Event, decode_result
 
@@ -19,7 +19,7 @@ def words_of(settings: KafkaSettings, event: Event, stopping: Callable[[], bool]
     if event.window is None:
         return ""
     until = time.monotonic() + _WITHIN_S
-    with PartitionHistory(settings, settings.topics.results, event.stream) as history:
+    with PartitionReader(settings, settings.topics.results, event.stream) as history:
         while True:
             results = history.of_stream(event.stream, event.written_at_ms - _EARLIER_MS, decode_result)
             found = [one for one in results if (one.epoch, one.window) == (event.epoch, event.window)]

@@ -63,7 +63,7 @@ class Access:
         """The cookie of a browser that knows the token. It does not reveal the token."""
         return hmac.new(self._key, b"visitor", hashlib.sha256).hexdigest()
 
-    def knows(self, given: str) -> bool:
+    def accepts(self, given: str) -> bool:
         """Whether `given` is the token."""
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
@@ -72,7 +72,7 @@ class Access:
         if self.token is None:
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.knows(given.strip()):
+        if scheme.lower() == "bearer" and self.accepts(given.strip()):
             return True
         return hmac.compare_digest(cookies.get(COOKIE, "").encode(), self.cookie().encode())
 
@@ -92,7 +92,7 @@ class Access:
         origin = headers.get("origin")
         if origin is None:
             scheme, _, given = headers.get("authorization", "").partition(" ")
-            return scheme.lower() == "bearer" and self.knows(given.strip())
+            return scheme.lower() == "bearer" and self.accepts(given.strip())
         if origin in self.origins:
             return True
         parts = urlsplit(origin)

@@ -104,7 +104,7 @@ class _Page:
             return _error(421, "this page is not known by that name")
         found = re.search(rb"(?:^|&)token=([^&]*)", await _body(request) or b"")
         given = unquote_plus(found[1].decode("ascii", "replace")).strip() if found else ""
-        if not self._access.knows(given):
+        if not self._access.accepts(given):
             await asyncio.sleep(_WRONG_TOKEN_S)  # slows down guessing
             return _html(self._login, 401)
         answer = RedirectResponse("/", 303)

@@ -20,7 +20,7 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from codecflow.errors import KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer
 from codecflow.kafka.failures import reason
-from codecflow.kafka.history import partitions_of
+from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of

@@ -134,12 +134,12 @@ class Hub:
     def look_up(self, stream: str, viewer: Viewer, session: int) -> None:
         """Send a browser the time since when packets hold the stream that it watches."""
 
-        async def tell() -> None:
+        async def send_since() -> None:
             since = await in_pool(self._lookups, oldest_ms, self.settings, stream)
             if since is not None and viewer.stream == stream:
                 viewer.outbox.text({"k": "since", "n": session, "s": stream, "at": since})
 
-        task = self.loop.create_task(tell())
+        task = self.loop.create_task(send_since())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -12,7 +12,7 @@ import orjson
 
 from codecflow.codec.mp4 import Fragmenter, Init
 from codecflow.errors import CodecFlowError, MessageError, SourceError
-from codecflow.kafka.history import PartitionHistory
+from codecflow.kafka.partition_reader import PartitionReader
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import decode_masks
 from codecflow.subscriber.recording import NotThereError, Recording, WallClock
@@ -49,7 +49,7 @@ class Replay:
         self._loop, self._take, self._publish, self._over = loop, take, send_text, over
         self._stop = threading.Event()
         self._played_s: float | None = None
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="page-replay", daemon=True)
         self._thread.start()
 
@@ -102,10 +102,10 @@ class Replay:
 
     def _may_send(self, media_s: float, first_s: float) -> bool:
         """Waits until the browser is close enough; False when the replay is to end."""
-        begun = time.monotonic()
+        started = time.monotonic()
         while not self._stop.is_set():
             if self._jpeg:  # JPEGs have no player clock
-                played = first_s + begun - self._begun
+                played = first_s + started - self._started
                 ahead_s = 0.0
             else:
                 played = first_s if self._played_s is None else self._played_s
@@ -114,7 +114,7 @@ class Replay:
             if media_s - played <= ahead_s or media_s - played > _JUMP_S:
                 return True
             self._stop.wait(0.05)
-            begun = time.monotonic()
+            started = time.monotonic()
         return False
 
     def _post(self, call: Callable[[], None]) -> None:
@@ -129,7 +129,7 @@ class _PastMasks:
 
     def __init__(self, settings: KafkaSettings, stream: str, at_ms: int) -> None:
         self._key = stream.encode()
-        self._history = PartitionHistory(settings, settings.topics.masks, stream)
+        self._history = PartitionReader(settings, settings.topics.masks, stream)
         begin = self._history.offset_at(at_ms)
         self._reached_ms = at_ms
         self._history.seek(self._history.range()[1] if begin is None else begin)

@@ -17,7 +17,7 @@ from codecflow.monitoring.metrics import (
 )
 from codecflow.monitoring.server import Health
 
-from .evidence import StoredEvidence
+from .evidence_store import StoredEvidence
 
 _STUCK_S = 600.0
 """Longer than it takes to cut the longest clip."""

@@ -16,7 +16,7 @@ from confluent_kafka import KafkaException, Message
 from codecflow.errors import KafkaError, MessageError, SourceError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
 from codecflow.kafka.failures import client_error, is_retriable, reason
-from codecflow.kafka.history import partitions_of
+from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import Event, decode_event, encode_event
@@ -26,7 +26,7 @@ from codecflow.subscriber.picture import event_picture
 from codecflow.subscriber.recording import NotThereError, Recording
 from codecflow.text import one_line
 
-from .evidence import Evidence
+from .evidence_store import EvidenceStore
 from .figures import RecorderFigures
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
@@ -56,7 +56,7 @@ class Recorder:
     def __init__(
         self,
         settings: KafkaSettings,
-        evidence: Evidence,
+        evidence: EvidenceStore,
         options: RecorderOptions,
         stop: GracefulStop,
         notice: Callable[[str], None],

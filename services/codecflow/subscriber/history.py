@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import orjson
 
 from codecflow.errors import MessageError
-from codecflow.kafka.history import partitions_of
+from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.settings import KafkaSettings, TopicNames
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import partition_of

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from codecflow.codec.decode import Decoder, ShownPicture
 from codecflow.codec.pictures import MAX_PIXELS
 from codecflow.errors import CodecFlowError
-from codecflow.kafka.history import PartitionHistory
+from codecflow.kafka.partition_reader import PartitionReader
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import Event, FrameMask, decode_masks
 from codecflow.text import one_line
@@ -64,7 +64,7 @@ def mask_of(settings: KafkaSettings, event: Event) -> FrameMask | None:
     """The keep mask of the newest frame of the window that opened the event, if it is still retained."""
     if event.window is None:
         return None
-    with PartitionHistory(settings, settings.topics.masks, event.stream) as history:
+    with PartitionReader(settings, settings.topics.masks, event.stream) as history:
         for masks in history.of_stream(event.stream, event.written_at_ms - _EARLIER_MS, decode_masks):
             if (masks.epoch, masks.window) == (event.epoch, event.window) and masks.frames:
                 return masks.frames[-1]

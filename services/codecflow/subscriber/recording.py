@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from codecflow.errors import CodecFlowError, MessageError
-from codecflow.kafka.history import PartitionHistory
+from codecflow.kafka.partition_reader import PartitionReader
 from codecflow.kafka.records import headers_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import CodedPicture, PictureMetadata, check_stream_id, decode_metadata, decode_packet
@@ -79,7 +79,7 @@ class Recording:
         self._settings, self.stream = settings, check_stream_id(stream)
         self._key = stream.encode()
         self._stopping = stopping
-        self._history = PartitionHistory(settings, settings.topics.packets, stream)
+        self._history = PartitionReader(settings, settings.topics.packets, stream)
 
     def __enter__(self) -> Self:
         return self
@@ -216,7 +216,7 @@ def moment(ms: int) -> str:
 
 def _epoch_start(settings: KafkaSettings, stream: str, epoch: int) -> PictureMetadata | None:
     """A metadata document of an epoch: each contains the epoch's start."""
-    with PartitionHistory(settings, settings.topics.metadata, stream) as history:
+    with PartitionReader(settings, settings.topics.metadata, stream) as history:
         for since_ms in (epoch - 60_000, 0):
             for document in history.of_stream(stream, since_ms, decode_metadata):
                 if document.epoch == epoch and isinstance(document, PictureMetadata):

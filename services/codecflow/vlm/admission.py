@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from codecflow.errors import ConfigError
-from codecflow.vlm.answers import Asked, compile_question
+from codecflow.vlm.answers import Request, compile_question
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.kv_pool import KVPool
 from codecflow.vlm.refresh import Refresh
@@ -79,10 +79,10 @@ class Admission:
                 continue
             growth += more
             admitted.append(task)
-            for asked in task.questions:
-                needed = self._tail(task.plan.slots, asked.reserve)
+            for request in task.pending:
+                needed = self._tail(task.plan.slots, request.reserve)
                 if needed > headroom and not self._room(growth + needed, busy):
-                    asked.error = Failure("no-room", self._too_long(asked))
+                    request.error = Failure("no-room", self._too_long(request))
                 else:
                     headroom = max(headroom, needed)
         for task in sorted(admitted, key=self._growth):  # those that return pages first
@@ -123,23 +123,23 @@ class Admission:
             self.refuse(task, Failure("no-room", f"{reason}: use a shorter window or fewer frames per second"))
             return
         for question in work.questions:
-            asked = Asked(question, window)
-            task.asked.append(asked)
+            request = Request(question, window)
+            task.requests.append(request)
             try:
-                compile_question(self.family, asked)
+                compile_question(self.family, request)
             except ConfigError as error:
-                asked.error = Failure("question", str(error))
+                request.error = Failure("question", str(error))
             except Exception as error:  # noqa: BLE001  # any error in one question
-                asked.error = failure_of(error)
+                request.error = failure_of(error)
             else:
-                if plan.position - plan.turn + asked.span > self.limit:
-                    asked.error = Failure("question", self._too_far(asked, plan.position - plan.turn))
+                if plan.position - plan.turn + request.span > self.limit:
+                    request.error = Failure("question", self._too_far(request, plan.position - plan.turn))
 
     def _move(self, task: Task) -> None:
         window, plan = task.held, task.plan
         assert plan is not None
         from_scratch = self.refresh.name == "all"
-        reach = plan.position + max((asked.span for asked in task.questions), default=0)
+        reach = plan.position + max((request.span for request in task.pending), default=0)
         self.windows[task.work.stream] = window
         self.lost.pop(task.work.stream, None)
         window.slide(plan, task.new, from_scratch=from_scratch, rebase=reach > self.limit)
@@ -165,34 +165,34 @@ class Admission:
         """Pages needed for `tokens` after a window of `slots`, in addition to the window's own pages."""
         return pages_of(0, slots + tokens) - pages_of(0, slots)
 
-    def rounds(self, tasks: Sequence[Task]) -> list[list[Asked]]:
+    def rounds(self, tasks: Sequence[Task]) -> list[list[Request]]:
         """Splits the questions into rounds that each fit in the free pages. Every round uses the same slots."""
-        waiting = [(task.held, asked) for task in tasks if task.error is None for asked in task.questions]
+        waiting = [(task.held, request) for task in tasks if task.error is None for request in task.pending]
         rounds = []
         while waiting:
-            taken: list[Asked] = []
-            later: list[tuple[StreamWindow, Asked]] = []
+            taken: list[Request] = []
+            later: list[tuple[StreamWindow, Request]] = []
             tails: dict[str, int] = {}
             free = self.pool.free
-            for window, asked in waiting:
+            for window, request in waiting:
                 tail = tails.get(window.stream, 0)
-                more = self._tail(window.slots, tail + asked.reserve) - self._tail(window.slots, tail)
+                more = self._tail(window.slots, tail + request.reserve) - self._tail(window.slots, tail)
                 if more > free:
-                    later.append((window, asked))
+                    later.append((window, request))
                     continue
                 free -= more
-                asked.slot = window.slots + tail
-                tails[window.stream] = tail + asked.reserve
-                taken.append(asked)
+                request.slot = window.slots + tail
+                tails[window.stream] = tail + request.reserve
+                taken.append(request)
             assert taken, "no room for one question, which admission had checked"
             rounds.append(taken)
             waiting = later
         return rounds
 
-    def reserve(self, asked: Sequence[Asked]) -> None:
+    def reserve(self, requests: Sequence[Request]) -> None:
         """Allocates room for the questions of a round."""
         ends: dict[str, int] = {}
-        for one in asked:
+        for one in requests:
             ends[one.window.stream] = one.slot + one.reserve - one.window.slots
         for stream, tokens in ends.items():
             self.windows[stream].reserve(tokens)
@@ -212,15 +212,15 @@ class Admission:
             f" {self.pool.pages * size:,.1f} MiB are free; give the worker more memory or fewer streams",
         )
 
-    def _too_long(self, asked: Asked) -> str:
+    def _too_long(self, request: Request) -> str:
         size = self.pool.page_bytes / 2**20
-        needed = pages_of(0, asked.reserve) * size
+        needed = pages_of(0, request.reserve) * size
         return (
             f"question and answer take {needed:,.1f} MiB of keys and values, {self.pool.free * size:,.1f} MiB are free"
         )
 
-    def _too_far(self, asked: Asked, window: int) -> str:
+    def _too_far(self, request: Request, window: int) -> str:
         return (
-            f"question {asked.question.id!r}: with its answer it takes {asked.span} positions beyond the window's {window},"
-            f" but the model has {self.limit}: use a shorter question or window"
+            f"question {request.question.id!r}: with its answer it takes {request.span} positions beyond the window's"
+            f" {window}, but the model has {self.limit}: use a shorter question or window"
         )

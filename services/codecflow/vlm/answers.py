@@ -35,7 +35,7 @@ BRANCH_TOKENS = 2048
 
 
 @dataclass(slots=True)
-class Asked:
+class Request:
     """One question of one stream in one step. `suffix`: its tokens. `labels`: tokens of its labels, with the end of turn.
     `slot`: where it starts, after its window.
 
@@ -59,7 +59,7 @@ class Asked:
     scored: int = 0  # tokens that went through the language model head
 
     @property
-    def asking(self) -> int:
+    def suffix_tokens(self) -> int:
         """Number of suffix tokens that one forward computes, including closing features."""
         closing = self.window.family.closing()
         return len(self.suffix) + (0 if closing is None else len(closing))
@@ -68,13 +68,13 @@ class Asked:
     def reserve(self) -> int:
         """Maximum number of slots for its suffix and answer."""
         answer = self.question.max_tokens if self.question.type == "text" else sum(len(x) - 1 for x in self.labels)
-        return self.asking + answer
+        return self.suffix_tokens + answer
 
     @property
     def span(self) -> int:
         """Maximum number of positions beyond the window for its suffix and answer."""
         longest = max((len(label) - 1 for label in self.labels), default=0)
-        return self.asking + (self.question.max_tokens if self.question.type == "text" else longest)
+        return self.suffix_tokens + (self.question.max_tokens if self.question.type == "text" else longest)
 
     def begin(self) -> tuple[Branch, Run]:
         """Its branch, and the tokens of its suffix."""
@@ -84,7 +84,7 @@ class Asked:
         self.branch.advance(len(run))
         return self.branch, run
 
-    def say(self, token: int) -> tuple[Branch, Run]:
+    def append(self, token: int) -> tuple[Branch, Run]:
         """Appends one token to its branch."""
         assert self.branch is not None
         run = Run.of_text(self.branch.own[1], [token], self.branch.position, self.window.family.axes)
@@ -100,64 +100,64 @@ class Answers:
         self.pool = pool
         self.batch_tokens = batch_tokens
         self._yes, self._no = (torch.tensor(ids, device=family.device) for ids in _yes_no(family))
-        self._unread: list[tuple[list[Asked], Tensor]] = []
+        self._unread: list[tuple[list[Request], Tensor]] = []
 
-    def read_first(self, asked: Sequence[Asked], scores: Tensor) -> None:
+    def read_first(self, requests: Sequence[Request], scores: Tensor) -> None:
         """`scores`: (questions, vocabulary) float32 at the first position of each answer. Does not wait for a GPU: `finish`
         reads the results."""
         yes, no = (scores.index_select(1, ids).logsumexp(1) for ids in (self._yes, self._no))
-        labels = [[label[0] for label in one.labels] for one in asked if one.question.type == "choice"]
-        chosen = [row for row, one in enumerate(asked) if one.question.type == "choice"]
+        labels = [[label[0] for label in one.labels] for one in requests if one.question.type == "choice"]
+        chosen = [row for row, one in enumerate(requests) if one.question.type == "choice"]
         starts = scores.new_zeros(0)
         if chosen:
             rows = np.repeat(chosen, [len(own) for own in labels])
             places = to_device(rows * scores.shape[1] + np.concatenate(labels), scores.device)
             starts = scores.flatten()[places] - scores.logsumexp(1)[to_device(rows, scores.device)]
         found = torch.cat([x.double() for x in (torch.sigmoid(yes - no), scores.argmax(1), starts)])
-        self._unread.append((list(asked), found))
+        self._unread.append((list(requests), found))
 
     def _settle(self) -> None:
         """Reads the results that `read_first` left on the device."""
-        for asked, found in self._unread:
+        for requests, found in self._unread:
             values = found.tolist()
-            starts = iter(values[2 * len(asked) :])
-            for row, one in enumerate(asked):
+            starts = iter(values[2 * len(requests) :])
+            for row, one in enumerate(requests):
                 if one.question.type == "choice":
                     one.first = [next(starts) for _ in one.labels]
                 else:
-                    one.first = values[row] if one.question.type == "yes-no" else int(values[len(asked) + row])
+                    one.first = values[row] if one.question.type == "yes-no" else int(values[len(requests) + row])
         self._unread = []
 
-    def finish(self, asked: Sequence[Asked]) -> None:
+    def finish(self, requests: Sequence[Request]) -> None:
         """After `read_first`: scores labels and decodes texts, batched over all questions. May be repeated."""
         self._settle()
-        for one in asked:
+        for one in requests:
             one.scored, one.later, one.generated, one.scores = 1, NOTHING, [], []
-        self._score_labels([one for one in asked if one.question.type == "choice"])
-        self._decode([one for one in asked if one.question.type == "text"])
-        for one in asked:
+        self._score_labels([one for one in requests if one.question.type == "choice"])
+        self._decode([one for one in requests if one.question.type == "text"])
+        for one in requests:
             one.answer = self._answer(one)
 
-    def _answer(self, asked: Asked) -> Answer:
-        question = asked.question
+    def _answer(self, request: Request) -> Answer:
+        question = request.question
         if question.type == "yes-no":
-            assert isinstance(asked.first, float)
-            return Answer(question, "yes" if asked.first >= 0.5 else "no", p_yes=asked.first)
+            assert isinstance(request.first, float)
+            return Answer(question, "yes" if request.first >= 0.5 else "no", p_yes=request.first)
         if question.type == "choice":
-            p = torch.tensor(asked.scores, dtype=torch.float64).softmax(0).tolist()
+            p = torch.tensor(request.scores, dtype=torch.float64).softmax(0).tolist()
             best = max(range(len(p)), key=p.__getitem__)
             return Answer(
                 question, question.labels[best], label_probabilities=dict(zip(question.labels, p, strict=True))
             )
-        text: str = self.family.tokenizer.decode(asked.generated, skip_special_tokens=True)
+        text: str = self.family.tokenizer.decode(request.generated, skip_special_tokens=True)
         return Answer(question, text.strip())
 
-    def _decode(self, asked: Sequence[Asked]) -> None:
+    def _decode(self, requests: Sequence[Request]) -> None:
         stops = self.family.stop_ids
         active = []
-        for one in asked:
+        for one in requests:
             assert one.branch is not None
-            one.branch = replace(one.branch, length=one.asking, position=one.window.position + one.asking)
+            one.branch = replace(one.branch, length=one.suffix_tokens, position=one.window.position + one.suffix_tokens)
             assert isinstance(one.first, int)
             active.append((one, one.first))
         while active:
@@ -167,16 +167,16 @@ class Answers:
                     one.generated.append(token)
                     if len(one.generated) < one.question.max_tokens:
                         going.append(one)
-            grown = [(one, [one.say(one.generated[-1])]) for one in going]
+            grown = [(one, [one.append(one.generated[-1])]) for one in going]
             tokens = [token for rows in self._scores(grown) for token in rows.argmax(1).tolist()]
             for one in going:
                 one.scored += 1
             active = list(zip(going, tokens, strict=True))
 
-    def _score_labels(self, asked: Sequence[Asked]) -> None:
+    def _score_labels(self, requests: Sequence[Request]) -> None:
         """Scores each label as a separate branch that continues its question's suffix."""
         grown, wanted = [], []
-        for one in asked:
+        for one in requests:
             assert one.branch is not None
             assert isinstance(one.first, list)
             one.scores = list(one.first)
@@ -202,7 +202,7 @@ class Answers:
                 one.scores[number] += score
                 one.scored += 1
 
-    def _scores(self, grown: Sequence[tuple[Asked, Sequence[tuple[Branch, Run]]]]) -> Iterator[Tensor]:
+    def _scores(self, grown: Sequence[tuple[Request, Sequence[tuple[Branch, Run]]]]) -> Iterator[Tensor]:
         """(rows, vocabulary) float32 for new branch tokens in the given order, in chunks of at most HEAD_ROWS."""
         pieces = [(one, pair) for one, pairs in grown for pair in pairs]
         for batch in self._batches(pieces):
@@ -211,9 +211,9 @@ class Answers:
                 yield self.family.logits(rows)
 
     def _batches(
-        self, pieces: Sequence[tuple[Asked, tuple[Branch, Run]]]
-    ) -> Iterator[list[tuple[Asked, tuple[Branch, Run]]]]:
-        batch: list[tuple[Asked, tuple[Branch, Run]]] = []
+        self, pieces: Sequence[tuple[Request, tuple[Branch, Run]]]
+    ) -> Iterator[list[tuple[Request, tuple[Branch, Run]]]]:
+        batch: list[tuple[Request, tuple[Branch, Run]]] = []
         tokens = own = 0
         for one, pair in pieces:
             size = len(pair[1])
@@ -226,28 +226,28 @@ class Answers:
         if batch:
             yield batch
 
-    def _forward(self, batch: Sequence[tuple[Asked, tuple[Branch, Run]]]) -> Tensor:
+    def _forward(self, batch: Sequence[tuple[Request, tuple[Branch, Run]]]) -> Tensor:
         """Hidden states of new branch tokens in the given order. Branches of one stream share one attention call."""
         pack = Pack(self.family, self.pool)
-        spent = []
+        computed = []
         for _, group in groupby(batch, key=lambda piece: piece[0].window.stream):
             pieces = list(group)
             window = pieces[0][0].window
-            spent.append((pieces[0][0], pack.branches(window, [pair for _, pair in pieces])))
+            computed.append((pieces[0][0], pack.branches(window, [pair for _, pair in pieces])))
         hidden = pack.run()
-        for one, work in spent:
+        for one, work in computed:
             one.later += work
         return hidden
 
 
-def compile_question(family: Family, asked: Asked) -> None:
+def compile_question(family: Family, request: Request) -> None:
     """Tokenises a question and its labels. Raises ConfigError when a label has no tokens or two labels are identical."""
-    question = asked.question
-    _, asked.suffix = family.chat(question.prompt)
-    asked.labels = tuple([*family.ids(label), family.end_id] for label in question.labels)
-    if any(len(label) < 2 for label in asked.labels):
+    question = request.question
+    _, request.suffix = family.chat(question.prompt)
+    request.labels = tuple([*family.ids(label), family.end_id] for label in question.labels)
+    if any(len(label) < 2 for label in request.labels):
         raise ConfigError(f"question {question.id!r}: a label is empty")
-    if len(set(question.labels)) != len(asked.labels):
+    if len(set(question.labels)) != len(request.labels):
         raise ConfigError(f"question {question.id!r}: a label occurs twice")
 
 

@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from codecflow.messages import Flops, Tokens
-from codecflow.vlm.answers import Asked
+from codecflow.vlm.answers import Request
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import NOTHING, TextCost, Work, causal_pairs
 from codecflow.vlm.window import HeldFrame, StreamWindow
 
 
 @dataclass(slots=True)
-class Spent:
+class Usage:
     """Accumulated while a stream's work is done.
 
     `encoded`: (patches, kept tokens) of each frame that went through the ViT. `trunk`: new and refreshed tokens through the
@@ -30,11 +30,11 @@ class Spent:
         return sum(patches for patches, _ in self.encoded)
 
 
-def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], spent: Spent, restarted: bool) -> Tokens:
+def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], usage: Usage, restarted: bool) -> Tokens:
     """Visual tokens of one step. `restarted`: the window was computed from scratch."""
     held = window.visual_tokens
     kept = sum(frame.kept for frame in new)
-    refreshed = held if restarted else min(held, kept + spent.refreshed)
+    refreshed = held if restarted else min(held, kept + usage.refreshed)
     return Tokens(
         kept=kept,
         total=sum(f.total for f in new),
@@ -44,11 +44,11 @@ def tokens_used(window: StreamWindow, new: Sequence[HeldFrame], spent: Spent, re
     )
 
 
-def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequence[Asked]) -> Flops:
+def flops_used(family: Family, window: StreamWindow, usage: Usage, requests: Sequence[Request]) -> Flops:
     """FLOPs of one step, and those that keep `all` with refresh `all` would take for the same window and questions."""
     cost = family.text_cost
-    asking = sum((a.work + a.later for a in asked), NOTHING)
-    scored = sum(a.scored for a in asked)
+    question_work = sum((a.work + a.later for a in requests), NOTHING)
+    scored = sum(a.scored for a in requests)
 
     whole = len(window.prefix) + sum(frame.total + frame.text for frame in window.frames)
     full_vit = sum(family.vision_cost(family.patches_of(f.total), f.total) for f in window.frames)
@@ -56,15 +56,15 @@ def flops_used(family: Family, window: StreamWindow, spent: Spent, asked: Sequen
     more = whole - window.tokens
     pairs = causal_pairs(whole, whole)
     everything = Work(whole, pairs) if family.narrows else Work(whole, pairs, whole, pairs)
-    asked_of_all = replace(
-        asking,
-        pairs=asking.pairs + asking.tokens * more,
-        last_pairs=asking.last_pairs + asking.last_tokens * more,
+    full_question_work = replace(
+        question_work,
+        pairs=question_work.pairs + question_work.tokens * more,
+        last_pairs=question_work.last_pairs + question_work.last_tokens * more,
     )
     return Flops(
-        vit=sum(family.vision_cost(patches, tokens) for patches, tokens in spent.encoded),
-        llm=cost(spent.trunk + asking, scored) + _probing(family, cost, spent.probe),
-        full=full_vit + cost(everything + asked_of_all, scored),
+        vit=sum(family.vision_cost(patches, tokens) for patches, tokens in usage.encoded),
+        llm=cost(usage.trunk + question_work, scored) + _probing(family, cost, usage.probe),
+        full=full_vit + cost(everything + full_question_work, scored),
     )
 
 

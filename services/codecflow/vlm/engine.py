@@ -19,7 +19,7 @@ from torch import Tensor
 from codecflow.errors import ConfigError
 from codecflow.messages import Flops, Question, Tokens
 from codecflow.vlm.admission import Admission
-from codecflow.vlm.answers import HEAD_ROWS, Answers, Asked
+from codecflow.vlm.answers import HEAD_ROWS, Answers, Request
 from codecflow.vlm.costs import flops_used, tokens_used
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import Work
@@ -79,7 +79,7 @@ class Engine:
                 " each time"
             )
         self.family = family
-        self.refresh = refresh if isinstance(refresh, Refresh) else Refresh.named(refresh)
+        self.refresh = refresh if isinstance(refresh, Refresh) else Refresh.parse(refresh)
         self.background = background
         self.batch_tokens, self.batch_patches = batch_tokens, batch_patches
         self.observe = observe
@@ -157,20 +157,20 @@ class Engine:
         rounds = self.admission.rounds(admitted) or [[]]
         by_window = {id(task.window): task for task in admitted}
         self.admission.reserve(rounds[0])
-        first = {id(asked) for asked in rounds[0]}
+        first = {id(request) for request in rounds[0]}
         for group in batches(admitted, lambda task: task.tokens(self.refresh), self.batch_tokens):
             if self.refresh.name == "all":
-                with clock.stage("vit", group, lambda task: task.spent.patches):
+                with clock.stage("vit", group, lambda task: task.usage.patches):
                     self._encode_again(group)
-            with clock.stage("llm", group, lambda task: task.spent.trunk.tokens + len(task.asked)):
+            with clock.stage("llm", group, lambda task: task.usage.trunk.tokens + len(task.requests)):
                 self._choose(group)
                 self._read([part for task in group for part in self._parts(task, first)])
                 self._settle(group)
-        for number, asked in enumerate(rounds):
-            with clock.stage("answer", admitted, lambda task: sum(a.work.tokens for a in task.asked)):
-                parts = [Part(by_window[id(one.window)], one.asking, asked=one) for one in asked]
+        for number, requests in enumerate(rounds):
+            with clock.stage("answer", admitted, lambda task: sum(a.work.tokens for a in task.requests)):
+                parts = [Part(by_window[id(one.window)], one.suffix_tokens, request=one) for one in requests]
                 if number:
-                    self.admission.reserve([part.asked for part in parts if part.alive and part.asked])
+                    self.admission.reserve([part.request for part in parts if part.alive and part.request])
                     self._read(parts)
                 isolated(parts, self._finish)
                 for task in admitted:
@@ -181,7 +181,7 @@ class Engine:
     def _parts(self, task: Task, first: set[int]) -> list[Part]:
         """A stream's new and refreshed tokens, then the questions of the first round."""
         trunk = sum(len(run) for run in task.trunk(self.refresh))
-        questions = [Part(task, one.asking, asked=one) for one in task.questions if id(one) in first]
+        questions = [Part(task, one.suffix_tokens, request=one) for one in task.pending if id(one) in first]
         return [Part(task, trunk), *questions]
 
     def _draft(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
@@ -203,7 +203,7 @@ class Engine:
         """Encodes the kept patches of new frames."""
         if not tasks:
             return
-        with clock.stage("vit", tasks, lambda task: task.spent.patches):
+        with clock.stage("vit", tasks, lambda task: task.usage.patches):
             parts = []
             for task in tasks:
                 frames = {frame.index: frame for frame in task.work.frames}
@@ -242,7 +242,7 @@ class Engine:
         features = torch.split(self.family.encode(patches), patches.tokens)
         for part, (held, _), found, count in zip(parts, frames, features, patches.counts, strict=True):
             held.features = found
-            part.task.spent.encoded.append((count, len(found)))
+            part.task.usage.encoded.append((count, len(found)))
 
     def _choose(self, tasks: Sequence[Task]) -> None:
         """Selects the tokens of each overlap to refresh."""
@@ -253,7 +253,7 @@ class Engine:
         found = deviations(self.family, self.pool, [(part.task.held, part.task.overlap) for part in parts])
         for part, (deviation, cost) in zip(parts, found, strict=True):
             task = part.task
-            task.refreshed, task.spent.probe = self.refresh.runs(task.held, task.overlap, deviation), cost
+            task.refreshed, task.usage.probe = self.refresh.runs(task.held, task.overlap, deviation), cost
 
     def _pick(self, parts: Sequence[Part]) -> None:
         for part in parts:
@@ -267,24 +267,24 @@ class Engine:
     def _forward(self, parts: Sequence[Part]) -> None:
         """One packed forward: the tokens to compute of each window, followed by its questions."""
         pack = Pack(self.family, self.pool)
-        last: list[tuple[Part, Asked, int]] = []  # questions, and the packed index of their last token
+        last: list[tuple[Part, Request, int]] = []  # questions, and the packed index of their last token
         trunks: list[tuple[Task, Work]] = []
-        asking: list[tuple[Asked, Work]] = []
+        question_work: list[tuple[Request, Work]] = []
         for _, group in groupby(parts, key=lambda part: id(part.task)):
             own = list(group)
             task = own[0].task
-            if own[0].asked is None:
+            if own[0].request is None:
                 trunks.append((task, pack.trunk(task.held, task.trunk(self.refresh))))
             grown = []
             at = pack.tokens
             for part in own:
-                if part.asked is not None:
-                    grown.append(part.asked.begin())
+                if part.request is not None:
+                    grown.append(part.request.begin())
                     at += part.size
-                    last.append((part, part.asked, at - 1))
+                    last.append((part, part.request, at - 1))
             if grown:
-                first = next(part.asked for part in own if part.asked is not None)
-                asking.append((first, pack.branches(task.held, grown, last_only=True)))
+                first = next(part.request for part in own if part.request is not None)
+                question_work.append((first, pack.branches(task.held, grown, last_only=True)))
         if not pack.tokens:
             return
         hidden = pack.run(wanted=[place for _, _, place in last])
@@ -296,21 +296,21 @@ class Engine:
                     self.observe(part.task.work.stream, one.question, row)
             self.answers.read_first([one for _, one, _ in rows], scores)
         for task, work in trunks:
-            task.spent.trunk = work
-        for one, work in asking:
+            task.usage.trunk = work
+        for one, work in question_work:
             one.work = work
 
     def _settle(self, tasks: Sequence[Task]) -> None:
         """After the forward: releases features unless they may be needed again."""
         for task in tasks:
-            task.spent.refreshed = sum(int(run.visual.sum()) for run in task.refreshed)
+            task.usage.refreshed = sum(int(run.visual.sum()) for run in task.refreshed)
             for frame in task.held.frames:
                 frame.fresh = False
                 if not self._holds_features(frame):
                     frame.features = None
 
     def _finish(self, parts: Sequence[Part]) -> None:
-        self.answers.finish([part.asked for part in parts if part.asked is not None])
+        self.answers.finish([part.request for part in parts if part.request is not None])
 
     def _outcome(self, task: Task) -> StreamOutcome:
         if task.error is not None:
@@ -318,9 +318,9 @@ class Engine:
         window = task.held
         return StreamOutcome(
             stream=task.work.stream,
-            answers=[one.answer or Answer(one.question, "", error=one.error or _UNANSWERED) for one in task.asked],
-            tokens=tokens_used(window, task.new, task.spent, self.refresh.name == "all"),
-            flops=flops_used(self.family, window, task.spent, task.asked),
+            answers=[one.answer or Answer(one.question, "", error=one.error or _UNANSWERED) for one in task.requests],
+            tokens=tokens_used(window, task.new, task.usage, self.refresh.name == "all"),
+            flops=flops_used(self.family, window, task.usage, task.requests),
             frames_seen=len(window.frames),
             seconds=task.seconds,
             restarted=task.work.first < window.since,

@@ -17,7 +17,7 @@ from torch import Tensor
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 
-from .pictures import Preprocessing
+from .preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Refresh:
             raise ConfigError("refresh budget by 'shifted': it takes a budget matched to anchors")
 
     @staticmethod
-    def named(text: str) -> Refresh:
+    def parse(text: str) -> Refresh:
         """A policy by its name, with its default settings, or budget=SHARE. Raises ConfigError on anything else."""
         name, equals, share = text.partition("=")
         if not equals or name != "budget":

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from codecflow.vlm.answers import BRANCH_TOKENS, Asked
-from codecflow.vlm.costs import Spent
+from codecflow.vlm.answers import BRANCH_TOKENS, Request
+from codecflow.vlm.costs import Usage
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.runner import Run
 from codecflow.vlm.window import HeldFrame, Slide, StreamWindow
@@ -29,10 +29,10 @@ class Task:
     window: StreamWindow | None = None
     plan: Slide | None = None
     new: list[HeldFrame] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
     overlap: list[HeldFrame] = field(default_factory=list)
     refreshed: list[Run] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
+    usage: Usage = field(default_factory=Usage)
     seconds: dict[str, float] = field(default_factory=dict)
     error: Failure | None = None
 
@@ -43,9 +43,9 @@ class Task:
         return self.window
 
     @property
-    def questions(self) -> list[Asked]:
-        """Questions without an error."""
-        return [asked for asked in self.asked if asked.error is None]
+    def pending(self) -> list[Request]:
+        """Requests without an error."""
+        return [request for request in self.requests if request.error is None]
 
     def trunk(self, refresh: Refresh) -> list[Run]:
         """The tokens of prefix, background and frames to compute, in order."""
@@ -60,7 +60,11 @@ class Task:
         again = [frame for frame in self.overlap if refresh.holds_features(frame)]
         fresh = [frame for frame in self.held.live if frame.fresh]
         background = len(self.held.background) if refresh.name == "all" else 0
-        return background + sum(f.tokens for f in (*again, *fresh)) + sum(asked.asking for asked in self.questions)
+        return (
+            background
+            + sum(f.tokens for f in (*again, *fresh))
+            + sum(request.suffix_tokens for request in self.pending)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +74,16 @@ class Part:
     task: Task
     size: int = 0
     frame: tuple[HeldFrame, Frame] | None = None
-    asked: Asked | None = None
+    request: Request | None = None
 
     @property
     def alive(self) -> bool:
-        return self.task.error is None and (self.asked is None or self.asked.error is None)
+        return self.task.error is None and (self.request is None or self.request.error is None)
 
     def fail(self, failure: Failure) -> None:
         """Records the failure of the question, or of the stream if the part is not a question."""
-        if self.asked is not None:
-            self.asked.error = failure
+        if self.request is not None:
+            self.request.error = failure
         else:
             self.task.error = failure
 
@@ -137,14 +141,14 @@ def batches(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> I
 def forwards(parts: Iterable[Part], limit: int) -> Iterator[list[Part]]:
     """Like `batches`, with at most BRANCH_TOKENS of one stream's questions in each, unless a single one has more."""
     batch: list[Part] = []
-    total = asking = 0
+    total = own = 0
     for part in parts:
-        asking = asking if batch and batch[-1].task is part.task else 0
-        if batch and (total + part.size > limit or (part.asked and asking and asking + part.size > BRANCH_TOKENS)):
+        own = own if batch and batch[-1].task is part.task else 0
+        if batch and (total + part.size > limit or (part.request and own and own + part.size > BRANCH_TOKENS)):
             yield batch
-            batch, total, asking = [], 0, 0
+            batch, total, own = [], 0, 0
         batch.append(part)
         total += part.size
-        asking += part.size if part.asked else 0
+        own += part.size if part.request else 0
     if batch:
         yield batch

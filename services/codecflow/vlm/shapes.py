@@ -12,8 +12,8 @@ from codecflow.errors import ModelError
 from codecflow.vlm.attention import NAME
 from codecflow.vlm.families import FAMILIES, Family
 from codecflow.vlm.tiny import MAKERS
+from codecflow.vlm.tiny.components import Made
 from codecflow.vlm.tiny.internvl import tiny_internvl
-from codecflow.vlm.tiny.parts import Made
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ SHAPES = {
 }
 
 
-def named_shape(name: str) -> Shape:
+def shape_by_name(name: str) -> Shape:
     """Raises ModelError on an unknown name."""
     if name not in SHAPES:
         raise ModelError(f"shape {name!r}: use one of {', '.join(SHAPES)}")
@@ -114,7 +114,7 @@ def named_shape(name: str) -> Shape:
 
 def build_shape(name: str, dtype: torch.dtype, device: torch.device, seed: int = 0) -> Family:
     """A model of shape `name` with random weights, created on `device`. Raises ModelError on an unknown name."""
-    shape = named_shape(name)
+    shape = shape_by_name(name)
     base, tokenizer, files = shape.base()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.device(device):
         torch.manual_seed(seed)

@@ -17,7 +17,7 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
 
-from .status import BusyTime
+from .summary import BusyTime
 from .windows import Step, Window, WindowPlan
 
 

@@ -38,7 +38,7 @@ from codecflow.messages import (
 )
 
 from .answering import Answered
-from .status import BusyTime
+from .summary import BusyTime
 from .traces import WindowSpans
 from .windows import Window
 

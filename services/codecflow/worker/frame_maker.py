@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from codecflow.codec.samples import PictureLostError, Sample
 from codecflow.errors import ModelError
-from codecflow.keep.state import KeepState
+from codecflow.keep.keep_state import KeepState
 from codecflow.keep.zones import ZoneView, view_of
 from codecflow.messages import BLOCK, ResultError, Zone
 from codecflow.orientation import shown_size
@@ -86,7 +86,7 @@ class FrameMaker:
 
         def differs() -> None:
             self._counts["samples-differ"] += 1
-            keep.distrust()
+            keep.invalidate()
 
         def luma() -> npt.NDArray[np.uint8]:
             with self._timed("decode"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from codecflow.monitoring import metrics as m
 from codecflow.monitoring.metrics import MAX_STREAMS, Sample
 
-from .status import Summary
+from .summary import Summary
 
 
 def worker_samples(summary: Summary) -> Iterator[Sample]:

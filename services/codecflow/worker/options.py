@@ -79,7 +79,7 @@ class WorkerOptions:
         )
         from codecflow.vlm.refresh import Refresh
 
-        Refresh.named(self.refresh)
+        Refresh.parse(self.refresh)
         return settings
 
     def engine(self, family: Family) -> Engine:
@@ -90,7 +90,7 @@ class WorkerOptions:
         plan = WindowPlan.of(self.window, self.stride, self.fps)
         return Engine(
             family,
-            refresh=Refresh.named(self.refresh),
+            refresh=Refresh.parse(self.refresh),
             background=parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)[0] == "background",
             # A stream is not idle between two windows of a long stride.
             idle_after_s=max(60.0, 3 * float(plan.stride_slots / plan.fps)),

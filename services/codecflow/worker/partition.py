@@ -31,9 +31,9 @@ from codecflow.messages import (
 )
 
 from .pool import Sampled, SamplerPool
+from .reports import Reports
 from .resume import Offsets
 from .settings import Limits, WhenBehind
-from .status import Reports
 from .stream import Stream
 from .windows import Step
 
@@ -148,8 +148,8 @@ class Partition:
 
     def sampled(self, sampled: Sampled) -> bool:
         """Take over a sampler's output; False if it is not of this partition."""
-        stream = self.streams.get(sampled.lane.stream)
-        if stream is None or not stream.is_lane_of(sampled):
+        stream = self.streams.get(sampled.queue.stream)
+        if stream is None or not stream.owns(sampled):
             return False
         stream.sampled(sampled)
         for fault in sampled.faults:

@@ -4,7 +4,7 @@ Decoding, masks and resizing acquire and release Python's interpreter lock many 
 contend for it with each other, the join, the engine and the committer; each process has its own. (docs/decisions/024.)
 
 A stream belongs to one process, the least busy one when it starts, since its sampler's state (a decoder, masks, open
-windows) is there; its events are processed in order, so results do not depend on the number of processes. The lane of a
+windows) is there; its events are processed in order, so results do not depend on the number of processes. The queue of a
 stream keeps its events until the process has acknowledged them, and sends it a bounded number ahead.
 
 A process that ends, by a decoder crash or killed from outside, is replaced. Its streams continue in the new one after the
@@ -29,17 +29,17 @@ from codecflow.messages import ResultError, StreamState, Zone
 
 from . import sampler_host
 from .join import Joined
-from .lane import Lane
 from .pool_member import LocalLink, Member, ProcessLink
 from .sampler_events import Event, Fault, Recovery, Sampling, SetZones, Thin
 from .sampler_host import SamplerProcess, SamplersError
 from .sampler_process import Allow, Drop, Gate, Push, Turn
+from .stream_queue import StreamQueue
 from .windows import Step
 
 _EVENT_BYTES = 500
 """Memory counted per event, in addition to its picture."""
 _AHEAD_BYTES = 1 << 20
-"""Per lane: limit on what its process is sent before it acknowledges."""
+"""Per queue: limit on what its process is sent before it acknowledges."""
 _RESTART_S = (0.25, 30.0)
 """Delay before a process that ended soon after it started is replaced, initially and at most."""
 _SOON_S = 10.0
@@ -49,10 +49,10 @@ _MAX_FAILED_STARTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """Output of one lane in one turn, in order. `events`: how many were processed; `counts`: what the sampler counted
+    """Output of one queue in one turn, in order. `events`: how many were processed; `counts`: what the sampler counted
     meanwhile."""
 
-    lane: Lane
+    queue: StreamQueue
     events: int
     steps: Sequence[Step]
     counts: Counter[str]
@@ -91,13 +91,13 @@ class SamplerPool:
     @property
     def held_bytes(self) -> int:
         """Bytes of sampled frames in open windows."""
-        return sum(lane.held_bytes for member in self._members for lane in member.lanes.values())
+        return sum(queue.held_bytes for member in self._members for queue in member.queues.values())
 
     @property
     def queued(self) -> int:
         """Events that wait to be sampled."""
-        lanes = [lane for member in self._members for lane in member.lanes.values()]
-        return sum(len(lane.waiting) + len(lane.sent) for lane in lanes)
+        queues = [queue for member in self._members for queue in member.queues.values()]
+        return sum(len(queue.waiting) + len(queue.sent) for queue in queues)
 
     @property
     def busy_s(self) -> list[float]:
@@ -119,37 +119,37 @@ class SamplerPool:
         """Processes that run or are starting."""
         return [member.link.process for member in self._members if isinstance(member.link, ProcessLink)]
 
-    def open(self, stream: str, state: StreamState | None, zones: tuple[Zone, ...] = ()) -> Lane:
+    def open(self, stream: str, state: StreamState | None, zones: tuple[Zone, ...] = ()) -> StreamQueue:
         """Start a stream. `state`: how far it was answered before."""
         self._opened += 1
-        lane = Lane(self._opened, stream, state, zones, self._least_loaded())
-        self._place(lane)
-        return lane
+        queue = StreamQueue(self._opened, stream, state, zones, self._least_loaded())
+        self._place(queue)
+        return queue
 
-    def drop(self, lane: Lane) -> None:
-        """Discard a lane and its queue. `take` no longer returns output that it has already produced."""
-        lane.closed = True
-        member = lane.member
-        del member.lanes[lane.number]
-        member.ready.pop(lane.number, None)
-        member.commands.append(Drop(lane.number))
-        self.queued_bytes -= lane.queued_bytes
-        for events in (lane.waiting, lane.sent):
+    def drop(self, queue: StreamQueue) -> None:
+        """Discard a queue with its events. `take` no longer returns output that it has already produced."""
+        queue.closed = True
+        member = queue.member
+        del member.queues[queue.number]
+        member.ready.pop(queue.number, None)
+        member.commands.append(Drop(queue.number))
+        self.queued_bytes -= queue.queued_bytes
+        for events in (queue.waiting, queue.sent):
             events.clear()
-        lane.queued_bytes = lane.sent_bytes = lane.held_bytes = 0
+        queue.queued_bytes = queue.sent_bytes = queue.held_bytes = 0
 
-    def push(self, lane: Lane, event: Event) -> None:
-        """Queue a lane's next event."""
+    def push(self, queue: StreamQueue, event: Event) -> None:
+        """Append an event to a queue."""
         size = _EVENT_BYTES
         if isinstance(event, Joined) and event.picture is not None:
             size += len(event.picture.data)
-        lane.unfinished += 1
-        lane.waiting.append((event, size))
-        lane.queued_bytes += size
+        queue.unfinished += 1
+        queue.waiting.append((event, size))
+        queue.queued_bytes += size
         self.queued_bytes += size
-        lane.member.ready[lane.number] = lane
+        queue.member.ready[queue.number] = queue
         if not self._separate:
-            self._exchange(lane.member)
+            self._exchange(queue.member)
 
     def gate(self, gate: Gate) -> None:
         if gate is not self._gate:
@@ -176,8 +176,8 @@ class SamplerPool:
         found = []
         while self._out:
             sampled = self._out.popleft()
-            if not sampled.lane.closed:
-                sampled.lane.unfinished -= sampled.events
+            if not sampled.queue.closed:
+                sampled.queue.unfinished -= sampled.events
                 found.append(sampled)
         return found
 
@@ -201,17 +201,17 @@ class SamplerPool:
                     self._done(member, turn)
 
     def _send(self, member: Member) -> None:
-        for lane in list(member.ready.values()):
+        for queue in list(member.ready.values()):
             events = []
-            while lane.waiting and (lane.sent_bytes < _AHEAD_BYTES or not self._separate):
-                event, size = item = lane.waiting.popleft()
+            while queue.waiting and (queue.sent_bytes < _AHEAD_BYTES or not self._separate):
+                event, size = item = queue.waiting.popleft()
                 events.append(event)
-                lane.sent.append(item)
-                lane.sent_bytes += size
+                queue.sent.append(item)
+                queue.sent_bytes += size
             if events:
-                member.commands.append(Push(lane.number, events))
-            if not lane.waiting:
-                del member.ready[lane.number]
+                member.commands.append(Push(queue.number, events))
+            if not queue.waiting:
+                del member.ready[queue.number]
 
     def _done(self, member: Member, turn: Turn) -> None:
         member.busy_s += turn.busy_s
@@ -219,37 +219,39 @@ class SamplerPool:
         member.memory = member.memory if turn.memory is None else turn.memory
         if member.allowed.gate is Gate.ONE and any(step.window is not None for step in turn.steps):
             member.allowed = Allow(Gate.CLOSED)  # a new process's default
-        lane = member.lanes.get(turn.lane)
-        if lane is None:  # dropped
+        queue = member.queues.get(turn.queue)
+        if queue is None:  # dropped
             return
         done = 0
         for _ in range(turn.events):
-            event, size = lane.sent.popleft()
+            event, size = queue.sent.popleft()
             done += size
             if isinstance(event, Thin):
-                lane.thin = event.on
+                queue.thin = event.on
             elif isinstance(event, SetZones):
-                lane.zones = event.zones
-        self._count(lane, done)
-        lane.sent_bytes -= done
-        lane.done += turn.events
-        lane.held_bytes = turn.held_bytes
-        lane.cpu_s += turn.cpu_s
-        lane.trouble = turn.trouble
+                queue.zones = event.zones
+        self._count(queue, done)
+        queue.sent_bytes -= done
+        queue.done += turn.events
+        queue.held_bytes = turn.held_bytes
+        queue.cpu_s += turn.cpu_s
+        queue.trouble = turn.trouble
         if turn.steps:
-            lane.state = turn.steps[-1].state
-        self._out.append(Sampled(lane, turn.events, turn.steps, turn.counts, turn.faults, turn.trouble))
+            queue.state = turn.steps[-1].state
+        self._out.append(Sampled(queue, turn.events, turn.steps, turn.counts, turn.faults, turn.trouble))
 
-    def _count(self, lane: Lane, done: int) -> None:
-        lane.queued_bytes -= done
+    def _count(self, queue: StreamQueue, done: int) -> None:
+        queue.queued_bytes -= done
         self.queued_bytes -= done
 
     def _allow(self) -> None:
         """Send processes what the gate permits."""
         chosen = None
         if self._gate is Gate.ONE:
-            lanes = [lane for member in self._members for lane in member.lanes.values() if lane.sent or lane.waiting]
-            chosen = max(lanes, key=lambda lane: lane.held_bytes, default=None)
+            queues = [
+                queue for member in self._members for queue in member.queues.values() if queue.sent or queue.waiting
+            ]
+            chosen = max(queues, key=lambda queue: queue.held_bytes, default=None)
         for member in self._members:
             allowed = Allow(self._gate)
             if self._gate is Gate.ONE:
@@ -262,7 +264,7 @@ class SamplerPool:
     # --- starting and ending processes ----------------------------------------------------------------------------------
 
     def _begin(self, member: Member) -> None:
-        """Start a new process for this member, with samplers for its lanes."""
+        """Start a new process for this member, with samplers for its queues."""
         if self._separate:
             process = sampler_host.start()
             member.link = ProcessLink(process)
@@ -272,25 +274,25 @@ class SamplerPool:
             member.link = LocalLink()
         member.began_at = time.monotonic()
         member.stuck = False
-        member.commands = [self._sampling, *(lane.opening() for lane in member.lanes.values())]
+        member.commands = [self._sampling, *(queue.opening() for queue in member.queues.values())]
         if member.allowed.gate is not Gate.OPEN:
             member.commands.append(member.allowed)
 
-    def _place(self, lane: Lane) -> None:
-        member = lane.member
-        member.lanes[lane.number] = lane
-        member.commands.append(lane.opening())
-        if lane.waiting:
-            member.ready[lane.number] = lane
+    def _place(self, queue: StreamQueue) -> None:
+        member = queue.member
+        member.queues[queue.number] = queue
+        member.commands.append(queue.opening())
+        if queue.waiting:
+            member.ready[queue.number] = queue
 
     def _least_loaded(self) -> Member:
         now = time.monotonic()
-        costs = {lane: lane.cost(now) for member in self._members for lane in member.lanes.values()}
+        costs = {queue: queue.cost(now) for member in self._members for queue in member.queues.values()}
         known = [cost for cost in costs.values() if cost is not None]
         typical = sum(known) / len(known) if known else 1.0
 
         def load(member: Member) -> float:
-            return sum(typical if (cost := costs[lane]) is None else cost for lane in member.lanes.values())
+            return sum(typical if (cost := costs[queue]) is None else cost for queue in member.queues.values())
 
         return min((member for member in self._members if member is not self._quarantine), key=load)
 
@@ -316,8 +318,8 @@ class SamplerPool:
             )
             return
         before, member.progress = member.progress, process.progress
-        lane, _, since = member.progress
-        if lane and now - since > self._stuck_after_s and before == member.progress and not member.stuck:
+        queue, _, since = member.progress
+        if queue and now - since > self._stuck_after_s and before == member.progress and not member.stuck:
             member.stuck = True
             process.kill()
 
@@ -330,10 +332,10 @@ class SamplerPool:
         self._failed_starts = 0 if since else self._failed_starts + 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
             raise SamplersError(f"sampler processes end as soon as they begin ({how})")
-        at_work = member.lanes.get(number)
-        streams = len(member.lanes)
-        for lane in list(member.lanes.values()):
-            self._recover(lane, event - lane.done if lane is at_work else None, how)
+        at_work = member.queues.get(number)
+        streams = len(member.queues)
+        for queue in list(member.queues.values()):
+            self._recover(queue, event - queue.done if queue is at_work else None, how)
         line = (
             f"a sampler process has ended ({how})"
             + ("" if at_work is None else f" at a picture of stream {at_work.stream!r}")
@@ -344,30 +346,31 @@ class SamplerPool:
         member.pause_s = min(max(_RESTART_S[0], 2 * member.pause_s), _RESTART_S[1]) if soon else 0.0
         member.begin_at = now + member.pause_s
 
-    def _recover(self, lane: Lane, at: int | None, how: str) -> None:
-        """Restart a lane whose process has ended. `at`: the event that the process was handling, if it was of this lane."""
-        lane.waiting.extendleft(reversed(lane.sent))
-        lane.sent.clear()
-        lane.sent_bytes = lane.done = lane.held_bytes = 0
-        if lane.waiting:
-            lane.member.ready[lane.number] = lane
+    def _recover(self, queue: StreamQueue, at: int | None, how: str) -> None:
+        """Restart a queue whose process has ended. `at`: the event that the process was handling, if it was of this
+        queue."""
+        queue.waiting.extendleft(reversed(queue.sent))
+        queue.sent.clear()
+        queue.sent_bytes = queue.done = queue.held_bytes = 0
+        if queue.waiting:
+            queue.member.ready[queue.number] = queue
         events, faults = 0, list[Fault]()
-        lane.recovery = Recovery(lane.thin)
-        if at is not None and 0 <= at < len(lane.waiting) and lane.fails(how):
-            lane.trouble = ResultError("failed", f"its pictures cannot be processed: their sampler has ended ({how})")
-            event, size = lane.waiting[at]
+        queue.recovery = Recovery(queue.thin)
+        if at is not None and 0 <= at < len(queue.waiting) and queue.fails(how):
+            queue.trouble = ResultError("failed", f"its pictures cannot be processed: their sampler has ended ({how})")
+            event, size = queue.waiting[at]
             seq = event.seq if isinstance(event, Joined) else 0
-            lane.recovery = Recovery(lane.thin, seq, lane.retry_s, lane.trouble)
+            queue.recovery = Recovery(queue.thin, seq, queue.retry_s, queue.trouble)
             if isinstance(event, Joined) and event.picture is not None:
-                del lane.waiting[at]
+                del queue.waiting[at]
                 events = 1
                 faults = [Fault(event.packets_offset, f"a sampler process has ended ({how})")]
-                self._count(lane, size)
+                self._count(queue, size)
             if self._quarantine is None:
                 self._quarantine = Member(len(self._members))
                 self._members.append(self._quarantine)
-            del lane.member.lanes[lane.number]
-            lane.member.ready.pop(lane.number, None)
-            lane.member = self._quarantine
-            self._place(lane)
-        self._out.append(Sampled(lane, events, [], Counter({"sampler-restarts": 1}), faults, lane.trouble))
+            del queue.member.queues[queue.number]
+            queue.member.ready.pop(queue.number, None)
+            queue.member = self._quarantine
+            self._place(queue)
+        self._out.append(Sampled(queue, events, [], Counter({"sampler-restarts": 1}), faults, queue.trouble))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from .lane import Lane
 from .sampler_host import SamplerProcess
 from .sampler_process import Allow, Command, Gate, Turn, Turns
+from .stream_queue import StreamQueue
 
 
 class Link(Protocol):
@@ -67,14 +67,14 @@ class ProcessLink:
 
 
 class Member:
-    """The current process, its lanes, and its statistics."""
+    """The current process, its queues, and its statistics."""
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.link: Link | None = None
         """None during the delay after it has ended too soon."""
-        self.lanes: dict[int, Lane] = {}
-        self.ready: dict[int, Lane] = {}
+        self.queues: dict[int, StreamQueue] = {}
+        self.ready: dict[int, StreamQueue] = {}
         """Lanes with events not sent yet, in turn."""
         self.commands: list[Command] = []
         self.allowed = Allow(Gate.OPEN)

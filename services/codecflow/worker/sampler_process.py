@@ -39,9 +39,9 @@ class Gate(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """Start a stream's sampler, in lane number `lane`."""
+    """Start a stream's sampler, for queue number `queue`."""
 
-    lane: int
+    queue: int
     stream: str
     resume: StreamState | None
     recovery: Recovery | None = None
@@ -50,25 +50,25 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Push:
-    """The next events of a lane."""
+    """The next events of a queue."""
 
-    lane: int
+    queue: int
     events: Sequence[Event]
 
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Close a lane and discard its queue."""
+    """Close a queue and discard its events."""
 
-    lane: int
+    queue: int
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """What may run from now on; with Gate.ONE only `lane`, until it has closed a window."""
+    """What may run from now on; with Gate.ONE only `queue`, until it has closed a window."""
 
     gate: Gate
-    lane: int = 0
+    queue: int = 0
 
 
 Command = Sampling | Open | Push | Drop | Allow
@@ -76,14 +76,14 @@ Command = Sampling | Open | Push | Drop | Allow
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """Output of one lane in one turn, in order.
+    """Output of one queue in one turn, in order.
 
     `events`: how many were processed; `counts`: what the sampler counted meanwhile; `held_bytes`: what it holds now.
     `busy_s`, `cpu_s`: time used by the turn. `memory`: bytes that the process has allocated since it started, reported
     occasionally.
     """
 
-    lane: int
+    queue: int
     events: int
     steps: Sequence[Step]
     counts: Counter[str]
@@ -97,7 +97,7 @@ class Turn:
 
 class Progress:
     """What a sampler process is doing, in memory shared with its worker, which reads it when the process has ended or hangs:
-    lane (0: none), number of the event in its lane, and since when in monotonic seconds (0: it has not started)."""
+    queue (0: none), number of the event in its queue, and since when in monotonic seconds (0: it has not started)."""
 
     SIZE = 24
     _layout = struct.Struct("<QQd")
@@ -105,38 +105,38 @@ class Progress:
     def __init__(self, memory: mmap | bytearray) -> None:
         self._memory = memory
 
-    def begin(self, lane: int, event: int) -> None:
-        self._write(lane, event)
+    def begin(self, queue: int, event: int) -> None:
+        self._write(queue, event)
 
     def end(self) -> None:
         self._write(0, 0)
 
-    def _write(self, lane: int, event: int) -> None:
+    def _write(self, queue: int, event: int) -> None:
         # Not pack_into: it first zeroes the memory, which the worker could see.
-        self._memory[: self.SIZE] = self._layout.pack(lane, event, time.monotonic())
+        self._memory[: self.SIZE] = self._layout.pack(queue, event, time.monotonic())
 
     def read(self) -> tuple[int, int, float]:
         """While the process runs, only two equal reads can be trusted."""
-        lane, event, since = self._layout.unpack_from(self._memory)
-        return lane, event, since
+        queue, event, since = self._layout.unpack_from(self._memory)
+        return queue, event, since
 
 
-class _Lane:
+class _ScheduledSampler:
     def __init__(self, sampler: Sampler) -> None:
         self.sampler = sampler
-        self.queue: deque[Event] = deque()
+        self.events: deque[Event] = deque()
         self.done = 0
 
 
 class Turns:
-    """Schedules lanes in turns: the one that has waited longest runs for up to 20 ms, so that a stream with costly pictures
+    """Schedules queues in turns: the one that has waited longest runs for up to 20 ms, so that a stream with costly pictures
     delays the others as little as possible."""
 
     def __init__(self, progress: Progress | None = None) -> None:
         self._progress = progress or Progress(bytearray(Progress.SIZE))
         self._sampling: Sampling | None = None
-        self._lanes: dict[int, _Lane] = {}
-        self._line: deque[int] = deque()
+        self._samplers: dict[int, _ScheduledSampler] = {}
+        self._ready: deque[int] = deque()
         self._allowed = Allow(Gate.OPEN)
         self._memory_at = 0.0
         self._memory_before = _own_memory()
@@ -145,18 +145,18 @@ class Turns:
         for command in commands:
             match command:
                 case Push():
-                    lane = self._lanes[command.lane]
-                    if not lane.queue:
-                        self._line.append(command.lane)
-                    lane.queue.extend(command.events)
+                    entry = self._samplers[command.queue]
+                    if not entry.events:
+                        self._ready.append(command.queue)
+                    entry.events.extend(command.events)
                 case Open():
                     assert self._sampling is not None  # the first command
                     sampler = Sampler(command.stream, self._sampling, command.resume, command.recovery, command.zones)
-                    self._lanes[command.lane] = _Lane(sampler)
+                    self._samplers[command.queue] = _ScheduledSampler(sampler)
                 case Drop():
-                    del self._lanes[command.lane]
-                    if command.lane in self._line:
-                        self._line.remove(command.lane)
+                    del self._samplers[command.queue]
+                    if command.queue in self._ready:
+                        self._ready.remove(command.queue)
                 case Allow():
                     self._allowed = command
                 case Sampling():
@@ -164,29 +164,29 @@ class Turns:
 
     @property
     def waiting(self) -> bool:
-        """Whether a lane is ready."""
+        """Whether a queue is ready."""
         gate = self._allowed.gate
-        return bool(self._line) and (gate is Gate.OPEN or (gate is Gate.ONE and self._allowed.lane in self._line))
+        return bool(self._ready) and (gate is Gate.OPEN or (gate is Gate.ONE and self._allowed.queue in self._ready))
 
     def turn(self) -> Turn:
         """Run the next turn. Only if `waiting`."""
         if self._allowed.gate is Gate.OPEN:
-            number = self._line.popleft()
+            number = self._ready.popleft()
         else:
-            self._line.remove(number := self._allowed.lane)
-        lane, steps, events = self._lanes[number], list[Step](), 0
-        sampler, progress = lane.sampler, self._progress
+            self._ready.remove(number := self._allowed.queue)
+        entry, steps, events = self._samplers[number], list[Step](), 0
+        sampler, progress = entry.sampler, self._progress
         cpu_s, began = time.thread_time(), time.monotonic()
-        while lane.queue:
-            progress.begin(number, lane.done)
-            steps += sampler.push(lane.queue.popleft())
-            lane.done += 1
+        while entry.events:
+            progress.begin(number, entry.done)
+            steps += sampler.push(entry.events.popleft())
+            entry.done += 1
             events += 1
             if time.monotonic() > began + _QUANTUM_S:
                 break
         progress.end()
-        if lane.queue:
-            self._line.append(number)
+        if entry.events:
+            self._ready.append(number)
         if self._allowed.gate is Gate.ONE and any(step.window is not None for step in steps):
             self._allowed = Allow(Gate.CLOSED)
         counts, sampler.counts = sampler.counts, Counter()

@@ -31,12 +31,14 @@ from .committer import Committer, DeadLetters, StreamEvents
 from .consumer import REVOKE_WITHIN_S, Arrival, Ownership, Unreadable
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import SamplerPool
+from .reports import Reports
 from .resume import Offsets, States
 from .sampler_events import Sampling
 from .sampler_process import Gate
 from .settings import WorkerSettings
-from .status import BusyTime, Reports, StageFigures, StreamFigures, StuckDetector, Summary
 from .stream import Stream
+from .stuck import StuckDetector
+from .summary import BusyTime, StageFigures, StreamFigures, Summary
 from .transport import Transport
 from .windows import Step
 

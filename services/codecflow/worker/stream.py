@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from codecflow.events import stream as stream_events
+from codecflow.events import stream_events
 from codecflow.messages import (
     NO_EVENTS,
     CameraLost,
@@ -90,17 +90,17 @@ class Stream:
         self._began = -1 if state is None else state.epoch if not state.ended else -1
         self._backlog = Backlog(when_behind, self._resume, limits.stream_bytes)
         self._zones = zones
-        self._lane = pool.open(name, state, zones)
+        self._queue = pool.open(name, state, zones)
 
     @property
     def coded_bytes(self) -> int:
         """Coded pictures that wait: for metadata, for the end of a backlog, for the sampler."""
-        return self.join.bytes_waiting + self._backlog.nbytes + self._lane.queued_bytes
+        return self.join.bytes_waiting + self._backlog.nbytes + self._queue.queued_bytes
 
     @property
     def frame_bytes(self) -> int:
         """Sampled frames of the open window and of closed ones."""
-        return self._lane.held_bytes + self.closed_bytes
+        return self._queue.held_bytes + self.closed_bytes
 
     @property
     def windows_waiting(self) -> int:
@@ -110,7 +110,7 @@ class Stream:
     def queue_full(self) -> bool:
         """Whether the sampler's queue is full. Once the stream is skipped for that, until it is down to half of the
         limit."""
-        return self._lane.queued_bytes * (2 if self.overrun else 1) >= self._limits.stream_bytes
+        return self._queue.queued_bytes * (2 if self.overrun else 1) >= self._limits.stream_bytes
 
     @property
     def may_skip(self) -> bool:
@@ -144,7 +144,7 @@ class Stream:
     @property
     def sampled_all(self) -> bool:
         """Whether its sampler has processed all its events, and the output was taken over."""
-        return not self._lane.unfinished
+        return not self._queue.unfinished
 
     @property
     def settled(self) -> bool:
@@ -179,7 +179,7 @@ class Stream:
     def caught_up(self, now_ms: int) -> None:
         """The partition has been read to its end."""
         for event in self._backlog.caught_up(now_ms, self.overrun):
-            self._pool.push(self._lane, event)
+            self._pool.push(self._queue, event)
 
     def take_episode(self) -> tuple[float, float] | None:
         """(seconds behind, seconds skipped) of a backlog that was skipped since the last call."""
@@ -191,18 +191,18 @@ class Stream:
         self.give_up(now_ms)
         self.overrun = False
         self.caught_up(now_ms)
-        self._pool.push(self._lane, Leave(self.join.seen))
+        self._pool.push(self._queue, Leave(self.join.seen))
         self.parked = True
 
     def restart(self) -> None:
         """The engine has lost this stream's window."""
-        self._pool.push(self._lane, Restart())
+        self._pool.push(self._queue, Restart())
 
     def set_zones(self, zones: tuple[Zone, ...]) -> None:
         """Set its zones, from the next window boundary on."""
         if zones != self._zones:
             self._zones = zones
-            self._pool.push(self._lane, SetZones(zones))
+            self._pool.push(self._queue, SetZones(zones))
 
     def sampled(self, sampled: Sampled) -> None:
         """Take over its sampler's output. A step without a window is merged with the one before or after it."""
@@ -315,10 +315,10 @@ class Stream:
 
     def close(self) -> None:
         """Discard what is queued and sampled."""
-        self._pool.drop(self._lane)
+        self._pool.drop(self._queue)
 
-    def is_lane_of(self, sampled: Sampled) -> bool:
-        return sampled.lane is self._lane
+    def owns(self, sampled: Sampled) -> bool:
+        return sampled.queue is self._queue
 
     def _covered(self, epoch: int, offset: int, topic: int) -> bool:
         if not self._resume.covers(epoch, offset, topic):
@@ -336,4 +336,4 @@ class Stream:
                 self._needed.begin(event.epoch, event.offsets)
                 self._began = event.epoch
             for one in self._backlog.take(event, now_ms, at_end, self.overrun):
-                self._pool.push(self._lane, one)
+                self._pool.push(self._queue, one)

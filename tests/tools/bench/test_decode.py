@@ -8,7 +8,7 @@ import pytest
 from codecflow.codec.nvdec import on_cpu, use_nvdec
 from codecflow.errors import ConfigError
 from codecflow.exact import counts
-from codecflow.tools.bench.decode import run
+from codecflow.tools.bench.decode_rate import run
 from tests.clips import BUNDLED, cut
 from tests.tools.bench.clips import encode
 

@@ -21,14 +21,14 @@ from codecflow.messages import decode_metadata, decode_packet
 from codecflow.messages.metadata import PictureMetadata
 from codecflow.tools.bench.camera_load import Camera, Cameras, Load
 from codecflow.tools.bench.clip_recording import RecordedClip, load_recording, record_clip, save_recording
-from codecflow.tools.bench.pipeline import KafkaPlace, Outcome, Place, ReplayPlace, Timing, measure
+from codecflow.tools.bench.pipeline_measurement import KafkaPlace, Outcome, Place, ReplayPlace, Timing, measure
 from codecflow.tools.bench.pipeline_run import QUESTION, Options, figures, find, run
 from codecflow.tools.bench.stub_engine import StubEngine, hollow_family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.options import WorkerOptions
-from codecflow.worker.status import BusyTime
+from codecflow.worker.summary import BusyTime
 from codecflow.worker.windows import WindowPlan
 from tests.worker.memory import Committed, Topics, encode_clip
 from tests.worker.memory import Worker as MemoryWorker

@@ -11,7 +11,7 @@ import pytest
 from codecflow.codec.source import clip_seconds
 from codecflow.errors import ConfigError, SourceError
 from codecflow.messages import Flops, Tokens
-from codecflow.tools.demo.source import fitting_stride, jpeg_bytes
+from codecflow.tools.demo.source_figures import fitting_stride, jpeg_bytes
 from codecflow.tools.demo.tally import tally
 from tests.clips import cut
 from tests.subscriber.example_results import windows

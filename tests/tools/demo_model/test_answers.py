@@ -13,9 +13,9 @@ from codecflow import subscriber
 from codecflow.cli.demo import TINY_STRIDE_S, WINDOW_S
 from codecflow.folders import cache_dir
 from codecflow.tools.demo_model.checkpoint import cached_checkpoint
-from codecflow.tools.evaluate.answers import ContenderWorker
+from codecflow.tools.evaluate.contender_answers import ContenderWorker
 from codecflow.tools.evaluate.contenders import contenders
-from codecflow.tools.evaluate.pipeline import Sampled, publish
+from codecflow.tools.evaluate.sampled_clips import Sampled, publish
 from codecflow.tools.evaluate.spec import label, read_spec
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan

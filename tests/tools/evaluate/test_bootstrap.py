@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from codecflow.messages import Flops, Frames, Question, Result, Tokens
-from codecflow.tools.evaluate import metrics
+from codecflow.tools.evaluate import answer_scores
 from codecflow.tools.evaluate.report import document, print_questions
 from codecflow.tools.evaluate.scoring import Key, Results, score
 
@@ -35,10 +35,10 @@ def test_questions_that_are_labelled_in_different_windows_share_one_drawing() ->
         assert standing.f1_draws.shape == (201, 2)
         for drawn, prompt in zip(standing.f1_draws.T, (PERSON, CAR), strict=True):
             f1 = standing.questions[prompt].f1
-            assert (f1.low, f1.high) == metrics.interval(drawn[1:])
+            assert (f1.low, f1.high) == answer_scores.interval(drawn[1:])
             assert f1.low < f1.value == drawn[0] < f1.high
     change = (ran[1].f1_draws - ran[0].f1_draws).mean(axis=1)
-    assert (ran[1].f1_change.low, ran[1].f1_change.high) == metrics.interval(change[1:])
+    assert (ran[1].f1_change.low, ran[1].f1_change.high) == answer_scores.interval(change[1:])
 
 
 def test_a_question_of_which_no_window_is_labelled_has_no_score() -> None:

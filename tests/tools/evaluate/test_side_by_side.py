@@ -13,7 +13,7 @@ from codecflow.errors import ConfigError, SourceError
 from codecflow.keep import KeepConfig
 from codecflow.messages import Question
 from codecflow.tools.evaluate.evaluation import Options, in_waves, run
-from codecflow.tools.evaluate.pipeline import Sampled, publish
+from codecflow.tools.evaluate.sampled_clips import Sampled, publish
 from codecflow.vlm.loading import load_model
 from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.windows import WindowPlan

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from codecflow.messages import Flops, Frames, Result, Tokens
-from codecflow.tools.evaluate.answers import Answers
+from codecflow.tools.evaluate.contender_answers import Answers
 from codecflow.tools.evaluate.contenders import contenders
 from codecflow.tools.evaluate.scoring import score
 from codecflow.tools.evaluate.spec import read_spec

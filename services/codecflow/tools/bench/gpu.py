@@ -12,8 +12,8 @@ import torch
 
 from codecflow.tools.bench.clip_masks import ClipMasks
 from codecflow.tools.bench.peaks import Peaks
-from codecflow.tools.bench.window import Measurement
 from codecflow.tools.bench.window_cost import Case, Cost, Plan
+from codecflow.tools.bench.window_measurement import Measurement
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import set_precision
 from codecflow.vlm.refresh import Refresh
@@ -112,7 +112,7 @@ def measure_shape(
                 if streams == AS_MANY_AS_FIT and (number or not first or before is None or before.failed):
                     continue
                 count = streams or max(1, int(FILLED * before.pool_bytes / before.held_bytes))  # type: ignore[union-attr]
-                case = Case(row.keep, row.refresh, Refresh.named(row.refresh), count)
+                case = Case(row.keep, row.refresh, Refresh.parse(row.refresh), count)
                 cost = before = measurement.run(clip, case)
                 found = _found(row, shape, cost, full, peaks, weights)
                 full = full or (cost if row.refresh == "all" and not cost.failed else None)

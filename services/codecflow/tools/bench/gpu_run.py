@@ -24,7 +24,7 @@ from codecflow.tools.bench.window_cost import Plan, as_figures
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import display_names, print_json, print_table
 from codecflow.vlm.loading import choose_device, choose_dtype, device_name
-from codecflow.vlm.shapes import build_shape, named_shape
+from codecflow.vlm.shapes import build_shape, shape_by_name
 from codecflow.worker.windows import WindowPlan
 
 SHAPES = "internvl3-8b,internvl3-1b,internvl3-14b,qwen3-vl-8b"
@@ -72,7 +72,7 @@ def run(options: Options) -> None:
     anchor_s = positive(options.anchor_s, "--anchor")
     shapes = [name.strip() for name in options.shapes.split(",")]
     for name in shapes:
-        named_shape(name)
+        shape_by_name(name)
     rows = _rows(options)
     plan = Plan(
         window=windows.window_slots,
@@ -87,7 +87,7 @@ def run(options: Options) -> None:
     checked = check_device(device) if options.check and device.type == "cuda" else {}
     peaks = measure_peaks(device, dtype)
     seconds = (plan.window + (plan.slides + 1) * plan.stride) / float(windows.fps)
-    named = list(zip(display_names(options.clips), options.clips, strict=True))
+    clips_by_name = list(zip(display_names(options.clips), options.clips, strict=True))
 
     found: list[Found] = []
     built: dict[str, float] = {}
@@ -98,7 +98,7 @@ def run(options: Options) -> None:
             built[name] = time.perf_counter() - begun
             clips = [
                 masks_of_clip(clip_name, clip, family.grid, windows.fps, anchor_s, seconds)
-                for clip_name, clip in (named[:1] if number else named)
+                for clip_name, clip in (clips_by_name[:1] if number else clips_by_name)
             ]
             for one in measure_shape(name, family, clips, plan, rows, peaks, first=number == 0):
                 found.append(one)  # one by one, as it may be interrupted

@@ -29,12 +29,12 @@ from codecflow.tools.bench.clip_recording import (
     record_clip,
     save_recording,
 )
-from codecflow.tools.bench.pipeline import KafkaPlace, Outcome, Place, ReplayPlace, Timing, measure
+from codecflow.tools.bench.pipeline_measurement import KafkaPlace, Outcome, Place, ReplayPlace, Timing, measure
 from codecflow.tools.bench.stub_engine import StubEngine, hollow_family
 from codecflow.tools.report.table import print_json, print_table
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, load_model, set_precision
-from codecflow.vlm.shapes import build_shape, named_shape
+from codecflow.vlm.shapes import build_shape, shape_by_name
 from codecflow.worker import sampler_host
 from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.options import WorkerOptions
@@ -130,7 +130,7 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
     if options.engine not in ("model", "stub"):
         raise ConfigError(f"--engine {options.engine!r}: use model or stub")
     if options.model is None:
-        named_shape(options.shape)
+        shape_by_name(options.shape)
     clips = _clips(options)
     for line in describe_clips(clips):
         _notice(line)

@@ -50,7 +50,7 @@ class SampledFrame:
         for signal in self.signals:
             state.observe(signal)
         if not matches(self.picture.frame, self.signal):
-            state.distrust()
+            state.invalidate()
         return state.step(self.slot, self.picture.luma, keyframe=self.alone)
 
 
@@ -150,7 +150,7 @@ def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[Code
             state.observe(signal)
         try:
             kept = state.step(
-                sample.slot, partial(sample.luma, state.distrust), keyframe=sample.picture.alone
+                sample.slot, partial(sample.luma, state.invalidate), keyframe=sample.picture.alone
             ).keep.any()
         except PictureLostError:
             continue

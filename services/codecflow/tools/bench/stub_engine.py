@@ -13,7 +13,7 @@ from codecflow.errors import ModelError
 from codecflow.messages import Flops, Tokens
 from codecflow.vlm.families import FAMILIES, Family
 from codecflow.vlm.refresh import Refresh
-from codecflow.vlm.shapes import named_shape
+from codecflow.vlm.shapes import shape_by_name
 from codecflow.vlm.tiny.internvl import tiny_internvl
 from codecflow.vlm.work import Answer, StreamOutcome, StreamWork
 
@@ -22,7 +22,7 @@ class StubEngine:
     """Takes `seconds` for each window, one after another, and answers yes. Holds no frames, only their token counts."""
 
     def __init__(self, family: Family, seconds: float) -> None:
-        self.family, self.refresh = family, Refresh.named("none")
+        self.family, self.refresh = family, Refresh.parse("none")
         self._seconds = seconds
         self._kept: dict[str, deque[tuple[int, int]]] = {}  # (slot, tokens kept) of each frame
 
@@ -63,11 +63,11 @@ class StubEngine:
 def hollow_family(shape: str, device: torch.device) -> Family:
     """A tiny model with the input and the token grid of `shape`. Raises ModelError on an unknown name or one of another
     family."""
-    named = named_shape(shape)
-    if named.family != "internvl":
+    model_shape = shape_by_name(shape)
+    if model_shape.family != "internvl":
         raise ModelError(f"shape {shape!r}: the stub stands in for InternVL's shapes alone")
-    model, tokenizer, files = tiny_internvl(image_size=named.side)
+    model, tokenizer, files = tiny_internvl(image_size=model_shape.side)
     model.config.codecflow_untrained = True
-    family = FAMILIES[named.family]
+    family = FAMILIES[model_shape.family]
     on_device: Any = model.to(device)  # type: ignore[arg-type]  # its decorator hides its signature
     return family(on_device.eval(), tokenizer, files["video_preprocessor_config.json"])

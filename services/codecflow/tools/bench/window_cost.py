@@ -33,13 +33,13 @@ class Case:
     """What is timed: a keep policy, a refresh policy as it was specified, and how many streams are served together."""
 
     keep: str
-    named: str
+    refresh_name: str
     refresh: Refresh
     streams: int
 
     @property
     def name(self) -> str:
-        return f"{self.keep} + {self.named}"
+        return f"{self.keep} + {self.refresh_name}"
 
 
 @dataclass(slots=True)

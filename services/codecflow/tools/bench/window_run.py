@@ -15,13 +15,13 @@ from codecflow.exact import counts, positive
 from codecflow.grid import TokenGrid
 from codecflow.tools.bench.clip_masks import MASK_NAMES, ClipMasks, GridOf, load_masks, masks_of_clip, save_masks
 from codecflow.tools.bench.device_check import check_device
-from codecflow.tools.bench.window import measure
 from codecflow.tools.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
+from codecflow.tools.bench.window_measurement import measure
 from codecflow.tools.report.table import display_names, print_json, print_table
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, device_name, load_model, set_precision
 from codecflow.vlm.refresh import Refresh
-from codecflow.vlm.shapes import build_shape, named_shape
+from codecflow.vlm.shapes import build_shape, shape_by_name
 from codecflow.worker.windows import WindowPlan
 
 COLUMNS = (
@@ -103,7 +103,7 @@ def _grid_of(options: Options, locate: Callable[[str], str]) -> GridOf:
     """A shape's grid is known without building the model."""
     if options.model is not None:
         return _model(options, locate).grid
-    shape = named_shape(options.shape)
+    shape = shape_by_name(options.shape)
     if shape.family != "internvl":
         return _model(options, locate).grid
     return lambda width, height: TokenGrid.regular(shape.cells, shape.cells, width, height)
@@ -188,11 +188,11 @@ def _cases(policies: str, streams: str) -> list[Case]:
     """From "all/all,replenish/none" and "1,8": `all` + `all` first, so that the others can be compared with it."""
     pairs = []
     for text in policies.split(","):
-        keep, _, named = text.strip().partition("/")
+        keep, _, refresh_name = text.strip().partition("/")
         if keep not in MASK_NAMES:
             raise ConfigError(f"--policies {text!r}: use KEEP/REFRESH, KEEP one of {', '.join(MASK_NAMES)}")
         try:
-            pairs.append((keep, named, Refresh.named(named)))
+            pairs.append((keep, refresh_name, Refresh.parse(refresh_name)))
         except ConfigError as error:
             raise ConfigError(f"--policies {text!r}: {error}") from None
     pairs.sort(key=lambda pair: pair[:2] != ("all", "all"))

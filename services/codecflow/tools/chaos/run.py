@@ -20,10 +20,10 @@ from codecflow.kafka.topics import create_topics
 from codecflow.messages import Result
 from codecflow.tools.report.table import print_json, print_table
 
-from .clip import moving_square
 from .cluster import Cluster
 from .faults import BASE, KINDS, SESSION_S, STRIDES, Stage
 from .services import Service
+from .synthetic_clip import moving_square
 from .verify import Verdict, copy, place, results, verify
 from .watch import Watch
 

@@ -21,7 +21,7 @@ from codecflow.subscriber.lines import clock, result_line
 from codecflow.tools.demo_model.checkpoint import checkpoint
 
 from .children import Children
-from .source import fitting_stride, jpeg_bytes
+from .source_figures import fitting_stride, jpeg_bytes
 from .tally import Figures, tally
 from .watch import Answers, Display, Published, show_address
 

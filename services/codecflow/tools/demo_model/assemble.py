@@ -20,7 +20,7 @@ from codecflow.vlm.loading import quiet
 
 from .checkpoint import REPOSITORY_PART
 from .parts import TEXT, VISION, locate
-from .text import IMAGE_TOKENS, read_text_model
+from .text_model import IMAGE_TOKENS, read_text_model
 from .vision import PATCH, read_vision_weights, vision_config
 
 DEFAULT_SIDE = 224

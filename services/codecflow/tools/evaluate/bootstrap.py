@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from . import metrics
+from . import answer_scores
 
 MIN_CLIPS = 10
 """From this many clips on, whole clips are resampled, because windows of one clip are correlated."""
@@ -39,7 +39,7 @@ class Drawings:
         self._by_clip = len({clip for clip, _ in places}) >= MIN_CLIPS
         units = sorted({self._unit(place) for place in places})
         self._known = {unit: at for at, unit in enumerate(units)}
-        drawn = metrics.resamplings(len(units), resamples) if units else np.ones((resamples, 0), np.int64)
+        drawn = answer_scores.resamplings(len(units), resamples) if units else np.ones((resamples, 0), np.int64)
         self._drawn = np.concatenate([np.ones((1, len(units)), np.int64), drawn])
 
     def of(self, places: Sequence[tuple[int, int]]) -> npt.NDArray[np.int64]:
@@ -55,19 +55,21 @@ class Drawings:
         return (place[0], 0) if self._by_clip else place
 
 
-def of_outcomes(counts: metrics.Counts, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
+def of_outcomes(counts: answer_scores.Counts, drawn: npt.NDArray[np.int64]) -> answer_scores.Floats:
     """(draws, 3): precision, recall, F1 of answers' outcomes (answers, classes, 3)."""
     answers, classes, kinds = counts.shape
-    return metrics.precision_recall_f1((drawn @ counts.reshape(answers, classes * kinds)).reshape(-1, classes, kinds))
+    return answer_scores.precision_recall_f1(
+        (drawn @ counts.reshape(answers, classes * kinds)).reshape(-1, classes, kinds)
+    )
 
 
-def of_means(values: metrics.Floats, drawn: npt.NDArray[np.int64]) -> metrics.Floats:
+def of_means(values: answer_scores.Floats, drawn: npt.NDArray[np.int64]) -> answer_scores.Floats:
     """(draws,): the mean of one value per answer."""
     with np.errstate(invalid="ignore"):
         return np.asarray((drawn @ values) / drawn.sum(axis=1))
 
 
-def estimate(samples: metrics.Floats) -> Estimate:
+def estimate(samples: answer_scores.Floats) -> Estimate:
     """From (draws,) scores: the first is the score itself, the others its bootstrap samples, if any."""
     value = float(samples[0])
-    return UNKNOWN if np.isnan(value) else Estimate(value, *metrics.interval(samples[1:]))
+    return UNKNOWN if np.isnan(value) else Estimate(value, *answer_scores.interval(samples[1:]))

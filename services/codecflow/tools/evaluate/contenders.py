@@ -87,7 +87,7 @@ def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> 
             f" {', '.join(REFRESHES)} or budget=SHARE"
         )
     try:
-        refreshing = REFRESHES.get(refresh) or Refresh.named(refresh)
+        refreshing = REFRESHES.get(refresh) or Refresh.parse(refresh)
         if policy == "last":
             # a window of that many frames: earlier ones never enter it
             short = replace(plan, window_slots=min(plan.window_slots, int(number)))

@@ -22,12 +22,12 @@ from codecflow.vlm.kv_pool import spare_memory
 from codecflow.vlm.loading import load_model
 from codecflow.worker.windows import WindowPlan
 
-from .answers import Answers, ContenderWorker
 from .bootstrap import RESAMPLES
+from .contender_answers import Answers, ContenderWorker
 from .contenders import DEFAULT, REFERENCE, TARGET, contenders
 from .curves import draw_curves
-from .pipeline import Published, Sampled, publish
 from .report import UNTRAINED, document, print_matched, print_policies, print_questions, write_answers
+from .sampled_clips import Published, Sampled, publish
 from .scoring import Standing, matched, score
 from .spec import read_spec
 from .timeline import draw_timeline, pictures_at, thumbnail_times, timeline
@@ -138,7 +138,7 @@ def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
 
 
 def _evaluate(clips: Sequence[Published], workers: Sequence[ContenderWorker], answers: Answers) -> None:
-    """Runs a wave of clips through every lane. Lanes that take the same tokens run consecutively, to decode them once."""
+    """Runs a wave of clips through every contender. Those that take the same tokens run one after the other: decoded once."""
     name = clips[0].file.name if len(clips) == 1 else f"{clips[0].file.name} and {len(clips) - 1} more"
     for clip in clips:
         if clip.lost:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from codecflow.messages import Question, Result
 
-from . import bootstrap, metrics
+from . import answer_scores, bootstrap
 from .bootstrap import RESAMPLES, Estimate
 from .contenders import REFERENCE, family_of
 
@@ -64,7 +64,7 @@ class Standing:
     tokens_window: float
     agreement: float
     dp_yes: float
-    f1_draws: metrics.Floats = field(repr=False)
+    f1_draws: answer_scores.Floats = field(repr=False)
     questions: dict[str, QuestionScore] = field(default_factory=dict)
 
 
@@ -86,10 +86,10 @@ class _Scored:
     """One contender's results, and for each question its (draws, 3) precision, recall and F1."""
 
     results: Results
-    samples: list[metrics.Floats]
+    samples: list[answer_scores.Floats]
 
     @property
-    def f1_draws(self) -> metrics.Floats:
+    def f1_draws(self) -> answer_scores.Floats:
         return np.stack([samples[:, 2] for samples in self.samples], axis=1)
 
 
@@ -114,9 +114,9 @@ def score(
     return [_standing(name, data, keys, one, scored[REFERENCE]) for name, one in scored.items()]
 
 
-def mean_change(own: metrics.Floats, other: metrics.Floats) -> Estimate:
+def mean_change(own: answer_scores.Floats, other: answer_scores.Floats) -> Estimate:
     """Difference of the mean F1 over questions from another one's, of (draws, questions) on the same samples."""
-    return bootstrap.estimate(metrics.nan_mean(own - other, axis=1))
+    return bootstrap.estimate(answer_scores.nan_mean(own - other, axis=1))
 
 
 def _standing(
@@ -150,7 +150,11 @@ def _standing(
 
 
 def _question(
-    data: _QuestionData, results: Results, expected: Results, samples: metrics.Floats, others: metrics.Floats
+    data: _QuestionData,
+    results: Results,
+    expected: Results,
+    samples: answer_scores.Floats,
+    others: answer_scores.Floats,
 ) -> QuestionScore:
     """`expected`, `others`: all/all's results and samples."""
     if not data.differ:
@@ -173,25 +177,25 @@ def _question(
     )
 
 
-def _samples(data: _QuestionData, results: Results) -> metrics.Floats:
+def _samples(data: _QuestionData, results: Results) -> answer_scores.Floats:
     """(draws, 3): precision, recall and F1. A text has only F1."""
     question, answers = data.question, [results[key].answer for key in data.known]
     if question.type == "text":
-        overlap = np.array([metrics.word_f1(t, s) for t, s in zip(data.truth, answers, strict=True)], np.float64)
+        overlap = np.array([answer_scores.word_f1(t, s) for t, s in zip(data.truth, answers, strict=True)], np.float64)
         f1 = bootstrap.of_means(overlap, data.drawn)
         return np.stack([np.full_like(f1, np.nan), np.full_like(f1, np.nan), f1], axis=1)
     classes = ("yes",) if question.type == "yes-no" else question.labels
-    return bootstrap.of_outcomes(metrics.outcomes(data.truth, answers, classes), data.drawn)
+    return bootstrap.of_outcomes(answer_scores.outcomes(data.truth, answers, classes), data.drawn)
 
 
 def _auc(question: Question, results: Sequence[Result], truth: Sequence[str]) -> float:
     if question.type == "yes-no":
-        return metrics.auc([result.p_yes or 0.0 for result in results], [t == "yes" for t in truth])
+        return answer_scores.auc([result.p_yes or 0.0 for result in results], [t == "yes" for t in truth])
     if question.type == "text":
         return np.nan
     probabilities = [result.label_probabilities or {} for result in results]
     return _mean(
-        [metrics.auc([p.get(c, 0.0) for p in probabilities], [t == c for t in truth]) for c in question.labels]
+        [answer_scores.auc([p.get(c, 0.0) for p in probabilities], [t == c for t in truth]) for c in question.labels]
     )
 
 
@@ -201,7 +205,7 @@ def _dp_yes(keys: Sequence[Key], results: Results, reference: Results) -> list[f
 
 
 def _mean(values: Sequence[float]) -> float:
-    return float(metrics.nan_mean(np.array(values, np.float64)))
+    return float(answer_scores.nan_mean(np.array(values, np.float64)))
 
 
 _SAME = 1e-3

@@ -17,7 +17,7 @@ from codecflow.messages import Result
 from codecflow.orientation import shown_size, upright
 from codecflow.tools.report.charts import plain_text, save
 
-from .answers import Answers
+from .contender_answers import Answers
 from .contenders import REFERENCE, family_of
 from .curves import colour
 from .scoring import Key, Standing

@@ -25,7 +25,7 @@ from codecflow.vlm.flops import TextCost
 from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.kernels import choose_kernels
 from codecflow.vlm.kv_pool import KVShape, cache_keyword, shift_keys
-from codecflow.vlm.pictures import Preprocessing, gather_patches
+from codecflow.vlm.preprocessing import Preprocessing, gather_patches
 from codecflow.vlm.transfer import to_device
 from codecflow.vlm.work import Frame
 

@@ -16,7 +16,7 @@ from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.encoder import Encoder
 from codecflow.vlm.inputs import FixedInput
-from codecflow.vlm.pictures import grouped_places, project_patches
+from codecflow.vlm.preprocessing import grouped_places, project_patches
 
 from .base import Family, Patches
 

@@ -26,7 +26,7 @@ from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.decoder import Packed
 from codecflow.vlm.inputs import ShapedInput
-from codecflow.vlm.pictures import grouped_places
+from codecflow.vlm.preprocessing import grouped_places
 
 from .base import Family, Ints, Patches
 

@@ -17,9 +17,9 @@ from codecflow.errors import ModelError
 from codecflow.folders import make_folder
 from codecflow.vlm.loading import quiet
 
+from .components import Made, randomise
 from .internvl import tiny_internvl
 from .llava_onevision import tiny_llava_onevision
-from .parts import Made, randomise
 from .qwen3_vl import tiny_qwen3_vl
 
 MAKERS: dict[str, Callable[..., Made]] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-from .parts import Made, byte_tokenizer, chatml, qwen2
+from .components import Made, byte_tokenizer, chatml, qwen2
 
 _CLIP = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
 

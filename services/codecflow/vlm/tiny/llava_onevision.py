@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
-from .parts import Made, byte_tokenizer, chatml, qwen2
+from .components import Made, byte_tokenizer, chatml, qwen2
 
 
 def tiny_llava_onevision(

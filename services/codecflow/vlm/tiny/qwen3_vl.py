@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-from .parts import Made, byte_tokenizer, chatml, vocabulary_size
+from .components import Made, byte_tokenizer, chatml, vocabulary_size
 
 
 def tiny_qwen3_vl(

@@ -74,10 +74,10 @@ class KeepState:
         self._policy.observe(signal)
         self._observed = True
 
-    def distrust(self) -> None:
+    def invalidate(self) -> None:
         """To be called by `luma` when the frame's samples are not those on which its signal was measured: the signal then
         says nothing about what is kept or measured now."""
-        self._policy.distrust()
+        self._policy.invalidate()
 
     def step(self, slot: int, luma: Luma, *, keyframe: bool = False) -> KeepDecision:
         """The decision for the frame in `slot` (presentation time x fps), later than all earlier ones, whose signal was

@@ -37,7 +37,7 @@ class StoredEvidence:
     removed: int
 
 
-class Evidence:
+class EvidenceStore:
     """Files of events in `storage`. Methods raise StorageError."""
 
     def __init__(self, storage: Storage, retention: Retention) -> None:

@@ -1,25 +1,18 @@
-"""A worker's status: figures of the run and of each stream, lines for people, and detection of hangs."""
+"""Figures of a worker's run: totals, per stream and per stage, for the status line, JSON and metrics."""
 
 from __future__ import annotations
 
-import faulthandler
-import os
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 from prometheus_client import Histogram
 
-from codecflow.logs import Notice
-from codecflow.messages import DeadLetter, Result, ResultError
+from codecflow.messages import Result
 from codecflow.monitoring.metrics import answer_delay
 from codecflow.monitoring.server import Health
-
-_THROTTLE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -261,107 +254,6 @@ class Summary:
     def pictures_lost(self) -> int:
         """Coded pictures that could not be decoded, or whose packet or metadata never came."""
         return sum(self.total(reason) for reason in ("lost-pictures", "picture-missing", "dropped-unpaired"))
-
-
-class Reports:
-    """Where a worker's parts report: a counter per stream, unusable records, lines for the operator.
-
-    `notice` may be called from any thread.
-    """
-
-    def __init__(
-        self,
-        counts: Callable[[str], Counter[str]],
-        dead_letter: Callable[[DeadLetter], None],
-        notice: Callable[[str], None],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.counts, self.dead_letter, self.notice = counts, dead_letter, notice
-        self._clock = clock
-        self._reported: dict[str, float] = {}
-        self._problems: dict[str, str] = {}
-
-    def notice_throttled(self, key: str, line: str, **about: object) -> bool:
-        """Say a line about `key`, unless there was one within the last minute; returns whether it was said. `about`: as
-        Notice's."""
-        now = self._clock()
-        if now - self._reported.get(key, -_THROTTLE_S) < _THROTTLE_S:
-            return False
-        if len(self._reported) > 10_000:
-            self._reported.clear()
-        self._reported[key] = now
-        self.notice(Notice(line, **about))
-        return True
-
-    def trouble(self, stream: str, trouble: ResultError | None) -> None:
-        """Why a stream produces no frames at present: said when it begins, changes or ends."""
-        before = self._problems.get(stream)
-        if trouble is None:
-            if before is not None:
-                del self._problems[stream]
-                self.notice(Notice(f"stream {stream!r}: its pictures can be used again", stream=stream))
-        elif trouble.code != before:
-            self._problems[stream] = trouble.code
-            text = trouble.text if trouble.text.startswith("stream ") else f"stream {stream!r}: {trouble.text}"
-            self.notice(Notice(text, stream=stream))
-
-
-STUCK = 6
-"""Exit status of a worker that hangs."""
-
-
-class StuckDetector:
-    """Context manager. `beat` must be called at least every `after_s` seconds, and nothing that `busy` returns, as (what,
-    since when in monotonic seconds), may last longer.
-
-    Otherwise every thread's stack goes to stderr, once, one line to `notice`, and `health` is stuck from then on. Whatever
-    lasts for another `after_s` seconds will not end by itself, such as a GPU that hangs: `end` ends the process with status
-    6, so that another worker takes over and an orchestrator starts a new one.
-    """
-
-    def __init__(
-        self,
-        after_s: float,
-        notice: Callable[[str], None],
-        busy: Callable[[], Iterable[tuple[str, float]]] = lambda: (),
-        health: Health | None = None,
-        end: Callable[[int], object] = os._exit,
-    ) -> None:
-        self._health = health or Health()
-        self._after_s, self._notice, self._busy, self._end = after_s, notice, busy, end
-        self._beat_at = time.monotonic()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="stuck-detector", daemon=True)
-
-    def __enter__(self) -> StuckDetector:
-        self._beat_at = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def beat(self) -> None:
-        self._beat_at = time.monotonic()
-
-    def _watch(self) -> None:
-        dumped = False
-        while not self._over.wait(self._after_s / 4):
-            now = time.monotonic()
-            for what, since in [("the worker's loop", self._beat_at), *self._busy()]:
-                lasts_s = now - since
-                if lasts_s > self._after_s and not dumped:
-                    dumped = True
-                    self._health.stuck = f"{what} has not finished for {lasts_s:.0f} s"
-                    self._notice(f"{self._health.stuck}; the stacks of all threads follow")
-                    faulthandler.dump_traceback(all_threads=True)
-                if lasts_s > 2 * self._after_s:
-                    self._notice(f"{what} has not finished for {lasts_s:.0f} s; ending, so that others take over")
-                    self._end(STUCK)
-                    return
 
 
 def _percent(part: int, whole: int) -> str:

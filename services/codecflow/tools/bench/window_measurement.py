@@ -45,7 +45,7 @@ class Measurement:
 
     def run(self, clip: ClipMasks, case: Case) -> Cost:
         """Fills the windows of `case.streams` streams and times the slides. Out of memory is reported, not raised."""
-        cost = Cost(clip.name, case.keep, case.named, case.streams)
+        cost = Cost(clip.name, case.keep, case.refresh_name, case.streams)
         try:
             logits, answers = self._measure(clip, case, cost)
         except (ModelError, torch.OutOfMemoryError) as error:

@@ -26,12 +26,12 @@ from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import BrokerFiles
 from codecflow.messages import Question, Result, decode_result
 from codecflow.tools.bench.camera_load import CameraProcess, Load
-from codecflow.tools.bench.replay import ReplayTransport
+from codecflow.tools.bench.replay_transport import ReplayTransport
 from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.resume import States
 from codecflow.worker.service import Worker
 from codecflow.worker.settings import WorkerSettings
-from codecflow.worker.status import StageFigures, Summary
+from codecflow.worker.summary import StageFigures, Summary
 from codecflow.worker.transport import (
     Assigned,
     DeadLetterHandler,

@@ -1,4 +1,5 @@
-"""Lanes: each stream's place in a sampler pool. A lane keeps events until its process has acknowledged them."""
+"""Stream queues: the events of each stream in a sampler pool. A queue keeps events until its process has acknowledged
+them."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ _RETRY_S = (1, 64)
 """How long a stream is set aside after its picture has crashed a process, initially and at most."""
 
 
-class Lane:
+class StreamQueue:
     """One stream's place in a pool. `held_bytes`: sampled frames in its open window. `queued_bytes`: what waits to be
     sampled."""
 
@@ -40,7 +41,7 @@ class Lane:
         """Events sent to its process and not acknowledged yet."""
         self.sent_bytes = 0
         self.done = 0
-        """Events acknowledged by the process since the lane was opened there."""
+        """Events acknowledged by the process since the queue was opened there."""
         self.state = state
         """Offsets after the newest step."""
         self.thin = False

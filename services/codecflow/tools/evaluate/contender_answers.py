@@ -16,7 +16,7 @@ from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.windows import Step, WindowPlan
 
 from .contenders import REFERENCE, Contender
-from .pipeline import Sampled
+from .sampled_clips import Sampled
 from .scoring import Key
 from .spec import Spec, label
 

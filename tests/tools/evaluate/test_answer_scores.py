@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecflow.tools.evaluate.metrics import (
+from codecflow.tools.evaluate.answer_scores import (
     auc,
     interval,
     nan_mean,

@@ -35,7 +35,7 @@ def partitions_of(settings: KafkaSettings, topic: str) -> int:
     return len(found.partitions)
 
 
-class PartitionHistory:
+class PartitionReader:
     """Committed records of the partition of `topic` that contains `stream`, including those of other streams.
 
     Raises BrokerUnreachableError or TopicsError.
