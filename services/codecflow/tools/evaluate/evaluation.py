@@ -138,7 +138,7 @@ def in_waves(files: Sequence[Path], streams: int) -> list[list[int]]:
 
 
 def _evaluate(clips: Sequence[Published], workers: Sequence[ContenderWorker], answers: Answers) -> None:
-    """Runs a wave of clips through every contender. Those that take the same tokens run one after the other: decoded once."""
+    """Runs a wave of clips through every contender. Those with the same tokens run consecutively: decoded once."""
     name = clips[0].file.name if len(clips) == 1 else f"{clips[0].file.name} and {len(clips) - 1} more"
     for clip in clips:
         if clip.lost:
