@@ -8,6 +8,7 @@ from codecflow import subscriber
 from codecflow.errors import ConfigError, KafkaError, MessageError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import Question, StreamDescription
+from codecflow.subscriber.fleet import Fleet
 from codecflow.subscriber.questions import question_id
 
 from .example_results import publish_raw
@@ -43,10 +44,18 @@ def test_removing_what_is_not_asked_says_what_is(kafka_settings: KafkaSettings) 
         subscriber.remove(kafka_settings, "gate", "car")
 
 
-def test_a_tombstone_asks_nothing(kafka_settings: KafkaSettings) -> None:
-    subscriber.ask(kafka_settings, "gate", PERSON)
-    publish_raw(kafka_settings, "streams", "gate", None)
-    assert subscriber.read_description(kafka_settings, "gate").questions == ()
+@pytest.mark.parametrize("readable", [True, False])
+def test_a_description_is_deleted_once(kafka_settings: KafkaSettings, readable: bool) -> None:
+    if readable:
+        subscriber.ask(kafka_settings, "gate", PERSON)
+    else:
+        publish_raw(kafka_settings, "streams", "gate", b'{"v":2,"questions":[]}')
+    subscriber.delete_description(kafka_settings, "gate")
+    assert subscriber.read_description(kafka_settings, "gate") == StreamDescription("gate")
+    with Fleet(kafka_settings) as fleet:
+        assert fleet.catch_up() == []
+    with pytest.raises(ConfigError, match="stream gate: has no description to delete"):
+        subscriber.delete_description(kafka_settings, "gate")
 
 
 def test_a_description_of_another_version_is_not_overwritten(kafka_settings: KafkaSettings) -> None:

@@ -17,7 +17,7 @@ from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import create_topics
 from codecflow.keep.config import KeepConfig
 from codecflow.localkafka.daemon import LocalKafka
-from codecflow.messages import Question, decode_masks, decode_state
+from codecflow.messages import EventRule, Question, decode_masks, decode_state
 from codecflow.vlm.families import Family
 from codecflow.worker.windows import WindowPlan
 
@@ -87,15 +87,16 @@ def group_reads(settings: KafkaSettings) -> set[str]:
 
 
 def test_questions_change_while_the_worker_runs(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
+    """Asked, then deleted with the description of a live stream: its windows go on, its open event closes."""
     pictures, documents = publish(clip, "a")
     worker = Running(kafka_settings, family, question=None, until_end=False)
     send(kafka_settings, (pictures[:80], documents[:80]))
     until(lambda: worker.summary.windows >= 3, what="windows without questions")
     assert results(kafka_settings) == []
-    subscriber.ask(kafka_settings, "a", ASKED)
+    subscriber.ask(kafka_settings, "a", replace(ASKED, event=EventRule("yes", 0.001)))
     send(kafka_settings, (pictures[80:140], documents[80:140]))
     until(lambda: worker.summary.windows >= 6, what="windows with a question")
-    subscriber.clear(kafka_settings, "a")
+    subscriber.delete_description(kafka_settings, "a")
     send(kafka_settings, (pictures[140:], documents[140:]))
     until(lambda: worker.summary.windows == 10, what="all windows")
     summary = worker.stop()
@@ -105,6 +106,10 @@ def test_questions_change_while_the_worker_runs(kafka_settings: KafkaSettings, f
     assert asked[0] in (3, 4)
     assert asked[-1] in (5, 6)
     assert summary.without_questions == 10 - len(asked)
+    with subscriber.EventFollower(kafka_settings, "a", from_beginning=True, stopping=lambda: True) as events:
+        changes = [(event.change, event.reason) for event in events]
+    assert [change for change, _ in changes] == ["opened", "closed"]
+    assert changes[-1][1] == "the question or its rule was changed or removed"
 
 
 def test_a_second_run_goes_on_and_repeats_nothing(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:

@@ -1,4 +1,4 @@
-"""`codecflow stream`: what is set of one stream."""
+"""`codecflow stream`: the description of one stream."""
 
 from __future__ import annotations
 
@@ -30,18 +30,25 @@ def stream(
         ),
     ] = None,
     clear_zones: Annotated[bool, typer.Option("--clear-zones", help="Remove all its zones.")] = False,
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete its questions, rules and zones, for a camera that is removed.")
+    ] = False,
     bootstrap_servers: BootstrapServers = None,
     topic_prefix: TopicPrefix = DEFAULT_PREFIX,
     properties: Properties = None,
     kafka_config: KafkaConfig = None,
 ) -> None:
-    """Set the zones of STREAM, from its next window on and without a restart; print its questions and zones."""
+    """Print the questions and zones of STREAM; set its zones or delete both, from its next window on, without a restart."""
     from codecflow import subscriber
 
-    if zones is not None and clear_zones:
-        raise ConfigError("stream: --zones and --clear-zones exclude each other")
+    if sum([zones is not None, clear_zones, delete]) > 1:
+        raise ConfigError("stream: --zones, --clear-zones and --delete exclude each other")
     found = () if zones is None else subscriber.read_zones(zones)
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
+    if delete:
+        subscriber.delete_description(settings, stream)
+        typer.echo(f"{stream}: its questions, rules and zones are deleted; stop its producer too")
+        return
     if zones is not None or clear_zones:
         description = subscriber.set_zones(settings, stream, found)
     else:

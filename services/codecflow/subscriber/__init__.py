@@ -1,6 +1,6 @@
 """Writing a stream's questions and zones, following its answers and events. Needs only Kafka."""
 
-from .questions import ask, clear, question, read_description, remove
+from .questions import ask, clear, delete_description, question, read_description, remove
 from .results import EventFollower, Follower
 from .zones import read_zones, set_zones
 
@@ -9,6 +9,7 @@ __all__ = [
     "Follower",
     "ask",
     "clear",
+    "delete_description",
     "question",
     "read_description",
     "read_zones",

@@ -134,8 +134,10 @@ class Fleet:
     def _description(self, message: Message) -> None:
         if message.value() is None:  # a description that was removed
             key = (message.key() or b"").decode(errors="replace")
-            if key in self.streams:
-                self.streams[key].questions = 0
+            if (one := self.streams.get(key)) is not None:
+                one.questions = 0
+                if one.epoch is None and one.last is None:
+                    del self.streams[key]
             return
         description: StreamDescription = decode_stream(message.key(), message.value())
         self._of(description.stream).questions = len(description.questions)

@@ -86,6 +86,16 @@ def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
     return write(settings, replace(description, questions=()))
 
 
+def delete_description(settings: KafkaSettings, stream: str) -> None:
+    """Delete the description of `stream` (questions, rules, zones), even one that cannot be read. Raises ConfigError when
+    there is none."""
+    key = check_stream_id(stream).encode()
+    with TopicTail(settings, settings.topics.streams) as tail:
+        if newest_by_key(tail.catch_up()).get(key) is None:
+            raise ConfigError(f"stream {stream}: has no description to delete")
+    _publish(settings, stream, key, None)
+
+
 def question(
     prompt: str,
     *,
@@ -124,9 +134,12 @@ def _change(
 
 def write(settings: KafkaSettings, description: StreamDescription) -> StreamDescription:
     """Publish a description, which applies from the stream's next window on. Raises KafkaError."""
-    stream = description.stream
-    key, value = encode_stream(description)
+    _publish(settings, description.stream, *encode_stream(description))
+    return description
+
+
+def _publish(settings: KafkaSettings, stream: str, key: bytes, value: bytes | None) -> None:
+    """`value`: None for a tombstone, after which compaction removes the description."""
     with RecordSender(settings) as sender:
         sender.send(Record(settings.topics.streams, key, value, f"stream {stream}, its description"))
         sender.flush(ACK_WITHIN_S)
-    return description
