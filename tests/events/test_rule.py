@@ -164,7 +164,7 @@ def test_a_rule_is_written_as_it_is_read(rule: EventRule) -> None:
         ("yes>=1e400", "use a number"),
         ("yes>=0.5,below=0.6", "below 0.6 is more than above 0.5"),
         ("yes,below=0", "below 0: use"),
-        ("change,below=0.4", "below goes with a label"),
+        ("change,below=0.4", "below requires a label"),
         ("yes,windows=3/2", "3 of 2 windows: use numbers from 1 to 32"),
         ("yes,windows=0/2", "0 of 2 windows"),
         ("yes,windows=2/33", "2 of 33 windows"),
@@ -186,7 +186,7 @@ def test_a_rule_that_cannot_fire_is_refused_in_one_line(text: str, says: str) ->
 @pytest.mark.parametrize(
     ("type_", "labels", "text", "says"),
     [
-        ("text", (), "change", "cannot fire on free words"),
+        ("text", (), "change", "cannot fire on a text answer"),
         ("yes-no", (), "maybe", "'maybe' cannot fire: it is not among the answers yes, no"),
         ("choice", ("red", "green"), "blue>=0.5", "'blue' cannot fire: it is not among the answers red, green"),
     ],

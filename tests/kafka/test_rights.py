@@ -234,7 +234,7 @@ def worked(cluster: Cluster, user: str, family: Family, published: Published) ->
             sender.send(Record(topics.packets, b"gate", b"rubbish", "a dead letter to be"))
         running = Running(settings, family, question=EVENTFUL)
         running.join(60)
-        if lost := [line for line in running.said if "dead letters and masks were not taken" in line]:
+        if lost := [line for line in running.said if "dead letters and masks were rejected" in line]:
             raise KafkaError(lost[0])  # they do not stop a worker
 
 

@@ -123,7 +123,7 @@ def test_a_broker_that_cannot_start_says_why(tmp_path: Path) -> None:
     cluster = new_cluster_id()
     files.write(Identity(cluster_id=cluster, kafka="4.3.1", port=free_port(), controller_port=free_port()), {})
     (files.data / "meta.properties").write_text(f"cluster.id={cluster}\nversion=1\nnode.id=7\n")
-    with pytest.raises(KafkaError, match=r"the broker ended at its start: .*node id 7"), LocalKafka(files.folder):
+    with pytest.raises(KafkaError, match=r"the broker ended during its start: .*node id 7"), LocalKafka(files.folder):
         pass
     assert status(files.folder) is None
 

@@ -113,6 +113,6 @@ def test_a_broker_that_refuses_or_hangs_is_tried_again(
             send(kafka_settings, EVENT)
             until(lambda: all(sink.failures for sink in one.figures.sinks.values()), one.said)
     said = "\n".join(one.said)
-    assert "sink 'refuses' (127.0.0.1): not authorized; trying again" in said
-    assert "sink 'hangs' (127.0.0.1): no answer; trying again" in said
+    assert "sink 'refuses' (127.0.0.1): not authorized; retrying" in said
+    assert "sink 'hangs' (127.0.0.1): no answer; retrying" in said
     assert "hush" not in said

@@ -107,7 +107,7 @@ def test_a_picture_goes_with_the_words(
     assert sizes[0][0] == 96  # cut from packets
     assert sizes[1] == (30, 20)  # the recorder's
     assert len(sizes) == 2
-    assert any(f"event {gone.id} of stream 'gate' goes without its picture" in line for line in one.said)
+    assert any(f"event {gone.id} of stream 'gate' is sent without its picture" in line for line in one.said)
     message = email.message_from_bytes(mail.mails[1], policy=email.policy.default)
     assert message["Subject"] == "gate: person opened"
     body = message.get_body()
@@ -118,7 +118,8 @@ def test_a_picture_goes_with_the_words(
     assert size_of(attached.get_content()) == (30, 20)
     assert "person: ja, 門" in orjson.loads(chat.bodies[0])["text"]
     assert any(
-        "sink 'mail' (E-Mail at 127.0.0.1): it was refused, or there was no answer; trying" in line for line in one.said
+        "sink 'mail' (E-Mail at 127.0.0.1): it was refused, or there was no answer; retrying" in line
+        for line in one.said
     )
     assert "abcdefgh" not in "".join(one.said)
     hook.close()

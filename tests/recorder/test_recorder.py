@@ -176,7 +176,7 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
     figures = RecorderFigures()
     said = record(kafka_settings, storage, other, figures)
     monkeypatch.undo()
-    assert len([line for line in said if "No space left on device; trying again" in line]) == 1
+    assert len([line for line in said if "No space left on device; retrying" in line]) == 1
     values = {(sample.metric.name, *sample.labels): sample.value for sample in figures.samples()}
     assert values["codecflow_recorder_changes", "incomplete"] == 1
     assert values["codecflow_recorder_changes", "complete"] >= 2

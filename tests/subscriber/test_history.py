@@ -121,7 +121,7 @@ def test_tables_and_files(run: Any, tmp_path: Path) -> None:
         found = client.execute("select window_index, answer, epoch_ms(captured_at) from read_parquet(?)", [str(path)])
         assert found.fetchall() == [(n, ANSWERS[n], START_MS + n * 600_000) for n in (0, 2, 4, 5)]
     assert sorted(one.name for one in tmp_path.iterdir()) == ["all.csv", "it's all.parquet"]
-    assert "is there already" in run("-o", path, status=2).stderr
+    assert "already exists" in run("-o", path, status=2).stderr
     run("gate", "-o", path, "--force", "--limit", "1")
 
 

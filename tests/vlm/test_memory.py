@@ -56,7 +56,7 @@ def test_the_default_pool_is_half_of_the_free_memory_and_costs_nothing_before_it
 
 
 def test_a_pool_of_less_than_a_page_is_refused(case: Case) -> None:
-    with pytest.raises(ModelError, match="not one page"):
+    with pytest.raises(ModelError, match="less than one page"):
         KVPool(case.family.kv, 10)
 
 

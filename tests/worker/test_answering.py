@@ -113,7 +113,7 @@ def test_a_stream_that_raises_is_set_aside_with_backoff_and_the_others_are_answe
     assert tries == 6  # after 1, 2, 4, 8 and 16 s
     assert rounds.said == [
         "stream 'bad': RuntimeError: CUDA error: an illegal memory access; "
-        "its windows get an error result until this is over"
+        "its windows get an error result until it recovers"
     ]
     rounds.engine.how = {}
     rounds.now = 100.0

@@ -35,8 +35,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (("--refresh", "often"), "refresh policy 'often': use one of none, anchors, budget, all"),
         (("--refresh", "budget=lots"), "refresh 'budget=lots': budget=SHARE takes a number from 0 to 1"),
         (("--coverage", "41"), "coverage '41': every window must have every cell"),
-        (("--stride", "8.1"), "--stride 8.1 s is no whole number of frames at 2 frames/s"),
-        (("--yes-no",), "--yes-no goes with --question"),
+        (("--stride", "8.1"), "--stride 8.1 s is not a whole number of frames at 2 frames/s"),
+        (("--yes-no",), "--yes-no requires --question"),
         (("--question", " "), "a question needs an id and a prompt that are not empty"),
     ],
 )

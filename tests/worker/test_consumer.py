@@ -108,8 +108,8 @@ def test_retention_that_overtakes_a_reading_worker_is_told(kafka_settings: Kafka
     member.consumer.pause(number, (False, False))
     until(lambda: read_to(12), what="what is left")
     assert member.consumer.records_expired == 7
-    assert [line for line in member.said if "gone by retention" in line] == [
-        f"{topic}[{number}]: offsets 5 to 11 are gone by retention before they were read: 7 records; "
+    assert [line for line in member.said if "deleted by retention" in line] == [
+        f"{topic}[{number}]: offsets 5 to 11 were deleted by retention before they were read: 7 records; "
         f"keep topics longer, or add workers"
     ]
     member.consumer.close()

@@ -115,7 +115,7 @@ def test_streams_without_metadata_do_not_stop_their_partition(
     pictures = publish(clip, lonely)[0]
     for _ in range(2):
         send(kafka_settings, (pictures, []))
-    until(lambda: any("'camera-" in line and "do not come" in line for line in worker.said), what="a line about it")
+    until(lambda: any("'camera-" in line and "did not arrive" in line for line in worker.said), what="a line about it")
     send(kafka_settings, named(small, good))
     until(lambda: worker.summary.windows == 3, what="windows of the good stream")
     # It is possible that no partition of the metadata topic has records.
@@ -162,9 +162,9 @@ def test_what_retention_has_taken_is_reported(kafka_settings: KafkaSettings, fam
     worker = Running(kafka_settings, family, plan=PLAN, keep=KEEP)
     worker.join()
     assert {epoch for _, epoch, _, _ in once(results(kafka_settings))} == {1, 3}
-    lines = [line for line in worker.said if "gone by retention" in line]
+    lines = [line for line in worker.said if "deleted by retention" in line]
     assert lines == [
-        f"{packets}[{number}]: offsets 12 to 23 are gone by retention before they were read: 12 records; "
+        f"{packets}[{number}]: offsets 12 to 23 were deleted by retention before they were read: 12 records; "
         f"keep topics longer, or add workers"
     ]
 

@@ -208,9 +208,9 @@ def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_parti
     worker.run()
     assert {k for name, _, k in committed.answered if name == "good"} == set(range(6))
     assert limit <= 110
-    assert stopped <= 25  # two seconds, the first time: dropping then shows that its metadata do not come
+    assert stopped <= 25  # two seconds, the first time: dropping then shows that its metadata does not arrive
     assert worker.counts["lonely"]["dropped-unpaired"] > 1000
     lines = [line for line in worker.said if "'lonely'" in line]
     assert lines
-    assert "pictures dropped: their metadata do not come (metadata[0] is read to its end)" in lines[0]
+    assert "pictures dropped: their metadata did not arrive (metadata[0] is read to its end)" in lines[0]
     assert len(lines) <= 1 + clock.now // 60

@@ -45,7 +45,7 @@ def test_a_slot_begins_at_its_own_time(plan: WindowPlan, slot: int) -> None:
 @pytest.mark.parametrize(
     ("window", "stride", "fps", "says"),
     [
-        ("40", "8.3", "2", "--stride 8.3 s is no whole number of frames at 2 frames/s"),
+        ("40", "8.3", "2", "--stride 8.3 s is not a whole number of frames at 2 frames/s"),
         ("1/3", "8", "2", "--window 1/3 s"),
         ("0", "8", "2", "--window '0': use a positive number"),
         ("40", "-8", "2", "--stride '-8': use a positive number"),

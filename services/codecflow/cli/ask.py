@@ -55,7 +55,7 @@ def ask(
     if sum([question is not None, show, remove is not None, clear]) != 1:
         raise ConfigError('ask: give one of "question", --list, --remove ID or --clear')
     if event is not None and question is None:
-        raise ConfigError("ask: --event goes with a question")
+        raise ConfigError("ask: --event requires a question")
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     if question is not None:
         labels = [label.strip() for label in choice.split(",")] if choice is not None else []
@@ -70,7 +70,9 @@ def ask(
     else:
         description = subscriber.read_description(settings, stream)
     if question is not None and "in the zone" in question.lower() and not zones_in_prompt(question, description.zones):
-        typer.echo(f"codecflow: stream {stream} has no zone that the question names; its words are kept", err=True)
+        typer.echo(
+            f"codecflow: stream {stream} has no zone that the question names; the question is asked as it is", err=True
+        )
     if not description.questions:
         typer.echo(f"{stream}: no questions configured")
     for each in description.questions:

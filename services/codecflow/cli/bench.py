@@ -59,7 +59,7 @@ def gpu(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     window_s: Annotated[str, typer.Option("--window", help="Seconds of a window.")] = "40",
     stride: Annotated[str, typer.Option(help="Seconds between windows.")] = "8",
-    fps: Annotated[str, typer.Option(help="Sampled frames a second.")] = "2",
+    fps: Annotated[str, typer.Option(help="Sampled frames per second.")] = "2",
     anchor: Annotated[str, typer.Option(help="Seconds between anchors.")] = "8",
     slides: Annotated[int, typer.Option(min=1, help="Windows to time for each row, after the first full one.")] = 6,
     at_most: Annotated[float, typer.Option(min=0.1, help="Seconds after which no further one is timed.")] = 5.0,

@@ -68,10 +68,10 @@ def clip(
             raise ConfigError("clip: give --from and --to, or --event ID")
         times = parse_range(begin, end, zone, epoch)
     elif (begin, end, epoch, zone) != (None, None, None, None):
-        raise ConfigError("clip: --event stands in place of --from, --to, --epoch and --zone")
+        raise ConfigError("clip: --event replaces --from, --to, --epoch and --zone")
     path = out or Path(f"{stream.replace(':', '_')}.mp4")
     if path.exists() and not force:
-        raise ConfigError(f"{path}: is there already; choose another name with -o, or overwrite it with --force")
+        raise ConfigError(f"{path}: already exists; choose another name with -o, or overwrite it with --force")
     if not path.parent.is_dir():
         raise ConfigError(f"{path}: there is no folder {path.parent}")
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)

@@ -56,4 +56,4 @@ def dead_letters(
         if records:
             typer.echo(f"    {shown[n]}")
     if others:
-        logs.notice(f"{others} records on {settings.topics.dead_letter} are no dead letters", "warning")
+        logs.notice(f"{others} records on {settings.topics.dead_letter} are not dead letters", "warning")

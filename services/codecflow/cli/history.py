@@ -132,7 +132,7 @@ def _writing(out: Path | None, force: bool) -> Iterator[Path | None]:
         yield None
         return
     if out.exists() and not force:
-        raise ConfigError(f"{out}: is there already; choose another name with -o, or overwrite it with --force")
+        raise ConfigError(f"{out}: already exists; choose another name with -o, or overwrite it with --force")
     if not out.parent.is_dir():
         raise ConfigError(f"{out}: there is no folder {out.parent}")
     part = out.with_name(f".{out.name}.{os.getpid()}.part").absolute()

@@ -73,8 +73,8 @@ def page(
         raise ConfigError("page: --no-token and a token exclude each other")
     if token is None and not no_token and not is_loopback(host):
         raise ConfigError(
-            f"page: {host} can be reached from other machines: give a token with --token-file, or say --no-token where a "
-            "proxy asks who comes"
+            f"page: {host} can be reached from other machines: give a token with --token-file, or use --no-token where a "
+            "proxy authenticates viewers"
         )
     hosts = None if token is not None or no_token else frozenset({host, *(host_name or ())})
     access = Access(token, hosts, frozenset(one.rstrip("/") for one in origin or ()))

@@ -93,8 +93,8 @@ class Address:
         port = authority.removeprefix(f"[{host}]").removeprefix(host)
         if not re.fullmatch(r"(:\d{0,5})?", port) or int(port[1:] or 0) > 65535:
             raise SourceError(
-                f"source {shown(source)}: an address whose port is no number up to 65535; write special characters of the "
-                "user name and password as %XX",
+                f"source {shown(source)}: the port of an address must be a number up to 65535; write special characters of "
+                "the user name and password as %XX",
                 "missing",
             )
         if not host and _KINDS[scheme] != "network":  # udp://:1234 listens on all addresses of this machine

@@ -76,7 +76,7 @@ def _followed(address: Address, location: str) -> Address:
         target = address
     if target.kind != "rtsp" or target is address:
         raise SourceError(
-            f"source {address.shown}: redirected to {shown(location)}, which is no RTSP address; give the right one",
+            f"source {address.shown}: redirected to {shown(location)}, which is not an RTSP address; give the right one",
             "protocol",
         )
     user = urlsplit(address.url).netloc.rpartition("@")[0]

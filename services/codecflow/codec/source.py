@@ -314,7 +314,7 @@ class Source:
         hint = ""
         if self._address.kind == "pipe" and self._container.format.name.startswith("mov"):
             hint = "; an MP4 whose index comes last cannot be piped: give the file's name, or pipe MPEG-TS"
-        return SourceError(f"source {self.name}: not one picture of its video track could be read{hint}", "codec")
+        return SourceError(f"source {self.name}: no picture of its video track could be read{hint}", "codec")
 
     def _turned(self, off: float) -> None:
         self._notice(

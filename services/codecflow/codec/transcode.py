@@ -40,9 +40,7 @@ class Transcode:
         except (KeyError, ValueError, ZeroDivisionError):
             raise ConfigError(f"--transcode {text!r}: use fps=N,gop=M, such as fps=2,gop=16") from None
         if values or not (0 < wanted.fps <= 120 and 1 <= wanted.gop <= 1000 and 0 <= wanted.crf <= 51):
-            raise ConfigError(
-                f"--transcode {text!r}: fps up to 120, gop 1 to 1000 and crf 0 to 51 are allowed, no more"
-            )
+            raise ConfigError(f"--transcode {text!r}: fps up to 120, gop 1 to 1000 and crf 0 to 51 are allowed")
         return wanted
 
 

@@ -103,7 +103,7 @@ def since(state: EventState, kind: EventKind) -> int | None:
 
 _OVER: Mapping[EventKind, str] = {
     "camera-lost": "the camera is back",
-    "silent": "pictures come again",
+    "silent": "pictures arrive again",
     "set-aside": "it is answered again",
     "behind": "it has caught up",
     "answer": "",

@@ -184,7 +184,7 @@ class RecordSender:
                 return
         reason, self._broken = self._broken or "nothing is acknowledged", ""
         if self._renewals == _RENEWALS:
-            raise DeliveryError(f"Kafka at {self._settings.bootstrap_servers}: records are not taken: {reason}")
+            raise DeliveryError(f"Kafka at {self._settings.bootstrap_servers}: records are not accepted: {reason}")
         self._renewals += 1
         _logger.debug("%s; a new client sends %d records again", reason, len(self._waiting))
         former, self._producer = self._producer, self._new_producer()

@@ -128,7 +128,7 @@ class TransactionalEmitter:
         marked = [TopicPartition(place.topic, place.partition, place.offset, mark) for place in offsets]
         committing = False
         try:
-            self._retry(self._producer.begin_transaction, "no transaction was begun")
+            self._retry(self._producer.begin_transaction, "no transaction was started")
             self._in_transaction = True
             for record in records:
                 self._produce(record)
@@ -170,8 +170,8 @@ class TransactionalEmitter:
                 return
 
     def _flush(self) -> None:
-        while self._typed_call(lambda: self._producer.flush(0.5), "records were not taken"):
-            self._deadline.check(self._producer, "records were not taken")
+        while self._typed_call(lambda: self._producer.flush(0.5), "records were not accepted"):
+            self._deadline.check(self._producer, "records were not accepted")
         if self._failure is not None:
             raise self._cause() or self._failure
 
@@ -183,7 +183,7 @@ class TransactionalEmitter:
         # Within a transaction this starts nothing, and returns what has failed it.
         error = self._outcome(self._producer.begin_transaction, _CALL_S)
         refused = error is not None and error.code() in _REFUSED
-        return self._typed(error, "records were not taken") if error is not None and refused else None
+        return self._typed(error, "records were not accepted") if error is not None and refused else None
 
     def _poll(self, timeout_s: float) -> None:
         self._typed_call(lambda: self._producer.poll(timeout_s), "the producer failed")

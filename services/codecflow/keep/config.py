@@ -62,8 +62,8 @@ class KeepConfig:
         slots = Fraction(self.period_s) * Fraction(self.fps)
         if slots < 1 or slots.denominator != 1:
             raise ConfigError(
-                f"coverage period {float(self.period_s):g} s is no whole number of frames at {float(self.fps):g} frames/s: "
-                f"use a multiple of {float(1 / Fraction(self.fps)):g} s"
+                f"coverage period {float(self.period_s):g} s is not a whole number of frames at {float(self.fps):g} "
+                f"frames/s: use a multiple of {float(1 / Fraction(self.fps)):g} s"
             )
         if not 0 <= self.slack_s <= self.period_s:
             raise ConfigError(f"coverage slack {float(self.slack_s):g} s: must lie within the period")

@@ -74,9 +74,9 @@ def start(
         if broker is not None:
             return broker, guard
         if port != 0 or not files.port_was_taken():
-            raise KafkaError(f"local Kafka: the broker ended at its start: {files.last_error()}")
+            raise KafkaError(f"local Kafka: the broker ended during its start: {files.last_error()}")
         # Another process took the free port before the broker could.
-    raise KafkaError(f"local Kafka: no port stays free on {HOST}; choose one with --port")
+    raise KafkaError(f"local Kafka: no port is free on {HOST}; choose one with --port")
 
 
 def _spawn(files: BrokerFiles, command: list[str], *, daemon: bool) -> subprocess.Popen[bytes]:

@@ -70,7 +70,7 @@ def decode_blocks(text: str, rows: int, columns: int) -> tuple[Grid, Grid, Grid]
         raise MessageError(f"metadata: {rows}x{columns} blocks are expected, got {len(text)} characters")
     symbols = text.encode()
     if symbols.translate(None, _CHARACTERS):
-        raise MessageError("metadata: a character among the blocks stands for no levels")
+        raise MessageError("metadata: an invalid character among the blocks")
     change, motion, intra = (
         np.frombuffer(symbols.translate(table), np.uint8).reshape(rows, columns)
         for table in (_CHANGE_OF, _MOTION_OF, _INTRA_OF)

@@ -48,7 +48,7 @@ class EventRule(msgspec.Struct, frozen=True, omit_defaults=True):
                     f"could open or close"
                 )
         if self.label is None and self.below is not None:
-            raise ConfigError("event: below goes with a label, not with every change")
+            raise ConfigError("event: below requires a label; a change has none")
         if self.clear_below > self.above:
             raise ConfigError(
                 f"event: below {self.clear_below:g} is more than above {self.above:g}: it could not close"

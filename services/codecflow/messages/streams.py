@@ -64,7 +64,7 @@ class Question:
         for what, text, limit in (("id", self.id, MAX_NAME), ("prompt", self.prompt, MAX_PROMPT)):
             _check_text(f"{name}: its {what}", text, limit)
         if (self.type == "choice") != (len(self.labels) >= 2):
-            raise ConfigError(f"{name}: two or more labels go with type choice, and only with it")
+            raise ConfigError(f"{name}: type choice requires two or more labels, other types none")
         if len(self.labels) > MAX_LABELS:
             raise ConfigError(f"{name}: {len(self.labels)} labels; at most {MAX_LABELS} are allowed")
         for label in self.labels:
@@ -87,7 +87,7 @@ class Question:
             return
         if not self.answers:
             raise ConfigError(
-                f"{name}: an event cannot fire on free words, which have no probability: ask it as a yes-no question or "
+                f"{name}: an event cannot fire on a text answer, which has no probability: ask it as a yes-no question or "
                 f"with a choice of labels"
             )
         label = self.event.label

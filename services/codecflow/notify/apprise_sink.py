@@ -26,7 +26,7 @@ class Apprise(Sink):
         super().__init__(options)
         service = apprise.Apprise.instantiate(url, suppress_exceptions=True)
         if not isinstance(service, apprise.NotifyBase):
-            raise ConfigError("its address is none that apprise knows: see https://appriseit.com/services/")
+            raise ConfigError("apprise does not support its address: see https://appriseit.com/services/")
         service.socket_connect_timeout = service.socket_read_timeout = options.timeout_s
         self._service = service
 

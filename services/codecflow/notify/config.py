@@ -76,7 +76,9 @@ def read_config(path: Path) -> NotifyConfig:
     names = [sink.options.name for sink in sinks]
     for name in names:
         if names.count(name) > 1:
-            raise ConfigError(f"{path}: two sinks are called {name!r}: each needs a name of its own, for its position")
+            raise ConfigError(
+                f"{path}: two sinks are called {name!r}: each needs a unique name, under which its position is kept"
+            )
     return NotifyConfig(sinks, evidence)
 
 
@@ -133,7 +135,7 @@ def _options(name: str, table: dict[str, Any]) -> SinkOptions:
 def _among(member: str, values: list[str], known: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
         if value not in known:
-            raise ConfigError(f"{member}: {one_line(value, 60)!r} never comes; use of {', '.join(known)}")
+            raise ConfigError(f"{member}: {one_line(value, 60)!r} is unknown; use some of {', '.join(known)}")
     return tuple(values)
 
 
@@ -163,7 +165,7 @@ def _mqtt(options: SinkOptions, table: dict[str, Any]) -> Sink:
     topics = [table.get("topic", "codecflow"), table.get("discovery", "homeassistant")]
     for topic in topics:
         if topic and not _TOPIC.fullmatch(topic):
-            raise ConfigError(f"{one_line(topic, 60)!r} is no topic to publish below: use a/b without +, # and $")
+            raise ConfigError(f"{one_line(topic, 60)!r} cannot be a topic prefix: use a/b without +, # and $")
     if not topics[0]:
         raise ConfigError("topic must not be empty")
     password = (

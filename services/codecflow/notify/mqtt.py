@@ -65,7 +65,7 @@ class Mqtt(Sink):
             try:
                 ssl.create_default_context(cafile=broker.ca_file)
             except (OSError, ssl.SSLError) as error:
-                raise ConfigError(f"ca_file {broker.ca_file}: {error.strerror or 'is no certificate'}") from None
+                raise ConfigError(f"ca_file {broker.ca_file}: {error.strerror or 'not a certificate'}") from None
 
     @property
     def place(self) -> str:

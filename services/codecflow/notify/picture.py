@@ -42,7 +42,7 @@ class Pictures:
         try:
             found = self._recorded(event, stopping) or self._cut(event, stopping)
         except CodecFlowError as error:
-            self._notice(f"event {event.id} of stream {event.stream!r} goes without its picture: {error}")
+            self._notice(f"event {event.id} of stream {event.stream!r} is sent without its picture: {error}")
             found = None
         with self._lock:
             self._kept[key] = found

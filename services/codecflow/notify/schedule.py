@@ -53,7 +53,7 @@ def zone_of(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ConfigError(f"zone {name[:60]!r}: is no time zone; use a name such as Europe/Berlin or UTC") from None
+        raise ConfigError(f"zone {name[:60]!r}: is not a time zone; use a name such as Europe/Berlin or UTC") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ class Notifier:
             sink.idle(self._streams)
         except UndeliveredError as error:
             if not reported:
-                self._notice(f"sink {sink.options.name!r} ({sink.place}): {error}; trying again")
+                self._notice(f"sink {sink.options.name!r} ({sink.place}): {error}; retrying")
             return time.monotonic() + _IDLE_AGAIN_S, True
         return time.monotonic() + _IDLE_EVERY_S, False
 
@@ -191,13 +191,13 @@ class Notifier:
                 if tries == 1 or time.monotonic() > notice_at + _NOTICE_EVERY_S:
                     notice_at = time.monotonic()
                     self._notice(
-                        f"{name}: {error}; trying again until it takes {key_of(event)} ({notice_at - since:.0f} s so far)"
+                        f"{name}: {error}; retrying until it accepts {key_of(event)} ({notice_at - since:.0f} s so far)"
                     )
                 self._over.wait(pause_s)
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             else:
                 if tries > 1:
-                    self._notice(f"{name}: takes events again, after {tries} tries")
+                    self._notice(f"{name}: accepts events again, after {tries} tries")
                 return self._done(figures, "delivered")
         return False
 
@@ -207,7 +207,7 @@ class Notifier:
             try:
                 words = words_of(self._settings, event, self._over.is_set)
             except CodecFlowError as error:
-                self._notice(f"event {event.id} of stream {event.stream!r} goes without the model's words: {error}")
+                self._notice(f"event {event.id} of stream {event.stream!r} is sent without the model's words: {error}")
         picture = self._pictures.of(event, self._over.is_set) if sink.options.picture else None
         return Notification(event, text.of(event, words), picture)
 

@@ -75,9 +75,7 @@ class Viewer:
                     self.outbox.raw(masks)
         if at_ms is not None:
             if not self._hub.may_replay():
-                self.outbox.text(
-                    {"k": "notice", "n": session, "text": "too many people look at the past; try again later"}
-                )
+                self.outbox.text({"k": "notice", "n": session, "text": "too many replays at once; try again later"})
                 return
             self._replay = Replay(
                 self._hub.settings, stream, int(at_ms), jpeg, self._hub.loop, self.take, self.outbox.raw, self._over

@@ -45,7 +45,7 @@ class Reconnects:
             if error.code == "auth":
                 if refused == len(AUTH_PAUSES_S):
                     raise SourceError(
-                        f"{error}; refused {refused + 1} times, so no further try is made: many lock the account",
+                        f"{error}; refused {refused + 1} times; not retried, since many cameras lock the account",
                         "auth",
                     )
                 pause = AUTH_PAUSES_S[refused]

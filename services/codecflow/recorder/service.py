@@ -150,7 +150,7 @@ class Recorder:
                 self._figures.failing_since = since
                 if not notice_at or time.monotonic() > notice_at + _NOTICE_EVERY_S:
                     notice_at = time.monotonic()
-                    self._notice(f"{error}; trying again ({notice_at - since:.0f} s so far)")
+                    self._notice(f"{error}; retrying ({notice_at - since:.0f} s so far)")
                 if self._wait(pause_s):
                     return False
                 pause_s = min(2 * pause_s, LONGEST_PAUSE_S)

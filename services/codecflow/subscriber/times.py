@@ -42,10 +42,10 @@ def parse_range(
     now = now or datetime.now(where)
     first, last = _time(begin, "--from", where, now), _time(end, "--to", where, now)
     if isinstance(first, datetime) != isinstance(last, datetime):
-        raise ConfigError("--from and --to: use two times of day, or twice seconds of presentation time")
+        raise ConfigError("--from and --to: use two times of day, or two presentation times in seconds")
     if isinstance(first, datetime) and isinstance(last, datetime):
         if epoch is not None:
-            raise ConfigError("--epoch goes with seconds of presentation time, not with a time of day")
+            raise ConfigError("--epoch requires seconds of presentation time, not a time of day")
         if _is_of_today(begin) and _is_of_today(end) and last < first:
             first -= timedelta(days=1)  # spans midnight
         times: tuple[int | Fraction, int | Fraction] = (int(first.timestamp() * 1000), int(last.timestamp() * 1000))
@@ -106,7 +106,9 @@ def zone_of(name: str | None) -> tzinfo | None:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise ConfigError(f"--zone {name[:60]!r}: is no time zone; use a name such as Europe/Berlin or UTC") from None
+        raise ConfigError(
+            f"--zone {name[:60]!r}: is not a time zone; use a name such as Europe/Berlin or UTC"
+        ) from None
 
 
 def _is_of_today(text: str) -> bool:

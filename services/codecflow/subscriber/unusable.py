@@ -33,7 +33,7 @@ class Group:
 
 
 def dead_letters(settings: KafkaSettings) -> tuple[list[Group], int]:
-    """All retained dead letters, most frequent first, and how many records on the topic are no dead letters. Raises
+    """All retained dead letters, most frequent first, and how many records on the topic are not dead letters. Raises
     KafkaError."""
     groups: dict[tuple[str, str, str], Group] = {}
     others = 0

@@ -73,7 +73,7 @@ class KVPool:
         self.pages = limit // (PAGE * (shape.bytes_per_token + feature_bytes))
         if self.pages < 1:
             raise ModelError(
-                f"memory of {limit / 2**20:,.1f} MiB: not one page of {PAGE} tokens fits, which takes"
+                f"memory of {limit / 2**20:,.1f} MiB is less than one page of {PAGE} tokens, which takes"
                 f" {PAGE * shape.bytes_per_token / 2**20:,.1f} MiB"
             )
         self.keys, self.values = self._allocate(), self._allocate()

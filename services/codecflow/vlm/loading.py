@@ -54,7 +54,7 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: st
     if not tokenizer.chat_template:
         tokenizer.chat_template = _json(name, "chat_template.json").get("chat_template")
     if not tokenizer.chat_template:
-        raise ModelError(f"model {name!r}: it has no chat template, so no question can be put to it")
+        raise ModelError(f"model {name!r}: it has no chat template, so it cannot be asked questions")
     found = family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
     set_precision(found, weights, kv)
     return found

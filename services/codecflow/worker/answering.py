@@ -261,7 +261,7 @@ class Answering:
             self._failed[stream] = _FailedStream(error, self._clock() + next_s, next_s)
         if error.code != "restarting" and self._reported.get(stream) != error.code:
             self._reported[stream] = error.code
-            line = f"stream {stream!r}: {error.text}; its windows get an error result until this is over"
+            line = f"stream {stream!r}: {error.text}; its windows get an error result until it recovers"
             self._notice(Notice(line, **_place(window)))
         self._lost.put(stream)
         self._repeatable.pop(stream, None)

@@ -198,7 +198,7 @@ class Committer:
             if not optional:
                 raise
             # A dead letter must not block the record that it is about, nor a mask the answers.
-            self._notice(f"dead letters and masks were not taken ({error}); {len(optional)} of them are dropped")
+            self._notice(f"dead letters and masks were rejected ({error}); {len(optional)} of them are dropped")
             self._emitter.emit(records, offsets, group)
 
     def _record(

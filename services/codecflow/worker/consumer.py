@@ -204,8 +204,8 @@ class GroupConsumer:
     def _report_expired(self, topic: str, number: int, begin: int, end: int) -> None:
         self.records_expired += end - begin
         self._notice(
-            f"{topic}[{number}]: offsets {begin} to {end - 1} are gone by retention before they were read: {end - begin} "
-            f"records; keep topics longer, or add workers"
+            f"{topic}[{number}]: offsets {begin} to {end - 1} were deleted by retention before they were read: "
+            f"{end - begin} records; keep topics longer, or add workers"
         )
 
     def _place(self, places: list[TopicPartition]) -> None:

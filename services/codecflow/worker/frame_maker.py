@@ -69,7 +69,7 @@ class FrameMaker:
             self._view = view = self._view or view_of(self.zones, grid)
             if view.hidden.all():
                 return ResultError(
-                    "zones", "its zones leave nothing to look at: make an `only` zone larger, or remove one"
+                    "zones", "its zones hide the whole picture: make an `only` zone larger, or remove one"
                 )
             self._keep = KeepState(grid.oriented(picture.orientation), self._sampling.keep, view.hidden)
         blocks = tuple(-(-length // BLOCK) for length in coded)

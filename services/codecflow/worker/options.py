@@ -58,7 +58,7 @@ class WorkerOptions:
         plan = WindowPlan.of(self.window, self.stride, self.fps)
         kind, period_s, slack_s = parse_coverage(self.coverage, plan.window_slots / plan.fps, plan.fps)
         if self.yes_no and self.question is None:
-            raise ConfigError("--yes-no goes with --question")
+            raise ConfigError("--yes-no requires --question")
         default = None
         if self.question is not None:
             default = Question("default", self.question, "yes-no" if self.yes_no else "text")

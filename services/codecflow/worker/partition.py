@@ -241,16 +241,17 @@ class Partition:
                 continue
             if packets:
                 count = stream.join.drop_packets((limits.pictures - 1) // 2, (limits.stream_bytes - 1) // 2)
-                what, lack = "pictures", "their metadata do"
+                what, missing = "pictures", "metadata"
             else:
                 count = stream.join.drop_metadata((limits.documents - 1) // 2)
-                what, lack = "metadata", "their pictures do"
+                what, missing = "metadata", "pictures"
             stream.unpaired, stream.full_since = True, None
             stream.counts["dropped-unpaired"] += count
             if count:
                 self._reports.notice_throttled(
                     f"unpaired {stream.name}",
-                    f"stream {stream.name!r}: {count} {what} dropped: {lack} not come ({self._settings.topics[other]}"
+                    f"stream {stream.name!r}: {count} {what} dropped: their {missing} did not arrive "
+                    f"({self._settings.topics[other]}"
                     f"[{self.number}] is read to its end); see whether its producer may write to both topics",
                     stream=stream.name,
                     epoch=stream.newest_epoch,

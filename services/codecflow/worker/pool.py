@@ -331,7 +331,7 @@ class SamplerPool:
         self.deaths += 1
         self._failed_starts = 0 if since else self._failed_starts + 1
         if self._failed_starts >= _MAX_FAILED_STARTS:
-            raise SamplersError(f"sampler processes end as soon as they begin ({how})")
+            raise SamplersError(f"sampler processes end as soon as they start ({how})")
         at_work = member.queues.get(number)
         streams = len(member.queues)
         for queue in list(member.queues.values()):

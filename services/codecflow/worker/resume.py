@@ -95,7 +95,7 @@ def read_states(
             notice(
                 f"stream {name[:200]!r}: its state ({topic}[{number}] at offset {offset}) cannot be used: {error}; the "
                 f"stream begins at the group's offset, and windows may be emitted again; its next window writes a good "
-                f"state, and that of a stream which is no more is removed by: {REMOVE}"
+                f"state, and that of a stream which is no longer used is removed by: {REMOVE}"
             )
         else:
             states[number][state.stream] = state

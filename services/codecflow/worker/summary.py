@@ -207,7 +207,7 @@ class Summary:
             "windows restarted": self.restarted,
             "unreadable records": self.dead_letters,
             "sampler processes replaced": self.sampler_deaths,
-            "records gone by retention": self.records_expired,
+            "records deleted by retention": self.records_expired,
         }
         return text + "".join(f", {count} {what}" for what, count in problems.items() if count)
 

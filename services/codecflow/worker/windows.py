@@ -53,7 +53,7 @@ class WindowPlan:
             seconds = positive(value, name)
             if (seconds * rate).denominator != 1:
                 raise ConfigError(
-                    f"{name} {value} s is no whole number of frames at {rate} frames/s: use a multiple of {1 / rate} s"
+                    f"{name} {value} s is not a whole number of frames at {rate} frames/s: use a multiple of {1 / rate} s"
                 )
             slots.append(int(seconds * rate))
             if slots[-1] > _MAX_SLOTS:

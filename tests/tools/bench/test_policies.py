@@ -123,7 +123,7 @@ def test_clips_of_the_same_name_are_told_apart_and_a_chart_is_written(tmp_path: 
         (["no-such-file.mp4"], 3, "no-such-file.mp4: no such file"),
         ([__file__], 3, "test_policies.py"),
         ([CLIP, "--fps", "0"], 2, "--fps '0'"),
-        ([CLIP, "--anchor", "1/3"], 2, "no whole number of frames"),
+        ([CLIP, "--anchor", "1/3"], 2, "not a whole number of frames"),
         ([CLIP, "--size", "450"], 2, "--size 450"),
         ([CLIP, "--plot", "no-such-folder/chart.png"], 2, "no-such-folder"),
         ([CLIP, "--zones", "no-such.json"], 2, "zones no-such.json: No such file"),

@@ -236,7 +236,7 @@ def test_trained_weights_are_not_called_meaningless(
             "--match 'replenish': give KEEP[@COVERAGE]/REFRESH, KEEP one of all, motion, replenish,",
         ),
         (["--match", ""], "--match '': give KEEP[@COVERAGE]/REFRESH"),
-        (["--window", "3.3"], "--window 3.3 s is no whole number of frames"),
+        (["--window", "3.3"], "--window 3.3 s is not a whole number of frames"),
         (["--transcode", "gop=3"], "--transcode 'gop=3'"),
         (["--coverage", "100"], "coverage '100'"),
     ],
@@ -248,7 +248,7 @@ def test_bad_options_are_told_before_the_model_is_loaded(spec: Path, arguments: 
 
 
 def test_clips_shorter_than_a_stride_are_one_line(spec: Path, model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"spec\.csv: not one window can be scored"):
+    with pytest.raises(ConfigError, match=r"spec\.csv: no window can be scored"):
         evaluate(spec, "--model", model, "--policies", "all/all", "--window", "20", "--stride", "20")
 
 

@@ -135,7 +135,7 @@ def record_clip(path: Path, interval: Fraction = DEFAULT_INTERVAL) -> RecordedCl
     )
     _fill(clip, packets.records, metadata.records, captured)
     if not any(picture.keyframe for picture in clip.pictures):
-        raise SourceError(f"source {path}: no picture of it can be decoded; give a sound video file", "codec")
+        raise SourceError(f"source {path}: no picture of it can be decoded; give an intact video file", "codec")
     return clip
 
 
@@ -150,7 +150,7 @@ def _loop(path: Path, interval: Fraction) -> tuple[Fraction, int, Fraction, int]
             begin = picture.pts if begin is None else min(begin, picture.pts)
             end = picture.pts + picture.duration if end is None else max(end, picture.pts + picture.duration)
     if begin is None or end is None:
-        raise SourceError(f"source {path}: not one picture of its video track could be read", "codec")
+        raise SourceError(f"source {path}: no picture of its video track could be read", "codec")
     lasts = (end - begin) * base
     step = LOOP if lasts >= LOOP else interval
     loop = lasts // step * step

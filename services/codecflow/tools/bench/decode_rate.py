@@ -80,7 +80,7 @@ def _coded(clip: Path, max_pictures: int) -> list[CodedPicture]:
     with Source(str(clip)) as source:
         coded = list(islice(source.pictures("bench", 0), max_pictures))
     if not coded:
-        raise SourceError(f"source {clip}: not one picture could be read; give a video file", "codec")
+        raise SourceError(f"source {clip}: no picture could be read; give a video file", "codec")
     return coded
 
 

@@ -234,7 +234,7 @@ def _decisions(
             coded = grid.oriented(picture.orientation)
             hidden = view_of(zones, grid).hidden
             if hidden.all():
-                raise ConfigError("--zones: they leave nothing to look at; make an `only` zone larger, or remove one")
+                raise ConfigError("--zones: they hide the whole picture; make an `only` zone larger, or remove one")
             state = KeepState(coded, config, hidden)
             motion = KeepState(coded, replace(config, policy="motion"), hidden)
         decision = frame.decide(state)

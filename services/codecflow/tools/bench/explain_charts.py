@@ -166,7 +166,9 @@ def draw_window(windows: Sequence[WindowRecord], refresh: str, path: Path) -> No
         )
         axis.set_ylabel("tokens")
         axis.spines[["top", "right"]].set_visible(False)
-    axes[-1].set_xlabel("presentation time, s: one bar a sampled frame, the black line is when the window is answered")
+    axes[-1].set_xlabel(
+        "presentation time, s: one bar per sampled frame, the black line is when the window is answered"
+    )
     names = [("evicted: left the window", EVICTED), ("reused: keys and values as they are", REUSED)]
     names += [("refreshed: computed again in context", REFRESHED), ("new: encoded and computed now", KEPT)]
     figure.legend(

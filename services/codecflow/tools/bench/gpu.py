@@ -148,6 +148,6 @@ def _weight_bytes(family: Family) -> int:
 
 def _print_progress(found: Found) -> None:
     cost = found.cost
-    said = cost.failed or f"{cost.ms:.1f} ms a window, {100 * cost.flops_share:.2f} % of the FLOPs"
+    said = cost.failed or f"{cost.ms:.1f} ms per window, {100 * cost.flops_share:.2f} % of the FLOPs"
     line = f"{found.shape}, {cost.clip}: {found.row.name}, {cost.streams} streams: {said}"
     print(line, file=sys.stderr, flush=True)

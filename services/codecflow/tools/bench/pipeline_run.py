@@ -98,7 +98,7 @@ class _Bench:
             f"{streams} streams: " + ("sustained" if found.sustained else "not sustained: " + "; ".join(found.reasons))
         )
         for line in dict.fromkeys(found.notices):
-            _notice(f"the worker says: {line}")
+            _notice(f"worker: {line}")
         return found
 
 

@@ -308,7 +308,7 @@ def compare(
             upright = TokenGrid.regular(rows, columns, *picture.size)
             grid, hidden = upright.oriented(picture.orientation), view_of(zones, upright).hidden
             if hidden.all():
-                raise ConfigError("--zones: they leave nothing to look at; make an `only` zone larger, or remove one")
+                raise ConfigError("--zones: they hide the whole picture; make an `only` zone larger, or remove one")
             states = {policy.name: policy.begin(grid, hidden) for policy in policies}
             seen = {policy.name: LastKept(grid) for policy in policies}
         luma = picture.luma().astype(np.int16)

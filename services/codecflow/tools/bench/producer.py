@@ -44,7 +44,7 @@ def run(clip: Path, repeats: int = 5, seconds: float | None = None) -> None:
     pictures, width, height = _pictures(clip, seconds)
     documents = _signal(pictures)
     if not documents:
-        raise SourceError(f"source {clip}: no picture of it can be decoded; give a sound video file", "codec")
+        raise SourceError(f"source {clip}: no picture of it can be decoded; give an intact video file", "codec")
     runs: dict[str, Callable[[Sequence[CodedPicture]], object]] = {
         "bare decode": _bare_decode,
         "decode with vectors": _decode_with_vectors,

@@ -88,7 +88,7 @@ def published(clip: Path, fps: Fraction, seconds: float | None = None) -> Iterat
         count += 1
         yield one
     if not count:
-        raise SourceError(f"source {clip}: no picture of it can be decoded; give a sound video file")
+        raise SourceError(f"source {clip}: no picture of it can be decoded; give an intact video file")
 
 
 def samples(track: SampleTrack, pictures: Iterable[Published]) -> Iterator[Sample]:

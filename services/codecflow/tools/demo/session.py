@@ -104,7 +104,7 @@ def run(options: DemoOptions, display: Display, done: Callable[[Figures], None])
             published.update()
             took = time.monotonic() - began
             if not answers.all:
-                raise SourceError(f"source {options.source}: not one window of {stride} s came of it")
+                raise SourceError(f"source {options.source}: it is shorter than one window of {stride} s")
             figures = tally(
                 answers.all,
                 pictures=published.pictures,

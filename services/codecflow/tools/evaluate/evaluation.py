@@ -114,7 +114,7 @@ def _check_comparable(answers: Answers, options: Options) -> None:
     """Raises ConfigError if no labelled window was answered by every contender: there is nothing to compare."""
     if not answers.labels:
         raise ConfigError(
-            f"spec {options.spec}: not one window can be scored; no file is as long as a stride of {options.stride_s} s,"
+            f"spec {options.spec}: no window can be scored; no file is as long as a stride of {options.stride_s} s,"
             " or no interval covers half of one"
         )
     if answers.labels.keys() & set.intersection(*map(set, answers.by_contender.values())):
@@ -122,7 +122,8 @@ def _check_comparable(answers: Answers, options: Options) -> None:
     name, given = min(answers.by_contender.items(), key=lambda item: len(item[1]))
     raise ConfigError(
         f"{name}: no window that can be scored was answered by all; it has {len(given)} answers, {REFERENCE} has"
-        f" {len(answers.by_contender[REFERENCE])}. The clips have fewer than {options.fps} frames a second where it looks:"
+        f" {len(answers.by_contender[REFERENCE])}. The clips have fewer than {options.fps} frames per second where it "
+        "samples:"
         " use a lower --fps, or leave it out of --policies"
     )
 

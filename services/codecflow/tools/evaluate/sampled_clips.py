@@ -80,7 +80,7 @@ def publish(
         publisher.push(coded)
     publisher.close()
     if not summary.pictures:
-        raise SourceError(f"source {file}: no picture of it can be decoded; give a sound video file")
+        raise SourceError(f"source {file}: no picture of it can be decoded; give an intact video file")
     return Published(number, file, questions, sent.records, summary.lost)
 
 

@@ -111,7 +111,7 @@ def pictures_at(file: Path, times: Sequence[float]) -> list[npt.NDArray[np.uint8
             if len(found) == len(times):
                 return found
     if last is None:
-        raise SourceError(f"source {file}: no picture of it can be decoded; give a sound video file")
+        raise SourceError(f"source {file}: no picture of it can be decoded; give an intact video file")
     return found + [_small(last)] * (len(times) - len(found))
 
 
