@@ -447,6 +447,17 @@ def test_deep_samples_lose_their_lowest_bits_everywhere_alike(tmp_path: Path) ->
     assert len(frames) <= 1
 
 
+def test_two_pictures_in_one_are_shown_as_one(tmp_path: Path) -> None:
+    """AV1 whose delimiter between them was lost."""
+    pictures = pictures_of(encode(tmp_path / "clip", "av1"))
+    sound = checksums(pictures)
+    both = replace(pictures[4], data=pictures[4].data + pictures[5].data)
+    joined = [*pictures[:4], both, *(replace(picture, seq=picture.seq - 1) for picture in pictures[6:])]
+    shown = decoded(joined)
+    assert [one.seq for one in shown] == [picture.seq for picture in joined]
+    assert {luma_checksum(one.luma()) for one in shown} <= set(sound.values())
+
+
 def test_a_codec_that_nobody_knows_is_one_error_per_keyframe_and_nothing_else(tmp_path: Path) -> None:
     pictures = pictures_of(encode(tmp_path / "clip", "h264-plain"))
     decoder = Decoder()

@@ -6,7 +6,8 @@ from __future__ import annotations
 import io
 import socketserver
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler
@@ -290,24 +291,52 @@ def test_raw_video_over_tcp_has_the_time_at_which_it_arrives(b_pictures: int, tm
     assert seen.notices == ["its pictures have no times; the time at which they arrive is used"]
 
 
-@pytest.mark.parametrize("rate", [2, 60])
-def test_jpegs_over_http_have_the_time_at_which_they_arrive(rate: int) -> None:
-    sent: list[float] = []
+def jpeg(index: int) -> bytes:
+    data = io.BytesIO()
+    av.VideoFrame.from_ndarray(scene(index, 96, 80), format="rgb24").to_image().save(data, "jpeg")
+    return data.getvalue()
+
+
+@contextmanager
+def multipart(rate: int, pictures: int, part: Callable[[bytes], bytes], sent: list[float]) -> Iterator[str]:
+    """Address of a camera that sends JPEG pictures over HTTP, `part` each, then hangs up. `sent`: when, is added to."""
 
     def behave(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         request.end_headers()
-        for index in range(4 * rate):
-            jpeg = io.BytesIO()
-            av.VideoFrame.from_ndarray(scene(index, 96, 80), format="rgb24").to_image().save(jpeg, "jpeg")
-            head = f"\r\n--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {jpeg.tell()}\r\n\r\n"
-            request.wfile.write(head.encode() + jpeg.getvalue())
+        for index in range(pictures):
+            request.wfile.write(part(jpeg(index)))
             sent.append(time.monotonic())
             time.sleep(1 / rate)
 
     with camera(behave) as address:
-        seen = see(f"http://{address}/stream")
-    assert len(seen.times) >= 4 * rate - 2
+        yield f"http://{address}/stream"
+
+
+def usual(data: bytes) -> bytes:
+    return b"\r\n--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+
+
+@pytest.mark.parametrize("rate", [2, 60])
+def test_jpegs_over_http_have_the_time_at_which_they_arrive(rate: int) -> None:
+    sent: list[float] = []
+    with multipart(rate, 3 * rate, usual, sent) as address:
+        seen = see(address)
+    assert len(seen.times) >= 3 * rate - 2
     assert seen.times[-1] - seen.times[0] == pytest.approx(sent[-1] - sent[0], abs=0.5 + 2 / rate)
+    assert seen.notices == ["its pictures have no times; the time at which they arrive is used"]
+
+
+MULTIPARTS: dict[str, Callable[[bytes], bytes]] = {
+    "length that is too large": lambda data: usual(data + b"7 bytes")[:-7],
+    "boundary without dashes": lambda data: b"frame\r\nContent-Type: image/jpeg\r\n\r\n" + data + b"\r\n",
+}
+
+
+@pytest.mark.parametrize("kind", MULTIPARTS)
+def test_jpegs_over_http_in_odd_parts(kind: str) -> None:
+    with multipart(40, 50, MULTIPARTS[kind], []) as address:
+        seen = see(address)
+    assert len(seen.times) >= 48, "it is opened again, and sends all again"
     assert seen.notices == ["its pictures have no times; the time at which they arrive is used"]

@@ -241,8 +241,12 @@ def test_still_pictures_are_named(kind: str, tmp_path: Path) -> None:
         Source(str(path))
 
 
-def test_a_recording_of_jpegs_is_a_video(tmp_path: Path) -> None:
+@pytest.mark.parametrize("thumbnails", [False, True])
+def test_a_recording_of_jpegs_is_a_video(thumbnails: bool, tmp_path: Path) -> None:
     path = tmp_path / "clip.mjpeg"
-    path.write_bytes(b"".join(jpeg(scene(index, 96, 80), None) for index in range(20)))
+    small = jpeg(scene(0, 32, 24), None) if thumbnails else b""
+    exif = b"\xff\xe1" + (len(small) + 8).to_bytes(2) + b"Exif\0\0" + small
+    whole = [jpeg(scene(index, 96, 80), None) for index in range(20)]
+    path.write_bytes(b"".join(one[:2] + exif + one[2:] for one in whole))
     pictures, _ = taken(path)
     assert len(pictures) == 20

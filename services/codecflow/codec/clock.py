@@ -9,8 +9,9 @@ Which clock is used
   announced. AVI numbers pictures in decode order: the numbers are reassigned in presentation order.
 - A live source without them (raw video over TCP, UDP or a pipe; MJPEG over HTTP, for which FFmpeg invents 25 pictures/s):
   the arrival time of each picture.
-- A live source whose times do not keep pace with the wall clock (TOLERANCE_S apart): from then on the arrival time of each
-  picture.
+- A live source whose times do not keep pace with the wall clock (pace.py): from then on the arrival time of each picture.
+- A source most of whose times make no sense, each by the one before (all alike, at random, decreasing): from then on none is
+  believed; constant steps in a file, arrival times live.
 - A picture without a time among others that have one: its neighbours' pace.
 
 How a jump in the source's times is interpreted (`shift` is the offset added to them so far)
@@ -26,10 +27,10 @@ How a jump in the source's times is interpreted (`shift` is the offset added to 
   -PS, FLV) up to FILE_GAP_S, beyond which a clock was set or files were joined.
 - A live clock that is slightly fast or slow is followed, and corrected towards the wall clock by 0.5 % once it is 1 s off.
 
-Guarantees for every source: times increase strictly. Live: from START_S on, when the initially buffered pictures have
-arrived, time stays within TOLERANCE_S (plus four pictures of a slow camera) of the wall clock. Time advances while pictures
-come, whatever their stamps. Decisions depend only on stamps, picture order and arrival times. Each kind of correction is
-announced once and counted.
+Guarantees for every source: times increase strictly. Live: from pace.START_S on, when the initially buffered pictures have
+arrived, time stays within pace.TOLERANCE_S (plus four pictures of a slow camera) of the wall clock. Time advances while
+pictures come, whatever their stamps. Decisions depend only on stamps, picture order and arrival times. Each kind of
+correction is announced once and counted.
 """
 
 from __future__ import annotations
@@ -41,15 +42,13 @@ from fractions import Fraction
 from av.format import ContainerFormat
 from av.video.stream import VideoStream
 
-TOLERANCE_S = 10.0
-"""How far a live source's time may be from the wall clock. A network that stalls for this long has failed anyway."""
+from .pace import Pace
 
 FILE_GAP_S = 60.0
 TIMELINE_GAP_S = 366 * 86_400.0
 BACK_S = 0.5
-_JITTER_S = 1.0  # plus one step: how much earlier, by its stamp, a live picture may arrive than any before it
 _STEP_S = 1.0  # pictures of one clock are at most this far apart, or eight steps, when two of them confirm a jump
-START_S, _START_PICTURES = 5.0, 10  # after which a live source is at its own pace: its initial buffer is empty
+_SENSELESS = 24  # times that do not follow the one before count two, others take one back
 _AHEAD_S = 0.25  # or four steps: a larger jump ahead in a file must be confirmed by the next picture
 _FASTEST = 500  # pictures/s; higher claims, such as 1000 or 90000, are the unit of its times
 _ASSUMED_RATE = 25
@@ -143,85 +142,97 @@ class SourceClock:
         self._stood = 0  # those of them that waited for the source's time to catch up
         self._stamp: int | None = None
         self._repeats = 0
-        # Live. Newest arrival time, and time spent waiting for arrivals; the highest lead of a time over its arrival.
-        self._arrived, self._waited, self._high = 0, 0, 0
-        self._settled: int | None = None  # the highest lead after the start
-        self._count = 0
-        self._grown = 0  # by how much it rose until then, not counting buffered pictures
-        self._slow = 0
-        self._off_pace = 0  # consecutive pictures too far from the wall clock
-        self._drawn = 0
+        self._senseless = 0
+        self._arrived = 0
+        self._pace = Pace(rules.units, paced=rules.paced)
 
     @property
     def step(self) -> int:
         """Time from one picture to the next."""
         return max(1, min(self._steps))
 
-    @property
-    def _jitter(self) -> int:
-        """How much the lead of a live picture may exceed all earlier ones."""
-        step = min(self.step, self._rules.units(2.0))
-        if self._settled is None:
-            return max(0, self._rules.units(START_S) - self._grown) + step
-        return self._rules.units(_JITTER_S) + step
-
     def use_arrival(self) -> None:
         """The source turned out to have no times."""
         self.by_arrival = True
         self.notices.append(_BY_ARRIVAL)
 
-    def ahead(self, stamp: int | None) -> bool:
-        """Whether a file's picture must be confirmed by the one after it."""
-        if stamp is None or self.last is None or self._rules.live:
+    def awaits(self, stamp: int | None) -> bool:
+        """Whether a file's picture must wait for the one after it: it has no time, or one that is far ahead."""
+        if self.last is None or self._rules.live:
             return False
-        return stamp + self.shift - self.last > max(self._rules.units(_AHEAD_S), 4 * self.step)
+        return self._rules.stamped if stamp is None else self._ahead(stamp)
 
     def place(self, stamp: int | None, arrived: int = 0, waited: int = 0, following: int | None = None) -> int:
         """The time of the next picture. `arrived`, `waited`: live, the wall clock, and the part of it spent waiting for the
         source. `following`: files, the stamp of the picture shown after this one."""
+        since, self._arrived = arrived - self._arrived, arrived
+        if self._senseless < _SENSELESS and not (self._rules.live and self._pace.buffered(waited)):
+            self._judge(stamp, since)
+        if self._senseless >= _SENSELESS and not self._rules.live:
+            stamp = following = None
         if (before := self.last) is None:
-            time = 0 if stamp is None or self.by_arrival else stamp
-            self._high = time - arrived
+            self.last = 0 if stamp is None or self.by_arrival else stamp
+            self._pace.begin(self.last, arrived, waited)
             self._accept_stamp(stamp)
-            advanced = waiting = 0
+            return self.last
+        if self.by_arrival:
+            time = max(before + 1, arrived + self._pace.high)
+        elif stamp is None or self._repeated(stamp):
+            room = 0 if stamp is not None or following is None else following + self.shift - before
+            time = self._estimate(arrived, 0, room)
+            if self._rules.stamped:
+                self._correct("missing times", time - before)
         else:
-            since = arrived - self._arrived
-            if self.by_arrival:
-                time = max(before + 1, arrived + self._high)
-            elif stamp is None or self._repeated(stamp):
-                time = self._estimate(arrived, 0)
-                if self._rules.stamped:
-                    self._correct("missing times", self.step)
-            else:
-                time = self._own(stamp, before, arrived, since, following)
-            advanced, waiting = time - before, waited - self._waited
-        self.last, self._arrived, self._waited = time, arrived, waited
+            time = self._own(stamp, before, arrived, since, following)
         if self._rules.live and not self.by_arrival:
-            self._keep_pace(time - arrived, advanced, waiting)
+            self.shift += self._pace.follow(
+                time, arrived, waited, own=not self._estimated, step=self.step, longest=max(self._steps)
+            )
+            if self._senseless >= _SENSELESS:
+                self._pace.high = max(self._pace.high, time - arrived)  # of buffered pictures, a step apart
+            if self._pace.lost or self._senseless >= _SENSELESS:
+                self.by_arrival = True
+                self._correct("other pace")
+        self.last = time
         return time
+
+    def _judge(self, stamp: int | None, since: int) -> None:
+        """Counts stamps that cannot follow the one before, whatever the clock was set to."""
+        if stamp is None or self._stamp is None:
+            return
+        furthest = self._near + since if self._rules.live else self._longest_gap
+        sensible = 0 < stamp - self._stamp <= furthest
+        self._senseless = max(0, self._senseless - 1) if sensible else self._senseless + 2
+        if self._senseless >= _SENSELESS:
+            self._steps, self._repeats = deque([self._rules.frame], maxlen=3), 0
+
+    @property
+    def _near(self) -> int:
+        """How far apart pictures of one clock are at most, when two of them confirm a jump."""
+        return max(self._rules.units(_STEP_S), 8 * self.step)
+
+    @property
+    def _longest_gap(self) -> int:
+        return self._rules.units(TIMELINE_GAP_S if self._rules.one_timeline else FILE_GAP_S)
+
+    def _ahead(self, stamp: int) -> bool:
+        assert self.last is not None
+        return stamp + self.shift - self.last > max(self._rules.units(_AHEAD_S), 4 * self.step)
 
     def _own(self, stamp: int, before: int, arrived: int, since: int, following: int | None) -> int:
         """The stamp as a time, if it is plausible."""
-        near = max(self._rules.units(_STEP_S), 8 * self.step)
+        near = self._near
         for wrap in _WRAPS:
             if 0 < stamp + self.shift + wrap - before <= near + since:
                 self.shift += wrap
         self._resolve_pending(stamp, before + max(self.step, since), near + since)
         delta = stamp + self.shift - before
         if delta <= 0:
-            estimated = min(self._estimated * self.step, self._rules.units(2.0))
-            if delta < -self._rules.units(BACK_S) - estimated:
-                return self._reject_stamp(stamp, before, arrived, since)
-            self._correct("times going back", delta)
-            self._stood += 1
-            if self._stood * self.step > self._rules.units(BACK_S):
-                return self._estimate(arrived, since)  # they do not catch up
-            self._estimated += 1
-            return before + 1
+            return self._behind(stamp, before, arrived, since)
         if self._rules.live:
-            if stamp + self.shift - arrived > self._high + self._jitter:
+            if stamp + self.shift - arrived > self._pace.high + self._pace.jitter(self.step):
                 return self._reject_stamp(stamp, before, arrived, since)
-        elif self.ahead(stamp):
+        elif self._ahead(stamp):
             if (
                 following is not None
                 and following <= stamp
@@ -229,12 +240,28 @@ class SourceClock:
             ):
                 self._correct("wrong times", delta)
                 return self._estimate(0, 0, following + self.shift - before)
-            if delta > self._rules.units(TIMELINE_GAP_S if self._rules.one_timeline else FILE_GAP_S):
+            if delta > self._longest_gap:
                 self.shift -= delta - self.step
                 self._correct("clock jumps", delta)
                 self._last_accepted = None
         self._accept_stamp(stamp)
         return stamp + self.shift
+
+    def _behind(self, stamp: int, before: int, arrived: int, since: int) -> int:
+        """A time for a picture whose own is not after that of the picture before."""
+        if self._estimated and self._last_accepted is not None and stamp > self._last_accepted:
+            self._accept_stamp(stamp)  # the estimated steps before it were too long
+            return before + 1
+        delta = stamp + self.shift - before
+        estimated = min(self._estimated * self.step, self._rules.units(2.0))
+        if delta < -self._rules.units(BACK_S) - estimated:
+            return self._reject_stamp(stamp, before, arrived, since)
+        self._correct("times going back", delta)
+        self._stood += 1
+        if self._stood * self.step > self._rules.units(BACK_S):
+            return self._estimate(arrived, since)  # they do not catch up
+        self._estimated += 1
+        return before + 1
 
     def _resolve_pending(self, stamp: int, expected: int, near: int) -> None:
         """Whether the previous picture was the first after a jump; this one decides."""
@@ -250,7 +277,7 @@ class SourceClock:
             self._correct("wrong times", pending.off)
 
     def _reject_stamp(self, stamp: int, before: int, arrived: int, since: int) -> int:
-        time = self._estimate(arrived, since)
+        time = self._estimate(arrived, max(since, self._pace.expected(arrived) - before if self._rules.live else 0))
         self._pending = _PendingJump(time - stamp, stamp + self.shift - before)
         return time
 
@@ -261,7 +288,7 @@ class SourceClock:
         self._estimated += 1
         step = self.step // 2 if self._repeats == 1 else max(self.step, since)  # two fields may share one time
         if self._rules.live:
-            step = min(step, arrived + self._high + self._jitter - self.last)
+            step = min(step, arrived + self._pace.high + self._pace.jitter(self.step) - self.last)
         if room > 1:
             step = min(step, room // 2)
         return self.last + max(1, step)
@@ -277,34 +304,6 @@ class SourceClock:
             self._steps.append((stamp - self._last_accepted) // (self._estimated + 1))
         if stamp is not None:
             self._last_accepted, self._estimated, self._stood, self._stamp = stamp, 0, 0, stamp
-
-    def _keep_pace(self, lead: int, advanced: int, waiting: int) -> None:
-        """Corrects a live clock towards the wall clock, and abandons it when it runs at its own pace."""
-        if not self._estimated:
-            if lead > self._high and advanced > 2 * max(self._steps):
-                self._grown += lead - self._high
-            self._high = max(self._high, lead)
-        slack = min(
-            4 * self.step, self._rules.units(TOLERANCE_S)
-        )  # pictures of slow cameras arrive unevenly, since they wait for those shown before them
-        limit = self._rules.units(TOLERANCE_S) + slack
-        # Only waiting counts: pictures fetched late because the brokers were slow have waited for us.
-        self._slow = max(0, self._slow + waiting - advanced)
-        off = self._slow
-        if self._settled is None:
-            self._count += 1
-            if self._count > _START_PICTURES and self._arrived >= self._rules.units(START_S):
-                self._settled = self._high
-        elif abs(lead - self._settled) > self._rules.units(1.0) + slack:
-            correction, self._drawn = divmod(self._drawn + advanced, 200)
-            self.shift += correction if lead < self._settled else -correction
-            if self._rules.paced and lead - self._settled > limit:
-                self._high, off = lead, lead - self._settled
-        # Not for a single picture: the last one of a camera that fell silent comes out only after the time-out.
-        self._off_pace = self._off_pace + 1 if off > limit else 0
-        if self._off_pace > 1:
-            self.by_arrival = True
-            self._correct("other pace")
 
     def _correct(self, kind: str, off: int = 0) -> None:
         self.corrected[kind] += 1

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -44,6 +45,9 @@ _PROTOCOLS: dict[Kind, str] = {
 _NO_SOURCES = ("concat", "image2", "jpeg_pipe", "lavfi", "sdp", "smoothstreaming")
 """Demuxers of lists and synthetic sources, and of image sequences by file name pattern. A JPEG stream is also format
 mjpeg."""
+
+_NO_FORMAT = (av.error.InvalidDataError, av.error.ArgumentError)
+"""What FFmpeg raises for data of no format, or of one that is not on the list."""
 
 _UDP_PAUSES_S = (0.5, 1.0, 2.0)
 """Pauses before each UDP attempt after a camera refused TCP, except the last."""
@@ -107,9 +111,24 @@ def open_container(
         raise
 
 
+def open_jpegs(address: Address, options: SourceOptions) -> InputContainer:
+    """An MJPEG stream whose pictures are found by their own markers, whatever is between them. Each is complete once the
+    next one begins. Raises FFmpeg's errors and SilentError."""
+    container = _open(address, options, "mjpeg", fpsprobesize="0", analyzeduration="100000")
+    if container.streams.video[0].codec_context.width:
+        return container
+    container.close()
+    raise av.error.InvalidDataError(errno.EINVAL, "no JPEG")
+
+
 def _by_transport(address: Address, options: SourceOptions, notice: Callable[[str], None]) -> InputContainer:
     if address.kind != "rtsp":
-        return _open(address, options)
+        try:
+            return _open(address, options)
+        except _NO_FORMAT:
+            if not _sends_jpegs(address, options):
+                raise
+            return open_jpegs(address, options)
     if "@" in address.url:
         address = rtsp.without_redirection(address, options.tls, options.timeout_s)
     if options.rtsp_transport != "auto":
@@ -135,6 +154,19 @@ def _by_transport(address: Address, options: SourceOptions, notice: Callable[[st
     return container
 
 
+def _sends_jpegs(address: Address, options: SourceOptions) -> bool:
+    """Whether it is a series of JPEG pictures in a form that FFmpeg does not recognize: such as pictures that contain others
+    (thumbnails), or multipart data with an odd beginning. A pipe cannot be opened twice."""
+    if address.kind not in ("file", "http"):
+        return False
+    try:
+        with open_jpegs(address, options) as container:
+            packets = (packet for packet in container.demux(video=0) if packet.size)
+            return sum(1 for _ in islice(packets, 2)) == 2
+    except (av.error.FFmpegError, SilentError):
+        return False
+
+
 def _again_by_udp(address: Address, options: SourceOptions) -> InputContainer:
     """A second session. Servers that are still closing the first one answer 503."""
     for pause_s in _UDP_PAUSES_S:
@@ -158,7 +190,7 @@ def _refuses_tcp(error: av.error.FFmpegError) -> bool:
     )
 
 
-def _open(address: Address, options: SourceOptions, **more: str) -> InputContainer:
+def _open(address: Address, options: SourceOptions, form: str | None = None, **more: str) -> InputContainer:
     settings = {"protocol_whitelist": _PROTOCOLS[address.kind], **more}
     if address.kind in ("rtsp", "network"):
         settings |= {"buffer_size": str(_RECEIVE_BUFFER)}
@@ -181,7 +213,8 @@ def _open(address: Address, options: SourceOptions, **more: str) -> InputContain
     def opened(formats: str) -> InputContainer:
         with_formats = settings | {"format_whitelist": formats}
         return _within(
-            options.timeout_s, lambda: av.open(source, "r", options=with_formats, timeout=options.timeout_s, **how)
+            options.timeout_s,
+            lambda: av.open(source, "r", form, options=with_formats, timeout=options.timeout_s, **how),
         )
 
     if not (address.kind == "http" and address.secure and not options.insecure):

@@ -88,6 +88,7 @@ class PictureDecoder:
         self._setup: tuple[str, bytes | None, bool] = ("", None, True)
         self._units: AccessUnits = access_units("")
         self._next_seq: int | None = None
+        self._newest_seq = -1  # of the newest frame
         self._waiting = True
         self._holding = False  # the decoder has received pictures since it was emptied
         self._start = (0, 0)
@@ -169,7 +170,10 @@ class PictureDecoder:
             picture: CodedPicture = frame.opaque[0]
             if frame.is_corrupt:
                 self._lose(picture.seq)
+            elif picture.seq == self._newest_seq:
+                continue  # two pictures in one, such as AV1 without the delimiter between them: only one has a time
             elif not any(picture.seq in lost for lost in self._lost_ranges):
+                self._newest_seq = picture.seq
                 leading = picture.seq > self._start[0] and picture.pts < self._start[1]
                 ready.append(DecodedPicture(picture, frame, not (picture.discard or leading)))
         return ready

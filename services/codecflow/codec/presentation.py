@@ -148,7 +148,7 @@ class Timeline(Generic[Item]):
         else:
             stamps = [slot for slot, _, _ in self._slots]
         stamp, known = stamps[0], len(self._held) - self._depth
-        if waiting and known < 2 and self._clock.ahead(stamp):
+        if waiting and known < 2 and self._clock.awaits(stamp):
             return False
         if stamp is None and self._clock.last is None and self._rules.stamped:
             first = next((index for index, later in enumerate(stamps) if later is not None), None)

@@ -28,7 +28,7 @@ from .annexb import AnnexB
 from .arrival import Arrival, arrivals, spread
 from .clock import track_rules
 from .display import Display
-from .opening import SourceOptions, open_container
+from .opening import SourceOptions, open_container, open_jpegs
 from .order import DEEPEST, shown_order
 from .pictures import AFTER_CORRUPT, CORRUPT
 from .presentation import Timed, Timeline
@@ -282,13 +282,13 @@ class Source:
 
     def _demuxed(self) -> Iterator[Packet[Any]]:
         """Packets of the track. In files, unreadable places are counted and skipped."""
-        failures = 0
+        failures, track = 0, self._track
         size = self._container.size if self._address.kind == "file" and self.codec == "hevc" else 0
         cut = ends_within_a_packet(self._container.format.name, size)
         while True:
             began = time.monotonic()
             try:
-                demuxed = self._container.demux(self._track)
+                demuxed = self._container.demux(track)
                 for packet in self._transmission.packets(self._container.format.name, demuxed, cut=cut):
                     began = time.monotonic()
                     failures = 0
@@ -299,6 +299,12 @@ class Source:
             except av.error.FFmpegError as error:
                 if self._reader is not None and time.monotonic() - began >= self._options.timeout_s:
                     raise SilentError from None
+                if self._container.format.name == "mpjpeg" and isinstance(error, av.error.InvalidDataError):
+                    # The parts do not have the stated length.
+                    self._container = open_jpegs(self._address, self._options)
+                    self._opened.append(self._container)
+                    track = self._container.streams.video[0]
+                    continue
                 failures += 1
                 if self.live or not isinstance(error, av.error.InvalidDataError):
                     raise
