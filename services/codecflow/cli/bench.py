@@ -240,7 +240,7 @@ def policies(
     from codecflow import subscriber
     from codecflow.exact import positive
     from codecflow.keep import KeepConfig
-    from codecflow.tools.bench.policies import run
+    from codecflow.tools.bench.policy_comparison import run
     from codecflow.worker.windows import WindowPlan
 
     plan = WindowPlan.of(window, stride, fps)

@@ -26,11 +26,11 @@ from codecflow.codec.opening import SourceOptions
 from codecflow.codec.pictures import luma_checksum
 from codecflow.codec.source import Source
 from codecflow.errors import ConfigError, SourceError
-from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import CodedPicture, PictureMetadata, decode_metadata, decode_packet
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
+from codecflow.tools.record_collector import RecordCollector
 from codecflow.tools.report.table import print_json, print_table
 
 from .rtsp_camera import lossy_camera
@@ -173,22 +173,9 @@ def _flip(data: bytes, chance: random.Random) -> bytes:
     return bytes(damaged)
 
 
-class _Records:
-    """Collects the records of both topics in the order in which a producer sends them."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def send(self, record: Record) -> None:
-        self.records.append(record)
-
-    def flush(self) -> None:
-        """Nothing to wait for."""
-
-
 def _through(source: str, right: set[int], sent: int, options: SourceOptions | None = None) -> Outcome:
     """What a reader sees of `source`, published and decoded by the product. `right`: checksums of undamaged pictures."""
-    packets, metadata = _Records(), _Records()
+    packets, metadata = RecordCollector(), RecordCollector()
     publisher = EpochPublisher(
         "damage", 0, _INTERVAL, (packets, metadata), TopicNames("damage"), 2**31, Summary("damage", source)
     )

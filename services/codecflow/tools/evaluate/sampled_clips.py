@@ -18,6 +18,7 @@ from codecflow.messages import CameraLost, Question, decode_metadata, decode_pac
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.summary import Summary
+from codecflow.tools.record_collector import RecordCollector
 from codecflow.worker.join import StreamJoin
 from codecflow.worker.sampler import Sampler
 from codecflow.worker.sampler_events import Event, Sampling
@@ -25,19 +26,6 @@ from codecflow.worker.windows import Step
 
 TOPICS = TopicNames("eval")
 _LARGEST_RECORD = 2**31
-
-
-class _Records:
-    """Collects the records of both topics in the order in which a producer sends them."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def send(self, record: Record) -> None:
-        self.records.append(record)
-
-    def flush(self) -> None:
-        """Nothing to wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +53,7 @@ def publish(
     number: int, file: Path, questions: tuple[Question, ...], fps: Fraction, transcode: Transcode | None = None
 ) -> Published:
     """What a producer would send of a file. Raises SourceError when it cannot be read."""
-    sent, stream, epoch = _Records(), f"clip-{number}", 1
+    sent, stream, epoch = RecordCollector(), f"clip-{number}", 1
     summary = Summary(stream, str(file))
     publisher = EpochPublisher(
         stream, epoch, signal_interval(fps, transcode), (sent, sent), TOPICS, _LARGEST_RECORD, summary

@@ -18,7 +18,6 @@ from av.video.frame import VideoFrame
 from codecflow.codec.source import Source
 from codecflow.errors import MessageError, SourceError
 from codecflow.grid import TokenGrid
-from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import (
@@ -34,6 +33,7 @@ from codecflow.messages import (
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
 from codecflow.tools.bench.damage import CODECS, Codec, encode
+from codecflow.tools.record_collector import RecordCollector
 from codecflow.worker.join import EpochEnd, StreamJoin
 from codecflow.worker.sampler import Sampler
 from codecflow.worker.sampler_events import Sampling
@@ -53,17 +53,6 @@ _SAMPLING = Sampling(
     lambda width, height: TokenGrid.regular(4, 4, width, height),
     lambda rgb: torch.from_numpy(np.ascontiguousarray(rgb[:8, :8])),
 )
-
-
-class _Records:
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def send(self, record: Record) -> None:
-        self.records.append(record)
-
-    def flush(self) -> None:
-        """Nothing to wait for."""
 
 
 class BitstreamCases:
@@ -101,7 +90,7 @@ class BitstreamCases:
 
     def _published(self, path: Path) -> tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]:
         """What a producer publishes of a file."""
-        packets, metadata = _Records(), _Records()
+        packets, metadata = RecordCollector(), RecordCollector()
         publisher = EpochPublisher(
             "fuzz", 1, Fraction(1, 2), (packets, metadata), TopicNames("fuzz"), 2**31, Summary("fuzz", "file")
         )
