@@ -45,7 +45,8 @@ from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.sampler_process import Gate
 from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.stream import Stream
-from codecflow.worker.windows import Step, Window, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Step, Window
 from tests.subscriber.example_results import RESULT
 
 DEFAULT = WhenBehind()

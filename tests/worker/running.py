@@ -27,7 +27,7 @@ from codecflow.worker.service import Worker
 from codecflow.worker.settings import Limits, WhenBehind, WorkerSettings
 from codecflow.worker.summary import Summary
 from codecflow.worker.transport import KafkaTransport
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import Published
 

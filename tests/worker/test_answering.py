@@ -12,7 +12,8 @@ import numpy as np
 from codecflow.messages import Flops, Question, ResultError, StreamState, Tokens
 from codecflow.vlm.work import Answer, Failure, Frame, StreamOutcome, StreamWork
 from codecflow.worker.answering import Answered, Answering, Provenance
-from codecflow.worker.windows import Step, Window, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Step, Window
 
 from .running import until
 

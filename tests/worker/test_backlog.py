@@ -12,7 +12,7 @@ from codecflow.errors import ConfigError
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import EndOfEpoch
 from codecflow.worker.settings import Limits, WhenBehind
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import NO_BOUND, EndOfEpoch, PictureMetadata
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import Committed, Published, Topics, Worker, publish, publish_two_sizes, slots, undisturbed
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import CameraLost, Event, encode_metadata
 from codecflow.worker.settings import Limits, WhenBehind
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import Committed, Published, Topics, Worker, publish
 

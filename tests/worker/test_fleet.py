@@ -27,7 +27,7 @@ from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import Question, decode_dead_letter, encode_metadata, encode_packet
 from codecflow.vlm.families import Family
 from codecflow.worker.settings import Limits, WhenBehind
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import Published, encode_clip, publish
 from .running import Running, once, results, send, until

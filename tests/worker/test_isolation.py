@@ -18,7 +18,8 @@ from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import DeadLetter, EndOfEpoch
 from codecflow.worker import sampler as sampling
-from codecflow.worker.windows import Window, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Window
 
 from .faulty import BAD_SIZE
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from codecflow.keep.config import KeepConfig
-from codecflow.worker.windows import Window, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Window
 
 from .memory import Committed, Topics, Worker, encode_clip, publish
 

@@ -11,7 +11,8 @@ import pytest
 from codecflow.keep.config import KeepConfig
 from codecflow.worker.sampler_process import Gate
 from codecflow.worker.settings import Limits
-from codecflow.worker.windows import Window, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Window
 
 from .memory import Committed, Topics, Worker, encode_clip, publish
 from .running import until

@@ -21,7 +21,8 @@ from codecflow.worker import sampler_host, stream_queue
 from codecflow.worker.pool import SamplerPool
 from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.sampler_host import SamplerProcess, SamplersError
-from codecflow.worker.windows import Window, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Window
 
 from .faulty import crashing, hanging
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, undisturbed

@@ -19,7 +19,7 @@ from codecflow.keep.config import KeepConfig
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import EventRule, Question, decode_masks, decode_state
 from codecflow.vlm.families import Family
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import encode_clip, publish, publish_two_sizes
 from .running import ASKED, PLAN, Running, once, results, send, until

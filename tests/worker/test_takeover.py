@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import decode_packet
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import Committed, Topics, Worker, encode_clip, publish, slots, undisturbed
 

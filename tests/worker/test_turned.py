@@ -12,7 +12,7 @@ from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
 from codecflow.orientation import ORIENTATIONS
 from codecflow.vlm.work import Frame
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 from tests.codec.clips import scene
 from tests.codec.turned import COLUMNS, MATRICES, ROWS, changed, exif_clip, matrix_clip
 

@@ -11,7 +11,7 @@ import pytest
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import PictureMetadata
 from codecflow.worker.settings import Limits
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .memory import Committed, Published, Topics, Worker, publish, slots
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codecflow.errors import ConfigError
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 plans = st.builds(
     WindowPlan, st.integers(1, 60), st.integers(1, 60), st.sampled_from([Fraction(2), Fraction(1), Fraction(1, 3)])

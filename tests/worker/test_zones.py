@@ -17,7 +17,8 @@ from codecflow.keep.config import KeepConfig
 from codecflow.keep.zones import BLANK
 from codecflow.messages import PictureMetadata, Question, Zone, decode_masks, decode_state
 from codecflow.vlm.families import Family
-from codecflow.worker.windows import Window, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Window
 
 from .memory import Committed, Topics, Worker, encode_clip, publish
 from .running import Running, results, send, until

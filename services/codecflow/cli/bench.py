@@ -241,7 +241,7 @@ def policies(
     from codecflow.exact import positive
     from codecflow.keep import KeepConfig
     from codecflow.tools.bench.policy_comparison import run
-    from codecflow.worker.windows import WindowPlan
+    from codecflow.worker.window_plan import WindowPlan
 
     plan = WindowPlan.of(window, stride, fps)
     window_s, period_s = positive(window, "--window"), positive(anchor, "--anchor")

@@ -41,7 +41,7 @@ def explain(
     from codecflow import subscriber
     from codecflow.keep import KeepConfig, parse_coverage
     from codecflow.tools.bench.explain import run
-    from codecflow.worker.windows import WindowPlan
+    from codecflow.worker.window_plan import WindowPlan
 
     plan = WindowPlan.of(window, stride, fps)
     kind, period_s, slack_s = parse_coverage(coverage, plan.time(plan.window_slots), plan.fps)

@@ -18,7 +18,8 @@ from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
 
 from .summary import BusyTime
-from .windows import Step, Window, WindowPlan
+from .window_plan import WindowPlan
+from .windows import Step, Window
 
 
 class WindowEngine(Protocol):

@@ -1,31 +1,25 @@
-"""Input from Kafka: a member of the worker group, the partitions that it owns across rebalances, and how far they have been
-read."""
+"""Input from Kafka: a member of the worker group."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, cast
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as ClientError
-from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no __all__
-    OffsetSpec,
-)
 
 from codecflow.errors import KafkaError
-from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
+from codecflow.kafka.clients import BrokerWatch, consumer
 from codecflow.kafka.failures import TopicsError, client_error, reason
 from codecflow.kafka.retry_deadline import RetryDeadline
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.unreadable import REASON, RETRIES, UNREADABLE, RecordSkipper
-from codecflow.messages import Headers, StreamState
+from codecflow.messages import Headers
 
-from .partition import METADATA, PACKETS, Partition
-from .resume import Offsets, States
+from .resume import Offsets
 
 _BATCH = 500
 _REQUEST_S = 10.0
@@ -290,122 +284,3 @@ class GroupConsumer:
 
     def _on_lost(self, client: Consumer, places: list[TopicPartition]) -> None:
         self._revoked(self._numbers(places), True)
-
-
-class Ownership:
-    """The partitions that a worker owns, by number.
-
-    `states` reads the committed states of the streams of partitions; `make` starts a partition from its committed state;
-    `changed` is called with the states of partitions that are started.
-
-    The group revokes all partitions before it assigns them again. One that comes back unchanged, with nothing emitted for it
-    in between, resumes where it was; all others start from what is committed (resume.py).
-    """
-
-    def __init__(
-        self,
-        states: Callable[[list[int]], States],
-        make: Callable[[int, dict[str, StreamState], Offsets], Partition],
-        changed: Callable[[list[StreamState]], None] = lambda states: None,
-    ) -> None:
-        self.partitions: dict[int, Partition] = {}
-        self._states, self._make, self._changed = states, make, changed
-        self._suspended: dict[int, Partition] = {}
-        self._sent: dict[int, Offsets] = {}
-
-    def assigned(self, committed: dict[int, Offsets]) -> dict[int, Offsets]:
-        """Take over partitions; returns the offsets to read from. Raises KafkaError."""
-        states = self._states(sorted(committed))
-        started: list[StreamState] = []
-        for number, offsets in committed.items():
-            partition = self._suspended.pop(number, None)
-            if partition is None or partition.states != states[number] or self._sent.get(number) != offsets:
-                if partition is not None:
-                    partition.forget()
-                partition = self._make(number, states[number], offsets)
-                started += states[number].values()
-            self._sent[number] = offsets
-            self.partitions[number] = partition
-        for partition in self._suspended.values():
-            partition.forget()
-        self._suspended.clear()
-        self._changed(started)
-        return {number: self.partitions[number].positions for number in committed}
-
-    def suspend(self, numbers: Iterable[int]) -> None:
-        """These partitions are revoked; they may be assigned again immediately."""
-        for number in numbers:
-            if (partition := self.partitions.pop(number, None)) is not None:
-                self._suspended[number] = partition
-
-    def drop(self, numbers: Iterable[int]) -> None:
-        """Another worker may own these partitions already."""
-        for number in numbers:
-            if (partition := self.partitions.pop(number, None)) is not None:
-                partition.forget()
-
-    def all(self) -> list[Partition]:
-        """Partitions owned, and those that may be assigned again immediately."""
-        return [*self.partitions.values(), *self._suspended.values()]
-
-    def moved(self) -> dict[int, Offsets]:
-        """Offsets to commit: those that have changed since `sent`, with no step taken."""
-        found = {number: partition.offsets({}) for number, partition in self.partitions.items()}
-        return {number: offsets for number, offsets in found.items() if self._sent.get(number) != offsets}
-
-    def sent(self, offsets: dict[int, Offsets]) -> None:
-        """These offsets are committed."""
-        self._sent.update(offsets)
-
-
-class Progress:
-    """How far partitions are read, relative to the topics' ends, which are requested from the brokers without blocking.
-
-    librdkafka's PARTITION_EOF alone is not enough: it comes only after a fetch without records, which a busy partition never
-    has. `lag`: unread records.
-    """
-
-    def __init__(self, settings: KafkaSettings, every_s: float = 1.0) -> None:
-        self.lag = 0
-        self._topics = (settings.topics.packets, settings.topics.metadata)
-        self._admin = admin_client(settings, BrokerWatch(settings))
-        self._every_s = every_s
-        self._requested_at = 0.0
-        self._requested: dict[TopicPartition, Future[Any]] = {}
-        self._ends: dict[tuple[int, int], int] = {}  # (partition, topic) -> end
-        self._pending: dict[tuple[int, int], tuple[float, int]] = {}  # (partition, topic) -> asked at, end
-
-    def update(self, partitions: dict[int, Partition]) -> None:
-        """Update the read progress of partitions, and request ends again when due. Does not block."""
-        if self._requested and all(answer.done() for answer in self._requested.values()):
-            for place, answer in self._requested.items():
-                if answer.exception() is None:  # otherwise it is requested again
-                    key = (place.partition, self._topics.index(place.topic))
-                    self._ends[key] = answer.result().offset
-                    self._pending.setdefault(key, (self._requested_at, self._ends[key]))
-            self._requested = {}
-        lag = 0
-        for number, partition in partitions.items():
-            for topic in (PACKETS, METADATA):
-                position, key = partition.positions[topic], (number, topic)
-                lag += max(0, self._ends.get(key, 0) - position)
-                pending = self._pending.get(key)
-                if pending is not None and position >= pending[1]:
-                    partition.read_until(topic, pending[0])
-                    del self._pending[key]
-        self.lag = lag
-        now = time.monotonic()
-        if not self._requested and partitions and now >= self._requested_at + self._every_s:
-            self._requested_at = now
-            request = {
-                TopicPartition(topic, number): OffsetSpec.latest() for number in partitions for topic in self._topics
-            }
-            self._requested = dict(self._admin.list_offsets(request, isolation_level=IsolationLevel.READ_COMMITTED))
-
-    def forget(self, numbers: Iterable[int]) -> None:
-        """Discard what was requested about these partitions."""
-        dropped = set(numbers)
-        self._requested = {place: answer for place, answer in self._requested.items() if place.partition not in dropped}
-        for by_key in (self._ends, self._pending):
-            for key in [key for key in by_key if key[0] in dropped]:
-                del by_key[key]

@@ -23,7 +23,7 @@ from .settings import (
     default_samplers,
     reuse_slots,
 )
-from .windows import WindowPlan
+from .window_plan import WindowPlan
 
 if TYPE_CHECKING:
     from codecflow.vlm.engine import Engine

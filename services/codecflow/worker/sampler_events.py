@@ -18,7 +18,7 @@ from codecflow.messages import ResultError, Zone
 
 from .join import EpochEnd, Joined
 from .resume import Offsets
-from .windows import WindowPlan
+from .window_plan import WindowPlan
 
 
 @dataclass(frozen=True, slots=True)

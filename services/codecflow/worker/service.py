@@ -28,7 +28,8 @@ from codecflow.messages import DeadLetter, Question, StreamState
 
 from .answering import Answered, Answering, Provenance, WindowEngine
 from .committer import Committer, DeadLetters, StreamEvents
-from .consumer import REVOKE_WITHIN_S, Arrival, Ownership, Unreadable
+from .consumer import REVOKE_WITHIN_S, Arrival, Unreadable
+from .ownership import Ownership
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import SamplerPool
 from .reports import Reports

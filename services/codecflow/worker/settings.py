@@ -15,7 +15,7 @@ from codecflow.exact import positive
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import Question
 
-from .windows import WindowPlan
+from .window_plan import WindowPlan
 
 
 def available_cores() -> int:

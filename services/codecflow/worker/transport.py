@@ -14,9 +14,10 @@ from codecflow.kafka.transactions import TransactionalEmitter
 from codecflow.messages import DeadLetter, Question, Zone
 
 from .committer import transactional_id
-from .consumer import Arrival, GroupConsumer, Progress
+from .consumer import Arrival, GroupConsumer
 from .partition import Partition
 from .questions import Questions
+from .read_progress import Progress
 from .resume import Offsets, States, read_states
 
 Assigned = Callable[[dict[int, Offsets]], dict[int, Offsets]]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from codecflow.tools.bench.savings import QUESTION_TOKENS, REFRESHES, FrameRecord, savings, windows_of
 from codecflow.vlm.flops import causal_pairs
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 from tests.commands import Done, codecflow
 from tests.tools.bench.clips import CLIP, encode
 

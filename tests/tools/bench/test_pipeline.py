@@ -29,7 +29,7 @@ from codecflow.vlm.tiny import make_tiny
 from codecflow.worker.answering import Provenance, WindowEngine
 from codecflow.worker.options import WorkerOptions
 from codecflow.worker.summary import BusyTime
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 from tests.worker.memory import Committed, Topics, encode_clip
 from tests.worker.memory import Worker as MemoryWorker
 from tests.worker.running import KEEP

@@ -18,7 +18,7 @@ from codecflow.tools.evaluate.contenders import contenders
 from codecflow.tools.evaluate.sampled_clips import Sampled, publish
 from codecflow.tools.evaluate.spec import label, read_spec
 from codecflow.vlm.loading import load_model
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 from tests.clips import BUNDLED
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -14,7 +14,7 @@ from codecflow.errors import ConfigError
 from codecflow.tools.evaluate.contenders import DEFAULT, at_random, contenders, every, family_of
 from codecflow.tools.evaluate.curves import colour
 from codecflow.vlm.work import Frame
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 PLAN = WindowPlan.of(40, 8, 2)
 

@@ -23,7 +23,7 @@ from codecflow.tools.bench.sampling import sampled_frames
 from codecflow.tools.evaluate.contenders import contenders
 from codecflow.tools.evaluate.evaluation import Options, run
 from codecflow.vlm.loading import load_model
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 from tests.tools.bench.clips import encode
 
 PERSON, CAR, SCENE = "Is a person in view?", "Is a car in view?", "What is to be seen?"

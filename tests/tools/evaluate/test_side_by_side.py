@@ -16,7 +16,7 @@ from codecflow.tools.evaluate.evaluation import Options, in_waves, run
 from codecflow.tools.evaluate.sampled_clips import Sampled, publish
 from codecflow.vlm.loading import load_model
 from codecflow.worker.sampler_events import Sampling
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 from tests.codec.clips import encode
 
 QUESTIONS = ("Is a person in view?", "Is a car in view?")

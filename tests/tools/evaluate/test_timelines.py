@@ -16,7 +16,7 @@ from codecflow.tools.evaluate.contenders import contenders
 from codecflow.tools.evaluate.scoring import score
 from codecflow.tools.evaluate.spec import read_spec
 from codecflow.tools.evaluate.timeline import chosen, pictures_at, timeline
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 from tests.codec.clips import encode
 
 PLAN = WindowPlan.of(4, 2, 2)

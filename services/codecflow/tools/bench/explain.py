@@ -23,7 +23,7 @@ from codecflow.orientation import coded_boxes, inverse, upright
 from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, print_table, progress
 from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .holding import Holding
 from .sampling import SampledFrame, sampled_frames

@@ -25,7 +25,7 @@ from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import display_names, print_json, print_table
 from codecflow.vlm.loading import choose_device, choose_dtype, device_name
 from codecflow.vlm.shapes import build_shape, shape_by_name
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 SHAPES = "internvl3-8b,internvl3-1b,internvl3-14b,qwen3-vl-8b"
 

@@ -19,7 +19,7 @@ from codecflow.orientation import shown_size
 from codecflow.tools.report.charts import COLOURS, check_possible, plain_text, save
 from codecflow.tools.report.table import display_names, print_json, print_table, progress
 from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .holding import Holding
 from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, published

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from codecflow.errors import ConfigError
 from codecflow.vlm.flops import TextCost, Work, causal_pairs, linear, vit
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 REFRESHES = ("none", "anchors", "all")
 """Refresh policies whose choice depends on the frames alone; `budget` depends on the model's output."""

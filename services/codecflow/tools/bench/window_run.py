@@ -22,7 +22,7 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, device_name, load_model, set_precision
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.shapes import build_shape, shape_by_name
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 COLUMNS = (
     "keep + refresh", "n", "ms", "vit", "llm", "answer", "faster", "served", "kept %", "new %", "FLOP %", "TFLOP/s",

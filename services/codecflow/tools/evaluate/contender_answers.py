@@ -13,7 +13,8 @@ from codecflow.vlm.families import Family
 from codecflow.worker.answering import Answering, Provenance
 from codecflow.worker.sampler_events import Sampling
 from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
-from codecflow.worker.windows import Step, WindowPlan
+from codecflow.worker.window_plan import WindowPlan
+from codecflow.worker.windows import Step
 
 from .contenders import REFERENCE, Contender
 from .sampled_clips import Sampled

@@ -13,7 +13,7 @@ from codecflow.errors import ConfigError
 from codecflow.keep import POLICY_NAMES, KeepConfig, parse_coverage
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Frame
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 REFERENCE = "all/all"
 

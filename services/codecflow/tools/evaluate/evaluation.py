@@ -20,7 +20,7 @@ from codecflow.tools.report.charts import check_possible
 from codecflow.tools.report.table import print_json, progress
 from codecflow.vlm.kv_pool import spare_memory
 from codecflow.vlm.loading import load_model
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .bootstrap import RESAMPLES
 from .contender_answers import Answers, ContenderWorker

@@ -37,7 +37,7 @@ from codecflow.tools.record_collector import RecordCollector
 from codecflow.worker.join import EpochEnd, StreamJoin
 from codecflow.worker.sampler import Sampler
 from codecflow.worker.sampler_events import Sampling
-from codecflow.worker.windows import WindowPlan
+from codecflow.worker.window_plan import WindowPlan
 
 from .mutations import mutated_bytes, mutated_json
 
