@@ -30,8 +30,9 @@ def rtsp_camera(
     moved_to: str = "",
     asked: list[str] | None = None,
     clock: Callable[[CodedPicture], float] = lambda picture: 0.0,
+    pace: float = 10.0,
 ) -> Iterator[str]:
-    """host:port of a camera that plays the H.264 `clip` from its picture `start` on, ten times real time, then hangs up.
+    """host:port of a camera that plays the H.264 `clip` from its picture `start` on, `pace` times real time, then hangs up.
 
     `transport`: tcp or udp, the only one that it accepts. `silent_over_tcp`: it accepts both, but sends over UDP only.
     `certificate`: PEM of a key and its certificate, for TLS. `hangs`: instead of hanging up it stays silent after the last
@@ -44,6 +45,7 @@ def rtsp_camera(
 
     class Session(RtspSession):
         first = whole[0]
+        speed = pace
         pictures = [one for one in whole if keyframes or not one.keyframe][start:]
 
         def refusal(self, verb: str, headers: Mapping[str, str]) -> tuple[str, ...]:

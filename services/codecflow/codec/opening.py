@@ -52,6 +52,10 @@ _NO_FORMAT = (av.error.InvalidDataError, av.error.ArgumentError)
 _UDP_PAUSES_S = (0.5, 1.0, 2.0)
 """Pauses before each UDP attempt after a camera refused TCP, except the last."""
 
+_FEW_PICTURES = {"fpsprobesize": "0", "max_ts_probe": "1"}
+"""FFmpeg otherwise reads some eight pictures to find the rate and the reordering before it returns: 40 s of a camera that
+sends one picture in 5 s."""
+
 _RECEIVE_BUFFER = 4 << 20
 """Socket buffer for UDP packets, in bytes: a keyframe of a 4K camera comes in one burst."""
 
@@ -114,7 +118,7 @@ def open_container(
 def open_jpegs(address: Address, options: SourceOptions) -> InputContainer:
     """An MJPEG stream whose pictures are found by their own markers, whatever is between them. Each is complete once the
     next one begins. Raises FFmpeg's errors and SilentError."""
-    container = _open(address, options, "mjpeg", fpsprobesize="0", analyzeduration="100000")
+    container = _open(address, options, "mjpeg", **_FEW_PICTURES, analyzeduration="100000")
     if container.streams.video[0].codec_context.width:
         return container
     container.close()
@@ -194,6 +198,8 @@ def _open(address: Address, options: SourceOptions, form: str | None = None, **m
     settings = {"protocol_whitelist": _PROTOCOLS[address.kind], **more}
     if address.kind in ("rtsp", "network"):
         settings |= {"buffer_size": str(_RECEIVE_BUFFER)}
+    if address.remote:
+        settings |= _FEW_PICTURES
     if more.get("rtsp_transport") == "tcp":
         settings |= TCP_OPTIONS
     if address.scheme == "udp":
