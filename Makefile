@@ -50,7 +50,7 @@ demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, a
 	@page=; [ ! -t 1 ] || page=--page; $(BIN)/codecflow demo --model codecflow-tiny $$page $(SOURCE)
 
 # Bytecode is kept even where the environment says not to, as many images do: the tests start dozens of processes that
-# import torch and transformers, and each would compile them anew, which takes longer than the import itself.
+# import torch and transformers, and each would compile them again, which takes longer than the import itself.
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest
 ALL := -n 3 --dist loadfile --no-loadscope-reorder
 test: $(READY)  ## all tests but the slowest; ARGS="tests/keep -x" for some
@@ -108,7 +108,7 @@ audit: $(AUDIT)/ready  ## a bill of materials (CycloneDX) in build/, and known a
 		fi; exit 1; }
 
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
-lock: $(READY)  ## resolve the dependencies anew into requirements/ (names, versions, hashes; no addresses)
+lock: $(READY)  ## resolve the dependencies into requirements/ (names, versions, hashes; no addresses)
 	$(LOCK) --upgrade pyproject.toml --extra dev --extra local --extra plots --extra demo --extra page --extra otel --extra history --extra notify --extra docs -o requirements/dev.txt
 	$(LOCK) pyproject.toml --extra page --extra otel --extra notify -c requirements/dev.txt -o requirements/run.txt
 	$(LOCK) pyproject.toml --extra page --extra otel --extra notify --extra demo -c requirements/dev.txt -o requirements/run-cpu.txt --no-emit-package torchvision \

@@ -26,7 +26,7 @@ mkdir -p "$out"
 "$python" "$here/make_spec.py" "$annotations" "$videos" --out "$out/spec.csv" "${asking[@]}"
 # The first four are the paper's table: nothing saved, pruning alone, KV refresh alone, both. The others do not refresh.
 policies=all/all,motion/all,all/anchors,motion/anchors,motion/none,replenish/none
-# One clip at a time: the KV of one window (4 to 5 GB) is what fits beside 64 GB of weights. With more memory, add --streams 8.
+# One clip at a time: the KV of one window (4 to 5 GB) is what fits next to 64 GB of weights. With more memory, add --streams 8.
 for model in $models; do
 	folder="$out/$(basename "$model")"
 	mkdir -p "$folder"

@@ -110,7 +110,7 @@ def worker(
         ),
     ] = "64",
     question: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Question for streams without questions of their own.")
+        str | None, typer.Option(metavar="TEXT", help="Question for streams without questions.")
     ] = None,
     yes_no: Annotated[
         bool, typer.Option("--yes-no", help="Answer --question with yes or no and the probability of yes.")

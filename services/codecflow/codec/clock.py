@@ -60,7 +60,7 @@ CORRECTIONS = {
     "clock jumps": "its clock jumped by {}; time continues without the jump",
     "wrong times": "a picture's time is {} off and fits none of its neighbours; theirs are used instead, and so from now on",
     "times going back": "times go back a little ({}); such pictures follow closely on the one before",
-    "missing times": "some pictures have no time of their own; they follow at the pace of those before them ({} each)",
+    "missing times": "some pictures have no time stamp; they follow at the pace of those before them ({} each)",
     "other pace": "its times do not keep the pace of the wall clock; from now on the time at which pictures arrive is used",
 }
 """Kinds of corrections, and how the first of each kind is announced."""
