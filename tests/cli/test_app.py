@@ -74,9 +74,17 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert said == ""
 
 
-@pytest.mark.parametrize(("module", "command"), [("typer", "--help"), ("torch", "worker --model none")])
-def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path, module: str, command: str) -> None:
-    program = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(60)"
+@pytest.mark.parametrize(
+    ("module", "command", "name"),
+    [
+        ("typer", "--help", "SIGINT"),
+        ("torch", "worker --model none", "SIGINT"),
+        ("torch", "worker --model none", "SIGTERM"),
+    ],
+)
+def test_a_signal_while_modules_are_imported_is_quiet(tmp_path: Path, module: str, command: str, name: str) -> None:
+    """By a handler of its own: the kernel drops SIGTERM for the first process of a container if there is none."""
+    program = f"import os, signal, time; os.kill(os.getpid(), signal.{name}); time.sleep(60)"
     (tmp_path / f"{module}.py").write_text(program)
     path = os.pathsep.join([str(tmp_path), *sys.path])
     # Where the tests themselves run in the background, SIGINT is ignored, and the command would inherit that.
@@ -85,7 +93,7 @@ def test_ctrl_c_while_modules_are_imported_is_quiet(tmp_path: Path, module: str,
         done = run(*command.split(), PYTHONPATH=path)
     finally:
         signal.signal(signal.SIGINT, former)
-    assert (done.returncode, done.stderr) == (130, "")
+    assert (done.returncode, done.stderr) == (128 + signal.Signals[name], "")
 
 
 def test_json_logs_are_one_document_per_line_whatever_goes_wrong() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -183,6 +184,28 @@ def test_schema_and_decoder_have_the_same_bounds(name: str, at: Place, value: An
         with pytest.raises(MessageError) as refused:
             decode(key, json.dumps(document).encode())
         assert len(str(refused.value)) <= 400
+
+
+PATTERNS = [
+    pytest.param(name, at, id=f"{name}: {'.'.join(map(str, at))}")
+    for name, (which, _, (_, raw)) in FULL.items()
+    for at, part in bounds(schema(which), orjson.loads(raw))
+    if re.fullmatch(r"\^\[.*[\])}]\$", part.get("pattern", ""))
+]
+
+
+@pytest.mark.parametrize(("name", "at"), PATTERNS)
+@pytest.mark.parametrize("more", ["\n", "\x00", "\x1b[2J", "\u202e", "\r"], ids=repr)
+def test_text_of_a_fixed_form_ends_where_the_form_does(name: str, at: Place, more: str) -> None:
+    """A line feed at the end, too, which Python's $ would allow: such text is printed, and is part of file names."""
+    _, decode, (key, raw) = FULL[name]
+    document = orjson.loads(raw)
+    value = value_at(document, at)
+    decode(key, orjson.dumps(document))
+    for text in (value + more, more + value):
+        with pytest.raises(MessageError) as refused:
+            decode(key, orjson.dumps(changed(document, at, text)))
+        assert str(refused.value).isprintable()
 
 
 def test_every_member_of_every_schema_is_among_the_cases() -> None:

@@ -69,8 +69,9 @@ class Fragment:
 
 class Fragmenter:
     """Converts one stream's coded pictures, in decode order, to fragments. It starts at a keyframe, and restarts at the next
-    one after a gap or with a new epoch; pictures that are shown before that keyframe are left out, because they refer to
-    missing ones. A new Init comes whenever the track description changes: size, codec, parameter sets.
+    one after a gap, after a picture with an impossible time, or with a new epoch; pictures that are shown before that
+    keyframe are left out, because they refer to missing ones. A new Init comes whenever the track description changes: size,
+    codec, parameter sets.
     """
 
     def __init__(self) -> None:
@@ -105,7 +106,11 @@ class Fragmenter:
         parts: list[Init | Fragment] = []
         if picture.keyframe and (init := self._describe(picture, units)) is not None:
             parts.append(init)
-        parts.append(self._fragment(picture, units))
+        try:
+            parts.append(self._fragment(picture, units))
+        except struct.error:  # a time that no fragment can hold, such as one of a foreign record
+            self._description = self._start_pts = None
+            return []
         return parts
 
     def _describe(self, picture: CodedPicture, units: list[bytes] | None) -> Init | None:

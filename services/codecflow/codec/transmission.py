@@ -105,6 +105,9 @@ class Transmission:
                     packet = next(packets)
             except StopIteration:
                 return
+            except IndexError:
+                # At the end, PyAV (18.1) flushes a track that began after the file was opened, and that it does not know.
+                return
             if packet.size:
                 yield packet, any(_MISSED in line for _, _, line in lines)
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from confluent_kafka import Message
 
 from codecflow.errors import MessageError
-from codecflow.messages import MAX_EPOCH_AHEAD_MS, DeadLetter, StreamState, decode_state, decode_stream
+from codecflow.messages import DeadLetter, StreamState, decode_state, decode_stream
 
-from .records import Record, appended_ms
+from .records import Record, is_future
 from .sending import RecordSender
 from .settings import KafkaSettings
 from .tail import TopicTail
@@ -52,8 +52,7 @@ def usable_state(record: Message, partitions: int, ends: Ends) -> StreamState:
     home = partition_of(state.stream, partitions)
     if record.partition() != home:
         raise MessageError(f"state: wrong partition, expected {home}")
-    at_ms = appended_ms(record)
-    if at_ms is not None and state.epoch - at_ms > MAX_EPOCH_AHEAD_MS:
+    if is_future(state.epoch, record):
         raise MessageError(f"state: epoch {state.epoch} lies ahead of the broker's clock")
     if state.packets_offset > ends[0] or state.metadata_offset > ends[1]:
         raise MessageError(

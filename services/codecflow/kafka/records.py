@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from operator import methodcaller
@@ -11,6 +12,7 @@ from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message, Producer
 from confluent_kafka import KafkaError as ClientError
 
 from codecflow.errors import KafkaError
+from codecflow.messages import MAX_EPOCH_AHEAD_MS
 
 from .failures import BrokersGoneError, DeliveryError, RecordTooLargeError, reason
 from .settings import KafkaSettings
@@ -69,6 +71,13 @@ def appended_ms(message: WithTimestamp) -> int | None:
     (message.timestamp.type)."""
     kind, at_ms = message.timestamp()
     return at_ms if kind == TIMESTAMP_LOG_APPEND_TIME else None
+
+
+def is_future(epoch: int, message: WithTimestamp) -> bool:
+    """Whether an epoch lies so far ahead of the time at which the broker received its record that workers reject it. Every
+    reader must: otherwise one such record, from a wrong clock or another program, hides all later pictures of its stream."""
+    at_ms = appended_ms(message)
+    return epoch - (int(time.time() * 1000) if at_ms is None else at_ms) > MAX_EPOCH_AHEAD_MS
 
 
 Report = Callable[[ClientError | None, Message], None]

@@ -115,7 +115,7 @@ def is_stream_id(text: str) -> bool:
     return _stream_id(text) is not None
 
 
-_stream_id: Callable[[str], re.Match[str] | None] = re.compile(STREAM_ID.strip("^$")).fullmatch
+_stream_id: Callable[[str], re.Match[str] | None] = re.compile(STREAM_ID).match
 
 
 def _pair(value: object) -> list[int]:

@@ -11,7 +11,7 @@ from codecflow.errors import MessageError
 from codecflow.text import one_line
 
 from ._wire import REFUSALS, dump, load_members, refused
-from .limits import CODE, MAX_LINE, Count32, Line, Natural
+from .limits import CODE, MAX_LINE, TOPIC, Count32, Line, Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class DeadLetter:
     must fit into its topic whatever the record holds.
     """
 
-    topic: Annotated[str, msgspec.Meta(min_length=1, max_length=249)]  # Kafka's limit
+    topic: Annotated[str, msgspec.Meta(pattern=TOPIC)]
     partition: Count32
     offset: Natural
     stream: str

@@ -81,11 +81,15 @@ Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
 Line = Annotated[str, Meta(max_length=MAX_LINE)]
 Ratio = tuple[Positive32, Positive32]  # numerator, denominator
 
-STREAM_ID = r"^[A-Za-z0-9._:-]{1,200}$"
-CODE = r"^[a-z][a-z0-9-]{0,39}$"
+# With \Z: in Python, unlike in JSON Schema, $ also matches before a line feed at the end.
+STREAM_ID = r"^[A-Za-z0-9._:-]{1,200}\Z"
+TOPIC = r"^[A-Za-z0-9._-]{1,249}\Z"
+"""Names of topics that Kafka allows."""
+
+CODE = r"^[a-z][a-z0-9-]{0,39}\Z"
 """A short word for counting: the reason of a dead letter, the kind of an error."""
 
-EVENT_ID = r"^[0-9a-f]{16}$"
+EVENT_ID = r"^[0-9a-f]{16}\Z"
 
 Codec = Literal[
     "apng", "av1", "cavs", "cfhd", "cinepak", "dirac", "dnxhd", "dvvideo", "ffv1", "ffvhuff", "flashsv", "flv1", "gif",

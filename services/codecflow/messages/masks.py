@@ -83,7 +83,7 @@ class _Frame(msgspec.Struct, frozen=True, omit_defaults=True):
     time_s: Seconds
     size: tuple[Side, Side]
     grid: tuple[GridSide, GridSide]
-    keep: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]*={0,2}$", max_length=MAX_MASK_TEXT)]
+    keep: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9+/]*={0,2}\Z", max_length=MAX_MASK_TEXT)]
     anchor: bool = False
 
 

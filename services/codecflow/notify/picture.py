@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -14,12 +15,14 @@ from codecflow.storage import Storage
 from codecflow.subscriber.evidence import evidence_name
 from codecflow.subscriber.picture import event_picture
 from codecflow.subscriber.recording import Recording
+from codecflow.text import one_line
 
 from .sink import key_of
 
 RECORDER_WITHIN_S = 5.0
 """How long after seeing an event to wait for the recorder's picture."""
 
+_logger = logging.getLogger("codecflow.notify")
 _LIMIT_S = 20.0
 _KEPT = 32
 _FRESH_S = 60.0
@@ -43,6 +46,11 @@ class Pictures:
             found = self._recorded(event, stopping) or self._cut(event, stopping)
         except CodecFlowError as error:
             self._notice(f"event {event.id} of stream {event.stream!r} is sent without its picture: {error}")
+            found = None
+        except Exception as error:  # whatever a foreign picture causes must not stop the notifier
+            _logger.debug("picture", exc_info=True)
+            what = one_line(f"{type(error).__name__}: {error}", 200)
+            self._notice(f"event {event.id} of stream {event.stream!r} goes without its picture, unexpectedly: {what}")
             found = None
         with self._lock:
             self._kept[key] = found

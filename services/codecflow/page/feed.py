@@ -21,7 +21,7 @@ from codecflow.errors import KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer
 from codecflow.kafka.failures import reason
 from codecflow.kafka.partition_reader import partitions_of
-from codecflow.kafka.records import headers_of
+from codecflow.kafka.records import headers_of, is_future
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of
 from codecflow.kafka.unreadable import NO_GROUP, RETRIES, UNREADABLE, RecordSkipper
@@ -189,6 +189,8 @@ class Feed:
             picture = decode_packet(message.key(), message.value(), headers_of(message))
         except MessageError:
             return  # the worker reports it
+        if is_future(picture.epoch, message):
+            return
         if self._gops.add(picture):
             for listener in tuple(self._listeners.get(picture.stream, ())):
                 self._deliver(listener, picture)

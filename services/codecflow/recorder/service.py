@@ -3,6 +3,7 @@ the successor writes the same files again."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import orjson
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, Message
 
-from codecflow.errors import KafkaError, MessageError, SourceError
+from codecflow.errors import CodecFlowError, KafkaError, MessageError, SourceError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
 from codecflow.kafka.failures import client_error, is_retriable, reason
 from codecflow.kafka.partition_reader import partitions_of
@@ -32,6 +33,7 @@ from .figures import RecorderFigures
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Pauses between attempts to write double from the first to the longest."""
 
+_logger = logging.getLogger("codecflow.recorder")
 _CLEAN_EVERY_S = 60.0
 _NOTICE_EVERY_S = 300.0
 _PUBLISHED_WITHIN_MS = 3_000
@@ -166,6 +168,8 @@ class Recorder:
         if event.change == "closed" and event.kind in _WITH_FILES:
             begin, end = span(event, self._options.before_s, self._options.after_s, self._options.longest_s)
             left_s = (end.ms + _PUBLISHED_WITHIN_MS) / 1000 - time.time()
+            # The event has closed, so no more is left than what follows it, whatever the camera's clock says.
+            left_s = min(left_s, self._options.after_s + _PUBLISHED_WITHIN_MS / 1000)
             if left_s > 0 and self._wait(left_s):
                 return False
         with (
@@ -198,12 +202,20 @@ class Recorder:
             self._evidence.storage.put(f"{folder}/{clip.name}", clip)
 
     def _attempt(self, missing: list[str], write: Callable[[], object]) -> None:
-        """Unavailable evidence does not block the rest."""
+        """Unavailable evidence does not block the rest, nor does whatever a foreign picture causes."""
         try:
             write()
         except (NotThereError, SourceError) as error:
-            missing.append(one_line(str(error), 300))
-            self._notice(one_line(str(error)))
+            why = one_line(str(error), 300)
+        except CodecFlowError:
+            raise
+        except Exception as error:
+            _logger.debug("evidence", exc_info=True)
+            why = one_line(f"failed unexpectedly: {type(error).__name__}: {error}", 300)
+        else:
+            return
+        missing.append(why)
+        self._notice(why)
 
     def _picture(self, event: Event, recording: Recording) -> None:
         data = event_picture(self._settings, recording, event, self._notice)

@@ -70,6 +70,7 @@ def write_clip(recording: Recording, begin: Place, end: Place, out: Path) -> Cli
             writer.add(picture, shown)
         if writer is not None:
             writer.finish()
+    clip.files = [file for file in clip.files if file.pictures]
     if not clip.files:
         raise NotThereError(f"stream {recording.stream}: no picture is shown between the two times")
     return clip
@@ -117,15 +118,12 @@ class _Writer:
                 self._track.time_base = first.time_base
                 target.start_encoding()
                 self._target = target
-        except (OSError, av.error.FFmpegError, ValueError) as error:
+        except (OSError, av.error.FFmpegError, ValueError, OverflowError) as error:
             self._stack.pop_all()
             self._partial.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENOSPC):
                 raise ConfigError(f"{path}: {error.strerror}") from error
-            reason = getattr(error, "strerror", None) or error
-            raise SourceError(
-                f"stream {first.stream}: its {first.codec} cannot be put into MP4: {reason}", "codec"
-            ) from error
+            raise _not_mp4(first, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -152,16 +150,20 @@ class _Writer:
             self._write()
 
     def finish(self) -> None:
-        """The file is complete: give it its final name."""
+        """The file is complete: give it its final name, unless nothing is in it."""
         while self._waiting:
             self._write()
         try:
             self._stack.close()
+            if not self.file.pictures:
+                return
             if self._first.orientation != UPRIGHT:
                 _turn(self._partial, self._first)
             os.replace(self._partial, self.file.path)
         except OSError as error:
             raise ConfigError(f"{self.file.path}: {error.strerror or error}") from error
+        except av.error.FFmpegError as error:
+            raise _not_mp4(self._first, error) from error
         self.file.seconds = max(0.0, float((self._end - self._begin) * self._first.time_base))
 
     @property
@@ -181,14 +183,24 @@ class _Writer:
             dts = self._dts + 1
         if dts > pts:
             return  # a repeated stamp, or far too late
-        self._dts = dts
         packet = Packet(picture.data)
         packet.stream, packet.time_base = self._track, picture.time_base
-        packet.pts, packet.dts, packet.duration = pts, dts, picture.duration
         packet.is_keyframe = picture.keyframe
-        self._target.mux(packet)
+        try:
+            packet.pts, packet.dts, packet.duration = pts, dts, picture.duration
+            self._target.mux(packet)
+        except OSError as error:
+            raise ConfigError(f"{self.file.path}: {error.strerror or error}") from error
+        except (OverflowError, av.error.FFmpegError):
+            return  # a time that MP4 cannot hold, such as one of a foreign record
+        self._dts = dts
         self.file.pictures += 1
         self._end = max(self._end, picture.pts + picture.duration)
+
+
+def _not_mp4(picture: CodedPicture, error: Exception) -> SourceError:
+    reason = getattr(error, "strerror", None) or error
+    return SourceError(f"stream {picture.stream}: its {picture.codec} cannot be put into MP4: {reason}", "codec")
 
 
 def _turn(path: Path, picture: CodedPicture) -> None:

@@ -12,6 +12,7 @@ from typing import Self
 from confluent_kafka import Message
 
 from codecflow.errors import MessageError
+from codecflow.kafka.records import is_future
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import (
@@ -146,6 +147,8 @@ class Fleet:
         if message.value() is None:
             return
         state: StreamState = decode_state(message.key(), message.value())
+        if is_future(state.epoch, message):
+            raise MessageError("state: its epoch lies in the future")
         one = self._of(state.stream)
         if one.epoch is None or state.epoch >= one.epoch:
             one.ended = state.ended or (one.ended and one.epoch == state.epoch)
@@ -153,6 +156,8 @@ class Fleet:
 
     def _metadata(self, message: Message) -> None:
         document = decode_metadata(message.key(), message.value())
+        if is_future(document.epoch, message):
+            raise MessageError("metadata: their epoch lies in the future")
         if isinstance(document, CameraLost):
             return
         one = self._of(document.stream)

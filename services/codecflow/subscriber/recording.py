@@ -12,7 +12,7 @@ from typing import Self
 
 from codecflow.errors import CodecFlowError, MessageError
 from codecflow.kafka.partition_reader import PartitionReader
-from codecflow.kafka.records import headers_of
+from codecflow.kafka.records import headers_of, is_future
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import CodedPicture, PictureMetadata, check_stream_id, decode_metadata, decode_packet
 
@@ -188,7 +188,7 @@ class Recording:
                 except MessageError:
                     continue
                 # With two producers on one stream, the later epoch counts.
-                if picture.epoch >= newest_epoch:
+                if picture.epoch >= newest_epoch and not is_future(picture.epoch, message):
                     newest_epoch = picture.epoch
                     yield picture
             if messages:

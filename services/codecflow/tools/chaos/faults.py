@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -61,7 +62,8 @@ class Stage:
             time.sleep(0.1)
         service.terminate()
         status = service.end()
-        if status != 0:
+        # Ended by the signal itself: it has no handler yet, and has begun nothing.
+        if status not in (0, -signal.SIGTERM):
             self.refused.append(f"{service.name} ended with {status}: {service.last_words()}")
 
 

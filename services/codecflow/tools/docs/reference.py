@@ -330,7 +330,7 @@ def exit_statuses() -> str:
         for kind in classes
         if kind is not errors.CodecFlowError
     ]
-    rows += [("130", "Ctrl-C before the command had begun its work")]
+    rows += [("130, 143", "Ctrl-C, SIGTERM before the command had begun its work")]
     return "\n".join(
         (
             _GENERATED,
