@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from codecflow.codec.decode import Decoder
 from codecflow.codec.opening import SourceOptions
 from codecflow.codec.signal import SignalExtractor
 from codecflow.codec.source import Source
+from codecflow.codec.transmission import Transmission
 from codecflow.errors import SourceError
 from codecflow.messages import CodedPicture
 
@@ -231,6 +232,20 @@ def test_sound_and_data_are_ignored(tmp_path: Path) -> None:
         container.mux(track.encode(None))
     pictures, notices = taken(path)
     assert (len(pictures), notices) == (20, [])
+
+
+def test_a_track_that_begins_later_is_ignored(tmp_path: Path) -> None:
+    """As in a recording of MPEG-TS to which sound was added: PyAV reads beyond its list of tracks at the end."""
+    path = tracks(tmp_path / "one.ts", [(96, 80)], [20])
+    more = tracks(tmp_path / "two.ts", [(96, 80)] * 4, [20] * 4)
+    path.write_bytes(path.read_bytes() + more.read_bytes())
+    assert len(taken(path)[0]) >= 20
+
+    def demuxed() -> Iterator[av.Packet]:
+        yield from ()
+        raise IndexError("list index out of range")
+
+    assert list(Transmission(rtp=False).packets("mpegts", demuxed())) == []
 
 
 @pytest.mark.parametrize("kind", ["jpg", "png", "bmp", "webp", "tif"])

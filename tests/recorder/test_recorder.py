@@ -23,6 +23,7 @@ from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import (
+    MAX_CLOCK_MS,
     CodedPicture,
     Event,
     FrameMask,
@@ -42,6 +43,7 @@ from codecflow.subscriber.recording import NotThereError
 from tests.codec.clips import encode
 from tests.commands import codecflow
 from tests.page.camera import publish
+from tests.subscriber.example_results import publish_raw
 
 OPTIONS = RecorderOptions(before_s=1.0, after_s=0.5)
 
@@ -207,6 +209,27 @@ def test_an_end_is_waited_for_longer_than_a_group_waits(
     said = record(impatient, open_storage(str(tmp_path / "evidence")), event_id("gate", "other"))
     assert time.time() - begun > 6.0
     assert len(said) == 2
+
+
+def test_an_event_of_the_future_holds_up_no_other(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a camera machine whose clock is wrong, or from another program; nor does one that is no event, or whose pictures
+    cause an unexpected failure."""
+    monkeypatch.setattr(service, "_PUBLISHED_WITHIN_MS", 100)
+    monkeypatch.setattr(service, "event_picture", lambda *_: {}["missing"])
+    pictures = camera(tmp_path)
+    publish(kafka_settings, pictures)
+    publish_raw(kafka_settings, "events", "gate", b"{}")
+    ahead_ms = MAX_CLOCK_MS - 86_400_000
+    future = replace(event(pictures, "closed", 22, 1), began_at_ms=ahead_ms, at_ms=MAX_CLOCK_MS)
+    told(kafka_settings, future, event(pictures, "opened", 15, name="other"))
+    storage = open_storage(str(tmp_path / "evidence"))
+    said = record(kafka_settings, storage, event_id("gate", "other"))
+    found = documents(storage)
+    assert "packets hold no pictures of 20" in str(found[future.id]["missing"])
+    assert found[event_id("gate", "other")]["missing"] == ["failed unexpectedly: KeyError: 'missing'"]
+    assert any("at offset 0: event: schema version None" in line for line in said)
 
 
 def test_a_clip_of_an_event(kafka_settings: KafkaSettings, tmp_path: Path) -> None:

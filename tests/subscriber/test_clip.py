@@ -6,20 +6,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
 
 from codecflow.codec.decode import Decoder, ShownPicture
+from codecflow.codec.mp4 import Fragment, Fragmenter
 from codecflow.codec.source import Source
-from codecflow.errors import ConfigError
+from codecflow.errors import ConfigError, SourceError
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import CodedPicture
+from codecflow.messages import MAX_CLOCK_MS, CodedPicture
 from codecflow.orientation import shown_size
 from codecflow.page.feed import Feed
 from codecflow.subscriber.clip import write_clip
@@ -124,10 +127,9 @@ def test_what_is_gone_is_said_with_what_is_still_there(kafka_settings: KafkaSett
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_a_record_that_unpacks_large_stops_neither_a_clip_nor_the_page(
-    kafka_settings: KafkaSettings, tmp_path: Path
-) -> None:
-    """A reader that did not skip it would read it again indefinitely, or end."""
+def test_records_of_others_stop_neither_a_clip_nor_the_page(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    """A reader that did not skip one that unpacks large would read it again indefinitely, or end; an epoch of the future
+    would hide the stream."""
     now_ms = int(time.time() * 1000)
     pictures = camera(tmp_path, "h264", "gate", now_ms)
     seen: list[int] = []
@@ -136,6 +138,7 @@ def test_a_record_that_unpacks_large_stops_neither_a_clip_nor_the_page(
     feed.watch("gate", lambda picture: seen.append(picture.seq))
     publish(kafka_settings, pictures[:12])
     bomb(kafka_settings, kafka_settings.topics.packets, b"gate", "zstd", 110_000_000)
+    publish(kafka_settings, [replace(pictures[10], epoch=MAX_CLOCK_MS)])
     publish(kafka_settings, pictures[12:])
     until(lambda: bool(failures) or (bool(seen) and seen[-1] == pictures[-1].seq), what="the page has the last picture")
     feed.close()
@@ -144,6 +147,43 @@ def test_a_record_that_unpacks_large_stops_neither_a_clip_nor_the_page(
         assert recording.newest() == pictures[-1]
         cut = write_clip(recording, WallClock(now_ms + 500), WallClock(now_ms + 2500), tmp_path / "out.mp4")
     assert sum(file.pictures for file in cut.files) >= 20
+
+
+@pytest.mark.parametrize("codec", ["h264", "av1"])
+def test_times_that_no_file_and_no_fragment_can_hold(codec: str, tmp_path: Path) -> None:
+    """One picture of another program costs at most the rest of its GOP."""
+    pictures = camera(tmp_path, codec, "gate")
+    for forged in (
+        {"pts": 2**63 - 1},
+        {"pts": 1 - 2**63},
+        {"pts": 2**62, "dts": -(2**62)},
+        {"duration": 2**63 - 1},
+        {"time_base": Fraction(2**31 - 1)},
+        {"time_base": Fraction(1, 2**31 - 1), "duration": 2**63 - 1},
+    ):
+        for number in (0, 12, 20):
+            mixed = list(pictures)
+            mixed[number] = replace(mixed[number], **forged)
+            recording = cast("Recording", Given(mixed))
+            with suppress(NotThereError, SourceError):
+                write_clip(recording, WallClock(EPOCH), WallClock(EPOCH + 3000), tmp_path / "out.mp4")
+            fragmenter = Fragmenter()
+            parts = [part for picture in mixed for part in fragmenter.push(picture)]
+            keyframes = {part.seq for part in parts if isinstance(part, Fragment) and part.keyframe}
+            assert keyframes >= {0, 10, 20} - {number}
+    assert [path.name for path in tmp_path.glob(".*.part")] == []
+
+
+class Given:
+    """A recording of pictures."""
+
+    stream = "gate"
+
+    def __init__(self, found: list[CodedPicture]) -> None:
+        self._found = found
+
+    def pictures(self, place: WallClock) -> Iterable[CodedPicture]:
+        return self._found
 
 
 def test_the_command(kafka_settings: KafkaSettings, tmp_path: Path) -> None:

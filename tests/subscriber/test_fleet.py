@@ -12,6 +12,7 @@ from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.messages import (
+    MAX_CLOCK_MS,
     DeadLetter,
     EndOfEpoch,
     PictureMetadata,
@@ -64,10 +65,13 @@ def test_every_stream_is_in_the_table_with_its_state(kafka_settings: KafkaSettin
     failed = replace(RESULT, window=1, answer="", p_yes=None, error=ResultError("failed", HOSTILE))
     commit(kafka_settings, [RESULT, failed, replace(RESULT, stream="yard", answer=HOSTILE, type="text", p_yes=None)])
     publish_raw(kafka_settings, "results", "gate", b"no result")
+    # Of a wrong clock or another program: workers ignore them.
+    send(kafka_settings, "state", encode_state(replace(state, stream="gate", epoch=MAX_CLOCK_MS)))
+    send(kafka_settings, "metadata", encode_metadata(EndOfEpoch("gate", MAX_CLOCK_MS, 3)))
 
     listed = command(kafka_settings, "streams", "--json")
     assert listed.returncode == 0, listed.stderr
-    assert listed.stderr == "codecflow: 1 records could not be read and were skipped\n"
+    assert listed.stderr == "codecflow: 3 records could not be read and were skipped\n"
     found = {one["stream"]: one for one in map(json.loads, listed.stdout.splitlines())}
     assert list(found) == ["gate", "not-yet", "old", "yard"]
     assert found["gate"]["state"] in ("sending", "silent")  # after 10 s, which may pass on a busy machine

@@ -14,7 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
     OffsetSpec,
 )
 
-from codecflow.errors import KafkaError
+from codecflow.errors import KafkaError, MessageError
 
 from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error, reason
@@ -27,6 +27,7 @@ _FETCH_MS = 100
 """How long a broker may hold back an empty fetch response. Only such a response shows that a topic has been read to a
 transaction's marker at its end, and every reader of results and state waits for one."""
 _REQUEST_S = 10.0
+_MAX_REPORTED, _REPORT_EVERY_S = 10, 60.0
 _UNKNOWN = (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC, ClientError._UNKNOWN_PARTITION)
 _KNOWN_WITHIN_S = 3.0
 """A broker that has just started, or a topic that was just created, may be unknown for this long."""
@@ -52,7 +53,7 @@ class TopicTail:
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._settings = settings
-        self._topic = topic
+        self.topic = topic
         self._stopping = stopping
         self._watch = BrokerWatch(settings)
         self._admin = require_broker(settings, stopping)
@@ -139,7 +140,7 @@ class TopicTail:
                     and partition is not None
                 ):
                     self._positions[partition] = at + 1
-                    _logger.warning("%s[%s] at offset %s: %s", self._topic, partition, at, REASON)
+                    _logger.warning("%s[%s] at offset %s: %s", self.topic, partition, at, REASON)
                 skipped.add(partition)
             elif error is not None and (error.fatal() or not (error.retriable() or error.code() < 0)):
                 raise self._error(error)
@@ -150,7 +151,7 @@ class TopicTail:
 
     def _all_partitions(self) -> list[int]:
         try:
-            found = self._admin.list_topics(self._topic, timeout=self._settings.reach_within_s).topics[self._topic]
+            found = self._admin.list_topics(self.topic, timeout=self._settings.reach_within_s).topics[self.topic]
         except KafkaException as error:
             raise self._error(client_error(error)) from error
         if found.error is not None:
@@ -163,7 +164,7 @@ class TopicTail:
 
     def _offsets(self, spec: OffsetSpec, isolation: IsolationLevel, topic: str | None = None) -> dict[int, int]:
         """By partition."""
-        request = {TopicPartition(topic or self._topic, partition): spec for partition in self._partitions}
+        request = {TopicPartition(topic or self.topic, partition): spec for partition in self._partitions}
         began = time.monotonic()
         within_s = max(_REQUEST_S, self._settings.reach_within_s)
         while True:
@@ -189,13 +190,37 @@ class TopicTail:
         took_s = time.monotonic() - began
         stop = self._stopping() and not progress
         if took_s > within_s or (stop and took_s > STOP_WITHIN_S and not self._watch.answered(self._consumer)):
-            raise KafkaError(f"topic {self._topic}: {what} within {took_s:.0f} s{self._watch.because}")
+            raise KafkaError(f"topic {self.topic}: {what} within {took_s:.0f} s{self._watch.because}")
 
     def _error(self, error: ClientError) -> KafkaError:
         if error.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
-            return TopicsError(f"topic {self._topic} is missing: run: codecflow topics create")
-        why = reason(error, self._settings, "Read", self._topic)
-        return KafkaError(f"topic {self._topic}: {why}{self._watch.because}")
+            return TopicsError(f"topic {self.topic} is missing: run: codecflow topics create")
+        why = reason(error, self._settings, "Read", self.topic)
+        return KafkaError(f"topic {self.topic}: {why}{self._watch.because}")
+
+
+class Rejections:
+    """Reports records of one topic that a reader cannot decode: the first few, then how many more, once per minute. `notice`
+    is called with the lines."""
+
+    def __init__(self, notice: Callable[[str], None]) -> None:
+        self._notice = notice
+        self._reported = self._more = 0
+        self._until = 0.0
+
+    def add(self, record: Message, error: MessageError) -> None:
+        if self._reported == _MAX_REPORTED:
+            self._more += 1
+            return
+        self._reported += 1
+        self._until = time.monotonic() + _REPORT_EVERY_S
+        self._notice(f"{record.topic()}[{record.partition()}] at offset {record.offset()}: {error}; skipped")
+
+    def report(self, topic: str) -> None:
+        """Report what was left out. To be called regularly."""
+        if self._more and time.monotonic() > self._until:
+            self._notice(f"{topic}: {self._more} more records cannot be read and are skipped")
+            self._reported = self._more = 0
 
 
 def newest_by_key(records: Iterable[Message]) -> dict[bytes, bytes | None]:

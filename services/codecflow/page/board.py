@@ -22,7 +22,7 @@ from confluent_kafka import Message
 from codecflow.errors import ConfigError, KafkaError, MessageError
 from codecflow.events.syntax import rule_text
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.tail import TopicTail
+from codecflow.kafka.tail import Rejections, TopicTail
 from codecflow.messages import (
     Event,
     Result,
@@ -206,57 +206,59 @@ class Board:
         for thread in self._threads:
             thread.join(10)
 
-    def _follow(self, tail: TopicTail, take: Callable[[Sequence[Message]], None]) -> None:
+    def _follow(self, tail: TopicTail, take: Callable[[Sequence[Message], Rejections], None]) -> None:
         """In its own thread: follows a topic."""
+        rejections = Rejections(_logger.warning)
         try:
             while not self._stop.is_set():
                 if messages := tail.poll(0.25):
-                    take(messages)
+                    take(messages, rejections)
+                rejections.report(tail.topic)
         except KafkaError as error:
             self._failed(error)
         finally:
             tail.close()
 
-    def _descriptions(self, messages: Sequence[Message]) -> None:
+    def _descriptions(self, messages: Sequence[Message], rejections: Rejections) -> None:
         found = []
         for message in messages:
             try:
                 described = decode_stream(message.key(), message.value())
                 found.append((described, message.timestamp()[1] if message.value() is None else 0))
             except MessageError as error:
-                _logger.warning("%s: %s", message.topic(), error)
+                rejections.add(message, error)
         self._post(lambda: _each(self._describe, found))
 
-    def _events(self, messages: Sequence[Message]) -> None:
+    def _events(self, messages: Sequence[Message], rejections: Rejections) -> None:
         found = []
         for message in messages:
             try:
                 found.append(event_document(decode_event(message.key(), message.value())))
             except MessageError as error:
-                _logger.warning("%s: %s", message.topic(), error)
+                rejections.add(message, error)
         self._post(lambda: _each(self._happened, [(one,) for one in found]))
 
-    def _results(self, messages: Sequence[Message]) -> None:
+    def _results(self, messages: Sequence[Message], rejections: Rejections) -> None:
         found = []
         for message in messages:
             try:
                 found.append(result_document(decode_result(message.key(), message.value())))
             except MessageError as error:
-                _logger.warning("%s: %s", message.topic(), error)
+                rejections.add(message, error)
         self._post(lambda: _each(self._answered, [(one,) for one in found]))
 
-    def _masks(self, messages: Sequence[Message]) -> None:
+    def _masks(self, messages: Sequence[Message], rejections: Rejections) -> None:
         found = []
         for message in messages:
             try:
                 masks = decode_masks(message.key(), message.value())
             except MessageError as error:
-                _logger.warning("%s: %s", message.topic(), error)
+                rejections.add(message, error)
                 continue
             found.append((masks.stream, orjson.dumps(masks_document(masks)).decode()))
         self._post(lambda: _each(self._masked, found))
 
-    def _metadata(self, messages: Sequence[Message]) -> None:
+    def _metadata(self, messages: Sequence[Message], rejections: Rejections) -> None:
         """Only their arrival matters: viewers read packets."""
         seen: dict[bytes, int] = {}
         for message in messages:

@@ -19,6 +19,7 @@ from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
 from codecflow.kafka.failures import client_error, is_retriable, reason
 from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import Rejections
 from codecflow.lifecycle import GracefulStop
 from codecflow.messages import Event, decode_event, encode_event
 from codecflow.storage import StorageError
@@ -73,6 +74,7 @@ class Recorder:
         )
         self._figures = figures or RecorderFigures()
         self._group = f"{settings.topic_prefix}.recorder"
+        self._rejections = Rejections(notice)
         self._clean_at = 0.0
         self._queue: deque[Message] = deque()
         """Arrived while another one was being waited for."""
@@ -100,6 +102,7 @@ class Recorder:
 
     def _poll(self) -> None:
         self._figures.heartbeat.beat()
+        self._rejections.report(self._settings.topics.events)
         self._watch.check(self._client)
         message = self._client.poll(0.2)
         self._figures.assigned = bool(self._client.assignment())
@@ -139,7 +142,7 @@ class Recorder:
         try:
             event = decode_event(message.key(), message.value())
         except MessageError as error:
-            self._notice(f"{message.topic()}[{message.partition()}] at offset {message.offset()}: {error}; skipped")
+            self._rejections.add(message, error)
             return True
         if self._options.stream not in (None, event.stream):
             return True

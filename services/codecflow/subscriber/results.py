@@ -15,15 +15,13 @@ from confluent_kafka import Message
 
 from codecflow.errors import MessageError
 from codecflow.kafka.settings import KafkaSettings
-from codecflow.kafka.tail import TopicTail
+from codecflow.kafka.tail import Rejections, TopicTail
 from codecflow.messages import Event, Result, check_stream_id, decode_event, decode_result
 
 T = TypeVar("T")
 
 _logger = logging.getLogger(__name__)
 _POLL_S = 0.2
-_MAX_REPORTED = 10
-_REPORT_EVERY_S = 60.0
 
 
 class TopicFollower(Iterator[T]):
@@ -54,8 +52,7 @@ class TopicFollower(Iterator[T]):
         self._ended = False
         self._ready: deque[T] = deque()
         self._topic: str = getattr(settings.topics, self.what)
-        self._reported = self._silent = 0
-        self._silent_until = 0.0
+        self._rejections = Rejections(_logger.warning)
         self._tail = TopicTail(settings, self._topic, from_end=not from_beginning, stopping=stopping)
 
     @abstractmethod
@@ -93,18 +90,8 @@ class TopicFollower(Iterator[T]):
             try:
                 self._ready.append(self.decode(message.key(), message.value()))
             except MessageError as error:
-                self._refused(message, error)
-        if self._silent and time.monotonic() > self._silent_until:
-            _logger.warning("%s: %d more records were no %s", self._topic, self._silent, self.what)
-            self._reported = self._silent = 0
-
-    def _refused(self, message: Message, error: MessageError) -> None:
-        if self._reported < _MAX_REPORTED:
-            self._reported += 1
-            self._silent_until = time.monotonic() + _REPORT_EVERY_S
-            _logger.warning("%s[%s] at offset %s: %s", self._topic, message.partition(), message.offset(), error)
-        else:
-            self._silent += 1
+                self._rejections.add(message, error)
+        self._rejections.report(self._topic)
 
 
 class Follower(TopicFollower[Result]):
