@@ -7,12 +7,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from codecflow.errors import ConfigError
 from codecflow.kafka.settings import KafkaSettings
@@ -22,6 +25,8 @@ from codecflow.page.access import Access, is_loopback, read_token
 from codecflow.page.health import PageHealth
 from codecflow.page.outbox import Outbox, Part
 from tests.messages.test_refusals import PICTURE
+
+from .camera import publish
 
 TOKEN = "0123456789abcdef-secret"
 
@@ -76,6 +81,37 @@ def test_a_flood_does_not_grow_what_waits() -> None:
     messages = waiting(outbox)
     assert sum(isinstance(m, str) for m in messages) == 2000
     assert sum(map(len, messages)) < 400_000
+
+
+def test_a_leader_that_moves_while_a_camera_is_opened_is_waited_for(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[Exception] = []
+    seen: list[int] = []
+    requests: list[int] = []
+    watched = feed.Feed(kafka_settings, failures.append)
+    client = watched._consumer
+
+    class Moving:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+        def offsets_for_times(self, *arguments: Any, **options: Any) -> Any:
+            requests.append(1)
+            if len(requests) < 3:
+                raise KafkaException(KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION))
+            return client.offsets_for_times(*arguments, **options)
+
+    monkeypatch.setattr(watched, "_consumer", Moving())
+    watched.watch("gate", lambda picture: seen.append(picture.seq))
+    deadline = time.monotonic() + 60
+    while not seen and not failures and time.monotonic() < deadline:
+        publish(kafka_settings, [replace(PICTURE, epoch=int(time.time() * 1000))])
+        time.sleep(0.1)
+    watched.close()
+    assert failures == []
+    assert seen
+    assert len(requests) >= 3
 
 
 def test_pictures_since_the_keyframe_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

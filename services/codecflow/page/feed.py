@@ -7,6 +7,7 @@ streams, so that the next viewer sees a picture immediately.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -19,7 +20,7 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 
 from codecflow.errors import KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer
-from codecflow.kafka.failures import reason
+from codecflow.kafka.failures import client_error, is_retriable, reason
 from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.records import headers_of, is_future
 from codecflow.kafka.settings import KafkaSettings
@@ -35,6 +36,7 @@ LOOK_BACK_MS = 12_000
 _GOP_BYTES = 8 << 20
 _ALL_BYTES = 192 << 20
 _POLL_S = 0.1
+_REQUEST_S, _RETRY_S = 5.0, 0.2
 _logger = logging.getLogger("codecflow.page")
 
 
@@ -104,6 +106,7 @@ class Feed:
         self._commands: SimpleQueue[tuple[bool, str, Listener]] = SimpleQueue()
         self._listeners: dict[str, list[Listener]] = {}
         self._reading: set[int] = set()
+        self._assign_at = math.inf  # monotonic
         self._gops = _Gops()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="page-feed", daemon=True)
@@ -142,7 +145,6 @@ class Feed:
 
     def _apply(self) -> None:
         """Apply changes of viewers."""
-        changed = False
         with suppress(Empty):
             while True:
                 begin, stream, listener = self._commands.get_nowait()
@@ -155,24 +157,34 @@ class Feed:
                     listeners.remove(listener)
                 if not listeners:
                     del self._listeners[stream]
-                changed = True
-        if changed:
-            self._assign()
+                self._assign_at = 0.0
+        if time.monotonic() >= self._assign_at:
+            self._assign_at = math.inf if self._assign() else time.monotonic() + _RETRY_S
 
-    def _assign(self) -> None:
+    def _assign(self) -> bool:
+        """Read the partitions of watched streams. False if a broker is starting, or another one leads a partition now: to be
+        repeated."""
         wanted = {partition_of(stream, self._partitions) for stream in self._listeners}
         for number in self._reading - wanted:
             self._consumer.incremental_unassign([TopicPartition(self._topic, number)])
             for stream in self._gops.streams():
                 if partition_of(stream, self._partitions) == number:
                     self._gops.drop(stream)
+        self._reading &= wanted
         if new := sorted(wanted - self._reading):
             since = int(time.time() * 1000) - LOOK_BACK_MS
             positions = [TopicPartition(self._topic, number, since) for number in new]
-            found = self._consumer.offsets_for_times(positions, timeout=10.0)
+            try:
+                found = self._consumer.offsets_for_times(positions, timeout=_REQUEST_S)
+            except KafkaException as error:
+                if not is_retriable(client_error(error)):
+                    raise
+                _logger.debug("topic %s: %s", self._topic, error)
+                return False
             # -1: there is nothing newer; start with future records.
             self._consumer.incremental_assign(found)
         self._reading = wanted
+        return True
 
     def _take(self, message: Message, skipped: set[int | None]) -> None:
         """`skipped`: partitions in which this call skipped a record that cannot be unpacked."""
