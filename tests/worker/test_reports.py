@@ -142,7 +142,7 @@ def test_dead_letters_are_limited_per_source_and_minute() -> None:
 
     add("noisy", 5)
     add("other", 2)
-    assert [(letter.stream, letter.offset) for letter in box.waiting] == [
+    assert [(letter.stream, letter.offset) for letter in box.ready({})] == [
         ("noisy", 0),
         ("noisy", 1),
         ("other", 0),
@@ -153,11 +153,28 @@ def test_dead_letters_are_limited_per_source_and_minute() -> None:
     add("noisy", 1)
     assert said[1] == "t[0]: 3 further records could not be used in the last 61 s"
     assert box.total == 8
-    box.sent(box.waiting[:4])
-    assert [letter.stream for letter in box.waiting] == ["noisy"]
+    box.sent(box.ready({})[:4])
+    assert [letter.stream for letter in box.ready({})] == ["noisy"]
     for n in range(20):
         add(f"stream-{n}", 1)
-    assert len(box.waiting) == 10  # five times as many per partition
+    assert len(box.ready({})) == 10  # five times as many per partition
+
+
+def test_a_dead_letter_waits_for_the_offset_to_move_past_its_record() -> None:
+    """A successor reads the record again, and would write another one."""
+    box = DeadLetters(group_topics=("packets", "metadata"))
+    for topic, partition, offset in (("packets", 0, 5), ("metadata", 0, 5), ("packets", 1, 5), ("state", 0, 5)):
+        box.add(DeadLetter(topic, partition, offset, "gate", "unreadable", "why"))
+
+    def ready(offsets: dict[int, tuple[int, int]]) -> list[tuple[str, int]]:
+        return [(letter.topic, letter.partition) for letter in box.ready(offsets)]
+
+    assert ready({}) == ready({0: (5, 5), 1: (0, 9)}) == [("state", 0)]
+    assert ready({0: (6, 5)}) == [("packets", 0), ("state", 0)]
+    box.sent(box.ready({0: (6, 5)}))
+    assert ready({0: (9, 9), 1: (9, 9)}) == [("metadata", 0), ("packets", 1)]
+    box.keep({1})  # partition 0 belongs to another worker now
+    assert ready({0: (9, 9), 1: (9, 9)}) == [("packets", 1)]
 
 
 def test_a_loop_that_stands_still_shows_its_stacks_once_and_is_ended(capfd: pytest.CaptureFixture[str]) -> None:

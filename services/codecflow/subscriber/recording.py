@@ -73,7 +73,7 @@ Place = WallClock | EpochTime
 
 
 class Recording:
-    """The coded pictures of one stream in packets. Raises KafkaError as PartitionHistory does."""
+    """The coded pictures of one stream in packets. Raises KafkaError as PartitionReader does."""
 
     def __init__(self, settings: KafkaSettings, stream: str, stopping: Callable[[], bool] = lambda: False) -> None:
         self._settings, self.stream = settings, check_stream_id(stream)

@@ -9,7 +9,7 @@ import socket
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from codecflow.messages import (
 )
 
 from .answering import Answered
+from .resume import Offsets
 from .summary import BusyTime
 from .traces import WindowSpans
 from .windows import Window
@@ -49,8 +50,11 @@ _logger = logging.getLogger("codecflow.worker")
 
 
 class DeadLetters:
-    """Dead letters that wait for the next transaction: at most `limit` per source and 5 x `limit` per partition within
-    `within_s` seconds; the excess is counted, reported and dropped. A source is a stream on a topic's partition.
+    """Dead letters that wait for a transaction: at most `limit` per source and 5 x `limit` per partition within `within_s`
+    seconds; the excess is counted, reported and dropped. A source is a stream on a topic's partition.
+
+    A letter about a record of `group_topics`, those that the group's offsets are about, waits for the transaction that moves
+    the offset past its record. Otherwise a successor would read the record again and write a second one.
 
     So a producer of another version, or a topic with other content, causes a bounded number of dead letters per minute;
     offsets advance anyway, and the other streams are answered.
@@ -59,12 +63,14 @@ class DeadLetters:
     def __init__(
         self,
         notice: Callable[[str], None] = lambda line: None,
+        group_topics: Sequence[str] = (),
         limit: int = 100,
         within_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total = 0
         self._notice, self._limit, self._within_s, self._clock = notice, limit, within_s, clock
+        self._topics = {topic: index for index, topic in enumerate(group_topics)}
         self._waiting: list[DeadLetter] = []
         self._since = clock()
         self._sources: Counter[tuple[str, int, str]] = Counter()
@@ -72,8 +78,22 @@ class DeadLetters:
         self._dropped: Counter[tuple[str, int]] = Counter()
 
     @property
-    def waiting(self) -> tuple[DeadLetter, ...]:
-        return tuple(self._waiting)
+    def waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def ready(self, offsets: Mapping[int, Offsets]) -> tuple[DeadLetter, ...]:
+        """Those that belong into a transaction after which the group's offsets are `offsets`, by partition."""
+        return tuple(letter for letter in self._waiting if self._is_ready(letter, offsets))
+
+    def _is_ready(self, letter: DeadLetter, offsets: Mapping[int, Offsets]) -> bool:
+        topic = self._topics.get(letter.topic)
+        if topic is None:
+            return True
+        return letter.partition in offsets and letter.offset < offsets[letter.partition][topic]
+
+    def keep(self, numbers: Collection[int]) -> None:
+        """Drop letters about records of all other partitions: whoever reads those records again writes the letters."""
+        self._waiting = [x for x in self._waiting if x.topic not in self._topics or x.partition in numbers]
 
     def add(self, letter: DeadLetter) -> None:
         self.report()
@@ -108,7 +128,8 @@ class DeadLetters:
 
     def sent(self, letters: tuple[DeadLetter, ...]) -> None:
         """These are committed: remove them."""
-        del self._waiting[: len(letters)]
+        gone = set(map(id, letters))
+        self._waiting = [letter for letter in self._waiting if id(letter) not in gone]
 
 
 def transactional_id(group: str) -> str:

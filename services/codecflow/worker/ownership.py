@@ -71,6 +71,11 @@ class Ownership:
         found = {number: partition.offsets({}) for number, partition in self.partitions.items()}
         return {number: offsets for number, offsets in found.items() if self._sent.get(number) != offsets}
 
+    def with_sent(self, offsets: dict[int, Offsets]) -> dict[int, Offsets]:
+        """Of each partition owned, what is committed once `offsets` are."""
+        sent = {number: self._sent[number] for number in self.partitions if number in self._sent}
+        return {**sent, **offsets}
+
     def sent(self, offsets: dict[int, Offsets]) -> None:
         """These offsets are committed."""
         self._sent.update(offsets)

@@ -33,7 +33,8 @@ Records that a worker has read but no state covers yet exist only in its memory,
   joined: in the pool, in an open window,     the stream's committed state, which is older; if there is none, or it has
   in the engine, in a running transaction     ended: the first joined record of the first epoch after it
   joined and skipped, because behind          likewise
-  unreadable, late, a duplicate               nothing: it is dropped, its dead letter is in the same transaction
+  unreadable, late, a duplicate               nothing: it is dropped; its dead letter waits for the transaction that
+                                              moves the offset past it, since until then it may be read again
 
 A transaction may run while the next batch computes: the state that it commits is older than everything in that batch, and
 covers it. If it fails because the partition now belongs to another worker, everything built on it is dropped.

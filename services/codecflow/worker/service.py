@@ -98,7 +98,7 @@ class Worker:
         self._transport, self._settings, self._stop = transport, settings, stop
         self._progress, self._notice = progress, notice
         self._summary = Summary() if summary is None else summary
-        self._letters = DeadLetters(notice)
+        self._letters = DeadLetters(notice, (transport.topics.packets, transport.topics.metadata))
         self._reports = Reports(self._summary.counts, self._letters.add, notice)
         self._batch: _Batch | None = None
         self._commit: _Commit | None = None
@@ -261,7 +261,7 @@ class Worker:
         for number, newest in by_partition.items():
             offsets[number] = self._owned.partitions[number].offsets(newest)
         places = [place for number, both in offsets.items() for place in self._consumer.offsets(number, both)]
-        letters = self._letters.waiting
+        letters = self._letters.ready(self._owned.with_sent(offsets))
         if not (answered or stream_events or letters or places):
             return
         done = self._committer.submit(
@@ -345,6 +345,7 @@ class Worker:
 
     def _drop_partitions(self, numbers: list[int]) -> None:
         self._owned.drop(numbers)
+        self._letters.keep({partition.number for partition in self._owned.all()})
         self._read_progress.forget(numbers)
 
     def _do_periodic_work(self) -> None:
@@ -359,7 +360,9 @@ class Worker:
             partition.expire()
         self._letters.report()
         due = (
-            self._letters.waiting or now >= self._next_commit or any(p.conditions_changed for p in partitions.values())
+            (self._letters.waiting and self._letters.ready(self._owned.with_sent(self._owned.moved())))
+            or now >= self._next_commit
+            or any(p.conditions_changed for p in partitions.values())
         )
         if self._batch is None and self._commit is None and due:
             self._submit(None)
@@ -440,6 +443,7 @@ class Worker:
         return self._transport.states(numbers, self._letters.add, self._notice)
 
     def _begin(self, number: int, states: dict[str, StreamState], positions: Offsets) -> Partition:
+        self._letters.keep({partition.number for partition in self._owned.all()} - {number})
         return Partition(
             number,
             self._partition_settings,

@@ -36,6 +36,7 @@ class Service:
         self._process: BaseProcess | None = None
         self._terminating = self._killed = False
         self._start_at = 0.0
+        self._polling = threading.Lock()
 
     def start(self) -> None:
         process = _FORKS.Process(target=_run_command, args=([*self.arguments], self.log), name=self.name)
@@ -47,11 +48,13 @@ class Service:
 
     @property
     def running(self) -> bool:
-        return self._process is not None and self._process.is_alive()
+        # The status of a process can be read once: of two threads that asked at the same time, one would get 255.
+        with self._polling:
+            return self._process is not None and self._process.is_alive()
 
     def watch(self) -> None:
         """Restarts it if it has ended without a request."""
-        if self._process is None or self._process.is_alive():
+        if self._process is None or self.running:
             return
         if self._start_at == 0.0:
             if self._terminating:
@@ -81,16 +84,23 @@ class Service:
     def end(self, within_s: float = END_WITHIN_S) -> int | None:
         """Its exit status after a requested stop; None, and killed, if it takes too long."""
         assert self._process is not None
-        self._process.join(within_s)
-        if self._process.is_alive():
+        if not self._ended(within_s):
             self.close()
             return None
         return self._process.exitcode
 
     def close(self) -> None:
-        if self._process is not None and self._process.is_alive():
-            self._signal(signal.SIGKILL)
-            self._process.join()
+        self._signal(signal.SIGKILL)
+        self._ended(END_WITHIN_S)
+
+    def _ended(self, within_s: float) -> bool:
+        """Whether it has ended by then."""
+        deadline = time.monotonic() + within_s
+        while self.running:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def traceback(self) -> bool:
         return self.log.exists() and "Traceback (most recent call last)" in self.log.read_text(errors="replace")
@@ -100,7 +110,7 @@ class Service:
         return lines[-1][:300] if lines else ""
 
     def _signal(self, number: int) -> None:
-        if self._process is not None and self._process.pid is not None and self._process.is_alive():
+        if self._process is not None and self._process.pid is not None and self.running:
             with suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
 
