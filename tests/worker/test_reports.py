@@ -224,7 +224,8 @@ def test_long_answers_in_the_first_batch_are_not_taken_for_a_frozen_engine() -> 
 def test_a_frozen_engine_ends_the_worker_with_stacks(
     kafka_settings: KafkaSettings, checkpoint: Path, clip: Path, tmp_path: Path
 ) -> None:
-    process = Process(kafka_settings, checkpoint, tmp_path, "--question", "What is there?", stuck_after_s=1.0)
+    # Long enough that on a busy machine the engine's thread has begun by then.
+    process = Process(kafka_settings, checkpoint, tmp_path, "--question", "What is there?", stuck_after_s=4.0)
     send(kafka_settings, publish(clip, "a"))
     status, _, errors = process.end()
     assert status == 6
