@@ -12,7 +12,7 @@ from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of
-from codecflow.messages import EndOfEpoch, StreamState, WindowGrid, encode_metadata, encode_state
+from codecflow.messages import MAX_CLOCK_MS, EndOfEpoch, StreamState, WindowGrid, encode_metadata, encode_state
 from codecflow.producer import newest_epoch
 from codecflow.producer.newest_epoch import next_epoch
 from codecflow.producer.options import ProduceOptions
@@ -89,6 +89,10 @@ def test_an_epoch_of_the_far_future_is_left_to_the_workers_who_leave_it_out(kafk
     lines = list[str]()
     now = int(time.time() * 1000)
     publish_epoch(kafka_settings, "gate", now + 2 * DAY_MS)
+    # A state of another program: it must not keep the producer from starting, nor make it publish what workers reject.
+    key, value = encode_state(StreamState("gate", MAX_CLOCK_MS, Fraction(0), WindowGrid(Fraction(2), 80, 16), 0, 0))
+    with RecordSender(kafka_settings) as sender:
+        sender.send(Record(kafka_settings.topics.state, key, value, "state"))
     epoch = next_epoch(kafka_settings, "gate", PARTITIONS, lines.append)
     assert now <= epoch < now + HOUR_MS
     assert len(lines) == 1

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from confluent_kafka import Message
 
 from codecflow.errors import ConfigError, KafkaError, MessageError
-from codecflow.kafka.records import appended_ms
+from codecflow.kafka.records import appended_ms, is_future
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import partition_of
@@ -66,12 +66,13 @@ def next_epoch(
 
 
 def _answered(settings: KafkaSettings, stream: str, partition: int) -> list[int]:
-    """The newest epoch that a worker has answered, if found."""
-    return [
-        _epoch(record, decode_state)
+    """The newest epoch that a worker has answered, if found. One of the future is not from a worker (compacted.py)."""
+    epochs = [
+        (_epoch(record, decode_state), record)
         for record in _records(settings, settings.topics.state, partition, None)
         if record.key() == stream.encode() and record.value()
-    ][-1:]
+    ]
+    return [epoch for epoch, record in epochs[-1:] if not is_future(epoch, record)]
 
 
 def _published(settings: KafkaSettings, stream: str, partition: int) -> list[tuple[int, int]]:
