@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler
 from itertools import islice, takewhile
 from pathlib import Path
 
@@ -45,10 +46,51 @@ def failure(url: str, timeout_s: float = 5.0) -> SourceError:
     return error
 
 
-@pytest.mark.parametrize(("status", "code"), [(401, "auth"), (403, "auth"), (404, "missing"), (500, "gone")])
-def test_what_an_http_camera_answers(status: int, code: str) -> None:
+STATUSES = {
+    401: "auth",
+    403: "auth",
+    404: "missing",
+    400: "missing",
+    410: "missing",
+    429: "gone",
+    500: "gone",
+    204: "codec",
+}
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_what_an_http_camera_answers(status: int) -> None:
     with camera(refuses(status)) as address:
-        assert failure(f"http://admin:{SECRET}@{address}/live?token={SECRET}").code == code
+        error = failure(f"http://admin:{SECRET}@{address}/live?token={SECRET}")
+    assert error.code == STATUSES[status]
+    assert str(status) in str(error) or error.code == "auth" or status == 404
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "says"),
+    [
+        ("/again", "protocol", "redirected more than 8 times"),
+        ("file:///etc/passwd", "protocol", "redirected to file:///etc/passwd: that is no HTTP address"),
+        (f"rtsp://admin:{SECRET}@127.0.0.1:1/cam", "protocol", "redirected to rtsp://127.0.0.1:1/cam: that is no HTTP"),
+        (
+            "http://nowhere.invalid/cam?token=x",
+            "dns",
+            "redirected to http://nowhere.invalid/cam?***: cannot be opened: dns",
+        ),
+        ("", "codec", "the server answered 302 Found, and sends nothing"),
+    ],
+)
+def test_an_http_camera_that_redirects_nowhere(target: str, code: str, says: str) -> None:
+    def redirects(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(302)
+        if target:
+            request.send_header("Location", target)
+        request.end_headers()
+
+    with camera(redirects) as address:
+        error = failure(f"http://admin:{SECRET}@{address}/live?token={SECRET}")
+    assert error.code == code
+    assert says in str(error)
 
 
 def test_a_silent_camera_times_out() -> None:

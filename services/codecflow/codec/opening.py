@@ -24,7 +24,7 @@ from av.format import ContainerFormat, formats_available
 
 from codecflow.errors import ConfigError
 
-from . import rtsp
+from . import http_answers, rtsp
 from .addresses import Address, Kind
 from .reader import SilentError
 from .source_errors import source_error
@@ -48,6 +48,9 @@ mjpeg."""
 
 _NO_FORMAT = (av.error.InvalidDataError, av.error.ArgumentError)
 """What FFmpeg raises for data of no format, or of one that is not on the list."""
+
+_PLAIN = (av.error.OSError, av.error.ExternalError, av.error.UnknownError)
+"""What it raises for everything without an error of its own."""
 
 _UDP_PAUSES_S = (0.5, 1.0, 2.0)
 """Pauses before each UDP attempt after a camera refused TCP, except the last."""
@@ -106,12 +109,16 @@ def open_container(
     """
     try:
         return _by_transport(address, options, notice)
-    except (av.error.OSError, av.error.ExternalError, av.error.UnknownError):
+    except av.error.FFmpegError as error:
         # FFmpeg reports an unresolved host name and a failed handshake as plain input errors.
-        if address.host and not _resolves(address):
+        if isinstance(error, _PLAIN) and address.host and not _resolves(address):
             raise source_error(address, "dns", opening=True, timeout_s=options.timeout_s) from None
-        if address.secure and (trouble := options.tls.trouble(address.host, address.port, options.timeout_s)):
-            raise source_error(address, "tls", opening=True, timeout_s=options.timeout_s, reason=trouble) from None
+        if isinstance(error, _PLAIN) and address.secure:
+            trouble = options.tls.trouble(address.host, address.port, options.timeout_s)
+            if trouble:
+                raise source_error(address, "tls", opening=True, timeout_s=options.timeout_s, reason=trouble) from None
+        if address.kind == "http" and (refusal := http_answers.refusal(address, options.tls, options.timeout_s)):
+            raise refusal from None
         raise
 
 
