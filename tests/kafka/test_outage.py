@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import KafkaError as ClientError
 
-from codecflow.kafka.clients import consumer
+from codecflow.kafka.clients import BrokerWatch, consumer
 from codecflow.kafka.failures import BrokersGoneError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
@@ -25,6 +26,14 @@ from codecflow.localkafka.files import listens, topic_bytes
 
 # A crashed broker's registration expires sooner than Kafka's 9 s.
 QUICK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
+
+
+def test_the_cause_of_an_outage_has_no_details_of_the_client() -> None:
+    watch = BrokerWatch(KafkaSettings())
+    line = "a:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused"
+    detail = "(after 0ms in state CONNECT, 1 identical error(s) suppressed)"
+    watch.on_error(ClientError(ClientError._TRANSPORT, f"{line} {detail}"))
+    assert watch.cause == line
 
 
 def emit_window(emitter: TransactionalEmitter, group: Consumer, settings: KafkaSettings, window: int) -> None:

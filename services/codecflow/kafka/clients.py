@@ -42,6 +42,7 @@ _CAUSES = (*_REFUSALS, ClientError._SSL, ClientError._RESOLVE, ClientError._TRAN
 _HUNG_UP = _CAUSES.index(None)
 _HUNG_UP_LINE = re.compile(r"Disconnected.*\(after \d{1,3}ms in state (APIVERSION_QUERY|AUTH|UP)", re.DOTALL)
 _NOT_CONNECTED_LINE = re.compile(r"Connect to \S+ failed: [^(]+")
+_DETAILS = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
 _CAUSE_S = 60.0
 
 _logger = logging.getLogger("codecflow.librdkafka")
@@ -125,7 +126,7 @@ class BrokerWatch:
     def _note(self, rank: int, text: str) -> None:
         now = time.monotonic()
         if self._cause is None or rank <= self._cause[0] or now > self._cause[1] + _CAUSE_S:
-            self._cause = (rank, now, text)
+            self._cause = (rank, now, _DETAILS.sub("", text))
 
     def answered(self, client: Producer | Consumer | AdminClient, within_s: float = 1.0) -> bool:
         """Whether a broker answers now. Blocks for at most `within_s` seconds."""

@@ -131,7 +131,7 @@ def main() -> None:
             services.start("notify", str(config))
             time.sleep(10)  # a new sink starts with future events
             services.start("produce", str(CLIP), "--stream", "corridor", "--fast")
-            run("worker", "--model", "codecflow-tiny", "--window", "8", "--stride", "2", "--until-end")
+            run("worker", "--model", "codecflow-tiny", "--window", "8", "--stride", "4", "--until-end")
             deadline = time.monotonic() + 120
             while len(mails.mails) < _EVENTS and time.monotonic() < deadline:
                 time.sleep(1)
@@ -149,8 +149,7 @@ def main() -> None:
             IMAGES / "history.svg",
             "history",
         )
-        terminal([("codecflow streams", run("streams"))], IMAGES / "streams.svg", "streams")
-        screenshot(mail_page(mails.mails[0]), IMAGES / "notification.png", "860,760")
+        screenshot(mail_page(mails.mails[0]), IMAGES / "notification.png", "820,660")
 
 
 if __name__ == "__main__":
