@@ -18,6 +18,9 @@ TOLERANCE_S = 10.0
 START_S, _START_PICTURES = 5.0, 10
 """After this the initial buffer is empty: a live source is at its own pace."""
 
+_RACED_S = (
+    8.0  # plus the unevenness of arrivals: how much the lead may grow at the start with pictures that were waited for
+)
 _JITTER_S = 1.0  # plus one step: how much earlier, by its stamp, a picture may arrive than any before it
 _DRAWN_S, _DRAWN_BY = 1.0, 200  # a difference of more than this, plus the slack, is corrected by 1/200
 _WAITED_S = 0.005  # a picture that was waited for less was already buffered
@@ -107,7 +110,7 @@ class Pace:
             self._count += 1
             if self._count > _START_PICTURES and arrived >= self._units(START_S):
                 self._settled = self.high
-            if self._paced and self._raced > self._units(START_S) + uneven:
+            if self._paced and self._raced > self._units(_RACED_S) + uneven:
                 self.lost = True
         elif abs(lead - self._settled) > self._units(_DRAWN_S) + slack:
             correction, self._drawn = divmod(self._drawn + advanced, _DRAWN_BY)
