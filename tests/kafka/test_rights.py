@@ -46,7 +46,7 @@ from codecflow.notify.service import Notifier
 from codecflow.page.access import Access
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
-from codecflow.recorder.evidence_store import Evidence, Retention
+from codecflow.recorder.evidence_store import EvidenceStore, Retention
 from codecflow.recorder.service import Recorder, RecorderOptions
 from codecflow.storage import open_storage
 from codecflow.subscriber.fleet import Fleet
@@ -171,7 +171,7 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
     assert {one.question for one in results(cluster.as_user("subscriber"))} == {"q"}
     with subscriber.EventFollower(cluster.as_user("subscriber"), from_beginning=True, stopping=lambda: True) as events:
         assert [event.question for event in events if event.change == "opened"] == ["q"]
-    stop, evidence = GracefulStop(), Evidence(open_storage(str(tmp_path / "evidence")), Retention())
+    stop, evidence = GracefulStop(), EvidenceStore(open_storage(str(tmp_path / "evidence")), Retention())
     options = RecorderOptions(after_s=0.0)
     Recorder(cluster.as_user("recorder"), evidence, options, stop, lambda line: stop.request()).run()
     assert len(list((tmp_path / "evidence").rglob("*.j*"))) == 2
