@@ -247,10 +247,15 @@ def worker(
 
 def _load(model: str, dtype: str, device: str, weights: str, kv: str) -> Family:
     from codecflow.tools.demo_model.checkpoint import checkpoint
-    from codecflow.vlm.loading import load_model
+    from codecflow.vlm.loading import load_model, slower_than_needed
 
     folder = checkpoint(model, logs.notice)
-    return load_model(folder, dtype, device, weights, kv)
+    family = load_model(folder, dtype, device, weights, kv)
+    if dtype == "auto" and slower_than_needed(family):
+        logs.notice(
+            "this CPU has matrix units for bfloat16: --dtype bfloat16 is several times faster; answers differ slightly"
+        )
+    return family
 
 
 def _monitoring(address: str, summary: Summary) -> AbstractContextManager[object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +95,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto" and name not in DTYPES:
         raise ModelError(f"dtype {name!r}: use auto, {', '.join(DTYPES)}")
     return DTYPES.get(name, torch.bfloat16 if device.type == "cuda" else torch.float32)
+
+
+def slower_than_needed(family: Family) -> bool:
+    """Whether the model computes in float32 on a CPU that has matrix units for bfloat16 (AMX), several times as fast.
+
+    `auto` does not choose them, so that answers on CPUs do not depend on the machine.
+    """
+    capabilities: Callable[[], Mapping[str, object]] | None = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11
+    if capabilities is None or family.device.type != "cpu" or family.dtype != torch.float32:
+        return False
+    return bool(capabilities().get("amx_bf16"))
 
 
 @contextmanager
