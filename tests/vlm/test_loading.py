@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from codecflow.errors import ModelError
-from codecflow.vlm.loading import load_model
+from codecflow.vlm.loading import load_model, slower_than_needed
 from codecflow.vlm.tiny import make_tiny
 
 from .cases import Case
@@ -60,3 +60,13 @@ def test_a_checkpoint_without_a_chat_template_is_refused(case: Case, tmp_path: P
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
         load_model(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "units", "slower"), [("float32", True, True), ("bfloat16", True, False), ("float32", False, False)]
+)
+def test_float32_is_slow_where_a_cpu_has_matrix_units_for_bfloat16(
+    case: Case, monkeypatch: pytest.MonkeyPatch, dtype: str, units: bool, slower: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": units}, raising=False)
+    assert slower_than_needed(load_model(str(case.folder), dtype, "cpu")) is slower

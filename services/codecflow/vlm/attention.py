@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -111,11 +112,12 @@ class StreamLayout:
     pool: KVPool
     streams: tuple[PagedKeys, ...]
     kernels: Kernels = NONE
-    _masks: dict[tuple[Segment, ...], Tensor] = field(default_factory=dict)
+    _biases: dict[tuple[Segment, ...], Tensor] = field(default_factory=dict)
 
-    def mask(self, segments: tuple[Segment, ...], keys: int, device: torch.device) -> Tensor:
-        """(queries, keys) bool, True where a query sees a key; computed once for all layers."""
-        if segments not in self._masks:
+    def bias(self, segments: tuple[Segment, ...], keys: int, like: Tensor) -> Tensor:
+        """(queries, keys), dtype and device of `like`: 0 where a query sees a key, otherwise -inf. Computed once for all
+        layers: attention would convert a bool mask in each of them."""
+        if segments not in self._biases:
             mask = torch.zeros(segments[-1].stop - segments[0].start, keys, dtype=torch.bool)
             place = torch.arange(keys)
             for segment in segments:
@@ -125,8 +127,8 @@ class StreamLayout:
                 rows |= (place >= first) & (place <= last)
                 for a, b in segment.shared:
                     rows[:, a:b] = True
-            self._masks[segments] = mask.to(device)
-        return self._masks[segments]
+            self._biases[segments] = torch.zeros(mask.shape, dtype=like.dtype).masked_fill_(~mask, -inf).to(like.device)
+        return self._biases[segments]
 
     def narrowed(self, rows: Sequence[int]) -> StreamLayout:
         """The same layout for only the packed queries `rows`, ascending, packed in that order."""
@@ -344,7 +346,7 @@ def _by_sdpa(
     if causal and q.is_cuda:
         bias: Any = causal_lower_right(queries, keys)
     else:
-        bias = layout.mask(segments if not causal else (_moved(segments[0]),), keys, q.device)
+        bias = layout.bias(segments if not causal else (_moved(segments[0]),), keys, q)
     return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=grouped)
 
 
