@@ -59,7 +59,7 @@ def test_every_summary_is_printed_however_the_run_ends(
         summary.flops = summary.flops_full = 2**70
         summary.seconds["decode"] = float("inf")
         summary.counts("gate")["lost-pictures"] += 3
-        summary.holds({"gate": StreamFigures(behind_s=float("nan"))})
+        summary.set_held({"gate": StreamFigures(behind_s=float("nan"))})
     with nullcontext() if error is None else pytest.raises(type(error)), last_words(summary, as_json=True):
         if error is not None:
             raise error

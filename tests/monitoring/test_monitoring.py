@@ -132,7 +132,7 @@ def test_what_is_stuck_is_not_alive() -> None:
 
 def test_ten_thousand_streams_are_a_bounded_number_of_series() -> None:
     summary = Summary()
-    summary.holds({f"camera-{n}": StreamFigures(behind_s=float(n)) for n in range(10_000)})
+    summary.set_held({f"camera-{n}": StreamFigures(behind_s=float(n)) for n in range(10_000)})
     with MonitoringServer("0", lambda: summary.health, lambda: worker_samples(summary)) as server:
         values = scraped(server)
     late = [key for key in values if key[0] == "codecflow_stream_behind_seconds"]
@@ -208,7 +208,7 @@ def test_each_query_of_the_dashboard_has_an_answer(tmp_path: Path) -> None:
         PageHealth(),
         NotifierFigures(["ops"]),
     )
-    worker.holds({"gate": StreamFigures(behind_s=1.0)})
+    worker.set_held({"gate": StreamFigures(behind_s=1.0)})
     worker.committed([RESULT], RESULT.captured_at_ms / 1000 + 2.5)
     worker.seconds["vit"] += 1.0
     worker.stages["engine"] = StageFigures((1.0,), (1.0,))
