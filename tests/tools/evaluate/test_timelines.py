@@ -53,8 +53,8 @@ def test_rows_are_the_answers_in_order_of_time(answers: Answers) -> None:
     assert shown.spans == {PERSON: [(6, 8)]}
     assert list(shown.questions) == [PERSON]
     whole, default, *_ = shown.questions[PERSON]
-    assert (whole.contender, whole.told) == ("all/all", "100 % of FLOPs")
-    assert (default.contender, default.told) == ("replenish/none", "10 % of FLOPs")
+    assert (whole.contender, whole.cost_text) == ("all/all", "100 % of FLOPs")
+    assert (default.contender, default.cost_text) == ("replenish/none", "10 % of FLOPs")
     assert whole.starts.tolist() == [0, 2, 4, 6, 8]
     assert whole.ends.tolist() == [2, 4, 6, 8, 10]
     assert whole.p_yes.tolist() == [0.1, 0.2, 0.3, 0.9, 0.6]
