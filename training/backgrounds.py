@@ -6,6 +6,7 @@ import math
 
 import torch
 from maker import RENDER, SMALLEST, TOKENS, Maker
+from questions import VEHICLE
 from torch import Tensor
 from torch.nn import functional
 
@@ -66,6 +67,8 @@ class Backgrounds(Maker):
                 # Where a class is not fully boxed, what lies outside its boxes is unknown.
                 spot = (torch.arange(TOKENS, device=dev) * m // TOKENS).clamp(max=m - 1)
                 unsure = ~sure.view(len(of), m, m)[:, spot][:, :, spot]
+                if c == VEHICLE:
+                    unsure &= ~self._clear(photo, crop, m)
                 cover[rows, c] = torch.where(unsure & (part[c] < 0.3), torch.full_like(part[c], -1.0), part[c])
                 seen[rows, c] = there[c]
                 known[rows, c] = sure.all(1) & ~(barely[c] & (there[c] == 0))
@@ -74,6 +77,18 @@ class Backgrounds(Maker):
         other = self.up(torch.nonzero(self.chance(n, 0.15)).flatten())
         pictures[other] = pictures[other].flip(1)
         return pictures, cover, seen, known, complete, aspect
+
+    def _clear(self, photo: Tensor, crop: Tensor, m: int) -> Tensor:
+        """(n, T, T) bool: tokens of mosaics of m x m crops that lie where photographs are known to show no vehicle."""
+        lib, n = self.library, len(photo) // (m * m)
+        edges = torch.arange(TOKENS, device=self.device) * m / TOKENS
+        cell, top = edges.long().clamp(max=m - 1), edges % 1
+        high = (crop[:, 3] - crop[:, 1])[:, None]
+        begin = crop[:, 1, None] + top * high  # (n * m * m, T): of each row of tokens, in the photograph
+        above = begin + high * m / TOKENS <= lib.clear[photo, :1]
+        rows = (above | (begin >= lib.clear[photo, 1:])).view(n, m, m, TOKENS)
+        of = torch.arange(TOKENS, device=self.device)
+        return rows[:, cell[:, None], cell[None, :], of[:, None]]
 
     def _boxes(
         self, photo: Tensor, crop: Tensor, flip: Tensor, m: int

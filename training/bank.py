@@ -12,6 +12,7 @@ facts.npz   by frame. seen (N, 4) int16 things in view; known (N, 4) bool, wheth
             one person are, -1 unknown; fall, left, fight (N,) int8, someone fell and lies, a thing was left behind, people
             fight: 1, 0, -1 not certain; left_since (N,) int32, the frame of the clip from which its owner began to leave, -1
 clips.json  [{"name", "start", "length", "real", ...}], in order; written last: a folder that has it is finished
+background.npy  of real clips: keep.npy where tokens outlive their frames
 frames.zip  in place of frames.npy where a bank has to travel: one WebP picture a frame, nearly the same pixels
 """
 
@@ -64,6 +65,7 @@ class Bank:
     cover: npt.NDArray[np.uint8]
     facts: Facts
     clips: list[dict[str, Any]]
+    background: npt.NDArray[np.bool_] | None = None
 
 
 def nothing_known(frames: int) -> Facts:
@@ -123,4 +125,5 @@ def load_bank(folder: Path) -> Bank:
     with np.load(folder / "facts.npz") as archive:
         facts = {name: archive[name] for name in FACTS}
     frames, keep, cover = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in SHAPES)
-    return Bank(frames, keep, cover, facts, clips)
+    outlive = folder / "background.npy"
+    return Bank(frames, keep, cover, facts, clips, np.load(outlive, mmap_mode="r") if outlive.exists() else None)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import questions as q
 import torch
 from asking import MAX_QUESTIONS, certain, changing, pick
-from bank import Bank, Facts
+from bank import CHANNELS, UNKNOWN, Bank, Facts, nothing_known
 from layout import Batch, Clip, Layout
 from maker import BACKGROUND_S, NEWEST, TOKENS
 from torch import Tensor
@@ -40,16 +40,19 @@ class Mode:
 
 
 MODES = (
-    Mode("frame", 224, 1, False, 0.26, 400, 5, first=True),
-    Mode("stride", 88, 4, False, 0.09, 600, 5, first=True),
-    Mode("stride-pruned", 112, 4, True, 0.06, 600, 5),
-    Mode("window", 24, 16, False, 0.14, 1700),
-    Mode("window-pruned", 44, 16, True, 0.18, 1300),
-    Mode("long", 5, 80, False, 0.08, 7400, 3),
-    Mode("long-pruned", 11, 80, True, 0.19, 4200, 3),
+    Mode("frame", 224, 1, False, 0.3, 400, 5, first=True),
+    Mode("stride", 88, 4, False, 0.11, 600, 5, first=True),
+    Mode("stride-pruned", 112, 4, True, 0.09, 600, 5),
+    Mode("window", 24, 16, False, 0.15, 1700),
+    Mode("window-pruned", 44, 16, True, 0.2, 1300),
+    Mode("long", 5, 80, False, 0.05, 7400, 3),
+    Mode("long-pruned", 11, 80, True, 0.1, 4200, 3),
 )
 WINDOWS = (8, 16, 16, 32, 80)
 """Frames that a window may have."""
+
+SHARE_BACKGROUND = 0.35
+"""Share of real clips whose tokens outlive their frames."""
 
 
 @dataclass
@@ -73,8 +76,8 @@ class Draft:
 
 class Batches(Dataset[Draft]):
     """Batch `k` is the same in every run of one `seed`. `parts`: batches of a step. `early`: before this step only modes
-    that are `first`. `share_real`: of clips that are real cameras'; `share_lit`: of the others, how many are put in another
-    light.
+    that are `first`. `share_real`: of clips that are real cameras'; `share_cropped`: how many of those are cut to
+    a part where everything is kept; `share_lit`: of the others, how many are put in another light.
     """
 
     def __init__(
@@ -87,12 +90,14 @@ class Batches(Dataset[Draft]):
         parts: int,
         share_real: float = 0.1,
         share_lit: float = 0.3,
+        share_cropped: float = 0.5,
         early: int = 0,
         scale: float = 1.0,
         modes: Sequence[Mode] = MODES,
     ) -> None:
         self.real, self.layout, self.seed, self.parts = real, layout, seed, parts
-        self.share_real, self.share_lit, self.early, self.scale, self.modes = share_real, share_lit, early, scale, modes
+        self.share_real, self.share_lit, self.share_cropped = share_real, share_lit, share_cropped
+        self.early, self.scale, self.modes = early, scale, modes
         self.by_length = {
             n: [(bank, e) for bank in scenes for e in bank.clips if e["length"] == n] for n in {m.frames for m in modes}
         }
@@ -145,13 +150,18 @@ class Batches(Dataset[Draft]):
         begin = entry["start"] + int(rng.integers(entry["length"] - length + 1))
         part = slice(begin, begin + length)
         pixels, cover, facts = bank.frames[part], bank.cover[part], {n: v[part] for n, v in bank.facts.items()}
-        keep = np.array(bank.keep[part]) if mode.pruned else np.ones((length, TOKENS**2), bool)
+        background = entry.get("coding", {}).get("period_s", 0) >= BACKGROUND_S
+        masks = bank.keep
+        if bank.background is not None and rng.random() < SHARE_BACKGROUND:
+            background, masks = True, bank.background
+        keep = np.array(masks[part]) if mode.pruned else np.ones((length, TOKENS**2), bool)
         keep[0] = True
+        if entry["real"] and not mode.pruned and rng.random() < self.share_cropped:
+            pixels, cover, facts = _cropped(pixels, facts, rng)
         if rng.random() < 0.5:
             pixels, cover, keep, facts = _mirrored(pixels, cover, keep, facts)
         if entry["real"] or rng.random() < self.share_lit:
             pixels = _lit(pixels, rng)
-        background = entry.get("coding", {}).get("period_s", 0) >= BACKGROUND_S
         window = _window(keep, mode, rng, background)
         ends = range(min(NEWEST, length), length + 1, NEWEST)
         asked = {end: pick(certain(facts, end, window), changing(facts, end), rng, mode.asked) for end in ends}
@@ -180,6 +190,29 @@ def _mirrored(pixels: Any, cover: Any, keep: npt.NDArray[np.bool_], facts: Facts
         facts[name] = np.concatenate([np.where(x >= 0, 1 - x, x), facts[name][:, 1:]], 1)
     grid = keep.reshape(-1, TOKENS, TOKENS)[:, :, ::-1]
     return pixels[..., ::-1], cover[..., ::-1], grid.reshape(keep.shape), facts
+
+
+def _cropped(
+    pixels: Any, facts: Facts, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Facts]:
+    """A part of the same camera's picture, in other colours at times: one more place. Where who is in view stands is not
+    known, so that only what is nowhere is still certain."""
+    side = pixels.shape[-1]
+    zoom = rng.uniform(0.45, 0.9)
+    width, height = (round(side * zoom * v) for v in (rng.uniform(0.8, 1.1), rng.uniform(0.8, 1.1)))
+    left, top = int(rng.integers(side - width + 1)), int(rng.integers(side - height + 1))
+    ys, xs = (((np.arange(side) + 0.5) * n / side + at).astype(int) for n, at in ((height, top), (width, left)))
+    pixels = np.ascontiguousarray(pixels[:, :, ys[:, None], xs])
+    if rng.random() < 0.3:
+        pixels = pixels[:, rng.permutation(3)]
+    known = nothing_known(len(pixels))
+    for name in ("fall", "fight", "left"):
+        known[name] = np.where(facts[name] == 0, 0, -1).astype(known[name].dtype)
+    known["known"] = facts["known"] & (facts["seen"] == 0)
+    cover = np.full((len(pixels), CHANNELS, TOKENS, TOKENS), UNKNOWN, np.uint8)
+    for c in range(known["known"].shape[1]):
+        cover[known["known"][:, c], c] = 0
+    return pixels, cover, known
 
 
 def _lit(pixels: Any, rng: np.random.Generator) -> npt.NDArray[np.uint8]:

@@ -17,6 +17,9 @@ from PIL import Image
 ABOVE, BELOW = 0.03, 0.01
 """Shares of a photograph's height by which its parts keep away from the vehicles' boxes."""
 
+ALONE = 0.3
+"""Share of a photograph's height from which the part above its vehicles is a place by itself."""
+
 
 def read_parts(path: Path = Path(__file__).parent / "carless.csv") -> dict[str, set[str]]:
     """Names of photographs by "above" and "below"."""
@@ -27,18 +30,40 @@ def read_parts(path: Path = Path(__file__).parent / "carless.csv") -> dict[str, 
     return parts
 
 
+def limits(row: dict[str, Any], parts: dict[str, set[str]]) -> tuple[float, float]:
+    """Of a row of photos.json: above which share of the height, and below which, there are no vehicles. (0, 1): nothing is
+    known."""
+    name = row["file"].removeprefix("vehicles-")
+    if name == row["file"] or not row["boxes"]:
+        return 0.0, 1.0
+    above = min(box[2] for box in row["boxes"]) - ABOVE if name in parts["above"] else 0.0
+    below = max(box[4] for box in row["boxes"]) + BELOW if name in parts["below"] else 1.0
+    return max(0.0, above), min(1.0, below)
+
+
+def fronts(photos: list[dict[str, Any]], folder: Path) -> list[Image.Image]:
+    """The parts above vehicles that are high enough to be places by themselves: houses, trees, shop fronts."""
+    parts = read_parts()
+    high = [(row["file"], until) for row in photos if (until := limits(row, parts)[0]) >= ALONE]
+
+    def one(part: tuple[str, float]) -> Image.Image:
+        image = Image.open(folder / part[0]).convert("RGB")
+        return image.crop((0, 0, image.width, int(part[1] * image.height)))
+
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(one, high))
+
+
 def streets(photos: list[dict[str, Any]], folder: Path, seed: int) -> list[Image.Image]:
     """One for each part above. `photos`: rows of photos.json; `folder`: where their files are."""
     parts, rng = read_parts(), np.random.default_rng(seed)
     above, below = [], []
     for row in photos:
-        name = row["file"].removeprefix("vehicles-")
-        if name == row["file"]:
-            continue
-        if name in parts["above"]:
-            above.append((row["file"], min(box[2] for box in row["boxes"]) - ABOVE))
-        if name in parts["below"]:
-            below.append((row["file"], max(box[4] for box in row["boxes"]) + BELOW))
+        until, begin = limits(row, parts)
+        if row["file"].removeprefix("vehicles-") in parts["above"]:
+            above.append((row["file"], until))
+        if begin < 1:
+            below.append((row["file"], begin))
     if not below:
         return []
 

@@ -38,7 +38,8 @@ class Library:
 
     `photos`: (P, 3, RENDER, RENDER) uint8, squeezed to the square; `aspect`: (P,) width / height as taken. `boxes`: (P, B,
     4) shares of width and height, `kinds`: (P, B) class of each, -1 none. `known`: (P, 4) bool, classes of which every
-    instance is boxed, so that their absence means something. `weights`: (P,) how often each is a background, `quiet`: (P,)
+    instance is boxed, so that their absence means something. `clear`: (P, 2) above which share of the height, and below
+    which, there are no vehicles all the same. `weights`: (P,) how often each is a background, `quiet`: (P,)
     likewise of long scenes, in which a place must be empty at times. `cuts`: (4 sizes of (N, 4, s, s)) float32
     premultiplied RGBA, each stretched to its square; `cut_aspect`: (N,); `by_class`: indices of each class's cut-outs;
     `groups`: indices of groups of people, which are in no class's list; `from_above`: of vehicles as cameras see them that
@@ -50,6 +51,7 @@ class Library:
     boxes: Tensor
     kinds: Tensor
     known: Tensor
+    clear: Tensor
     weights: Tensor
     quiet: Tensor
     cuts: list[Tensor]

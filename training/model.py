@@ -193,12 +193,14 @@ class Learner(nn.Module):
             found |= {f"model.{prefix}.{n}": p for n, p in module.named_parameters() if p.requires_grad}
         return found
 
-    def start_from(self, path: Path) -> None:
-        """Continue from a trained part."""
+    def start_from(self, path: Path, vision: float = 1.0) -> None:
+        """Continue from a trained part. `vision`: its share in the ViT's blocks, the rest from the published ones: what was
+        learnt of too few places is half forgotten, and the published features, which hold anywhere, are half restored."""
         tensors = read_trained_part(path).tensors
         with torch.no_grad():
             for name, value in self.parts().items():
-                value.copy_(tensors[name])
+                share = vision if name.startswith("model.vision_tower.") else 1.0
+                value.lerp_(tensors[name].to(value), share)
 
     def export(self, path: Path, side: int) -> None:
         """Write what was trained for inputs of `side` pixels to `path`, in bfloat16, as `codecflow model build` reads it."""

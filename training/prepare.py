@@ -19,17 +19,46 @@ import cutouts
 import numpy as np
 from cameras import clips_in
 from furniture import package_in
+from panoramas import packages_in, panoramas, views, webp
 from PIL import Image
-from real import event_rows, pack_bank, spec_rows, watch_clip
+from real import RealClip, event_rows, pack_bank, spec_rows, watch_clip
 from specs import write_spec
 
 VAGUE = {1: {"train", "boat", "airplane"}, 2: {"teddy bear"}}
 """Labels that leave a class in doubt: is a boat a vehicle?"""
 
+ROOMS = ("bottle-detection", "store-aisle-detection", "worker-zone-detection", "classroom", "s1_")
+"""Parts of the names of real clips whose pictures are rooms for scenes too: no vehicle, no animal."""
 
-def pack_photos(data: Path, pack: Path) -> None:
+EACH = 3
+"""Pictures of each of them."""
+
+
+def room_photos(data: Path, pack: Path, clips: list[RealClip]) -> list[dict[str, Any]]:
+    """Rows of photos.json, of pictures that are written: views of panoramas, and pictures of real rooms. Who is in those is
+    not boxed, so whether people are in view is not known."""
     rows: list[dict[str, Any]] = []
     (pack / "photos").mkdir(parents=True, exist_ok=True)
+    for one, picture in panoramas(data):
+        for number, image in enumerate(views(one, picture)):
+            file = f"room-{Path(one.package).stem[:4]}-{one.name}-{number:02d}.webp"
+            (pack / "photos" / file).write_bytes(webp(image))
+            known = list(one.known)
+            rows.append(
+                {"file": file, "boxes": [], "known": known, "split": one.split, "aspect": image.width / image.height}
+            )
+    for clip in clips:
+        if any(part in clip.stem for part in ROOMS):
+            for number in np.linspace(0, len(clip.pictures) - 1, EACH).astype(int).tolist():
+                file = f"real-{clip.stem}-{number:03d}.webp"
+                (pack / "photos" / file).write_bytes(webp(Image.fromarray(clip.pictures[number])))
+                known, aspect = [False, True, True, False], clip.size[0] / clip.size[1]
+                rows.append({"file": file, "boxes": [], "known": known, "split": "train", "aspect": aspect})
+    return rows
+
+
+def pack_photos(data: Path, pack: Path, rooms: list[dict[str, Any]]) -> None:
+    rows = list(rooms)
     for name in ("coco128", "vehicles"):
         for label, split, content in cutouts.labelled(data, name):
             file = f"{name}-{Path(label['file']).name}"
@@ -57,7 +86,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--pack", type=Path, required=True)
     args = parser.parse_args()
-    package_in(args.data)  # told now, not after the clips
+    package_in(args.data)  # reported now, not after the clips
+    packages_in(args.data)
     clips = []
     for path in clips_in(args.data, "train"):
         clips.append(watch_clip(args.data, path))
@@ -75,7 +105,7 @@ def main() -> None:
         bank.fold(args.pack / split)
         write_spec(args.pack / split / "spec.csv", spec_rows(args.data, paths))
         write_spec(args.pack / split / "events.csv", event_rows(args.data, paths))
-    pack_photos(args.data, args.pack)
+    pack_photos(args.data, args.pack, room_photos(args.data, args.pack, clips))
     cutouts.pack_cutouts(args.data, args.pack)
 
 

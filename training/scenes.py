@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from backgrounds import Backgrounds
 from camera import Camera
+from clutter import Clutter
 from facts import SceneState, Thing, facts_of
 from maker import RENDER, SMALLEST_VEHICLE, TOKENS
 from questions import BAG, OTHER, PERSON, VEHICLE
@@ -77,7 +78,7 @@ class Plot:
     leaves: Tensor
 
 
-class Studio(Backgrounds, Camera, Stories):
+class Studio(Backgrounds, Clutter, Camera, Stories):
     """Makes scenes."""
 
     def make(self, clips: int, frames: int) -> Scenes:
@@ -88,6 +89,7 @@ class Studio(Backgrounds, Camera, Stories):
         if len(drawn):
             picture[drawn] = self.plain(len(drawn))
             cover[drawn], seen[drawn], known[drawn], complete[drawn] = 0.0, 0.0, True, True
+        self.fill(picture, cover, seen, known, complete, aspect)
         ground = cover.clamp(min=0)[:, None].expand(n, t, 4, TOKENS, TOKENS).clone()
         cover = functional.pad(cover, (0, 0, 0, 0, 0, 4))[:, None].expand(n, t, 8, TOKENS, TOKENS).clone()
         canvas = Canvas(

@@ -43,6 +43,9 @@ WARM = 100
 
 BEGUN = time.monotonic()
 
+SAVE_S = 60
+"""Seconds between saves."""
+
 AGREE = 10
 """Steps between those at which all processes settle whether they go on: one's clock is not another's."""
 
@@ -72,7 +75,7 @@ class Trainer:
         self.layout = Layout(tokenizer, model.config.image_token_id)
         self.learner = Learner(model.to(self.device))
         if args.begin_with:
-            self.learner.start_from(Path(args.begin_with))
+            self.learner.start_from(Path(args.begin_with), args.vision)
         self.groups = self.learner.groups()
         self.optimiser = torch.optim.AdamW(
             self.groups, lr=args.rate, betas=(0.9, 0.98), fused=self.device.type == "cuda"
@@ -192,7 +195,7 @@ class Trainer:
             if self.step % args.report == 0:
                 self._report(log)
                 log = []
-            if time.monotonic() - saved > 120:
+            if time.monotonic() - saved > SAVE_S:
                 self.save()
                 saved = time.monotonic()
         self.save()
@@ -253,6 +256,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", required=True, help="folder for the trained part, and to resume from")
     parser.add_argument("--cache", default=cache_dir(), help="where the published parts lie or are downloaded to")
     parser.add_argument("--begin-with", help="a trained part to go on from; the heads begin anew")
+    parser.add_argument(
+        "--vision", type=float, default=1.0, help="share of that trained part in the ViT, the rest as published"
+    )
     parser.add_argument("--minutes", type=float, default=14.0)
     parser.add_argument(
         "--stop-after", type=float, default=math.inf, help="seconds after this call began; the next one goes on"

@@ -53,7 +53,7 @@ def layout() -> Any:
 def test_every_mode_asks_about_the_frames_that_it_shows(banks: tuple[Any, Any], layout: Any) -> None:
     from batches import MODES, Batches
 
-    batches = Batches([banks[0]], banks[1], layout, seed=0, parts=1, share_real=0.3, scale=0.05)
+    batches = Batches([banks[0]], banks[1], layout, seed=0, parts=1, share_real=0.3, share_cropped=0.0, scale=0.05)
     for mode in MODES:
         for number in range(3):
             draft = batches.draw(mode, np.random.default_rng(number))

@@ -63,6 +63,7 @@ def _pack(folder: Path) -> None:
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     import bank
     import camera
+    import clutter
     import scenes
     from film import Film, Order
     from library import load_library
@@ -75,6 +76,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
             patch.setattr(scenes, name, share)
         for name in ("NIGHT", "NOISY", "GLARING", "GREY"):  # colours are to be seen
             patch.setattr(camera, name, 0.0)
+        for name in ("CLUTTERED", "PARKED"):
+            patch.setattr(clutter, name, 0.0)
         patch.setattr(scenes, "NUMBER", torch.zeros(10, dtype=torch.long))  # nothing else, which might hide somebody
         Film(load_library(folder / "pack", torch.device("cpu"), "train"), folder / "bank", order, workers=1).make()
     return Made(bank.load_bank(folder / "bank"), folder / "bank", folder / "videos")
