@@ -116,7 +116,8 @@ def view(picture: Bytes, yaw: float, pitch: float, wide: float, size: tuple[int,
     a, b = (u - left)[..., None], (v - top)[..., None]
 
     def at(dx: int, dy: int) -> npt.NDArray[np.float64]:
-        return picture[top + dy, (left + dx) % width].astype(np.float64)
+        part: npt.NDArray[np.float64] = picture[top + dy, (left + dx) % width].astype(np.float64)
+        return part
 
     mixed = (at(0, 0) * (1 - a) + at(1, 0) * a) * (1 - b) + (at(0, 1) * (1 - a) + at(1, 1) * a) * b
     return Image.fromarray(mixed.astype(np.uint8))
