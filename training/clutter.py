@@ -85,8 +85,8 @@ class Clutter(Maker):
                 part = (self.up(rows[at])[:, None, None], slice(None), ys, xs)
                 old = picture[part].permute(0, 3, 1, 2)
                 picture[part] = (old * (1 - alpha) + colour).permute(0, 2, 3, 1)
-                part = (self.up(at)[:, None, None], 0, ys, xs)
-                alpha_of[part] = torch.maximum(alpha_of[part], alpha[:, 0])
+                spot = (self.up(at)[:, None, None], 0, ys, xs)
+                alpha_of[spot] = torch.maximum(alpha_of[spot], alpha[:, 0])
         covered = functional.avg_pool2d(alpha_of, RENDER // TOKENS)[:, 0]
         return covered, (there & (2 * half_h >= SMALLEST_VEHICLE)).sum(1).float()
 
