@@ -51,7 +51,7 @@ def test_a_host_that_accepts_and_says_nothing(scheme: str) -> None:
         began = time.monotonic()
         error = refusal(f"{scheme}://{address}/cam")
     assert error.code == "timeout"
-    assert "timeout: nothing came within 1 s" in str(error)
+    assert "timeout: no video came within 1 s" in str(error)
     assert time.monotonic() - began < 10
 
 
@@ -130,7 +130,7 @@ def test_a_camera_that_stops_in_mid_stream(tmp_path: Path) -> None:
     with (
         rtsp_camera(clip, hangs=True) as address,
         Source(f"rtsp://{address}/cam", QUICK) as source,
-        pytest.raises(SourceError, match="failed: timeout: nothing came within 1 s") as failed,
+        pytest.raises(SourceError, match="failed: timeout: no video came within 1 s") as failed,
     ):
         read(source)
     assert failed.value.code == "timeout"

@@ -14,7 +14,7 @@ _ADVICE = {
     "auth": "the user name or password was refused; check them, and write special characters in them as %XX",
     "tls": "the secure connection failed: {reason}; give the camera's certificate or its authority's with --tls-ca FILE, "
     "or turn the check off with --insecure",
-    "timeout": "nothing came within {timeout_s:g} s; check that the camera is on and sends, or raise --timeout",
+    "timeout": "no video came within {timeout_s:g} s; check that the camera is on and sends, or raise --timeout",
     "dns": "the host name cannot be resolved; check the address and the name server",
     "refused": "the connection was refused: nothing listens on this port; check the port and that the camera is on",
     "unreachable": "no route to this host; check the address and the network",
