@@ -26,7 +26,7 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.localkafka.files import free_port
 from codecflow.messages import ResultError
 from codecflow.monitoring import metrics
-from codecflow.monitoring.metrics import ANSWER_DELAY, MAX_STREAMS, Provenance, Sample
+from codecflow.monitoring.metrics import ANSWER_DELAY, MAX_STREAMS, MetricDefinition, Sample
 from codecflow.monitoring.server import Health, MonitoringServer
 from codecflow.notify.figures import NotifierFigures
 from codecflow.page.health import PageHealth
@@ -171,7 +171,7 @@ def test_other_paths_name_those_that_there_are() -> None:
 
 
 def published_names() -> set[str]:
-    described = [one for one in vars(metrics).values() if isinstance(one, Provenance)]
+    described = [one for one in vars(metrics).values() if isinstance(one, MetricDefinition)]
     names = {one.name + ("_total" if one.kind == "counter" else "") for one in described}
     return names | {f"{ANSWER_DELAY}_{end}" for end in ("bucket", "sum", "count")}
 

@@ -99,7 +99,7 @@ def test_credentials_that_are_refused_are_not_tried_for_ever(
         asked += 1
         next(calls, refuses(401))(request)
 
-    with camera(behave) as address, pytest.raises(SourceError, match="refused 4 times, so no further try") as refused:
+    with camera(behave) as address, pytest.raises(SourceError, match="refused 4 times; not retried") as refused:
         produce(kafka_settings, f"http://admin:{PASSWORD}@{address}/live", "gate", notice=lines.append)
     assert refused.value.code == "auth"
     assert refused.value.exit_code == 3

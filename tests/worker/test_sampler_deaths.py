@@ -169,7 +169,7 @@ def test_processes_that_cannot_work_end_the_worker_with_one_line(
 ) -> None:
     monkeypatch.setattr(pools, "_RESTART_S", (0.01, 0.01))
     pool = SamplerPool(Sampling(PLAN, KEEP, Unreadable(), Unreadable()), 1)  # type: ignore[arg-type]
-    with pytest.raises(SamplersError, match=r"end as soon as they begin \(exit status 1\)"):
+    with pytest.raises(SamplersError, match=r"end as soon as they start \(exit status 1\)"):
         until(lambda: pool.take() is None)
     pool.close()
 

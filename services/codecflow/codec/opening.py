@@ -52,6 +52,14 @@ _NO_FORMAT = (av.error.InvalidDataError, av.error.ArgumentError)
 _PLAIN = (av.error.OSError, av.error.ExternalError, av.error.UnknownError)
 """What it raises for everything without an error of its own."""
 
+_CLEAR = (
+    av.error.HTTPUnauthorizedError,
+    av.error.HTTPForbiddenError,
+    av.error.HTTPNotFoundError,
+    av.error.HTTPServerError,
+)
+"""Answers of an HTTP server that FFmpeg reports clearly. A camera that is busy gets no further request."""
+
 _UDP_PAUSES_S = (0.5, 1.0, 2.0)
 """Pauses before each UDP attempt after a camera refused TCP, except the last."""
 
@@ -117,7 +125,8 @@ def open_container(
             trouble = options.tls.trouble(address.host, address.port, options.timeout_s)
             if trouble:
                 raise source_error(address, "tls", opening=True, timeout_s=options.timeout_s, reason=trouble) from None
-        if address.kind == "http" and (refusal := http_answers.refusal(address, options.tls, options.timeout_s)):
+        unclear = address.kind == "http" and not isinstance(error, _CLEAR)
+        if unclear and (refusal := http_answers.refusal(address, options.tls, options.timeout_s)):
             raise refusal from None
         raise
 

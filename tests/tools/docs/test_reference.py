@@ -27,7 +27,7 @@ def test_every_variable_that_the_code_reads_is_a_setting() -> None:
 def test_every_metric_is_listed() -> None:
     page = PAGES["metrics.md"]()
     for value in vars(metrics).values():
-        if isinstance(value, metrics.Provenance):
+        if isinstance(value, metrics.MetricDefinition):
             assert f"`{value.name}" in page
     assert metrics.ANSWER_DELAY in page
 

@@ -205,7 +205,7 @@ def metric_list() -> str:
     for name, line in sorted(lines.items(), key=lambda item: item[1]):
         value = getattr(metrics, name)
         heading = next((headings[number] for number in sorted(headings, reverse=True) if number < line), "")
-        if isinstance(value, metrics.Provenance):
+        if isinstance(value, metrics.MetricDefinition):
             published = value.name + ("_total" if value.kind == "counter" else "")
             rows[heading].append((f"`{published}`", value.kind, ", ".join(f"`{x}`" for x in value.labels), value.help))
         elif name == "ANSWER_DELAY":
