@@ -17,7 +17,7 @@ from .spec import Spec
 UNTRAINED = "MEANINGLESS SCORES: this checkpoint's weights are random, not trained"
 
 POLICY_COLUMNS = (
-    "keep/refresh", "windows", "mean F1", "Δ mean F1 (95 %)", "FLOP %", "tokens kept %", "tokens a window", "agree %",
+    "keep/refresh", "windows", "mean F1", "Δ mean F1 (95 %)", "FLOP %", "tokens kept %", "tokens per window", "agree %",
     "mean |Δp(yes)|",
 )  # fmt: skip
 QUESTION_COLUMNS = (
