@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import questions as q
 import torch
-from asking import MAX_QUESTIONS, certain, changing, pick
+from answer_labels import MAX_QUESTIONS, certain, changing, pick
 from bank import CHANNELS, UNKNOWN, Bank, Facts, nothing_known
 from layout import Batch, Clip, Layout
 from maker import BACKGROUND_S, NEWEST, TOKENS

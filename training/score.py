@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from asking import certain
+from answer_labels import certain
 from bank import Bank, load_bank
 from cameras import QUESTIONS
 from layout import Batch, Clip, Layout

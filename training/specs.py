@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import questions as q
-from asking import certain
+from answer_labels import certain
 from bank import Facts
 from maker import FPS, NEWEST
 

@@ -87,14 +87,14 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
     found = _found(client, settings)
     # A record then survives the loss of one broker, and that loss does not stop the others.
     safety = {"min.insync.replicas": "2"} if replication >= 3 else {}
-    asked = [
+    wanted = [
         NewTopic(topic, partitions, replication, config={**CONFIGS[name], **safety})
         for name, topic in _names(settings).items()
         if topic not in found
     ]
     created = []
     began = time.monotonic()
-    waiting = asked
+    waiting = wanted
     while waiting:
         again = []
         answers = client.create_topics(waiting)
@@ -112,7 +112,7 @@ def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS,
                 created.append(topic.topic)
         waiting = again
         time.sleep(0.5 if again else 0.0)
-    _wait_until_known(client, settings, [topic.topic for topic in asked])
+    _wait_until_known(client, settings, [topic.topic for topic in wanted])
     return created
 
 

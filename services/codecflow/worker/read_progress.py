@@ -33,7 +33,7 @@ class Progress:
         self._requested_at = 0.0
         self._requested: dict[TopicPartition, Future[Any]] = {}
         self._ends: dict[tuple[int, int], int] = {}  # (partition, topic) -> end
-        self._pending: dict[tuple[int, int], tuple[float, int]] = {}  # (partition, topic) -> asked at, end
+        self._pending: dict[tuple[int, int], tuple[float, int]] = {}  # (partition, topic) -> requested at, end
 
     def update(self, partitions: dict[int, Partition]) -> None:
         """Update the read progress of partitions, and request ends again when due. Does not block."""

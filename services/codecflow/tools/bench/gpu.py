@@ -102,8 +102,8 @@ def measure_shape(
             set_precision(family, "fp8", "auto")
             weights, eighth = _weight_bytes(family), True
         family.store(replace(stored, eight_bit=row.kv == "fp8"))
-        asked = replace(plan, questions=row.questions, text=row.text)
-        measurement = Measurement(family, asked, idle=True)
+        configured = replace(plan, questions=row.questions, text=row.text)
+        measurement = Measurement(family, configured, idle=True)
         for number, clip in enumerate(clips):
             if number and (row.where == "once" or not first or row.keep == "all"):
                 continue
