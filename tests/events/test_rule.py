@@ -33,7 +33,7 @@ def run(rule: EventRule, windows: list[Window], *, label: int = 0, forgetful: bo
     return found
 
 
-def told(rule: EventRule, yes: list[float | None]) -> list[tuple[str, int]]:
+def changes_by_window(rule: EventRule, yes: list[float | None]) -> list[tuple[str, int]]:
     """Changes and the windows in which they come, for probabilities of yes."""
     found = []
     state = BEGIN
@@ -63,7 +63,7 @@ def rule(text: str) -> EventRule:
     ],
 )
 def test_when_events_open_and_close(text: str, yes: list[float | None], expected: list[tuple[str, int]]) -> None:
-    assert told(rule(text), yes) == expected
+    assert changes_by_window(rule(text), yes) == expected
 
 
 def test_an_open_event_is_updated_now_and_then() -> None:

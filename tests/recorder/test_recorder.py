@@ -79,7 +79,7 @@ def event(pictures: list[CodedPicture], change: str, at: int, number: int = 0, n
     )
 
 
-def told(settings: KafkaSettings, *events: Event) -> None:
+def publish_events(settings: KafkaSettings, *events: Event) -> None:
     with RecordSender(settings) as sender:
         for one in events:
             sender.send(Record(settings.topics.events, *encode_event(one), "an event"))
@@ -144,7 +144,7 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
         sender.send(Record(kafka_settings.topics.masks, *encode_masks(masks)[0], "masks"))
         sender.send(Record(kafka_settings.topics.events, b"gate", b"no event", "rubbish"))
     gone = replace(event(pictures, "closed", 15, 1, "gone"), began_at_ms=5_000, at_ms=6_000)
-    told(
+    publish_events(
         kafka_settings,
         event(pictures, "opened", 15),
         event(pictures, "closed", 22, 1),
@@ -191,7 +191,7 @@ def test_an_event_has_a_clip_a_picture_and_a_record_whatever_ends_the_recorder(
     assert found[other]["change"] == "opened"
     assert not [file for file in storage.files() if "codecflow-" in file.name]
     # Committed work is not repeated.
-    told(kafka_settings, event(pictures, "opened", 15, name="last"))
+    publish_events(kafka_settings, event(pictures, "opened", 15, name="last"))
     (line,) = record(kafka_settings, storage, last)
     assert line.startswith(f"stream 'gate': event {last} opened: ")
 
@@ -203,7 +203,7 @@ def test_an_end_is_waited_for_longer_than_a_group_waits(
     monkeypatch.setattr(service, "_PUBLISHED_WITHIN_MS", 37_000)
     pictures = camera(tmp_path)
     publish(kafka_settings, pictures)
-    told(kafka_settings, event(pictures, "closed", 22, 1), event(pictures, "opened", 15, name="other"))
+    publish_events(kafka_settings, event(pictures, "closed", 22, 1), event(pictures, "opened", 15, name="other"))
     impatient = replace(kafka_settings, properties={"max.poll.interval.ms": "6000", "session.timeout.ms": "6000"})
     begun = time.time()
     said = record(impatient, open_storage(str(tmp_path / "evidence")), event_id("gate", "other"))
@@ -223,7 +223,7 @@ def test_an_event_of_the_future_holds_up_no_other(
     publish_raw(kafka_settings, "events", "gate", b"{}")
     ahead_ms = MAX_CLOCK_MS - 86_400_000
     future = replace(event(pictures, "closed", 22, 1), began_at_ms=ahead_ms, at_ms=MAX_CLOCK_MS)
-    told(kafka_settings, future, event(pictures, "opened", 15, name="other"))
+    publish_events(kafka_settings, future, event(pictures, "opened", 15, name="other"))
     storage = open_storage(str(tmp_path / "evidence"))
     said = record(kafka_settings, storage, event_id("gate", "other"))
     found = documents(storage)
@@ -236,7 +236,7 @@ def test_a_clip_of_an_event(kafka_settings: KafkaSettings, tmp_path: Path) -> No
     pictures = camera(tmp_path)
     publish(kafka_settings, pictures)
     identity = event_id("gate", "person")
-    told(kafka_settings, event(pictures, "opened", 15), event(pictures, "closed", 22, 1))
+    publish_events(kafka_settings, event(pictures, "opened", 15), event(pictures, "closed", 22, 1))
     where = ("--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix)
     done = codecflow("clip", "gate", "--event", identity, "-o", tmp_path / "c.mp4", *where)
     assert done.returncode == 0, done

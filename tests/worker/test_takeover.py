@@ -26,7 +26,7 @@ KEEPS = [
 
 @pytest.fixture(scope="module")
 def two_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
-    """Two streams in one partition, interleaved by thirds; one starts a second epoch without having ended the first."""
+    """Two streams in one partition, interleaved by thirds; one starts a second epoch before the first has ended."""
     folder = tmp_path_factory.mktemp("clips")
     long = encode_clip(folder / "long.mp4", 15)
     short = encode_clip(folder / "short.mp4", 9, gop=30)

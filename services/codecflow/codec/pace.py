@@ -117,7 +117,7 @@ class Pace:
             correction = correction if lead < self._settled else -correction
             if self._paced and lead - self._settled > limit:
                 self.high, off = lead, lead - self._settled
-        # Not for a single picture: the last one of a camera that fell silent comes out only after the time-out.
+        # One picture is not enough: the last one before a camera falls silent is complete only after the time-out.
         self._off = self._off + 1 if off > limit else 0
         self.lost = self.lost or self._off > 1 or self._wrong_from_the_start(since, uneven)
         return correction

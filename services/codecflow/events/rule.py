@@ -46,7 +46,7 @@ def advance(
 ) -> tuple[RuleState, list[Changed]]:
     """The rule's state after the next window, and the changes that it makes, in order.
 
-    `label`: index of the rule's label, NONE for a rule without one. `seen`: None for a window without an answer, in which
+    `label`: index of the rule's label, NONE if it has none. `seen`: None for a window without an answer, in which
     only time passes. `elapsed_s`: since the previous window.
     """
     elapsed_s = min(max(elapsed_s, 0.0), float(MAX_TIME_S))
