@@ -12,6 +12,7 @@ import torch
 
 from codecflow.errors import ConfigError, ModelError
 from codecflow.messages import Question
+from codecflow.vlm import graphs
 from codecflow.vlm.engine import Engine
 from codecflow.vlm.kernels import Kernels
 from codecflow.vlm.loading import load_model, set_precision
@@ -50,13 +51,18 @@ def slides(case: Case, **options: Any) -> tuple[list[dict[tuple[str, str], torch
 
 
 @pytest.mark.parametrize("refresh", ["none", "budget", "all"])
-@pytest.mark.parametrize("kind", ["transformers", "kernels", "ragged kernel alone"])
-def test_every_path_gives_the_same_answers(case: Case, kind: str, refresh: str) -> None:
+@pytest.mark.parametrize("kind", ["transformers", "kernels", "kernels, padded", "ragged kernel alone"])
+def test_every_path_gives_the_same_answers(
+    case: Case, kind: str, refresh: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert case.family.decoder is not None
     expected, answers = slides(case, refresh=refresh)
+    if kind == "kernels":
+        monkeypatch.setattr(graphs, "HOST_BOUND", 0)
     other = {
         "transformers": {"decoder": None, "encoder": None},
         "kernels": {"kernels": Kernels(reference_kernel, reference_single)},
+        "kernels, padded": {"kernels": Kernels(reference_kernel, reference_single)},
         "ragged kernel alone": {"kernels": Kernels(reference_kernel)},
     }[kind]
     found, other_answers = slides(changed(case, **other), refresh=refresh)

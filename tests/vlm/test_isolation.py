@@ -42,7 +42,7 @@ def broken(case: Case, name: str, check: Callable[..., None]) -> Iterator[None]:
 def no_more_than(tokens: int) -> Callable[..., None]:
     """For more tokens, allocates more than any machine has, to raise torch's own error."""
 
-    def check(packed: Packed) -> None:
+    def check(packed: Packed, *_: object) -> None:
         if len(packed.embeds) > tokens:
             torch.empty(2**60, dtype=torch.uint8)
 
@@ -117,7 +117,7 @@ def test_a_question_that_cannot_be_computed_is_set_aside_alone(case: Case) -> No
     poison = Question("poison", "Is it Quetzalcoatl?", "yes-no")
     token = case.family.embed(torch.tensor(case.family.ids("Quetzalcoatl"))).sum(0)
 
-    def check(packed: Packed) -> None:
+    def check(packed: Packed, *_: object) -> None:
         embeds = packed.embeds
         length = len(case.family.ids("Quetzalcoatl"))
         windows = embeds.unfold(0, length, 1).sum(2) if len(embeds) >= length else embeds[:0]
@@ -191,7 +191,7 @@ def test_many_questions_and_labels_are_computed_within_the_batch_limit(case: Cas
     questions += [Question("c", "Which?", "choice", labels=labels), SECOND, THIRD]
     most = 0
 
-    def check(packed: Packed) -> None:
+    def check(packed: Packed, *_: object) -> None:
         nonlocal most
         most = max(most, len(packed.embeds))
 

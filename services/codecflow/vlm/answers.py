@@ -19,6 +19,7 @@ from torch import Tensor
 
 from codecflow.errors import ConfigError
 from codecflow.messages import Question
+from codecflow.vlm.decoder import Layers
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import NOTHING, Work
 from codecflow.vlm.kv_pool import KVPool
@@ -95,9 +96,10 @@ class Request:
 class Answers:
     """Answers the questions of all streams in a step together. `batch_tokens`: maximum tokens per forward."""
 
-    def __init__(self, family: Family, pool: KVPool, batch_tokens: int) -> None:
+    def __init__(self, family: Family, pool: KVPool, batch_tokens: int, layers: Layers | None = None) -> None:
         self.family = family
         self.pool = pool
+        self.layers = layers
         self.batch_tokens = batch_tokens
         self._yes, self._no = (torch.tensor(ids, device=family.device) for ids in _yes_no(family))
         self._unread: list[tuple[list[Request], Tensor]] = []
@@ -228,7 +230,7 @@ class Answers:
 
     def _forward(self, batch: Sequence[tuple[Request, tuple[Branch, Run]]]) -> Tensor:
         """Hidden states of new branch tokens in the given order. Branches of one stream share one attention call."""
-        pack = Pack(self.family, self.pool)
+        pack = Pack(self.family, self.pool, self.layers)
         computed = []
         for _, group in groupby(batch, key=lambda piece: piece[0].window.stream):
             pieces = list(group)

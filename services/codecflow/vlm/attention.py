@@ -63,6 +63,14 @@ class FrameLayout:
         return self._sequences
 
 
+@dataclass(frozen=True, slots=True)
+class FixedFrames:
+    """Vision: a layout of fixed size for `kernel`, whose tensors are overwritten from batch to batch."""
+
+    sequences: Sequences
+    kernel: Kernel
+
+
 Keys = tuple[int, int]
 """A range of a stream's keys, counted from the first token of its window."""
 
@@ -93,7 +101,7 @@ class PagedKeys:
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
     """Streams that share a kernel call: packed queries [start, stop), all `pages` that they read, the keys that they see as
     causal sequences, and the queries (`rows`, relative to start) that see further ranges in full."""
 
@@ -102,6 +110,10 @@ class _Call:
     pages: Tensor
     causal: Sequences
     shared: tuple[tuple[Tensor, Sequences], ...]
+
+
+Singles = tuple[Tensor, Tensor, Tensor]
+"""Pages, parts and bounds of single queries, as a SingleKernel takes them."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,7 @@ class StreamLayout:
             self._biases[segments] = torch.zeros(mask.shape, dtype=like.dtype).masked_fill_(~mask, -inf).to(like.device)
         return self._biases[segments]
 
-    def narrowed(self, rows: Sequence[int]) -> StreamLayout:
+    def narrowed(self, rows: Sequence[int] | Tensor) -> StreamLayout:
         """The same layout for only the packed queries `rows`, ascending, packed in that order."""
         streams, at = [], 0
         wanted = iter([*rows, -1])
@@ -146,14 +158,14 @@ class StreamLayout:
         return StreamLayout(self.pool, tuple(streams), self.kernels)
 
     @cached_property
-    def singles(self) -> tuple[Tensor, Tensor, Tensor] | None:
-        """Where every segment is one query: pages, parts and bounds as a SingleKernel takes them."""
+    def singles(self) -> Singles | None:
+        """Where every segment is one query."""
         if any(segment.stop - segment.start > 1 for stream in self.streams for segment in stream.segments):
             return None
         return _singles(self.streams, self.pool.shape.device)
 
     @cached_property
-    def calls(self) -> tuple[_Call, ...]:
+    def calls(self) -> tuple[Call, ...]:
         """The kernel calls; computed once for all layers."""
         groups: list[list[PagedKeys]] = []
         size = 0
@@ -166,7 +178,23 @@ class StreamLayout:
         return tuple(_call(group, self.pool.shape.device) for group in groups)
 
 
-def _singles(streams: Sequence[PagedKeys], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True, slots=True)
+class FixedLayout:
+    """A layout of fixed size for kernels, whose tensors are overwritten from step to step. `last`: that of the wanted
+    queries."""
+
+    pool: KVPool
+    kernels: Kernels
+    calls: tuple[Call, ...]
+    singles: Singles | None
+    last: FixedLayout | None = None
+
+    def narrowed(self, _: Sequence[int] | Tensor) -> FixedLayout:
+        assert self.last is not None
+        return self.last
+
+
+def _singles(streams: Sequence[PagedKeys], device: torch.device) -> Singles:
     """For single queries: all pages, the parts of keys that each query sees, and the index of each query's first part."""
     parts: list[tuple[int, int, int, int]] = []
     bounds = [0]
@@ -186,7 +214,7 @@ def _singles(streams: Sequence[PagedKeys], device: torch.device) -> tuple[Tensor
     )
 
 
-def _call(streams: Sequence[PagedKeys], device: torch.device) -> _Call:
+def _call(streams: Sequence[PagedKeys], device: torch.device) -> Call:
     begin = streams[0].segments[0].start
     causal: list[tuple[int, int, int]] = []
     shared: dict[int, list[tuple[int, int, int]]] = {}  # by the index of the range in a segment's
@@ -205,7 +233,7 @@ def _call(streams: Sequence[PagedKeys], device: torch.device) -> _Call:
                     parts.append((queries, first + a, first + b))
                 rows.setdefault(number, []).extend(range(segment.start - begin, segment.stop - begin))
         base += len(stream.pages) * PAGE
-    return _Call(
+    return Call(
         begin,
         streams[-1].segments[-1].stop,
         to_device(np.concatenate([stream.pages for stream in streams]), device),
@@ -217,11 +245,11 @@ def _call(streams: Sequence[PagedKeys], device: torch.device) -> _Call:
     )
 
 
-_layout: ContextVar[FrameLayout | StreamLayout] = ContextVar("codecflow_layout")
+_layout: ContextVar[FrameLayout | StreamLayout | FixedLayout] = ContextVar("codecflow_layout")
 
 
 @contextmanager
-def attending(layout: FrameLayout | StreamLayout) -> Iterator[None]:
+def attending(layout: FrameLayout | StreamLayout | FixedLayout) -> Iterator[None]:
     """Model calls inside this block attend according to `layout`."""
     token = _layout.set(layout)
     try:
@@ -257,8 +285,10 @@ def packed_attention(
 AttentionInterface.register(NAME, packed_attention)
 
 
-def within_frames(query: Tensor, key: Tensor, value: Tensor, layout: FrameLayout, scale: float) -> Tensor:
+def within_frames(query: Tensor, key: Tensor, value: Tensor, layout: FrameLayout | FixedFrames, scale: float) -> Tensor:
     """`query`, `key`, `value`: (patches, heads, head_dim); returns the same shape."""
+    if isinstance(layout, FixedFrames):
+        return layout.kernel(query, key, value, layout.sequences, False, scale)[0]
     lengths = layout.lengths
     heads, head_dim = query.shape[1:]
     if len(set(lengths)) == 1:  # whole frames: a regular batch
@@ -273,7 +303,7 @@ def within_frames(query: Tensor, key: Tensor, value: Tensor, layout: FrameLayout
     return found[0].transpose(0, 1)
 
 
-def within_streams(query: Tensor, layout: StreamLayout, layer: int, scale: float) -> Tensor:
+def within_streams(query: Tensor, layout: StreamLayout | FixedLayout, layer: int, scale: float) -> Tensor:
     """`query`: (tokens, heads, head_dim) of all streams; returns the same shape. Keys and values are the pool's.
 
     The only place where a step's plan becomes attention.
@@ -285,6 +315,7 @@ def within_streams(query: Tensor, layout: StreamLayout, layer: int, scale: float
         )
     if layout.kernels.ragged is not None:
         return _by_kernel(query, layout, layout.kernels.ragged, layer, scale)
+    assert isinstance(layout, StreamLayout), "a layout of fixed size is for kernels"
     parts = []
     for stream in layout.streams:
         keys, values = layout.pool.gather(layer, to_device(stream.pages, query.device))
@@ -296,7 +327,7 @@ def within_streams(query: Tensor, layout: StreamLayout, layer: int, scale: float
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _by_kernel(query: Tensor, layout: StreamLayout, kernel: Kernel, layer: int, scale: float) -> Tensor:
+def _by_kernel(query: Tensor, layout: StreamLayout | FixedLayout, kernel: Kernel, layer: int, scale: float) -> Tensor:
     parts = []
     for call in layout.calls:
         keys, values = layout.pool.gather(layer, call.pages)

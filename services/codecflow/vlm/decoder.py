@@ -10,7 +10,7 @@ transformers' forward, which is also the reference in the tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codecflow.vlm.attention import StreamLayout, within_streams
+from codecflow.vlm.attention import FixedLayout, StreamLayout, within_streams
 from codecflow.vlm.dense import Dense, Fp8, Projection, join
 from codecflow.vlm.fused import HeadNorms, fused_on
 from codecflow.vlm.kv_pool import PoolCache
@@ -42,9 +42,13 @@ class Packed:
     positions: Tensor
     visual: Tensor
     features: Tensor
-    layout: StreamLayout
+    layout: StreamLayout | FixedLayout
     cache: PoolCache
-    wanted: Sequence[int] | None = None
+    wanted: Sequence[int] | Tensor | None = None
+
+
+Layers = Callable[[Packed, Tensor, Tensor], Tensor]
+"""Computes a forward's hidden states like `Decoder.__call__`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,5 +161,5 @@ class Decoder:
         )
 
 
-def _places(wanted: Sequence[int], device: torch.device) -> Tensor:
-    return to_device(np.asarray(wanted, dtype=np.int64), device)
+def _places(wanted: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    return wanted if isinstance(wanted, Tensor) else to_device(np.asarray(wanted, dtype=np.int64), device)

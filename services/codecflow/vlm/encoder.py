@@ -6,14 +6,14 @@ eight launches here and twenty in transformers' modules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
-from codecflow.vlm.attention import FrameLayout, within_frames
+from codecflow.vlm.attention import FixedFrames, FrameLayout, within_frames
 from codecflow.vlm.dense import Dense, join
 from codecflow.vlm.fused import fused_on
 
@@ -36,7 +36,7 @@ class Encoder:
     def __init__(self, tower: Any, depth: int) -> None:
         layers = tower.encoder.layer[:depth]
         attention = layers[0].attention
-        self._heads, self._head_dim, self._scale = attention.num_heads, attention.head_dim, float(attention.scale)
+        self.heads, self.head_dim, self._scale = attention.num_heads, attention.head_dim, float(attention.scale)
         self._blocks = [_block(layer) for layer in layers]
         weight = attention.projection_layer.weight
         self._fused = fused_on(weight.device, weight.dtype)
@@ -55,11 +55,18 @@ class Encoder:
 
     def __call__(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
         """`hidden`: (patches, hidden) of frames with `lengths` patches each; returns the same shape, not normalised."""
-        layout = FrameLayout(lengths)
+        return self.blocks(hidden, FrameLayout(lengths))
+
+    def weights(self) -> Iterator[Tensor]:
+        """Those of its matrix products."""
+        for block in self._blocks:
+            yield from (block.qkv.weight, block.out.weight, block.up.weight, block.down.weight)
+
+    def blocks(self, hidden: Tensor, layout: FrameLayout | FixedFrames) -> Tensor:
         first = self._blocks[0].norms[0]
         x = layer_norm(hidden, first.normalized_shape, first.weight, first.bias, first.eps)
         for number, block in enumerate(self._blocks):
-            query, key, value = block.qkv(x).view(len(x), 3, self._heads, self._head_dim).unbind(1)
+            query, key, value = block.qkv(x).view(len(x), 3, self.heads, self.head_dim).unbind(1)
             seen = within_frames(query, key, value, layout, self._scale).flatten(1)
             hidden, x = self._enter(hidden, block.out(seen), block.scales[0], block.norms[1])
             delta = block.down(gelu(block.up(x)))

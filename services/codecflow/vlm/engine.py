@@ -21,6 +21,7 @@ from codecflow.messages import Flops, Question, Tokens
 from codecflow.vlm.admission import Admission
 from codecflow.vlm.answers import HEAD_ROWS, Answers, Request
 from codecflow.vlm.costs import flops_used, tokens_used
+from codecflow.vlm.decoder_graphs import DecoderGraphs
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import Work
 from codecflow.vlm.kv_pool import KVPool
@@ -84,7 +85,8 @@ class Engine:
         self.batch_tokens, self.batch_patches = batch_tokens, batch_patches
         self.observe = observe
         self.pool = KVPool(family.kv, memory_bytes, self._feature_bytes())
-        self.answers = Answers(family, self.pool, batch_tokens)
+        self.graphs = DecoderGraphs.of(family, self.pool)
+        self.answers = Answers(family, self.pool, batch_tokens, self.graphs)
         limit = min(position_limit or family.position_limit, family.position_limit)
         prefix = self._read_prefix()
         self.admission = Admission(
@@ -110,6 +112,13 @@ class Engine:
         pool = self.pool
         held = (pool.pages - pool.free) * pool.page_bytes
         return PoolUse(pool.nbytes, held, pool.peak * pool.page_bytes, len(self.windows))
+
+    @property
+    def graph_use(self) -> tuple[int, int]:
+        """Forwards so far that CUDA graphs computed, and those that ran launch by launch because their sizes were new."""
+        caches = [self.family.vision_graphs, None if self.graphs is None else self.graphs.cache]
+        own = [cache for cache in caches if cache is not None]
+        return sum(cache.replays for cache in own), sum(cache.launched for cache in own)
 
     def unchanged(self, work: StreamWork) -> bool:
         """Whether this work would leave the visual tokens of the stream's window unchanged: none arrives, and tokens that
@@ -266,7 +275,7 @@ class Engine:
 
     def _forward(self, parts: Sequence[Part]) -> None:
         """One packed forward: the tokens to compute of each window, followed by its questions."""
-        pack = Pack(self.family, self.pool)
+        pack = Pack(self.family, self.pool, self.graphs)
         last: list[tuple[Part, Request, int]] = []  # questions, and the packed index of their last token
         trunks: list[tuple[Task, Work]] = []
         question_work: list[tuple[Request, Work]] = []

@@ -84,7 +84,7 @@ class KVPool:
 
     def _allocate(self) -> KVTensor:
         shape = self.shape
-        heads = (shape.layers, self.pages * PAGE, shape.kv_heads)
+        heads = (shape.layers, (self.pages + 1) * PAGE, shape.kv_heads)
         kind = torch.uint8 if shape.eight_bit else shape.dtype
         scales = self._zeros(heads, torch.float32) if shape.eight_bit else None
         return KVTensor(self._zeros((*heads, shape.head_dim), kind), scales, shape.dtype)
@@ -105,6 +105,11 @@ class KVPool:
                 f"a pool of {self.nbytes / 2**20:,.1f} MiB for keys and values cannot be reserved"
             ) from None
         return torch.frombuffer(reserved, dtype=kind).view(size)
+
+    @property
+    def scratch(self) -> int:
+        """A page beyond those of the streams: rows of padding are written there."""
+        return self.pages
 
     @property
     def page_bytes(self) -> int:

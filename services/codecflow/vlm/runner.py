@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from codecflow.vlm.attention import PagedKeys, Segment, StreamLayout
-from codecflow.vlm.decoder import Packed
+from codecflow.vlm.decoder import Layers, Packed
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import NOTHING, Work, causal_pairs
 from codecflow.vlm.kv_pool import PAGE, KVPool, PoolCache
@@ -104,11 +104,15 @@ class _Reading:
 
 
 class Pack:
-    """Collects streams' tokens, then runs them in one forward. All tokens of a stream must be added consecutively."""
+    """Collects streams' tokens, then runs them in one forward. All tokens of a stream must be added consecutively.
 
-    def __init__(self, family: Family, pool: KVPool) -> None:
+    `layers`: how the decoder's layers are computed, if not launch by launch (graphs.py).
+    """
+
+    def __init__(self, family: Family, pool: KVPool, layers: Layers | None = None) -> None:
         self.family = family
         self.pool = pool
+        self.layers = layers
         self.tokens = 0
         self._runs: list[Run] = []
         self._written: list[Ints] = []  # slots of the pool, run by run
@@ -190,7 +194,7 @@ class Pack:
             cache = PoolCache(self.pool, to_device(np.concatenate(self._written), device))
         positions = to_device(np.concatenate([run.positions for run in runs], axis=1), device)
         packed = Packed(embeds, positions, index, features, self._layout(), cache, wanted)
-        return family.run_text(packed)
+        return family.run_text(packed, self.layers)
 
     def _layout(self) -> StreamLayout:
         """The step's attention plan: the pages of each stream, in order, and the keys that each query reads."""

@@ -20,8 +20,9 @@ from torch import Tensor
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm.attention import attending
-from codecflow.vlm.decoder import Decoder, Packed
+from codecflow.vlm.decoder import Decoder, Layers, Packed
 from codecflow.vlm.flops import TextCost
+from codecflow.vlm.graphs import GraphCache
 from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.kernels import choose_kernels
 from codecflow.vlm.kv_pool import KVShape, cache_keyword, shift_keys
@@ -63,6 +64,7 @@ class Family(ABC):
     axes: ClassVar[int] = 1
     levels: int = 1
     patch: int
+    vision_graphs: GraphCache[Any, Any] | None = None
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
         self.model = model
@@ -248,11 +250,12 @@ class Family(ABC):
         embedded: Tensor = self.text.embed_tokens(ids)
         return embedded
 
-    def run_text(self, packed: Packed) -> Tensor:
-        """One packed forward of the text model: (tokens wanted, hidden), normalised."""
+    def run_text(self, packed: Packed, layers: Layers | None = None) -> Tensor:
+        """One packed forward of the text model: (tokens wanted, hidden), normalised. `layers`: replaces the decoder's own
+        call."""
         if self.decoder is not None:
             cos, sin = self.text.rotary_emb(packed.embeds[None], self.position_ids(packed.positions))
-            return self.decoder(packed, cos[0], sin[0])
+            return (self.decoder if layers is None else layers)(packed, cos[0], sin[0])
         with attending(packed.layout):
             hidden = self.reference_text(packed)
         return hidden if packed.wanted is None else hidden[list(packed.wanted)]

@@ -15,6 +15,7 @@ from codecflow.errors import ModelError
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.encoder import Encoder
+from codecflow.vlm.encoder_graphs import EncoderGraphs
 from codecflow.vlm.inputs import FixedInput
 from codecflow.vlm.preprocessing import grouped_places, project_patches
 
@@ -46,6 +47,8 @@ class InternVL(Family):
         self.depth: int = layers if layer == -1 else layer % (layers + 1)  # state 0 is the input of the first layer
         self._places = self._position_table()
         self.encoder = Encoder.of(self.core.vision_tower, self.depth)
+        self._graphs = None if self.encoder is None else EncoderGraphs.of(self.encoder)
+        self.vision_graphs = None if self._graphs is None else self._graphs.cache
 
     @property
     def input(self) -> FixedInput:
@@ -75,7 +78,7 @@ class InternVL(Family):
     def _selected(self, tower: Any, hidden: Tensor, lengths: list[int]) -> Tensor:
         """The hidden state (patches, hidden) that the configuration selects for the projector."""
         if self.encoder is not None:
-            hidden = self.encoder(hidden, lengths)
+            hidden = (self._graphs or self.encoder)(hidden, lengths)
         else:
             with attending(FrameLayout(lengths)):
                 for block in tower.encoder.layer[: self.depth]:
