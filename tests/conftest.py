@@ -19,9 +19,14 @@ hypothesis.settings.register_profile("codecflow", deadline=None)
 hypothesis.settings.load_profile("codecflow")
 
 
+LONGEST = ("training", "chaos", "demo", "worker", "kafka", "evaluate", "bench", "demo_model")
+"""Folders of the files that take longest."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs the longest files first and keeps the order otherwise, so that no process runs alone for a minute at the end."""
-    items.sort(key=lambda item: item.path.parent.name != "training")
+    """Runs these first and keeps the order otherwise, so that no process runs alone for a minute at the end."""
+    order = {name: n for n, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from codecflow.folders import cache_dir
-from codecflow.tools.demo_model.assemble import assemble, read_trained_part
+from codecflow.tools.demo_model.assemble import read_trained_part
+from codecflow.tools.demo_model.checkpoint import cached_checkpoint
 
 LENGTHS = (1, 1, 4, 4, 8, 16)
 STEPS = 2
@@ -49,9 +50,14 @@ def _arguments(scenes: Path, out: Path, part: Path) -> list[str]:
     return ["--scenes", str(scenes), str(scenes), "--out", str(out), "--begin-with", str(part), *few.split()]
 
 
-def shallow(cache: Path, trained: None) -> tuple[Any, Any]:
-    """The untrained model with every kind of layer, but few of each, and its tokenizer."""
-    model, tokenizer = assemble(cache, trained)
+def shallow(cache: Path, _: None) -> tuple[Any, Any]:
+    """The demo model with every kind of layer, but few of each, and its tokenizer: from the files that other tests need too,
+    as assembling it takes half a minute."""
+    from transformers import AutoTokenizer, InternVLForConditionalGeneration
+
+    files = cached_checkpoint(cache)
+    model: Any = InternVLForConditionalGeneration.from_pretrained(files, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(files)
     del model.model.language_model.layers[3:]
     del model.model.vision_tower.encoder.layer[:6]
     return model, tokenizer

@@ -9,8 +9,8 @@ from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 
-from .faulty import BAD_SIZE
 from .memory import Published, Topics, encode_clip, publish
+from .picture_inputs import BAD_SIZE
 from .running import Running
 
 

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import numpy.typing as npt
-import torch
 
 from codecflow.codec.signal import SignalExtractor
 from codecflow.codec.source import Source
@@ -48,6 +46,8 @@ from codecflow.worker.stream import Stream
 from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Step, Window
 from tests.subscriber.example_results import RESULT
+
+from .picture_inputs import grid, planes
 
 DEFAULT = WhenBehind()
 
@@ -147,15 +147,6 @@ class Committed:
 LIMITS = Limits()
 
 
-def _grid(width: int, height: int) -> TokenGrid:
-    return TokenGrid.regular(6, 8, width, height)
-
-
-def _planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
-    """Replaces a model's input: the unchanged picture."""
-    return torch.from_numpy(rgb)
-
-
 QUESTIONS = (
     Question("person", "Is a person in view?", "yes-no", event=EventRule("yes", 0.6, 0.4, cooldown_s=4.0)),
     Question("any", "Is anything in view?", "yes-no", event=EventRule("yes", 0.3, windows=(2, 3), for_s=2.0)),
@@ -206,7 +197,7 @@ class Worker:
         samplers: int = 0,
         when_behind: WhenBehind = DEFAULT,
         wall_ms: Callable[[], int] = lambda: 0,
-        grid: Callable[[int, int], TokenGrid] = _grid,
+        grid: Callable[[int, int], TokenGrid] = grid,
         stuck_after_s: float = 180.0,
         zones: tuple[Zone, ...] = (),
     ) -> None:
@@ -221,7 +212,7 @@ class Worker:
         self._held: dict[str, tuple[int, list[Frame]]] = {}
         self._background, self._wall_ms = keep.background, wall_ms
         self._apart = samplers > 0
-        sampling = Sampling(plan, keep, grid, _planes)
+        sampling = Sampling(plan, keep, grid, planes)
         reports = Reports(
             lambda stream: self.counts.setdefault(stream, Counter()), self.dead.append, self.said.append, clock
         )

@@ -21,8 +21,8 @@ from codecflow.worker import sampler as sampling
 from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Window
 
-from .faulty import BAD_SIZE
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
+from .picture_inputs import BAD_SIZE
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))

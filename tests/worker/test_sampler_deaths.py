@@ -24,8 +24,8 @@ from codecflow.worker.sampler_host import SamplerProcess, SamplersError
 from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Window
 
-from .faulty import crashing, hanging
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, undisturbed
+from .picture_inputs import crashing, hanging
 from .running import FORKS, Running, once, results, send, until
 
 PLAN = WindowPlan.of(4, 2, 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -38,6 +39,18 @@ def two_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
     return topics.add(a[0][2 * third :], a[1][2 * third :]).add(b2[0][half:], b2[1][half:])
 
 
+@pytest.fixture(scope="module", params=KEEPS, ids=lambda keep: f"{keep.policy}-{keep.coverage}")
+def keep(request: pytest.FixtureRequest) -> KeepConfig:
+    return cast(KeepConfig, request.param)
+
+
+@pytest.fixture(scope="module")
+def expected(two_streams: Topics, keep: KeepConfig) -> Committed:
+    found = undisturbed(two_streams, PLAN, keep)
+    assert len(found.answered) == 7 + 3 + 4
+    return found
+
+
 ACTIONS = st.lists(
     st.tuples(
         st.sampled_from(["packets", "metadata", "both", "sample", "take", "submit", "commit", "transaction", "die"]),
@@ -47,15 +60,12 @@ ACTIONS = st.lists(
 )
 
 
-@pytest.mark.parametrize("keep", KEEPS, ids=lambda keep: f"{keep.policy}-{keep.coverage}")
 @settings(max_examples=15, deadline=None)
 @given(actions=ACTIONS)
 def test_every_window_once_with_the_same_masks_wherever_workers_die(
-    two_streams: Topics, keep: KeepConfig, actions: list[tuple[str, int]]
+    two_streams: Topics, keep: KeepConfig, expected: Committed, actions: list[tuple[str, int]]
 ) -> None:
     """Records wait in the join, for a sampler, in the engine and in a transaction when a worker dies."""
-    expected = undisturbed(two_streams, PLAN, keep)
-    assert len(expected.answered) == 7 + 3 + 4
     committed = Committed()
     worker = Worker(two_streams, committed, PLAN, keep)
     worker.hold_samplers()

@@ -36,7 +36,7 @@ from tests.worker.running import KEEP
 
 WORKER = WorkerOptions(window="4", stride="2", samplers=2, question=QUESTION.prompt, yes_no=True)
 SETTINGS = WORKER.settings()
-TIMING = Timing(4, 4)
+TIMING = Timing(3, 4)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +129,8 @@ def test_a_recording_is_read_as_it_was_written(clip: RecordedClip, recording: Pa
 def test_real_brokers_and_a_replay_give_the_same_windows(
     kafka: LocalKafka, stub: WindowEngine, recording: Path
 ) -> None:
-    brokers = under_load(KafkaPlace(kafka, 2), stub, recording, 3, Timing(4, 8))
-    replay = under_load(ReplayPlace(2), stub, recording, 3, Timing(4, 8))
+    brokers = under_load(KafkaPlace(kafka, 2), stub, recording, 3, Timing(3, 6))
+    replay = under_load(ReplayPlace(2), stub, recording, 3, Timing(3, 6))
     for outcome in (brokers, replay):
         assert {window.stream for window in outcome.windows} == {"camera-0", "camera-1", "camera-2"}
         assert all(window.result.error is None for window in outcome.windows)
@@ -185,7 +185,7 @@ def test_the_command_ends_with_one_json_line(
     kept_file = tmp_path / "kept.rec"
     run(Options(clips=[file], record=kept_file))
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["bytes"] == kept_file.stat().st_size
-    run(Options(replay=kept_file, streams="1,2", engine="stub", worker=WORKER, seconds=4, warm_up=4))
+    run(Options(replay=kept_file, streams="1,2", engine="stub", worker=WORKER, seconds=4, warm_up=2))
     out = capsys.readouterr().out
     found = json.loads(out.splitlines()[-1])
     assert [one["streams"] for one in found["results"]] == [1, 2]
