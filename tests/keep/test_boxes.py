@@ -62,3 +62,17 @@ def test_every_sample_counts_in_the_token_that_it_lies_under() -> None:
 def test_a_picture_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         Cells(TokenGrid.regular(2, 2, 64, 48)).means(np.zeros((64, 48), np.uint8))
+
+
+@pytest.mark.parametrize("size", [(320, 240), (352, 288), (640, 360), (768, 432), (1920, 1080)])
+def test_what_a_cell_shows_of_a_change_wherever_it_lies(size: tuple[int, int]) -> None:
+    """A change of a quarter of a footprint, moved over the picture's middle in hundredths of a sample."""
+    cells = Cells(TokenGrid.regular(16, 16, *size))
+    shown = 1.0
+    for length, step in zip(size, cells.step, strict=True):
+        changed, side = length / 16 / 4, 2 * step
+        starts = np.arange(0, step, 0.01)[:, None]
+        begins = np.arange(-4, 40)[None] * step
+        overlap = np.minimum(starts + changed, begins + side) - np.maximum(starts, begins)
+        shown *= overlap.max(1).min() / side
+    assert cells.seen == pytest.approx(shown, abs=0.01)  # footprints are whole samples

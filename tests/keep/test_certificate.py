@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from codecflow.errors import MessageError
 from codecflow.grid import TokenGrid
 from codecflow.keep import KeepConfig, KeepState
+from codecflow.keep.boxes import Cells
 from codecflow.messages import NO_BOUND, UNCHANGED, Exposure, Signal
 from tests.keep.random_pictures import (
     Picture,
@@ -63,6 +64,7 @@ def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
     state = KeepState(
         grid, KeepConfig(threshold=threshold, detail_threshold=detail_threshold, period_s=Fraction(1_000_000))
     )
+    of_cells = detail_threshold * min(1, Cells(grid).seen / 0.48)
     producer = Producer()
     shown = rng.integers(0, 256, (grid.height, grid.width)).astype(np.uint8)
     kept = [shown.astype(float)] * grid.tokens  # what was last kept, in the reference's exposure
@@ -104,9 +106,7 @@ def test_nothing_dropped_is_stale_and_nothing_certified_was_looked_at(
         assert len(calls) == (0 if decision.certified.all() else 1)
         assert not (decision.keep & decision.certified).any()
         assert not (decision.compared & decision.certified).any()
-        least = [
-            max(one, min(times * signal.noise / 8, 16)) for one, times in ((threshold, 1.5), (detail_threshold, 3))
-        ]
+        least = [max(one, min(times * signal.noise / 8, 16)) for one, times in ((threshold, 1.5), (of_cells, 3.3))]
         for token in range(grid.tokens):
             now = shown if decision.certified[token] else decoded
             then = signal.exposure.of(kept[token])
@@ -264,10 +264,27 @@ def test_exposure_that_explains_a_change_is_none_until_it_adds_up(least: int) ->
     assert sum(map(any, kept[4:])) <= 1
 
 
+@pytest.mark.parametrize("size", [(352, 288), (480, 270), (640, 360), (1280, 720)])
+def test_a_change_of_7x7_pixels_by_16_levels_is_kept_in_pictures_of_any_size(size: tuple[int, int]) -> None:
+    """In small pictures a cell of the codec signal is larger than 7x7 pixels of 448, and shows less of the change."""
+    rng, (width, height) = np.random.default_rng(3), size
+    grid = TokenGrid.regular(16, 16, width, height)
+    wide, high = (-(-side * 7 // 448) for side in size)
+    still = np.full((height, width), 100, np.uint8)
+    for _ in range(12):
+        state, producer = KeepState(grid, KeepConfig()), Producer()
+        step(state, 0, producer.show(still), lambda: still)
+        changed = still.copy()
+        x, y = int(rng.integers(width - wide)), int(rng.integers(height - high))
+        changed[y : y + high, x : x + wide] += np.uint8(17)
+        decision = step(state, 1, producer.show(changed), lambda changed=changed: changed)
+        assert 1 <= decision.keep.sum() <= 4, (x, y)
+
+
 def test_noise_raises_the_thresholds_but_not_without_end() -> None:
     grid = TokenGrid.regular(1, 1, 64, 64)
     still = np.full((64, 64), 100, np.uint8)
-    for noise, change, kept in ((0, 8, True), (24, 8, False), (24, 10, True), (255, 15, False), (255, 17, True)):
+    for noise, change, kept in ((0, 8, True), (24, 8, False), (24, 11, True), (255, 15, False), (255, 17, True)):
         state = KeepState(grid, KeepConfig(threshold=255.0))
         producer = Producer()
         step(state, 0, producer.show(still), lambda: still)

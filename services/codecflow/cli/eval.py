@@ -41,8 +41,8 @@ def evaluate(
         typer.Option(
             metavar="KEEP[@COVERAGE]/REFRESH,...",
             help="KEEP: all, motion, motion-PX, replenish, random, last-N, every-N. COVERAGE: as --coverage, for this one."
-            " REFRESH: none, anchors, shifted, random, contiguous, deviation, budget=SHARE, all. all/all always runs, for"
-            " comparison.  [default: 18 of them]",
+            " REFRESH: none, anchors, shifted, random, contiguous, deviation, budget=SHARE, all. The reference always"
+            " runs.  [default: 18 of them]",
         ),
     ] = None,
     match: Annotated[
@@ -52,6 +52,13 @@ def evaluate(
             help="The contender at whose FLOPs the others are compared.  [default: replenish/none, if it runs]",
         ),
     ] = None,
+    reference: Annotated[
+        str,
+        typer.Option(
+            metavar="KEEP[@COVERAGE]/REFRESH",
+            help="The contender that the others' scores, FLOPs and answers are compared with.",
+        ),
+    ] = "all/all",
     coverage: Annotated[
         str | None,
         typer.Option(
@@ -102,6 +109,7 @@ def evaluate(
             device=device,
             streams=streams,
             match=match,
+            reference=reference,
             out=out,
         )
     )

@@ -56,7 +56,9 @@ class Cells:
 
     `step`: (across, down) samples from one cell to the next, half of its sides. `shape`: (rows, columns) of cells of a
     token, the same for all: if a token has fewer, its last ones are repeated. `share`: (cells of the picture,) what fraction
-    of each lies in the picture.
+    of each lies in the picture. `seen`: what is left of a change of a quarter of a footprint's width and height (7x7 pixels
+    at the model's scale) in the mean of the cell that shows most of it, wherever the change lies. Low in small pictures, in
+    which a cell of the codec signal is larger than that.
     """
 
     def __init__(self, grid: TokenGrid) -> None:
@@ -67,6 +69,7 @@ class Cells:
         self.block_sums = BlockSums(boxes, self.block_columns)
         least = cell_step(grid.height, grid.width)
         self.step = half_side(x1 - x0, least), half_side(y1 - y0, least)
+        self.seen = _seen(x1 - x0, self.step[0]) * _seen(y1 - y0, self.step[1])
         self._count = tuple(
             max(2, -(-length // step)) - 1 for length, step in zip((grid.width, grid.height), self.step, strict=True)
         )
@@ -123,6 +126,12 @@ def half_side(lengths: Ints, least: int) -> int:
     wanted = float(lengths.mean()) / CELLS / 2
     below = 1 << max(0, math.floor(math.log2(wanted)))
     return max(least, below if wanted - below <= 2 * below - wanted else 2 * below)
+
+
+def _seen(lengths: Ints, step: int) -> float:
+    """What share of a cell's side, at least, a change of 1 / CELLS of footprints of these lengths covers."""
+    changed, side = float(lengths.mean()) / CELLS, 2 * step
+    return min(changed, side, (changed + side - step) / 2) / side
 
 
 def _of_stretches(starts: Ints, ends: Ints, step: int, count: int) -> tuple[Ints, Floats]:

@@ -26,7 +26,11 @@ from codecflow.messages import UNCHANGED, Exposure, Signal
 
 from .boxes import UNBOUNDED, Cells, Floats, Ints
 
-NOISE_CELL, NOISE_TOKEN = 3.0, 1.5
+SEEN = 0.48
+"""Where the cells of small pictures show less than this of a change of 7x7 pixels (Cells.seen), their threshold is lower in
+proportion: such a change of 16 grey levels is kept in pictures of any size."""
+
+NOISE_CELL, NOISE_TOKEN = 3.3, 1.5
 """Minimum of thresholds, in multiples of the stream's noise: among hundreds of cells, some differ by four deviations by
 chance. A mean over a token has less noise."""
 
@@ -47,13 +51,13 @@ class Certificate:
     compared of the frame, and what is kept.
 
     `threshold`: grey levels by which a token's mean may differ, `cell_threshold`: that of any of its cells. Noise raises
-    both.
+    both; in small pictures that of cells is lower (SEEN).
     """
 
     def __init__(self, cells: Cells, threshold: float, cell_threshold: float) -> None:
         self._cells = cells
-        self._least = threshold, cell_threshold
-        self._limit, self._cell_limit = threshold, cell_threshold
+        self._least = threshold, cell_threshold * min(1.0, cells.seen / SEEN)
+        self._limit, self._cell_limit = self._least
         self._exposure = UNCHANGED
         self._share = cells.of_tokens(cells.share)
         self._last_kept = np.zeros(self._share.shape)  # means, in the reference's exposure

@@ -37,8 +37,8 @@ class KeepConfig:
 
     `threshold`: a token is kept when its mean luma differs from when it was last kept by more than this many grey levels;
     `detail_threshold`: the same for any of its cells, about 7x7 pixels at the model's scale (boxes.py), for objects too
-    small to change the mean. Noise raises both (certificate.py). `tau_px`: vectors of at least this many pixels move a token
-    (`motion` only).
+    small to change the mean; lower in small pictures. Noise raises both (certificate.py). `tau_px`: vectors of at least this
+    many pixels move a token (`motion` only).
 
     Raises ConfigError on an unknown name or an impossible value.
     """

@@ -35,6 +35,11 @@ def test_all_all_is_there_first_and_once() -> None:
     assert names[0] == "all/all"
 
 
+def test_another_reference_takes_the_place_of_all_all() -> None:
+    found = contenders("replenish@background/none,replenish/none", PLAN, None, reference="replenish/none")
+    assert [one.name for one in found] == ["replenish/none", "replenish@background/none"]
+
+
 def test_budgets_of_the_controls_are_the_anchors() -> None:
     for one in contenders("all/shifted,all/random,all/contiguous,all/deviation", PLAN, None)[1:]:
         assert one.refresh.name == "budget"

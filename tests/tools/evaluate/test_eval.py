@@ -236,6 +236,7 @@ def test_trained_weights_are_not_called_meaningless(
             "--match 'replenish': give KEEP[@COVERAGE]/REFRESH, KEEP one of all, motion, replenish,",
         ),
         (["--match", ""], "--match '': give KEEP[@COVERAGE]/REFRESH"),
+        (["--reference", "every/none"], "--reference 'every/none': give KEEP[@COVERAGE]/REFRESH"),
         (["--window", "3.3"], "--window 3.3 s is not a whole number of frames"),
         (["--transcode", "gop=3"], "--transcode 'gop=3'"),
         (["--coverage", "100"], "coverage '100'"),

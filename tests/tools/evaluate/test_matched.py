@@ -51,6 +51,18 @@ def test_change_of_mean_f1_is_drawn_in_pairs_over_all_questions() -> None:
     assert ran["all/all"].f1_change.value == ran["all/all"].f1_change.low == ran["all/all"].f1_change.high == 0
 
 
+def test_differences_are_to_the_first_contender() -> None:
+    ran = standings(
+        **{
+            "replenish/none": (both(0.8), 100),
+            "replenish@background/none": (both(0.75), 80),
+            "all/all": (both(0.9), 1000),
+        }
+    )
+    assert ran["replenish@background/none"].f1_change.value == pytest.approx(f1(0.75) - f1(0.8))
+    assert [ran[name].flops_share for name in ran] == [1, 0.8, 10]
+
+
 def test_a_family_is_read_off_between_its_settings() -> None:
     ran = standings(
         **{

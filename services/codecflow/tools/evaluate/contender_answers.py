@@ -16,24 +16,25 @@ from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Step
 
-from .contenders import REFERENCE, Contender
+from .contenders import Contender
 from .sampled_clips import Sampled
 from .scoring import Key
 from .spec import Spec, label
 
 
 class Answers:
-    """All answers by contender, and the labels."""
+    """All answers by contender, and the labels. The first contender is the reference."""
 
     def __init__(self, spec: Spec, plan: WindowPlan, contenders: Sequence[Contender]) -> None:
         self.spec = spec
         self.by_contender: dict[str, dict[Key, Result]] = {one.name: {} for one in contenders}
         self.labels: dict[Key, str] = {}
+        self.reference = contenders[0].name
         self._plan = plan
 
     def has(self, number: int) -> bool:
         """Whether any window of a clip was answered."""
-        return any(key[0] == number for key in self.by_contender[REFERENCE])
+        return any(key[0] == number for key in self.by_contender[self.reference])
 
     def add(self, contender: Contender, number: int, results: list[Result]) -> None:
         """Adds the results of one window of clip `number` of the spec."""

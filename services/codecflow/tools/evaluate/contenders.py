@@ -16,6 +16,7 @@ from codecflow.vlm.work import Frame
 from codecflow.worker.window_plan import WindowPlan
 
 REFERENCE = "all/all"
+"""What the others are compared with, unless another one is given."""
 
 TARGET = "replenish/none"
 """The product's default."""
@@ -52,14 +53,15 @@ class Contender:
     thin: Thin | None = None
 
 
-def contenders(names: str, plan: WindowPlan, coverage: str | None, match: str | None = None) -> list[Contender]:
-    """The given names, separated by commas, `all/all` first, as the reference. `match`: added if not among them. Raises
-    ConfigError, which says whether --policies or --match has the unknown name."""
+def contenders(
+    names: str, plan: WindowPlan, coverage: str | None, match: str | None = None, reference: str = REFERENCE
+) -> list[Contender]:
+    """The reference first, then the given names, separated by commas. `match`: added if not among them. Raises ConfigError,
+    which says which option has the unknown name."""
     keep = KeepConfig("all", plan.fps, *parse_coverage(coverage, plan.time(plan.window_slots), plan.fps))
-    found = [
-        _contender(name, "--policies", plan, keep)
-        for name in dict.fromkeys([REFERENCE, *(name.strip() for name in names.split(",") if name.strip())])
-    ]
+    wanted = dict.fromkeys(name.strip() for name in names.split(",") if name.strip())
+    found = [_contender(reference, "--reference", plan, keep)]
+    found += [_contender(name, "--policies", plan, keep) for name in wanted if name != reference]
     if match is not None and match not in (one.name for one in found):
         found.append(_contender(match, "--match", plan, keep))
     return found

@@ -68,7 +68,9 @@ def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:
         )
     left, right = points[0][0] * 0.85, points[-1][0] * 1.15
     axis.set_title(prompt if len(prompt) <= 70 else prompt[:67] + "...", loc="left", fontsize=9)
-    axis.set(xscale="log", xlabel="FLOPs, % of all/all's", ylabel="F1, with 95 % interval", xlim=(left, right))
+    axis.set(
+        xscale="log", xlabel=f"FLOPs, % of {standings[0].name}'s", ylabel="F1, with 95 % interval", xlim=(left, right)
+    )
     worst = min(_ends(one.questions[prompt].f1)[0] for one in standings)
     axis.set_ylim(max(-0.03, worst - 0.1), 1.03)
     axis.set_xticks([tick for tick in _TICKS if left <= tick <= right], minor=False)

@@ -39,7 +39,8 @@ HELD_BYTES = 4 << 30
 @dataclass(frozen=True, slots=True)
 class Options:
     """Command line options. `policies` None: the product's and every baseline. `streams`: concurrent clips. `match`: the
-    contender at whose FLOPs others are compared; None: the product's default, if it runs."""
+    contender at whose FLOPs others are compared; None: the product's default, if it runs. `reference`: the one that scores,
+    FLOPs and answers are compared with."""
 
     spec: Path
     model: str
@@ -55,6 +56,7 @@ class Options:
     device: str = "auto"
     streams: int = 8
     match: str | None = None
+    reference: str = REFERENCE
     out: Path | None = None
 
 
@@ -63,7 +65,7 @@ def run(options: Options) -> None:
     spec = read_spec(options.spec)
     plan = WindowPlan.of(options.window_s, options.stride_s, options.fps)
     match = None if options.match is None else options.match.strip()
-    wanted = contenders(options.policies or DEFAULT, plan, options.coverage, match)
+    wanted = contenders(options.policies or DEFAULT, plan, options.coverage, match, options.reference.strip())
     transcode = Transcode.parse(options.transcode) if options.transcode else None
     waves = in_waves([clip.file for clip in spec.clips], options.streams)
     if options.out is not None:
@@ -105,6 +107,7 @@ def run(options: Options) -> None:
         "coverage": options.coverage,
         "transcode": options.transcode,
         "streams": options.streams,
+        "reference": answers.reference,
         "resamples": RESAMPLES,
     }
     report_results(answers, match or TARGET, title, figures, options.out)
@@ -121,10 +124,9 @@ def _check_comparable(answers: Answers, options: Options) -> None:
         return
     name, given = min(answers.by_contender.items(), key=lambda item: len(item[1]))
     raise ConfigError(
-        f"{name}: no window that can be scored was answered by all; it has {len(given)} answers, {REFERENCE} has"
-        f" {len(answers.by_contender[REFERENCE])}. The clips have fewer than {options.fps} frames per second where it "
-        "samples:"
-        " use a lower --fps, or leave it out of --policies"
+        f"{name}: no window that can be scored was answered by all; it has {len(given)} answers, {answers.reference} has"
+        f" {len(answers.by_contender[answers.reference])}. The clips have fewer than {options.fps} frames per second where"
+        " it samples: use a lower --fps, or leave it out of --policies"
     )
 
 
@@ -182,7 +184,7 @@ def report_results(answers: Answers, target: str, title: str, run: Mapping[str, 
     chosen = next((one for one in standings if one.name == target), None)
     rivals = matched(standings, chosen) if chosen else []
     if chosen and rivals:
-        print_matched(chosen, rivals, trained)
+        print_matched(chosen, rivals, answers.reference, trained)
     print_questions(standings, trained)
     if not trained:
         summary["scores"] = UNTRAINED

@@ -34,7 +34,8 @@ QUESTION_COLUMNS = (
 
 
 def print_policies(standings: Sequence[Standing], title: str, trained: bool) -> None:
-    """Scores of each pair of policies over all questions."""
+    """Scores of each pair of policies over all questions. The first is the reference."""
+    reference = standings[0].name
     print_table(
         _marked(title, trained),
         POLICY_COLUMNS,
@@ -52,8 +53,8 @@ def print_policies(standings: Sequence[Standing], title: str, trained: bool) -> 
             ]
             for one in standings
         ],
-        note="Δ: against all/all, drawn in pairs; FLOPs and tokens are shares of all/all's; agree and |Δp(yes)| compare with"
-        " all/all's answers",
+        note=f"Δ, agree, |Δp(yes)|: against {reference}, Δ drawn in pairs; FLOPs are shares of {reference}'s, tokens of all"
+        " new ones",
     )
 
 
@@ -66,14 +67,17 @@ def print_questions(standings: Sequence[Standing], trained: bool) -> None:
             _marked(asked, trained),
             QUESTION_COLUMNS,
             [_row(one.name, one.questions[prompt]) for one in standings],
-            note="n: labelled windows, yes: of them; ΔF1: against all/all, drawn in pairs; -: has no meaning here",
+            note=f"n: labelled windows, yes: of them; ΔF1: against {standings[0].name}, drawn in pairs; -: has no"
+            " meaning here",
         )
 
 
-def print_matched(target: Standing, rivals: Sequence[Matched], trained: bool) -> None:
-    """Scores of the others at the FLOPs of `target`."""
+def print_matched(target: Standing, rivals: Sequence[Matched], reference: str, trained: bool) -> None:
+    """Scores of the others at the FLOPs of `target`. `reference`: whose FLOPs are 100 %."""
     cost = percent_text(target.flops_share, 2)
-    heading = f"At {target.name}'s FLOPs, {cost} % of all/all's, for which it has a mean F1 of {number_text(target.f1)}"
+    heading = (
+        f"At {target.name}'s FLOPs, {cost} % of {reference}'s, for which it has a mean F1 of {number_text(target.f1)}"
+    )
     print_table(
         _marked(heading, trained),
         ("other", "read from", "FLOP %", "mean F1", f"Δ to {target.name} (95 %)"),

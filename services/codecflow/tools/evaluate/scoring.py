@@ -12,7 +12,7 @@ from codecflow.messages import Question, Result
 
 from . import answer_scores, bootstrap
 from .bootstrap import RESAMPLES, Estimate
-from .contenders import REFERENCE, family_of
+from .contenders import family_of
 
 Key = tuple[int, int, str]
 """Clip (its index in the spec), window, question (its text)."""
@@ -25,9 +25,9 @@ Labels = Mapping[Key, str]
 class QuestionScore:
     """Scores over `n` labelled windows, `positive` of them yes (yes-no).
 
-    `f1_change`: against all/all, from paired samples. `auc`: yes-no of p(yes); choice the mean over labels. `accuracy`:
-    share of right answers. `agreement` with all/all's answers and `dp_yes`, mean |p(yes) - all/all's|: over all windows,
-    labelled or not.
+    `f1_change`: against the reference, from paired samples. `auc`: yes-no of p(yes); choice the mean over labels.
+    `accuracy`: share of right answers. `agreement` with the reference's answers and `dp_yes`, mean |p(yes) - the
+    reference's|: over all windows, labelled or not.
     """
 
     type: str
@@ -50,10 +50,10 @@ class QuestionScore:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One contender. `f1`: mean over questions; `f1_change`: against all/all, from paired samples over all questions
-    together. `flops_share`: executed, relative to all/all. `tokens_kept`: visual tokens encoded, relative to all/all.
-    `tokens_window`: mean number of visual tokens held when asked. `windows`: number answered. `f1_draws`: (draws, questions)
-    F1 on the samples that all contenders share, the first being F1 itself."""
+    """One contender. `f1`: mean over questions; `f1_change`: against the reference, from paired samples over all
+    questions together. `flops_share`: executed, relative to the reference. `tokens_kept`: visual tokens encoded, relative to
+    all new tokens. `tokens_window`: mean number of visual tokens held when asked. `windows`: number answered.
+    `f1_draws`: (draws, questions) F1 on the samples that all contenders share, the first being F1 itself."""
 
     name: str
     windows: int
@@ -96,7 +96,7 @@ class _Scored:
 def score(
     questions: Sequence[Question], by_contender: Mapping[str, Results], labels: Labels, resamples: int = RESAMPLES
 ) -> list[Standing]:
-    """Standings in the order of `by_contender`, which holds all/all."""
+    """Standings in the order of `by_contender`, whose first is the reference."""
     common = set.intersection(*(set(results) for results in by_contender.values()))
     keys = sorted(common, key=lambda key: (key[2], key[0], key[1]))
     drawings = bootstrap.Drawings([key[:2] for key in keys if key in labels], resamples)
@@ -111,7 +111,8 @@ def score(
     scored = {
         name: _Scored(results, [_samples(one, results) for one in data]) for name, results in by_contender.items()
     }
-    return [_standing(name, data, keys, one, scored[REFERENCE]) for name, one in scored.items()]
+    reference = next(iter(scored.values()))
+    return [_standing(name, data, keys, one, reference) for name, one in scored.items()]
 
 
 def mean_change(own: answer_scores.Floats, other: answer_scores.Floats) -> Estimate:
@@ -156,7 +157,7 @@ def _question(
     samples: answer_scores.Floats,
     others: answer_scores.Floats,
 ) -> QuestionScore:
-    """`expected`, `others`: all/all's results and samples."""
+    """`expected`, `others`: the reference's results and samples."""
     if not data.differ:
         samples, others = samples[:1], others[:1]
     question, known, truth = data.question, data.known, data.truth

@@ -18,7 +18,7 @@ from codecflow.orientation import shown_size, upright
 from codecflow.tools.report.charts import plain_text, save
 
 from .contender_answers import Answers
-from .contenders import REFERENCE, family_of
+from .contenders import family_of
 from .curves import colour
 from .scoring import Key, Standing
 
@@ -61,7 +61,7 @@ def timeline(answers: Answers, number: int, standings: Sequence[Standing], targe
     questions = {
         prompt: [_row_of(answers, number, prompt, one) for one in shown]
         for prompt in clip.labels
-        if answers.spec.questions[prompt].type == "yes-no" and answers.of(REFERENCE, number, prompt)
+        if answers.spec.questions[prompt].type == "yes-no" and answers.of(answers.reference, number, prompt)
     }
     if not questions:
         return None
@@ -84,9 +84,9 @@ def timeline(answers: Answers, number: int, standings: Sequence[Standing], targe
 
 
 def chosen(standings: Sequence[Standing], target: str) -> list[Standing]:
-    """all/all, the target, and for each other keep policy the contender whose cost is nearest to the target's."""
+    """The reference, the target, and for each other keep policy the contender whose cost is nearest to the target's."""
     by_name = {one.name: one for one in standings}
-    first = [by_name[name] for name in dict.fromkeys((REFERENCE, target)) if name in by_name]
+    first = [by_name[name] for name in dict.fromkeys((standings[0].name, target)) if name in by_name]
     wanted = first[-1].flops_share
     others: dict[str, Standing] = {}
     keeps = {family_of(one.name).partition("/")[0] for one in first}
