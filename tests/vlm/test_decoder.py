@@ -75,9 +75,10 @@ def test_every_path_gives_the_same_answers(
         assert one.error is two.error is None
 
 
-def test_weights_in_eight_bits_give_almost_the_same(case: Case) -> None:
+@pytest.mark.parametrize(("weights", "most"), [("fp8", 0.35), ("int8", 0.1)])
+def test_weights_in_eight_bits_give_almost_the_same(case: Case, weights: str, most: float) -> None:
     eighth = copy.copy(case)
-    eighth.family = load_model(str(case.folder), "float32", "cpu", "fp8")
+    eighth.family = load_model(str(case.folder), "float32", "cpu", weights)
     assert not any(len(p) for name, p in eighth.family.text.named_parameters() if "proj.weight" in name)
     expected, _ = slides(case)
     found, outcomes = slides(eighth)
@@ -87,7 +88,7 @@ def test_weights_in_eight_bits_give_almost_the_same(case: Case) -> None:
         for key in wanted
     ]
     assert all(outcome.error is None for outcome in outcomes)
-    assert 0 < max(off) < 0.35, max(off)
+    assert 0 < max(off) < most, max(off)
 
 
 def test_keys_and_values_in_eight_bits_give_almost_the_same_in_less_memory(case: Case) -> None:
@@ -112,7 +113,7 @@ def test_keys_and_values_in_eight_bits_give_almost_the_same_in_less_memory(case:
 
 
 def test_weights_that_there_are_not(case: Case) -> None:
-    with pytest.raises(ModelError, match="weights 'int3': use auto or fp8"):
+    with pytest.raises(ModelError, match="weights 'int3': use auto or fp8 or int8"):
         set_precision(case.family, "int3", "auto")
     with pytest.raises(ModelError, match="leave --weights out"):
         set_precision(changed(case, decoder=None).family, "fp8", "auto")

@@ -74,7 +74,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or auto.")] = "auto",
     weights: Annotated[
-        str, typer.Option(help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.")
+        str,
+        typer.Option(
+            help="fp8 or int8: the language model's linear layers in 8 bits, in half the memory. auto: as the dtype."
+        ),
     ] = "auto",
     kv: Annotated[
         str, typer.Option(help="fp8: keys and values are stored in 8 bits, in half the memory. auto: as the dtype.")

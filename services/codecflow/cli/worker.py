@@ -48,7 +48,7 @@ def worker(
     weights: Annotated[
         str,
         typer.Option(
-            help="fp8: the language model's linear layers in 8-bit floating point. auto: as the dtype.",
+            help="fp8 or int8: the language model's linear layers in 8 bits, in half the memory. auto: as the dtype.",
             rich_help_panel=_MODEL,
         ),
     ] = "auto",

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from codecflow.vlm.attention import FixedLayout, StreamLayout, within_streams
-from codecflow.vlm.dense import Dense, Fp8, Projection, join
+from codecflow.vlm.dense import QUANTISED, Dense, Projection, join
 from codecflow.vlm.fused import HeadNorms, fused_on
 from codecflow.vlm.kv_pool import PoolCache
 from codecflow.vlm.transfer import to_device
@@ -67,7 +67,7 @@ class _Layer:
 class Decoder:
     """The layers of one text model. The model's modules stay usable: their weights become views of the joined ones."""
 
-    def __init__(self, text: Any) -> None:
+    def __init__(self, text: Any, weights: str = "auto") -> None:
         config = text.config
         attention = text.layers[0].self_attn
         self._text = text
@@ -75,13 +75,16 @@ class Decoder:
         self._kv_heads = int(getattr(config, "num_key_value_heads", None) or self._heads)
         self._head_dim = int(attention.head_dim)
         self._epsilon = float(config.rms_norm_eps)
-        self._layers = [self._joined(layer) for layer in text.layers]
         weight = text.embed_tokens.weight
+        self._layers = []
+        for module in text.layers:  # one by one: in 8 bits they may fit where they would not fit as they are
+            layer = self._joined(module.to(weight.device))
+            self._layers.append(layer if weights == "auto" else _quantised(layer, module, weights))
         self._fused = fused_on(weight.device, weight.dtype)
 
     @staticmethod
-    def of(text: Any) -> Decoder | None:
-        """None if this loop does not support the model."""
+    def of(text: Any, weights: str = "auto") -> Decoder | None:
+        """None if this loop does not support the model. `weights`: auto, or a precision of QUANTISED."""
         if type(text).__name__ not in MODELS:
             return None
         config, layer = text.config, text.layers[0]
@@ -91,17 +94,12 @@ class Decoder:
             and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
             and 2 * len(text.rotary_emb.inv_freq) == layer.self_attn.head_dim
         )
-        return Decoder(text) if plain else None
+        return Decoder(text, weights) if plain else None
 
-    def to_fp8(self) -> None:
-        """Converts its linear layers to 8-bit floating point. transformers' modules lose their weights."""
-        for number, (layer, module) in enumerate(zip(self._layers, self._text.layers, strict=True)):
-            parts = {name: getattr(layer, name) for name in ("qkv", "out", "gate_up", "down")}
-            smaller = {name: Fp8(part) for name, part in parts.items() if isinstance(part, Dense)}
-            self._layers[number] = replace(layer, **smaller)  # type: ignore[arg-type]  # all four are projections
-            for own in (*module.self_attn.modules(), *module.mlp.modules()):
-                if isinstance(own, nn.Linear):
-                    own.weight = nn.Parameter(own.weight.new_empty(0), requires_grad=False)
+    def quantise(self, weights: str) -> None:
+        """Converts its linear layers to 8 bits, as QUANTISED names them. transformers' modules lose their weights."""
+        for number, module in enumerate(self._text.layers):
+            self._layers[number] = _quantised(self._layers[number], module, weights)
 
     def narrows(self, levels: int) -> bool:
         """Whether the last layer may skip tokens that are not wanted. False if features enter after it."""
@@ -159,6 +157,15 @@ class Decoder:
             head_norms=None if norms[0] is None or norms[1] is None else (norms[0].weight, norms[1].weight),
             scale=float(attention.scaling),
         )
+
+
+def _quantised(layer: _Layer, module: Any, weights: str) -> _Layer:
+    parts = {name: getattr(layer, name) for name in ("qkv", "out", "gate_up", "down")}
+    smaller = {name: QUANTISED[weights](part) for name, part in parts.items() if isinstance(part, Dense)}
+    for own in (*module.self_attn.modules(), *module.mlp.modules()):
+        if isinstance(own, nn.Linear):
+            own.weight = nn.Parameter(own.weight.new_empty(0), requires_grad=False)
+    return replace(layer, **smaller)  # type: ignore[arg-type]  # all four are projections
 
 
 def _places(wanted: Sequence[int] | Tensor, device: torch.device) -> Tensor:

@@ -10,6 +10,8 @@ from torch.nn.functional import linear
 
 from codecflow.vlm.fused import fused_on
 
+_INT8_MAX = 127
+
 
 class Projection(Protocol):
     """(tokens, in) -> (tokens, out)."""
@@ -42,6 +44,22 @@ def join(*modules: nn.Linear) -> Dense:
     return Dense(weight, bias)
 
 
+class Int8:
+    """A linear layer whose weights are 8-bit integers with a scale per output. They are expanded to the inputs' precision
+    for each product: half the memory on any device, for the time of expanding."""
+
+    def __init__(self, dense: Dense) -> None:
+        wide = dense.weight.float()
+        scale = wide.abs().amax(1, keepdim=True).clamp(min=1e-12) / _INT8_MAX
+        self.weight = (wide / scale).round().to(torch.int8)
+        self.scale = scale[:, 0].to(dense.weight.dtype)
+        self.bias = dense.bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        product = linear(x, self.weight.to(x.dtype)) * self.scale
+        return product if self.bias is None else product + self.bias
+
+
 class Fp8:
     """A linear layer in 8-bit floating point (e4m3): weights have a scale per output, inputs a scale per token that is
     computed on the fly. Sums are accumulated in higher precision.
@@ -72,3 +90,7 @@ class Fp8:
             use_fast_accum=True,
         )
         return found
+
+
+QUANTISED: dict[str, type[Int8] | type[Fp8]] = {"fp8": Fp8, "int8": Int8}
+"""Layers in 8 bits, by the name of the weights' precision."""

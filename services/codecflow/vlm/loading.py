@@ -11,16 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging
 from transformers.utils.hub import cached_file
 
 from codecflow.errors import ModelError
 from codecflow.vlm.attention import NAME
+from codecflow.vlm.decoder import Decoder
+from codecflow.vlm.dense import QUANTISED
 from codecflow.vlm.families import FAMILIES, Family
 
-PRECISIONS = ("auto", "fp8")
-"""Precisions of weights, and of stored keys and values."""
+WEIGHTS = ("auto", *QUANTISED)
+"""Precisions of the language model's weights."""
+
+KV = ("auto", "fp8")
+"""Precisions of stored keys and values."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,13 +40,16 @@ _PROCESSING = (
 
 
 def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: str = "auto", kv: str = "auto") -> Family:
-    """The checkpoint `name`, ready for an Engine. `weights`, `kv`: as `set_precision` takes them.
+    """The checkpoint `name`, ready for an Engine.
 
+    `weights`: fp8 or int8: the language model's linear layers in 8 bits, each converted before the next one takes memory on
+    the device. `kv`: fp8: keys and values are stored in 8 bits. auto: in the dtype.
     `dtype`: float32, bfloat16, float16; auto: bfloat16 on a GPU, float32 on the CPU. `device`: cpu, cuda, cuda:1, ...; auto:
     a GPU if there is one. Raises ModelError when there is no such checkpoint or its family is not supported.
     """
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
+    _check_precision(weights, kv)
     if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
         raise ModelError(f"model {name}: there is no such folder; make it with codecflow model, or give a hub id")
     try:
@@ -55,23 +64,44 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: st
         tokenizer.chat_template = _json(name, "chat_template.json").get("chat_template")
     if not tokenizer.chat_template:
         raise ModelError(f"model {name!r}: it has no chat template, so it cannot be asked questions")
-    found = family(model.to(place).eval(), tokenizer, _processing(name))  # type: ignore[arg-type]  # transformers' stub
-    set_precision(found, weights, kv)
+    found = family(_moved(model, place, weights), tokenizer, _processing(name), weights)
+    if weights != "auto":
+        _decoder(found, weights)
+    set_precision(found, "auto", kv)
     return found
 
 
 def set_precision(family: Family, weights: str, kv: str) -> None:
-    """`weights` `fp8`: the language model's linear layers in 8-bit floating point. `kv` `fp8`: keys and values are stored in
-    it. auto: unchanged. Raises ModelError on any other value, and where the language model's layers are not supported."""
-    for name, value in (("weights", weights), ("kv", kv)):
-        if value not in PRECISIONS:
-            raise ModelError(f"{name} {value!r}: use {' or '.join(PRECISIONS)}")
-    if weights == "fp8":
-        if family.decoder is None:
-            raise ModelError("weights fp8: this checkpoint's language model cannot have them; leave --weights out")
-        family.decoder.to_fp8()
+    """Converts a family that is loaded; `load_model` takes less memory. Raises ModelError on a value other than WEIGHTS and
+    KV have, and where the language model's layers are not supported."""
+    _check_precision(weights, kv)
+    if weights != "auto":
+        _decoder(family, weights).quantise(weights)
     if kv == "fp8":
         family.store(replace(family.kv, eight_bit=True))
+
+
+def _check_precision(weights: str, kv: str) -> None:
+    for what, value, allowed in (("weights", weights, WEIGHTS), ("kv", kv, KV)):
+        if value not in allowed:
+            raise ModelError(f"{what} {value!r}: use {' or '.join(allowed)}")
+
+
+def _decoder(family: Family, weights: str) -> Decoder:
+    if family.decoder is None:
+        raise ModelError(f"weights {weights}: this checkpoint's language model cannot have them; leave --weights out")
+    return family.decoder
+
+
+def _moved(model: Any, device: torch.device, weights: str) -> Any:
+    """The model on its device, for inference. Layers that are to be converted to 8 bits follow later, one by one."""
+    text = model.model.language_model
+    layers = text.layers
+    if weights != "auto":
+        text.layers = nn.ModuleList()
+    model.to(device).eval()
+    text.layers = layers
+    return model
 
 
 def choose_device(name: str) -> torch.device:

@@ -49,7 +49,7 @@ class Precision:
 
     @property
     def name(self) -> str:
-        eighth = [f"{part} fp8" for part, kind in (("weights", self.weights), ("KV", self.kv)) if kind == "fp8"]
+        eighth = [f"{part} {kind}" for part, kind in (("weights", self.weights), ("KV", self.kv)) if kind != "auto"]
         return ", ".join([self.dtype, *eighth])
 
 
@@ -57,6 +57,7 @@ PRECISIONS = (
     Precision("float32", "auto", "auto", 0.02),
     Precision("bfloat16", "auto", "auto", 0.4),
     Precision("bfloat16", "fp8", "auto", 0.8),
+    Precision("bfloat16", "int8", "auto", 0.4),
     Precision("bfloat16", "auto", "fp8", 0.8),
 )
 

@@ -56,7 +56,7 @@ class Family(ABC):
 
     `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: feature vectors per visual token: 1, plus one for
     each further layer at which features enter (DeepStack). `video_placeholder`: the chat template's text for a video.
-    `patch`: side of a patch in pixels.
+    `patch`: side of a patch in pixels. `precision`: of the language model's linear layers: auto, or one of dense.QUANTISED.
     """
 
     model_type: ClassVar[str]
@@ -66,7 +66,7 @@ class Family(ABC):
     patch: int
     vision_graphs: GraphCache[Any, Any] | None = None
 
-    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
+    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any], precision: str = "auto") -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config: Any = model.config
@@ -77,7 +77,7 @@ class Family(ABC):
         weight = self.text.embed_tokens.weight
         self.dtype, self.device = weight.dtype, weight.device
         self.store(KVShape.of(self.text_config, self.dtype, self.device))
-        self.decoder = Decoder.of(self.text)
+        self.decoder = Decoder.of(self.text, precision)
         self._keyword = cache_keyword(self.text)
         self._frequencies = self.text.rotary_emb.inv_freq.cpu()
         self.end_id, self.stop_ids = self._ends()

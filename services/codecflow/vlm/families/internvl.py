@@ -31,8 +31,8 @@ class InternVL(Family):
     """Number of frames after which frame numbers restart at 1: streams have no end, the family was trained on small numbers,
     and each digit costs a token per frame. Measurements: model-families.md."""
 
-    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
-        super().__init__(model, tokenizer, processing)
+    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any], precision: str = "auto") -> None:
+        super().__init__(model, tokenizer, processing, precision)
         vision = self.config.vision_config
         size = processing.get("size") or {}
         self.height = int(size.get("height", vision.image_size[0]))

@@ -36,8 +36,8 @@ class LlavaOnevision(Family):
     model_type = "llava_onevision"
     video_placeholder = "<video>"
 
-    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
-        super().__init__(model, tokenizer, processing)
+    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any], precision: str = "auto") -> None:
+        super().__init__(model, tokenizer, processing, precision)
         vision = self.config.vision_config
         if vision.model_type != "siglip_vision_model" or self.config.vision_feature_select_strategy != "full":
             raise ModelError(

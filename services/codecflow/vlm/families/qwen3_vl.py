@@ -45,8 +45,8 @@ class Qwen3VL(Family):
     cycle_s = 3600.0
     """Seconds after which the times before frames restart at 0: streams have no end, unlike the videos in training."""
 
-    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any]) -> None:
-        super().__init__(model, tokenizer, processing)
+    def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any], precision: str = "auto") -> None:
+        super().__init__(model, tokenizer, processing, precision)
         vision = self.config.vision_config
         self.patch, self.merge = int(vision.patch_size), int(vision.spatial_merge_size)
         self.depth = int(vision.temporal_patch_size)
