@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from codecflow.codec.decode import Decoder
+from codecflow.codec.opening import SourceOptions
 from codecflow.codec.source import Source
 from codecflow.errors import SourceError
 from codecflow.messages import CodedPicture
@@ -45,10 +46,10 @@ class Seen:
         return [round(after - before, 4) for before, after in pairwise(self.times)]
 
 
-def see(source: Path | str, reads_after_s: float = 0.0) -> Seen:
+def see(source: Path | str, reads_after_s: float = 0.0, timeout_s: float = 10.0) -> Seen:
     pictures: list[CodedPicture] = []
     notices: list[str] = []
-    with Source(str(source), notice=notices.append) as opened:
+    with Source(str(source), SourceOptions(timeout_s=timeout_s), notice=notices.append) as opened:
         time.sleep(reads_after_s)  # for example while the topics are looked up
         try:
             pictures.extend(opened.pictures("gate", 1))
@@ -298,12 +299,18 @@ def jpeg(index: int) -> bytes:
 
 
 @contextmanager
-def multipart(rate: int, pictures: int, part: Callable[[bytes], bytes], sent: list[float]) -> Iterator[str]:
+def multipart(
+    rate: int,
+    pictures: int,
+    part: Callable[[bytes], bytes],
+    sent: list[float],
+    kind: str = "multipart/x-mixed-replace; boundary=frame",
+) -> Iterator[str]:
     """Address of a camera that sends JPEG pictures over HTTP, `part` each, then hangs up. `sent`: when, is added to."""
 
     def behave(request: BaseHTTPRequestHandler) -> None:
         request.send_response(200)
-        request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        request.send_header("Content-Type", kind)
         request.end_headers()
         for index in range(pictures):
             request.wfile.write(part(jpeg(index)))
@@ -339,4 +346,19 @@ def test_jpegs_over_http_in_odd_parts(kind: str) -> None:
     with multipart(40, 50, MULTIPARTS[kind], []) as address:
         seen = see(address)
     assert len(seen.times) >= 48, "it is opened again, and sends all again"
+    assert seen.notices == ["its pictures have no times; the time at which they arrive is used"]
+
+
+SLOW_TO_RECOGNIZE: dict[str, Callable[[bytes], bytes]] = {
+    "lines that end with LF alone, no length": lambda data: b"--frame\nContent-Type: image/jpeg\n\n" + data + b"\n",
+    "no multipart": lambda data: data,
+}
+
+
+@pytest.mark.parametrize("kind", SLOW_TO_RECOGNIZE)
+def test_jpegs_over_http_that_ffmpeg_would_wait_for_until_the_time_out(kind: str) -> None:
+    stated = "image/jpeg" if kind == "no multipart" else "multipart/x-mixed-replace; boundary=frame"
+    with multipart(20, 60, SLOW_TO_RECOGNIZE[kind], [], stated) as address:
+        seen = see(address, timeout_s=2.0)
+    assert len(seen.times) >= 57, "it is opened again, and sends all again"
     assert seen.notices == ["its pictures have no times; the time at which they arrive is used"]

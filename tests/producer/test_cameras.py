@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from codecflow.codec import source
 from codecflow.codec.opening import SourceOptions
+from codecflow.codec.source import Source
 from codecflow.errors import SourceError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.lifecycle import GracefulStop
@@ -30,7 +32,8 @@ def test_a_lost_camera_is_found_again_in_a_new_epoch(
 ) -> None:
     monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.1)
     clip, stop, lines = encode(tmp_path / "clip", "h264-ts"), GracefulStop(), list[str]()
-    calls = iter([plays(clip), refuses(503), stalls, plays(clip), refuses(401)])
+    # After a time-out another request finds out whether the server answers, and with what.
+    calls = iter([plays(clip), refuses(503), stalls, stalls, plays(clip), refuses(401)])
 
     def behave(request: BaseHTTPRequestHandler) -> None:
         next(calls, refuses(503))(request)
@@ -64,6 +67,34 @@ def test_a_lost_camera_is_found_again_in_a_new_epoch(
     assert "timeout" in lines[2]
     assert "reconnected" in lines[3]
     assert not any(PASSWORD in line for line in [*lines, summary.source, str(summary)])
+
+
+def test_a_camera_whose_pictures_are_further_apart_than_the_time_out(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.1)
+    with Source(str(encode(tmp_path / "clip", "mjpeg", 4, (640, 480)))) as recording:
+        clip = [picture.data for picture in recording.pictures("gate", 1)]
+    assert min(map(len, clip)) > 4096, "FFmpeg reads 2 kB before it recognizes anything"
+    stop, lines = GracefulStop(), list[str]()
+
+    def behave(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        request.end_headers()
+        for data in clip:
+            part = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(data)
+            request.wfile.write(part + data + b"\r\n")
+            time.sleep(1.2)
+        stop.request()
+
+    with camera(behave) as address:
+        options = ProduceOptions(source=SourceOptions(timeout_s=1.0))
+        produce(kafka_settings, f"http://{address}/live", "gate", options, stop, notice=lines.append)
+    waits = [line.partition("waiting up to ")[2].split()[0] for line in lines if "waiting up to" in line]
+    assert waits[:1] == ["2"], lines
+    packets = read(kafka_settings).packets
+    assert len([one for one in packets if one.epoch == packets[-1].epoch]) >= 3
 
 
 def test_a_camera_that_never_answered_is_an_error(kafka_settings: KafkaSettings) -> None:

@@ -1,4 +1,5 @@
-"""What an HTTP server answers, asked after FFmpeg failed: it does not say where redirects lead or which status came.
+"""What an HTTP server answers, requested after FFmpeg failed: it does not say where redirects lead, or which status and
+data came.
 
 Sources: RFC 9110 (15.3 to 15.6 status codes, 10.2.2 Location).
 """
@@ -8,6 +9,8 @@ from __future__ import annotations
 import http.client
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from urllib.parse import urljoin, urlsplit
 
 from codecflow.errors import SourceError
@@ -18,6 +21,17 @@ from .tls import Trust
 _WITHIN_S = 3.0
 _MAX_HOPS = 8
 """Redirects that FFmpeg follows."""
+
+_OF_JPEGS = (
+    "image/jpeg",
+    "image/jpg",
+    "multipart/",
+    "video/x-motion-jpeg",
+    "video/x-jpeg",
+    "video/mjpeg",
+    "video/x-mjpeg",
+)
+"""Content types of cameras that send JPEG pictures."""
 
 _LATER = (408, 425, 429)
 """Statuses after which another attempt makes sense."""
@@ -31,7 +45,8 @@ def refusal(address: Address, trust: Trust, timeout_s: float) -> SourceError | N
     url, name = _without_user(address.url), address.shown
     for _ in range(_MAX_HOPS + 1):
         try:
-            status, reason, location = _answer(url, trust, min(timeout_s, _WITHIN_S))
+            with _answer(url, trust, min(timeout_s, _WITHIN_S)) as answer:
+                status, reason, location = answer.status, answer.reason, answer.getheader("Location", "")
         except socket.gaierror:
             line = f"source {name}: cannot be opened: dns: the host name cannot be resolved; check the address"
             return SourceError(line, "dns")
@@ -47,8 +62,23 @@ def refusal(address: Address, trust: Trust, timeout_s: float) -> SourceError | N
     return SourceError(line, "protocol")
 
 
-def _answer(url: str, trust: Trust, timeout_s: float) -> tuple[int, str, str]:
-    """Status, its reason, and where it redirects."""
+def may_send_jpegs(address: Address, trust: Trust, timeout_s: float) -> bool:
+    """Whether an `http` address may send a series of JPEG pictures: it says so, or gives no answer without a password."""
+    if os.environ.get("http_proxy") or os.environ.get("https_proxy"):
+        return True
+    try:
+        with _answer(_without_user(address.url), trust, min(timeout_s, _WITHIN_S)) as answer:
+            kind = answer.getheader("Content-Type", "").lower()
+            return (
+                answer.status != http.client.OK or kind.startswith(_OF_JPEGS) or answer.read1(2).startswith(b"\xff\xd8")
+            )
+    except (OSError, ValueError, http.client.HTTPException):
+        return False
+
+
+@contextmanager
+def _answer(url: str, trust: Trust, timeout_s: float) -> Iterator[http.client.HTTPResponse]:
+    """The answer to a request, without its data."""
     parts = urlsplit(url)
     if parts.scheme == "https":
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
@@ -58,8 +88,7 @@ def _answer(url: str, trust: Trust, timeout_s: float) -> tuple[int, str, str]:
         connection = http.client.HTTPConnection(parts.netloc, timeout=timeout_s)
     try:
         connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""))
-        answer = connection.getresponse()
-        return answer.status, answer.reason, answer.getheader("Location", "")
+        yield connection.getresponse()
     finally:
         connection.close()
 

@@ -144,7 +144,7 @@ def open_jpegs(address: Address, options: SourceOptions) -> InputContainer:
 def _by_transport(address: Address, options: SourceOptions, notice: Callable[[str], None]) -> InputContainer:
     if address.kind != "rtsp":
         try:
-            return _open(address, options)
+            return _over_http(address, options) if address.kind == "http" else _open(address, options)
         except _NO_FORMAT:
             if not _sends_jpegs(address, options):
                 raise
@@ -171,6 +171,22 @@ def _by_transport(address: Address, options: SourceOptions, notice: Callable[[st
         says_why = isinstance(refusal, av.error.FFmpegError) and refusal.errno == errno.EPROTONOSUPPORT
         raise (error if says_why else refusal) from None
     notice(f"source {address.shown}: the camera {does}; using UDP, which can lose packets")
+    return container
+
+
+def _over_http(address: Address, options: SourceOptions) -> InputContainer:
+    """FFmpeg reads until the time-out if it finds no picture: it recognizes plain JPEG pictures only after a megabyte, and
+    misses the end of multipart pictures without length if lines end with LF alone."""
+    began = time.monotonic()
+    try:
+        container = _open(address, options)
+    except SilentError:
+        if not http_answers.may_send_jpegs(address, options.tls, options.timeout_s):
+            raise
+        return open_jpegs(address, options)
+    if container.format.name in ("mjpeg", "mpjpeg") and time.monotonic() - began >= options.timeout_s:
+        container.close()
+        return open_jpegs(address, options)
     return container
 
 

@@ -26,6 +26,8 @@ from .summary import Summary, WireBytes
 
 PROGRESS_EVERY_S = 0.5
 LONGEST_PAUSE_S = 60.0
+LONGEST_TIMEOUT_S = 60.0
+"""To which the time-out grows for a camera whose pictures are further apart."""
 """Longest wait for a gap in a file's times. The times themselves stay unchanged."""
 
 METADATA_LINGER_MS = 1500
@@ -81,13 +83,14 @@ class _Run:
         self._summary = summary
         self._settings, self._url, self._stream, self._options = settings, url, stream, options
         self._stop, self._progress, self._notice = stop, progress, notice
+        self._source = self._options.source
         self._next_progress = 0.0
         self._noticed: set[str] = set()
 
     def open(self) -> Source:
         """The source, newly opened. Raises SourceError, and StoppedError when the run is to stop."""
         stop = self._stop
-        return Source(self._url, self._options.source, stopped=lambda: stop.requested, notice=self._notice_once)
+        return Source(self._url, self._source, stopped=lambda: stop.requested, notice=self._notice_once)
 
     def run(self, source: Source) -> Summary:
         self._summary.source, self._summary.codec, self._summary.live = source.name, source.codec, source.live
@@ -153,6 +156,8 @@ class _Run:
                 if not source.again:
                     raise
                 publisher.lost(error.code)
+                if error.code == "timeout" and publisher.next_seq <= 2:
+                    self._wait_longer(source.name)
                 try:
                     found = reconnects.again(error)
                 except SourceError:
@@ -166,6 +171,13 @@ class _Run:
             else:
                 publisher.close()
                 return
+
+    def _wait_longer(self, name: str) -> None:
+        """It could be opened, but the next picture did not come within the time-out: they may be further apart."""
+        longer = min(2 * self._source.timeout_s, LONGEST_TIMEOUT_S)
+        if longer > self._source.timeout_s:
+            self._source = replace(self._source, timeout_s=longer)
+            self._notice(f"source {name}: waiting up to {longer:g} s for its next picture from now on")
 
     def _play(self, source: Source, publisher: EpochPublisher, epoch: int) -> None:
         """Every picture of the source until its end or `stop`; a looped file repeatedly, with continuous times."""
