@@ -39,6 +39,19 @@ class Sender(Protocol):
     def flush(self) -> None: ...
 
 
+class RecordCollector:
+    """A Sender that collects records in the order in which they are sent, in place of a client."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def send(self, record: Record) -> None:
+        self.records.append(record)
+
+    def flush(self) -> None:
+        """Nothing to wait for."""
+
+
 class EpochPublisher:
     """Publishes the coded pictures of one epoch and their codec signal, both in decode order.
 

@@ -28,9 +28,8 @@ from codecflow.codec.source import Source
 from codecflow.errors import ConfigError, SourceError
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import CodedPicture, PictureMetadata, decode_metadata, decode_packet
-from codecflow.producer.epoch import EpochPublisher
+from codecflow.producer.epoch import EpochPublisher, RecordCollector
 from codecflow.producer.summary import Summary
-from codecflow.tools.record_collector import RecordCollector
 from codecflow.tools.report.table import print_json, print_table
 
 from .rtsp_camera import lossy_camera

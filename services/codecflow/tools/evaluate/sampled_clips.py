@@ -15,10 +15,9 @@ from codecflow.errors import ModelError, SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import CameraLost, Question, decode_metadata, decode_packet
-from codecflow.producer.epoch import EpochPublisher
+from codecflow.producer.epoch import EpochPublisher, RecordCollector
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.summary import Summary
-from codecflow.tools.record_collector import RecordCollector
 from codecflow.worker.join import StreamJoin
 from codecflow.worker.sampler import Sampler
 from codecflow.worker.sampler_events import Event, Sampling

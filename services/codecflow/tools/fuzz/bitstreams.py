@@ -30,10 +30,9 @@ from codecflow.messages import (
     decode_packet,
     encode_metadata,
 )
-from codecflow.producer.epoch import EpochPublisher
+from codecflow.producer.epoch import EpochPublisher, RecordCollector
 from codecflow.producer.summary import Summary
 from codecflow.tools.bench.damage import CODECS, Codec, encode
-from codecflow.tools.record_collector import RecordCollector
 from codecflow.worker.join import EpochEnd, StreamJoin
 from codecflow.worker.sampler import Sampler
 from codecflow.worker.sampler_events import Sampling
