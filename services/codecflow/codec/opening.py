@@ -50,7 +50,7 @@ _NO_FORMAT = (av.error.InvalidDataError, av.error.ArgumentError)
 """What FFmpeg raises for data of no format, or of one that is not on the list."""
 
 _PLAIN = (av.error.OSError, av.error.ExternalError, av.error.UnknownError)
-"""What it raises for everything without an error of its own."""
+"""What it raises for everything that has no specific error."""
 
 _CLEAR = (
     av.error.HTTPUnauthorizedError,

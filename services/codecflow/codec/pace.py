@@ -2,7 +2,7 @@
 
 What is compared is the *lead*: a picture's time minus its arrival. It varies with the network, but never grows for long: a
 camera cannot send a picture before it has been captured. It grows only while a buffer at the start is emptied, and shrinks
-when the network gets slower. Everything else is a clock with a pace of its own.
+when the network gets slower. Everything else is a clock with its own pace.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ class SilentError(Exception):
 
 
 class Reader:
-    """Runs one call or iteration at a time in a thread of its own.
+    """Runs one call or iteration at a time in its own thread.
 
     `stopped`: called every 50 ms while the caller waits. The thread ends after `close`, or with the program.
     """

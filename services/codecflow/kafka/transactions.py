@@ -272,7 +272,7 @@ class TransactionalEmitter:
                 )
 
     def _outcome(self, call: Callable[[], object], within_s: float) -> ClientError | None:
-        """The error of `call`. Runs in a thread of its own, since librdkafka may never return from it, whatever its
+        """The error of `call`. Runs in its own thread, since librdkafka may never return from it, whatever its
         time-out; a daemon thread, so that the process can still exit."""
         outcome = SimpleQueue[ClientError | None]()
 

@@ -20,7 +20,7 @@ from .replay import Replay
 from .viewer import Viewer, in_pool, oldest_ms
 
 MAX_REPLAYS = 16
-"""Maximum number of concurrent replays: each reads a partition of its own."""
+"""Maximum number of concurrent replays: each reads its own partition."""
 
 MAX_VIEWERS = 200
 

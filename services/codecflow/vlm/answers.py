@@ -262,5 +262,5 @@ def _yes_no(family: Family) -> tuple[list[int], list[int]]:
         found.append(single or [family.ids(word)[0]])
     yes, no = found
     if set(yes) & set(no):
-        raise ConfigError("this checkpoint's tokenizer does not tell yes from no in one token")
+        raise ConfigError("this checkpoint's tokenizer does not have yes and no as one token each")
     return yes, no

@@ -50,7 +50,7 @@ class DemoOptions:
 
 
 def run(options: DemoOptions, display: Display, done: Callable[[Figures], None]) -> None:
-    """Plays the clip through a broker of its own and answers it; `done` is called with the figures. Stops every process that
+    """Plays the clip through its own broker and answers it; `done` is called with the figures. Stops every process that
     it has started. A page shows the run if its packages are installed.
 
     Raises SourceError, ConfigError, KafkaError, ModelError or ServiceError, whose text is one line.

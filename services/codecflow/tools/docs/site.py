@@ -1,7 +1,7 @@
 """mkdocs hook: adds files of the repository that pages link to, so that every link works on the site.
 
 A page of docs/ may link to any file, as on a code host: `../../schemas/asyncapi.yaml`. Such a file is added under
-`repository/`, Markdown as a page with links of its own, and links are rewritten. `mkdocs build --strict` reports broken
+`repository/`, Markdown as a page with its own links, and links are rewritten. `mkdocs build --strict` reports broken
 links.
 """
 

@@ -86,7 +86,7 @@ def print_matched(target: Standing, rivals: Sequence[Matched], reference: str, t
                 one.family,
                 " and ".join(one.settings),
                 percent_text(one.flops_share, 2)
-                + {-1: " (no dearer one ran)", 0: "", 1: " (no cheaper one ran)"}[one.outside],
+                + {-1: " (no more expensive one ran)", 0: "", 1: " (no cheaper one ran)"}[one.outside],
                 number_text(one.f1),
                 estimate_text(one.change, signed=True, digits=3),
             ]

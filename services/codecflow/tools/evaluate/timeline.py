@@ -75,7 +75,7 @@ def timeline(answers: Answers, number: int, standings: Sequence[Standing], targe
         for prompt in questions
     }
     of_all = [row for rows in questions.values() for row in rows]
-    legend = "Height of a row: p(yes) of each stride, beside it FLOPs. Shaded: labelled yes."
+    legend = "Height of a row: p(yes) of each stride; next to it FLOPs. Shaded: labelled yes."
     if any(row.wrong.any() for row in of_all):
         legend += " ×: answered wrong."
     if not all(row.scored.all() for row in of_all):
