@@ -28,7 +28,7 @@ def test_zones_are_set_shown_and_removed_and_questions_stay(kafka_settings: Kafk
     done = run("stream", "--zones", str(file))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
-        "yard  question person: Is a person in view?",
+        "yard  question person  [yes-no]  Is a person in view?",
         "yard  zone street  [ignore]  (0, 0) (1, 0) (1, 0.3)",
         "yard  zone gate  [place]  (0.1, 0.6) (0.4, 0.6) (0.4, 1)",
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from codecflow.errors import ConfigError
 from codecflow.text import one_line
 
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
+
+if TYPE_CHECKING:
+    from codecflow.messages import Question
 
 
 def register(app: typer.Typer) -> None:
@@ -49,7 +52,6 @@ def ask(
 ) -> None:
     """Ask a question of every window of STREAM from the next one on, without a restart; print its questions."""
     from codecflow import subscriber
-    from codecflow.events.syntax import rule_text
     from codecflow.messages import zones_in_prompt
 
     if sum([question is not None, show, remove is not None, clear]) != 1:
@@ -76,6 +78,13 @@ def ask(
     if not description.questions:
         typer.echo(f"{stream}: no questions configured")
     for each in description.questions:
-        kind = f"choice: {', '.join(each.labels)}" if each.type == "choice" else each.type
-        rule = "" if each.event is None else f"  event: {one_line(rule_text(each.event))}"
-        typer.echo(f"{stream}  {one_line(each.id)}  [{one_line(kind)}]  {one_line(each.prompt)}{rule}")
+        typer.echo(f"{stream}  {question_line(each)}")
+
+
+def question_line(question: Question) -> str:
+    """One line for people: its id, type, words and rule."""
+    from codecflow.events.syntax import rule_text
+
+    kind = f"choice: {', '.join(question.labels)}" if question.type == "choice" else question.type
+    rule = "" if question.event is None else f"  event: {one_line(rule_text(question.event))}"
+    return f"{one_line(question.id)}  [{one_line(kind)}]  {one_line(question.prompt)}{rule}"

@@ -10,6 +10,7 @@ import typer
 from codecflow.errors import ConfigError
 from codecflow.text import one_line
 
+from .ask import question_line
 from .options import DEFAULT_PREFIX, BootstrapServers, KafkaConfig, Properties, TopicPrefix, kafka_settings
 
 
@@ -56,7 +57,7 @@ def stream(
     if not description.questions:
         typer.echo(f"{stream}: no questions configured")
     for question in description.questions:
-        typer.echo(f"{stream}  question {one_line(question.id)}: {one_line(question.prompt)}")
+        typer.echo(f"{stream}  question {question_line(question)}")
     for zone in description.zones:
         corners = " ".join(f"({x:g}, {y:g})" for x, y in zone.polygon)
         typer.echo(f"{stream}  zone {one_line(zone.name)}  [{zone.use}]  {corners}")

@@ -18,6 +18,27 @@ def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], name: s
     assert printed.startswith(f"title {name}")
 
 
+@pytest.mark.parametrize("columns", [60, 80, 140])
+def test_no_word_is_cut_off_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr("codecflow.tools.report.table.PIPED_WIDTH", columns)
+    names = [
+        "policy",
+        "coverage",
+        "certified %",
+        "exposure corrected %",
+        "background",
+        *map("figure {}".format, range(15)),
+    ]
+    print_table("title", names, [["replenish-mean", "anchors every 8 s", *(f"{100.0 + i}" for i in range(18))]])
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= columns
+    shown = printed.split()
+    for word in (*" ".join(names).split(), "anchors", "replenish-mean", *(f"{100.0 + i}" for i in range(18))):
+        assert word in shown
+
+
 @pytest.mark.parametrize("name", ODD)
 def test_progress_names_what_is_under_way(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
@@ -28,6 +49,6 @@ def test_progress_names_what_is_under_way(
         bar.add_task(name, total=None)
         bar.refresh()
         bar.console.print(f"{name}: done", highlight=False)
-    told = capsys.readouterr().err
-    assert f"{name}: done" in told
-    assert f"{name} " in told
+    shown = capsys.readouterr().err
+    assert f"{name}: done" in shown
+    assert f"{name} " in shown

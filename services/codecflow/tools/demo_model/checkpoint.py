@@ -22,24 +22,26 @@ REPOSITORY_PART = Path(__file__).parents[4] / "models" / "codecflow-tiny" / "tra
 def checkpoint(model: str, notice: Callable[[str], None]) -> str:
     """`model`, a hub id or folder; for NAME the folder of the demo model, assembled in the cache on first use.
 
-    `notice` is called with a line for people. Raises ModelError when it cannot be assembled.
+    `notice` is called with a line for people before it is. Raises ModelError when it cannot be assembled.
     """
     if model != NAME:
         return model
-    notice(f"{NAME}: a small trained model; the first time, 180 MB are downloaded and it is assembled")
-    return str(cached_checkpoint(cache_dir()))
+    return str(cached_checkpoint(cache_dir(), notice))
 
 
-def cached_checkpoint(cache: Path) -> Path:
+def cached_checkpoint(cache: Path, notice: Callable[[str], None] = lambda line: None) -> Path:
     """The folder of this repository's codecflow-tiny in `cache`, built if it does not exist. Raises ModelError and
     ConfigError."""
     if not REPOSITORY_PART.exists():
-        raise ModelError("codecflow-tiny: its trained part lies in the repository, which this installation is not of")
+        raise ModelError(
+            f"{NAME}: {REPOSITORY_PART} is missing; only a clone of the repository has it: `pip install -e` there"
+        )
     digest = hashlib.sha256(REPOSITORY_PART.read_bytes()).hexdigest()
     folder = cache / f"codecflow-tiny-{digest[:12]}-{LAYOUT}"
     if not folder.exists():
         with alone_in(cache, "codecflow-tiny"):
             if not folder.exists():  # no other process was faster
+                notice(f"{NAME}: downloading 180 MB and assembling the model (only the first time)")
                 from .assemble import build_checkpoint
 
                 with tempfile.TemporaryDirectory(dir=cache) as scratch:  # atomic
