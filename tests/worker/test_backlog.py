@@ -303,3 +303,40 @@ def test_a_live_stream_that_is_slower_than_live_does_not_hold_up_its_partition(
     went_on = {k for stream, _, k in worker.committed.answered if stream == "slow"}
     assert went_on >= set(range(20))
     assert len(went_on) + worker.counts["slow"]["windows-behind"] >= SECONDS // 2 - 1
+
+
+@pytest.mark.parametrize("policy", ["skip=20", "skip=600", "wait"])
+def test_live_windows_that_wait_too_long_for_the_engine_do_not_hold_up_other_streams(
+    camera: Published, policy: str
+) -> None:
+    """An engine that is behind: stream a is read first and has two windows; b would miss the engine's next batch."""
+    b = [replace(p, stream="b") for p in camera[0]], [replace(d, stream="b") for d in camera[1]]
+    wall, topics = Wall(), Topics()
+    topics.add(camera[0][:120], camera[1][:120])
+    for n in range(0, 480, 4):
+        topics.add(b[0][n : n + 4], b[1][n : n + 4])
+        if n >= 120:
+            topics.add(camera[0][n : n + 4], camera[1][n : n + 4])
+    worker = worker_of(camera, policy, wall, topics=topics)
+    wall.now = 5.0
+    while worker.partition.full() == (False, False):
+        worker.read_packets(1)
+        worker.read_metadata(1)
+    a = worker.partition.streams["a"]
+    assert a.windows_waiting == 2
+    wall.now = 30.0
+    if policy != "skip=20":
+        assert worker.partition.full() == (True, True)
+        assert not a.overrun
+        return
+    assert worker.partition.full() == (False, False)
+    assert a.overrun
+    while "b" not in worker.partition.streams or worker.partition.streams["b"].windows_waiting < 2:
+        worker.read_packets(4)
+        worker.read_metadata(4)
+        wall.now += 0.1
+    assert a.windows_waiting == 2, "it is skipped meanwhile"
+    assert a.coded_bytes < 20_000
+    worker.transaction()
+    assert worker.partition.full() == (False, False)
+    assert not a.overrun

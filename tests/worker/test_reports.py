@@ -231,3 +231,23 @@ def test_a_frozen_engine_ends_the_worker_with_stacks(
     assert status == 6
     assert "a batch of the engine has not finished" in errors
     assert "in frozen_step" in errors
+
+
+def test_dead_letters_that_cannot_be_written_yet_are_bounded_in_all() -> None:
+    """Offsets stand still while an old window is open, for hours perhaps, and every minute brings bad records."""
+    said: list[str] = []
+    now = [0.0]
+    box = DeadLetters(said.append, ("packets", "metadata"), clock=lambda: now[0], most=150)
+    for minute in range(4):
+        now[0] = minute * 61.0
+        for n in range(60):
+            box.add(DeadLetter("packets", 0, minute * 60 + n, "gate", "unreadable", "why"))
+    assert len(box.ready({0: (1000, 1000)})) == 150
+    assert box.total == 240
+    assert "packets[0]: the record of 'gate' at offset 150 cannot be used: why" in said[0]
+    assert "150 dead letters wait until the group's offsets move past their records" in said[0]
+    assert said[1] == "packets[0]: 30 further records could not be used in the last 61 s"
+    box.sent(box.ready({0: (150, 0)}))
+    now[0] += 61.0
+    box.add(DeadLetter("packets", 0, 240, "gate", "unreadable", "why"))
+    assert [letter.offset for letter in box.ready({0: (1000, 1000)})] == [240]

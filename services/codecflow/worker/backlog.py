@@ -5,8 +5,8 @@ than `after_s` seconds ago and more of its partition is still unread: a camera w
 worker keeps up. Two kinds of pictures are never late: those that are not live (a file published as fast as possible), and
 those that are read again after a take-over as context for later windows.
 
-`skip` also applies, whatever the pictures' age, while a stream's sampler gets more than it can decode and other streams
-share its partition: otherwise they would wait for it.
+`skip` also applies, whatever the pictures' age, to a stream that would hold up the others of its partition: while its sampler
+gets more than it can decode, and while its windows wait for the engine for longer than `after_s`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Backlog:
         """Bytes of pictures held while skipping."""
 
     def take(self, event: Joined | EpochEnd, now_ms: int, at_end: bool, overrun: bool = False) -> list[Event]:
-        """Events to pass to the sampler. `at_end`: the partition was read to its end just before. `overrun`: the sampler is
-        overloaded (only where `may_skip`)."""
+        """Events to pass to the sampler. `at_end`: the partition was read to its end just before. `overrun`: the stream
+        would hold up others (only where `may_skip`)."""
         if isinstance(event, EpochEnd):
             self.behind_s = None  # late or not, nothing is missing now
             return [*self._finish(now_ms), event]

@@ -51,7 +51,7 @@ _logger = logging.getLogger("codecflow.worker")
 
 class DeadLetters:
     """Dead letters that wait for a transaction: at most `limit` per source and 5 x `limit` per partition within `within_s`
-    seconds; the excess is counted, reported and dropped. A source is a stream on a topic's partition.
+    seconds, and `most` in all; the excess is counted, reported and dropped. A source is a stream on a topic's partition.
 
     A letter about a record of `group_topics`, those that the group's offsets are about, waits for the transaction that moves
     the offset past its record. Otherwise a successor would read the record again and write a second one.
@@ -67,9 +67,10 @@ class DeadLetters:
         limit: int = 100,
         within_s: float = 60.0,
         clock: Callable[[], float] = time.monotonic,
+        most: int = 5000,
     ) -> None:
         self.total = 0
-        self._notice, self._limit, self._within_s, self._clock = notice, limit, within_s, clock
+        self._notice, self._limit, self._within_s, self._clock, self._most = notice, limit, within_s, clock, most
         self._topics = {topic: index for index, topic in enumerate(group_topics)}
         self._waiting: list[DeadLetter] = []
         self._since = clock()
@@ -99,14 +100,18 @@ class DeadLetters:
         self.report()
         self.total += 1
         partition, source = (letter.topic, letter.partition), (letter.topic, letter.partition, letter.stream)
-        if self._sources[source] >= self._limit or self._partitions[partition] >= 5 * self._limit:
+        too_often = self._sources[source] >= self._limit or self._partitions[partition] >= 5 * self._limit
+        if too_often or len(self._waiting) >= self._most:
             if not self._dropped[partition]:
-                line = (
-                    f"{letter.topic}[{letter.partition}]: more than {self._limit} records of {letter.stream!r} within "
-                    f"{self._within_s:g} s cannot be used, the last one at offset {letter.offset}: {letter.reason}; "
-                    f"they are skipped, further dead letters are only counted"
+                what = (
+                    f"more than {self._limit} records of {letter.stream!r} within {self._within_s:g} s cannot be used, the last "
+                    f"one at offset {letter.offset}: {letter.reason}; they are skipped, further dead letters are only counted"
+                    if too_often
+                    else f"the record of {letter.stream!r} at offset {letter.offset} cannot be used: {letter.reason}; it is "
+                    f"skipped and only counted, because {self._most} dead letters wait until the group's offsets move past "
+                    f"their records: an older window of some stream is not committed yet"
                 )
-                self._notice(Notice(line, stream=letter.stream))
+                self._notice(Notice(f"{letter.topic}[{letter.partition}]: {what}", stream=letter.stream))
             self._dropped[partition] += 1
             return
         self._sources[source] += 1

@@ -71,7 +71,7 @@ class Stream:
         self.unpaired = False
         """Records were dropped at that limit, and no counterpart has come since."""
         self.overrun = False
-        """Its pictures are skipped because its sampler is overloaded, while others of its partition are not."""
+        """Its pictures are skipped because it would hold up others of its partition: its sampler or the engine is behind."""
         self.left_out_reported: Counter[str] = Counter()
         """Records that were skipped and reported, by kind."""
         self.false_ends = 0
@@ -105,6 +105,11 @@ class Stream:
     @property
     def windows_waiting(self) -> int:
         return sum(step.window is not None for step in self.ready)
+
+    def waits_s(self, now_ms: int) -> float:
+        """How long ago the newest frame of the oldest window that waits for the engine was captured, in seconds."""
+        windows = (step.window for step in self.ready if step.window is not None)
+        return max((now_ms - window.captured_at_ms) / 1000 for window in windows)
 
     @property
     def queue_full(self) -> bool:
