@@ -12,6 +12,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from codecflow.errors import CodecFlowError
+from codecflow.kafka import topics
 from codecflow.kafka.clients import admin_client
 from codecflow.kafka.failures import TopicsError
 from codecflow.kafka.records import Record
@@ -34,6 +35,22 @@ def test_created_topics_pass_the_check_and_are_left_alone_the_next_time(kafka: L
     assert check_topics(settings) == 2
     assert create_topics(settings, partitions=5) == []
     assert check_topics(settings) == 2
+
+
+def test_topics_that_a_broker_does_not_know_yet_are_waited_for(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster, some brokers learn of new topics later than the one that made them."""
+    unknown = iter(list(CONFIGS)[:3])
+    found = topics._found
+
+    def known(client: object, settings: KafkaSettings) -> object:
+        hidden = next(unknown, "")
+        return {topic: about for topic, about in found(client, settings).items() if not topic.endswith(f".{hidden}")}  # type: ignore[arg-type]
+
+    monkeypatch.setattr(topics, "_found", known)
+    assert check_topics(kafka_settings) == 3
+    assert next(unknown, None) is None
 
 
 def test_missing_topics_are_named(kafka: LocalKafka, topic_prefix: str) -> None:

@@ -1,5 +1,5 @@
-"""Events that no worker of ours writes: values at and beyond every bound, foreign keys and bytes. Sinks get what is valid, in
-a form that their receivers can read, and the events that follow."""
+"""Events that no worker of ours writes: values at and beyond every bound, foreign keys and bytes. Sinks get what is valid,
+in a form that their receivers can read, and the events that follow."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def test_requests_and_messages_are_well_formed_whatever_an_event_says(
     hook, chat = HttpServer(), HttpServer()
     always = 'times = ["00:00-24:00"]'
     sinks = [
-        *config(tmp_path, f'name = "hook"\nurl = "{hook.url}"\n{TEXT}\n{always}\nchanges = ["opened", "updated", "closed"]'),
+        *config(
+            tmp_path, f'name = "hook"\nurl = "{hook.url}"\n{TEXT}\n{always}\nchanges = ["opened", "updated", "closed"]'
+        ),
         *config(tmp_path, f'name = "chat"\nurl = "json://{chat.address}"\n{TEXT}\n{always}', kind="apprise"),
     ]
     with notified(kafka_settings, sinks) as one:
@@ -92,7 +94,9 @@ def test_mqtt_topics_name_their_stream_and_nothing_else(kafka_settings: KafkaSet
         (sink,) = config(tmp_path, f'name = "home"\nurl = "mqtt://127.0.0.1:{broker.port}"\n{TEXT}', kind="mqtt")
         with notified(kafka_settings, [sink]) as one:
             send(kafka_settings, LAST)
-            until(lambda: any(LAST.id.encode() in payload for payload in seen.get("codecflow/gate/events", ())), one.said)
+            until(
+                lambda: any(LAST.id.encode() in payload for payload in seen.get("codecflow/gate/events", ())), one.said
+            )
     streams = {event.stream for event in valid()} | {LAST.stream}
     assert {topic.split("/")[1] for topic in seen if topic.endswith("/events")} <= streams
     for topic, payloads in seen.items():

@@ -118,7 +118,7 @@ class Running:
         self._stop = GracefulStop()
         engine = engine or Engine(family, refresh=refresh, background=keep.background, memory_bytes=memory_bytes)
         self._worker = Worker(
-            KafkaTransport(settings),
+            KafkaTransport(settings, lambda: self._stop.requested),
             WorkerSettings(
                 plan,
                 keep,

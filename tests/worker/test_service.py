@@ -18,6 +18,7 @@ from codecflow.kafka.topics import create_topics
 from codecflow.keep.config import KeepConfig
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import EventRule, Question, decode_masks, decode_state
+from codecflow.tools.bench.stub_engine import StubEngine
 from codecflow.vlm.families import Family
 from codecflow.worker.window_plan import WindowPlan
 
@@ -219,15 +220,25 @@ def test_a_still_scene_is_answered_from_its_background_and_repeated_until_it_cha
     assert all(one.tokens.kept and one.reused_from is None for key, one in found.items() if key[0] == "moving")
 
 
-def test_brokers_that_are_gone_end_the_worker(tmp_path: Path, family: Family) -> None:
+def test_brokers_that_are_gone_end_the_worker_and_a_stop_does_so_sooner(
+    tmp_path: Path, family: Family, clip: Path
+) -> None:
     with LocalKafka(tmp_path / "kafka") as broker:
         settings = KafkaSettings(broker.bootstrap_servers, "gone", give_up_after_s=2.0)
         create_topics(settings, partitions=1)
         worker = Running(settings, family, until_end=False)
+        patient = KafkaSettings(broker.bootstrap_servers, "stopped", give_up_after_s=900.0)
+        create_topics(patient, partitions=1)
+        send(patient, publish(clip, "a"))
+        busy = Running(patient, family, engine=StubEngine(family, 0.5), until_end=False)
         until(lambda: worker.summary.partitions == 1, what="a partition")
+        until(lambda: 0 < busy.summary.windows < 10, what="some of the answers")
+    busy.request_stop()
     until(lambda: worker.error is not None, what="the end of the worker")
     with pytest.raises(BrokersGoneError, match="giving up"):
         worker.join()
+    until(lambda: busy.done, what="the end of the stopped worker, long before it gives up")
+    assert busy.error is None or "stopping" in str(busy.error), busy.error
 
 
 def test_epochs_follow_each_other(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:

@@ -5,8 +5,8 @@ than `after_s` seconds ago and more of its partition is still unread: a camera w
 worker keeps up. Two kinds of pictures are never late: those that are not live (a file published as fast as possible), and
 those that are read again after a take-over as context for later windows.
 
-`skip` also applies, whatever the pictures' age, to a stream that would hold up the others of its partition: while its sampler
-gets more than it can decode, and while its windows wait for the engine for longer than `after_s`.
+`skip` also applies, whatever the pictures' age, to a stream that would hold up the others of its partition: while its
+sampler gets more than it can decode, and while a window of it has waited for the engine for longer than `after_s`.
 """
 
 from __future__ import annotations

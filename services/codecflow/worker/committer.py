@@ -104,8 +104,9 @@ class DeadLetters:
         if too_often or len(self._waiting) >= self._most:
             if not self._dropped[partition]:
                 what = (
-                    f"more than {self._limit} records of {letter.stream!r} within {self._within_s:g} s cannot be used, the last "
-                    f"one at offset {letter.offset}: {letter.reason}; they are skipped, further dead letters are only counted"
+                    f"more than {self._limit} records of {letter.stream!r} within {self._within_s:g} s cannot be used, the "
+                    f"last one at offset {letter.offset}: {letter.reason}; they are skipped, further dead letters are only "
+                    f"counted"
                     if too_often
                     else f"the record of {letter.stream!r} at offset {letter.offset} cannot be used: {letter.reason}; it is "
                     f"skipped and only counted, because {self._most} dead letters wait until the group's offsets move past "

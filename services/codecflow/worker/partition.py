@@ -202,14 +202,14 @@ class Partition:
         wait for metadata, or of what waits for samplers; whether samplers have work."""
         streams = self.streams.values()
         slow = [stream for stream in streams if stream.queue_full]
-        unanswered = [stream for stream in streams if stream.windows_waiting >= self._limits.windows]
         now_ms = self._wall_ms()
         for stream in streams:
-            # A stream whose sampler is slower than live, or whose windows wait for the engine for too long, must not hold up
-            # the others: those without a window would miss the engine's next batch.
+            # A stream whose sampler is slower than live, or whose windows have waited too long for the engine, must not hold
+            # up the others: one without a window would miss the engine's next batch.
             too_slow = stream in slow and len(slow) < len(streams)
-            too_late = stream in unanswered and stream.waits_s(now_ms) > self._settings.when_behind.after_s
+            too_late = stream.waits_s(now_ms) > self._settings.when_behind.after_s
             stream.overrun = stream.may_skip and (too_slow or too_late)
+        unanswered = [stream for stream in streams if stream.windows_waiting >= self._limits.windows]
         if everything or any(not stream.overrun for stream in (*slow, *unanswered)):
             self._full, self._deadlock = (True, True), False  # samplers or the engine will free some
             return self._full

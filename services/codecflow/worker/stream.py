@@ -107,9 +107,10 @@ class Stream:
         return sum(step.window is not None for step in self.ready)
 
     def waits_s(self, now_ms: int) -> float:
-        """How long ago the newest frame of the oldest window that waits for the engine was captured, in seconds."""
+        """How long ago the newest frame of the oldest window that waits for the engine was captured, in seconds; 0 if none
+        waits."""
         windows = (step.window for step in self.ready if step.window is not None)
-        return max((now_ms - window.captured_at_ms) / 1000 for window in windows)
+        return max(((now_ms - window.captured_at_ms) / 1000 for window in windows), default=0.0)
 
     @property
     def queue_full(self) -> bool:
