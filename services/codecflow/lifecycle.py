@@ -1,4 +1,5 @@
-"""Stopping a service cleanly: the first Ctrl-C or SIGTERM requests a stop, the second ends the process at once."""
+"""Closing what is open, and stopping a service cleanly: the first Ctrl-C or SIGTERM requests a stop, the second ends the
+process at once."""
 
 from __future__ import annotations
 
@@ -6,12 +7,27 @@ import os
 import queue
 import signal
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from types import FrameType, TracebackType
+from typing import Self
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ONE_S = 0.3
 """Signals within this time count as one: `timeout`, `make` and shells send it to the process and to its group."""
+
+
+class Closing(ABC):
+    """A context manager that is closed at the end of its context."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class GracefulStop:

@@ -1,22 +1,22 @@
-"""`codecflow model tiny` and `codecflow bench window` as a user runs them."""
+"""`codecflow model tiny` and `codecflow bench window`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from .test_app import run
+from tests.commands import codecflow
 
 CLIP = Path(__file__).parent.parent / "data" / "intel_one-by-one-person-detection.mp4"
 
 
 def test_a_small_checkpoint_is_made_and_measured(tmp_path: Path) -> None:
-    made = run("model", "tiny", "--out", str(tmp_path / "tiny"))
+    made = codecflow("model", "tiny", "--out", tmp_path / "tiny")
     assert made.returncode == 0, made.stderr
     assert "untrained internvl" in made.stdout
     assert json.loads((tmp_path / "tiny" / "config.json").read_text())["codecflow_untrained"] is True
-    measured = run(
-        "bench", "window", str(CLIP), "--model", str(tmp_path / "tiny"), "--device", "cpu", "--policies", "replenish/none",
+    measured = codecflow(
+        "bench", "window", CLIP, "--model", tmp_path / "tiny", "--device", "cpu", "--policies", "replenish/none",
         "--window", "4", "--stride", "2", "--slides", "1",
     )  # fmt: skip
     assert measured.returncode == 0, measured.stderr

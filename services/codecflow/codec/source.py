@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import av.error
@@ -21,6 +20,7 @@ from av.stream import Discard
 from av.video.stream import VideoStream
 
 from codecflow.errors import SourceError
+from codecflow.lifecycle import Closing
 from codecflow.messages import ANNEX_B_CODECS, CodedPicture
 
 from .addresses import Address
@@ -51,7 +51,7 @@ _PACKED = re.compile(rb"(DivX\d+(?:Build|b)\d+)p")
 _DEFAULTS = SourceOptions()
 
 
-class Source:
+class Source(Closing):
     """One opening of a video file, a pipe or a camera.
 
     `codec`: FFmpeg's name of the video track's codec. `width`, `height`: from the container, in luma samples. `seconds`:
@@ -338,12 +338,6 @@ class Source:
             release()
         else:
             self._reader.close(release)
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self.close()
 
 
 class _KeyframeWatch:

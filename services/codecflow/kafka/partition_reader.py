@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, Message, TopicPartition
 
 from codecflow.errors import KafkaError, MessageError
+from codecflow.lifecycle import Closing
 
 from .clients import BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error, is_retriable, reason
@@ -35,7 +35,7 @@ def partitions_of(settings: KafkaSettings, topic: str) -> int:
     return len(found.partitions)
 
 
-class PartitionReader:
+class PartitionReader(Closing):
     """Committed records of the partition of `topic` that contains `stream`, including those of other streams.
 
     Raises BrokerUnreachableError or TopicsError.
@@ -54,14 +54,6 @@ class PartitionReader:
         self._skipper = RecordSkipper(self._consumer)
         self.at_end = False
         """Whether the last `poll` reached the partition's end at that time."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def range(self) -> tuple[int, int]:
         """(offset of the oldest record, offset after the newest)."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from types import TracebackType
 
 from confluent_kafka import IsolationLevel, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as ClientError
@@ -15,6 +14,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 )
 
 from codecflow.errors import KafkaError, MessageError
+from codecflow.lifecycle import Closing
 
 from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
 from .failures import TopicsError, client_error, reason
@@ -33,7 +33,7 @@ _KNOWN_WITHIN_S = 3.0
 """A broker that has just started, or a topic that was just created, may be unknown for this long."""
 
 
-class TopicTail:
+class TopicTail(Closing):
     """Committed records of `topic` (all partitions, or those given), oldest first: all, only new ones with `from_end`, at
     most the `newest` of each partition and new ones, or those written at or after `since_ms`, wall clock in ms.
 
@@ -77,14 +77,6 @@ class TopicTail:
             ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
             self._positions = {key: max(at, ends[key] - newest) for key, at in self._positions.items()}
         self._consumer.assign([TopicPartition(topic, *position) for position in self._positions.items()])
-
-    def __enter__(self) -> TopicTail:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def catch_up(self, within_s: float = 60.0) -> list[Message]:
         """Every committed record not yet returned, up to the current ends of the partitions.

@@ -6,8 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from confluent_kafka import Message
 
@@ -15,6 +13,7 @@ from codecflow.errors import MessageError
 from codecflow.kafka.records import is_future
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
+from codecflow.lifecycle import Closing
 from codecflow.messages import (
     CameraLost,
     EndOfEpoch,
@@ -76,7 +75,7 @@ class StreamOverview:
         return max(0.0, (now_ms - self.last.captured_at_ms) / 1000)
 
 
-class Fleet:
+class Fleet(Closing):
     """The topics' view of all streams: a context manager, refreshed by `update`. Unreadable records are counted in
     `unreadable` and skipped.
 
@@ -99,14 +98,6 @@ class Fleet:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         for tail, _ in self._tails:

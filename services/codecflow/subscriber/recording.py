@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
-from types import TracebackType
-from typing import Self
 
 from codecflow.errors import CodecFlowError, MessageError
 from codecflow.kafka.partition_reader import PartitionReader
 from codecflow.kafka.records import headers_of, is_future
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.lifecycle import Closing
 from codecflow.messages import CodedPicture, PictureMetadata, check_stream_id, decode_metadata, decode_packet
 
 _FIRST_MARGIN_MS = 10_000
@@ -72,7 +71,7 @@ class EpochTime:
 Place = WallClock | EpochTime
 
 
-class Recording:
+class Recording(Closing):
     """The coded pictures of one stream in packets. Raises KafkaError as PartitionReader does."""
 
     def __init__(self, settings: KafkaSettings, stream: str, stopping: Callable[[], bool] = lambda: False) -> None:
@@ -80,14 +79,6 @@ class Recording:
         self._key = stream.encode()
         self._stopping = stopping
         self._history = PartitionReader(settings, settings.topics.packets, stream)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         self._history.close()

@@ -8,14 +8,14 @@ import time
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import TracebackType
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, TypeVar
 
 from confluent_kafka import Message
 
 from codecflow.errors import MessageError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import Rejections, TopicTail
+from codecflow.lifecycle import Closing
 from codecflow.messages import Event, Result, check_stream_id, decode_event, decode_result
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 _POLL_S = 0.2
 
 
-class TopicFollower(Iterator[T]):
+class TopicFollower(Closing, Iterator[T]):
     """Messages of `stream`, or of all streams, one at a time in the order of each stream's records, as they are committed.
 
     The start position is fixed when the follower is created: records committed later, and with `from_beginning` those that
@@ -74,14 +74,6 @@ class TopicFollower(Iterator[T]):
 
     def close(self) -> None:
         self._tail.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _take(self, messages: list[Message]) -> None:
         for message in messages:
