@@ -56,8 +56,9 @@ class WhenBehind:
     """What happens to a live stream that is answered later than it is captured.
 
     `wait`: every window is answered, however late. `skip`: pictures older than `after_s` seconds are skipped up to the
-    newest keyframe. `thin`: while pictures are older than `after_s` seconds, every second sampled frame is left out and
-    every second window is not answered. Pictures that are not live (files published faster than real time) always wait.
+    newest keyframe, also while a window of the stream has waited for the engine for longer than that. `thin`: while pictures
+    are older than `after_s` seconds, every second sampled frame is left out and every second window is not answered. Pictures
+    that are not live (files published faster than real time) always wait.
     """
 
     policy: Literal["wait", "skip", "thin"] = "skip"
