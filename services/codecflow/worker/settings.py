@@ -57,8 +57,8 @@ class WhenBehind:
 
     `wait`: every window is answered, however late. `skip`: pictures older than `after_s` seconds are skipped up to the
     newest keyframe, also while a window of the stream has waited for the engine for longer than that. `thin`: while pictures
-    are older than `after_s` seconds, every second sampled frame is left out and every second window is not answered. Pictures
-    that are not live (files published faster than real time) always wait.
+    are older than `after_s` seconds, every second sampled frame is left out and every second window is not answered.
+    Pictures that are not live (files published faster than real time) always wait.
     """
 
     policy: Literal["wait", "skip", "thin"] = "skip"
