@@ -18,6 +18,9 @@ from codecflow.vlm.graphs import GraphCache, coarse, empty_sequences, fill_seque
 from codecflow.vlm.kv_pool import PAGE, KVPool, PoolCache
 from codecflow.vlm.transfer import to_device
 
+_MOST_TOKENS = 4096
+"""A small model's forward over more tokens takes a GPU longer than its launches take the host."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Forward:
@@ -159,7 +162,7 @@ class DecoderGraphs:
     def __init__(self, family: Family, decoder: Decoder, pool: KVPool) -> None:
         self._decoder, self._pool = decoder, pool
         self._narrows, self._levels = family.narrows, family.levels
-        self.cache: GraphCache[Bucket, _Buffers] = GraphCache(family.device, family.text.parameters())
+        self.cache: GraphCache[Bucket, _Buffers] = GraphCache(family.device, family.text.parameters(), _MOST_TOKENS)
         self._rows: dict[str, Tensor] = {}
 
     @staticmethod

@@ -12,6 +12,9 @@ from codecflow.vlm.encoder import Encoder
 from codecflow.vlm.graphs import GraphCache, empty_sequences, fill_sequences, power, stepped
 from codecflow.vlm.kernels import Kernel, choose_kernels
 
+_MOST_PATCHES = 8192
+"""Frames of two seconds of one or two streams; more take a GPU longer than their launches take the host."""
+
 
 class Bucket(NamedTuple):
     """Sizes to which a forward is padded: patches, frames, patches of the largest frame."""
@@ -46,7 +49,7 @@ class EncoderGraphs:
     def __init__(self, encoder: Encoder, kernel: Kernel) -> None:
         self._encoder, self._kernel = encoder, kernel
         weights = list(encoder.weights())
-        self.cache: GraphCache[Bucket, _Buffers] = GraphCache(weights[0].device, weights)
+        self.cache: GraphCache[Bucket, _Buffers] = GraphCache(weights[0].device, weights, _MOST_PATCHES)
 
     @staticmethod
     def of(encoder: Encoder) -> EncoderGraphs | None:

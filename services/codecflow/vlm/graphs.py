@@ -30,8 +30,6 @@ HOST_BOUND = 16e12
 """Tokens times parameters up to which launching some 400 kernels takes a host longer (20 to 50 ms) than a data-centre GPU
 needs to run them (2 FLOPs for each, at 700 TFLOP/s)."""
 
-MOST_TOKENS = 4096
-
 Bucket = TypeVar("Bucket", bound=Hashable)
 Buffers = TypeVar("Buffers")
 
@@ -46,15 +44,16 @@ class Graph(Generic[Buffers]):
 
 
 class GraphCache(Generic[Bucket, Buffers]):
-    """Graphs by bucket, for layers with `weights`. Users run forwards of `limit` rows and more launch by launch."""
+    """Graphs by bucket, for layers with `weights`. Users run forwards of `limit` rows and more launch by launch; `most_rows`
+    is its maximum."""
 
-    def __init__(self, device: torch.device, weights: Iterable[Tensor]) -> None:
+    def __init__(self, device: torch.device, weights: Iterable[Tensor], most_rows: int) -> None:
         self._device = device
         self._gpu = device.type == "cuda"
         self._graphs: OrderedDict[Bucket, Graph[Buffers]] = OrderedDict()
         self._seen: Counter[Bucket] = Counter()
         self._memory = torch.cuda.graph_pool_handle() if self._gpu else None
-        self.limit = int(min(MOST_TOKENS, HOST_BOUND / max(1, sum(weight.numel() for weight in weights))))
+        self.limit = int(min(most_rows, HOST_BOUND / max(1, sum(weight.numel() for weight in weights))))
         self.replays = 0
         """Forwards from a graph so far."""
         self.launched = 0
