@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from codecflow.codec.annexb import START_CODE, nal_type, recovery_point, split_annex_b
-from codecflow.codec.decode import Decoder, ShownPicture
+from codecflow.codec.annexb import START_CODE, nal_type, split_annex_b
+from codecflow.codec.decode import Decoder
 from codecflow.codec.headers import Bits, h264_sequence
 from codecflow.codec.opening import SourceOptions
 from codecflow.codec.pictures import MAX_PIXELS, PictureDecoder, luma_checksum
@@ -25,41 +25,16 @@ from codecflow.codec.source import Source
 from codecflow.errors import SourceError
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
-from codecflow.messages import NO_BOUND, CodedPicture, PictureMetadata, decode_packet
+from codecflow.messages import NO_BOUND, CodedPicture, decode_packet
 from codecflow.producer.epoch import EpochPublisher
 from codecflow.producer.summary import Summary
 from codecflow.tools.bench.rtsp_camera import lossy_camera
 from tests.keep.random_pictures import cell_changes
 
-from .clips import CODECS, encode, scene
+from .clips import CODECS, encode
+from .published import checksums, decoded, pictures_of, published, renumbered, x264
 
 TS_PACKET = 188
-
-
-def pictures_of(path: Path) -> list[CodedPicture]:
-    with Source(str(path)) as source:
-        return list(source.pictures("gate", 7))
-
-
-def decoded(pictures: Iterable[CodedPicture], decoder: Decoder | None = None) -> list[ShownPicture]:
-    decoder = decoder or Decoder()
-    return [shown for picture in pictures for shown in decoder.push(picture)] + decoder.flush()
-
-
-def checksums(pictures: Iterable[CodedPicture]) -> dict[int, int]:
-    """Checksums of the luma of every picture shown, by seq."""
-    return {one.seq: luma_checksum(one.luma()) for one in decoded(pictures)}
-
-
-def published(pictures: Iterable[CodedPicture]) -> tuple[list[CodedPicture], list[PictureMetadata], dict[str, int]]:
-    """A producer's output for the pictures: those published, their metadata, and how many it lost, by reason."""
-    pictures = list(pictures)
-    extractor = SignalExtractor(Fraction(1, 5))
-    documents = [document for picture in pictures for document in extractor.push(picture)] + extractor.flush()
-    lost = extractor.take_lost()
-    gone = {seq for seq, _ in lost}
-    reasons = [why for _, why in lost]
-    return [p for p in pictures if p.seq not in gone], documents, {why: reasons.count(why) for why in reasons}
 
 
 def with_units(pictures: Iterable[CodedPicture], *units: bytes) -> list[CodedPicture]:
@@ -214,11 +189,6 @@ def test_lost_rtp_packets_never_show_a_wrong_picture(codec: str, transport: str,
     assert lost
 
 
-def renumbered(pictures: Iterable[CodedPicture]) -> list[CodedPicture]:
-    """Numbered as by a source that does not know what it has missed."""
-    return [replace(picture, seq=seq) for seq, picture in enumerate(pictures)]
-
-
 @pytest.mark.parametrize("codec", ["h264", "h264-plain", "h264-open", "hevc", "hevc-open"])
 def test_pictures_that_never_came_are_noticed(codec: str, tmp_path: Path) -> None:
     """A camera or network that drops whole pictures: pictures that refer to them are not valid."""
@@ -239,73 +209,6 @@ def test_pictures_that_never_came_are_noticed(codec: str, tmp_path: Path) -> Non
 def picture_is_disposable(picture: CodedPicture) -> bool:
     units = [unit for unit in split_annex_b(picture.data) if nal_type(unit, picture.codec) in (1, 5)]
     return picture.codec == "h264" and all(not unit[0] & 0x60 for unit in units)
-
-
-def x264(path: Path, parameters: str, size: tuple[int, int] = (320, 240)) -> Path:
-    """60 pictures with x264's `parameters`."""
-    with av.open(str(path), "w") as container:
-        track = container.add_stream("libx264", rate=10, options={"x264-params": f"scenecut=0:keyint=10:{parameters}"})
-        track.width, track.height, track.pix_fmt = *size, "yuv420p"
-        track.codec_context.gop_size, track.codec_context.thread_count = 10, 1
-        for index in range(60):
-            frame = av.VideoFrame.from_ndarray(scene(index, *size), format="rgb24").reformat(format="yuv420p")
-            frame.pts, frame.time_base = index, Fraction(1, 10)
-            container.mux(track.encode(frame))
-        container.mux(track.encode(None))
-    return path
-
-
-@pytest.fixture
-def refreshed(tmp_path: Path) -> list[CodedPicture]:
-    """Intra refresh: one IDR picture, then only recovery points, from each of which samples are correct a period later."""
-    return pictures_of(x264(tmp_path / "refresh.ts", "bframes=0:intra-refresh=1"))
-
-
-def test_a_stream_without_further_keyframes_is_joined_at_a_recovery_point(refreshed: list[CodedPicture]) -> None:
-    points = [picture.seq for picture in refreshed if picture.keyframe]
-    assert len(points) > 3
-    right = checksums(refreshed)
-    joined = [picture for picture in refreshed if picture.seq >= points[1]]
-    ours = checksums(joined)
-    assert min(ours) <= points[2], "a period later at the latest"
-    assert ours == {seq: value for seq, value in right.items() if seq >= min(ours)}
-    extractor = SignalExtractor()
-    documents = [document for picture in joined for document in extractor.push(picture)] + extractor.flush()
-    assert [document.seq for document in documents] == [picture.seq for picture in joined]
-    assert extractor.not_shown == min(ours) - points[1]
-    assert [d.picture_type for d in documents].count("?") == extractor.not_shown
-
-
-def test_a_stream_without_further_keyframes_recovers_from_damage(refreshed: list[CodedPicture]) -> None:
-    right = checksums(refreshed)
-    points = [picture.seq for picture in refreshed if picture.keyframe]
-    gone = points[1] + 3
-    sent, _, lost = published(renumbered(p for p in refreshed if p.seq != gone))
-    assert lost == {"corrupt": 1, "after a corrupt one": points[2] - gone - 2}
-    ours = set(checksums(sent).values())
-    assert ours <= set(right.values())
-    assert right[59] in ours
-
-
-def test_recovery_points_are_keyframes_where_the_container_says_otherwise(
-    refreshed: list[CodedPicture], tmp_path: Path
-) -> None:
-    path = tmp_path / "refresh.mp4"
-    with av.open(str(tmp_path / "refresh.ts")) as source, av.open(str(path), "w") as target:
-        track = source.streams.video[0]
-        copy = target.add_stream_from_template(track)
-        for packet in source.demux(track):
-            if packet.dts is not None:
-                packet.stream, packet.is_keyframe = copy, packet.dts == packet.pts == 0
-                target.mux(packet)
-    assert [p.keyframe for p in pictures_of(path)] == [p.keyframe for p in refreshed]
-
-
-def test_only_a_whole_recovery_point_is_one() -> None:
-    assert recovery_point(b"\x06\x06\x01\xc4\x80") == [b"\x06\x06\x01\xc4\x80"]
-    assert recovery_point(b"\x06\x05\x02ab\x06\x01\xc4\x80") == [b"\x06\x06\x01\xc4\x80"]
-    for faulty in (b"\x06", b"\x06\x06", b"\x06\x06\x09\xc4\x80", b"\x06\xff\xff", b"\x06\x05\xa2ab\x06\x01\xc4\x80"):
-        assert recovery_point(faulty) == []
 
 
 def without_reorder_depth(picture: CodedPicture) -> CodedPicture:

@@ -73,15 +73,18 @@ _ASSUMED = "neither its pictures nor its stream say when pictures are shown; {:g
 class Rules:
     """What is known about a source's times.
 
-    `unit`: seconds per unit of all times. `frame`: duration of a picture, in units, as far as the source says. `stamped`: it
-    has presentation times; `numbered`: decoding times only; `rate_stated`: at least a frame rate. `live`: pictures have
-    arrival times; `paced`: never faster than real time. `one_timeline`: a file whose gaps are real, whatever their length.
+    `unit`: seconds per unit of all times. `frame`: duration of a picture, in units, as far as the source says.
+    `stamped`: it has presentation times; `numbered`: only one number per picture, in decode order. `decoding`: they are
+    decoding times: the presentation times of pictures that came before, as many as are reordered. `rate_stated`: at
+    least a frame rate. `live`: pictures have arrival times; `paced`: never faster than real time. `one_timeline`: a
+    file whose gaps are real, whatever their length.
     """
 
     unit: Fraction
     frame: int
     stamped: bool = True
     numbered: bool = False
+    decoding: bool = False
     rate_stated: bool = True
     live: bool = False
     paced: bool = False
@@ -94,7 +97,9 @@ class Rules:
 def track_rules(track: VideoStream, container: ContainerFormat, *, live: bool, paced: bool) -> Rules:
     """The rules for a track of an opened source. `paced`: it cannot deliver faster than real time."""
     none = bool(container.flags & _NO_TIMESTAMPS) or container.name.endswith("_pipe")
-    numbered = container.name == "avi"
+    # ASF has one time per picture, its decoding time; FFmpeg guesses the other one where there are B-pictures.
+    decoding = container.name == "asf" and not live
+    numbered = container.name == "avi" or decoding
     stated = track.codec_context.framerate
     rates = [track.average_rate, stated, track.guessed_rate] if not none else [stated]
     rate = next((Fraction(rate) for rate in rates if rate and rate <= _FASTEST), None)
@@ -106,6 +111,7 @@ def track_rules(track: VideoStream, container: ContainerFormat, *, live: bool, p
         frame=max(1, round(1 / (rate or _ASSUMED_RATE) / unit)),
         stamped=not (none or numbered),
         numbered=numbered,
+        decoding=decoding,
         rate_stated=rate is not None or not none,
         live=live,
         paced=live and paced,

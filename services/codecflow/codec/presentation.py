@@ -146,7 +146,7 @@ class Timeline(Generic[Item]):
         if self._rules.stamped:
             stamps = [picture.stamp for _, _, picture in self._held]
         else:
-            stamps = [slot for slot, _, _ in self._slots]
+            stamps = [slot for slot, _, _ in self._slots][self._depth if self._rules.decoding else 0 :] or [None]
         stamp, known = stamps[0], len(self._held) - self._depth
         if waiting and known < 2 and self._clock.awaits(stamp):
             return False
