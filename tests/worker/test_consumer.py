@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from confluent_kafka import KafkaError as ClientError
@@ -17,6 +17,8 @@ from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of
 from codecflow.worker.consumer import GroupConsumer
+from codecflow.worker.partition import Partition
+from codecflow.worker.read_progress import Progress
 
 from .running import until
 
@@ -181,3 +183,22 @@ def test_errors_of_the_client_are_one_line(kafka_settings: KafkaSettings, monkey
                 call()
             assert "\n" not in str(raised.value)
     member.consumer.close()
+
+
+def test_the_lag_includes_what_arrives_while_a_partition_is_paused(kafka_settings: KafkaSettings) -> None:
+    """The client itself only learns of new records by fetching them."""
+    number = partition_of("a", 3)
+    paused = SimpleNamespace(positions=(0, 0), read_until=lambda *_: None)
+    progress = Progress(kafka_settings, every_s=0.1)
+
+    def lag_is(count: int) -> bool:
+        progress.update({number: cast(Partition, paused)})
+        return progress.lag == count
+
+    with RecordSender(kafka_settings) as sender:
+        for count in (1, 2, 3):
+            sender.send(Record(kafka_settings.topics.packets, b"a", b"x", "a record"))
+            sender.flush()
+            until(lambda: lag_is(count), what="the lag")  # noqa: B023
+    paused.positions = (3, 0)
+    assert lag_is(0)
