@@ -19,7 +19,7 @@ hypothesis.settings.register_profile("codecflow", deadline=None)
 hypothesis.settings.load_profile("codecflow")
 
 
-LONGEST = ("training", "chaos", "demo", "worker", "kafka", "evaluate", "bench", "demo_model")
+LONGEST = ("chaos", "demo", "training", "worker", "kafka", "evaluate", "bench", "demo_model")
 """Folders of the files that take longest."""
 
 
