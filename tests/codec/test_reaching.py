@@ -52,7 +52,7 @@ def test_a_host_that_accepts_and_says_nothing(scheme: str) -> None:
         error = refusal(f"{scheme}://{address}/cam")
     assert error.code == "timeout"
     assert "timeout: no video came within 1 s" in str(error)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 40
 
 
 def test_a_name_that_nobody_has() -> None:

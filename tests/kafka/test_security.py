@@ -6,6 +6,7 @@ import socketserver
 import ssl
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 
@@ -51,8 +52,8 @@ def test_sasl(tmp_path: Path) -> None:
             assert [record.value() for record in tail.catch_up()] == [b"x"]
         began = time.monotonic()
         with pytest.raises(BrokerUnreachableError, match=r"Invalid username or password.*--kafka-config") as refused:
-            check_topics(intruder)
-        assert time.monotonic() - began < 8, "waiting does not help"
+            check_topics(replace(intruder, reach_within_s=120))
+        assert time.monotonic() - began < 60, "waiting does not help"
         assert PASSWORD not in str(refused.value)
         with pytest.raises(BrokerUnreachableError, match=r"security\.protocol=plaintext right\? check the security"):
             check_topics(KafkaSettings(f"127.0.0.1:{secured}", reach_within_s=2))

@@ -188,7 +188,7 @@ def test_calls_that_never_come_back_are_answered_with_a_new_producer(
 def test_the_cause_is_told_when_brokers_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_deadline, "STOP_WITHIN_S", 1.0)
     settings = KafkaSettings(f"127.0.0.1:{free_port()}", give_up_after_s=1.5)
-    with pytest.raises(BrokersGoneError, match=r"transactions cannot be opened for . s \(.*refused.*\); giving up"):
+    with pytest.raises(BrokersGoneError, match=r"transactions cannot be opened for \d+ s \(.*refused.*\); giving up"):
         emitter_of(settings)
     stopping = TransactionalEmitter(replace(settings, give_up_after_s=120), "id", "group", lambda: True)
     began = time.monotonic()
@@ -247,7 +247,7 @@ def test_a_topic_is_read_to_its_end_and_followed(kafka_settings: KafkaSettings) 
             emitter.emit([result(kafka_settings, b"2")], offset(kafka_settings, 2), client.consumer_group_metadata())
             for reader in (tail, late):
                 found: list[bytes | None] = []
-                deadline = time.monotonic() + 20
+                deadline = time.monotonic() + 60
                 while not found:
                     assert time.monotonic() < deadline
                     found += [record.value() for record in reader.poll(0.5)]

@@ -374,7 +374,7 @@ def test_no_number_costs_time(name: str, number: bytes) -> None:
         began = time.process_time()
         with suppress(MessageError):
             decode(key, changed)
-        assert time.process_time() - began < 0.5
+        assert time.process_time() - began < 2
 
 
 @pytest.mark.parametrize(

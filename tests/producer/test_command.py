@@ -38,7 +38,7 @@ def test_sigterm_closes_the_epoch(kafka_settings: KafkaSettings) -> None:
             assert time.monotonic() < deadline
             assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        out, _ = process.communicate(timeout=30)
+        out, _ = process.communicate(timeout=60)
     assert process.returncode == 0
     summary = json.loads(out.strip().splitlines()[-1])
     topics = read(kafka_settings)
@@ -69,8 +69,8 @@ def test_ctrl_c_while_a_silent_host_is_waited_for(kafka_settings: KafkaSettings)
             with connection:
                 process.send_signal(signal.SIGINT)
                 began = time.monotonic()
-                out, err = process.communicate(timeout=30)
-                assert time.monotonic() - began < 4, "a second, and room for a busy machine"
+                out, err = process.communicate(timeout=60)
+                assert time.monotonic() - began < 20, "a second, and room for a busy machine; not the 60 s"
     assert process.returncode == 0
     assert out.startswith("stream gate: 0 pictures")
     assert err == ""
@@ -135,8 +135,8 @@ def test_ctrl_c_while_a_silent_broker_is_waited_for() -> None:
             with connection:
                 process.send_signal(signal.SIGINT)
                 began = time.monotonic()
-                _, err = process.communicate(timeout=30)
-                assert time.monotonic() - began < 4, "a second, and room for a busy machine"
+                _, err = process.communicate(timeout=60)
+                assert time.monotonic() - began < 20, "a second, and room for a busy machine; not the 60 s"
     assert (process.returncode, err) == (0, b"")
 
 

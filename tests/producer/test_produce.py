@@ -139,8 +139,8 @@ def limit_records(settings: KafkaSettings, largest: int) -> None:
     entry = ConfigEntry("max.message.bytes", str(largest), incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource("topic", settings.topics.packets, incremental_configs=[entry])
     client = require_broker(settings)
-    client.incremental_alter_configs([resource])[resource].result(timeout=10)
-    deadline = time.monotonic() + 10
+    client.incremental_alter_configs([resource])[resource].result(timeout=60)
+    deadline = time.monotonic() + 60
     while largest_record_bytes(settings, settings.topics.packets) != largest:
         assert time.monotonic() < deadline
 
