@@ -155,5 +155,5 @@ def test_descriptions_state_and_dead_letters_are_of_the_contract(run: KafkaSetti
     assert (state.answered_until, state.ended) == (2 * state.plan.stride_slots / state.plan.fps, True)
     (letter,) = records(run, "dead-letter")
     check("dead-letter", letter.value() or b"")
-    told = asdict(decode_dead_letter(letter.key(), letter.value()))
-    assert (told["topic"], told["offset"], told["stream"]) == (run.topics.packets, 0, "gate")
+    printed = asdict(decode_dead_letter(letter.key(), letter.value()))
+    assert (printed["topic"], printed["offset"], printed["stream"]) == (run.topics.packets, 0, "gate")

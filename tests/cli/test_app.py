@@ -50,7 +50,7 @@ def test_an_expected_failure_is_one_line_and_its_own_exit_status() -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_an_unreachable_broker_is_told_in_time() -> None:
+def test_an_unreachable_broker_is_reported_in_time() -> None:
     began = time.monotonic()
     at = ("--bootstrap-servers", "127.0.0.1:1", "-X", "sasl.password=hunter22")
     done = run("topics", "check", *at, CODECFLOW_REACH_WITHIN_S="1.5")

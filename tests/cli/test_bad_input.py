@@ -58,11 +58,11 @@ def refused(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
         monkeypatch.setattr(sys, "argv", ["codecflow", *command])
         with pytest.raises(SystemExit) as ended:
             main()
-        told = [line for line in capfd.readouterr().err.splitlines() if "answers mean nothing" not in line]
-        assert ended.value.code == status, told
-        assert len(told) == 1, told
-        assert told[0].startswith("codecflow: ")
-        return told[0]
+        printed = [line for line in capfd.readouterr().err.splitlines() if "answers mean nothing" not in line]
+        assert ended.value.code == status, printed
+        assert len(printed) == 1, printed
+        assert printed[0].startswith("codecflow: ")
+        return printed[0]
 
     return run
 
@@ -153,9 +153,9 @@ def test_no_command_shows_the_secrets_of_an_address(command: tuple[str, ...], mo
         monkeypatch.setenv("CODECFLOW_LOG", chance.choice(("warning", "debug")))
         done = codecflow(*command, address)
         assert done.returncode in (1, 2, 3, 4, 6)
-        told = done.stdout + done.stderr
-        assert "er2" not in told, (address, told)
-        assert "hun" not in told, (address, told)
+        printed = done.stdout + done.stderr
+        assert "er2" not in printed, (address, printed)
+        assert "hun" not in printed, (address, printed)
 
 
 def test_a_file_that_is_cut_off_is_published_as_far_as_it_goes(

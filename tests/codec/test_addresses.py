@@ -171,9 +171,9 @@ secrets = st.text(st.characters(exclude_categories=("Cs",)), min_size=6).map(lam
 @example("ä?", "?\x00 \\n", "http://")
 def test_users_and_passwords_are_not_shown(user: str, password: str, scheme: str) -> None:
     source = f"{scheme}{user.replace(':', '')}:{password}@camera.example:554/stream1"
-    told = shown(source)
-    assert told in (f"{scheme}***@camera.example:554/stream1", f"{scheme}***") or scheme == ""
-    assert "s3cr" not in told
+    printed = shown(source)
+    assert printed in (f"{scheme}***@camera.example:554/stream1", f"{scheme}***") or scheme == ""
+    assert "s3cr" not in printed
     replaced = source.encode("ascii", "replace").decode()
     for text in (f"cannot open {source}: refused", f"Got unexpected ({source})", repr(source), ascii(source), replaced):
         assert "s3cr" not in redact(text, ["produce", source, "--stream"])
@@ -195,9 +195,9 @@ def test_parameters_are_not_shown(secret: str, mark: str) -> None:
 
 @given(st.text(st.characters(exclude_characters="'\" \t\n\r", exclude_categories=("Cs", "Cc", "Z")), min_size=4))
 def test_an_address_that_nobody_knew_of_is_redacted_too(password: str) -> None:
-    told = redact(f"Connection to rtsp://admin:s3cr{password}3t@camera.example/1 failed: refused")
-    assert told == "Connection to rtsp://***@camera.example/1 failed: refused"
-    assert redact(told) == told
+    printed = redact(f"Connection to rtsp://admin:s3cr{password}3t@camera.example/1 failed: refused")
+    assert printed == "Connection to rtsp://***@camera.example/1 failed: refused"
+    assert redact(printed) == printed
 
 
 @pytest.mark.parametrize(

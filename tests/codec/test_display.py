@@ -103,7 +103,7 @@ def test_exif_outranks_the_container(tmp_path: Path) -> None:
     assert_upright(pictures)
 
 
-def test_an_odd_angle_is_shown_by_the_nearest_quarter_turn_and_told_once(tmp_path: Path) -> None:
+def test_an_odd_angle_is_shown_by_the_nearest_quarter_turn_and_reported_once(tmp_path: Path) -> None:
     notices: list[str] = []
     matrix = (0.5, 0.866, -0.866, 0.5)  # 60 degrees clockwise
     pictures = shown(matrix_clip(tmp_path / "clip", matrix, 6), notices)

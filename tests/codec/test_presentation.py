@@ -415,8 +415,8 @@ def test_pictures_without_any_time_of_a_camera_have_the_time_at_which_they_arriv
     timed, timeline = play(film, rules(stamped=False, live=True))
     times = check(film, timed)
     arrived = sorted(shot.arrived_s for shot in film.shots)
-    told = [(time - times[0]) / SECOND for time in times]
-    for at, time in zip(arrived, told, strict=True):
+    seconds_of = [(time - times[0]) / SECOND for time in times]
+    for at, time in zip(arrived, seconds_of, strict=True):
         assert time == pytest.approx(at - arrived[0], abs=0.001)
     assert len(timeline.take_notices()) == 1
 

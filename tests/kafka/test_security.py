@@ -60,7 +60,7 @@ def test_sasl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["plaintext", "SASL_PLAINTEXT"])
-def test_a_tls_port_without_tls_is_told(protocol: str) -> None:
+def test_a_tls_port_without_tls_is_reported(protocol: str) -> None:
     """A TLS server that is not Kafka is enough: it closes the connection at the first bytes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATES / "camera.pem")

@@ -59,7 +59,7 @@ def test_a_picture_larger_than_allowed_is_one_clear_error(kafka_settings: KafkaS
         sender.send(picture(kafka_settings, 41, size))
 
 
-def test_a_missing_topic_is_told_by_name(kafka_settings: KafkaSettings) -> None:
+def test_a_missing_topic_is_reported_by_name(kafka_settings: KafkaSettings) -> None:
     quick = {"topic.metadata.propagation.max.ms": 500}
     with pytest.raises(DeliveryError, match=r"elsewhere\.packets"), RecordSender(kafka_settings, **quick) as sender:
         sender.send(Record("elsewhere.packets", b"gate-3", b"x", "stream gate-3, picture 0"))

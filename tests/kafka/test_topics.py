@@ -58,7 +58,9 @@ def test_missing_topics_are_named(kafka: LocalKafka, topic_prefix: str) -> None:
         check_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix))
 
 
-def test_unequal_partition_counts_and_wrong_cleanup_are_told_in_one_line(kafka: LocalKafka, topic_prefix: str) -> None:
+def test_unequal_partition_counts_and_wrong_cleanup_are_reported_in_one_line(
+    kafka: LocalKafka, topic_prefix: str
+) -> None:
     settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
     make(settings, "metadata", 3, dict(CONFIGS["metadata"]))
     make(settings, "results", 1, dict(CONFIGS["results"]))
@@ -72,7 +74,7 @@ def test_unequal_partition_counts_and_wrong_cleanup_are_told_in_one_line(kafka: 
     assert "\n" not in said
 
 
-def test_more_copies_than_brokers_is_told(kafka: LocalKafka, topic_prefix: str) -> None:
+def test_more_copies_than_brokers_is_reported(kafka: LocalKafka, topic_prefix: str) -> None:
     with pytest.raises(TopicsError, match=rf"{topic_prefix}\.packets: cannot be created: .*[Rr]eplication"):
         create_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix), replication=3)
 

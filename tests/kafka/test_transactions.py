@@ -185,7 +185,7 @@ def test_calls_that_never_come_back_are_answered_with_a_new_producer(
     assert read(kafka_settings, kafka_settings.topics.results) == [b"%d" % number for number in range(len(cases))]
 
 
-def test_the_cause_is_told_when_brokers_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cause_is_reported_when_brokers_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retry_deadline, "STOP_WITHIN_S", 1.0)
     settings = KafkaSettings(f"127.0.0.1:{free_port()}", give_up_after_s=1.5)
     with pytest.raises(BrokersGoneError, match=r"transactions cannot be opened for \d+ s \(.*refused.*\); giving up"):

@@ -92,7 +92,7 @@ def test_the_last_owner_ends_the_broker_though_killed(tmp_path: Path) -> None:
     assert status(data_dir) is None
 
 
-def test_a_busy_port_is_told(kafka: LocalKafka, tmp_path: Path) -> None:
+def test_a_busy_port_is_reported(kafka: LocalKafka, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"port {kafka.broker.port} is busy"):
         start_daemon(tmp_path / "other", kafka.broker.port)
 

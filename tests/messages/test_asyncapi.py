@@ -57,11 +57,11 @@ def test_every_channel_is_read_and_written() -> None:
 def test_topics_are_kept_as_they_are_created() -> None:
     assert set(DOCUMENT["channels"]) == set(CONFIGS)
     for name, channel in DOCUMENT["channels"].items():
-        told = channel["bindings"]["kafka"]
+        binding = channel["bindings"]["kafka"]
         created = dict(CONFIGS[name])
         assert channel["address"] == f"{DEFAULT_TOPIC_PREFIX}.{name}"
-        assert told["partitions"] == DEFAULT_PARTITIONS
-        assert told["topicConfiguration"] == {
+        assert binding["partitions"] == DEFAULT_PARTITIONS
+        assert binding["topicConfiguration"] == {
             key: [value] if key == "cleanup.policy" else int(value)
             for key, value in created.items()
             if key in ("cleanup.policy", "retention.ms", "retention.bytes", "max.message.bytes")

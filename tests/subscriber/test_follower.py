@@ -58,7 +58,7 @@ def test_a_stop_gives_out_everything_committed_before_it(kafka_settings: KafkaSe
         assert list(follower) == []
 
 
-def test_a_foreign_record_is_told_and_passed_over(
+def test_a_foreign_record_is_reported_and_skipped(
     kafka_settings: KafkaSettings, caplog: pytest.LogCaptureFixture
 ) -> None:
     publish_raw(kafka_settings, "results", "gate", b"{}")

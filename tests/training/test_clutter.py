@@ -42,7 +42,7 @@ def test_what_fills_a_place_is_labelled(
     np.testing.assert_allclose(cover[:, vehicle].numpy(), blue.reshape(n, 8, 56, 8, 56).mean((2, 4)).numpy(), atol=0.12)
 
 
-def test_views_of_a_panorama_look_where_they_are_told() -> None:
+def test_views_of_a_panorama_look_where_they_should() -> None:
     from panoramas import view
 
     picture = np.zeros((64, 128, 3), np.uint8)

@@ -77,7 +77,7 @@ def test_models_are_things_bags_or_people_and_vehicles_are_left_out(
     assert found[0].rgba[0, 0, 3] == 200
 
 
-def test_a_package_that_is_missing_or_another_one_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_package_that_is_missing_or_another_one_is_reported_in_a_line(tmp_path: Path) -> None:
     import furniture
 
     with pytest.raises(SystemExit, match=r"train/sweethome3d-.*\.deb is missing, or is another one: apt-get download"):

@@ -182,7 +182,9 @@ def test_processes_that_a_step_cannot_be_shared_by_are_refused(make: Any, monkey
 
 
 @pytest.mark.usefixtures("make")
-def test_what_is_not_there_is_told_in_one_line(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_is_reported_in_one_line(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import train
 
     gone = tmp_path / "gone"

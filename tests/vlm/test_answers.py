@@ -21,13 +21,13 @@ def test_text_is_what_transformers_generates(case: Case) -> None:
         run = Run(case)
         run.step(frames, 0, [question, SECOND])
         texts.append(run.outcome.answers[0].text)
-        told: list[int] = []
-        while len(told) < limit:
-            token = int(case.stock_logits(frames, question.prompt, told)[-1].argmax())
+        chosen: list[int] = []
+        while len(chosen) < limit:
+            token = int(case.stock_logits(frames, question.prompt, chosen)[-1].argmax())
             if token in case.family.stop_ids:
                 break
-            told.append(token)
-        assert texts[-1] == case.family.tokenizer.decode(told, skip_special_tokens=True).strip()
+            chosen.append(token)
+        assert texts[-1] == case.family.tokenizer.decode(chosen, skip_special_tokens=True).strip()
     assert texts[1].startswith(texts[0])
 
 
@@ -75,9 +75,9 @@ def test_choice_is_the_likelihood_of_each_complete_label(case: Case) -> None:
         rows = case.stock_logits(frames, "Which?", ids).log_softmax(-1)
         scores.append(sum(float(rows[at, token]) for at, token in enumerate(ids)))
     expected = torch.tensor(scores, dtype=torch.float64).log_softmax(0).tolist()
-    told = [float(np.log(p)) for p in (found.label_probabilities or {}).values()]
+    logs = [float(np.log(p)) for p in (found.label_probabilities or {}).values()]
     assert list(found.label_probabilities or {}) == list(labels)
-    assert told == pytest.approx(expected, abs=1e-3)
+    assert logs == pytest.approx(expected, abs=1e-3)
     assert found.text == labels[int(np.argmax(expected))]
 
 

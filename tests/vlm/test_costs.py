@@ -56,7 +56,7 @@ def test_full_is_what_keep_all_with_refresh_all_executes(case: Case) -> None:
             assert pruned.outcome.flops.vit + pruned.outcome.flops.llm < 0.7 * flops.full
 
 
-def test_tokens_are_told_as_they_were_spent(case: Case) -> None:
+def test_tokens_are_reported_as_they_were_spent(case: Case) -> None:
     rng = np.random.default_rng(2)
     run = Run(case, "anchors")
     run.step(first := case.frames(rng, range(4), 0.5, anchors=2), 0)

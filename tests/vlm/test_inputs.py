@@ -33,7 +33,7 @@ def test_a_picture_keeps_its_shape_by_the_familys_own_rule() -> None:
             assert shaped.size(width, height) == expected, (width, height)
 
 
-def test_it_is_told_to_a_process_that_has_no_transformers(case: Case) -> None:
+def test_it_reaches_a_process_that_has_no_transformers(case: Case) -> None:
     own = case.family.input
     rgb = np.random.default_rng(5).integers(0, 256, (48, 80, 3), dtype=np.uint8)
     sent = pickle.dumps((own.grid, own.pixels, rgb))

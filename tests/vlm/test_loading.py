@@ -34,7 +34,7 @@ def test_a_checkpoint_loads_in_each_precision(case: Case, dtype: str) -> None:
     assert load_model(str(case.folder), dtype, "cpu").dtype == getattr(torch, dtype)
 
 
-def test_what_cannot_be_loaded_is_told_in_one_line(case: Case, tmp_path: Path) -> None:
+def test_what_cannot_be_loaded_is_reported_in_one_line(case: Case, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no-such-folder") as error:
         load_model(str(tmp_path / "no-such-folder"))
     assert "\n" not in str(error.value)

@@ -67,7 +67,7 @@ def whole(events: list[Event]) -> bool:
     return len({(event.id, event.number) for event in events}) == len(events)
 
 
-def test_a_stream_that_is_silent_is_told_once_whoever_reads_it(published: Published) -> None:
+def test_a_stream_that_is_silent_is_reported_once_whoever_reads_it(published: Published) -> None:
     pictures, documents = published
     place = Place(WhenBehind())
     place.topics.add(pictures[:75], documents[:75])
@@ -157,7 +157,7 @@ def test_a_worker_behind_live_says_so_and_when_it_has_caught_up(published: Publi
     assert whole(place.committed.events)
 
 
-def test_a_lost_camera_is_told_once_until_it_is_back(published: Published, short_clip: Path) -> None:
+def test_a_lost_camera_is_reported_once_until_it_is_back(published: Published, short_clip: Path) -> None:
     pictures, documents = published
     place = Place(WhenBehind())
     place.topics.add(pictures[:75], documents[:75])

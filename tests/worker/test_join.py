@@ -109,7 +109,7 @@ def test_losses_are_counted_and_leave_the_other_half(lost: set[int], untold: set
     assert merged.counts["metadata-missing"] == len(untold - lost)
 
 
-def test_a_duplicate_a_late_and_an_earlier_picture_are_told_apart() -> None:
+def test_a_duplicate_a_late_and_an_earlier_picture_are_distinguished() -> None:
     merged = Merged()
     for key in [(1, 0), (1, 0), (1, 2), (1, 1), (2, 0), (1, 3)]:
         merged.packet(key)

@@ -38,7 +38,7 @@ def rubbish(settings: KafkaSettings, count: int) -> None:
             sender.send(Record(settings.topics.packets, b"a", b"rubbish %d" % n, "rubbish"))
 
 
-def test_a_few_unreadable_records_are_told_by_their_coordinates(
+def test_a_few_unreadable_records_are_reported_by_their_coordinates(
     kafka_settings: KafkaSettings, family: Family, clip: Path
 ) -> None:
     rubbish(kafka_settings, 3)

@@ -103,7 +103,7 @@ def test_any_codec_and_any_size_work(tmp_path: Path, codec: str, name: str, size
         assert row["motion"]["kept"] == 100, "without vectors nothing speaks against motion"
 
 
-def test_clips_of_the_same_name_are_told_apart_and_a_chart_is_written(tmp_path: Path) -> None:
+def test_clips_of_the_same_name_are_distinguished_and_a_chart_is_written(tmp_path: Path) -> None:
     clips = []
     for folder in ("left", "right"):
         (tmp_path / folder).mkdir()

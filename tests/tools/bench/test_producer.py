@@ -14,7 +14,7 @@ from tests.codec.clips import encode
 CLIP = Path(__file__).parents[2] / "data" / "intel_one-by-one-person-detection.mp4"
 
 
-def test_speeds_are_told_and_metadata_are_little_beside_the_pictures(
+def test_speeds_are_reported_and_metadata_are_little_beside_the_pictures(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     run(CLIP, repeats=2, seconds=30)

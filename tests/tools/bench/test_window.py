@@ -33,9 +33,9 @@ def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 
 def test_policies_are_compared_with_everything_from_scratch(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(Options(clips=[CLIP], model=model, streams="1,2", policies="replenish/none,motion/anchors,all/all", **SHORT))  # type: ignore[arg-type]
-    told = figures(capsys)
-    assert told["trained"] is False
-    results = {(r["keep"], r["streams"]): r for r in told["results"]}  # type: ignore[attr-defined]
+    printed = figures(capsys)
+    assert printed["trained"] is False
+    results = {(r["keep"], r["streams"]): r for r in printed["results"]}  # type: ignore[attr-defined]
     assert set(results) == {(keep, streams) for keep in ("all", "motion", "replenish") for streams in (1, 2)}
     for streams in (1, 2):
         whole, motion, replenish = (results[keep, streams] for keep in ("all", "motion", "replenish"))
@@ -50,7 +50,7 @@ def test_policies_are_compared_with_everything_from_scratch(model: str, capsys: 
         assert replenish["speedup"] == pytest.approx(whole["ms"] / replenish["ms"], rel=1e-3)
 
 
-def test_clips_of_the_same_name_and_budgets_are_told_apart(
+def test_clips_of_the_same_name_and_budgets_are_distinguished(
     model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     clips = []
@@ -59,13 +59,13 @@ def test_clips_of_the_same_name_and_budgets_are_told_apart(
         clips.append(encode(tmp_path / folder / "gate.avi", "mpeg4", 64, 48, pictures=30))
     few = {**SHORT, "window_s": "1", "stride_s": "0.5", "anchor_s": "1", "model": model}
     run(Options(clips=clips, policies="all/budget,all/budget=0.5,all/all", **few))  # type: ignore[arg-type]
-    told = capsys.readouterr()
-    results = json.loads(told.out.splitlines()[-1])["results"]
+    printed = capsys.readouterr()
+    results = json.loads(printed.out.splitlines()[-1])["results"]
     assert [(r["clip"], r["refresh"]) for r in results] == [
         (str(clip), refresh) for clip in clips for refresh in ("all", "budget", "budget=0.5")
     ]
-    assert told.out.count("all + budget=0.5") == 2  # a row in each clip's table
-    assert "all + budget=0.5, 1 streams:" in told.err
+    assert printed.out.count("all + budget=0.5") == 2  # a row in each clip's table
+    assert "all + budget=0.5, 1 streams:" in printed.err
     some, half = (r["tokens_computed"] for r in results[1:3])
     assert some < half
 
@@ -128,7 +128,7 @@ def test_the_demo_model_at_its_real_size_takes_28_gflop_a_frame(
     assert whole["flops"] / 2 == pytest.approx(28e9, rel=0.2)
 
 
-def test_too_little_memory_is_told_in_its_row(
+def test_too_little_memory_is_reported_in_its_row(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codecflow.vlm.kv_pool.spare_memory", lambda device: 2**17)
@@ -167,7 +167,7 @@ def test_a_device_is_checked_against_the_cpu(monkeypatch: pytest.MonkeyPatch) ->
         ({"clips": [CLIP], "shape": "huge"}, "'huge'.*internvl3-8b"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(options: dict[str, object], said: str) -> None:
+def test_wrong_options_are_reported_in_one_line(options: dict[str, object], said: str) -> None:
     with pytest.raises((ConfigError, ModelError), match=said) as error:
         run(Options(device="cpu", **options))  # type: ignore[arg-type]
     assert "\n" not in str(error.value)

@@ -51,13 +51,13 @@ def test_a_clip_becomes_answers_and_figures(clip: Path) -> None:
     for share in ("tokens_kept_share", "kv_refreshed_share", "flops_share"):
         assert 0 < figures[share] <= 1, share
     assert figures["trained"] is False
-    told = "\n".join(lines)
-    assert "UNTRAINED" in told
-    assert re.search(r"^watch it in a browser: http://127\.0\.0\.1:\d+/#demo$", told, re.MULTILINE)
-    assert "lasts 6.1 s, less than one stride of 8 s" in told
-    assert re.search(r"^demo  [\d:]+  0:06  person: (yes|no) \(p\(yes\) 0\.\d\d\)", told, re.MULTILINE)
-    assert f"{figures['tokens_kept_share']:.1%}" in told
-    assert nothing_is_left(told)
+    printed = "\n".join(lines)
+    assert "UNTRAINED" in printed
+    assert re.search(r"^watch it in a browser: http://127\.0\.0\.1:\d+/#demo$", printed, re.MULTILINE)
+    assert "lasts 6.1 s, less than one stride of 8 s" in printed
+    assert re.search(r"^demo  [\d:]+  0:06  person: (yes|no) \(p\(yes\) 0\.\d\d\)", printed, re.MULTILINE)
+    assert f"{figures['tokens_kept_share']:.1%}" in printed
+    assert nothing_is_left(printed)
 
 
 def test_a_service_that_fails_ends_it_in_one_line(clip: Path, model: Path) -> None:
@@ -85,22 +85,22 @@ def test_ctrl_c_stops_what_it_started(clip: Path, model: Path) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no lock is taken in it
     ) as demo:
         assert demo.stdout is not None
-        told = ""
+        printed = ""
         for line in demo.stdout:
-            told += line
+            printed += line
             if "started: codecflow produce" in line:
                 break
         demo.send_signal(signal.SIGINT)
         rest, said = demo.communicate(timeout=60)
     assert demo.returncode == 130, said
     assert "Traceback" not in said
-    assert nothing_is_left(told + rest)
+    assert nothing_is_left(printed + rest)
 
 
-def nothing_is_left(told: str) -> bool:
+def nothing_is_left(printed: str) -> bool:
     """Whether the broker named in the output is gone, and every process that used it."""
-    found = re.search(r"on port (\d+)", told)
-    assert found, told
+    found = re.search(r"on port (\d+)", printed)
+    assert found, printed
     deadline = time.monotonic() + 60
     while listens(int(found[1])) or list(users_of(f"127.0.0.1:{found[1]}")):
         if time.monotonic() > deadline:

@@ -28,7 +28,7 @@ def test_a_clip_is_measured(tmp_path: Path) -> None:
     assert larger > size
 
 
-def test_no_video_is_told(tmp_path: Path) -> None:
+def test_no_video_is_reported(tmp_path: Path) -> None:
     (tmp_path / "note.mp4").write_text("no video")
     with pytest.raises(SourceError, match=r"note\.mp4"):
         clip_seconds(tmp_path / "note.mp4")

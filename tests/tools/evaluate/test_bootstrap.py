@@ -51,7 +51,7 @@ def test_a_question_of_which_no_window_is_labelled_has_no_score() -> None:
     assert car.agreement == 1
 
 
-def test_no_interval_is_told_where_all_is_drawn_together(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_interval_is_reported_where_all_is_drawn_together(capsys: pytest.CaptureFixture[str]) -> None:
     """A question that is labelled in one clip of ten: each sample contains only that clip, some number of times, or lacks
     it."""
     keys = [(c, w, question.prompt) for c in range(10) for w in range(6) for question in BOTH]
@@ -60,9 +60,9 @@ def test_no_interval_is_told_where_all_is_drawn_together(capsys: pytest.CaptureF
     car = ran[1].questions[CAR]
     assert (car.f1.value, car.f1_change.value) == (pytest.approx(2 * 4 / 10), pytest.approx(2 * 4 / 10 - 2 * 3 / 9))
     assert np.isnan([car.f1.low, car.f1.high, car.f1_change.low, car.precision.low]).all()
-    told = document(ran, "all/none", [], {})["all/none"]
-    assert isinstance(told, dict)
-    assert told[CAR]["f1_ci95"] == [None, None]
+    scores = document(ran, "all/none", [], {})["all/none"]
+    assert isinstance(scores, dict)
+    assert scores[CAR]["f1_ci95"] == [None, None]
     print_questions(ran, trained=True)
     printed = capsys.readouterr().out
     assert "0.800 (-)" in printed

@@ -70,7 +70,7 @@ def test_families_differ_in_a_number_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "printed"),
     [
         (
             "some/none",
@@ -88,10 +88,10 @@ def test_families_differ_in_a_number_alone() -> None:
         ("all/budget=2", "a number from 0 to 1"),
     ],
 )
-def test_unknown_names_are_told_with_the_option_that_gave_them(name: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"^--policies {name!r}: .*{told}"):
+def test_unknown_names_are_reported_with_the_option_that_gave_them(name: str, printed: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--policies {name!r}: .*{printed}"):
         contenders(f"replenish/none,{name}", PLAN, None)
-    with pytest.raises(ConfigError, match=f"^--match {name!r}: .*{told}"):
+    with pytest.raises(ConfigError, match=f"^--match {name!r}: .*{printed}"):
         contenders("replenish/none", PLAN, None, name)
     with pytest.raises(ConfigError, match=f"^--policies {name!r}: "):
         contenders(name, PLAN, None, name)

@@ -97,9 +97,9 @@ def test_scores_are_those_of_the_answers(evaluated: Evaluated) -> None:
     for name, rows in evaluated.answers.items():
         asked = [row for row in rows if row["question"] == PERSON]
         hits = sum(row["label"] == row["answer"] == "yes" for row in asked)
-        told = sum(row["answer"] == "yes" for row in asked)
+        said_yes = sum(row["answer"] == "yes" for row in asked)
         figures = evaluated.policies[name][PERSON]
-        assert figures["f1"] == pytest.approx(2 * hits / (told + 2), abs=1e-6)
+        assert figures["f1"] == pytest.approx(2 * hits / (said_yes + 2), abs=1e-6)
         assert figures["recall"] == pytest.approx(hits / 2, abs=1e-6)
         assert figures["f1_ci95"][0] <= figures["f1"] <= figures["f1_ci95"][1]
         yes, no = ([float(row["p_yes"]) for row in asked if row["label"] == label] for label in ("yes", "no"))
@@ -176,7 +176,7 @@ def test_masks_are_those_of_the_keep_policies(evaluated: Evaluated, clip: Path, 
         assert evaluated.policies[name]["tokens_kept"] == pytest.approx(sum(kept) / (20 * grid.tokens), abs=1e-6)
 
 
-def test_random_weights_are_told_loudly(evaluated: Evaluated) -> None:
+def test_random_weights_are_reported_loudly(evaluated: Evaluated) -> None:
     assert evaluated.policies["run"]["trained"] is False
     assert "MEANINGLESS" in evaluated.policies["run"]["scores"]
     assert evaluated.stderr.count("MEANINGLESS SCORES") == 2
@@ -219,15 +219,15 @@ def test_trained_weights_are_not_called_meaningless(
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps(config | {"codecflow_untrained": False}), encoding="utf-8")
     run(Options(spec, str(tmp_path), "2", "2", "2", "all/all", transcode="fps=2,gop=16"))
-    told = capsys.readouterr()
-    assert "MEANINGLESS" not in told.out + told.err
-    figures = json.loads(told.out.splitlines()[-1])
+    printed = capsys.readouterr()
+    assert "MEANINGLESS" not in printed.out + printed.err
+    figures = json.loads(printed.out.splitlines()[-1])
     assert figures["run"]["trained"] is True
     assert figures["all/all"]["windows"] == 5
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "printed"),
     [
         (["--policies", "some/none"], "--policies 'some/none'"),
         (["--match", "motion/none,last-1/all"], "--match 'motion/none,last-1/all': give KEEP[@COVERAGE]/REFRESH"),
@@ -242,10 +242,12 @@ def test_trained_weights_are_not_called_meaningless(
         (["--coverage", "100"], "coverage '100'"),
     ],
 )
-def test_bad_options_are_told_before_the_model_is_loaded(spec: Path, arguments: Sequence[str], told: str) -> None:
+def test_bad_options_are_reported_before_the_model_is_loaded(
+    spec: Path, arguments: Sequence[str], printed: str
+) -> None:
     with pytest.raises(ConfigError) as raised:
         evaluate(spec, "--model", "no-such-model", *arguments)
-    assert told in str(raised.value)
+    assert printed in str(raised.value)
 
 
 def test_clips_shorter_than_a_stride_are_one_line(spec: Path, model: Path) -> None:
@@ -263,7 +265,7 @@ def test_a_contender_that_finds_no_frames_where_it_looks_is_one_line(model: Path
     assert "\n" not in str(raised.value)
 
 
-def test_clips_of_the_same_name_are_told_apart_in_the_file_of_answers(model: Path, tmp_path: Path) -> None:
+def test_clips_of_the_same_name_are_distinguished_in_the_file_of_answers(model: Path, tmp_path: Path) -> None:
     rows = ["file,start_s,end_s,question,type,answer"]
     for folder in ("left", "right"):
         (tmp_path / folder).mkdir()

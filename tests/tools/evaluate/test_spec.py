@@ -63,7 +63,7 @@ def test_a_file_is_one_clip_however_it_is_spelt(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "line", "told"),
+    ("rows", "line", "printed"),
     [
         ("clips/c.mp4,0,1,Q?,yes-no,yes", 2, "clips/c.mp4: no such file"),
         ("clips/a.mp4,0,1,Q?,maybe,yes", 2, "type 'maybe': use one of text, yes-no, choice"),
@@ -88,24 +88,24 @@ def test_a_file_is_one_clip_however_it_is_spelt(folder: Path) -> None:
         ("clips/a.mp4,0,1,Q?,yes-no,yes\n\nclips/a.mp4,9,1,Q?,yes-no,yes", 4, "start_s '9'"),
     ],
 )
-def test_one_line_tells_what_is_wrong_and_where(folder: Path, rows: str, line: int, told: str) -> None:
+def test_one_line_tells_what_is_wrong_and_where(folder: Path, rows: str, line: int, printed: str) -> None:
     with pytest.raises(ConfigError) as raised:
         read_spec(written(folder, HEADER + rows + "\n"))
     assert f"spec.csv line {line}: " in str(raised.value)
-    assert told in str(raised.value)
+    assert printed in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "printed"),
     [
         ("", "line 1: columns none: use file,start_s,end_s,question,type,answer"),
         ("file,start,end\n", "line 1: columns file,start,end"),
         (HEADER, "no rows after its header"),
     ],
 )
-def test_a_spec_without_rows_or_columns(folder: Path, text: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=told):
+def test_a_spec_without_rows_or_columns(folder: Path, text: str, printed: str) -> None:
+    with pytest.raises(ConfigError, match=printed):
         read_spec(written(folder, text))
 
 

@@ -57,7 +57,7 @@ def test_videos_that_are_not_there(
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "printed"),
     [
         ("Abuse028_x264.mp4 Abuse 165 240 -1", "line 2: 5 columns"),
         ("Abuse028_x264.mp4 Abuse 165 x -1 -1", "line 2: 165 x -1 -1: frames are whole numbers"),
@@ -70,12 +70,12 @@ def test_videos_that_are_not_there(
     ],
 )
 def test_one_line_tells_what_is_wrong_and_where(
-    make_spec: ModuleType, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, told: str
+    make_spec: ModuleType, videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, printed: str
 ) -> None:
     first = "Normal_Videos_003_x264.mp4  Normal  -1  -1  -1  -1\n"
     assert converted(make_spec, tmp_path, videos, first + line + "\n")[0] == 2
     error = capsys.readouterr().err
-    assert told in error
+    assert printed in error
     assert error.count("\n") == 1
 
 
@@ -133,10 +133,10 @@ def test_one_command_runs_the_published_set_up(model: Path, tmp_path: Path) -> N
     assert {row["question"] for row in rows} == {
         QUESTION.removesuffix(" in this video? Answer with yes or no only.") + "?"
     }
-    videos_told = json.loads((folder / "videos.json").read_text(encoding="utf-8"))
-    assert list(videos_told) == ["all/all", "motion/anchors", "run"]
-    assert (videos_told["run"]["windows"], videos_told["run"]["with_event"]) == (1, 1)
-    assert videos_told["all/all"]["recall"] == float(rows[-1]["answer"] == "yes")
+    video_figures = json.loads((folder / "videos.json").read_text(encoding="utf-8"))
+    assert list(video_figures) == ["all/all", "motion/anchors", "run"]
+    assert (video_figures["run"]["windows"], video_figures["run"]["with_event"]) == (1, 1)
+    assert video_figures["all/all"]["recall"] == float(rows[-1]["answer"] == "yes")
     for table in ("report.txt", "videos.txt"):
         assert "MEANINGLESS SCORES" in (folder / table).read_text(encoding="utf-8")
 

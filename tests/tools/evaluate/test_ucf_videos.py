@@ -50,12 +50,12 @@ def test_a_video_is_what_one_of_its_full_windows_says(
     assert score_videos.main([str(spec), str(folder)]) == 0
     out = capsys.readouterr().out
     assert "that-one: a verdict a video, 3 videos, 2 with an event (always yes: F1 0.800)" in out
-    told = json.loads(out.splitlines()[-1])
+    printed = json.loads(out.splitlines()[-1])
     # The windows of 8 to 32 s do not count, except for RoadAccidents, whose longest window has 16 s: 5 are left.
-    assert told["run"] == {
+    assert printed["run"] == {
         "model": "that-one", "trained": True, "videos": 3, "with_event": 2, "windows": 5, "unanswered": 0, "least": 1,
     }  # fmt: skip
-    full, pruned = told["all/all"], told["motion/anchors"]
+    full, pruned = printed["all/all"], printed["motion/anchors"]
     # all/all: both events, no false alarm. motion/anchors: Fighting, not RoadAccidents, and a false alarm.
     assert (full["precision"], full["recall"], full["f1"], full["auc"]) == (1, 1, 1, 1)
     assert (pruned["precision"], pruned["recall"], pruned["f1"], pruned["f1_change"]) == (0.5, 0.5, 0.5, -0.5)
@@ -66,8 +66,8 @@ def test_a_video_is_what_one_of_its_full_windows_says(
     assert (full["flops_share"], pruned["flops_share"]) == (1, 0.25)
 
     assert score_videos.main([str(spec), str(folder), "--least", "2"]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (told["all/all"]["recall"], told["all/all"]["precision"]) == (0, None)
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (printed["all/all"]["recall"], printed["all/all"]["precision"]) == (0, None)
 
 
 def test_questions_about_one_window_are_one_verdict(
@@ -79,9 +79,9 @@ def test_questions_about_one_window_are_one_verdict(
         row = ("all/all", "Normal_Videos_003_x264.mp4", 5, 8, 48, "another?", "yes", 0.8, 4)
         csv.writer(file).writerow(row)
     assert score_videos.main([str(spec), str(folder)]) == 0
-    told = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert told["all/all"]["precision"] == pytest.approx(2 / 3, abs=1e-6)
-    assert told["run"]["windows"] == 5
+    printed = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert printed["all/all"]["precision"] == pytest.approx(2 / 3, abs=1e-6)
+    assert printed["run"]["windows"] == 5
 
 
 def test_answers_that_cannot_be_scored_are_one_line(
@@ -91,22 +91,22 @@ def test_answers_that_cannot_be_scored_are_one_line(
     folder = answered(tmp_path / "model")
     path, good = folder / "answers.csv", (folder / "answers.csv").read_text(encoding="utf-8")
 
-    def told(*options: str) -> str:
+    def printed(*options: str) -> str:
         capsys.readouterr()
         assert score_videos.main([str(spec), str(folder), *options]) == 2
         error = capsys.readouterr().err
         assert error.count("\n") == 1
         return error
 
-    assert "--least 0: use 1 or more" in told("--least", "0")
+    assert "--least 0: use 1 or more" in printed("--least", "0")
     path.write_text(good.replace("0.9", "high", 1), encoding="utf-8")
-    assert "answers.csv line 2: no answer to a yes-no question" in told()
+    assert "answers.csv line 2: no answer to a yes-no question" in printed()
     path.write_text(good.replace("all/all", "all/none"), encoding="utf-8")
-    assert "answers.csv: no answers of all/all" in told()
+    assert "answers.csv: no answers of all/all" in printed()
     path.write_text(good.replace("Normal_Videos_003", "Normal_Videos_004"), encoding="utf-8")
-    assert "answers about Normal_Videos_004_x264.mp4" in told()
+    assert "answers about Normal_Videos_004_x264.mp4" in printed()
     path.write_text(good, encoding="utf-8")
     (folder / "scores.json").write_text("", encoding="utf-8")
-    assert "scores.json: not codecflow eval's last line" in told()
+    assert "scores.json: not codecflow eval's last line" in printed()
     path.unlink()
-    assert "answers.csv: cannot be read" in told()
+    assert "answers.csv: cannot be read" in printed()
