@@ -255,7 +255,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--held-out", type=Path, help="bank of scenes to score the result on")
     parser.add_argument("--out", required=True, help="folder for the trained part, and to resume from")
     parser.add_argument("--cache", default=cache_dir(), help="where the published parts lie or are downloaded to")
-    parser.add_argument("--begin-with", help="a trained part to go on from; the heads begin anew")
+    parser.add_argument("--begin-with", help="a trained part to go on from; the heads start untrained")
     parser.add_argument(
         "--vision", type=float, default=1.0, help="share of that trained part in the ViT, the rest as published"
     )

@@ -42,7 +42,7 @@ def test_motion_is_the_union_since_the_anchor() -> None:
     assert decide(2, motion_signal((0, 0, 2))) == [True, False, False, False]
     assert decide(3, motion_signal(intra=((2, 3),))) == [True, False, False, True], "a union never forgets"
     assert decide(4, motion_signal((0, 3, 9))) == [True] * 4
-    assert decide(5, motion_signal()) == [False] * 4, "the anchor begins anew"
+    assert decide(5, motion_signal()) == [False] * 4, "the count begins again at the anchor"
 
 
 def test_motion_touches_every_token_whose_footprint_a_block_overlaps() -> None:

@@ -61,7 +61,7 @@ def test_a_lost_camera_is_found_again_in_a_new_epoch(
         assert sent == [one.seq for one in topics.metadata if one.epoch == epoch] == list(range(len(sent)))
     assert summary.reconnects == 1
     assert summary.epoch == epochs[1]
-    assert [end.epoch for end in topics.ends] == [epochs[1]], "only the stop ended an epoch in good order"
+    assert [end.epoch for end in topics.ends] == [epochs[1]], "only the stop closed an epoch"
     assert [(lost.epoch, lost.code) for lost in topics.lost] == [(epoch, "gone") for epoch in epochs]
     assert ["gone" in line for line in lines[:2]] == [True, True]
     assert "timeout" in lines[2]

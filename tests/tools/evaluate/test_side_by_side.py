@@ -65,13 +65,13 @@ def test_what_is_decoded_once_is_what_is_decoded_each_time(clips: list[Path], mo
     family = load_model(str(model))
     sampling = Sampling(WindowPlan.of(4, 2, 2), KeepConfig(period_s=Fraction(4)), family.grid, family.model_pixels)
     published = publish(0, clips[1], (Question("q1", QUESTIONS[0], "yes-no"),), Fraction(2))
-    once, anew = Sampled(published, sampling, 1 << 30), Sampled(published, sampling, 0)
-    for sampled in (once, anew):
+    once, uncached = Sampled(published, sampling, 1 << 30), Sampled(published, sampling, 0)
+    for sampled in (once, uncached):
         first, again = (list(sampled.windows()) for _ in range(2))
         assert [turn.window.index for turn in again if turn.window] == [0, 1, 2, 3]
         assert (first[0] is again[0]) == (sampled is once)
         masks = [[frame.keep.tolist() for turn in turns if turn.window for frame in turn.window.frames]
-                 for turns in (first, again, list(anew.windows()))]  # fmt: skip
+                 for turns in (first, again, list(uncached.windows()))]  # fmt: skip
         assert masks[0] == masks[1] == masks[2]
         assert len(masks[0]) == 16
 
