@@ -61,6 +61,7 @@ def test_differences_are_to_the_first_contender() -> None:
     )
     assert ran["replenish@background/none"].f1_change.value == pytest.approx(f1(0.75) - f1(0.8))
     assert [ran[name].flops_share for name in ran] == [1, 0.8, 10]
+    assert not matched(list(ran.values()), ran["replenish/none"]), "another coverage is no other keep policy"
 
 
 def test_a_family_is_read_off_between_its_settings() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -110,6 +111,11 @@ def family_of(name: str) -> str:
     keep, _, refresh = name.partition("/")
     keep, at, coverage = keep.partition("@")
     return f"{keep.partition('-')[0]}{at}{coverage}/{refresh.partition('=')[0]}"
+
+
+def keep_policy(name: str) -> str:
+    """The keep policy of a contender, without its number and coverage."""
+    return re.split("[-@/]", name)[0]
 
 
 def _is_number(text: str) -> bool:

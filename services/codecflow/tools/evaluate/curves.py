@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from codecflow.tools.report.charts import COLOURS, plain_text, save
 
 from .bootstrap import Estimate
+from .contenders import keep_policy
 from .report import UNTRAINED
 from .scoring import Standing
 
@@ -43,7 +43,7 @@ def draw_curves(standings: Sequence[Standing], title: str, trained: bool, paths:
 
 def colour(contender: str) -> str:
     """Colour of a contender's keep policy, whatever its number."""
-    return _COLOURS[re.split("[-@/]", contender)[0]]
+    return _COLOURS[keep_policy(contender)]
 
 
 def _panel(axis: Any, standings: Sequence[Standing], prompt: str) -> None:

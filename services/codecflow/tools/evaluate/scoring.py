@@ -12,7 +12,7 @@ from codecflow.messages import Question, Result
 
 from . import answer_scores, bootstrap
 from .bootstrap import RESAMPLES, Estimate
-from .contenders import family_of
+from .contenders import family_of, keep_policy
 
 Key = tuple[int, int, str]
 """Clip (its index in the spec), window, question (its text)."""
@@ -232,11 +232,10 @@ class Matched:
 
 def matched(standings: Sequence[Standing], target: Standing) -> list[Matched]:
     """Every family whose keep policy is not the target's, in the order in which they ran. `all` has no number to vary."""
-    own = target.name.partition("/")[0].partition("-")[0]
+    own = keep_policy(target.name)
     families: dict[str, list[Standing]] = {}
     for one in standings:
-        keep = one.name.partition("/")[0].partition("-")[0]
-        if keep not in (own, "all"):
+        if keep_policy(one.name) not in (own, "all"):
             families.setdefault(family_of(one.name), []).append(one)
     return [_at(name, sorted(ran, key=lambda one: one.flops_share), target) for name, ran in families.items()]
 
