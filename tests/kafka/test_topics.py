@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AlterConfigOpType,
@@ -18,6 +21,7 @@ from codecflow.kafka.failures import TopicsError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
+from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import CONFIGS, check_retention, check_topics, create_topics, partition_of
 from codecflow.localkafka.daemon import LocalKafka
 
@@ -99,3 +103,22 @@ def test_retention_is_compared_with_the_window(kafka_settings: KafkaSettings) ->
         check_retention(settings, 40)
     assert f"{topics.metadata}: retention.ms is 30000, two windows of 40 s need 80000" in str(refused.value)
     assert f"{topics.packets}[{partition}]: older records than of the last 80 s are gone" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "code", [ClientError.FENCED_LEADER_EPOCH, ClientError.UNKNOWN_LEADER_EPOCH, ClientError.NOT_LEADER_FOR_PARTITION]
+)
+def test_a_reader_waits_while_a_partition_moves_to_another_broker(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """librdkafka reports some of these errors to readers, and then goes on by itself."""
+    moved = SimpleNamespace(error=lambda: ClientError(code), partition=lambda: 0, offset=lambda: None)
+    with RecordSender(kafka_settings) as sender:
+        sender.send(Record(kafka_settings.topics.streams, b"a", b"x", "a record"))
+    with TopicTail(kafka_settings, kafka_settings.topics.streams) as tail:
+        client = tail._consumer
+        first = iter([moved])
+        flaky = SimpleNamespace(poll=lambda wait_s: next(first, None) or client.poll(wait_s), consume=client.consume)
+        monkeypatch.setattr(tail, "_consumer", flaky)
+        assert [record.value() for record in tail.catch_up()] == [b"x"]
+        monkeypatch.setattr(tail, "_consumer", client)

@@ -60,6 +60,11 @@ _RETRIABLE = frozenset(
     {
         ClientError.NOT_LEADER_FOR_PARTITION,
         ClientError.LEADER_NOT_AVAILABLE,
+        ClientError.FENCED_LEADER_EPOCH,
+        ClientError.UNKNOWN_LEADER_EPOCH,
+        ClientError.REPLICA_NOT_AVAILABLE,
+        ClientError.OFFSET_NOT_AVAILABLE,
+        ClientError.KAFKA_STORAGE_ERROR,
         ClientError.NOT_COORDINATOR,
         ClientError.COORDINATOR_NOT_AVAILABLE,
         ClientError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -72,8 +77,8 @@ _RETRIABLE = frozenset(
 
 
 def is_retriable(error: ClientError) -> bool:
-    """Whether retrying may help: a broker is starting, or has taken over a partition or a group. Requests for offsets call
-    few of these retriable."""
+    """Whether retrying may help: a broker is starting, or has taken over a partition or a group. librdkafka calls few of
+    these retriable."""
     return bool(error.retriable()) or error.code() in _RETRIABLE
 
 

@@ -90,7 +90,7 @@ class PartitionReader(Closing):
                 if not skipped:
                     self._skipper.skip(message)
                 skipped = True
-            elif error.code() != NO_GROUP and not error.retriable():
+            elif error.code() != NO_GROUP and not is_retriable(error):
                 raise self._error(error)
         return found
 

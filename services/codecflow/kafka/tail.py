@@ -17,7 +17,7 @@ from codecflow.errors import KafkaError, MessageError
 from codecflow.lifecycle import Closing
 
 from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
-from .failures import TopicsError, client_error, reason
+from .failures import TopicsError, client_error, is_retriable, reason
 from .settings import KafkaSettings
 from .unreadable import NO_GROUP, REASON, RETRIES, UNREADABLE, RecordSkipper
 
@@ -134,7 +134,7 @@ class TopicTail(Closing):
                     self._positions[partition] = at + 1
                     _logger.warning("%s[%s] at offset %s: %s", self.topic, partition, at, REASON)
                 skipped.add(partition)
-            elif error is not None and (error.fatal() or not (error.retriable() or error.code() < 0)):
+            elif error is not None and (error.fatal() or not (is_retriable(error) or error.code() < 0)):
                 raise self._error(error)
         return found
 

@@ -119,7 +119,7 @@ class Notifier:
                         idle_at, idle_reported = self._idle(sink, idle_reported)
                     continue
                 if (error := message.error()) is not None:
-                    if not error.retriable():
+                    if not is_retriable(error):
                         raise KafkaError(f"topic {self._settings.topics.events}: {self._settings.scrub(error.str())}")
                     continue
                 if not self._take(sink, figures, message):

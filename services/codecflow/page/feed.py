@@ -194,7 +194,7 @@ class Feed:
                 if message.partition() not in skipped:
                     self._skipper.skip(message)
                 skipped.add(message.partition())
-            elif not error.retriable() and error.code() not in (ClientError._PARTITION_EOF, NO_GROUP):
+            elif not is_retriable(error) and error.code() not in (ClientError._PARTITION_EOF, NO_GROUP):
                 raise KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")
             return
         try:

@@ -110,7 +110,7 @@ class Recorder:
             return
         if (error := message.error()) is None:
             self._queue.append(message)
-        elif not error.retriable():
+        elif not is_retriable(error):
             topic = self._settings.topics.events
             raise KafkaError(f"topic {topic}: {reason(error, self._settings, 'Read', topic)}")
 

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError as ClientError
 
 from codecflow.errors import KafkaError
 from codecflow.kafka.clients import BrokerWatch, consumer
-from codecflow.kafka.failures import TopicsError, client_error, reason
+from codecflow.kafka.failures import TopicsError, client_error, is_retriable, reason
 from codecflow.kafka.retry_deadline import RetryDeadline
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.unreadable import REASON, RETRIES, UNREADABLE, RecordSkipper
@@ -133,7 +133,7 @@ class GroupConsumer:
                 skipped.add(place)
             elif failure.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
                 raise TopicsError(f"topic {message.topic()} is missing: run: codecflow topics create")
-            elif failure.fatal() or not (failure.retriable() or failure.code() < 0):
+            elif failure.fatal() or not (is_retriable(failure) or failure.code() < 0):
                 raise self._error(f"topic {message.topic()}", failure)
         return arrivals
 
