@@ -48,6 +48,6 @@ def topic_prefix() -> str:
 @pytest.fixture
 def kafka_settings(kafka: LocalKafka, topic_prefix: str) -> KafkaSettings:
     """Settings for the shared broker with the topics of `topic_prefix`, three partitions each."""
-    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
+    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix, reach_within_s=60.0)  # a busy machine is slow
     create_topics(settings, partitions=PARTITIONS)
     return settings

@@ -28,7 +28,7 @@ LOCAL = Access(None, frozenset({"127.0.0.1"}))
 @pytest.fixture(scope="module")
 def settings(kafka: LocalKafka) -> KafkaSettings:
     """Topics shared by all tests of a file."""
-    found = KafkaSettings(kafka.bootstrap_servers, f"t{uuid.uuid4().hex[:12]}")
+    found = KafkaSettings(kafka.bootstrap_servers, f"t{uuid.uuid4().hex[:12]}", reach_within_s=60.0)
     create_topics(found, partitions=2)
     return found
 

@@ -43,13 +43,13 @@ Key = tuple[str, int, int, str]
 
 
 def quick(settings: KafkaSettings) -> KafkaSettings:
-    return KafkaSettings(settings.bootstrap_servers, settings.topic_prefix, QUICK)
+    return replace(settings, properties=QUICK)
 
 
 def patient(settings: KafkaSettings) -> KafkaSettings:
     """A slow worker is not removed from the group."""
     properties = {"session.timeout.ms": "60000", "heartbeat.interval.ms": "1000"}
-    return KafkaSettings(settings.bootstrap_servers, settings.topic_prefix, properties)
+    return replace(settings, properties=properties)
 
 
 def send(settings: KafkaSettings, *published: Published) -> None:

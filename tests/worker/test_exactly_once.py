@@ -30,7 +30,7 @@ FIRST = 110
 @pytest.fixture
 def undisturbed(kafka: LocalKafka, topic_prefix: str, family: Family, clip: Path, refresh: str) -> dict[Key, Result]:
     """The answers of one undisturbed worker."""
-    settings = KafkaSettings(kafka.bootstrap_servers, f"{topic_prefix}.undisturbed")
+    settings = KafkaSettings(kafka.bootstrap_servers, f"{topic_prefix}.undisturbed", reach_within_s=60.0)
     create_topics(settings, partitions=2)
     send(settings, *(publish(clip, stream) for stream in STREAMS))
     Running(settings, family, refresh=refresh).join()

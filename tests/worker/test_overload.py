@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from codecflow.kafka.settings import KafkaSettings
@@ -21,7 +22,7 @@ def test_an_engine_that_is_too_slow_serves_every_stream_in_turn(
 ) -> None:
     # A worker that stopped polling while topics are paused would be removed from the group after this time.
     properties = {"session.timeout.ms": "12000", "max.poll.interval.ms": "12000"}
-    settings = KafkaSettings(kafka_settings.bootstrap_servers, kafka_settings.topic_prefix, properties)
+    settings = replace(kafka_settings, properties=properties)
     send(settings, *(publish(clip, stream) for stream in STREAMS))
     waiting: list[int] = []
     worker = Running(settings, family, engine=StubEngine(family, 0.25), limits=LIMITS)

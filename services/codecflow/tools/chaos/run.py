@@ -83,7 +83,7 @@ class _Run:
     def __init__(self, options: ChaosOptions, folder: Path, cluster: Cluster, notice: Callable[[str], None]) -> None:
         self._options, self._folder, self._cluster, self._notice = options, folder, cluster, notice
         self._began = time.monotonic()
-        self._direct = KafkaSettings(cluster.direct, _PREFIX)
+        self._direct = KafkaSettings(cluster.direct, _PREFIX, reach_within_s=60.0)
         streams = [f"camera-{number}" for number in range(options.streams)]
         self._model = _tiny_model(folder)
         clips = list(options.clips) or [moving_square(folder / "clip.mp4")]
