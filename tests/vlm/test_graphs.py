@@ -70,7 +70,7 @@ def test_what_padding_holds_does_not_matter(case: Case) -> None:
 
 
 def test_sizes_repeat(case: Case) -> None:
-    """A stream's steps fall into few buckets, or each would be recorded anew."""
+    """A stream's steps fall into few buckets, or each would need a new graph."""
     rng, run = np.random.default_rng(4), padded(case)
     for step in range(12):
         slide(run, case, step, (QUESTION,), rng)

@@ -85,7 +85,7 @@ def test_a_partition_that_was_paused_is_read_again_after_a_rebalance(kafka_setti
     first.consumer.close()
 
 
-def test_retention_that_overtakes_a_reading_worker_is_told(kafka_settings: KafkaSettings) -> None:
+def test_retention_that_overtakes_a_reading_worker_is_reported(kafka_settings: KafkaSettings) -> None:
     settings, topic = kafka_settings, kafka_settings.topics.packets
     number = partition_of("gate-3", 3)
     member = Member(settings)
