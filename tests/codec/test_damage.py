@@ -23,10 +23,9 @@ from codecflow.codec.pictures import MAX_PIXELS, PictureDecoder, luma_checksum
 from codecflow.codec.signal import SignalExtractor
 from codecflow.codec.source import Source
 from codecflow.errors import SourceError
-from codecflow.kafka.records import Record
 from codecflow.kafka.settings import TopicNames
 from codecflow.messages import NO_BOUND, CodedPicture, decode_packet
-from codecflow.producer.epoch import EpochPublisher
+from codecflow.producer.epoch import EpochPublisher, RecordCollector
 from codecflow.producer.summary import Summary
 from codecflow.tools.bench.rtsp_camera import lossy_camera
 from tests.keep.random_pictures import cell_changes
@@ -408,7 +407,7 @@ def test_a_published_picture_has_its_own_size(tmp_path: Path) -> None:
     shift = first[-1].seq + 1
     ahead = max(p.pts for p in first) + first[0].duration - min(p.pts for p in second) + 2 * first[0].duration
     later = [replace(p, seq=p.seq + shift, pts=p.pts + ahead, dts=(p.dts or 0) + ahead) for p in second]
-    packets, metadata = Kept(), Kept()
+    packets, metadata = RecordCollector(), RecordCollector()
     publisher = EpochPublisher(
         "gate", 7, Fraction(1, 2), (packets, metadata), TopicNames("x"), 2**20, Summary("gate", "clip")
     )
@@ -417,17 +416,6 @@ def test_a_published_picture_has_its_own_size(tmp_path: Path) -> None:
     publisher.finish()
     sizes = [(p.width, p.height) for p in (decode_packet(r.key, r.value, r.headers) for r in packets.records)]
     assert sizes == [(96, 80)] * len(first) + [(128, 64)] * len(later)
-
-
-class Kept:
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def send(self, record: Record) -> None:
-        self.records.append(record)
-
-    def flush(self) -> None:
-        pass
 
 
 def test_a_camera_without_a_keyframe_after_a_loss_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

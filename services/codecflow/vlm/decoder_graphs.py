@@ -84,7 +84,6 @@ class _Buffers:
     def __init__(self, bucket: Bucket, like: Packed, pool: KVPool, rows: dict[str, Tensor]) -> None:
         layout, count = like.layout, bucket.tokens
         device = like.embeds.device
-        self.bucket = bucket
         self.embeds, self.cos, self.sin = (rows[name][:count] for name in ("embeds", "cos", "sin"))
         self.visual, self.features = rows["visual"][:count], rows["features"][:count]
         self.slots = torch.empty(count, dtype=torch.int64, device=device)

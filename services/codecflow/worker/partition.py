@@ -205,7 +205,7 @@ class Partition:
         now_ms = self._wall_ms()
         for stream in streams:
             # A stream whose sampler is slower than live, or whose windows have waited too long for the engine, must not hold
-            # up the others: one without a window would miss the engine's next batch.
+            # up the others: a stream that has no window ready is not in the engine's next batch.
             too_slow = stream in slow and len(slow) < len(streams)
             too_late = stream.waits_s(now_ms) > self._settings.when_behind.after_s
             stream.overrun = stream.may_skip and (too_slow or too_late)
