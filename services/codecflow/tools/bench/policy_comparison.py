@@ -23,7 +23,10 @@ from codecflow.worker.window_plan import WindowPlan
 
 from .holding import Holding
 from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, published
-from .staleness import STALE, LastKept, token_means
+from .staleness import STALE, LastKept, model_picture
+
+_DECODED = (*POLICY_NAMES, "replenish-background")
+"""Policies for which decoding is measured: those that workers offer, with anchors every period and with a background."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class Tally:
     def figures(self) -> dict[str, float | None]:
         """Percentages. `pictures`, `decoded_pictures`: how many a worker receives and decodes, `worker_ms_per_s`:
         milliseconds of its processor time per second of video, `gops_decoded`: groups of pictures in which it decodes a
-        sampled frame; None for a policy that workers do not offer. `kept`, `certified` and `compared`: of the tokens that
+        sampled frame; None where it is not measured. `kept`, `certified` and `compared`: of the tokens that
         coverage did not force. `kept_total`: of all tokens, including forced ones. `peak`: of the fullest frame after the
         first. `stale`: of the dropped tokens; `exposed`: those with an equally large change that is due only to the camera's
         exposure. `held`: tokens that a window holds, mean, and of them `background`. `reused`: share of the windows whose
@@ -163,13 +166,15 @@ class Interim:
 
 def compare(
     frames: Iterator[SampledFrame],
-    rows: int,
-    columns: int,
+    side: int,
+    tokens: int,
     policies: Sequence[Policy],
     plan: WindowPlan,
     zones: Sequence[Zone] = (),
 ) -> Iterator[Interim]:
-    """Runs all policies over the frames of a clip in parallel; yields the results so far after each frame."""
+    """Runs all policies over the frames of a clip in parallel; yields the results so far after each frame.
+
+    `side`: of the model's square input, in pixels; `tokens`: along it."""
     slots = reuse_slots(DEFAULT_REUSE_S, plan.fps)
     tallies = {policy.name: Tally(Holding(plan, policy.config.background, slots)) for policy in policies}
     noise: list[float] = []
@@ -178,21 +183,18 @@ def compare(
         picture = frame.picture
         if shape != (picture.size, picture.orientation):
             shape = (picture.size, picture.orientation)
-            upright = TokenGrid.regular(rows, columns, *picture.size)
+            upright = TokenGrid.regular(tokens, tokens, *picture.size)
             grid, hidden = upright.oriented(picture.orientation), view_of(zones, upright).hidden
             if hidden.all():
                 raise ConfigError("--zones: they hide the whole picture; make an `only` zone larger, or remove one")
             states = {policy.name: policy.begin(grid, hidden) for policy in policies}
-            seen = {policy.name: LastKept(grid) for policy in policies}
-        luma = picture.luma().astype(np.int16)
-        means = token_means(grid, luma)
+            seen = {policy.name: LastKept(tokens, side) for policy in policies}
+        pixels = model_picture(picture, side)
         for policy in policies:
             state = states[policy.name]
             decision = state.decide(frame) if isinstance(state, SampledVectors) else frame.decide(state)
             tallies[policy.name].holding.add(frame.slot, decision.keep)
-            tallies[policy.name].add(
-                frame.time_s, decision, *seen[policy.name].stale(luma, means, decision.keep | hidden)
-            )
+            tallies[policy.name].add(frame.time_s, decision, *seen[policy.name].stale(pixels, decision.keep | hidden))
         noise.append(frame.signal.noise / 8)
         yield Interim(frame.time_s, tallies, float(np.median(noise)))
 
@@ -217,11 +219,11 @@ def run(
         raise ConfigError(f"--size {size} with --token {token}: the size must be a whole multiple of the token")
     if plot is not None:
         check_possible(plot.parent)
-    side = size // token
+    tokens = size // token
     policies = compared(config, plan.time(plan.window_slots))
     by_clip: dict[str, dict[str, Tally]] = {}
     for name, clip in zip(display_names(clips), clips, strict=True):
-        by_clip[name] = _run_clip(name, clip, config, side, policies, plan, seconds, zones)
+        by_clip[name] = _run_clip(name, clip, config, size, tokens, policies, plan, seconds, zones)
     if plot is not None:
         keep_share_chart(by_clip, plot)
     print_json({name: {p: tally.figures() for p, tally in tallies.items()} for name, tallies in by_clip.items()})
@@ -232,6 +234,7 @@ def _run_clip(
     clip: Path,
     config: KeepConfig,
     side: int,
+    tokens: int,
     policies: Sequence[Policy],
     plan: WindowPlan,
     seconds: float | None,
@@ -240,16 +243,16 @@ def _run_clip(
     with progress() as bar:
         task = bar.add_task(name, total=None)
         pictures = list(published(clip, config.fps, seconds))
-        for so_far in compare(decoded_frames(pictures, config.fps), side, side, policies, plan, zones):
+        for so_far in compare(decoded_frames(pictures, config.fps), side, tokens, policies, plan, zones):
             bar.update(task, completed=so_far.time_s)
         for tally in so_far.tallies.values():
             tally.holding.end()
-        _decode(pictures, side, policies, so_far.tallies, zones)
+        _decode(pictures, tokens, policies, so_far.tallies, zones)
     tallies = so_far.tallies
     figures = [(policy, tallies[policy.name].figures()) for policy in policies]
     columns = ("kept", "kept_total", "peak", "certified", "compared", "decoded", "gops_decoded")
     print_table(
-        f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {side}x{side} tokens, noise "
+        f"{name}: {len(tallies['all'].times)} frames at {float(config.fps):g}/s, {tokens}x{tokens} tokens, noise "
         f"{so_far.noise:.2g} grey levels",
         [
             "policy",
@@ -295,19 +298,19 @@ def _run_clip(
 
 def _decode(
     pictures: list[Published],
-    side: int,
+    tokens: int,
     policies: Sequence[Policy],
     tallies: Mapping[str, Tally],
     zones: Sequence[Zone],
 ) -> None:
-    """Decodes a clip's pictures like a worker under each policy that it offers, with anchors every period."""
+    """Decodes a clip's pictures like a worker under each of _DECODED."""
     for policy in policies:
-        if policy.name not in POLICY_NAMES:
+        if policy.name not in _DECODED:
             continue
 
         def begin(picture: CodedPicture, policy: Policy = policy) -> KeepState:
             size = shown_size(picture.width, picture.height, picture.orientation)
-            grid = TokenGrid.regular(side, side, *size)
+            grid = TokenGrid.regular(tokens, tokens, *size)
             return KeepState(grid.oriented(picture.orientation), policy.config, view_of(zones, grid).hidden)
 
         tallies[policy.name].decoding = decoding(pictures, policy.config.fps, begin)

@@ -1,4 +1,7 @@
-"""Staleness of dropped tokens, measured from pictures and masks alone, without any of the policies' code."""
+"""Staleness of dropped tokens, measured from pictures and masks alone, without any of the policies' code.
+
+Everything is in the picture as it is resized for the model, where a square of 7x7 pixels has the same size in every clip.
+"""
 
 from __future__ import annotations
 
@@ -6,129 +9,110 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from av.video.frame import VideoFrame
 
-from codecflow.grid import TokenGrid
+from codecflow.codec.decode import ShownPicture
+from codecflow.orientation import upright
 
 STALE = 16.0
-"""Grey levels: a dropped token is stale if the mean over some 7x7 pixels of it, at the model's scale, has changed by more
-than this since it was last kept. The mean is signed, so that noise, which the model need not see, cancels out."""
+"""Grey levels: a dropped token is stale if the mean over some square whose centre it contains has changed by more than this
+since it was last kept. The mean is signed, so that noise, which the model need not see, cancels out."""
 
 _PARTS = 4
-"""Number of such squares along a token's side."""
+"""Number of such squares along a token's side: 7x7 pixels of a token of 28x28."""
 
-_FEW = 40
-"""With fewer tokens than this, squares are summed individually instead of over the whole picture."""
+_EXPLAINED = 4.0
+"""Grey levels: an exposure explains a token if it predicts its mean to within this."""
+
+Pixels = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+def model_picture(picture: ShownPicture, side: int) -> Pixels:
+    """(side, side) int32: the luma of a shown picture, resized like the families' processors do (bicubic, antialiased)."""
+    frame = VideoFrame.from_ndarray(np.ascontiguousarray(picture.luma()), format="gray")
+    resized = frame.reformat(side, side, interpolation="BICUBIC").to_ndarray()
+    return np.asarray(upright(resized, picture.orientation), np.int32)
 
 
 class LastKept:
-    """The picture that the model last saw, composed of the tokens as they were kept."""
+    """The picture that the model last saw, composed of the tokens as they were kept.
 
-    def __init__(self, grid: TokenGrid) -> None:
-        self._boxes = [np.s_[y0:y1, x0:x1] for x0, y0, x1, y1 in grid.boxes.tolist()]
-        widths, heights = (grid.boxes[:, 2:] - grid.boxes[:, :2]).mean(axis=0)
-        self._across, self._down = (max(1, round(float(length) / _PARTS)) for length in (widths, heights))
-        self._seen = np.zeros((grid.height, grid.width), np.int16)
-        self._kept_in = np.zeros(grid.tokens, np.int64)  # frame number
-        self._means: dict[int, npt.NDArray[np.float64]] = {}  # by grid cell, of the frames that tokens are from
+    `tokens`: how many there are along each side of the picture, whose side is a multiple of it.
+    """
+
+    def __init__(self, tokens: int, side: int) -> None:
+        self._tokens, self._token = tokens, side // tokens
+        self._seen = np.zeros((side, side), np.int32)
+        self._kept_in = np.zeros((tokens, tokens), np.int64)  # frame number
+        self._means: dict[int, Floats] = {}  # of the frames that tokens are from
         self._frames = 0
 
-    def stale(
-        self, picture: npt.NDArray[np.int16], means: npt.NDArray[np.float64], keep: npt.NDArray[np.bool_]
-    ) -> tuple[int, int]:
-        """Stores the kept tokens of a frame, whose luma is `picture` and whose means per token are `means`.
+    def stale(self, picture: Pixels, keep: Mask) -> tuple[int, int]:
+        """Stores the kept tokens, (tokens,) row by row, of a frame (`model_picture`).
 
         Returns how many of the others are stale, and how many more would be without compensation for a global gain and
         offset of the picture.
         """
+        keep = keep.reshape(self._kept_in.shape)
+        means = self._of_tokens(picture).mean((1, 3))
         self._frames += 1
         self._kept_in[keep] = self._frames
-        self._means = {frame: self._means[frame] for frame in set(self._kept_in.tolist()) if frame in self._means}
-        self._means[self._frames] = means
-        for token in np.flatnonzero(keep):
-            self._seen[self._boxes[token]] = picture[self._boxes[token]]
-        off = np.flatnonzero(~keep)
-        if not off.size:
+        numbers, place = np.unique(self._kept_in, return_inverse=True)
+        self._means = {number: self._means.get(number, means) for number in numbers.tolist()}
+        np.copyto(self._seen, picture, where=self._pixels(keep))
+        beyond = (self._largest(picture - self._seen) > STALE) & ~keep
+        if not beyond.any():
             return 0, 0
-        changed = self._largest(picture, self._seen, off)
-        beyond = off[changed > STALE]
-        stale = 0
-        for frame in set(self._kept_in[beyond].tolist()):
-            gain, offset = _exposure(self._means[frame], means)
-            tokens = beyond[self._kept_in[beyond] == frame]
-            stale += int((self._largest(picture, self._seen, tokens, (gain, offset)) > STALE).sum())
-        return stale, len(beyond) - stale
-
-    def _largest(
-        self,
-        now: npt.NDArray[np.int16],
-        then: npt.NDArray[np.int16],
-        tokens: npt.NDArray[np.int64],
-        exposure: tuple[float, float] | None = None,
-    ) -> npt.NDArray[np.float64]:
-        """The largest |mean of now - then| over a square that lies in the picture and has its centre in the token, for each
-        of `tokens`; with `exposure` of now - gain * then - offset."""
-        down, across = min(self._down, len(now)), min(self._across, now.shape[1])
-        largest = np.zeros(len(tokens))
-        squares = (
-            None if len(tokens) < _FEW else np.abs(_sums(_difference(now, then, down * across, exposure), down, across))
+        gains, offsets = _exposures(
+            np.stack([self._means[number].ravel() for number in numbers.tolist()]), means.ravel()
         )
-        for place, token in enumerate(tokens):
-            tall, wide = self._boxes[token]
-            rows = slice(max(0, tall.start - down // 2), max(1, tall.stop - down // 2))
-            columns = slice(max(0, wide.start - across // 2), max(1, wide.stop - across // 2))
-            if squares is not None:
-                within = squares[rows, columns]
-            else:
-                seen = np.s_[rows.start : rows.stop + down - 1, columns.start : columns.stop + across - 1]
-                part = _difference(now[seen], then[seen], down * across, exposure)
-                within = (
-                    np.abs(_sums(part, down, across))
-                    if min(part.shape[0] - down, part.shape[1] - across) >= 0
-                    else part[:0]
-                )
-            largest[place] = within.max() if within.size else 0.0
-        largest /= down * across
-        return largest
+        place = place.reshape(keep.shape)
+        expected = self._pixels(gains[place]) * self._seen + self._pixels(offsets[place])
+        stale = int(((self._largest(picture - expected) > STALE) & beyond).sum())
+        return stale, int(beyond.sum()) - stale
+
+    def _of_tokens(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(rows, token's side, columns, token's side)"""
+        return pixels.reshape(self._tokens, self._token, self._tokens, self._token)
+
+    def _pixels(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Each token's value at each of its pixels."""
+        return values.repeat(self._token, 0).repeat(self._token, 1)
+
+    def _largest(self, difference: npt.NDArray[Any]) -> Floats:
+        """(rows, columns): the largest |mean| over a square that lies in the picture and has its centre in the token."""
+        square = max(1, round(self._token / _PARTS))
+        sums = np.abs(_sums(_sums(difference, square).T, square).T)
+        centred = np.zeros(difference.shape)
+        begin = square // 2
+        centred[begin : begin + len(sums), begin : begin + len(sums)] = sums
+        return np.asarray(self._of_tokens(centred).max((1, 3)) / square**2)
 
 
-def token_means(grid: TokenGrid, picture: npt.NDArray[np.int16]) -> npt.NDArray[np.float64]:
-    """(tokens,): mean luma in each token's box."""
-    sums = np.zeros((grid.height + 1, grid.width + 1), np.int64)
-    sums[1:, 1:] = picture.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
-    x0, y0, x1, y1 = grid.boxes.T
-    found = (sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0]) / ((x1 - x0) * (y1 - y0))
-    return np.asarray(found, np.float64)
-
-
-def _difference(
-    now: npt.NDArray[np.int16], then: npt.NDArray[np.int16], area: int, exposure: tuple[float, float] | None
-) -> npt.NDArray[Any]:
-    """Converted to a type in which sums over `area` samples are exact, or nearly so."""
-    if exposure is not None:
-        gain, offset = exposure
-        return (now - gain * then - offset).astype(np.float32)
-    return (now - then).astype(np.int16 if area * 255 < 2**15 else np.int32)
-
-
-def _sums(values: npt.NDArray[Any], down: int, across: int) -> npt.NDArray[Any]:
-    """Sums over every rectangle of `down` rows and `across` columns. Sums over the whole picture would need wider
-    numbers."""
-    rows, columns = (size - count + 1 for size, count in zip(values.shape, (down, across), strict=True))
-    tall = values[:rows].copy()
-    for shift in range(1, down):
-        tall += values[shift : shift + rows]
-    total = tall[:, :columns].copy()
-    for shift in range(1, across):
-        total += tall[:, shift : shift + columns]
+def _sums(values: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """Sums over every `count` consecutive rows."""
+    rows = len(values) - count + 1
+    total = values[:rows].copy()
+    for shift in range(1, count):
+        total += values[shift : shift + rows]
     return total
 
 
-def _exposure(then: npt.NDArray[np.float64], now: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The gain and offset that explain the change of most of a picture's means; 1 and 0 if there is no such change."""
-    gain, offset = 1.0, float(np.median(now - then))
+def _exposures(then: Floats, now: Floats) -> tuple[Floats, Floats]:
+    """For each frame of `then` (frames, tokens) the gain and offset that explain how most of the tokens' means have become
+    `now` (tokens,); 1 and 0 if there is no such change."""
+    gain, offset = np.ones(len(then)), np.median(now - then, axis=1)
     for _ in range(4):
-        off = np.abs(now - gain * then - offset)
-        fits = off <= max(1.0, 2 * float(np.median(off)))
-        if fits.sum() >= 3 and then[fits].std() > 1:
-            gain, offset = np.polyfit(then[fits], now[fits], 1).tolist()
-    return (gain, offset) if np.mean(np.abs(now - gain * then - offset) <= 4) >= 0.5 else (1.0, 0.0)
+        off = np.abs(now - gain[:, None] * then - offset[:, None])
+        fits = off <= np.maximum(1.0, 2 * np.median(off, axis=1))[:, None]
+        count = np.maximum(fits.sum(1), 1)
+        mean_then, mean_now = (then * fits).sum(1) / count, (now * fits).sum(1) / count
+        from_mean = (then - mean_then[:, None]) * fits
+        spread = (from_mean**2).sum(1) / count
+        fitted = (count >= 3) & (spread > 1)
+        slope = (from_mean * now).sum(1) / count / np.where(fitted, spread, 1.0)
+        gain, offset = np.where(fitted, slope, gain), np.where(fitted, mean_now - slope * mean_then, offset)
+    explained = (np.abs(now - gain[:, None] * then - offset[:, None]) <= _EXPLAINED).mean(1) >= 0.5
+    return np.where(explained, gain, 1.0), np.where(explained, offset, 0.0)
