@@ -21,8 +21,10 @@ from codecflow.messages import decode_metadata, decode_packet
 from codecflow.messages.metadata import PictureMetadata
 from codecflow.tools.bench.camera_load import Camera, Cameras, Load
 from codecflow.tools.bench.clip_recording import RecordedClip, load_recording, record_clip, save_recording
-from codecflow.tools.bench.pipeline_measurement import KafkaPlace, Outcome, Place, ReplayPlace, Timing, measure
-from codecflow.tools.bench.pipeline_run import QUESTION, Options, figures, find, run
+from codecflow.tools.bench.pipeline_measurement import Outcome, Timing, measure
+from codecflow.tools.bench.pipeline_places import KafkaPlace, Place, ReplayPlace
+from codecflow.tools.bench.pipeline_report import figures
+from codecflow.tools.bench.pipeline_run import QUESTION, Options, find, run
 from codecflow.tools.bench.stub_engine import StubEngine, hollow_family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
@@ -129,13 +131,16 @@ def test_a_recording_is_read_as_it_was_written(clip: RecordedClip, recording: Pa
 def test_real_brokers_and_a_replay_give_the_same_windows(
     kafka: LocalKafka, stub: WindowEngine, recording: Path
 ) -> None:
-    brokers = under_load(KafkaPlace(kafka, 2), stub, recording, 3, Timing(3, 6))
-    replay = under_load(ReplayPlace(2), stub, recording, 3, Timing(3, 6))
+    for measured_s in (6, 30):  # a busy machine answers few windows within a short run
+        brokers = under_load(KafkaPlace(kafka, 2), stub, recording, 3, Timing(3, measured_s))
+        replay = under_load(ReplayPlace(2), stub, recording, 3, Timing(3, measured_s))
+        common = kept(brokers).keys() & kept(replay).keys()
+        if len(common) >= 6 and {stream for stream, _ in common} == {"camera-0", "camera-1", "camera-2"}:
+            break
+    assert len(common) >= 6
     for outcome in (brokers, replay):
         assert {window.stream for window in outcome.windows} == {"camera-0", "camera-1", "camera-2"}
         assert all(window.result.error is None for window in outcome.windows)
-    common = kept(brokers).keys() & kept(replay).keys()
-    assert len(common) >= 6
     assert {key: kept(brokers)[key] for key in common} == {key: kept(replay)[key] for key in common}
     printed = figures(brokers)
     assert set(printed["stages"]) == {"consumer", "join", "sampler", "engine", "committer"}
