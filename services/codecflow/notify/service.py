@@ -27,7 +27,7 @@ from codecflow.storage import Storage
 from .figures import NotifierFigures, SinkFigures
 from .picture import Pictures
 from .sink import Notification, Sink, UndeliveredError, key_of
-from .template import words_of
+from .words import words_of
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 """Pauses between attempts double from the first to the longest."""

@@ -1,18 +1,14 @@
-"""The text of a notification: a template, and the words that the model wrote."""
+"""The text of a notification, from a template."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from string import Template
 from zoneinfo import ZoneInfo
 
 from codecflow.errors import ConfigError
-from codecflow.kafka.partition_reader import PartitionReader
-from codecflow.kafka.settings import KafkaSettings
-from codecflow.messages import Event, decode_result
+from codecflow.messages import Event
 from codecflow.text import one_line
 
 PLACEHOLDERS = (
@@ -32,10 +28,6 @@ PLACEHOLDERS = (
     "id",
 )
 DEFAULT_TEXT = "$stream: $change: $question $label ($reason), $time"
-
-_EARLIER_MS = 60_000
-_WITHIN_S = 3.0
-"""An event may be visible a moment before the results of its transaction: they are on another topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +74,3 @@ class Text:
 
     def _time(self, ms: int) -> str:
         return f"{datetime.fromtimestamp(ms / 1000, self.zone):%Y-%m-%d %H:%M:%S %Z}"
-
-
-def words_of(settings: KafkaSettings, event: Event, stopping: Callable[[], bool]) -> str:
-    """The answers to the stream's text questions in the window of an event; empty if there are none. Raises KafkaError."""
-    if event.window is None:
-        return ""
-    until = time.monotonic() + _WITHIN_S
-    with PartitionReader(settings, settings.topics.results, event.stream) as history:
-        while True:
-            results = history.of_stream(event.stream, event.written_at_ms - _EARLIER_MS, decode_result)
-            found = [one for one in results if (one.epoch, one.window) == (event.epoch, event.window)]
-            if found or stopping() or time.monotonic() > until:
-                return "; ".join(one.answer for one in found if one.type == "text" and one.error is None)
-            time.sleep(0.2)
