@@ -44,6 +44,11 @@ def test_three_pictures_and_the_figures_of_the_bundled_clip(tmp_path: Path) -> N
     assert flops["replenish + none"] < flops["replenish + anchors"] < flops["motion + anchors"] < flops["all + all"]
     assert flops["all + all"] > 8 * flops["replenish + none"]
     assert 0 < figures["kept_share"] < figures["motion_kept_share"] < 1
+    assert 0 < figures["certified_share"] < 1
+    assert 0 < figures["gops_decoded"] < figures["gops"] - 3, (
+        "its first 5 s are empty: anchors are decoded, nothing else"
+    )
+    assert 0 < figures["decoded_pictures"] < figures["coded_pictures"] / 2
 
 
 @pytest.mark.parametrize("fps", ["2", "1/2"])

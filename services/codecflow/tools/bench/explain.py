@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.window_plan import WindowPlan
 
 from .holding import Holding
-from .sampling import SampledFrame, sampled_frames
+from .sampling import SampledFrame, decoded_frames, decoding, keep_state, published
 from .savings import MODEL, REFRESHES, FrameRecord, Savings, savings, windows_of
 
 
@@ -138,7 +139,8 @@ def run(
         example: Example | None = None
         best = -math.inf
         behind = Background(config, plan, zones)
-        frames = sampled_frames(clip, config.fps, seconds)
+        pictures = list(published(clip, config.fps, seconds))
+        frames = decoded_frames(pictures, config.fps)
         for record, candidate in _decisions(frames, config, side, behind, zones):
             records.append(record)
             score = -math.inf if candidate is None else _contrast(candidate)
@@ -146,6 +148,7 @@ def run(
                 best, example = score, candidate
             bar.update(task, completed=record.time_s)
     behind.holding.end()
+    worker = decoding(pictures, config.fps, partial(keep_state, tokens=side, config=config, zones=zones))
     outlived = [window.background for window in behind.holding.windows] if config.background else []
     windows = windows_of(records, plan, refresh, outlived)
     if example is None:
@@ -157,11 +160,11 @@ def run(
 
     draw_frame(example, out / "frame.png")
     draw_window(windows[-4:], refresh, out / "window.png")
-    draw_share(records, config, out / "share.png")
-    pictures = [out / name for name in ("frame.png", "window.png", "share.png")]
+    draw_share(records, config, worker.gops, out / "share.png")
+    drawn = [out / name for name in ("frame.png", "window.png", "share.png")]
     if behind.best is not None:
-        pictures.append(out / "background.png")
-        draw_background(behind.best, behind, windows, config.coverage, pictures[-1])
+        drawn.append(out / "background.png")
+        draw_background(behind.best, behind, windows, config.coverage, drawn[-1])
     costs = _compare(records, plan, outlived)
     tokens = sum(record.total for record in records)
     print_json(
@@ -174,7 +177,11 @@ def run(
             "motion_kept_share": round(sum(record.motion_kept for record in records) / tokens, 4),
             "certified_share": round(sum(record.certified for record in records) / tokens, 4),
             "flops": {name: round(cost.total) for name, cost in costs.items()},
-            "pictures": [str(picture) for picture in pictures],
+            "gops": len(worker.gops),
+            "gops_decoded": worker.gops_decoded,
+            "coded_pictures": worker.published,
+            "decoded_pictures": worker.decoded,
+            "pictures": [str(picture) for picture in drawn],
         }
     )
 

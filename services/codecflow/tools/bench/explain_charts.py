@@ -18,6 +18,7 @@ from codecflow.messages import UNCHANGED, Signal
 from codecflow.tools.report.charts import save
 
 from .explain import Background, Example, Snapshot
+from .sampling import Gop
 from .savings import FrameRecord, WindowRecord
 
 KEPT, COMPARED, CERTIFIED, HIDDEN = "#00798c", "#edae49", "#b8c4cc", "#3a3a3a"
@@ -227,8 +228,9 @@ def draw_background(
     save(figure, path)
 
 
-def draw_share(records: Sequence[FrameRecord], config: KeepConfig, path: Path) -> None:
-    """Shares of each frame's tokens over time, by decision."""
+def draw_share(records: Sequence[FrameRecord], config: KeepConfig, gops: Sequence[Gop], path: Path) -> None:
+    """Shares of each frame's tokens over time, by decision, under a strip that shows which groups of pictures a worker does
+    not decode."""
     figure = Figure(figsize=(12, 4.4), layout="constrained")
     axis = figure.subplots()
     times = [record.time_s for record in records]
@@ -244,10 +246,14 @@ def draw_share(records: Sequence[FrameRecord], config: KeepConfig, path: Path) -
     axis.set(
         xlabel="presentation time, s", ylabel="tokens of a frame, %", ylim=(0, 100), xlim=(times[0], times[-1] or 1)
     )
+    skipped = [(gop.start_s, gop.end_s - gop.start_s) for gop in gops if not gop.decoded]
+    label = f"not decoded: {len(skipped)} of {len(gops)} groups of pictures"
+    axis.broken_barh(skipped, (101, 4), color="black", alpha=0.55, label=label, clip_on=False)
     axis.set_title(
         f"Policy {config.policy}, {float(config.fps):g} frames/s: {kept:.0f} % of all tokens are encoded, coverage included",
         loc="left",
+        pad=16,
     )
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, frameon=False, fontsize=9)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=5, frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +15,14 @@ from codecflow.errors import ConfigError
 from codecflow.grid import TokenGrid
 from codecflow.keep import POLICY_NAMES, Coverage, KeepConfig, KeepDecision, KeepState, parse_coverage
 from codecflow.keep.zones import view_of
-from codecflow.messages import BLOCK, CodedPicture, Zone
-from codecflow.orientation import shown_size
+from codecflow.messages import BLOCK, Zone
 from codecflow.tools.report.charts import COLOURS, check_possible, plain_text, save
 from codecflow.tools.report.table import display_names, print_json, print_table, progress
 from codecflow.worker.settings import DEFAULT_REUSE_S, reuse_slots
 from codecflow.worker.window_plan import WindowPlan
 
 from .holding import Holding
-from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, published
+from .sampling import Decoding, Published, SampledFrame, decoded_frames, decoding, keep_state, published
 from .staleness import STALE, LastKept, model_picture
 
 _DECODED = (*POLICY_NAMES, "replenish-background")
@@ -149,7 +149,7 @@ class Tally:
             "pictures": None if one is None else one.published,
             "decoded_pictures": None if one is None else one.decoded,
             "decoded": None if one is None else percent(one.decoded, one.published),
-            "gops_decoded": None if one is None else percent(one.gops_decoded, one.gops),
+            "gops_decoded": None if one is None else percent(one.gops_decoded, len(one.gops)),
             "worker_ms_per_s": None if one is None else round(1000 * one.seconds / max(self.times[-1], 1), 1),
         }
 
@@ -307,12 +307,7 @@ def _decode(
     for policy in policies:
         if policy.name not in _DECODED:
             continue
-
-        def begin(picture: CodedPicture, policy: Policy = policy) -> KeepState:
-            size = shown_size(picture.width, picture.height, picture.orientation)
-            grid = TokenGrid.regular(tokens, tokens, *size)
-            return KeepState(grid.oriented(picture.orientation), policy.config, view_of(zones, grid).hidden)
-
+        begin = partial(keep_state, tokens=tokens, config=policy.config, zones=zones)
         tallies[policy.name].decoding = decoding(pictures, policy.config.fps, begin)
 
 

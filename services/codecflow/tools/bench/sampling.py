@@ -20,8 +20,11 @@ from codecflow.codec.signal import DEFAULT_INTERVAL, SignalExtractor
 from codecflow.codec.source import Source
 from codecflow.codec.vectors import VectorGrid
 from codecflow.errors import ConfigError, SourceError
-from codecflow.keep import KeepDecision, KeepState
-from codecflow.messages import CodedPicture, PictureMetadata, Signal
+from codecflow.grid import TokenGrid
+from codecflow.keep import KeepConfig, KeepDecision, KeepState
+from codecflow.keep.zones import view_of
+from codecflow.messages import CodedPicture, PictureMetadata, Signal, Zone
+from codecflow.orientation import shown_size
 
 Published = tuple[CodedPicture, PictureMetadata]
 
@@ -121,15 +124,32 @@ def decoded_frames(pictures: Iterable[Published], fps: Fraction) -> Iterator[Sam
 
 
 @dataclass(frozen=True, slots=True)
+class Gop:
+    """A group of pictures, from one keyframe to the next. `decoded`: a sampled frame in it was decoded."""
+
+    start_s: float
+    end_s: float
+    decoded: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Decoding:
-    """What a worker decodes of a clip. `published`, `decoded`: pictures. `seconds`: total processor time. `gops`: groups
-    from one keyframe to the next; `gops_decoded`: those in which a sampled frame was decoded."""
+    """What a worker decodes of a clip. `published`, `decoded`: pictures. `seconds`: total processor time."""
 
     published: int
     decoded: int
     seconds: float
-    gops: int
-    gops_decoded: int
+    gops: tuple[Gop, ...]
+
+    @property
+    def gops_decoded(self) -> int:
+        return sum(gop.decoded for gop in self.gops)
+
+
+def keep_state(picture: CodedPicture, tokens: int, config: KeepConfig, zones: Sequence[Zone] = ()) -> KeepState:
+    """The state for the frames of a stream that begins with `picture`, with `tokens` along each side of the grid."""
+    grid = TokenGrid.regular(tokens, tokens, *shown_size(picture.width, picture.height, picture.orientation))
+    return KeepState(grid.oriented(picture.orientation), config, view_of(zones, grid).hidden)
 
 
 def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[CodedPicture], KeepState]) -> Decoding:
@@ -139,6 +159,7 @@ def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[Code
     state: KeepState | None = None
     size: tuple[int, int] | None = None
     keyframes = [picture.seq for picture, _ in pictures if picture.keyframe]
+    starts = [document.time_s for picture, document in pictures if picture.keyframe]
     touched: set[int] = set()
     began = time.process_time()
     for sample in samples(track, pictures):
@@ -159,7 +180,12 @@ def decoding(pictures: Sequence[Published], fps: Fraction, begin: Callable[[Code
         if track.decoder.decoded > before:
             touched.add(bisect_right(keyframes, sample.picture.picture.seq))
     seconds = time.process_time() - began
-    return Decoding(track.decoder.published, track.decoder.decoded, seconds, len(keyframes), len(touched))
+    ends = [*starts[1:], max(document.time_s for _, document in pictures)]
+    gops = tuple(
+        Gop(start_s, end_s, number in touched)
+        for number, (start_s, end_s) in enumerate(zip(starts, ends, strict=True), start=1)
+    )
+    return Decoding(track.decoder.published, track.decoder.decoded, seconds, gops)
 
 
 def _own(signal: Signal, frame: VideoFrame) -> Signal:
