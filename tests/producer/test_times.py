@@ -49,7 +49,7 @@ def test_fast_and_slow_files_in_real_time(
 
 
 def test_a_gap_is_not_waited_for_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr(run, "LONGEST_GAP_S", 0.2)
     pacer = Pacer(GracefulStop())
     began = time.monotonic()
     for seconds in (0, 7200, 7200.1):

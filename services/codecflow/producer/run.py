@@ -25,10 +25,11 @@ from .reconnect import Reconnects
 from .summary import Summary, WireBytes
 
 PROGRESS_EVERY_S = 0.5
-LONGEST_PAUSE_S = 60.0
+LONGEST_GAP_S = 60.0
+"""Longest wait for a gap in a file's times. The times themselves stay unchanged."""
+
 LONGEST_TIMEOUT_S = 60.0
 """To which the time-out grows for a camera whose pictures are further apart."""
-"""Longest wait for a gap in a file's times. The times themselves stay unchanged."""
 
 METADATA_LINGER_MS = 1500
 """How long metadata waits to be batched: documents compress better together. Answers, which come every stride, can wait."""
@@ -249,8 +250,8 @@ class Pacer:
         if self._began is None:
             self._began, self._first_s = now, due_s
         ahead = self._began + due_s - self._first_s - now
-        if ahead > LONGEST_PAUSE_S:
-            self._began -= ahead - LONGEST_PAUSE_S
-            ahead = LONGEST_PAUSE_S
+        if ahead > LONGEST_GAP_S:
+            self._began -= ahead - LONGEST_GAP_S
+            ahead = LONGEST_GAP_S
         if ahead > 0:
             self._stop.wait(ahead)
