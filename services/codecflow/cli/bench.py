@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -346,12 +347,17 @@ def window(
         bool, typer.Option(help="Also print where one slide's time goes, by kernel, on stderr.")
     ] = False,
 ) -> None:
-    """Measure FLOPs and time of a window under each keep and refresh policy, against computing everything."""
+    """Measure FLOPs and time of a window under each keep and refresh policy, against computing everything.
+
+    Also says how long a worker with this model takes from its start to its first answer.
+    """
+    began = time.perf_counter()
     from codecflow.tools.bench.window_run import Options, run
     from codecflow.tools.demo_model.checkpoint import checkpoint
 
     run(
         Options(
+            began=began,
             clips=clips or [],
             shape=shape,
             model=model,

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, linear
+from torch.nn.functional import interpolate
+
+from codecflow.vlm.dense import Dense
 
 _RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers, as in processor files
 
@@ -67,7 +69,7 @@ def project_patches(convolution: Any, patches: Tensor) -> Tensor:
 
     It is computed as the linear map of each patch that it is: convolution kernels are slow on pictures this small.
     """
-    return linear(patches.flatten(1), convolution.weight.flatten(1), convolution.bias)
+    return Dense(convolution.weight.flatten(1), convolution.bias)(patches.flatten(1))
 
 
 def grouped_places(tokens: npt.NDArray[np.int64], columns: int, merge: int) -> npt.NDArray[np.int64]:

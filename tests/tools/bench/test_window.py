@@ -33,9 +33,13 @@ def figures(capsys: pytest.CaptureFixture[str]) -> dict[str, object]:
 
 def test_policies_are_compared_with_everything_from_scratch(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     run(Options(clips=[CLIP], model=model, streams="1,2", policies="replenish/none,motion/anchors,all/all", **SHORT))  # type: ignore[arg-type]
-    printed = figures(capsys)
+    out, err = capsys.readouterr()
+    printed = json.loads(out.splitlines()[-1])
     assert printed["trained"] is False
-    results = {(r["keep"], r["streams"]): r for r in printed["results"]}  # type: ignore[attr-defined]
+    start = printed["start"]
+    assert all(start[part] > 0 for part in ("imports_s", "model_s", "window_s"))
+    assert f"first answer {sum(start.values()):.1f} s after the start" in err
+    results = {(r["keep"], r["streams"]): r for r in printed["results"]}
     assert set(results) == {(keep, streams) for keep in ("all", "motion", "replenish") for streams in (1, 2)}
     for streams in (1, 2):
         whole, motion, replenish = (results[keep, streams] for keep in ("all", "motion", "replenish"))
@@ -133,7 +137,9 @@ def test_too_little_memory_is_reported_in_its_row(
 ) -> None:
     monkeypatch.setattr("codecflow.vlm.kv_pool.spare_memory", lambda device: 2**17)
     run(Options(clips=[CLIP], model=model, policies="all/all", **SHORT))  # type: ignore[arg-type]
-    assert "camera-0: its window needs" in figures(capsys)["results"][0]["failed"]  # type: ignore[index]
+    printed = figures(capsys)
+    assert "camera-0: its window needs" in printed["results"][0]["failed"]  # type: ignore[index]
+    assert printed["start"]["window_s"] is None  # type: ignore[index]
 
 
 def test_a_device_is_checked_against_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from statistics import mean
 
@@ -97,17 +98,16 @@ def _machine_busy_s() -> float:
 def growth(samples: Sequence[Sample], streams: int, on_cpu: bool) -> list[str]:
     """What has grown from the first to the last quarter of the measured time."""
     quarter = max(1, len(samples) // 4)
-    begin, end = samples[:quarter], samples[-quarter:]
-
-    def resident(some: Sequence[Sample]) -> float:
-        return mean(one.rss - (one.kv if on_cpu else 0) for one in some)
-
-    def waiting(some: Sequence[Sample]) -> float:
-        return mean(one.waiting for one in some)
-
+    begin, end = slice(quarter), slice(-quarter, None)
+    pool = accumulate((one.kv if on_cpu else 0 for one in samples), max)  # a CPU's pages stay resident once used
+    resident = [one.rss - kv for one, kv in zip(samples, pool, strict=True)]
+    waiting = [one.waiting for one in samples]
     found = []
-    if resident(end) > (1 + RSS_GROWTH) * resident(begin) + RSS_SLACK:
-        found.append(f"memory grows: {resident(begin) / 2**20:.0f} MiB, then {resident(end) / 2**20:.0f} MiB")
-    if waiting(end) > QUEUE_GROWTH * waiting(begin) + QUEUE_SLACK * streams:
-        found.append(f"queues grow: {waiting(begin) / 2**20:.0f} MiB, then {waiting(end) / 2**20:.0f} MiB")
+    for what, values, factor, slack in (
+        ("memory grows", resident, 1 + RSS_GROWTH, RSS_SLACK),
+        ("queues grow", waiting, QUEUE_GROWTH, QUEUE_SLACK * streams),
+    ):
+        before, after = mean(values[begin]), mean(values[end])
+        if after > factor * before + slack:
+            found.append(f"{what}: {before / 2**20:.0f} MiB, then {after / 2**20:.0f} MiB")
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from codecflow.errors import ModelError
 from codecflow.messages import Question
 from codecflow.tools.bench.clip_masks import BACKGROUND, ClipMasks
 from codecflow.tools.bench.window_cost import Case, Cost, Plan
-from codecflow.vlm.engine import Engine
+from codecflow.vlm.engine import Engine, Observer
 from codecflow.vlm.families import Family
 from codecflow.vlm.work import Frame, StreamOutcome, StreamWork
 
@@ -60,18 +61,41 @@ class Measurement:
                 torch.cuda.empty_cache()
         return cost
 
+    def first_window_s(self, clip: ClipMasks, case: Case) -> float | None:
+        """Seconds of one stream's first window, with its questions: the first of a process also compiles kernels. None if it
+        cannot be computed, which the row of its case reports."""
+        work = self._work(clip, replace(case, streams=1), 0, self.plan.window)
+        begun = time.perf_counter()
+        try:
+            _answered(self._engine(case).step(work))
+        except (ModelError, torch.OutOfMemoryError):
+            return None
+        return time.perf_counter() - begun
+
+    def _engine(self, case: Case, observe: Observer | None = None) -> Engine:
+        return Engine(self.family, refresh=case.refresh, background=case.keep == BACKGROUND, observe=observe)
+
+    def measure(self, clips: Sequence[ClipMasks], cases: Sequence[Case]) -> list[Cost]:
+        """Runs every case on every clip; `all` + `all`, which does not depend on masks, for many streams on the first
+        only."""
+        costs: list[Cost] = []
+        for number, clip in enumerate(clips):
+            for case in cases:
+                if number and (case.keep, case.refresh.name) == ("all", "all") and case.streams > 1:
+                    continue
+                cost = self.run(clip, case)
+                costs.append(cost)
+                result = cost.failed or f"{cost.ms:.1f} ms per window, {100 * cost.flops_share:.2f} % of the FLOPs"
+                print(f"{clip.name}: {case.name}, {case.streams} streams: {result}", file=sys.stderr, flush=True)
+        return costs
+
     def _measure(self, clip: ClipMasks, case: Case, cost: Cost) -> tuple[Logits, list[list[str]]]:
         plan, logits, step = self.plan, {}, 0  # type: Plan, Logits, int
 
         def observe(stream: str, question: Question, row: Tensor) -> None:
             logits[stream, step, question.id] = row.clone()  # read later: the engine does not wait for a GPU either
 
-        engine = Engine(
-            self.family,
-            refresh=case.refresh,
-            background=case.keep == BACKGROUND,
-            observe=observe,
-        )
+        engine = self._engine(case, observe)
         # A step with sizes that occur for the first time is slower on a GPU (vlm/graphs.py). A stream that runs for hours
         # has few of them.
         for round_number in range(1, _ROUNDS + 1):
@@ -192,23 +216,6 @@ def _place(clip: ClipMasks, stream: int, index: int) -> int:
     anchors = np.flatnonzero(clip.anchors)
     begin = int(anchors[stream % len(anchors)]) if len(anchors) else 0
     return (begin + index) % len(clip)
-
-
-def measure(
-    family: Family, clips: Sequence[ClipMasks], cases: Sequence[Case], plan: Plan, profile: bool = False
-) -> list[Cost]:
-    """Runs every case on every clip; `all` + `all`, which does not depend on masks, for many streams on the first only."""
-    measurement = Measurement(family, plan, profile)
-    costs: list[Cost] = []
-    for number, clip in enumerate(clips):
-        for case in cases:
-            if number and (case.keep, case.refresh.name) == ("all", "all") and case.streams > 1:
-                continue
-            cost = measurement.run(clip, case)
-            costs.append(cost)
-            result = cost.failed or f"{cost.ms:.1f} ms per window, {100 * cost.flops_share:.2f} % of the FLOPs"
-            print(f"{clip.name}: {case.name}, {case.streams} streams: {result}", file=sys.stderr, flush=True)
-    return costs
 
 
 def kernels_ms(step: Callable[[], object]) -> float:

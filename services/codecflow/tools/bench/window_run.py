@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from codecflow.grid import TokenGrid
 from codecflow.tools.bench.clip_masks import MASK_NAMES, ClipMasks, GridOf, load_masks, masks_of_clip, save_masks
 from codecflow.tools.bench.device_check import check_device
 from codecflow.tools.bench.window_cost import POLICIES, Case, Cost, Plan, as_figures
-from codecflow.tools.bench.window_measurement import measure
+from codecflow.tools.bench.window_measurement import Measurement
 from codecflow.tools.report.table import display_names, print_json, print_table
 from codecflow.vlm.families import Family
 from codecflow.vlm.loading import choose_device, choose_dtype, device_name, load_model, set_precision
@@ -32,7 +34,8 @@ COLUMNS = (
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Command line options; the defaults are the paper's set-up on a model for a CPU."""
+    """Command line options; the defaults are the paper's set-up on a model for a CPU. `began`: perf_counter() before torch
+    was imported."""
 
     clips: Sequence[Path] = ()
     shape: str = "internvl-small"
@@ -53,6 +56,24 @@ class Options:
     save_masks: Path | None = None
     masks: Path | None = None
     profile: bool = False
+    began: float = field(default_factory=time.perf_counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Seconds from the start of a worker's process to its first answer, except for joining Kafka's consumer group: importing
+    the libraries, loading the model, reading and answering the first window of one stream (None: it could not be)."""
+
+    imports_s: float
+    model_s: float
+    window_s: float | None
+
+    def __str__(self) -> str:
+        parts = f"imports {self.imports_s:.1f} s, model {self.model_s:.1f} s"
+        if self.window_s is None:
+            return f"start: {parts}"
+        total = self.imports_s + self.model_s + self.window_s
+        return f"first answer {total:.1f} s after the start: {parts}, first window {self.window_s:.1f} s"
 
 
 def run(options: Options, locate: Callable[[str], str] = str) -> None:
@@ -60,6 +81,7 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
 
     `locate`: returns the hub id or folder of a model by its name. Called after all other options have been validated.
     """
+    imports_s = time.perf_counter() - options.began
     windows = WindowPlan.of(options.window_s, options.stride_s, options.fps)
     fps, anchor_s = windows.fps, positive(options.anchor_s, "--anchor")
     plan = Plan(
@@ -82,12 +104,15 @@ def run(options: Options, locate: Callable[[str], str] = str) -> None:
             {"masks": str(options.save_masks), "bytes": size, "frames": {clip.name: len(clip) for clip in clips}}
         )
         return
-    device = choose_device(options.device)
-    checked = check_device(device) if device.type == "cuda" else {}
+    loading = time.perf_counter()
     family = _model(options, locate)
+    model_s = time.perf_counter() - loading
     clips = _masks(options, family.grid, fps, anchor_s, plan)
-    costs = measure(family, clips, cases, plan, options.profile)
-    _print_results(options, family, plan, clips, costs, checked)
+    measurement = Measurement(family, plan, options.profile)
+    start = Start(imports_s, model_s, measurement.first_window_s(clips[0], cases[-1]))
+    print(start, file=sys.stderr, flush=True)
+    checked = check_device(family.device) if family.device.type == "cuda" else {}
+    _print_results(options, family, plan, clips, measurement.measure(clips, cases), start, checked)
 
 
 def _model(options: Options, locate: Callable[[str], str]) -> Family:
@@ -125,6 +150,7 @@ def _print_results(
     plan: Plan,
     clips: Sequence[ClipMasks],
     costs: Sequence[Cost],
+    start: Start,
     checked: dict[str, float],
 ) -> None:
     device = device_name(family.device)
@@ -136,7 +162,7 @@ def _print_results(
             COLUMNS,
             [_row(cost) for cost in costs if cost.clip == clip.name],
             f"n streams at once, windows of {plan.window} frames of which {plan.stride} are new, {plan.questions} questions;"
-            " ms of one window of one stream; new %: share of the window's tokens that were computed for it",
+            f" ms of one window of one stream; new %: share of the window's tokens that were computed for it; {start}",
         )
     print_json(
         {
@@ -153,6 +179,7 @@ def _print_results(
             "stride_s": plan.stride_s,
             "questions": plan.questions,
             "text_tokens": plan.text,
+            "start": asdict(start),
             "deviations_from_cpu": checked,
             "results": as_figures(costs),
         }

@@ -14,6 +14,7 @@ from torch import Tensor
 from codecflow.errors import ModelError
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.dense import in_few_sizes
 from codecflow.vlm.encoder import Encoder
 from codecflow.vlm.encoder_graphs import EncoderGraphs
 from codecflow.vlm.inputs import FixedInput
@@ -72,7 +73,7 @@ class InternVL(Family):
         own = torch.cat([part[1:] for part in torch.split(hidden, lengths)])
         groups = own.view(-1, self.merge, self.merge, own.shape[-1])  # complete merge groups only
         merged = self.core.pixel_shuffle(groups, scale_factor=self.config.downsample_ratio).flatten(1)
-        features: Tensor = self.core.multi_modal_projector(merged)
+        features: Tensor = in_few_sizes(self.core.multi_modal_projector, merged)
         return features[:, None]
 
     def _selected(self, tower: Any, hidden: Tensor, lengths: list[int]) -> Tensor:
