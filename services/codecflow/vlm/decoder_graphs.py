@@ -45,7 +45,7 @@ class _Forward:
 class Bucket(NamedTuple):
     """Sizes to which a forward is padded. `sequences`, `longest`, `pages`: of the causal call; `further`: queries that see
     further keys, their sequences and the longest of these, or zeros. `wanted`, `parts`: of the last layer's queries, or of
-    all where every query is alone (`alone`)."""
+    all where every query is `alone`."""
 
     tokens: int
     pages: int
@@ -54,7 +54,10 @@ class Bucket(NamedTuple):
     further: tuple[int, int, int]
     wanted: int
     parts: int
-    alone: bool
+
+    @property
+    def alone(self) -> bool:
+        return not self.sequences
 
     @staticmethod
     def of(given: _Forward) -> Bucket:
@@ -62,7 +65,7 @@ class Bucket(NamedTuple):
         if given.call is None:
             assert given.singles is not None
             pages, seen, _ = given.singles
-            return Bucket(tokens, coarse(len(pages)), 0, 0, (0, 0, 0), 0, power(len(seen) + tokens, 16), True)
+            return Bucket(tokens, coarse(len(pages)), 0, 0, (0, 0, 0), 0, power(len(seen) + tokens, 16))
         call, further = given.call, (0, 0, 0)
         for rows, keys in call.shared:
             queries = power(len(rows) + 1, 32)
@@ -75,7 +78,7 @@ class Bucket(NamedTuple):
             wanted = power(given.wanted + 1, 4)
             parts = power(len(given.singles[1]) + wanted, 16)
         count = coarse(max(len(call.pages), -(-tokens // PAGE)))
-        return Bucket(tokens, count, sequences, longest, further, wanted, parts, False)
+        return Bucket(tokens, count, sequences, longest, further, wanted, parts)
 
 
 class _Buffers:
