@@ -21,7 +21,7 @@ from pathlib import Path
 from codecflow.errors import ConfigError
 from codecflow.tools.evaluate import answer_scores, bootstrap
 from codecflow.tools.evaluate.bootstrap import Estimate
-from codecflow.tools.evaluate.contenders import REFERENCE
+from codecflow.tools.evaluate.contender_names import REFERENCE
 from codecflow.tools.evaluate.report import UNTRAINED, estimate_text, json_number, number_text, percent_text
 from codecflow.tools.evaluate.spec import Clip, read_spec
 from codecflow.tools.report.table import print_json, print_table

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codecflow.errors import ConfigError
-from codecflow.tools.evaluate.contenders import DEFAULT, at_random, contenders, every, family_of
+from codecflow.tools.evaluate.contender_names import family_of
+from codecflow.tools.evaluate.contenders import DEFAULT, at_random, contenders, every
 from codecflow.tools.evaluate.curves import colour
 from codecflow.vlm.work import Frame
 from codecflow.worker.window_plan import WindowPlan

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,11 +15,7 @@ from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Frame
 from codecflow.worker.window_plan import WindowPlan
 
-REFERENCE = "all/all"
-"""What the others are compared with, unless another one is given."""
-
-TARGET = "replenish/none"
-"""The product's default."""
+from .contender_names import REFERENCE
 
 DEFAULT = (
     "all/all,all/none,motion/none,motion/anchors,replenish/none,replenish/anchors,replenish/shifted,replenish/random,"
@@ -104,18 +99,6 @@ def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> 
         return Contender(name, plan, replace(config, policy=keep), refreshing)  # type: ignore[arg-type]  # a known one
     except ConfigError as error:
         raise ConfigError(f"{option} {name!r}: {error}") from None
-
-
-def family_of(name: str) -> str:
-    """The common name of contenders that differ only in a number: last/all of last-4/all, motion/none of motion-2/none."""
-    keep, _, refresh = name.partition("/")
-    keep, at, coverage = keep.partition("@")
-    return f"{keep.partition('-')[0]}{at}{coverage}/{refresh.partition('=')[0]}"
-
-
-def keep_policy(name: str) -> str:
-    """The keep policy of a contender, without its number and coverage."""
-    return re.split("[-@/]", name)[0]
 
 
 def _is_number(text: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from codecflow.tools.report.charts import COLOURS, plain_text, save
 
 from .bootstrap import Estimate
-from .contenders import keep_policy
+from .contender_names import keep_policy
 from .report import UNTRAINED
 from .scoring import Standing
 

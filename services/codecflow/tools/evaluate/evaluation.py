@@ -24,7 +24,8 @@ from codecflow.worker.window_plan import WindowPlan
 
 from .bootstrap import RESAMPLES
 from .contender_answers import Answers, ContenderWorker
-from .contenders import DEFAULT, REFERENCE, TARGET, contenders
+from .contender_names import REFERENCE, TARGET
+from .contenders import DEFAULT, contenders
 from .curves import draw_curves
 from .report import UNTRAINED, document, print_matched, print_policies, print_questions, write_answers
 from .sampled_clips import Published, Sampled, publish

@@ -12,7 +12,7 @@ from codecflow.messages import Question, Result
 
 from . import answer_scores, bootstrap
 from .bootstrap import RESAMPLES, Estimate
-from .contenders import family_of, keep_policy
+from .contender_names import family_of, keep_policy
 
 Key = tuple[int, int, str]
 """Clip (its index in the spec), window, question (its text)."""

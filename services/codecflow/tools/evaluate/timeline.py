@@ -18,7 +18,7 @@ from codecflow.orientation import shown_size, upright
 from codecflow.tools.report.charts import plain_text, save
 
 from .contender_answers import Answers
-from .contenders import family_of
+from .contender_names import family_of
 from .curves import colour
 from .scoring import Key, Standing
 
