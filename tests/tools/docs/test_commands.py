@@ -14,7 +14,7 @@ import yaml
 
 from codecflow.cli.app import build
 from codecflow.monitoring.server import Health
-from codecflow.tools.docs.reference import ROOT
+from codecflow.tools.docs import ROOT
 
 PAGES = sorted(
     path

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from codecflow.monitoring import metrics
-from codecflow.tools.docs.reference import PAGES, ROOT
+from codecflow.tools.docs import ROOT
+from codecflow.tools.docs.reference import PAGES
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .reference import PAGES, ROOT
+from . import ROOT
+from .reference import PAGES
 
 for name, page in PAGES.items():
     path = ROOT / "docs" / "reference" / name

@@ -28,7 +28,7 @@ from rich.text import Text
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.tools.demo.children import Children
 
-from .reference import ROOT
+from . import ROOT
 
 CLIP = ROOT / "tests" / "data" / "intel_one-by-one-person-detection.mp4"
 IMAGES = ROOT / "docs" / "images"
