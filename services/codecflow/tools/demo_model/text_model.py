@@ -35,10 +35,11 @@ def read_text_model(path: Path) -> tuple[Any, Any]:
     Raises ModelError when the packages that read GGUF are missing.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+        # Not AutoTokenizer, which reads the whole file for its configuration first: 10 s.
+        tokenizer: Any = PreTrainedTokenizerFast.from_pretrained(path.parent, gguf_file=path.name)
         model: Any = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
     except ImportError as error:
         raise ModelError(f"reading {path.name} needs more packages: pip install 'codecflow[demo]' ({error})") from None
