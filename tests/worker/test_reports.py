@@ -18,7 +18,7 @@ from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import DeadLetter, Question, decode_dead_letter, encode_packet
 from codecflow.vlm.families import Family
-from codecflow.worker.committer import DeadLetters
+from codecflow.worker.dead_letter_queue import DeadLetters
 from codecflow.worker.service import Worker
 from codecflow.worker.stuck import StuckDetector
 from tests.kafka.raw_client import publish_with_header_name

@@ -27,8 +27,9 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.messages import DeadLetter, Question, StreamState
 
 from .answering import Answered, Answering, Provenance, WindowEngine
-from .committer import Committer, DeadLetters, StreamEvents
+from .committer import Committer, StreamEvents
 from .consumer import REVOKE_WITHIN_S, Arrival, Unreadable
+from .dead_letter_queue import DeadLetters
 from .ownership import Ownership
 from .partition import PACKETS, Partition, PartitionSettings
 from .pool import SamplerPool
