@@ -207,6 +207,28 @@ def test_pixels_are_compared_only_where_the_signal_cannot_tell_and_the_bound_res
     assert after.certified.all(), "the bound restarts at the measured difference, zero here"
 
 
+def test_all_bounds_restart_when_pixels_are_there_so_that_few_frames_need_them() -> None:
+    """A still, noisy scene without anchors. Bounds grow by a grey level with each reference, from different frames on."""
+    grid = TokenGrid.regular(4, 4, 128, 128)
+    state = KeepState(grid, KeepConfig(period_s=Fraction(10_000)))
+    picture = np.full((128, 128), 100, np.uint8)
+    step(state, 0, first(8, 8), lambda: picture)
+    calls: list[int] = []
+
+    def luma() -> Picture:
+        calls.append(1)
+        return picture
+
+    for slot in range(1, 161):
+        change = np.full((8, 8), 8, np.uint8)
+        if slot <= 16:  # something in one token after the other
+            row, column = divmod(slot - 1, 4)
+            change[2 * row : 2 * row + 2, 2 * column : 2 * column + 2] = NO_BOUND
+        since = (slot - 1) // 4 * 4
+        assert not step(state, slot, measured(change, slot, since, reference=slot % 4 == 0), luma).keep.any()
+    assert len(calls) - 16 <= (160 - 16) / 7, "one after the other they would need 36"
+
+
 def test_a_frame_that_cannot_be_decoded_leaves_everything_as_it_was() -> None:
     grid = TokenGrid.regular(1, 1, 64, 64)
     state = KeepState(grid, KeepConfig())

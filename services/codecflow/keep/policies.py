@@ -148,9 +148,9 @@ class KeepReplenish:
         if (certified | hidden).all():
             return KeepDecision(keep, certified, compared, forced, hidden)
         now = self._cells.of_tokens(self._cells.means(luma()))
-        tokens = np.flatnonzero(compared)
-        if tokens.size:
-            keep[tokens] = ~certificate.compare(tokens, now[tokens])
+        # Certified tokens are measured too: their bounds grow with each reference, until one after the other needs pixels.
+        tokens = np.flatnonzero(~forced & ~hidden)
+        keep[tokens] = ~certificate.compare(tokens, now[tokens]) & compared[tokens]
         kept = np.flatnonzero(keep)
         certificate.keep(kept, now[kept])
         return KeepDecision(keep, certified, compared, forced, hidden)
