@@ -5,7 +5,8 @@ from __future__ import annotations
 import socketserver
 import ssl
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Thread
@@ -59,29 +60,49 @@ def test_sasl(tmp_path: Path) -> None:
             check_topics(KafkaSettings(f"127.0.0.1:{secured}", reach_within_s=2))
 
 
-@pytest.mark.parametrize("protocol", ["plaintext", "SASL_PLAINTEXT"])
-def test_a_tls_port_without_tls_is_reported(protocol: str) -> None:
-    """A TLS server that is not Kafka is enough: it closes the connection at the first bytes."""
+@contextmanager
+def tls_port(certificate: str) -> Iterator[str]:
+    """HOST:PORT of a TLS server. It is not Kafka, and closes each connection at the first bytes."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(CERTIFICATES / "camera.pem")
+    context.load_cert_chain(CERTIFICATES / certificate)
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError):
                 context.wrap_socket(self.request, server_side=True).recv(1)
 
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("certificate", "trusted"),
+    [("camera.pem", "other.pem"), ("other.pem", "ca.pem"), ("expired.pem", "expired.pem")],
+    ids=["another authority", "another host", "expired"],
+)
+def test_a_brokers_certificate_that_cannot_be_trusted_is_reported(certificate: str, trusted: str) -> None:
+    properties = {"security.protocol": "SSL", "ssl.ca.location": str(CERTIFICATES / trusted)}
+    with (
+        tls_port(certificate) as address,
+        pytest.raises(BrokerUnreachableError, match=r"certificate verify failed.*check the security .*is valid"),
+    ):
+        check_topics(KafkaSettings(address, properties=properties, reach_within_s=1.5))
+
+
+@pytest.mark.parametrize("protocol", ["plaintext", "SASL_PLAINTEXT"])
+def test_a_tls_port_without_tls_is_reported(protocol: str) -> None:
     properties = {
         "security.protocol": protocol,
         "sasl.mechanism": "PLAIN",
         "sasl.username": "u",
         "sasl.password": PASSWORD,
     }
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        settings = KafkaSettings(f"127.0.0.1:{server.server_address[1]}", properties=properties, reach_within_s=2)
+    with tls_port("camera.pem") as address:
+        settings = KafkaSettings(address, properties=properties, reach_within_s=2)
         with pytest.raises(BrokerUnreachableError, match=rf"is security\.protocol={protocol} right\?"):
             check_topics(settings)
-        server.shutdown()
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:

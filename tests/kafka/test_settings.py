@@ -33,6 +33,8 @@ def test_options_win_over_properties_and_those_over_the_file(tmp_path: Path) -> 
         ({"properties": [SECRET]}, "-X: KEY=VALUE"),
         ({"properties": ["partitioner=random"]}, "partitioner"),
         ({"properties": ["isolation.level=read_uncommitted"]}, "isolation.level"),
+        ({"properties": [f"oauth_cb={SECRET}"]}, "oauth_cb: its value is not a text"),
+        ({"properties": [f"default.topic.config={SECRET}"]}, "default.topic.config"),
         ({"topic_prefix": "no spaces"}, "topic prefix"),
         ({"bootstrap_servers": " "}, "HOST:PORT"),
         ({"config_file": Path("/no/such/file")}, "/no/such/file"),

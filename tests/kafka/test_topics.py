@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+from itertools import count
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError as ClientError
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -67,7 +71,7 @@ def test_unequal_partition_counts_and_wrong_cleanup_are_reported_in_one_line(
 ) -> None:
     settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
     make(settings, "metadata", 3, dict(CONFIGS["metadata"]))
-    make(settings, "results", 1, dict(CONFIGS["results"]))
+    make(settings, "results", 1, {**CONFIGS["results"], "max.message.bytes": "2000"})
     make(settings, "state", 2, {})
     create_topics(settings, partitions=2)  # those three stay unchanged, and are known to the broker when it returns
     with pytest.raises(CodecFlowError) as refused:
@@ -75,6 +79,7 @@ def test_unequal_partition_counts_and_wrong_cleanup_are_reported_in_one_line(
     said = str(refused.value)
     assert f"{topic_prefix}.packets has 2, {topic_prefix}.metadata has 3" in said
     assert f"{topic_prefix}.state: cleanup.policy must be compact, not delete" in said
+    assert f"{topic_prefix}.results: max.message.bytes must be at least 1000000, not 2000" in said
     assert "\n" not in said
 
 
@@ -103,6 +108,47 @@ def test_retention_is_compared_with_the_window(kafka_settings: KafkaSettings) ->
         check_retention(settings, 40)
     assert f"{topics.metadata}: retention.ms is 30000, two windows of 40 s need 80000" in str(refused.value)
     assert f"{topics.packets}[{partition}]: older records than of the last 80 s are gone" in str(refused.value)
+
+
+def failing_once(monkeypatch: pytest.MonkeyPatch, request: str, error: int) -> list[str]:
+    """From now on every second of these admin requests fails; returns the topics whose leaders were requested."""
+    own, refreshed, asked = getattr(AdminClient, request), list[str](), count()
+
+    def fail(client: AdminClient, wanted: Any, *arguments: Any, **how: Any) -> Any:
+        answers = own(client, wanted, *arguments, **how)
+        if next(asked) % 2 == 0:
+            for place in answers:
+                answers[place] = Future()
+                answers[place].set_exception(KafkaException(ClientError(error)))
+        return answers
+
+    def list_topics(client: AdminClient, *topic: str, **how: Any) -> Any:
+        refreshed.extend(topic)
+        return listed(client, *topic, **how)
+
+    listed = AdminClient.list_topics
+    monkeypatch.setattr(AdminClient, request, fail)
+    monkeypatch.setattr(AdminClient, "list_topics", list_topics)
+    return refreshed
+
+
+def test_a_connection_that_is_cut_while_topics_are_checked(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing_once(monkeypatch, "describe_configs", ClientError._TRANSPORT)
+    assert check_topics(kafka_settings) == 3
+
+
+def test_offsets_are_requested_of_the_broker_that_leads_now(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After this error librdkafka would ask the former leader for good."""
+    refreshed = failing_once(monkeypatch, "list_offsets", ClientError.FENCED_LEADER_EPOCH)
+    with RecordSender(kafka_settings) as sender:
+        sender.send(Record(kafka_settings.topics.streams, b"a", b"x", "a record"))
+    with TopicTail(kafka_settings, kafka_settings.topics.streams) as tail:
+        assert [record.value() for record in tail.catch_up()] == [b"x"]
+    assert refreshed.count(kafka_settings.topics.streams) >= 3  # its partitions, and after each failure
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from codecflow.messages import Flops, Question, ResultError, StreamState, Tokens
-from codecflow.vlm.work import Answer, Failure, Frame, StreamOutcome, StreamWork
+from codecflow.vlm.work import Answer, Failure, Frame, Pace, StreamOutcome, StreamWork
 from codecflow.worker.answering import Answered, Answering, Provenance
 from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Step, Window
@@ -33,6 +33,7 @@ class Engine:
         self.steps: list[list[str]] = []
         self.dropped: list[str] = []
         self.memory_by_stream: dict[str, int] = {}
+        self.pace = Pace()
 
     def drop(self, stream: str) -> None:
         self.dropped.append(stream)

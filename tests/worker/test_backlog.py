@@ -39,9 +39,10 @@ class Wall:
     """The worker's wall clock, in seconds after the camera began."""
 
     now = 0.0
+    began_ms = BEGAN_MS
 
     def __call__(self) -> int:
-        return BEGAN_MS + int(self.now * 1000)
+        return self.began_ms + int(self.now * 1000)
 
 
 def worker_of(
@@ -324,6 +325,10 @@ def test_live_windows_that_wait_too_long_for_the_engine_do_not_hold_up_other_str
         worker.read_metadata(1)
     a = worker.partition.streams["a"]
     assert a.windows_waiting == 2
+    began, wall.began_ms = wall.began_ms, wall.began_ms + 7_200_000
+    worker.partition.full()
+    assert not a.overrun, "the camera's clock is two hours behind the worker's, or that one was set"
+    wall.began_ms = began
     wall.now = 30.0
     if policy != "skip=20":
         assert worker.partition.full() == (True, True)

@@ -11,11 +11,13 @@ from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, TopicPartition
 
 from codecflow.errors import KafkaError
-from codecflow.kafka.clients import admin_client
+from codecflow.kafka.clients import admin_client, transactional_producer
+from codecflow.kafka.failures import TopicsError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of
+from codecflow.worker import read_progress
 from codecflow.worker.consumer import GroupConsumer
 from codecflow.worker.partition import Partition
 from codecflow.worker.read_progress import Progress
@@ -132,6 +134,7 @@ def test_requests_that_fail_while_partitions_are_assigned_are_repeated(
             self._client = client
 
         def __getattr__(self, name: str) -> Any:
+            assert name != "list_topics", "confluent-kafka aborts at the next callback if called within one"
             return self._flaky if name == failing else getattr(self._client, name)
 
         def _flaky(self, *arguments: Any, **options: Any) -> Any:
@@ -155,6 +158,7 @@ def test_requests_that_fail_while_partitions_are_assigned_are_repeated(
 
     class Hopeless:
         def __getattr__(self, name: str) -> Any:
+            assert name != "list_topics"
             return getattr(client if name == failing else real, name)
 
     monkeypatch.setattr(hopeless.consumer, "_consumer", Hopeless())
@@ -188,7 +192,7 @@ def test_errors_of_the_client_are_one_line(kafka_settings: KafkaSettings, monkey
 def test_the_lag_includes_what_arrives_while_a_partition_is_paused(kafka_settings: KafkaSettings) -> None:
     """The client itself only learns of new records by fetching them."""
     number = partition_of("a", 3)
-    paused = SimpleNamespace(positions=(0, 0), read_until=lambda *_: None)
+    paused = SimpleNamespace(positions=(0, 0), read_until=lambda *_: None, hold=lambda *_: None)
     progress = Progress(kafka_settings, every_s=0.1)
 
     def lag_is(count: int) -> bool:
@@ -202,3 +206,46 @@ def test_the_lag_includes_what_arrives_while_a_partition_is_paused(kafka_setting
             until(lambda: lag_is(count), what="the lag")  # noqa: B023
     paused.positions = (3, 0)
     assert lag_is(0)
+
+
+def test_an_open_transaction_of_another_program_and_a_topic_that_is_deleted(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records after the transaction's first one will come: what waits for them must not be given up."""
+    monkeypatch.setattr(read_progress, "_HELD_S", 0.3)
+    monkeypatch.setattr(read_progress, "_MISSING_S", 0.3)
+    packets, number = kafka_settings.topics.packets, partition_of("a", 3)
+    held = {0: 0.0, 1: 0.0}
+    partition = SimpleNamespace(positions=(0, 0), read_until=lambda *_: None, hold=held.__setitem__)
+    progress = Progress(kafka_settings, every_s=0.1)
+
+    def update() -> bool:
+        progress.update({number: cast(Partition, partition)})
+        return True
+
+    other = transactional_producer(kafka_settings, f"{kafka_settings.topic_prefix}-another-program")
+    other.init_transactions(30)
+    other.begin_transaction()
+    other.produce(packets, key=b"a", value=b"x")
+    other.flush(30)
+    until(lambda: update() and held[0] > 0, what="the transaction is noticed")
+    assert progress.lag == 1
+    assert held[1] == 0
+    other.abort_transaction(30)
+    until(lambda: update() and held[0] == 0, what="its end is noticed")
+    admin = admin_client(kafka_settings)
+    admin.delete_topics([packets])[packets].result(30)
+    with pytest.raises(TopicsError, match=rf"topic {packets} is missing: run: codecflow topics create"):
+        until(lambda: not update(), what="the topic is missed")
+
+
+def test_a_member_that_the_group_does_not_take_says_why(kafka_settings: KafkaSettings) -> None:
+    worker = Member(kafka_settings)
+    until(worker.polled, what="its partitions")
+    other = Member(replace(kafka_settings, properties={"partition.assignment.strategy": "roundrobin"}))
+    with pytest.raises(
+        KafkaError, match=f"group {kafka_settings.worker_group}: .*Inconsistent group protocol: its members"
+    ):
+        until(lambda: other.polled() and worker.polled() and False, what="the refusal")
+    for member in (worker, other):
+        member.consumer.close()

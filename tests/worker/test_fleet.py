@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -16,6 +18,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from codecflow import subscriber
+from codecflow.errors import KafkaError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
@@ -24,6 +27,7 @@ from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import create_topics, partition_of
 from codecflow.keep.config import KeepConfig
 from codecflow.localkafka.daemon import LocalKafka
+from codecflow.localkafka.files import BrokerFiles
 from codecflow.messages import Question, decode_dead_letter, encode_metadata, encode_packet
 from codecflow.vlm.families import Family
 from codecflow.worker.settings import Limits, WhenBehind
@@ -32,6 +36,7 @@ from codecflow.worker.window_plan import WindowPlan
 from .memory import Published, encode_clip, publish
 from .running import Running, once, results, send, until
 
+QUICK_BROKER = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 PLAN = WindowPlan.of(4, 2, 1)
 KEEP = KeepConfig("replenish", Fraction(1), period_s=Fraction(2))
 
@@ -214,16 +219,21 @@ def test_a_live_backlog_is_skipped_to_the_newest_keyframe(
     assert lines[0].startswith("stream 'camera': 5")
 
 
+def pid_of(broker: LocalKafka) -> int:
+    """The broker's own process, not its guard's."""
+    return BrokerFiles(broker.data_dir).running_pids()[-1]
+
+
 @contextmanager
 def slow(broker: LocalKafka) -> Iterator[None]:
     """The broker is suspended four fifths of the time."""
-    over = threading.Event()
+    over, pid = threading.Event(), pid_of(broker)
 
     def hamper() -> None:
         while not over.is_set():
-            os.kill(broker.broker.pid, signal.SIGSTOP)
+            os.kill(pid, signal.SIGSTOP)
             over.wait(0.8)
-            os.kill(broker.broker.pid, signal.SIGCONT)
+            os.kill(pid, signal.SIGCONT)
             over.wait(0.2)
 
     thread = threading.Thread(target=hamper)
@@ -235,10 +245,16 @@ def slow(broker: LocalKafka) -> Iterator[None]:
         thread.join()
 
 
-def test_a_broker_that_answers_slowly_delays_results_and_loses_none(
+def fill_disk(broker: LocalKafka) -> None:
+    """All further writes of the broker fail, so that it halts."""
+    pid = pid_of(broker)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (1, resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]))
+
+
+def test_a_broker_that_answers_slowly_or_whose_disk_is_full_delays_results_and_loses_none(
     tmp_path: Path, family: Family, small: Published
 ) -> None:
-    with LocalKafka(tmp_path / "kafka") as broker:
+    with LocalKafka(tmp_path / "kafka", properties=QUICK_BROKER) as broker:
         settings = KafkaSettings(broker.bootstrap_servers, "slow")
         create_topics(settings, partitions=1)
         send(settings, named(small, "a"))
@@ -247,8 +263,20 @@ def test_a_broker_that_answers_slowly_delays_results_and_loses_none(
         with slow(broker):
             send(settings, *(named(small, stream) for stream in "bcd"))
             until(lambda: worker.summary.windows == 12, 300, what="windows while it is slow")
-        worker.stop()
-        assert once(results(settings)).keys() == {(s, 1, k, "person") for s in "abcd" for k in range(3)}
+        fill_disk(broker)
+        filling = RecordSender(settings)
+        filling.send(Record(settings.topics.dead_letter, b"x", bytes(1000), "what fills the disk"))
+        with pytest.raises(KafkaError, match="not acknowledged"):
+            filling.flush(within_s=5)
+        until(lambda: not broker.running(), what="the end of a broker that cannot write")
+        folder = broker.data_dir
+    with ThreadPoolExecutor(1) as background:
+        sending = background.submit(send, settings, *(named(small, stream) for stream in "ef"))
+        with LocalKafka(folder, properties=QUICK_BROKER):
+            sending.result(240)
+            until(lambda: worker.summary.windows == 18, what="windows after the disk has room again")
+            worker.stop()
+            assert once(results(settings)).keys() == {(s, 1, k, "person") for s in "abcdef" for k in range(3)}
 
 
 def test_a_question_that_cannot_be_answered_is_an_error_of_its_own(

@@ -17,7 +17,17 @@ from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.topics import partition_of
-from codecflow.messages import StreamState, WindowGrid, encode_metadata, encode_packet, encode_state
+from codecflow.messages import (
+    Question,
+    StreamDescription,
+    StreamState,
+    WindowGrid,
+    encode_metadata,
+    encode_packet,
+    encode_state,
+    encode_stream,
+)
+from codecflow.subscriber.questions import read_description
 from codecflow.vlm.families import Family
 from tests.conftest import PARTITIONS
 
@@ -100,6 +110,8 @@ def test_states_and_descriptions_of_others_are_no_reason_to_stop_and_can_be_remo
         for state, partition in states:
             key, value = encode_state(state)
             sender.send(Record(names.state, key, value, "forged", partition=partition))
+        misplaced = encode_stream(StreamDescription("a", (Question("x", "Which of two partitions counts?", "yes-no"),)))
+        sender.send(Record(names.streams, *misplaced, "misplaced", partition=other))
         for key in keys:
             for topic in (names.state, names.streams):
                 sender.send(Record(topic, key, b'{"v":1,"questions":[]}', "foreign", partition=other))
@@ -114,9 +126,10 @@ def test_states_and_descriptions_of_others_are_no_reason_to_stop_and_can_be_remo
     run = CliRunner()
     said = run.invoke(build(), ["topics", "clean", "--dry-run", *at]).stdout
     # The worker has written a good state of "a" to the correct partition.
-    assert said.splitlines()[-1] == f"{2 + 2 * len(keys)} records to remove"
+    assert said.splitlines()[-1] == f"{3 + 2 * len(keys)} records to remove"
     assert all(line.isprintable() for line in said.splitlines())
-    assert len(find_unusable(kafka_settings)) == 2 + 2 * len(keys)
+    assert len(find_unusable(kafka_settings)) == 3 + 2 * len(keys)
+    assert read_description(kafka_settings, "a").questions == ()
     assert run.invoke(build(), ["topics", "clean", *at]).exit_code == 0
     assert find_unusable(kafka_settings) == []
     again = Running(kafka_settings, family)

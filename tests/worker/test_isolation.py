@@ -16,13 +16,15 @@ import torch
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.keep.config import KeepConfig
-from codecflow.messages import DeadLetter, EndOfEpoch
+from codecflow.messages import CodedPicture, DeadLetter, EndOfEpoch, PictureMetadata
 from codecflow.worker import sampler as sampling
 from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Window
 
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
 from .picture_inputs import BAD_SIZE
+
+Documents = list[PictureMetadata | EndOfEpoch]
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
@@ -140,6 +142,45 @@ def test_a_camera_without_keyframes_says_so(published: Published, tmp_path: Path
     lines = [line for line in worker.said if "no keyframe for 30 s" in line]
     assert len(lines) == 1
     assert "keyframe interval" in lines[0]
+
+
+def mislabelled(pictures: list[CodedPicture], documents: Documents) -> Published:
+    return [replace(picture, codec="hevc") for picture in pictures], documents
+
+
+def of_another_size(pictures: list[CodedPicture], documents: Documents) -> Published:
+    return [replace(picture, width=8192, height=8192) for picture in pictures], documents
+
+
+def of_another_clock(pictures: list[CodedPicture], documents: Documents) -> Published:
+    return [replace(picture, time_base=picture.time_base * 2) for picture in pictures], documents
+
+
+def without_signals(pictures: list[CodedPicture], documents: Documents) -> Published:
+    return pictures, [replace(one, signal=None) if isinstance(one, PictureMetadata) else one for one in documents]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "seconds"),
+    [
+        (mislabelled, "undecodable", 40),
+        (of_another_size, "undecodable", 40),
+        (of_another_clock, "mismatch", 40),
+        (without_signals, "no-signal", 170),
+    ],
+)
+def test_a_stream_that_gives_no_frames_says_why(
+    change: Callable[[list[CodedPicture], Documents], Published],
+    code: str,
+    seconds: int,
+    published: Published,
+    tmp_path: Path,
+) -> None:
+    pictures, documents = change(*publish(encode_clip(tmp_path / "bad.mp4", seconds, fps=2, gop=4), "bad"))
+    worker, windows = run(Topics().add(pictures, documents).add(*published), published)
+    assert {window.error and window.error.code for window in windows} == {code}
+    (line,) = [line for line in worker.said if "'bad'" in line]
+    assert "see what its camera sends, and restart its producer" in line
 
 
 def test_an_epoch_of_the_far_future_is_refused_and_others_go_on(published: Published) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from codecflow import subscriber
 from codecflow.kafka.records import Record
@@ -17,7 +19,9 @@ from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.messages import DeadLetter, Question, decode_dead_letter, encode_packet
+from codecflow.vlm.engine import Engine
 from codecflow.vlm.families import Family
+from codecflow.vlm.work import Frame, StreamWork
 from codecflow.worker.dead_letter_queue import DeadLetters
 from codecflow.worker.service import Worker
 from codecflow.worker.stuck import StuckDetector
@@ -201,24 +205,32 @@ def test_a_loop_that_stands_still_shows_its_stacks_once_and_is_ended(capfd: pyte
     assert stacks.count("in the_loop_that_is_stuck") == 1
 
 
-def test_long_answers_in_the_first_batch_are_not_taken_for_a_frozen_engine() -> None:
-    """Otherwise one stream's question would end each worker that starts with it."""
-    asked = {"a": (Question("scene", "What is there?", max_tokens=720),) * 2, "b": (Question("p", "?", "yes-no"),)}
-    started = time.monotonic() - 200
-    engine = SimpleNamespace(since=started, longest_s=0.0)
-    worker = SimpleNamespace(
-        _answering=SimpleNamespace(time=engine),
-        _batch=SimpleNamespace(questions=asked),
-        _settings=SimpleNamespace(stuck_after_s=180.0),
-    )
-    busy: Any = Worker._busy
-    assert busy(worker) == []
-    engine.since = started - 400
-    ((what, since),) = busy(worker)
-    assert what == "a batch of the engine"
-    assert since == engine.since + 2 * 180
-    engine.longest_s, engine.since = 10.0, started  # batch durations are known by now
-    assert busy(worker) == [("a batch of the engine", started)]
+def test_long_answers_are_not_taken_for_a_frozen_engine(family: Family) -> None:
+    """Otherwise one stream's question would end each worker that has it."""
+    engine, began = Engine(family), list[float]()
+    worker: Any = SimpleNamespace(_answering=SimpleNamespace(pace=engine.pace))
+    assert Worker._busy(worker) == []
+    engine.pace.begin()
+    ((what, since),) = Worker._busy(worker)
+    assert what == "a forward of the engine"
+    beat = engine.answers._beat
+
+    def beat_and_note() -> None:
+        beat()
+        assert engine.pace.at is not None
+        began.append(engine.pace.at)
+
+    engine.answers._beat = beat_and_note
+    frame = Frame(0, 0.0, np.ones(16, bool), torch.zeros(112, 112, 3, dtype=torch.uint8), (112, 112), anchor=True)
+    question = Question("scene", "What is there?", max_tokens=8)
+    engine.step([StreamWork("a", [frame], 0, (question,))])
+    assert len(began) == 7, "a forward for each token after the first one"
+    assert [since, *began] == sorted({since, *began})
+    assert engine.pace.longest_s > 0
+    engine.pace.at = time.monotonic() - 5.1 * engine.pace.longest_s
+    assert Worker._busy(worker) == [("a forward of the engine", engine.pace.at)]
+    engine.pace.end()
+    assert Worker._busy(worker) == []
 
 
 def test_a_frozen_engine_ends_the_worker_with_stacks(
@@ -229,7 +241,7 @@ def test_a_frozen_engine_ends_the_worker_with_stacks(
     send(kafka_settings, publish(clip, "a"))
     status, _, errors = process.end()
     assert status == 6
-    assert "a batch of the engine has not finished" in errors
+    assert "a forward of the engine has not finished" in errors
     assert "in frozen_step" in errors
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -10,14 +12,19 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions
 
 from codecflow import subscriber
+from codecflow.errors import KafkaError
 from codecflow.kafka.clients import require_broker
 from codecflow.kafka.failures import BrokersGoneError
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.kafka.topics import create_topics
 from codecflow.keep.config import KeepConfig
+from codecflow.lifecycle import GracefulStop
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.messages import EventRule, Question, decode_masks, decode_state
+from codecflow.producer.options import ProduceOptions
+from codecflow.producer.run import produce
+from codecflow.producer.summary import Summary as ProducerSummary
 from codecflow.tools.bench.stub_engine import StubEngine
 from codecflow.vlm.families import Family
 from codecflow.worker.window_plan import WindowPlan
@@ -223,6 +230,7 @@ def test_a_still_scene_is_answered_from_its_background_and_repeated_until_it_cha
 def test_brokers_that_are_gone_end_the_worker_and_a_stop_does_so_sooner(
     tmp_path: Path, family: Family, clip: Path
 ) -> None:
+    stop_camera, stop_reader, threads = GracefulStop(), threading.Event(), ThreadPoolExecutor(2)
     with LocalKafka(tmp_path / "kafka") as broker:
         settings = KafkaSettings(broker.bootstrap_servers, "gone", give_up_after_s=2.0)
         create_topics(settings, partitions=1)
@@ -233,12 +241,24 @@ def test_brokers_that_are_gone_end_the_worker_and_a_stop_does_so_sooner(
         busy = Running(patient, family, engine=StubEngine(family, 0.5), until_end=False)
         until(lambda: worker.summary.partitions == 1, what="a partition")
         until(lambda: 0 < busy.summary.windows < 10, what="some of the answers")
+        playing = ProducerSummary("b", str(clip))
+        options = ProduceOptions(loop=True)
+        camera = threads.submit(produce, patient, str(clip), "b", options, stop_camera, summary=playing)
+        until(lambda: playing.pictures > 0, what="a picture of the camera")
+        follower = subscriber.Follower(patient, from_beginning=True, stopping=stop_reader.is_set)
+        reader = threads.submit(list, follower)
     busy.request_stop()
+    stop_camera.request()
+    stop_reader.set()
     until(lambda: worker.error is not None, what="the end of the worker")
     with pytest.raises(BrokersGoneError, match="giving up"):
         worker.join()
     until(lambda: busy.done, what="the end of the stopped worker, long before it gives up")
     assert busy.error is None or "stopping" in str(busy.error), busy.error
+    with pytest.raises(KafkaError, match="stopping"):
+        camera.result(120)
+    with pytest.raises(KafkaError, match=r"topic stopped.results: .* within"):
+        reader.result(120)
 
 
 def test_epochs_follow_each_other(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:

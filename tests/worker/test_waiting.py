@@ -127,6 +127,53 @@ def test_what_waits_for_a_lost_partner_is_given_up_once_the_other_topic_is_read(
     worker.partition.expire()
     assert join.packets_waiting == 0
     assert worker.counts["a"]["no-partner"] == 70
+    (line,) = worker.said
+    assert line.startswith(
+        "stream 'a': 70 pictures dropped: their metadata did not arrive (metadata[0] is read to its end)"
+    )
+
+
+def test_a_topic_that_an_open_transaction_holds_back_is_not_read_to_its_end(published: Published) -> None:
+    pictures, documents = published
+    clock, committed = Clock(), Committed()
+    topics = Topics().add(pictures[:50], documents)
+    worker = Worker(topics, committed, PLAN, KEEP, Limits(partner_s=10), clock)
+    worker.read_packets(50)
+    worker.read_metadata(len(documents))
+    for clock.now in range(0, 40, 5):
+        worker.partition.hold(0, clock.now)
+        read_to_the_end(worker, clock)
+        worker.partition.expire()
+    assert worker.said == [
+        "packets[0]: an open transaction of another program has held back all later records for 25 s; find and end it with: "
+        "kafka-transactions.sh find-hanging"
+    ]
+    worker.partition.hold(0, 0.0)
+    topics.add(pictures[50:], [])
+    worker.run()
+    assert {k for _, _, k in committed.answered} == set(range(6))
+    assert worker.counts["a"]["picture-missing"] == 0
+
+
+@pytest.mark.parametrize("there", [0, 1])
+def test_a_stream_of_which_only_one_topic_has_records_is_reported_once_a_minute(
+    published: Published, there: int
+) -> None:
+    """Though it is far from any limit, and its records go on."""
+    pictures, documents = published
+    only = Topics().add(*((pictures, []) if there == 0 else ([], documents[:120])))
+    clock = Clock()
+    worker = Worker(only, Committed(), PLAN, KEEP, Limits(partner_s=10), clock)
+    for _ in range(120):
+        clock.now += 1.0
+        worker.read_packets(1)
+        worker.read_metadata(1)
+        read_to_the_end(worker, clock, 1 - there)
+        worker.partition.expire()
+    there_what, missing = ("pictures", "metadata") if there == 0 else ("metadata", "pictures")
+    lines = [line for line in worker.said if f"'a': only {there_what} have come for" in line]
+    assert len(lines) == 2
+    assert f"their {missing} did not arrive" in lines[0]
 
 
 def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Published) -> None:

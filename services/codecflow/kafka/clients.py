@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -99,7 +100,11 @@ class BrokerWatch:
         if rank == _HUNG_UP:  # at the start it speaks another protocol
             protocol = self._settings.properties.get("security.protocol", "plaintext")
             return f"is security.protocol={protocol} right? check the security properties (--kafka-config, -X)"
-        if rank is not None and rank <= len(_REFUSALS):
+        if rank == _CAUSES.index(ClientError._SSL):
+            return (
+                "check the security properties (--kafka-config, -X), and that its certificate is valid and of this host"
+            )
+        if rank is not None and rank < len(_REFUSALS):
             return "check the security properties (--kafka-config, -X)"
         return "is it running, and is --bootstrap-servers right?"
 
@@ -214,6 +219,17 @@ def require_broker(settings: KafkaSettings, stopping: Callable[[], bool] = lambd
                     f"Kafka at {settings.bootstrap_servers}: no answer within "
                     f"{min(waited_s + 1.0, settings.reach_within_s):.3g} s{watch.because}; {watch.advice}"
                 ) from error
+
+
+def refresh_leaders(client: Producer | Consumer | AdminClient, topics: Iterable[str]) -> None:
+    """Request which brokers lead the partitions of topics, before a request about offsets is repeated.
+
+    librdkafka (2.16) does that by itself after most errors, but not after FENCED_LEADER_EPOCH: once a partition has moved to
+    another broker and back, as after each restart of a broker, a client would ask the former leader for good.
+    """
+    for topic in topics:
+        with suppress(KafkaException):
+            client.list_topics(topic, timeout=1.0)
 
 
 def _producing(settings: KafkaSettings) -> dict[str, Any]:

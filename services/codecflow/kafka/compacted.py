@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from confluent_kafka import Message
 
 from codecflow.errors import MessageError
-from codecflow.messages import DeadLetter, StreamState, decode_state, decode_stream
+from codecflow.messages import DeadLetter, StreamDescription, StreamState, decode_state, decode_stream
 
 from .records import Record, is_future
 from .sending import RecordSender
@@ -62,6 +62,26 @@ def usable_state(record: Message, partitions: int, ends: Ends) -> StreamState:
     return state
 
 
+def usable_description(record: Message, partitions: int) -> StreamDescription | None:
+    """The description in a record of the streams topic, of `partitions` partitions; empty for a tombstone. None: a tombstone
+    of what was never a description.
+
+    Raises MessageError if it is none, or in another partition than its stream's: of two descriptions in different partitions
+    none is the newer one, so readers would disagree.
+    """
+    deleted = record.value() is None
+    try:
+        described = decode_stream(record.key(), record.value())
+        home = partition_of(described.stream, partitions)
+        if record.partition() != home:
+            raise MessageError(f"stream: wrong partition, expected {home}: publish with partitioner murmur2")
+    except MessageError:
+        if deleted:
+            return None
+        raise
+    return described
+
+
 def picture_ends(settings: KafkaSettings, tail: TopicTail) -> dict[int, Ends]:
     """By partition, the ends of packets and metadata, for the partitions of the state topic that `tail` reads. Raises
     KafkaError."""
@@ -74,11 +94,12 @@ def find_unusable(settings: KafkaSettings) -> list[Unusable]:
     partitions = check_topics(settings)
     with TopicTail(settings, settings.topics.streams) as streams, TopicTail(settings, settings.topics.state) as state:
         described, states = newest(streams.catch_up()), newest(state.catch_up())
+        count = streams.partitions
         ends = picture_ends(settings, state)
     found = []
     for record in described:
         try:
-            decode_stream(record.key(), record.value())
+            usable_description(record, count)
         except MessageError as error:
             found.append(_unusable(record, error))
     for record in states:

@@ -25,7 +25,11 @@ class TopicsError(KafkaError):
 
 
 class DeliveryError(KafkaError):
-    """A record that the brokers did not accept."""
+    """A record that the brokers did not accept. `topic`: its topic, if it is known."""
+
+    def __init__(self, message: str, topic: str = "") -> None:
+        super().__init__(message)
+        self.topic = topic
 
 
 class RecordTooLargeError(DeliveryError):

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException, Message, TopicPartition
 from codecflow.errors import KafkaError, MessageError
 from codecflow.lifecycle import Closing
 
-from .clients import BrokerWatch, consumer, require_broker
+from .clients import BrokerWatch, consumer, refresh_leaders, require_broker
 from .failures import TopicsError, client_error, is_retriable, reason
 from .settings import KafkaSettings
 from .topics import partition_of
@@ -125,6 +125,7 @@ class PartitionReader(Closing):
                 if not is_retriable(failed) or time.monotonic() > until:
                     raise self._error(failed) from error
                 time.sleep(0.2)
+                refresh_leaders(self._consumer, [self._topic])
 
     def _error(self, error: ClientError) -> KafkaError:
         return KafkaError(f"topic {self._topic}: {reason(error, self._settings, 'Read', self._topic)}")

@@ -19,6 +19,9 @@ from .settings import KafkaSettings
 
 Headers = list[tuple[str, bytes]]
 
+BATCH_BYTES = 1_000_000
+"""Bytes of a batch of records, to which a topic's `max.message.bytes` applies: librdkafka's `batch.size`."""
+
 PARTITION_OF_KEY = -1
 """librdkafka's "unassigned": the partitioner decides."""
 
@@ -101,9 +104,11 @@ def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings
     size = len(record.value or b"")
     match error.code():
         case ClientError.MSG_SIZE_TOO_LARGE | ClientError.RECORD_LIST_TOO_LARGE | ClientError.INVALID_MSG_SIZE:
+            advice = f"raise max.message.bytes of that topic, to {BATCH_BYTES} at least"
+            if record.topic == settings.topics.packets:
+                advice += " (and message.max.bytes here with -X, beyond 100 MB), or lower the bit rate"
             return RecordTooLargeError(
-                f"{record.what}: {size} bytes are more than topic {record.topic} allows; raise max.message.bytes of that "
-                f"topic (and message.max.bytes here with -X, beyond 100 MB), or lower the bit rate"
+                f"{record.what}: {size} bytes are more than topic {record.topic} allows; {advice}", record.topic
             )
         case ClientError._MSG_TIMED_OUT:
             return BrokersGoneError(
@@ -111,4 +116,4 @@ def delivery_failure(record: Record, error: ClientError, settings: KafkaSettings
                 f"{settings.give_up_after_s:g} s{because}; giving up"
             )
     cause = reason(error, settings, "Write", record.topic)
-    return DeliveryError(f"{record.what}: topic {record.topic} rejected it: {cause}")
+    return DeliveryError(f"{record.what}: topic {record.topic} rejected it: {cause}", record.topic)

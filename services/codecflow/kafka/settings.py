@@ -28,6 +28,8 @@ FIXED_PROPERTIES = frozenset(
         "transactional.id",
     }
 )
+_NO_TEXT = frozenset({"default.topic.config", "logger"})
+"""Like callbacks, properties of the Python client that no text can be given for."""
 _PREFIX = re.compile(r"[A-Za-z0-9._-]{1,180}")
 _SECRET = re.compile(
     r"password|secret|token|credential|oauthbearer\.config|jaas|\.pem$|key\.(data|bytes)", re.IGNORECASE
@@ -96,6 +98,8 @@ class KafkaSettings:
         for name in self.properties:
             if name in FIXED_PROPERTIES:
                 raise ConfigError(f"Kafka property {name}: CodecFlow sets it itself; leave it out")
+            if name.endswith("_cb") or name in _NO_TEXT:
+                raise ConfigError(f"Kafka property {name}: its value is not a text; leave it out")
 
     def __repr__(self) -> str:
         return (

@@ -16,7 +16,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 from codecflow.errors import KafkaError, MessageError
 from codecflow.lifecycle import Closing
 
-from .clients import STOP_WITHIN_S, BrokerWatch, consumer, require_broker
+from .clients import STOP_WITHIN_S, BrokerWatch, consumer, refresh_leaders, require_broker
 from .failures import TopicsError, client_error, is_retriable, reason
 from .settings import KafkaSettings
 from .unreadable import NO_GROUP, REASON, RETRIES, UNREADABLE, RecordSkipper
@@ -77,6 +77,11 @@ class TopicTail(Closing):
             ends = self._offsets(OffsetSpec.latest(), IsolationLevel.READ_COMMITTED)
             self._positions = {key: max(at, ends[key] - newest) for key, at in self._positions.items()}
         self._consumer.assign([TopicPartition(topic, *position) for position in self._positions.items()])
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions are read."""
+        return len(self._partitions)
 
     def catch_up(self, within_s: float = 60.0) -> list[Message]:
         """Every committed record not yet returned, up to the current ends of the partitions.
@@ -176,6 +181,7 @@ class TopicTail(Closing):
                 pass
             self._give_up(began, within_s, "its offsets are unknown")
             time.sleep(0.1)
+            refresh_leaders(self._admin, [topic or self.topic])
 
     def _give_up(self, began: float, within_s: float, what: str, *, progress: bool = False) -> None:
         """Raises KafkaError when it takes too long."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import KafkaError as ClientError
 from confluent_kafka import KafkaException, TopicPartition, murmur2
@@ -21,9 +21,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]  # named in no
 )
 
 from .clients import require_broker
-from .failures import BrokerUnreachableError, TopicsError, client_error
+from .failures import BrokerUnreachableError, TopicsError, client_error, is_retriable
 from .failures import reason as why
+from .records import BATCH_BYTES
 from .settings import KafkaSettings
+
+T = TypeVar("T")
 
 DEFAULT_PARTITIONS = 8
 LARGEST_PICTURE_BYTES = 8 << 20
@@ -147,6 +150,9 @@ def check_topics(settings: KafkaSettings) -> int:
         policy, needed = configs.get(topic, {}).get("cleanup.policy"), CONFIGS[name]["cleanup.policy"]
         if policy is not None and policy != needed:
             faults.append(f"{topic}: cleanup.policy must be {needed}, not {policy}")
+        largest = int(configs.get(topic, {}).get("max.message.bytes", BATCH_BYTES))
+        if largest < BATCH_BYTES and name != "packets":  # producers limit themselves to what that one takes
+            faults.append(f"{topic}: max.message.bytes must be at least {BATCH_BYTES}, not {largest}")
     if faults:
         raise TopicsError(f"topics at {settings.bootstrap_servers}: {'; '.join(faults)}")
     return counts["packets"]
@@ -210,7 +216,7 @@ def _found(client: AdminClient, settings: KafkaSettings) -> dict[str, TopicMetad
 
 def _metadata(client: AdminClient, settings: KafkaSettings) -> ClusterMetadata:
     try:
-        return client.list_topics(timeout=_REQUEST_S)
+        return _retried(lambda: client.list_topics(timeout=_REQUEST_S), settings.reach_within_s)
     except KafkaException as error:
         reason = settings.scrub(client_error(error).str())
         raise BrokerUnreachableError(f"Kafka at {settings.bootstrap_servers}: no list of topics ({reason})") from error
@@ -256,16 +262,37 @@ def _wait_for_leaders(client: AdminClient, settings: KafkaSettings, topics: Sequ
 
 def _configs(client: AdminClient, topics: Sequence[str]) -> dict[str, dict[str, str]]:
     """Configurations by topic; without topics whose configuration this user may not read."""
-    found = {}
-    for resource, done in client.describe_configs([ConfigResource("topic", topic) for topic in topics]).items():
+    resources = [ConfigResource("topic", topic) for topic in topics]
+
+    def described() -> dict[str, dict[str, str]]:
+        found = {}
+        for resource, done in client.describe_configs(resources).items():
+            try:
+                entries = _result(done)
+            except KafkaException as error:
+                if client_error(error).code() != ClientError.TOPIC_AUTHORIZATION_FAILED:
+                    raise
+            else:
+                found[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
+        return found
+
+    try:
+        return _retried(described, _REQUEST_S)
+    except KafkaException as error:
+        reason = client_error(error).str()
+        raise TopicsError(f"topics {topics[0]} and others: their settings cannot be read: {reason}") from error
+
+
+def _retried(request: Callable[[], T], within_s: float) -> T:
+    """The answer to a request, which is repeated while a broker restarts or is cut off. Raises KafkaException."""
+    deadline = time.monotonic() + within_s
+    while True:
         try:
-            entries = _result(done)
+            return request()
         except KafkaException as error:
-            if client_error(error).code() == ClientError.TOPIC_AUTHORIZATION_FAILED:
-                continue
-            raise TopicsError(f"topic {resource.name}: cannot be described: {client_error(error).str()}") from error
-        found[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
-    return found
+            if not is_retriable(client_error(error)) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def _result(done: Future[Any]) -> Any:

@@ -16,12 +16,13 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from codecflow.errors import CodecFlowError, KafkaError, MessageError
 from codecflow.kafka.clients import BrokerWatch, consumer, require_broker
+from codecflow.kafka.compacted import usable_description
 from codecflow.kafka.failures import client_error, is_retriable, reason
 from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
 from codecflow.lifecycle import GracefulStop
-from codecflow.messages import Event, StreamDescription, decode_event, decode_stream
+from codecflow.messages import Event, StreamDescription, decode_event
 from codecflow.storage import Storage
 
 from .figures import NotifierFigures, SinkFigures
@@ -91,9 +92,11 @@ class Notifier:
                 messages = tail.poll(0.5)
                 for message in messages:
                     try:
-                        one = decode_stream(message.key(), message.value())
+                        one = usable_description(message, tail.partitions)
                     except MessageError:
                         continue  # the worker reports it
+                    if one is None:
+                        continue
                     found[one.stream] = one
                     if message.value() is None:
                         del found[one.stream]

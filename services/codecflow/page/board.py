@@ -21,6 +21,7 @@ from confluent_kafka import Message
 
 from codecflow.errors import ConfigError, KafkaError, MessageError
 from codecflow.events.syntax import rule_text
+from codecflow.kafka.compacted import usable_description
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import Rejections, TopicTail
 from codecflow.messages import (
@@ -32,7 +33,6 @@ from codecflow.messages import (
     decode_event,
     decode_masks,
     decode_result,
-    decode_stream,
 )
 
 MAX_STREAMS = 10_000
@@ -223,8 +223,9 @@ class Board:
         found = []
         for message in messages:
             try:
-                described = decode_stream(message.key(), message.value())
-                found.append((described, message.timestamp()[1] if message.value() is None else 0))
+                described = usable_description(message, self._tails[0][0].partitions)
+                if described is not None:
+                    found.append((described, message.timestamp()[1] if message.value() is None else 0))
             except MessageError as error:
                 rejections.add(message, error)
         self._post(lambda: _each(self._describe, found))

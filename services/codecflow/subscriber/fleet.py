@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from confluent_kafka import Message
 
 from codecflow.errors import MessageError
+from codecflow.kafka.compacted import usable_description
 from codecflow.kafka.records import is_future
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
@@ -18,12 +19,10 @@ from codecflow.messages import (
     CameraLost,
     EndOfEpoch,
     Result,
-    StreamDescription,
     StreamState,
     decode_metadata,
     decode_result,
     decode_state,
-    decode_stream,
 )
 
 SILENT_AFTER_S = 10.0
@@ -124,14 +123,15 @@ class Fleet(Closing):
         return self.streams.setdefault(stream, StreamOverview(stream))
 
     def _description(self, message: Message) -> None:
-        if message.value() is None:  # a description that was removed
-            key = (message.key() or b"").decode(errors="replace")
-            if (one := self.streams.get(key)) is not None:
+        description = usable_description(message, self._tails[0][0].partitions)
+        if description is None:
+            return
+        if message.value() is None:  # it was removed
+            if (one := self.streams.get(description.stream)) is not None:
                 one.questions = 0
                 if one.epoch is None and one.last is None:
-                    del self.streams[key]
+                    del self.streams[description.stream]
             return
-        description: StreamDescription = decode_stream(message.key(), message.value())
         self._of(description.stream).questions = len(description.questions)
 
     def _state(self, message: Message) -> None:

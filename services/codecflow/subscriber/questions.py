@@ -16,6 +16,7 @@ from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail, newest_by_key
+from codecflow.kafka.topics import partition_of
 from codecflow.messages import (
     Question,
     StreamDescription,
@@ -32,13 +33,9 @@ ACK_WITHIN_S = 30.0
 
 def read_description(settings: KafkaSettings, stream: str) -> StreamDescription:
     """The current description of `stream`. Raises KafkaError, or MessageError when the stored one has another version."""
-    key = check_stream_id(stream).encode()
-    with TopicTail(settings, settings.topics.streams) as tail:
-        newest = newest_by_key(tail.catch_up())
-    if key not in newest:
-        return StreamDescription(stream)
+    value = _newest(settings, stream)
     try:
-        return decode_stream(key, newest[key])
+        return decode_stream(stream.encode(), value)
     except MessageError as error:
         raise MessageError(
             f"stream {stream}: its questions cannot be read: {error}; to begin again run: codecflow ask {stream} --clear"
@@ -89,11 +86,9 @@ def clear(settings: KafkaSettings, stream: str) -> StreamDescription:
 def delete_description(settings: KafkaSettings, stream: str) -> None:
     """Delete the description of `stream` (questions, rules, zones), even one that cannot be read. Raises ConfigError when
     there is none."""
-    key = check_stream_id(stream).encode()
-    with TopicTail(settings, settings.topics.streams) as tail:
-        if newest_by_key(tail.catch_up()).get(key) is None:
-            raise ConfigError(f"stream {stream}: has no description to delete")
-    _publish(settings, stream, key, None)
+    if _newest(settings, stream) is None:
+        raise ConfigError(f"stream {stream}: has no description to delete")
+    _publish(settings, stream, stream.encode(), None)
 
 
 def question(
@@ -136,6 +131,15 @@ def write(settings: KafkaSettings, description: StreamDescription) -> StreamDesc
     """Publish a description, which applies from the stream's next window on. Raises KafkaError."""
     _publish(settings, description.stream, *encode_stream(description))
     return description
+
+
+def _newest(settings: KafkaSettings, stream: str) -> bytes | None:
+    """The newest record of a stream in its partition, whatever it holds."""
+    key = check_stream_id(stream).encode()
+    with TopicTail(settings, settings.topics.streams) as tail:
+        records = tail.catch_up()
+        home = partition_of(stream, tail.partitions)
+    return newest_by_key(record for record in records if record.partition() == home).get(key)
 
 
 def _publish(settings: KafkaSettings, stream: str, key: bytes, value: bytes | None) -> None:

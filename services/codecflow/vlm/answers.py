@@ -9,7 +9,7 @@ choice   the full log-likelihood of each label, including its end of turn, with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 
@@ -94,13 +94,17 @@ class Request:
 
 
 class Answers:
-    """Answers the questions of all streams in a step together. `batch_tokens`: maximum tokens per forward."""
+    """Answers the questions of all streams in a step together. `batch_tokens`: maximum tokens per forward. `beat` is called
+    before each."""
 
-    def __init__(self, family: Family, pool: KVPool, batch_tokens: int, layers: Layers | None = None) -> None:
+    def __init__(
+        self, family: Family, pool: KVPool, batch_tokens: int, layers: Layers | None, beat: Callable[[], None]
+    ) -> None:
         self.family = family
         self.pool = pool
         self.layers = layers
         self.batch_tokens = batch_tokens
+        self._beat = beat
         self._yes, self._no = (torch.tensor(ids, device=family.device) for ids in _yes_no(family))
         self._unread: list[tuple[list[Request], Tensor]] = []
 
@@ -230,6 +234,7 @@ class Answers:
 
     def _forward(self, batch: Sequence[tuple[Request, tuple[Branch, Run]]]) -> Tensor:
         """Hidden states of new branch tokens in the given order. Branches of one stream share one attention call."""
+        self._beat()
         pack = Pack(self.family, self.pool, self.layers)
         computed = []
         for _, group in groupby(batch, key=lambda piece: piece[0].window.stream):

@@ -30,7 +30,7 @@ from codecflow.vlm.runner import Pack
 from codecflow.vlm.scheduler import Part, Task, batches, forwards, isolated
 from codecflow.vlm.transfer import StageClock
 from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow
-from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
+from codecflow.vlm.work import Answer, Failure, Pace, StreamOutcome, StreamWork
 
 Observer = Callable[[str, Question, Tensor], None]
 
@@ -84,9 +84,10 @@ class Engine:
         self.background = background
         self.batch_tokens, self.batch_patches = batch_tokens, batch_patches
         self.observe = observe
+        self.pace = Pace()
         self.pool = KVPool(family.kv, memory_bytes, self._feature_bytes())
         self.graphs = DecoderGraphs.of(family, self.pool)
-        self.answers = Answers(family, self.pool, batch_tokens, self.graphs)
+        self.answers = Answers(family, self.pool, batch_tokens, self.graphs, self.pace.beat)
         limit = min(position_limit or family.position_limit, family.position_limit)
         prefix = self._read_prefix()
         self.admission = Admission(
@@ -246,6 +247,7 @@ class Engine:
 
     def _see(self, parts: Sequence[Part]) -> None:
         """One packed forward of the ViT."""
+        self.pace.beat()
         frames = [part.frame for part in parts if part.frame is not None]
         patches = self.family.prepare([source for _, source in frames])
         features = torch.split(self.family.encode(patches), patches.tokens)
@@ -275,6 +277,7 @@ class Engine:
 
     def _forward(self, parts: Sequence[Part]) -> None:
         """One packed forward: the tokens to compute of each window, followed by its questions."""
+        self.pace.beat()
         pack = Pack(self.family, self.pool, self.graphs)
         last: list[tuple[Part, Request, int]] = []  # questions, and the packed index of their last token
         trunks: list[tuple[Task, Work]] = []

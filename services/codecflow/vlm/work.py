@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -32,6 +33,34 @@ class Frame:
     anchor: bool = False
     seq: int = 0
     grid: tuple[int, int] = (0, 0)
+
+
+class Pace:
+    """Whether an engine advances, for whoever watches it from another thread: a batch takes long where answers are long, but
+    one forward does not. `at`: when the newest forward of the batch in progress began, in monotonic seconds; None between
+    batches. `longest_s`: the longest time from one forward to the next."""
+
+    __slots__ = ("at", "longest_s")
+
+    def __init__(self) -> None:
+        self.at: float | None = None
+        self.longest_s = 0.0
+
+    def begin(self) -> None:
+        """A batch begins."""
+        self.at = time.monotonic()
+
+    def beat(self) -> None:
+        """A forward begins."""
+        now = time.monotonic()
+        if self.at is not None:
+            self.longest_s = max(self.longest_s, now - self.at)
+        self.at = now
+
+    def end(self) -> None:
+        """The batch is done."""
+        self.beat()
+        self.at = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from codecflow.logs import Notice
 from codecflow.messages import Event, Flops, Frames, Question, Result, ResultError, Tokens
 from codecflow.vlm.families import Family
 from codecflow.vlm.refresh import Refresh
-from codecflow.vlm.work import Answer, Failure, StreamOutcome, StreamWork
+from codecflow.vlm.work import Answer, Failure, Pace, StreamOutcome, StreamWork
 
 from .summary import BusyTime
 from .window_plan import WindowPlan
@@ -36,6 +36,9 @@ class WindowEngine(Protocol):
 
     @property
     def lost(self) -> frozenset[str]: ...
+
+    @property
+    def pace(self) -> Pace: ...
 
     def unchanged(self, work: StreamWork) -> bool: ...
 
@@ -132,6 +135,10 @@ class Answering:
         """Discard what the engine holds of a stream, once the batch in progress is done."""
         self._thread.submit(self._drop_stream, stream).add_done_callback(self._report)
 
+    @property
+    def pace(self) -> Pace:
+        return self._engine.pace
+
     def take_lost(self) -> set[str]:
         """Streams whose window the engine has lost since the last call: refused, evicted, failed. Their next frame must be
         kept whole."""
@@ -210,7 +217,8 @@ class Answering:
         are processed first and become background."""
         if not work:
             return {}
-        before = self._engine.lost
+        before, pace = self._engine.lost, self._engine.pace
+        pace.begin()
         try:
             first = [older[one.stream] for one in work if one.stream in older]
             spent = {outcome.stream: outcome for outcome in self._engine.step(first)} if first else {}
@@ -229,6 +237,8 @@ class Answering:
                 return found
             self._engine.drop(work[0].stream)
             return {work[0].stream: ResultError("failed", f"{type(error).__name__}: {error}")}
+        finally:
+            pace.end()
 
     def _awaits_retry(self, stream: str) -> bool:
         failed = self._failed.get(stream)

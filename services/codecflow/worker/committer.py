@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from .transport import Emitter
 
 _logger = logging.getLogger("codecflow.worker")
+_REPORT_EVERY_S = 60.0
 
 
 def transactional_id(group: str) -> str:
@@ -64,6 +66,7 @@ class Committer:
 
     def __init__(self, emitter: Emitter, topics: TopicNames, policy: str, notice: Callable[[str], None]) -> None:
         self._emitter, self._topics, self._policy, self._notice = emitter, topics, policy, notice
+        self._rejected, self._report_at = 0, 0.0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="committer")
         self.time = BusyTime()
         """Busy time of transactions."""
@@ -129,10 +132,13 @@ class Committer:
         try:
             self._emitter.emit([*records, *optional], offsets, group)
         except DeliveryError as error:
-            if not optional:
+            if error.topic not in (self._topics.masks, self._topics.dead_letter):
                 raise
             # A dead letter must not block the record that it is about, nor a mask the answers.
-            self._notice(f"dead letters and masks were rejected ({error}); {len(optional)} of them are dropped")
+            self._rejected += len(optional)
+            if (now := time.monotonic()) >= self._report_at:
+                self._notice(f"dead letters and masks were rejected ({error}); {self._rejected} of them are dropped")
+                self._rejected, self._report_at = 0, now + _REPORT_EVERY_S
             self._emitter.emit(records, offsets, group)
 
     def _record(

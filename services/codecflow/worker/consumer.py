@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as ClientError
 
 from codecflow.errors import KafkaError
-from codecflow.kafka.clients import BrokerWatch, consumer
+from codecflow.kafka.clients import BrokerWatch, admin_client, consumer
 from codecflow.kafka.failures import TopicsError, client_error, is_retriable, reason
 from codecflow.kafka.retry_deadline import RetryDeadline
 from codecflow.kafka.settings import KafkaSettings
@@ -24,6 +24,12 @@ from .resume import Offsets
 _BATCH = 500
 _REQUEST_S = 10.0
 _FORBIDDEN = (ClientError.GROUP_AUTHORIZATION_FAILED, ClientError.TOPIC_AUTHORIZATION_FAILED)
+_REFUSED_MEMBER = (
+    ClientError.INCONSISTENT_GROUP_PROTOCOL,
+    ClientError.INVALID_SESSION_TIMEOUT,
+    ClientError.GROUP_MAX_SIZE_REACHED,
+    ClientError.FENCED_INSTANCE_ID,
+)
 _OWN = {
     # With equal partition counts, `range` assigns a member the same partitions of both topics; other assignors do not.
     "partition.assignment.strategy": "range",
@@ -94,6 +100,9 @@ class GroupConsumer:
         self._watch = BrokerWatch(settings)
         self._deadline = RetryDeadline(settings, self._watch, stopping)
         self._consumer: Consumer = consumer(settings, settings.worker_group, self._watch, **_OWN)
+        # Not the consumer: within its callbacks, confluent-kafka (2.16) forgets the call in progress when it lists topics,
+        # and aborts the process at the next callback.
+        self._probe = admin_client(settings)
         self._assigned, self._revoked = assigned, revoked
         self._skipper = RecordSkipper(self._consumer)
         self._paused: set[tuple[int, int]] = set()
@@ -133,8 +142,14 @@ class GroupConsumer:
                 skipped.add(place)
             elif failure.code() in (ClientError.UNKNOWN_TOPIC_OR_PART, ClientError._UNKNOWN_TOPIC):
                 raise TopicsError(f"topic {message.topic()} is missing: run: codecflow topics create")
+            elif failure.code() in _REFUSED_MEMBER:
+                raise KafkaError(
+                    f"group {self._settings.worker_group}: {self._settings.scrub(failure.str())}: its members must be "
+                    f"workers with equal partition.assignment.strategy, and session.timeout.ms within the broker's limits"
+                )
             elif failure.fatal() or not (is_retriable(failure) or failure.code() < 0):
-                raise self._error(f"topic {message.topic()}", failure)
+                what = "records cannot be read" if message.topic() is None else f"topic {message.topic()}"
+                raise self._error(what, failure)
         return arrivals
 
     def pause(self, partition: int, full: tuple[bool, bool]) -> None:
@@ -227,7 +242,7 @@ class GroupConsumer:
                 failure = client_error(error)
                 if failure.fatal() or failure.code() in _FORBIDDEN:
                     raise self._error(what, failure) from error
-                self._deadline.check(self._consumer, what, failure.str())
+                self._deadline.check(self._probe, what, failure.str())
             time.sleep(0.2)
 
     def _committed(self, partitions: Iterable[int]) -> dict[int, Offsets]:
@@ -267,7 +282,8 @@ class GroupConsumer:
         if packets != metadata:
             raise KafkaError(
                 f"assigned partitions {packets} of {self.topics[0]} but {metadata} of {self.topics[1]}: one worker must own "
-                f"the same of both; give them equal partition counts, and every worker partition.assignment.strategy=range"
+                f"the same of both; give them equal partition counts, every worker partition.assignment.strategy=range, and "
+                f"see that no other program is in group {self._settings.worker_group}"
             )
         return packets
 

@@ -22,6 +22,9 @@ Key = tuple[int, int]
 _MAX_REPORTED = 100
 """Limit on false ends waiting to be reported."""
 
+_MOST_MISSING = 10_000_000
+"""Pictures counted as missing in one gap: a forged number must not spoil the counter for good."""
+
 _END = 1 << 62
 """As seq: the end of an epoch sorts after all its pictures, whatever picture count it states."""
 
@@ -264,7 +267,7 @@ class StreamJoin:
             if self._next[0] != epoch:
                 yield from self._leave()
                 self._next = (epoch, 0)
-            self._counts["picture-missing"] += max(0, seq - self._next[1])
+            self._counts["picture-missing"] += min(max(0, seq - self._next[1]), _MOST_MISSING)
         self._next, self._open = (epoch, seq + 1), True
         self._counts["picture-missing"] += picture is None
         self._counts["metadata-missing"] += metadata is None
@@ -273,7 +276,7 @@ class StreamJoin:
     def _end(self, epoch: int, pictures: int) -> Iterator[EpochEnd]:
         self._missing_at_end = 0
         if self._next is not None and self._next[0] == epoch:
-            self._missing_at_end = max(0, pictures - self._next[1])
+            self._missing_at_end = min(max(0, pictures - self._next[1]), _MOST_MISSING)
             self._counts["picture-missing"] += self._missing_at_end
             pictures = max(pictures, self._next[1])
         elif self._next is not None:

@@ -42,8 +42,13 @@ T = TypeVar("T", CodedPicture, PictureMetadata | EndOfEpoch | CameraLost)
 PACKETS, METADATA = 0, 1
 """The two topics, as an index of `Offsets`."""
 
+_NAMES = ("pictures", "metadata")
+"""What their records hold."""
+
 _UNPAIRED_AFTER_S = 2.0
 """How long after the other topic was read a stream at its limit keeps records without a counterpart."""
+_HELD_REPORT_S = 20.0
+"""After this long an open transaction that holds back records is reported."""
 _AT_END_S = 5.0
 """A partition counts as read to its end if that was at most this long ago."""
 
@@ -51,12 +56,13 @@ _AT_END_S = 5.0
 @dataclass(frozen=True, slots=True)
 class PartitionSettings:
     """Settings shared by all partitions of a worker. `topics`: names of packets and metadata; `partitions`: how many each
-    has."""
+    has. `check_partitions` is called when a record is in the wrong one; it raises KafkaError if their number has changed."""
 
     topics: tuple[str, str]
     partitions: int
     limits: Limits
     when_behind: WhenBehind
+    check_partitions: Callable[[], None] = lambda: None
 
 
 class Partition:
@@ -89,6 +95,7 @@ class Partition:
         self._read_until = [-math.inf, -math.inf]  # everything that each topic held at this time was read
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
+        self._held = [False, False]  # by an open transaction
         self._deadlock = False  # both topics are paused by records that wait for each other
         self._replaying = True
         self._misplaced: dict[str, bool] = {}
@@ -124,6 +131,7 @@ class Partition:
         picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers), appended_ms)
         if picture is not None:
             stream = self._follow(picture.stream, appended_ms)
+            stream.seen_at[PACKETS] = stream.newest_at
             stream.packet(picture, offset, self._wall_ms(), self.near_end)
 
     def metadata(self, key: bytes | None, value: bytes | None, offset: int, appended_ms: int | None = None) -> None:
@@ -135,6 +143,7 @@ class Partition:
                 stream.observe_lost(document)
                 return
             stream.unpaired = False
+            stream.seen_at[METADATA] = stream.newest_at
             stream.metadata(document, offset, self._wall_ms(), self.near_end)
 
     def failed(self, topic: int, key: bytes | None, offset: int, reason: str) -> None:
@@ -142,8 +151,22 @@ class Partition:
         self._passed(topic, offset)
         self._dead_letter(topic, key, offset, "failed", reason)
 
+    def hold(self, topic: int, held_s: float) -> None:
+        """For how long an open transaction of another program has held back the newest records of a topic; 0: not at all.
+        Until it ends, the topic does not count as read to its end: its pictures or metadata will come."""
+        self._held[topic] = held_s > 0
+        if held_s > _HELD_REPORT_S:
+            name = f"{self._settings.topics[topic]}[{self.number}]"
+            self._reports.notice_throttled(
+                f"held {name}",
+                f"{name}: an open transaction of another program has held back all later records for {held_s:.0f} s; find "
+                f"and end it with: kafka-transactions.sh find-hanging",
+            )
+
     def read_until(self, topic: int, at: float) -> None:
         """All records that the topic (PACKETS or METADATA) held at monotonic time `at` have been read."""
+        if self._held[topic]:
+            return
         self._read_until[topic] = max(self._read_until[topic], at)
 
     def sampled(self, sampled: Sampled) -> bool:
@@ -151,7 +174,7 @@ class Partition:
         stream = self.streams.get(sampled.queue.stream)
         if stream is None or not stream.owns(sampled):
             return False
-        stream.sampled(sampled)
+        stream.sampled(sampled, self._clock())
         for fault in sampled.faults:
             self._dead_letter(PACKETS, stream.name.encode(), fault.packets_offset, "failed", fault.reason)
         self._reports.trouble(stream.name, sampled.trouble)
@@ -202,12 +225,12 @@ class Partition:
         wait for metadata, or of what waits for samplers; whether samplers have work."""
         streams = self.streams.values()
         slow = [stream for stream in streams if stream.queue_full]
-        now_ms = self._wall_ms()
+        now = self._clock()
         for stream in streams:
             # A stream whose sampler is slower than live, or whose windows have waited too long for the engine, must not hold
             # up the others: a stream that has no window ready is not in the engine's next batch.
             too_slow = stream in slow and len(slow) < len(streams)
-            too_late = stream.waits_s(now_ms) > self._settings.when_behind.after_s
+            too_late = stream.waits_s(now) > self._settings.when_behind.after_s
             stream.overrun = stream.may_skip and (too_slow or too_late)
         unanswered = [stream for stream in streams if stream.windows_waiting >= self._limits.windows]
         if everything or any(not stream.overrun for stream in (*slow, *unanswered)):
@@ -215,7 +238,6 @@ class Partition:
             return self._full
         # A paused topic resumes at half of the limit, so that it is not paused at every other record.
         factors = [2 if full else 1 for full in self._full]
-        now = self._clock()
         found = [False, False]
         for stream in streams:
             join = stream.join
@@ -245,21 +267,12 @@ class Partition:
                 continue
             if packets:
                 count = stream.join.drop_packets((limits.pictures - 1) // 2, (limits.stream_bytes - 1) // 2)
-                what, missing = "pictures", "metadata"
             else:
                 count = stream.join.drop_metadata((limits.documents - 1) // 2)
-                what, missing = "metadata", "pictures"
             stream.unpaired, stream.full_since = True, None
             stream.counts["dropped-unpaired"] += count
             if count:
-                self._reports.notice_throttled(
-                    f"unpaired {stream.name}",
-                    f"stream {stream.name!r}: {count} {what} dropped: their {missing} did not arrive "
-                    f"({self._settings.topics[other]}"
-                    f"[{self.number}] is read to its end); see whether its producer may write to both topics",
-                    stream=stream.name,
-                    epoch=stream.newest_epoch,
-                )
+                self._report_unpaired(stream, f"{count} {_NAMES[METADATA - other]} dropped", other)
 
     def expire(self) -> None:
         """Give up what has waited for too long, release idle streams, and report. To be called periodically."""
@@ -270,7 +283,11 @@ class Partition:
             if (packets and self._read_until[METADATA] > since + limits.partner_s) or (
                 metadata and self._read_until[PACKETS] > since + limits.partner_s
             ):
+                alone = PACKETS if packets else METADATA
+                count = stream.join.packets_waiting or stream.join.metadata_waiting
                 stream.give_up(now_ms)
+                self._report_unpaired(stream, f"{count} {_NAMES[alone]} dropped", METADATA - alone)
+            self._report_one_sided(stream)
             if near_end:
                 stream.caught_up(now_ms)
             if (episode := stream.take_episode()) is not None:
@@ -324,6 +341,7 @@ class Partition:
             self._dead_letter(topic, key, offset, "unreadable", str(error))
             return None
         if self._is_misplaced(message.stream):
+            self._settings.check_partitions()
             home = partition_of(message.stream, self._settings.partitions)
             reason = f"wrong partition, expected {home}: publish with partitioner murmur2"
             self._dead_letter(topic, key, offset, "misplaced", reason)
@@ -360,10 +378,35 @@ class Partition:
                 self.states.get(name),
                 self._zones_of(name),
             )
+            stream.seen_at = [self._clock()] * 2
         stream.parked = False
         stream.newest_at = self._clock()
         stream.observe_record(self._wall_ms() if appended_ms is None else appended_ms)
         return stream
+
+    def _report_one_sided(self, stream: Stream) -> None:
+        """Report a stream of which only one topic has new records."""
+        waiting = stream.join.packets_waiting, stream.join.metadata_waiting
+        for there, missing in ((PACKETS, METADATA), (METADATA, PACKETS)):
+            since = stream.seen_at[missing]
+            late = since + self._limits.partner_s
+            if (
+                waiting[there]
+                and not waiting[missing]
+                and stream.seen_at[there] > late
+                and self._read_until[missing] > late
+            ):
+                what = f"only {_NAMES[there]} have come for {self._clock() - since:.0f} s"
+                self._report_unpaired(stream, what, missing)
+
+    def _report_unpaired(self, stream: Stream, what: str, missing: int) -> None:
+        self._reports.notice_throttled(
+            f"unpaired {stream.name}",
+            f"stream {stream.name!r}: {what}: their {_NAMES[missing]} did not arrive ({self._settings.topics[missing]}"
+            f"[{self.number}] is read to its end); see whether its producer may write to both topics",
+            stream=stream.name,
+            epoch=stream.newest_epoch,
+        )
 
     def _report_left_out(self, stream: Stream) -> None:
         """Report records that violate one producer's publishing order, and false ends of epochs."""

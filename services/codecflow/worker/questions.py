@@ -8,10 +8,10 @@ from dataclasses import replace
 from confluent_kafka import Message
 
 from codecflow.errors import MessageError
-from codecflow.kafka.compacted import REMOVE
+from codecflow.kafka.compacted import REMOVE, usable_description
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.kafka.tail import TopicTail
-from codecflow.messages import DeadLetter, Question, Zone, decode_stream
+from codecflow.messages import DeadLetter, Question, Zone
 
 
 class Questions:
@@ -59,16 +59,14 @@ class Questions:
         for record in records:
             key, value, partition = record.key(), record.value(), record.partition()
             try:
-                if value is None:
-                    stream = DeadLetter.key_text(key)
-                    self._questions.pop(stream, None)
-                    self._zones.pop(stream, None)
-                else:
-                    description = decode_stream(key, value)
+                description = usable_description(record, self._tail.partitions)
+                if description is not None:
                     stream = description.stream
                     self._questions[stream] = description.resolved_questions
                     self._zones[stream] = description.zones
-                changed.add(stream)
+                    if value is None:
+                        del self._questions[stream], self._zones[stream]
+                    changed.add(stream)
             except MessageError as error:
                 stream, offset = DeadLetter.key_text(key), record.offset() or 0
                 letter = DeadLetter(self._topic, partition or 0, offset, stream, "unreadable", str(error))

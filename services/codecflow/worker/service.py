@@ -50,9 +50,6 @@ _POLL_S = 0.02
 _BACKPRESSURE_EVERY_S = 0.04
 _PERIODIC_EVERY_S = 0.5
 _COMMIT_EVERY_S = 5.0
-_FIRST_TOKENS = 720
-"""How many tokens of free-text answers extend the time limit of a worker's first batch by one more batch limit. The engine's
-speed is unknown then, and long answers to one stream must not end every worker that starts with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +121,7 @@ class Worker:
             transport.partitions,
             settings.limits,
             settings.when_behind,
+            transport.check_partitions,
         )
         self._read_progress = transport.progress()
         self._owned = Ownership(self._states, self._begin, self._report_plans)
@@ -416,16 +414,12 @@ class Worker:
     def _busy(self) -> list[tuple[str, float]]:
         """What the other threads are doing, and since when."""
         # Transactions are not listed: they abort by themselves when brokers have been down for too long.
-        engine = self._answering.time
-        since = engine.since
-        # A slow engine is not stuck: one batch may be as large as several earlier ones.
-        if since is None or time.monotonic() - since < 5 * engine.longest_s:
+        pace = self._answering.pace
+        since = pace.at
+        # A slow engine is not stuck: one forward may be as large as several earlier ones.
+        if since is None or time.monotonic() - since < 5 * pace.longest_s:
             return []
-        batch = self._batch
-        if not engine.longest_s and batch is not None:  # nor is a first batch of long answers
-            texts = [one for questions in batch.questions.values() for one in questions if one.type == "text"]
-            since += sum(one.max_tokens for one in texts) * self._settings.stuck_after_s / _FIRST_TOKENS
-        return [("a batch of the engine", since)] if since < time.monotonic() else []
+        return [("a forward of the engine", since)]
 
     def _all_ended(self) -> bool:
         partitions = self._owned.partitions.values()

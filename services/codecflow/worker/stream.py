@@ -58,6 +58,7 @@ class Stream:
         """The last committed state."""
         self.ready: deque[Step] = deque()
         """What is to be emitted next, oldest first; each has a window, except perhaps the newest."""
+        self._ready_at: deque[float] = deque()  # since when, in monotonic seconds
         self.taken: deque[Step] = deque()
         """Steps in the engine or in a transaction."""
         self.closed_bytes = 0
@@ -66,6 +67,8 @@ class Stream:
         self.parked = False
         self.newest_at = 0.0
         """When the newest record came, in monotonic seconds."""
+        self.seen_at = [0.0, 0.0]
+        """Likewise, of packets and of metadata."""
         self.full_since: float | None = None
         """Since when it is at a limit of records that wait for their counterparts."""
         self.unpaired = False
@@ -106,11 +109,11 @@ class Stream:
     def windows_waiting(self) -> int:
         return sum(step.window is not None for step in self.ready)
 
-    def waits_s(self, now_ms: int) -> float:
-        """How long ago the newest frame of the oldest window that waits for the engine was captured, in seconds; 0 if none
-        waits."""
-        windows = (step.window for step in self.ready if step.window is not None)
-        return max(((now_ms - window.captured_at_ms) / 1000 for window in windows), default=0.0)
+    def waits_s(self, now: float) -> float:
+        """For how long the oldest window has waited for the engine, in seconds; 0 if none waits. Not since its capture: a
+        camera's clock may be wrong."""
+        steps = zip(self.ready, self._ready_at, strict=True)
+        return next((now - at for step, at in steps if step.window is not None), 0.0)
 
     @property
     def queue_full(self) -> bool:
@@ -210,8 +213,9 @@ class Stream:
             self._zones = zones
             self._pool.push(self._queue, SetZones(zones))
 
-    def sampled(self, sampled: Sampled) -> None:
-        """Take over its sampler's output. A step without a window is merged with the one before or after it."""
+    def sampled(self, sampled: Sampled, now: float) -> None:
+        """Take over its sampler's output, at monotonic time `now`. A step without a window is merged with the one before or
+        after it."""
         self.counts.update(sampled.counts)
         for step in sampled.steps:
             self.closed_bytes += step.nbytes
@@ -222,12 +226,14 @@ class Stream:
                 self.ready[-1] = Step(step.state, before.window or step.window, step.last, before.nbytes + step.nbytes)
             else:
                 self.ready.append(step)
+                self._ready_at.append(now)
 
     def take(self) -> Step | None:
         """The next step to be emitted, if there is one."""
         if not self.ready:
             return None
         self.taken.append(self.ready.popleft())
+        self._ready_at.popleft()
         return self.taken[-1]
 
     def decide(self, answered: Answered, questions: Sequence[Question], now_ms: int) -> Answered:

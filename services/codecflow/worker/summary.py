@@ -28,13 +28,12 @@ class StreamFigures:
 
 class BusyTime:
     """How long one thread has been busy, in seconds of wall clock and of CPU: a context manager, entered by that thread
-    only. Work in progress counts towards the former. `since`: when the work in progress began, in monotonic seconds.
-    `longest_s`: the longest finished piece of work."""
+    only. Work in progress counts towards the former. `since`: when the work in progress began, in monotonic seconds."""
 
-    __slots__ = ("_cpu_at", "_wall_s", "cpu_s", "longest_s", "since")
+    __slots__ = ("_cpu_at", "_wall_s", "cpu_s", "since")
 
     def __init__(self) -> None:
-        self._wall_s = self.cpu_s = self._cpu_at = self.longest_s = 0.0
+        self._wall_s = self.cpu_s = self._cpu_at = 0.0
         self.since: float | None = None
 
     def __enter__(self) -> None:
@@ -51,7 +50,6 @@ class BusyTime:
         assert self.since is not None
         took_s, self.since = time.monotonic() - self.since, None
         self._wall_s += took_s
-        self.longest_s = max(self.longest_s, took_s)
         self.cpu_s += time.thread_time() - self._cpu_at
 
     def lap(self, every_s: float = 0.25) -> None:

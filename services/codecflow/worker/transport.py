@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 from confluent_kafka import TopicPartition
 
+from codecflow.kafka.failures import BrokerUnreachableError, TopicsError
+from codecflow.kafka.partition_reader import partitions_of
 from codecflow.kafka.records import Record
 from codecflow.kafka.settings import KafkaSettings, TopicNames
 from codecflow.kafka.topics import check_topics
@@ -19,6 +24,8 @@ from .partition import Partition
 from .questions import Questions
 from .read_progress import Progress
 from .resume import Offsets, States, read_states
+
+_CHECK_EVERY_S = 10.0
 
 Assigned = Callable[[dict[int, Offsets]], dict[int, Offsets]]
 Revoked = Callable[[list[int], bool], None]
@@ -90,6 +97,8 @@ class Transport(Protocol):
 
     def progress(self) -> ReadProgress: ...
 
+    def check_partitions(self) -> None: ...
+
 
 class KafkaTransport:
     """Real brokers. Raises KafkaError when they or the topics are not set up correctly. `stopping`: whether the worker is to
@@ -99,6 +108,7 @@ class KafkaTransport:
         self._settings, self._stopping = settings, stopping
         self.topics = settings.topics
         self.partitions = check_topics(settings)
+        self._checked_at = -math.inf
 
     def consumer(self, assigned: Assigned, revoked: Revoked, notice: NoticeHandler) -> RecordConsumer:
         return GroupConsumer(self._settings, assigned, revoked, notice, self._stopping)
@@ -119,3 +129,17 @@ class KafkaTransport:
 
     def progress(self) -> ReadProgress:
         return Progress(self._settings)
+
+    def check_partitions(self) -> None:
+        """Raises TopicsError when the partition count has changed since the start: a record in what seems to be the wrong
+        partition of its stream is then in the right one. Asks the brokers once in a while only."""
+        if time.monotonic() < self._checked_at + _CHECK_EVERY_S:
+            return
+        self._checked_at = time.monotonic()
+        with suppress(BrokerUnreachableError):
+            count = partitions_of(self._settings, self.topics.packets)
+            if count != self.partitions:
+                raise TopicsError(
+                    f"topic {self.topics.packets} has {count} partitions now, and had {self.partitions} when this worker "
+                    f"started: streams have moved to other partitions; restart all workers and producers"
+                )

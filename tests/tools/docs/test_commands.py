@@ -104,6 +104,13 @@ def test_there_are_commands_to_check() -> None:
     assert len(list(commands((ROOT / "README.md").read_text(encoding="utf-8")))) >= 15
 
 
+def test_no_command_shows_a_password() -> None:
+    """Whoever may list the machine's processes reads command lines."""
+    for page in PAGES:
+        for words in commands(page.read_text(encoding="utf-8")):
+            assert not any(re.search(r"://[^/@]*:[^/@]*@|password=", word) for word in words), (page, words)
+
+
 def test_a_wrong_option_would_be_found() -> None:
     (words,) = commands("Try\n\n    codecflow ask gate 'A?' --yesno\n\nand see.")
     with pytest.raises(Exception, match="yesno"):

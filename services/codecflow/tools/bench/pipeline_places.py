@@ -105,6 +105,9 @@ class WatchedTransport:
     def progress(self) -> ReadProgress:
         return self._inner.progress()
 
+    def check_partitions(self) -> None:
+        self._inner.check_partitions()
+
     def emitter(self) -> Emitter:
         return _WatchedEmitter(self._inner.emitter(), self.topics.results, self.committed)
 

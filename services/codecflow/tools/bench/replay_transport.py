@@ -58,6 +58,9 @@ class ReplayTransport:
     def states(self, numbers: Sequence[int], dead_letter: DeadLetterHandler, notice: NoticeHandler) -> States:
         return {number: {} for number in numbers}
 
+    def check_partitions(self) -> None:
+        """Their number is fixed."""
+
     def progress(self) -> ReadProgress:
         return _ReadProgress(self._log)
 

@@ -15,7 +15,7 @@ from codecflow.vlm.families import FAMILIES, Family
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.shapes import shape_by_name
 from codecflow.vlm.tiny.internvl import tiny_internvl
-from codecflow.vlm.work import Answer, StreamOutcome, StreamWork
+from codecflow.vlm.work import Answer, Pace, StreamOutcome, StreamWork
 
 
 class StubEngine:
@@ -23,6 +23,7 @@ class StubEngine:
 
     def __init__(self, family: Family, seconds: float) -> None:
         self.family, self.refresh = family, Refresh.parse("none")
+        self.pace = Pace()
         self._seconds = seconds
         self._kept: dict[str, deque[tuple[int, int]]] = {}  # (slot, tokens kept) of each frame
 
@@ -41,8 +42,12 @@ class StubEngine:
         return False
 
     def step(self, work: Sequence[StreamWork]) -> list[StreamOutcome]:
-        time.sleep(self._seconds * len(work))
-        return [self._answer(one) for one in work]
+        answered = []
+        for one in work:
+            self.pace.beat()
+            time.sleep(self._seconds)
+            answered.append(self._answer(one))
+        return answered
 
     def _answer(self, work: StreamWork) -> StreamOutcome:
         frames = self._kept.setdefault(work.stream, deque())

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from confluent_kafka import ElectionType, TopicPartition
+
 from codecflow import subscriber
 from codecflow.kafka.clients import producer, require_broker
 from codecflow.kafka.settings import KafkaSettings
@@ -138,6 +140,14 @@ def _restart_brokers(stage: Stage) -> None:
         _until_in_sync(stage)
 
 
+def _move_leaders(stage: Stage) -> None:
+    """Partitions are led by their preferred brokers again, as the controller sees to every five minutes."""
+    client = require_broker(stage.settings)
+    topics = client.list_topics(timeout=20).topics
+    places = [TopicPartition(name, number) for name, topic in topics.items() for number in topic.partitions]
+    client.elect_leaders(ElectionType.PREFERRED, places).result(60)
+
+
 def _fill_disk(stage: Stage) -> None:
     """The broker halts; space is freed a while later."""
     number = stage.broker()
@@ -203,6 +213,7 @@ KINDS: Mapping[str, Callable[[Stage], None]] = {
     "refuse": _disturb(Mode.REFUSE, 5, 25),
     "restart-worker": _restart_worker,
     "restart-brokers": _restart_brokers,
+    "move-leaders": _move_leaders,
     "join-worker": _join_worker,
     "slow": _disturb(Mode.SLOW, 8, 15),
     "disk-full": _fill_disk,
