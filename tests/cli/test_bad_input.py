@@ -108,6 +108,24 @@ def test_an_address_in_a_file_is_read_and_kept_secret(refused: Refused, tmp_path
     assert "first line is empty" in refused(2, *produce, f"@{tmp_path}/empty.txt")
 
 
+@pytest.mark.parametrize(
+    ("status", "command"),
+    [
+        (2, ("produce", "@{}", "--stream", "gate")),
+        (3, ("produce", "./{}", "--stream", "gate")),
+        (2, ("history", "gate", "-o", "{}/answers.csv")),
+        (2, ("clip", "gate", "--from", "0", "--to", "1", "-o", "{}/clip.mp4")),
+        (2, ("notify", "{}")),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_a_path_that_cannot_even_be_looked_up_is_one_line(
+    refused: Refused, status: int, command: tuple[str, ...]
+) -> None:
+    """As a path through a folder of another user, which a test that runs as root can look into."""
+    refused(status, *(word.format("x" * 300) for word in command))
+
+
 FORMS = [
     "rtsp://user:{}@127.0.0.1:1/x",
     "http://127.0.0.1:1/x?token={}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -163,6 +164,17 @@ def test_a_port_that_is_taken_is_refused() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match="in use"):
             MonitoringServer(str(port), Health, lambda: ())
+
+
+def test_clients_that_leave_before_the_answer_leave_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a probe does whose time is up while the process is frozen."""
+    with MonitoringServer("0", lambda: Health(started=True), lambda: ()) as server:
+        for path in ("/livez", "/metrics") * 5:
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close resets
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert get(server, "/livez") == (200, "alive\n")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_other_paths_name_those_that_there_are() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -70,9 +71,9 @@ def clip(
     elif (begin, end, epoch, zone) != (None, None, None, None):
         raise ConfigError("clip: --event replaces --from, --to, --epoch and --zone")
     path = out or Path(f"{stream.replace(':', '_')}.mp4")
-    if path.exists() and not force:
+    if os.path.exists(path) and not force:
         raise ConfigError(f"{path}: already exists; choose another name with -o, or overwrite it with --force")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(f"{path}: there is no folder {path.parent}")
     settings = kafka_settings(bootstrap_servers, topic_prefix, properties, kafka_config)
     with Recording(settings, stream) as recording:

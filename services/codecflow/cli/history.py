@@ -131,9 +131,9 @@ def _writing(out: Path | None, force: bool) -> Iterator[Path | None]:
     if out is None:
         yield None
         return
-    if out.exists() and not force:
+    if os.path.exists(out) and not force:
         raise ConfigError(f"{out}: already exists; choose another name with -o, or overwrite it with --force")
-    if not out.parent.is_dir():
+    if not os.path.isdir(out.parent):
         raise ConfigError(f"{out}: there is no folder {out.parent}")
     part = out.with_name(f".{out.name}.{os.getpid()}.part").absolute()
     try:

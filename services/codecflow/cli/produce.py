@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -176,7 +177,7 @@ def _named_in_file(source: str) -> str:
     from codecflow.errors import ConfigError
 
     name = Path(source[1:])
-    if not source.startswith("@") or (Path(source).is_file() and not name.exists()):
+    if not source.startswith("@") or (os.path.isfile(source) and not os.path.exists(name)):
         return source
     try:
         lines = name.read_text(encoding="utf-8-sig").split("\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -64,10 +65,9 @@ class MonitoringServer:
         PlatformCollector(registry=registry)
         handler = type("Handler", (_Handler,), {"registry": registry, "health": staticmethod(health)})
         try:
-            self._server = ThreadingHTTPServer((host.strip("[]") or "127.0.0.1", int(port)), handler)
+            self._server = _Server((host.strip("[]") or "127.0.0.1", int(port)), handler)
         except OSError as error:
             raise ConfigError(f"--metrics-port {address}: {error.strerror or error}") from None
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name="monitoring", daemon=True)
 
     @property
@@ -83,6 +83,15 @@ class MonitoringServer:
     ) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that leaves before its answer is there, as a probe does after its time-out, is no error of ours."""
+        left = isinstance(sys.exception(), OSError)
+        _logger.log(logging.DEBUG if left else logging.ERROR, "request of %s", client_address, exc_info=True)
 
 
 class _Samples(Collector):

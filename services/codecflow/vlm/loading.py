@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def load_model(name: str, dtype: str = "auto", device: str = "auto", weights: st
     place = choose_device(device)
     kind = choose_dtype(dtype, place)
     _check_precision(weights, kv)
-    if name.startswith(("/", ".", "~")) and not Path(name).is_dir():
+    if name.startswith(("/", ".", "~")) and not os.path.isdir(name):
         raise ModelError(f"model {name}: there is no such folder; make it with codecflow model, or give a hub id")
     try:
         config = AutoConfig.from_pretrained(name)

@@ -124,7 +124,7 @@ def _row(path: Path, line: int, cells: dict[str, str]) -> _Row:
     if not cells["file"]:
         raise _bad(path, line, "no file")
     file = Path(os.path.normpath(path.parent / cells["file"]))  # one clip, however it is spelt
-    if not file.is_file():
+    if not os.path.isfile(file):
         raise _bad(path, line, f"file {cells['file']}: no such file in {path.parent.resolve()}")
     if cells["type"] not in QUESTION_TYPES:
         raise _bad(path, line, f"type {cells['type']!r}: use one of {', '.join(QUESTION_TYPES)}")
