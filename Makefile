@@ -9,10 +9,10 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: help setup browser servers demo test coverage check fmt schemas docs site bench lock clean audit
+.PHONY: help setup browser servers demo test coverage check compose-check fmt schemas docs site bench lock clean audit
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## make the environment in .venv from the lock (once)
 
@@ -68,6 +68,9 @@ check: $(READY)  ## lint, format, types, layers, schemas, docs: what CI checks b
 	MYPYPATH=services:training $(BIN)/mypy training
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory schemas site
+
+compose-check: $(READY)  ## docker-compose.yml on this machine's Docker: build, up, answers, crashes, stop, down; some minutes
+	$(TEST) tests/deploy/on_an_engine.py
 
 schemas: $(READY)  ## check schemas/ and docker-compose.yml against the specifications' own schemas
 	$(BIN)/check-jsonschema --check-metaschema schemas/*.schema.json

@@ -119,7 +119,10 @@ def test_a_wrong_option_would_be_found() -> None:
 
 def test_manifests_name_commands_and_probes_that_exist() -> None:
     text = (ROOT / "docs" / "how-to" / "containers.md").read_text(encoding="utf-8")
-    manifests = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    blocks = [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    for service in (service for block in blocks for service in block.get("services", {}).values()):
+        parse(list(service["command"]))
+    manifests = [block for block in blocks if "kind" in block]
     assert len(manifests) >= 2
     for manifest in manifests:
         pod = manifest["spec"]["template"]["spec"]
