@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
 from codecflow.codec.presentation import MAX_DELAY
@@ -21,6 +21,7 @@ from codecflow.messages import CodedPicture, PictureMetadata, ResultError, Strea
 from codecflow.vlm.work import Frame
 
 from .frame_maker import FrameMaker
+from .frameless import Frameless
 from .join import EpochEnd, Joined
 from .resume import Offsets
 from .sampler_events import Event, Fault, Leave, Recovery, Restart, Sampling, SetZones, Skipped, Thin
@@ -29,15 +30,6 @@ from .windows import Step, WindowAssembly
 NO_KEYFRAME_MS = 30_000
 """A stream is in trouble after this long without a decodable picture because no keyframe comes."""
 
-NO_FRAME_MS, NO_SAMPLE_MS = 30_000, 150_000
-"""Likewise without a frame although there are sampled pictures, and without a sampled picture: signals are up to 60 s
-apart."""
-_NO_FRAME_PICTURES = 64
-"""Fewer pictures say nothing: a sampled one is decoded up to MAX_DELAY pictures later, and cameras may send few."""
-
-_LOST_FRAMES = 4
-"""Likewise, sampled pictures that could not be decoded."""
-
 _TIME_WENT_BACK_S = 3600
 """After a take-over, pictures older than what was answered come again, but older by at most this much more than the time for
 which frames affect later ones."""
@@ -45,29 +37,6 @@ which frames affect later ones."""
 _FIRST_RETRY_S, _LAST_RETRY_S = Fraction(1), Fraction(64)
 
 _logger = logging.getLogger("codecflow.worker")
-
-
-@dataclass(slots=True)
-class _Unsampled:
-    """The pictures that have come since the last one that gave a frame, or was not needed. `since`: capture time in ms and
-    presentation time of the first of them. `lost`: sampled ones that could not be decoded; `mistimed`: those whose time is
-    not that of their metadata."""
-
-    since: tuple[int, Fraction | None] | None = None
-    pictures: int = 0
-    lost: int = 0
-    mistimed: int = 0
-
-    def add(self, captured_at_ms: int, time: Fraction | None) -> None:
-        self.since = self.since or (captured_at_ms, time)
-        self.pictures += 1
-
-    def lasts_ms(self, captured_at_ms: int, time: Fraction | None) -> float:
-        """From the first to a picture of these times. Files are published faster than they play."""
-        if self.since is None:
-            return 0
-        played = 0 if time is None or self.since[1] is None else 1000 * (time - self.since[1])
-        return max(captured_at_ms - self.since[0], float(played))
 
 
 class _Epoch:
@@ -84,7 +53,7 @@ class _Epoch:
         self.waiting_since_ms: int | None = None  # since when no picture could be decoded because no keyframe came
         self.aside_until: Fraction | None = None  # presentation time until which nothing is decoded
         self.recovery: Recovery | None = None  # which sets that time
-        self.unsampled = _Unsampled()
+        self.frameless = Frameless()
 
         self._fps = fps
         self._clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata has come
@@ -325,7 +294,7 @@ class Sampler:
             if slot is None or abs(slot - epoch.last_slot) <= self._sampling.plan.window_slots + MAX_DELAY:
                 return joined
         self.counts["lost-pictures"] += 1
-        epoch.unsampled.mistimed += 1
+        epoch.frameless.mistimed += 1
         return None if metadata is None else replace(joined, picture=None)
 
     def _push(self, epoch: _Epoch, picture: CodedPicture | None, metadata: PictureMetadata | None) -> int:
@@ -400,7 +369,7 @@ class Sampler:
             self._emit(epoch, epoch.windows.close_before(slot))
             self._change_zones(epoch, slot)
             if slot < epoch.windows.since:
-                epoch.unsampled = _Unsampled()
+                epoch.frameless = Frameless()
                 continue
             trouble = epoch.frames.observe(sample)
             if trouble is not None:
@@ -409,12 +378,12 @@ class Sampler:
                 slot, picture.captured_at_ms, lost=False
             )  # a keyframe may be in the slot after its time's
             if not epoch.frames.ready or not epoch.windows.wants(slot) or (at := epoch.time(picture.pts)) is None:
-                epoch.unsampled = _Unsampled()
+                epoch.frameless = Frameless()
                 continue
             if (frame := self._frame(epoch, sample, float(at))) is None:
-                epoch.unsampled.lost += 1
+                epoch.frameless.lost += 1
             else:
-                epoch.unsampled = _Unsampled()
+                epoch.frameless = Frameless()
                 self._trace = picture.trace
                 self._emit(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
 
@@ -461,29 +430,11 @@ class Sampler:
         """A stream that gives no frames must say why."""
         if picture is None:
             return
-        found, time = epoch.unsampled, epoch.time(picture.pts)
-        found.add(picture.captured_at_ms, time)
-        if found.pictures < _NO_FRAME_PICTURES or self.trouble is not None:
-            return
-        lasts_ms = found.lasts_ms(picture.captured_at_ms, time)
-        failed = found.lost >= _LOST_FRAMES or found.mistimed > found.pictures // 2
-        if lasts_ms <= (NO_FRAME_MS if failed else max(NO_SAMPLE_MS, float(3000 / self._sampling.plan.fps))):
-            return
-        since = f"for {lasts_ms / 1000:.0f} s"
-        if found.mistimed > found.pictures // 2:
-            code, text = "mismatch", f"{since} the times of its pictures have not been those of their metadata"
-        elif found.lost >= _LOST_FRAMES:
-            what = f"{picture.codec} of {picture.width}x{picture.height}"
-            code, text = (
-                "undecodable",
-                f"{since} none of its pictures could be decoded: they are damaged, or not {what}",
-            )
-        else:
-            code, text = (
-                "no-signal",
-                f"{since} none of its pictures could be sampled: no signals, or times that run backwards",
-            )
-        self._set_trouble(ResultError(code, f"{text}; see what its camera sends, and restart its producer"))
+        found, at = epoch.frameless, epoch.time(picture.pts)
+        found.add(picture, at)
+        trouble = found.trouble(picture, at, self._sampling.plan.fps) if self.trouble is None else None
+        if trouble is not None:
+            self._set_trouble(trouble)
 
     def _set_trouble(self, trouble: ResultError | None) -> None:
         self.trouble = trouble
