@@ -249,3 +249,19 @@ def test_a_member_that_the_group_does_not_take_says_why(kafka_settings: KafkaSet
         until(lambda: other.polled() and worker.polled() and False, what="the refusal")
     for member in (worker, other):
         member.consumer.close()
+
+
+def test_partitions_that_arrive_while_it_leaves_are_not_taken(kafka_settings: KafkaSettings) -> None:
+    worker = Member(kafka_settings)
+    group, admin = kafka_settings.worker_group, admin_client(kafka_settings)
+
+    def assigned() -> bool:
+        found = admin.describe_consumer_groups([group])[group].result(30)
+        return any(member.assignment.topic_partitions for member in found.members)
+
+    until(assigned, what="the group's assignment, which the member has not polled for")
+    worker.consumer.close()
+    assert not worker.set_held
+    other = Member(kafka_settings)
+    until(lambda: other.polled() and len(other.set_held) == 3, what="all partitions in another member")
+    other.consumer.close()

@@ -107,6 +107,7 @@ class GroupConsumer:
         self._skipper = RecordSkipper(self._consumer)
         self._paused: set[tuple[int, int]] = set()
         self._new_assignment: list[TopicPartition] | None = None
+        self._closing = False
         self._next: dict[tuple[str, int], int] = {}
         self.records_expired = 0
         self._consumer.subscribe(
@@ -181,6 +182,7 @@ class GroupConsumer:
 
     def close(self) -> None:
         """Leave the group; partitions still owned are revoked."""
+        self._closing = True
         self._consumer.close()
 
     def _arrival(self, message: Message, content: Message | Unreadable | None) -> Arrival:
@@ -288,6 +290,8 @@ class GroupConsumer:
         return packets
 
     def _on_assign(self, client: Consumer, places: list[TopicPartition]) -> None:
+        if self._closing:  # an assignment that arrives meanwhile; the client answers no more requests
+            return
         self._paused.clear()
         numbers = self._numbers(places)
         committed = {number: self._within(number, offsets) for number, offsets in self._committed(numbers).items()}
