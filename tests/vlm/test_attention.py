@@ -22,7 +22,8 @@ from codecflow.vlm.attention import (
     within_streams,
 )
 from codecflow.vlm.kernels import TOLERANCE, Kernel, Kernels, deviation
-from codecflow.vlm.kv_pool import PAGE, KVPool, KVShape, shift_keys
+from codecflow.vlm.kv_pool import PAGE, KVPool, KVShape
+from codecflow.vlm.moves import rotation, shift_keys
 
 from .ragged import reference_kernel
 
@@ -162,4 +163,6 @@ def test_a_shifted_key_is_the_key_of_its_new_position(position: int, distance: i
         turned = pair * torch.polar(torch.ones(half, dtype=torch.float64), place * inv_freq.double())
         return torch.cat([turned.real, turned.imag, key[..., 2 * half :]], -1).float()
 
-    torch.testing.assert_close(shift_keys(at(position), distance, inv_freq), at(position + distance), rtol=0, atol=1e-5)
+    found = at(position)[None]
+    shift_keys(found, *rotation(np.array([distance, distance]), inv_freq, found.device))
+    torch.testing.assert_close(found[0], at(position + distance), rtol=0, atol=1e-5)

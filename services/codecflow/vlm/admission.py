@@ -14,9 +14,10 @@ from codecflow.errors import ConfigError
 from codecflow.vlm.answers import Request, compile_question
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.kv_pool import KVPool
+from codecflow.vlm.moves import Moves, Prefix
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.scheduler import Task, failure_of
-from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow, pages_of
+from codecflow.vlm.window import HeldFrame, StreamWindow, pages_of
 from codecflow.vlm.work import Failure
 
 _REMEMBERED = 100_000
@@ -85,8 +86,10 @@ class Admission:
                     request.error = Failure("no-room", self._too_long(request))
                 else:
                     headroom = max(headroom, needed)
+        moves = Moves(self.pool, self.prefix, self.family.inv_freq)
         for task in sorted(admitted, key=self._growth):  # those that return pages first
-            self._move(task)
+            self._move(task, moves)
+        moves.apply()
 
     def _growth(self, task: Task) -> int:
         assert task.plan is not None
@@ -135,14 +138,14 @@ class Admission:
                 if plan.position - plan.turn + request.span > self.limit:
                     request.error = Failure("question", self._too_far(request, plan.position - plan.turn))
 
-    def _move(self, task: Task) -> None:
+    def _move(self, task: Task, moves: Moves) -> None:
         window, plan = task.held, task.plan
         assert plan is not None
         from_scratch = self.refresh.name == "all"
         reach = plan.position + max((request.span for request in task.pending), default=0)
         self.windows[task.work.stream] = window
         self.lost.pop(task.work.stream, None)
-        window.slide(plan, task.new, from_scratch=from_scratch, rebase=reach > self.limit)
+        window.slide(plan, task.new, moves, from_scratch=from_scratch, rebase=reach > self.limit)
         window.answered_s = self.clock()
         if plan.moved and not from_scratch:
             task.overlap = [frame for frame in plan.stays if frame.tokens and not frame.fresh]

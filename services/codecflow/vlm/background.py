@@ -72,7 +72,8 @@ def placed(family: Family, background: Cells) -> tuple[Ints, int]:
 
 def outlived(before: Cells, leaving: Sequence[Cells], newer: Sequence[Cells]) -> Cells:
     """The background after the frames `leaving` (oldest first) have left. `before`: the previous background. `newer`: all
-    frames in the window afterwards (oldest first). Slots and origins are those from before the move.
+    frames in the window afterwards (oldest first), of which only shape and cells matter. Slots and origins are those from
+    before the move.
 
     The newest frame with a token defines the current grid. Tokens of another grid, from before a change of the camera's
     picture size, are dropped.
@@ -80,9 +81,7 @@ def outlived(before: Cells, leaving: Sequence[Cells], newer: Sequence[Cells]) ->
     frames = [before, *leaving, *newer]
     shape = next((one.shape for one in reversed(frames) if len(one)), (0, 0))
     covered = np.zeros(shape[0] * shape[1], bool)
-    for one in newer:
-        if one.shape == shape:
-            covered[one.cells] = True
+    covered[np.concatenate([_none(), *(one.cells for one in newer if one.shape == shape)])] = True
     parts = []
     for one in (*reversed(leaving), before):
         if len(one) and one.shape == shape:

@@ -9,7 +9,8 @@ others are answered.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -25,11 +26,12 @@ from codecflow.vlm.decoder_graphs import DecoderGraphs
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import Work
 from codecflow.vlm.kv_pool import KVPool
+from codecflow.vlm.moves import Prefix
 from codecflow.vlm.refresh import Refresh, deviations
 from codecflow.vlm.runner import Pack
 from codecflow.vlm.scheduler import Part, Task, batches, forwards, isolated
 from codecflow.vlm.transfer import StageClock
-from codecflow.vlm.window import HeldFrame, Prefix, StreamWindow
+from codecflow.vlm.window import HeldFrame, StreamWindow
 from codecflow.vlm.work import Answer, Failure, Pace, StreamOutcome, StreamWork
 
 Observer = Callable[[str, Question, Tensor], None]
@@ -197,32 +199,35 @@ class Engine:
     def _draft(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
         """Prepares every stream's work. The ViT needs no memory in the pool, so it starts with the first streams' new frames
         while the host prepares the others: a GPU does not wait for the whole list."""
-        waiting: list[Task] = []
-        patches, enough = 0, self.batch_patches // 3
+        for batch in self._drafted(tasks):
+            own = {id(part.task): part.task for part in batch}
+            with clock.stage("vit", list(own.values()), _share(batch)):
+                isolated(batch, self._see)
+
+    def _drafted(self, tasks: Sequence[Task]) -> Iterator[list[Part]]:
+        """Batches of new frames for the ViT, each as soon as enough streams are drafted. The first is half as large: a GPU
+        waits for it."""
+        limit = self.batch_patches
+        graphs = self.family.vision_graphs
+        if graphs is not None and graphs.limit:  # at most so many that one fits, with a row for each frame
+            limit = min(limit, graphs.limit - graphs.limit // 16)
+        batch: list[Part] = []
+        total, most = 0, limit // 2
         for task in tasks:
             self.admission.draft(task)
-            if task.error is None and self.refresh.name != "all":
-                waiting.append(task)
-                patches += sum(self._patches(held) for held in task.new)
-                if patches >= enough:
-                    self._encode(waiting, clock)
-                    waiting, patches, enough = [], 0, self.batch_patches
-        self._encode(waiting, clock)
-
-    def _encode(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
-        """Encodes the kept patches of new frames."""
-        if not tasks:
-            return
-        with clock.stage("vit", tasks, lambda task: task.usage.patches):
-            parts = []
-            for task in tasks:
-                frames = {frame.index: frame for frame in task.work.frames}
-                parts += [
-                    Part(task, self._patches(held), frame=(held, frames[held.index]))
-                    for held in task.new
-                    if held.tokens
-                ]
-            self._see_all(parts)
+            if task.error is not None or self.refresh.name == "all":
+                continue
+            frames = {frame.index: frame for frame in task.work.frames}
+            for held in task.new:
+                if held.tokens:
+                    part = Part(task, self._patches(held), frame=(held, frames[held.index]))
+                    if batch and total + part.size > most:
+                        yield batch
+                        batch, total, most = [], 0, limit
+                    batch.append(part)
+                    total += part.size
+        if batch:
+            yield batch
 
     def _encode_again(self, tasks: Sequence[Task]) -> None:
         """Encodes the kept patches of every frame in windows that are computed from scratch."""
@@ -232,18 +237,12 @@ class Engine:
             for held in task.held.live:
                 held.source = held.source or frames[held.index]
                 parts.append(Part(task, self._patches(held), frame=(held, held.source)))
-        self._see_all(parts)
+        for batch in batches(parts, lambda part: part.size, self.batch_patches):
+            isolated(batch, self._see)
 
     def _patches(self, held: HeldFrame) -> int:
         """Approximate number of patches that the ViT processes for a frame."""
         return max(1, self.family.patches_of(held.total) * held.kept // held.total)
-
-    def _see_all(self, parts: Sequence[Part]) -> None:
-        # On the host, a small second batch takes longer than one batch that slightly exceeds the limit.
-        count = max(1, round(sum(part.size for part in parts) / self.batch_patches))
-        limit = self.batch_patches if count > 1 else 2 * self.batch_patches
-        for batch in batches(parts, lambda part: part.size, limit):
-            isolated(batch, self._see)
 
     def _see(self, parts: Sequence[Part]) -> None:
         """One packed forward of the ViT."""
@@ -365,6 +364,14 @@ class Engine:
             family = self.family
             return int(family.levels * family.text_config.hidden_size * family.dtype.itemsize)
         return 0
+
+
+def _share(parts: Sequence[Part]) -> Callable[[Task], int]:
+    """The size of each task's parts."""
+    sizes: Counter[int] = Counter()
+    for part in parts:
+        sizes[id(part.task)] += part.size
+    return lambda task: sizes[id(task)]
 
 
 _UNANSWERED = Failure("failed", "not answered")

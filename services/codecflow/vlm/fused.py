@@ -66,13 +66,16 @@ def expanded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNorms, epsilon: float) -> None:
-    """Rotary positions (arXiv 2104.09864) in halves, in place. `heads`: (tokens, query and key heads, head_dim), the first
-    `queries` of them queries. Applies `norms` first if given. `cos`, `sin`: (tokens, head_dim), with identical halves."""
+    """Rotary positions (arXiv 2104.09864) in halves, in place. `heads`: (rows, query and key heads, head_dim), the first
+    `queries` of them queries. Applies `norms` first if given. `cos`, `sin`: (tokens, head_dim), with identical halves; used
+    again for every further `tokens` rows."""
     x = heads
     if norms is not None:
         x = torch.cat([norm(heads[:, :queries], norms[0], epsilon), norm(heads[:, queries:], norms[1], epsilon)], dim=1)
     first, second = x.chunk(2, dim=-1)
-    heads.copy_(x * cos[:, None] + torch.cat([-second, first], dim=-1) * sin[:, None])
+    turned = torch.cat([-second, first], dim=-1)
+    x, turned = (one.view(-1, len(cos), *one.shape[1:]) for one in (x, turned))
+    heads.copy_((x * cos[:, None] + turned * sin[:, None]).flatten(0, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +141,8 @@ def deviation(found: Fused, device: torch.device, dtype: torch.dtype) -> float:
             add_scaled_norm(x, delta, scale, weight, bias, 1e-6),
             strict=True,
         )
-        for given in (None, norms):
-            ours, plain = packed.clone(), packed.clone()
+        for given, rows in ((None, packed), (norms, packed), (None, packed.repeat(3, 1, 1))):
+            ours, plain = rows.clone(), rows.clone()
             found.rotate(ours[:, :heads], heads - 1, cos, sin, given, 1e-6)
             rotate(plain[:, :heads], heads - 1, cos, sin, given, 1e-6)
             pairs.append((ours, plain))

@@ -107,6 +107,7 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
     key_norm,
     queries,
     heads,
+    tokens,
     stride,
     epsilon,
     half: tl.constexpr,
@@ -114,12 +115,12 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
     some: tl.constexpr,
     with_norms: tl.constexpr,
 ):
-    """Some heads of one token per program, in place."""
-    token = tl.program_id(0).to(tl.int64)
+    """Some heads of one row per program, in place."""
+    at = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * some + tl.arange(0, some)[:, None]
     place = tl.arange(0, block)[None, :]
     inside = (place < half) & (head < heads)
-    start = x + token * stride + head * 2 * half + place
+    start = x + at * stride + head * 2 * half + place
     first = tl.load(start, mask=inside, other=0.0)
     second = tl.load(start + half, mask=inside, other=0.0)
     if with_norms:
@@ -137,7 +138,7 @@ def _rotate_kernel(  # type: ignore[no-untyped-def]
         )
         first = low * (a * scale).to(first.dtype)
         second = high * (b * scale).to(second.dtype)
-    row = token * 2 * half + place
+    row = at % tokens * 2 * half + place
     c = tl.load(cos + row, mask=place < half, other=0.0).to(tl.float32)
     s = tl.load(sin + row, mask=place < half, other=0.0).to(tl.float32)
     a, b = first.to(tl.float32), second.to(tl.float32)
@@ -206,9 +207,9 @@ def expanded(x: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNorms, epsilon: float) -> None:
     """See fused.rotate."""
-    tokens, count, head_dim = heads.shape
+    rows, count, head_dim = heads.shape
     query_norm, key_norm = norms or (cos, cos)
-    _rotate_kernel[(tokens, triton.cdiv(count, _HEADS))](
+    _rotate_kernel[(rows, triton.cdiv(count, _HEADS))](
         heads,
         cos,
         sin,
@@ -216,6 +217,7 @@ def rotate(heads: Tensor, queries: int, cos: Tensor, sin: Tensor, norms: HeadNor
         key_norm,
         queries,
         count,
+        len(cos),
         heads.stride(0),
         epsilon,
         half=head_dim // 2,

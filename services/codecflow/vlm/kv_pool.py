@@ -22,7 +22,6 @@ from transformers import Cache, PreTrainedConfig
 
 from codecflow.errors import ModelError
 from codecflow.vlm.kv_tensor import E4M3, SCALE_BYTES, KVTensor
-from codecflow.vlm.transfer import to_device
 
 PAGE = 16
 """Tokens per page. A stream wastes at most two partial pages, one at each end of its window: 0.3 % of 5,000 tokens on
@@ -207,27 +206,6 @@ def cache_keyword(text_model: nn.Module) -> str:
     5.24."""
     parameters = inspect.signature(inspect.unwrap(type(text_model).forward)).parameters
     return "cache" if "cache" in parameters else "past_key_values"
-
-
-def shift_keys(keys: Tensor, distance: int | Tensor, inv_freq: Tensor) -> Tensor:
-    """Rotary keys moved by `distance` positions: one for all, or one per token, (tokens,) on the CPU. `keys`: (..., tokens,
-    kv_heads, head_dim), rotated in halves like in transformers; `inv_freq`: (rotary_dim / 2,), on the CPU.
-
-    Rotary attention (RoFormer, arXiv 2104.09864) depends only on differences of positions: a key rotated for position p
-    becomes the key for position p + d by a further rotation by d, whatever p was. A shift that is the same on every axis
-    (M-RoPE's time, height and width) is the same rotation for every frequency, whichever axis the frequency belongs to.
-
-    Computed in float32, with angles in float64; returned in the dtype of `keys`. Dimensions beyond the rotary ones are
-    unchanged.
-    """
-    distances = torch.as_tensor(distance)
-    if not distances.any():
-        return keys.clone()
-    half = inv_freq.shape[0]
-    angle = distances[..., None, None] * inv_freq.double()
-    cos, sin = (to_device(x.float(), keys.device) for x in (angle.cos(), angle.sin()))
-    first, second, rest = keys.float().tensor_split([half, 2 * half], dim=-1)
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1).to(keys.dtype)
 
 
 def spare_memory(device: torch.device) -> int:

@@ -20,8 +20,8 @@ from torch import Tensor
 from codecflow.vlm.background import Cells, outlived, placed
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.kv_pool import PAGE, KVPool
+from codecflow.vlm.moves import Moves, Prefix
 from codecflow.vlm.runner import Ints, Run
-from codecflow.vlm.transfer import to_device
 from codecflow.vlm.work import Frame
 
 
@@ -103,18 +103,6 @@ class HeldFrame:
         assert self.visual is not None
         assert self.positions is not None
         return Run(self.slot, self.ids, self.visual, self.positions + self.position, self.features)
-
-
-@dataclass(frozen=True, slots=True)
-class Prefix:
-    """The tokens before every video, and their keys and values at position 0: (layers, tokens, kv_heads, head_dim)."""
-
-    ids: list[int]
-    keys: Tensor
-    values: Tensor
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +205,8 @@ class StreamWindow:
     def _outlived(self, leaving: Sequence[HeldFrame], newer: Sequence[HeldFrame]) -> Cells:
         if not self.keeps_background:
             return self.background
-        return outlived(self.background, [frame.cells for frame in leaving], [frame.cells for frame in newer])
+        newest = [Cells(frame.shape, frame.places) for frame in newer]
+        return outlived(self.background, [frame.cells for frame in leaving], newest)
 
     def plan(self, first: int, new: Sequence[HeldFrame], *, from_scratch: bool = False) -> Slide:
         """Its state after frames before slot `first` have left and `new` ones have arrived. `from_scratch`: everything will
@@ -240,9 +229,12 @@ class StreamWindow:
         position += sum(frame.span for frame in new)
         return Slide(stays, background, span, moved, start, slots, position, turn)
 
-    def slide(self, plan: Slide, new: Sequence[HeldFrame], *, from_scratch: bool = False, rebase: bool = False) -> None:
-        """Applies a plan: releases the pages of frames that leave and places `new` frames. Their keys and values, and with
-        `from_scratch` those of all frames, background and prefix, are still to be computed."""
+    def slide(
+        self, plan: Slide, new: Sequence[HeldFrame], moves: Moves, *, from_scratch: bool = False, rebase: bool = False
+    ) -> None:
+        """Applies a plan: releases the pages of frames that leave and places `new` frames. What it holds is in place once
+        `moves` are applied. Keys and values of new frames, and with `from_scratch` those of all frames, background and
+        prefix, are still to be computed."""
         before = self.start, self.position_of_prefix
         self.frames = plan.stays
         self._span = plan.span
@@ -252,7 +244,7 @@ class StreamWindow:
         if rebase and not from_scratch:
             origin -= plan.turn
         background = plan.background.at(first - len(plan.background), origin, features=from_scratch)
-        carried = None if from_scratch else self._carried(plan.background, background)
+        sources = self.located(plan.background.slots) if _moved(plan.background, background) else None
         if from_scratch or not live:
             self.first_page, self.start, self.slots, self.position = 0, 0, first, origin + plan.span
         else:
@@ -267,13 +259,16 @@ class StreamWindow:
                 frame.fresh = True
                 self._place(frame)
         elif rebase and plan.turn:
-            self._rebase(plan.turn)
+            self._rebase(plan.turn, moves)
         self.background = background
-        if carried is not None:
-            slots = self._located(background.slots)
-            self.pool.write(slots, *carried)
+        if sources is not None and not from_scratch:
+            # A token may be moved many times and is rounded each time. --coverage background keeps each cell again before
+            # that adds up (docs/decisions/023-background.md).
+            distances = background.origins - plan.background.origins
+            moves.carry(sources, self.located(background.slots), distances)
         if not from_scratch and (not self._placed or before != (self.start, self.position_of_prefix)):
-            self._place_prefix()
+            moves.place(self.located(np.arange(self.start, self.start + len(self.prefix))), self.position_of_prefix)
+            self._placed = True
         for frame in new:
             self.frames.append(frame)
             self._place(frame)
@@ -284,31 +279,9 @@ class StreamWindow:
             self.slots += frame.tokens
             self.position += frame.span
 
-    def _place_prefix(self) -> None:
-        slots = self._located(np.arange(self.start, self.start + len(self.prefix)))
-        self.pool.write(slots, self.family.shift(self.prefix.keys, self.position_of_prefix), self.prefix.values)
-        self._placed = True
-
-    def _carried(self, now: Cells, then: Cells) -> tuple[Tensor, Tensor] | None:
-        """Keys and values of the background, read at the current slots, with keys rotated to their new positions. None: no
-        move.
-
-        A token may be moved many times and is rounded each time. --coverage background keeps each cell again before that
-        adds up (docs/decisions/023-background.md).
-        """
-        if not len(now) or (np.array_equal(now.slots, then.slots) and np.array_equal(now.origins, then.origins)):
-            return None
-        slots = self._located(now.slots)
-        distances = torch.from_numpy(then.origins - now.origins)
-        keys, values = self.pool.read(slots)
-        return self.family.shift(keys, distances), values
-
-    def _rebase(self, distance: int) -> None:
+    def _rebase(self, distance: int, moves: Moves) -> None:
         """Restarts positions at 0: every live key is rotated back by the same distance, so differences do not change."""
-        slots = self._located(np.arange(self.live[0].slot, self.slots))
-        for layer in range(self.pool.shape.layers):
-            keys = self.pool.keys.read(layer, slots)
-            self.pool.keys.write(layer, slots, self.family.shift(keys, -distance))
+        moves.turn(self.located(np.arange(self.live[0].slot, self.slots)), -distance)
         for frame in self.frames:
             frame.position -= distance
         self.position -= distance
@@ -342,10 +315,6 @@ class StreamWindow:
         found: npt.NDArray[np.int64] = np.asarray(self.pages, dtype=np.int64)[pages - self.first_page] * PAGE + places
         return found
 
-    def _located(self, slots: npt.NDArray[np.int64]) -> Tensor:
-        """The pool slots of the window's `slots`, on the pool's device."""
-        return to_device(self.located(slots), self.pool.shape.device)
-
     def check_integrity(self) -> None:
         """Checks the bookkeeping's invariants; for tests and for idle moments."""
         slot, position = self.start + len(self.prefix), None
@@ -363,6 +332,12 @@ class StreamWindow:
         assert position is None or position == self.position
         assert self.first_page == self.start // PAGE
         assert len(self.pages) == pages_of(self.start, self.slots), f"{self.stream}: {len(self.pages)} pages"
+
+
+def _moved(before: Cells, after: Cells) -> bool:
+    return len(before) > 0 and not (
+        np.array_equal(before.slots, after.slots) and np.array_equal(before.origins, after.origins)
+    )
 
 
 def pages_of(start: int, stop: int) -> int:

@@ -25,7 +25,7 @@ from codecflow.vlm.flops import TextCost
 from codecflow.vlm.graphs import GraphCache
 from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.kernels import choose_kernels
-from codecflow.vlm.kv_pool import KVShape, cache_keyword, shift_keys
+from codecflow.vlm.kv_pool import KVShape, cache_keyword
 from codecflow.vlm.preprocessing import Preprocessing, gather_patches
 from codecflow.vlm.transfer import to_device
 from codecflow.vlm.work import Frame
@@ -79,7 +79,7 @@ class Family(ABC):
         self.store(KVShape.of(self.text_config, self.dtype, self.device))
         self.decoder = Decoder.of(self.text, precision)
         self._keyword = cache_keyword(self.text)
-        self._frequencies = self.text.rotary_emb.inv_freq.cpu()
+        self.inv_freq = self.text.rotary_emb.inv_freq.cpu()
         self.end_id, self.stop_ids = self._ends()
         self._ids = lru_cache(maxsize=4096)(self._tokenise)  # all streams use the same frame tags
         self.known_grid = lru_cache(maxsize=64)(self.grid)
@@ -284,7 +284,3 @@ class Family(ABC):
         """(tokens, hidden) -> (tokens, vocabulary), float32."""
         scores: Tensor = self.model.lm_head(hidden)
         return scores.float()
-
-    def shift(self, keys: Tensor, distance: int | Tensor) -> Tensor:
-        """Keys (..., tokens, kv_heads, head_dim) moved by `distance` positions on every axis: an int, or (tokens,)."""
-        return shift_keys(keys, distance, self._frequencies)
