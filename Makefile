@@ -52,8 +52,8 @@ demo: $(READY)  ## the whole path on this machine: camera clip, Kafka, worker, a
 # Bytecode is kept even where the environment says not to, as many images do: the tests start dozens of processes that
 # import torch and transformers, and each would compile them again, which takes longer than the import itself.
 TEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest
-# Three processes on two cores: at any time some tests wait for a broker, a camera or a clock.
-ALL := -n 3 --dist loadfile --no-loadscope-reorder
+# Four processes on two cores: at any time some tests wait for a broker, a camera or a clock (tests/conftest.py mixes them).
+ALL := -n 4 --dist loadfile --no-loadscope-reorder
 test: $(READY)  ## all tests but the slowest; ARGS="tests/keep -x" for some
 	$(TEST) $(if $(ARGS),$(ARGS),$(ALL) -m "not slowest")
 

@@ -19,14 +19,25 @@ hypothesis.settings.register_profile("codecflow", deadline=None)
 hypothesis.settings.load_profile("codecflow")
 
 
-LONGEST = ("chaos", "demo", "training", "worker", "kafka", "evaluate", "bench", "demo_model")
-"""Folders of the files that take longest."""
+WAITING = ("chaos", "worker", "kafka", "page", "recorder", "producer", "notify", "localkafka", "cli", "subscriber")
+"""Folders of tests that mostly wait, for a broker, a camera or a clock; those with the longest files first."""
+
+COMPUTING = ("demo", "training", "evaluate", "bench", "demo_model", "vlm", "codec")
+"""Folders of tests that mostly compute, likewise. All others come after them."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Runs these first and keeps the order otherwise, so that no process runs alone for a minute at the end."""
-    order = {name: n for n, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+    """Mixes tests that wait with tests that compute, so that neither the processors nor the processes stand still. Long
+    files come first, so that no process runs alone at the end."""
+    files = list(dict.fromkeys(item.path for item in items))
+    computing = {name: rank for rank, name in enumerate(COMPUTING)}
+    waits = sorted((file for file in files if file.parent.name in WAITING), key=lambda x: WAITING.index(x.parent.name))
+    others = sorted(
+        (file for file in files if file.parent.name not in WAITING),
+        key=lambda file: computing.get(file.parent.name, len(computing)),
+    )
+    place = {file: (n + 0.5) / len(group) for group in (waits, others) for n, file in enumerate(group)}
+    items.sort(key=lambda item: place[item.path])
 
 
 @pytest.fixture(scope="session")
