@@ -188,7 +188,7 @@ class Engine:
                 for task in admitted:
                     task.held.reserve(0)
         for task, stage, seconds in clock.read():
-            task.seconds[stage] = task.seconds.get(stage, 0.0) + seconds
+            task.seconds[stage] += seconds
 
     def _parts(self, task: Task, first: set[int]) -> list[Part]:
         """A stream's new and refreshed tokens, then the questions of the first round."""

@@ -17,6 +17,9 @@ from codecflow.vlm.work import Failure, Frame, StreamWork
 
 Item = TypeVar("Item")
 
+STAGES = ("vit", "llm", "answer")
+"""The stages of a step, in order."""
+
 _DEVICE_FAILED: type[Exception] = getattr(torch, "AcceleratorError", torch.OutOfMemoryError)
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
 
@@ -33,7 +36,7 @@ class Task:
     overlap: list[HeldFrame] = field(default_factory=list)
     refreshed: list[Run] = field(default_factory=list)
     usage: Usage = field(default_factory=Usage)
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     error: Failure | None = None
 
     @property
