@@ -12,14 +12,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 
 import pytest
 from confluent_kafka import TopicPartition
+from confluent_kafka.admin import NewPartitions
 
 from codecflow import subscriber
 from codecflow.errors import KafkaError
-from codecflow.kafka.clients import require_broker
+from codecflow.kafka.clients import admin_client, require_broker
+from codecflow.kafka.failures import TopicsError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
 from codecflow.kafka.settings import KafkaSettings
@@ -32,9 +35,11 @@ from codecflow.messages import Question, decode_dead_letter, encode_metadata, en
 from codecflow.vlm.families import Family
 from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.window_plan import WindowPlan
+from tests.conftest import PARTITIONS
 
 from .memory import Published, encode_clip, publish
 from .running import Running, once, results, send, until
+from .test_reports import letters
 
 QUICK_BROKER = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
 PLAN = WindowPlan.of(4, 2, 1)
@@ -172,6 +177,27 @@ def test_what_retention_has_taken_is_reported(kafka_settings: KafkaSettings, fam
         f"{packets}[{number}]: offsets 12 to 23 were deleted by retention before they were read: 12 records; "
         f"keep topics longer, or add workers"
     ]
+
+
+def test_partitions_that_are_added_end_a_worker_before_it_misplaces_a_stream(
+    kafka_settings: KafkaSettings, family: Family, small: Published
+) -> None:
+    """A record in another partition than the worker expects is a dead letter, but not if the partitions are more now."""
+    topics, more = kafka_settings.topics, PARTITIONS + 1
+    names = (f"camera-{number}" for number in count())
+    moved = next(
+        x for x in names if partition_of(x, more) < PARTITIONS and partition_of(x, more) != partition_of(x, PARTITIONS)
+    )
+    worker = Running(kafka_settings, family, until_end=False)
+    until(lambda: worker.summary.partitions == PARTITIONS, what="its partitions")
+    wanted = [NewPartitions(topic, more) for topic in (topics.packets, topics.metadata)]
+    admin = admin_client(kafka_settings)  # its requests end with it
+    for done in admin.create_partitions(wanted).values():
+        done.result(30)
+    send(kafka_settings, named(small, moved))
+    with pytest.raises(TopicsError, match=rf"{topics.packets} has 4 partitions now, and had 3 .* restart all workers"):
+        worker.join()
+    assert not letters(kafka_settings)
 
 
 def test_another_plan_goes_on_on_a_real_kafka(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
