@@ -18,7 +18,7 @@ from .records import Record, is_future
 from .sending import RecordSender
 from .settings import KafkaSettings
 from .tail import TopicTail
-from .topics import check_topics, partition_of
+from .topics import check_topics, misplaced
 
 REMOVE = "codecflow topics clean"
 """The command that removes them, for messages."""
@@ -49,9 +49,8 @@ def usable_state(record: Message, partitions: int, ends: Ends) -> StreamState:
     """The state in a record of the state topic. `partitions`: how many it has; `ends`: those of its own partition, requested
     after it was read. Raises MessageError if it is no state, or an impossible one."""
     state = decode_state(record.key(), record.value())
-    home = partition_of(state.stream, partitions)
-    if record.partition() != home:
-        raise MessageError(f"state: wrong partition, expected {home}")
+    if wrong := misplaced(state.stream, record.partition(), partitions):
+        raise MessageError(f"state: {wrong}")
     if is_future(state.epoch, record):
         raise MessageError(f"state: epoch {state.epoch} lies ahead of the broker's clock")
     if state.packets_offset > ends[0] or state.metadata_offset > ends[1]:
@@ -72,9 +71,8 @@ def usable_description(record: Message, partitions: int) -> StreamDescription | 
     deleted = record.value() is None
     try:
         described = decode_stream(record.key(), record.value())
-        home = partition_of(described.stream, partitions)
-        if record.partition() != home:
-            raise MessageError(f"stream: wrong partition, expected {home}: publish with partitioner murmur2")
+        if wrong := misplaced(described.stream, record.partition(), partitions):
+            raise MessageError(f"stream: {wrong}")
     except MessageError:
         if deleted:
             return None

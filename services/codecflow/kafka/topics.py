@@ -84,6 +84,13 @@ def partition_of(stream: str, partitions: int) -> int:
     return murmur2(stream.encode(), partitions)
 
 
+def misplaced(stream: str, partition: int | None, partitions: int) -> str | None:
+    """Why a record of `stream` is wrong in `partition`: None if it is right there, in a topic of `partitions`. Readers of
+    different partitions would treat a stream in two of them differently."""
+    home = partition_of(stream, partitions)
+    return None if partition == home else f"wrong partition, expected {home}: publish with partitioner murmur2"
+
+
 def create_topics(settings: KafkaSettings, partitions: int = DEFAULT_PARTITIONS, replication: int = 1) -> list[str]:
     """Create missing topics; returns their names once they are usable. Raises KafkaError."""
     client = require_broker(settings)

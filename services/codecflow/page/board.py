@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -53,6 +53,8 @@ QUIET_MS = 10_000
 
 _NEWEST = 3_000
 _logger = logging.getLogger("codecflow.page")
+
+Read = TypeVar("Read")
 
 
 @dataclass(slots=True)
@@ -220,43 +222,29 @@ class Board:
             tail.close()
 
     def _descriptions(self, messages: Sequence[Message], rejections: Rejections) -> None:
-        found = []
-        for message in messages:
-            try:
-                described = usable_description(message, self._tails[0][0].partitions)
-                if described is not None:
-                    found.append((described, message.timestamp()[1] if message.value() is None else 0))
-            except MessageError as error:
-                rejections.add(message, error)
+        def read(message: Message) -> tuple[StreamDescription, int] | None:
+            described = usable_description(message, self._tails[0][0].partitions)
+            if described is None:
+                return None
+            return described, message.timestamp()[1] if message.value() is None else 0
+
+        found = _readable(messages, rejections, read)
         self._post(lambda: _each(self._describe, found))
 
     def _events(self, messages: Sequence[Message], rejections: Rejections) -> None:
-        found = []
-        for message in messages:
-            try:
-                found.append(event_document(decode_event(message.key(), message.value())))
-            except MessageError as error:
-                rejections.add(message, error)
-        self._post(lambda: _each(self._happened, [(one,) for one in found]))
+        found = _readable(messages, rejections, lambda one: (event_document(decode_event(one.key(), one.value())),))
+        self._post(lambda: _each(self._happened, found))
 
     def _results(self, messages: Sequence[Message], rejections: Rejections) -> None:
-        found = []
-        for message in messages:
-            try:
-                found.append(result_document(decode_result(message.key(), message.value())))
-            except MessageError as error:
-                rejections.add(message, error)
-        self._post(lambda: _each(self._answered, [(one,) for one in found]))
+        found = _readable(messages, rejections, lambda one: (result_document(decode_result(one.key(), one.value())),))
+        self._post(lambda: _each(self._answered, found))
 
     def _masks(self, messages: Sequence[Message], rejections: Rejections) -> None:
-        found = []
-        for message in messages:
-            try:
-                masks = decode_masks(message.key(), message.value())
-            except MessageError as error:
-                rejections.add(message, error)
-                continue
-            found.append((masks.stream, orjson.dumps(masks_document(masks)).decode()))
+        def read(message: Message) -> tuple[str, str]:
+            masks = decode_masks(message.key(), message.value())
+            return masks.stream, orjson.dumps(masks_document(masks)).decode()
+
+        found = _readable(messages, rejections, read)
         self._post(lambda: _each(self._masked, found))
 
     def _metadata(self, messages: Sequence[Message], rejections: Rejections) -> None:
@@ -341,6 +329,22 @@ class Board:
             if info.seen_ms - before > 900 and now - self._seen.get(stream, 0) > 0.9:
                 self._seen[stream] = int(now)
                 self._publish(stream, "seen", orjson.dumps({"k": "v", "s": stream, "at": info.seen_ms}).decode())
+
+
+def _readable(
+    messages: Sequence[Message], rejections: Rejections, read: Callable[[Message], Read | None]
+) -> list[Read]:
+    """What `read` makes of each record, without None. Records that raise MessageError go to `rejections`."""
+    found = []
+    for message in messages:
+        try:
+            one = read(message)
+        except MessageError as error:
+            rejections.add(message, error)
+        else:
+            if one is not None:
+                found.append(one)
+    return found
 
 
 def _each(take: Callable[..., None], arguments: Iterable[tuple[Any, ...]]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from codecflow.errors import MessageError
-from codecflow.kafka.topics import partition_of
+from codecflow.kafka.topics import misplaced
 from codecflow.logs import Notice
 from codecflow.messages import (
     MAX_EPOCH_AHEAD_MS,
@@ -98,7 +98,7 @@ class Partition:
         self._held = [False, False]  # by an open transaction
         self._deadlock = False  # both topics are paused by records that wait for each other
         self._replaying = True
-        self._misplaced: dict[str, bool] = {}
+        self._known: dict[str, str | None] = {}  # why streams that are not here are misplaced
         self._future: Counter[str] = Counter()  # records of future epochs that are still to be reported
 
     @property
@@ -340,11 +340,9 @@ class Partition:
         except MessageError as error:
             self._dead_letter(topic, key, offset, "unreadable", str(error))
             return None
-        if self._is_misplaced(message.stream):
+        if wrong := self._misplaced(message.stream):
             self._settings.check_partitions()
-            home = partition_of(message.stream, self._settings.partitions)
-            reason = f"wrong partition, expected {home}: publish with partitioner murmur2"
-            self._dead_letter(topic, key, offset, "misplaced", reason)
+            self._dead_letter(topic, key, offset, "misplaced", wrong)
             return None
         # By the broker's clock, so that whoever reads the record again decides the same.
         ahead_ms = message.epoch - (self._wall_ms() if appended_ms is None else appended_ms)
@@ -441,17 +439,15 @@ class Partition:
         ):
             stream.false_ends = 0
 
-    def _is_misplaced(self, stream: str) -> bool:
-        """Whether this is the wrong partition for the stream: two workers would answer it."""
+    def _misplaced(self, stream: str) -> str | None:
+        """Why this is the wrong partition for the stream, which two workers would answer; None if it is not."""
         if stream in self.streams:
-            return False
-        found = self._misplaced.get(stream)
-        if found is None:
-            if len(self._misplaced) > 10_000:
-                self._misplaced.clear()
-            found = partition_of(stream, self._settings.partitions) != self.number
-            self._misplaced[stream] = found
-        return found
+            return None
+        if stream not in self._known:
+            if len(self._known) > 10_000:
+                self._known.clear()
+            self._known[stream] = misplaced(stream, self.number, self._settings.partitions)
+        return self._known[stream]
 
     def _dead_letter(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
         stream = DeadLetter.key_text(key)
