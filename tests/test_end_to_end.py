@@ -51,7 +51,7 @@ def run(kafka: Any, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Kaf
     """Topics after a run of nine seconds in windows of eight every four: two windows, three questions each."""
     from codecflow.kafka.topics import create_topics
 
-    settings = KafkaSettings(kafka.bootstrap_servers, f"e{uuid.uuid4().hex[:12]}")
+    settings = KafkaSettings(kafka.bootstrap_servers, f"e{uuid.uuid4().hex[:12]}", reach_within_s=60.0)
     create_topics(settings, partitions=2)
     model = make_tiny(tmp_path_factory.mktemp("model") / "tiny", image_size=112)
     for question in QUESTIONS:
@@ -76,7 +76,7 @@ def codecflow(*command: str, settings: KafkaSettings) -> None:
         [sys.executable, "-m", "codecflow", *command, *at],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
         env={**os.environ, "CODECFLOW_LOG": "info", "CODECFLOW_LOG_FORMAT": "json"},
     )

@@ -20,7 +20,7 @@ def test_the_first_signal_asks_and_the_former_handler_comes_back(number: signal.
     with GracefulStop() as stop:
         assert not stop.requested
         threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
-        assert stop.wait(20)
+        assert stop.wait(120)
         assert stop.requested
     assert signal.getsignal(number) is former
 
@@ -44,4 +44,4 @@ def test_the_second_signal_ends_the_process_at_once() -> None:
         time.sleep(1)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.wait(120) == 128 + signal.SIGTERM

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -210,11 +211,11 @@ def test_topics_that_were_not_created(
 
 def test_topics_of_unequal_partition_counts(refused: Refused, kafka_settings: KafkaSettings) -> None:
     prefix = f"{kafka_settings.topic_prefix}u"
-    settings = KafkaSettings(kafka_settings.bootstrap_servers, prefix)
+    settings = replace(kafka_settings, topic_prefix=prefix)
     admin = require_broker(settings)
     from confluent_kafka.admin import NewTopic
 
-    admin.create_topics([NewTopic(settings.topics.packets, 5, 1)])[settings.topics.packets].result(30)
+    admin.create_topics([NewTopic(settings.topics.packets, 5, 1)])[settings.topics.packets].result(120)
     create_topics(settings, partitions=2)
     at = ("--bootstrap-servers", settings.bootstrap_servers, "--topic-prefix", prefix)
     for command in (("produce", str(BUNDLED), "--stream", "gate"), ("worker", "--model", "anything")):
@@ -229,7 +230,7 @@ def test_a_picture_larger_than_the_topic_allows(
     smaller = ConfigEntry("max.message.bytes", "2000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ResourceType.TOPIC, kafka_settings.topics.packets, incremental_configs=[smaller])
     admin = require_broker(kafka_settings)
-    admin.incremental_alter_configs([resource])[resource].result(30)
+    admin.incremental_alter_configs([resource])[resource].result(120)
     at = ("--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix)
     said = refused(4, "produce", str(cut(2, tmp_path / "clip.mp4")), "--stream", "gate", "--fast", *at)
     assert "stream gate" in said

@@ -21,7 +21,7 @@ def test_a_daemon_from_start_to_stop(tmp_path: Path) -> None:
     try:
         assert started.returncode == 0, started.stderr
         servers = started.stdout.strip()
-        require_broker(KafkaSettings(servers))
+        require_broker(KafkaSettings(servers, reach_within_s=60.0))
         said = run("kafka", "status", *at)
         assert said.returncode == 0
         assert servers in said.stdout
@@ -37,7 +37,7 @@ def test_ctrl_c_ends_the_foreground(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         servers = process.stdout.readline().strip()
-        require_broker(KafkaSettings(servers))
+        require_broker(KafkaSettings(servers, reach_within_s=60.0))
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
     assert status(tmp_path / "kafka") is None

@@ -45,7 +45,7 @@ def emit_window(emitter: TransactionalEmitter, group: Consumer, settings: KafkaS
 def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_path: Path) -> None:
     data_dir = tmp_path / "with blank"
     with LocalKafka(data_dir, properties=QUICK) as kafka:
-        settings = KafkaSettings(kafka.bootstrap_servers)
+        settings = KafkaSettings(kafka.bootstrap_servers, reach_within_s=60.0)
         packets, results = settings.topics.packets, settings.topics.results
         create_topics(settings, partitions=2)
         assert kafka.topic_bytes(packets) == 0
@@ -87,7 +87,7 @@ def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_pa
             sender.flush()
             emitting.result(240)
             emit(3)
-            assert group.committed([TopicPartition(packets, 0)], 30)[0].offset == 3
+            assert group.committed([TopicPartition(packets, 0)], 120)[0].offset == 3
             group.close()
             with TopicTail(settings, packets) as tail:
                 assert newest_by_key(tail.catch_up()) == noise | {b"e": b"sent while no broker was there"}

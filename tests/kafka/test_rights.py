@@ -103,7 +103,7 @@ class Cluster:
 
     def grant(self, *bindings: Any) -> None:
         for done in self._client.create_acls(list(bindings)).values():
-            done.result(30)
+            done.result(120)
 
     @contextmanager
     def without(self, one: Any) -> Iterator[None]:
@@ -117,7 +117,7 @@ class Cluster:
             one.permission_type,
         )
         for done in self._client.delete_acls([match]).values():
-            assert len(done.result(30)) == 1
+            assert len(done.result(120)) == 1
         try:
             yield
         finally:
@@ -141,7 +141,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         "super.users": "User:ANONYMOUS",  # the broker itself, and this test through the other listener
     }
     with LocalKafka(tmp_path_factory.mktemp("kafka") / "kafka", plain, properties=broker) as kafka:
-        one = Cluster(secured, KafkaSettings(kafka.bootstrap_servers, PREFIX))
+        one = Cluster(secured, KafkaSettings(kafka.bootstrap_servers, PREFIX, reach_within_s=60.0))
         one.grant(*map(binding, RECIPE))
         yield one
 
@@ -199,7 +199,7 @@ def test_each_service_works_with_exactly_these_rights(cluster: Cluster, family: 
 
 
 def figures(address: str) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://{address}/status", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://{address}/status", timeout=120) as answer:
         found: dict[str, int] = json.load(answer)
     return found
 

@@ -34,11 +34,11 @@ def make(settings: KafkaSettings, name: str, partitions: int, config: dict[str, 
     """One topic, as created by hand."""
     topic = NewTopic(f"{settings.topic_prefix}.{name}", partitions, 1, config=config)
     client = admin_client(settings)
-    client.create_topics([topic])[topic.topic].result(30)
+    client.create_topics([topic])[topic.topic].result(120)
 
 
 def test_created_topics_pass_the_check_and_are_left_alone_the_next_time(kafka: LocalKafka, topic_prefix: str) -> None:
-    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
+    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix, reach_within_s=60.0)
     assert len(create_topics(settings, partitions=2)) == len(CONFIGS)
     assert check_topics(settings) == 2
     assert create_topics(settings, partitions=5) == []
@@ -63,13 +63,13 @@ def test_topics_that_a_broker_does_not_know_yet_are_waited_for(
 
 def test_missing_topics_are_named(kafka: LocalKafka, topic_prefix: str) -> None:
     with pytest.raises(TopicsError, match=rf"missing topics {topic_prefix}\.packets, .* codecflow topics create"):
-        check_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix))
+        check_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix, reach_within_s=60.0))
 
 
 def test_unequal_partition_counts_and_wrong_cleanup_are_reported_in_one_line(
     kafka: LocalKafka, topic_prefix: str
 ) -> None:
-    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix)
+    settings = KafkaSettings(kafka.bootstrap_servers, topic_prefix, reach_within_s=60.0)
     make(settings, "metadata", 3, dict(CONFIGS["metadata"]))
     make(settings, "results", 1, {**CONFIGS["results"], "max.message.bytes": "2000"})
     make(settings, "state", 2, {})
@@ -85,7 +85,7 @@ def test_unequal_partition_counts_and_wrong_cleanup_are_reported_in_one_line(
 
 def test_more_copies_than_brokers_is_reported(kafka: LocalKafka, topic_prefix: str) -> None:
     with pytest.raises(TopicsError, match=rf"{topic_prefix}\.packets: cannot be created: .*[Rr]eplication"):
-        create_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix), replication=3)
+        create_topics(KafkaSettings(kafka.bootstrap_servers, topic_prefix, reach_within_s=60.0), replication=3)
 
 
 def test_retention_is_compared_with_the_window(kafka_settings: KafkaSettings) -> None:
@@ -96,14 +96,14 @@ def test_retention_is_compared_with_the_window(kafka_settings: KafkaSettings) ->
     for done in client.incremental_alter_configs(
         [ConfigResource("topic", topics.metadata, incremental_configs=[short])]
     ).values():
-        done.result(30)
+        done.result(120)
     with RecordSender(settings) as sender:
         for number in range(3):
             sender.send(Record(topics.packets, b"gate-3", b"x", f"picture {number}"))
     partition = partition_of("gate-3", 3)
     client.delete_records([TopicPartition(topics.packets, partition, 2)])[
         TopicPartition(topics.packets, partition)
-    ].result(30)
+    ].result(120)
     with pytest.raises(TopicsError) as refused:
         check_retention(settings, 40)
     assert f"{topics.metadata}: retention.ms is 30000, two windows of 40 s need 80000" in str(refused.value)

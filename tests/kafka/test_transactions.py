@@ -121,7 +121,7 @@ def emitter_of(settings: KafkaSettings, suffix: str = "") -> TransactionalEmitte
 
 def fence(settings: KafkaSettings) -> None:
     """What the coordinator does to a producer whose transaction lasts too long."""
-    transactional_producer(settings, settings.topic_prefix).init_transactions(10)
+    transactional_producer(settings, settings.topic_prefix).init_transactions(120)
 
 
 def test_a_producer_that_is_fenced_is_replaced_and_its_batch_sent_again(kafka_settings: KafkaSettings) -> None:
@@ -225,10 +225,10 @@ def test_a_reader_waits_for_a_transaction_that_a_dead_worker_left_open(kafka_set
         ),
         kafka_settings.topic_prefix,
     )
-    dead.init_transactions(10)
+    dead.init_transactions(120)
     dead.begin_transaction()
     dead.produce(kafka_settings.topics.state, b"never", b"gate-3")
-    assert dead.flush(10) == 0
+    assert dead.flush(120) == 0
     living = emitter_of(kafka_settings, ".b")
     with member(kafka_settings, 3) as client:
         living.emit([state(kafka_settings, b"done")], offset(kafka_settings, 1), client.consumer_group_metadata())

@@ -272,7 +272,7 @@ def answers(address: str, query: str) -> bool:
     """Whether Prometheus has values for a query. Its errors fail the test."""
     try:
         question = urllib.parse.urlencode({"query": query})
-        with urllib.request.urlopen(f"http://{address}/api/v1/query?{question}", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://{address}/api/v1/query?{question}", timeout=120) as answer:
             return bool(json.load(answer)["data"]["result"])
     except urllib.error.HTTPError as error:
         if error.code == 503:  # it is starting

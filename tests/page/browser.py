@@ -79,7 +79,7 @@ class Browser:
         while time.monotonic() < deadline:
             assert self._process.poll() is None, "the browser ended"
             if port_file.exists() and (words := port_file.read_text().split()):
-                with urllib.request.urlopen(f"http://127.0.0.1:{words[0]}/json", timeout=30) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{words[0]}/json", timeout=120) as answer:
                     pages = [target for target in json.load(answer) if target["type"] == "page"]
                 if pages:
                     return str(pages[0]["webSocketDebuggerUrl"])

@@ -60,7 +60,7 @@ def until(condition: Callable[[], bool], what: str, within_s: float = 60.0) -> N
 
 
 def figures(address: str) -> dict[str, int]:
-    with urllib.request.urlopen(f"http://{address}/status", timeout=30) as answer:
+    with urllib.request.urlopen(f"http://{address}/status", timeout=120) as answer:
         found: dict[str, int] = json.load(answer)
         return found
 
@@ -294,7 +294,8 @@ def test_a_stream_that_is_deleted_while_somebody_watches(
     now = int(time.time() * 1000)
     subscriber.ask(settings, "brief", subscriber.question("?", yes_no=True, name="q"))
     publish(
-        settings, [replace(p, stream="brief", epoch=now, captured_at_ms=now) for p in cameras.sent["h264"].values()]
+        settings,
+        [replace(p, stream="brief", epoch=now, captured_at_ms=now) for p in list(cameras.sent["h264"].values())],
     )
     open_stream(browser, address, "brief")
     browser.until("codecflow.player.shown !== null", "a picture")
@@ -395,13 +396,13 @@ def test_a_token_is_asked_for_on_plain_http_by_any_name(
         for path, method in (("", "GET"), ("status", "GET"), ("uplot.js", "GET"), ("streams/a/questions", "POST")):
             request = urllib.request.Request(f"http://{address}/{path}", method=method)
             with pytest.raises(urllib.error.HTTPError, match="401"):
-                urllib.request.urlopen(request, timeout=30)
+                urllib.request.urlopen(request, timeout=120)
         bearer = {"Authorization": f"Bearer {TOKEN}"}
         for headers, origin in (({}, f"http://{address}"), (bearer, "http://evil.test"), ({"Cookie": "x=1"}, None)):
             with pytest.raises(InvalidStatus, match="403"):
                 connect(f"ws://{address}/ws", additional_headers=headers, origin=origin)  # type: ignore[arg-type]
         request = urllib.request.Request(f"http://{address}/status", headers=bearer)
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=120) as answer:
             assert answer.status == 200
         browser.go("about:blank")
         name = f"cams.test:{address.rpartition(':')[2]}"
@@ -425,7 +426,7 @@ def test_without_a_token_a_foreign_name_or_site_gets_nothing(address: str, setti
             f"http://{address}/streams/x/questions", b'{"prompt": "x"}', headers, method="POST"
         )
         with pytest.raises(urllib.error.HTTPError, match=status):
-            urllib.request.urlopen(request, timeout=30)
+            urllib.request.urlopen(request, timeout=120)
     with pytest.raises(InvalidStatus, match="403"):
         connect(f"ws://{address}/ws", origin="http://evil.test")  # type: ignore[arg-type]
     assert subscriber.read_description(settings, "x").questions == ()

@@ -192,7 +192,7 @@ def test_tokens_that_cannot_be_used(tmp_path: Path) -> None:
 def test_the_command_refuses_what_is_open_to_all_and_never_tells_the_token(kafka_settings: KafkaSettings) -> None:
     at = ["--bootstrap-servers", kafka_settings.bootstrap_servers, "--topic-prefix", kafka_settings.topic_prefix]
     command = [sys.executable, "-m", "codecflow", "page", *at]
-    done = subprocess.run([*command, "--host", "0.0.0.0"], capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run([*command, "--host", "0.0.0.0"], capture_output=True, text=True, check=False, timeout=300)
     assert (done.returncode, done.stderr.count("\n"), done.stdout) == (2, 1, "")
     assert "0.0.0.0 can be reached from other machines: give a token with --token-file" in done.stderr
     environment = {**os.environ, "CODECFLOW_PAGE_TOKEN": TOKEN, "CODECFLOW_LOG": "debug"}
@@ -223,7 +223,7 @@ def test_the_command_refuses_what_is_open_to_all_and_never_tells_the_token(kafka
         for probe in ("livez", "readyz", "startupz"):
             urllib.request.urlopen(f"http://127.0.0.1:{metrics}/{probe}", timeout=60).close()
         page.terminate()
-        rest, log = page.communicate(timeout=100)
+        rest, log = page.communicate(timeout=300)
     assert page.returncode == 0, log
     assert TOKEN not in said + rest + log
 

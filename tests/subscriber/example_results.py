@@ -41,19 +41,19 @@ def windows(stream: str, count: int) -> list[Result]:
 def commit(settings: KafkaSettings, results: list[Result], *, abort: bool = False) -> None:
     """Publish `results` in one transaction, which is then committed or aborted."""
     client = transactional_producer(settings, f"{settings.topic_prefix}-test")
-    client.init_transactions(30)
+    client.init_transactions(120)
     client.begin_transaction()
     for result in results:
         key, value = encode_result(result)
         client.produce(f"{settings.topic_prefix}.results", key=key, value=value)
     if abort:
-        client.abort_transaction(30)
+        client.abort_transaction(120)
     else:
-        client.commit_transaction(30)
+        client.commit_transaction(120)
 
 
 def publish_raw(settings: KafkaSettings, name: str, key: str, value: bytes | None) -> None:
     """Any bytes on any topic, as from a program that ignores the contract."""
     client = producer(settings)
     client.produce(f"{settings.topic_prefix}.{name}", key=key.encode(), value=value)
-    assert client.flush(30) == 0
+    assert client.flush(120) == 0

@@ -19,7 +19,7 @@ def test_questions_and_answers(kafka_settings: KafkaSettings, monkeypatch: pytes
     monkeypatch.setenv("CODECFLOW_TOPIC_PREFIX", kafka_settings.topic_prefix)
     asked = codecflow.ask("gate", "How is the weather?", choices=["dry", "wet"], question_id="weather")
     assert asked.questions == (Question("weather", "How is the weather?", "choice", ("dry", "wet")),)
-    with codecflow.subscribe("gate", timeout_s=30) as answers:
+    with codecflow.subscribe("gate", timeout_s=120) as answers:
         commit(kafka_settings, windows("gate", 2))
         assert [next(answers), next(answers)] == windows("gate", 2)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import replace
 
 import pytest
 
@@ -19,7 +20,7 @@ def test_what_is_committed_later_is_followed_in_order(kafka_settings: KafkaSetti
     # Committed does not mean readable yet: brokers mark the records a moment later.
     with Follower(kafka_settings, "gate", from_beginning=True, stopping=lambda: True) as earlier:
         assert len(list(earlier)) == 2
-    with Follower(kafka_settings, "gate", timeout_s=30) as follower:
+    with Follower(kafka_settings, "gate", timeout_s=120) as follower:
         commit(kafka_settings, windows("gate", 3))
         assert [next(follower) for _ in range(3)] == windows("gate", 3)
 
@@ -72,6 +73,6 @@ def test_a_foreign_record_is_reported_and_skipped(
 
 
 def test_without_topics_it_says_what_to_do(kafka_settings: KafkaSettings) -> None:
-    elsewhere = KafkaSettings(kafka_settings.bootstrap_servers, "nothing-here")
+    elsewhere = replace(kafka_settings, topic_prefix="nothing-here")
     with pytest.raises(KafkaError, match=r"topic nothing-here\.results is missing: run: codecflow topics create"):
         Follower(elsewhere)

@@ -57,7 +57,7 @@ def stored() -> list[Result]:
 @pytest.fixture(scope="module")
 def settings(kafka: Any) -> KafkaSettings:
     """Topics with `stored()` and an invalid result record, for all tests."""
-    settings = KafkaSettings(kafka.bootstrap_servers, f"h{uuid.uuid4().hex[:12]}")
+    settings = KafkaSettings(kafka.bootstrap_servers, f"h{uuid.uuid4().hex[:12]}", reach_within_s=60.0)
     create_topics(settings, partitions=3)
     commit(settings, stored())
     publish_raw(settings, "results", "gate", b"{}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from codecflow import subscriber
@@ -66,7 +68,7 @@ def test_a_description_of_another_version_is_not_overwritten(kafka_settings: Kaf
 
 
 def test_without_topics_it_says_what_to_do(kafka_settings: KafkaSettings) -> None:
-    elsewhere = KafkaSettings(kafka_settings.bootstrap_servers, "nothing-here")
+    elsewhere = replace(kafka_settings, topic_prefix="nothing-here")
     with pytest.raises(KafkaError, match=r"topic nothing-here\.streams is missing: run: codecflow topics create"):
         subscriber.ask(elsewhere, "gate", PERSON)
 

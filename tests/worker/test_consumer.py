@@ -224,17 +224,17 @@ def test_an_open_transaction_of_another_program_and_a_topic_that_is_deleted(
         return True
 
     other = transactional_producer(kafka_settings, f"{kafka_settings.topic_prefix}-another-program")
-    other.init_transactions(30)
+    other.init_transactions(120)
     other.begin_transaction()
     other.produce(packets, key=b"a", value=b"x")
-    other.flush(30)
+    other.flush(120)
     until(lambda: update() and held[0] > 0, what="the transaction is noticed")
     assert progress.lag == 1
     assert held[1] == 0
-    other.abort_transaction(30)
+    other.abort_transaction(120)
     until(lambda: update() and held[0] == 0, what="its end is noticed")
     admin = admin_client(kafka_settings)
-    admin.delete_topics([packets])[packets].result(30)
+    admin.delete_topics([packets])[packets].result(120)
     with pytest.raises(TopicsError, match=rf"topic {packets} is missing: run: codecflow topics create"):
         until(lambda: not update(), what="the topic is missed")
 
@@ -256,7 +256,7 @@ def test_partitions_that_arrive_while_it_leaves_are_not_taken(kafka_settings: Ka
     group, admin = kafka_settings.worker_group, admin_client(kafka_settings)
 
     def assigned() -> bool:
-        found = admin.describe_consumer_groups([group])[group].result(30)
+        found = admin.describe_consumer_groups([group])[group].result(120)
         return any(member.assignment.topic_partitions for member in found.members)
 
     until(assigned, what="the group's assignment, which the member has not polled for")

@@ -193,7 +193,7 @@ def test_partitions_that_are_added_end_a_worker_before_it_misplaces_a_stream(
     wanted = [NewPartitions(topic, more) for topic in (topics.packets, topics.metadata)]
     admin = admin_client(kafka_settings)  # its requests end with it
     for done in admin.create_partitions(wanted).values():
-        done.result(30)
+        done.result(120)
     send(kafka_settings, named(small, moved))
     with pytest.raises(TopicsError, match=rf"{topics.packets} has 4 partitions now, and had 3 .* restart all workers"):
         worker.join()
@@ -281,7 +281,7 @@ def test_a_broker_that_answers_slowly_or_whose_disk_is_full_delays_results_and_l
     tmp_path: Path, family: Family, small: Published
 ) -> None:
     with LocalKafka(tmp_path / "kafka", properties=QUICK_BROKER) as broker:
-        settings = KafkaSettings(broker.bootstrap_servers, "slow")
+        settings = KafkaSettings(broker.bootstrap_servers, "slow", reach_within_s=60.0)
         create_topics(settings, partitions=1)
         send(settings, named(small, "a"))
         worker = Running(settings, family, plan=PLAN, keep=KEEP, until_end=False)

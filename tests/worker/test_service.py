@@ -91,7 +91,7 @@ def group_reads(settings: KafkaSettings) -> set[str]:
     asked = [ConsumerGroupTopicPartitions(f"{settings.topic_prefix}.worker")]
     admin = require_broker(settings)
     (group,) = admin.list_consumer_group_offsets(asked).values()
-    return {place.topic for place in group.result(30).topic_partitions if place.offset > 0}
+    return {place.topic for place in group.result(120).topic_partitions if place.offset > 0}
 
 
 def test_questions_change_while_the_worker_runs(kafka_settings: KafkaSettings, family: Family, clip: Path) -> None:
@@ -231,10 +231,10 @@ def test_brokers_that_are_gone_end_the_worker_and_a_stop_does_so_sooner(
 ) -> None:
     stop_camera, stop_reader, threads = GracefulStop(), threading.Event(), ThreadPoolExecutor(2)
     with LocalKafka(tmp_path / "kafka") as broker:
-        settings = KafkaSettings(broker.bootstrap_servers, "gone", give_up_after_s=2.0)
+        settings = KafkaSettings(broker.bootstrap_servers, "gone", reach_within_s=60.0, give_up_after_s=2.0)
         create_topics(settings, partitions=1)
         worker = Running(settings, family, until_end=False)
-        patient = KafkaSettings(broker.bootstrap_servers, "stopped", give_up_after_s=900.0)
+        patient = KafkaSettings(broker.bootstrap_servers, "stopped", reach_within_s=60.0, give_up_after_s=900.0)
         create_topics(patient, partitions=1)
         send(patient, publish(clip, "a"))
         busy = Running(patient, family, engine=StubEngine(family, 0.5), until_end=False)

@@ -254,7 +254,8 @@ def _wait_until_known(client: AdminClient, settings: KafkaSettings, topics: Sequ
 
 
 def _wait_for_leaders(client: AdminClient, settings: KafkaSettings, topics: Sequence[str]) -> None:
-    deadline = time.monotonic() + _REQUEST_S
+    within_s = max(_REQUEST_S, settings.reach_within_s)
+    deadline = time.monotonic() + within_s
     while topics:
         found = _found(client, settings)
         topics = [
@@ -263,7 +264,7 @@ def _wait_for_leaders(client: AdminClient, settings: KafkaSettings, topics: Sequ
             if topic not in found or any(partition.leader < 0 for partition in found[topic].partitions.values())
         ]
         if topics and time.monotonic() > deadline:
-            raise TopicsError(f"topic {topics[0]}: exists, but without a leader for {_REQUEST_S:.0f} s")
+            raise TopicsError(f"topic {topics[0]}: exists, but without a leader for {within_s:.0f} s")
         time.sleep(0.05)
 
 

@@ -135,14 +135,15 @@ def test_real_brokers_and_a_replay_give_the_same_windows(
         brokers = under_load(KafkaPlace(kafka, 2), stub, recording, 3, Timing(3, measured_s))
         replay = under_load(ReplayPlace(2), stub, recording, 3, Timing(3, measured_s))
         common = kept(brokers).keys() & kept(replay).keys()
-        if len(common) >= 6 and {stream for stream, _ in common} == {"camera-0", "camera-1", "camera-2"}:
+        printed = figures(brokers)
+        streams = {stream for stream, _ in common}
+        if len(common) >= 6 and len(streams) == 3 and printed["frames_per_s"] > 2:
             break
     assert len(common) >= 6
     for outcome in (brokers, replay):
         assert {window.stream for window in outcome.windows} == {"camera-0", "camera-1", "camera-2"}
         assert all(window.result.error is None for window in outcome.windows)
     assert {key: kept(brokers)[key] for key in common} == {key: kept(replay)[key] for key in common}
-    printed = figures(brokers)
     assert set(printed["stages"]) == {"consumer", "join", "sampler", "engine", "committer"}
     assert printed["frames_per_s"] > 2
     assert printed["delay_max_s"] > 0

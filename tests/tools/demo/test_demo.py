@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_clip_becomes_answers_and_figures(clip: Path) -> None:
-    done = subprocess.run([*DEMO, str(clip)], capture_output=True, text=True, timeout=200, check=False)
+    done = subprocess.run([*DEMO, str(clip)], capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     figures = json.loads(last)
@@ -65,7 +65,7 @@ def test_a_service_that_fails_ends_it_in_one_line(clip: Path, model: Path) -> No
         [*DEMO, str(clip), "--model", str(model), "--keep", "everything"],
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
     )
     assert done.returncode != 0
