@@ -169,13 +169,15 @@ def test_a_camera_without_keyframes_says_so(
     stop, lines = GracefulStop(), list[str]()
 
     def notice(line: str) -> None:
-        lines.append(line)
-        if len(lines) == 2:
-            stop.request()
+        """A busy machine also loses packets, which is another line."""
+        if "no keyframe for" in line:
+            lines.append(line)
+            if len(lines) == 2:
+                stop.request()
 
     with rtsp_camera(clip, keyframes=False) as address:
         summary = produce(kafka_settings, f"rtsp://{address}/cam", "gate", stop=stop, notice=notice)
     assert summary.pictures == 0
-    assert lines
-    assert all("no keyframe for" in line and "set an interval of 1 to 4 s between keyframes" in line for line in lines)
+    assert len(lines) >= 2
+    assert all("set an interval of 1 to 4 s between keyframes" in line for line in lines)
     assert summary.dropped["before the first keyframe"] > 10
