@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -54,13 +53,11 @@ def kafka(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[
         yield broker
 
 
-def _prefer(pid: int) -> None:
-    """All tests wait for this process, so a busy machine must not let it starve. Needs the right to do so, as root has."""
+def _prefer(session: int) -> None:
+    """All tests wait for this broker, so a busy machine must not let it starve. Linux divides a processor between sessions
+    first, and the broker is the only process of its session that computes. Needs the right to do so, as root has."""
     with suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            os.setpriority(os.PRIO_PROCESS, int(thread.name), -10)
-        # Linux divides a processor between sessions first; the broker is the only process of its session that computes.
-        Path(f"/proc/{pid}/autogroup").write_text("-10", encoding="ascii")
+        Path(f"/proc/{session}/autogroup").write_text("-10", encoding="ascii")
 
 
 @pytest.fixture
