@@ -24,6 +24,7 @@ from .running import QUESTION, SECOND, THIRD, Run, assert_equal
 
 CHOICE = Question("c", "Which?", "choice", labels=("car", "car park", "a very long lorry"))
 QUESTIONS = (QUESTION, SECOND, CHOICE, THIRD)
+Logits = dict[tuple[str, str], torch.Tensor]  # of a stream and a question
 
 
 def changed(case: Case, **parts: Any) -> Case:
@@ -35,7 +36,7 @@ def changed(case: Case, **parts: Any) -> Case:
     return other
 
 
-def slides(case: Case, **options: Any) -> tuple[list[dict[tuple[str, str], torch.Tensor]], list[StreamOutcome]]:
+def slides(case: Case, **options: Any) -> tuple[list[Logits], list[StreamOutcome]]:
     """First logits and outcomes of two streams over four steps; one has a single question, the other several."""
     rng = np.random.default_rng(1)
     run = Run(case, **options)
@@ -75,6 +76,15 @@ def test_every_path_gives_the_same_answers(
         assert one.error is two.error is None
 
 
+def deviation(found: list[Logits], expected: list[Logits]) -> float:
+    """The largest of all logits' relative deviations, each from its row's mean."""
+    return max(
+        float((got[key] - wanted[key]).norm() / (wanted[key] - wanted[key].mean()).norm())
+        for got, wanted in zip(found, expected, strict=True)
+        for key in wanted
+    )
+
+
 @pytest.mark.parametrize(("weights", "most"), [("fp8", 0.35), ("int8", 0.1)])
 def test_weights_in_eight_bits_give_almost_the_same(case: Case, weights: str, most: float) -> None:
     eighth = copy.copy(case)
@@ -82,13 +92,8 @@ def test_weights_in_eight_bits_give_almost_the_same(case: Case, weights: str, mo
     assert not any(len(p) for name, p in eighth.family.text.named_parameters() if "proj.weight" in name)
     expected, _ = slides(case)
     found, outcomes = slides(eighth)
-    off = [
-        float((got[key] - wanted[key]).norm() / (wanted[key] - wanted[key].mean()).norm())
-        for got, wanted in zip(found, expected, strict=True)
-        for key in wanted
-    ]
     assert all(outcome.error is None for outcome in outcomes)
-    assert 0 < max(off) < most, max(off)
+    assert 0 < (off := deviation(found, expected)) < most, off
 
 
 def test_keys_and_values_in_eight_bits_give_almost_the_same_in_less_memory(case: Case) -> None:
@@ -97,16 +102,10 @@ def test_keys_and_values_in_eight_bits_give_almost_the_same_in_less_memory(case:
     expected, _ = slides(case)
     found, outcomes = slides(eighth)
     inside, _ = slides(changed(eighth, kernels=Kernels(reference_kernel, reference_single)))
-    off = [
-        float((got[key] - wanted[key]).norm() / (wanted[key] - wanted[key].mean()).norm())
-        for got, wanted in zip(found, expected, strict=True)
-        for key in wanted
-    ]
     assert all(outcome.error is None for outcome in outcomes)
-    assert 0 < max(off) < 0.2, max(off)
-    for one, two in zip(found, inside, strict=True):
-        for key, row in one.items():
-            assert_equal(two[key], row, f"read in place, {key}")
+    assert 0 < (off := deviation(found, expected)) < 0.2, off
+    # Both paths round to the same few values; but one close to the middle between two of them may become either.
+    assert deviation(inside, found) < off / 20
     assert eighth.family.kv.bytes_per_token < case.family.kv.bytes_per_token * 0.4  # of float32, heads of 16
     with pytest.raises(ConfigError, match="--kv fp8 does not go with --coverage background"):
         Engine(eighth.family, background=True)
