@@ -103,4 +103,4 @@ def test_an_epoch_of_the_far_future_is_left_to_the_workers_who_leave_it_out(kafk
 def test_epochs_known_here_count_without_topics(kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(newest_epoch, "WITHIN_S", 0.0)
     now = int(time.time() * 1000)
-    assert next_epoch(kafka_settings, "gate", PARTITIONS, lambda line: None, now + 500) == now + 501
+    assert next_epoch(kafka_settings, "gate", PARTITIONS, lambda line: None, now + 60_000) == now + 60_001
