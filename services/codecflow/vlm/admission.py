@@ -66,13 +66,13 @@ class Admission:
             del self.lost[next(iter(self.lost))]
 
     def admit(self, tasks: Sequence[Task]) -> None:
-        """Slides the window of every drafted stream that fits; the tasks of the others carry an error."""
-        drafted = [task for task in tasks if task.error is None]
-        drafted.sort(key=lambda task: not task.held.pages)  # those with a window first, otherwise in the given order
+        """Slides the window of every planned stream that fits; the tasks of the others carry an error."""
+        planned = [task for task in tasks if task.error is None]
+        planned.sort(key=lambda task: not task.held.pages)  # those with a window first, otherwise in the given order
         busy = {task.work.stream for task in tasks}
         admitted: list[Task] = []
         growth = headroom = 0  # pages that windows gain; additional free pages for the largest question
-        for task in drafted:
+        for task in planned:
             assert task.plan is not None
             more = task.plan.pages - len(task.held.pages)
             if not self._room(growth + more + headroom, busy):
@@ -96,9 +96,17 @@ class Admission:
         return task.plan.pages - len(task.held.pages)
 
     def draft(self, task: Task) -> None:
-        """Prepares the frames, plan and questions of a task, or sets its error. Its window is not changed."""
+        """Prepares a task's window and new frames, or sets its error. Nothing that is held changes."""
+        self._guard(task, self._draft)
+
+    def plan(self, task: Task) -> None:
+        """Prepares the move of a drafted task's window, and its questions, or sets its error. Nothing that is held
+        changes."""
+        self._guard(task, self._plan)
+
+    def _guard(self, task: Task, prepare: Callable[[Task], None]) -> None:
         try:
-            self._draft(task)
+            prepare(task)
         except Exception as error:  # noqa: BLE001  # any error in one stream's frames
             self.refuse(task, failure_of(error))
 
@@ -120,6 +128,9 @@ class Admission:
             )
         task.window = window
         task.new = [HeldFrame.of(self.family, frame) for frame in frames]
+
+    def _plan(self, task: Task) -> None:
+        work, window = task.work, task.held
         task.plan = plan = window.plan(work.first, task.new, from_scratch=self.refresh.name == "all")
         if plan.position - plan.turn > self.limit:
             reason = f"its window spans {plan.position - plan.turn} positions, but the model takes {self.limit}"

@@ -197,12 +197,16 @@ class Engine:
         return [Part(task, trunk), *questions]
 
     def _draft(self, tasks: Sequence[Task], clock: StageClock[Task]) -> None:
-        """Prepares every stream's work. The ViT needs no memory in the pool, so it starts with the first streams' new frames
-        while the host prepares the others: a GPU does not wait for the whole list."""
+        """Prepares every stream's work. The ViT needs no memory in the pool and no plan, so it starts with the first
+        streams' new frames while the host prepares the others, and the moves of all windows: a GPU does not wait for
+        them."""
         for batch in self._drafted(tasks):
             own = {id(part.task): part.task for part in batch}
             with clock.stage("vit", list(own.values()), _share(batch)):
                 isolated(batch, self._see)
+        for task in tasks:
+            if task.error is None:
+                self.admission.plan(task)
 
     def _drafted(self, tasks: Sequence[Task]) -> Iterator[list[Part]]:
         """Batches of new frames for the ViT, each as soon as enough streams are drafted. The first is half as large: a GPU

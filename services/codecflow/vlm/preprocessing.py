@@ -72,14 +72,14 @@ def project_patches(convolution: Any, patches: Tensor) -> Tensor:
     return Dense(convolution.weight.flatten(1), convolution.bias)(patches.flatten(1))
 
 
-def grouped_places(tokens: npt.NDArray[np.int64], columns: int, merge: int) -> npt.NDArray[np.int64]:
-    """The patches of `tokens` (tokens,), `merge` x `merge` for each, in a grid of `columns` tokens per row.
+def grouped_places(rows: int, columns: int, merge: int) -> npt.NDArray[np.int64]:
+    """The patches of all tokens of a grid, `merge` x `merge` for each.
 
-    (tokens * merge * merge, 2): row and column in the patch grid, group by group, row by row within a group.
+    (tokens, merge * merge, 2): row and column in the patch grid, row by row within a token.
     """
-    corners = np.stack([tokens // columns, tokens % columns], axis=1) * merge
+    corners = np.stack(np.divmod(np.arange(rows * columns), columns), axis=1) * merge
     steps = np.stack(np.divmod(np.arange(merge**2), merge), axis=1)
-    places: npt.NDArray[np.int64] = (corners[:, None] + steps).reshape(-1, 2)
+    places: npt.NDArray[np.int64] = corners[:, None] + steps
     return places
 
 

@@ -142,9 +142,9 @@ class Family(ABC):
         counts = [len(own) for own in places]
         pinned = self.device.type == "cuda"
         patches = torch.empty((sum(counts), self.patch, self.patch, 3), dtype=torch.uint8, pin_memory=pinned)
-        at = 0
+        gathered, at = patches.numpy(), 0
         for own, where in zip(pixels, places, strict=True):
-            gather_patches(own.numpy(), where, patches[at : at + len(where)].numpy())
+            gather_patches(own.numpy(), where, gathered[at : at + len(where)])
             at += len(where)
         return Patches(
             patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2),

@@ -44,6 +44,7 @@ class InternVL(Family):
         if self.height % cell or self.width % cell or vision.patch_size[0] != vision.patch_size[1]:
             raise ModelError(f"model input {self.width}x{self.height}: {cell} pixel tokens do not divide it")
         self.rows, self.columns = self.height // cell, self.width // cell
+        self._groups = grouped_places(self.rows, self.columns, self.merge)
         layer, layers = self.config.vision_feature_layer, vision.num_hidden_layers
         self.depth: int = layers if layer == -1 else layer % (layers + 1)  # state 0 is the input of the first layer
         self._places = self._position_table()
@@ -56,7 +57,7 @@ class InternVL(Family):
         return FixedInput(self.preprocess, self.width, self.height, self.rows, self.columns)
 
     def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-        return grouped_places(kept, self.columns, self.merge)
+        return self._groups[kept].reshape(-1, 2)
 
     def encode(self, frames: Patches) -> Tensor:
         tower = self.core.vision_tower

@@ -53,6 +53,7 @@ class Qwen3VL(Family):
         self.levels = 1 + len(vision.deepstack_visual_indexes)
         size = processing.get("size") or {}
         self.fewest, self.most = int(size.get("shortest_edge", 2**17)), int(size.get("longest_edge", 768 * 2**10))
+        self._groups = lru_cache(maxsize=16)(grouped_places)
         self._placed = lru_cache(maxsize=16)(self._position_table)
 
     @property
@@ -61,7 +62,7 @@ class Qwen3VL(Family):
         return ShapedInput(self.preprocess, cell, self.depth, self.video_frames, self.fewest, self.most)
 
     def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-        return grouped_places(kept, shape[1] // self.merge, self.merge)
+        return self._groups(shape[0] // self.merge, shape[1] // self.merge, self.merge)[kept].reshape(-1, 2)
 
     def encode(self, frames: Patches) -> Tensor:
         tower = self.core.visual
