@@ -151,10 +151,12 @@ def test_a_stop_is_heard_within_a_moment(where: str, kind: str, tmp_path: Path) 
     timer = threading.Timer(1.0, stop.set)
 
     def waited(url: str) -> float:
+        """Seconds from the start of the timer to the end of reading."""
         timer.start()
+        began = time.monotonic()
         with pytest.raises(StoppedError):
             open_and_read(url)
-        return time.monotonic()
+        return time.monotonic() - began
 
     def open_and_read(url: str) -> None:
         with Source(url, SourceOptions(30.0), stopped=stop.is_set) as source:
@@ -162,23 +164,22 @@ def test_a_stop_is_heard_within_a_moment(where: str, kind: str, tmp_path: Path) 
             read(source)
 
     clip = encode(tmp_path / "clip", "h264-ts" if kind != "rtsp" else "h264-plain", 40, (320, 240))
-    began = time.monotonic()
     if kind == "pipe":
         os.mkfifo(tmp_path / "pipe")
         if where == "reading":
             writer = os.open(tmp_path / "pipe", os.O_RDWR)
             threading.Thread(target=os.write, args=(writer, clip.read_bytes()), daemon=True).start()
-        ended = waited(str(tmp_path / "pipe"))
+        lasted = waited(str(tmp_path / "pipe"))
     elif where == "opening":
         with tarpit() as address:
-            ended = waited(f"{kind}://{address}/cam")
+            lasted = waited(f"{kind}://{address}/cam")
     elif kind == "http":
         with camera(stalls_after(clip)) as address:
-            ended = waited(f"http://{address}/cam")
+            lasted = waited(f"http://{address}/cam")
     else:
         with rtsp_camera(clip, hangs=True) as address:
-            ended = waited(f"rtsp://{address}/cam")
-    assert ended - began < 20, "a second, and room for a busy machine; not the 30 s"
+            lasted = waited(f"rtsp://{address}/cam")
+    assert lasted < 3.0, "a second, and room for a busy machine"
 
 
 def test_https_and_rtsps_cameras_must_prove_who_they_are(tmp_path: Path) -> None:
