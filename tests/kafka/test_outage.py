@@ -36,6 +36,19 @@ def test_the_cause_of_an_outage_has_no_details_of_the_client() -> None:
     assert watch.cause == line
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["Send failed: Broken pipe", "Receive failed: Connection reset by peer", "Disconnected: connection closed by peer"],
+)
+def test_a_broker_that_hangs_up_may_speak_another_protocol_unless_none_is_there(line: str) -> None:
+    watch = BrokerWatch(KafkaSettings())
+    watch.on_error(ClientError(ClientError._TRANSPORT, f"a:9/bootstrap: {line} (after 0ms in state APIVERSION_QUERY)"))
+    assert watch.advice.startswith("is security.protocol=plaintext right?")
+    refused = "a:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused"
+    watch.on_error(ClientError(ClientError._TRANSPORT, refused))
+    assert (watch.cause, watch.advice) == (refused, "is it running, and is --bootstrap-servers right?")
+
+
 def emit_window(emitter: TransactionalEmitter, group: Consumer, settings: KafkaSettings, window: int) -> None:
     record = Record(settings.topics.results, b"a", b"%d" % window, f"window {window}")
     offsets = [TopicPartition(settings.topics.packets, 0, window)]

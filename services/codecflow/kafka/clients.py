@@ -41,6 +41,7 @@ _REFUSALS = frozenset({ClientError._AUTHENTICATION, ClientError.SASL_AUTHENTICAT
 # From the most to the least specific: people must see the root cause.
 _CAUSES = (*_REFUSALS, ClientError._SSL, ClientError._RESOLVE, ClientError._TRANSPORT, None)
 _HUNG_UP = _CAUSES.index(None)
+_HUNG_UP_ERROR = re.compile(r"(Send|Receive) failed: (Broken pipe|Connection reset)|: Disconnected")
 _HUNG_UP_LINE = re.compile(r"Disconnected.*\(after \d{1,3}ms in state (APIVERSION_QUERY|AUTH|UP)", re.DOTALL)
 _NOT_CONNECTED_LINE = re.compile(r"Connect to \S+ failed: [^(]+")
 _DETAILS = re.compile(r" \(after \d+ms in state \w+(, \d+ identical error\(s\) suppressed)?\)")
@@ -119,6 +120,8 @@ class BrokerWatch:
             self._down_since = self._down_since or now
             return
         rank = _CAUSES.index(error.code()) if error.code() in _CAUSES else len(_CAUSES)
+        if error.code() == ClientError._TRANSPORT and _HUNG_UP_ERROR.search(error.str()):
+            rank = _HUNG_UP
         self._note(rank, self._settings.scrub(error.str()))
 
     def on_log(self, line: str) -> None:
