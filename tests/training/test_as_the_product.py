@@ -60,7 +60,7 @@ def test_strides_are_answered_as_the_engine_answers_them_without_refresh(
                 FIRST + i,
                 0.0,
                 keep[i],
-                family.model_pixels(pixels[i]) if keep[i].any() else None,
+                family.input.patches(pixels[i], keep[i]) if keep[i].any() else None,
                 (side, side),
                 bool(keep[i].all()),
             )

@@ -12,6 +12,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, AutoModelForImageTextToText
 
+from codecflow.vlm.families import Family
 from codecflow.vlm.loading import load_model
 from codecflow.vlm.tiny import make_tiny
 from codecflow.vlm.work import Frame
@@ -39,6 +41,22 @@ def _masked_attention(
 
 
 AttentionInterface.register("masked_reference", _masked_attention)
+
+
+def picture_of(family: Family, frame: Frame) -> npt.NDArray[np.uint8]:
+    """The model's input (height, width, 3) as far as the frame has it, otherwise black."""
+    height, width = size = family.input.size(*frame.size)
+    picture, side = np.zeros((height, width, 3), np.uint8), family.patch
+    if frame.patches is not None:
+        places = family.input.places(np.flatnonzero(frame.keep), size)
+        for (row, column), patch in zip(places * side, frame.patches, strict=True):
+            picture[row : row + side, column : column + side] = patch
+    return picture
+
+
+def thinned(family: Family, frame: Frame, keep: npt.NDArray[np.bool_]) -> Frame:
+    """A completely kept frame that keeps only `keep`, some of its tokens."""
+    return replace(frame, keep=keep, patches=family.input.patches(picture_of(family, frame), keep))
 
 
 class Case(ABC):
@@ -82,16 +100,16 @@ class Case(ABC):
         for index in indices:
             anchor = anchors > 0 and index % anchors == 0
             keep = np.ones(self.tokens, bool) if anchor else rng.random(self.tokens) < share
-            pixels = self.family.model_pixels(self.picture(rng))
+            patches = self.family.input.patches(self.picture(rng), keep)
             size = (self.width, self.height)
-            result.append(Frame(index, index / 2, keep, pixels if keep.any() else None, size, anchor))
+            result.append(Frame(index, index / 2, keep, patches if keep.any() else None, size, anchor))
         return result
 
     def normalised(self, frames: Sequence[Frame]) -> Tensor:
-        """(frames, 3, height, width), by the processor's formula; pictures need no resize."""
+        """(frames, 3, height, width), by the processor's formula."""
         settings = self.family.processing
         mean, std = (torch.tensor(settings[x]).view(3, 1, 1) for x in ("image_mean", "image_std"))
-        raw = torch.stack([f.pixels for f in frames if f.pixels is not None]).permute(0, 3, 1, 2)
+        raw = torch.stack([torch.from_numpy(picture_of(self.family, frame)) for frame in frames]).permute(0, 3, 1, 2)
         return (raw / 255 - mean) / std
 
     @torch.inference_mode()

@@ -37,7 +37,7 @@ def whole(family: Family, rgb: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_
     height, width = rgb.shape[:2]
     if keep is None:
         keep = np.ones(family.grid(width, height).tokens, bool)
-    return Frame(0, 0.0, keep, family.model_pixels(rgb), (width, height))
+    return Frame(0, 0.0, keep, family.input.patches(rgb, keep), (width, height))
 
 
 class Run:

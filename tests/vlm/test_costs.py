@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from codecflow.messages import Question
 from codecflow.vlm.flops import TextCost, causal_pairs
 
-from .cases import Case
+from .cases import Case, thinned
 from .running import QUESTION, THIRD, Run
 
 
@@ -45,9 +45,8 @@ def test_full_is_what_keep_all_with_refresh_all_executes(case: Case) -> None:
         new = case.frames(rng, range(2 * step, 2 * step + 2))
         first = max(0, 2 * step - 2)
         whole.step(new, first, questions)
-        kept = [
-            type(f)(f.index, f.time_s, k, f.pixels, f.size) for f in new if (k := rng.random(case.tokens) < 0.3).any()
-        ]
+        masks = [rng.random(case.tokens) < 0.3 for _ in new]
+        kept = [thinned(case.family, frame, mask) for frame, mask in zip(new, masks, strict=True) if mask.any()]
         pruned.step(kept, first, questions)
         flops = whole.outcome.flops
         assert flops.vit + flops.llm == flops.full

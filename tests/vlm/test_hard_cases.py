@@ -20,7 +20,8 @@ PROMPTS = (QUESTION.prompt, THIRD.prompt)
 def picture_of(case: Case, rng: np.random.Generator, index: int, width: int, height: int, share: float) -> Frame:
     keep = rng.random(case.family.grid(width, height).tokens) < share
     pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Frame(index, index / 2, keep, case.family.model_pixels(pixels) if keep.any() else None, (width, height))
+    patches = case.family.input.patches(pixels, keep) if keep.any() else None
+    return Frame(index, index / 2, keep, patches, (width, height))
 
 
 def test_sizes_change_in_mid_stream_portrait_and_odd_ones_too(case: Case) -> None:
@@ -46,14 +47,15 @@ def test_grids_cover_pictures_of_any_size(case: Case) -> None:
 def test_pictures_are_resized_alike_in_any_thread_and_from_any_layout(case: Case) -> None:
     rng = np.random.default_rng(7)
     pictures = [rng.integers(0, 256, size, dtype=np.uint8) for size in [(97, 101, 3), (180, 320, 3), (360, 640, 3)] * 4]
-    expected = [case.family.model_pixels(rgb) for rgb in pictures]
+    own = case.family.input
+    expected = [own.pixels(rgb) for rgb in pictures]
     turned = [np.rot90(np.rot90(rgb)) for rgb in pictures]  # a view with negative strides, as a rotated picture may be
     turned = [np.rot90(np.rot90(rgb)) for rgb in turned]
     with ThreadPoolExecutor(4) as threads:
-        for found in (threads.map(case.family.model_pixels, pictures), threads.map(case.family.model_pixels, turned)):
+        for found in (threads.map(own.pixels, pictures), threads.map(own.pixels, turned)):
             for one, rgb, other in zip(found, pictures, expected, strict=True):
                 assert torch.equal(one, other)
-                assert one.shape == (*case.family.model_size(rgb.shape[1], rgb.shape[0]), 3)
+                assert one.shape == (*own.size(rgb.shape[1], rgb.shape[0]), 3)
                 assert one.dtype == torch.uint8
                 assert one.is_contiguous()
 

@@ -76,10 +76,11 @@ def assert_others_as_alone(case: Case, run: Run, frames: dict[str, list[Frame]],
     "spoil",
     [
         lambda frame: replace(frame, keep=np.ones(frame.keep.size + 1, bool)),
-        lambda frame: replace(frame, pixels=None),
-        lambda frame: replace(frame, pixels=frame.pixels[:, :-1]),
+        lambda frame: replace(frame, patches=None),
+        lambda frame: replace(frame, patches=frame.patches[:-1]),
+        lambda frame: replace(frame, patches=frame.patches[:, :-1]),
     ],
-    ids=["mask", "no pixels", "other pixels"],
+    ids=["mask", "no patches", "too few patches", "smaller patches"],
 )
 def test_frames_that_cannot_be_fail_their_stream_alone(case: Case, spoil: Callable[[Frame], Frame]) -> None:
     frames = three(case)
@@ -95,8 +96,8 @@ def test_frames_that_cannot_be_fail_their_stream_alone(case: Case, spoil: Callab
 
 def test_a_picture_that_the_vit_fails_on_fails_its_stream_alone(case: Case) -> None:
     frames = three(case)
-    assert frames["hall"][1].pixels is not None
-    frames["hall"][1].pixels[:] = 255
+    assert frames["hall"][1].patches is not None
+    frames["hall"][1].patches[:] = 255
     run = Run(case)
 
     def check(patches: Any) -> None:

@@ -28,8 +28,10 @@ def test_80_frames_of_64_tokens_slide_on_within_8192_positions(tmp_path: Path) -
     rebased, before = 0, 0
     for end in range(BEGIN + WINDOW, BEGIN + WINDOW + 8 * STRIDE, STRIDE):
         new = range(end - STRIDE if before else BEGIN, end)
-        pictures = [family.model_pixels(rng.integers(0, 256, (90, 160, 3), dtype=np.uint8)) for _ in new]
-        frames = [Frame(i, i / 2, np.ones(64, bool), p, (160, 90)) for i, p in zip(new, pictures, strict=True)]
+        whole = np.ones(64, bool)
+        pictures = [rng.integers(0, 256, (90, 160, 3), dtype=np.uint8) for _ in new]
+        patches = [family.input.patches(picture, whole) for picture in pictures]
+        frames = [Frame(i, i / 2, whole, own, (160, 90)) for i, own in zip(new, patches, strict=True)]
         work = [StreamWork("camera", frames, end - WINDOW, [QUESTION])]
         (outcome,), (expected,) = rebasing.step(work), free.step(work)
         assert outcome.frames_seen == WINDOW

@@ -216,8 +216,8 @@ def test_7_pages_are_conserved_whatever_happens(case: Case, seed: int, pages: in
             frames = case.frames(
                 rng, range(2 * step, 2 * step + 2), float(rng.random()), anchors=int(rng.integers(0, 4))
             )
-            if frames[0].pixels is not None and rng.random() < 0.1:
-                object.__setattr__(frames[0], "pixels", frames[0].pixels[:, :-1])
+            if frames[0].patches is not None and rng.random() < 0.1:
+                object.__setattr__(frames[0], "patches", frames[0].patches[:, :-1])
             work.append(StreamWork(str(stream), frames, max(0, 2 * step - 4), [QUESTION, THIRD]))
         if rng.random() < 0.2:
             run.engine.drop(str(rng.choice(["a", "b", "c", "d"])))

@@ -98,7 +98,7 @@ def test_a_window_whose_pictures_change_shape_is_one_long_masked_forward(qwen: Q
             width, height = sizes[index % 4]
             keep = rng.random(qwen.family.grid(width, height).tokens) < 0.6
             pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            taken = qwen.family.model_pixels(pixels) if keep.any() else None
+            taken = qwen.family.input.patches(pixels, keep) if keep.any() else None
             frames.append(Frame(index, index / 2, keep, taken, (width, height)))
         first = max(0, 2 * step - 2)
         assert_equal(run.step(frames, first), oracle.step(frames, first, [QUESTION.prompt]), f"step {step}")

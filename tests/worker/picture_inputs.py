@@ -1,5 +1,5 @@
-"""What replaces a model's input in sampler processes, which import this module. It must not import transformers, which takes
-seconds in each of them."""
+"""What replaces a model's patches in sampler processes, which import this module: whole pictures. It must not import
+transformers, which takes seconds in each of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import time
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from codecflow.grid import TokenGrid
+
+Pixels = npt.NDArray[np.uint8]
 
 BAD_SIZE = (98, 130)
 """(width, height) of pictures that `crashing` and `hanging` fail on."""
@@ -21,19 +22,19 @@ def grid(width: int, height: int) -> TokenGrid:
     return TokenGrid.regular(6, 8, width, height)
 
 
-def planes(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
+def planes(rgb: Pixels, keep: npt.NDArray[np.bool_]) -> Pixels:
     """The unchanged picture."""
-    return torch.from_numpy(rgb)
+    return rgb
 
 
-def crashing(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
+def crashing(rgb: Pixels, keep: npt.NDArray[np.bool_]) -> Pixels:
     """Bad pictures end the process, like a fault in a decoder."""
     if rgb.shape[:2] == BAD_SIZE[::-1]:
         os.kill(os.getpid(), signal.SIGSEGV)
-    return torch.from_numpy(rgb)
+    return rgb
 
 
-def hanging(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
+def hanging(rgb: Pixels, keep: npt.NDArray[np.bool_]) -> Pixels:
     if rgb.shape[:2] == BAD_SIZE[::-1]:
         time.sleep(1000)
-    return torch.from_numpy(rgb)
+    return rgb

@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from codecflow.vlm.work import Frame
 from codecflow.worker.channel import Channel
@@ -40,12 +39,12 @@ def test_frames_that_wait_hold_no_descriptors_and_their_memory_is_given_back() -
     near, far = ends()
     before, held = set(os.listdir("/proc/self/fd")), []
     for number in range(40):
-        pixels = torch.full((224, 224, 3), number, dtype=torch.uint8)
-        near.send([Frame(n, n / 2, np.ones(64, bool), pixels + n, (320, 240)) for n in range(3)])
+        patches = np.full((256, 14, 14, 3), number, np.uint8)
+        near.send([Frame(n, n / 2, np.ones(64, bool), patches + np.uint8(n), (320, 240)) for n in range(3)])
         held.append(far.receive())
     # The directory being read, and files that other tests' threads have opened meanwhile; not one per message.
     assert len(set(os.listdir("/proc/self/fd")) - before) < 20
-    assert [int(frame.pixels[0, 0, 0]) for frames in held for frame in frames] == [
+    assert [int(frame.patches[-1, -1, -1, 0]) for frames in held for frame in frames] == [
         number + n for number in range(40) for n in range(3)
     ]
     assert maps() == 40

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
@@ -22,7 +21,7 @@ from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Window
 
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
-from .picture_inputs import BAD_SIZE
+from .picture_inputs import BAD_SIZE, Pixels
 
 Documents = list[PictureMetadata | EndOfEpoch]
 
@@ -40,7 +39,7 @@ def run(topics: Topics, published: Published) -> tuple[Worker, list[Window]]:
     return worker, [window for window in worker.windows if window.stream == "bad"]
 
 
-def is_bad(rgb: npt.NDArray[np.uint8]) -> bool:
+def is_bad(rgb: Pixels) -> bool:
     return rgb.shape[:2] == BAD_SIZE[::-1]
 
 
@@ -59,13 +58,13 @@ def test_an_exception_sets_the_stream_aside_with_backoff_and_names_the_record(
 ) -> None:
     tried: list[float] = []
 
-    def pixels_of(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def patches_of(rgb: Pixels, keep: npt.NDArray[np.bool_]) -> Pixels:
         if is_bad(rgb):
             tried.append(1)
             raise ValueError("a model that\ndoes not like this picture")
-        return torch.from_numpy(rgb)
+        return rgb
 
-    patch_sampling(monkeypatch, pixels_of=pixels_of)
+    patch_sampling(monkeypatch, patches_of=patches_of)
     worker, windows = run(beside, published)
     # Tried at 0 s, then after 1, 2, 4 and 8 s, at the keyframe that follows.
     assert 4 <= len(tried) <= 5
@@ -92,13 +91,13 @@ def test_a_stream_that_failed_once_is_answered_again_from_an_anchor(
 ) -> None:
     failed: list[int] = []
 
-    def pixels_of(rgb: npt.NDArray[np.uint8]) -> torch.Tensor:
+    def patches_of(rgb: Pixels, keep: npt.NDArray[np.bool_]) -> Pixels:
         if is_bad(rgb) and not failed:
             failed.append(1)
             raise MemoryError
-        return torch.from_numpy(rgb)
+        return rgb
 
-    patch_sampling(monkeypatch, pixels_of=pixels_of)
+    patch_sampling(monkeypatch, patches_of=patches_of)
     worker, windows = run(beside, published)
     answered = [window for window in windows if window.error is None]
     assert [window.index for window in answered] == list(range(answered[0].index, 10))

@@ -6,6 +6,8 @@ import hashlib
 import time
 from fractions import Fraction
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from codecflow.keep.config import KeepConfig
@@ -39,14 +41,14 @@ def seven_streams(tmp_path_factory: pytest.TempPathFactory) -> Topics:
 def content(window: Window) -> tuple[object, ...]:
     """All of a window except its timings."""
     frames = [
-        (f.index, f.time_s, f.keep.tobytes(), f.anchor, f.size, None if f.pixels is None else digest(f.pixels))
+        (f.index, f.time_s, f.keep.tobytes(), f.anchor, f.size, None if f.patches is None else digest(f.patches))
         for f in window.frames
     ]
     return window.stream, window.epoch, window.index, window.captured_at_ms, window.expected, window.restarted, frames
 
 
-def digest(pixels: object) -> str:
-    return hashlib.sha256(pixels.numpy().tobytes()).hexdigest()  # type: ignore[attr-defined]
+def digest(patches: npt.NDArray[np.uint8]) -> str:
+    return hashlib.sha256(patches.tobytes()).hexdigest()
 
 
 def windows(topics: Topics, samplers: int) -> tuple[list[tuple[object, ...]], Worker]:

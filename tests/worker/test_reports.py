@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from codecflow import subscriber
 from codecflow.kafka.records import Record
@@ -221,7 +220,7 @@ def test_long_answers_are_not_taken_for_a_frozen_engine(family: Family) -> None:
         began.append(engine.pace.at)
 
     engine.answers._beat = beat_and_note
-    frame = Frame(0, 0.0, np.ones(16, bool), torch.zeros(112, 112, 3, dtype=torch.uint8), (112, 112), anchor=True)
+    frame = Frame(0, 0.0, np.ones(16, bool), np.zeros((64, 14, 14, 3), np.uint8), (112, 112), anchor=True)
     question = Question("scene", "What is there?", max_tokens=8)
     engine.step([StreamWork("a", [frame], 0, (question,))])
     assert len(began) == 7, "a forward for each token after the first one"

@@ -11,7 +11,6 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-import torch
 
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.keep.config import KeepConfig
@@ -25,16 +24,16 @@ from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Window
 
 from .memory import Committed, Published, Topics, Worker, encode_clip, publish, undisturbed
-from .picture_inputs import crashing, hanging
+from .picture_inputs import Pixels, crashing, hanging
 from .running import FORKS, Running, once, results, send, until
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
 
 
-def patch_pixels(monkeypatch: pytest.MonkeyPatch, pixels_of: Callable[..., torch.Tensor]) -> None:
+def patch_patches(monkeypatch: pytest.MonkeyPatch, patches_of: Callable[..., Pixels]) -> None:
     def patched(plan: WindowPlan, keep: KeepConfig, grid: object, _: object) -> Sampling:
-        return Sampling(plan, keep, grid, pixels_of)  # type: ignore[arg-type]
+        return Sampling(plan, keep, grid, patches_of)  # type: ignore[arg-type]
 
     monkeypatch.setattr("tests.worker.memory.Sampling", patched)
     monkeypatch.setattr(pools, "_RESTART_S", (0.01, 0.01))
@@ -47,7 +46,7 @@ def of(worker: Worker, stream: str) -> list[Window]:
 def test_a_picture_that_ends_its_process_sets_its_stream_aside_and_others_go_on(
     beside: Topics, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patch_pixels(monkeypatch, crashing)
+    patch_patches(monkeypatch, crashing)
     worker = Worker(beside, Committed(), PLAN, KEEP, samplers=1).run()
     assert not worker.committed.twice
     assert worker.partition.settled
@@ -132,8 +131,12 @@ def test_a_worker_whose_samplers_are_killed_goes_on_and_answers_each_window_once
     streams = [f"camera-{n}" for n in range(4)]
     published = [publish(clip, stream) for stream in streams]
     worker = Running(kafka_settings, family, samplers=2)
+
+    def windows_of(stream: str) -> set[int]:
+        return {result.window for result in results(kafka_settings) if result.stream == stream}
+
     send(kafka_settings, *((pictures[:100], documents[:100]) for pictures, documents in published))
-    until(lambda: worker.summary.windows >= 3 * len(streams), what="windows")
+    until(lambda: all({0, 1, 2} <= windows_of(stream) for stream in streams), what="windows of every stream")
     for process in worker._worker._pool.processes:
         process.kill()
     send(kafka_settings, *((pictures[100:], documents[100:]) for pictures, documents in published))
@@ -143,14 +146,13 @@ def test_a_worker_whose_samplers_are_killed_goes_on_and_answers_each_window_once
     found = once(results(kafka_settings))
     assert {result.error for result in found.values()} == {None}
     for stream in streams:
-        windows = {result.window for result in found.values() if result.stream == stream}
-        assert {0, 1, 2, 7, 8, 9} <= windows
+        assert {0, 1, 2, 7, 8, 9} <= windows_of(stream)
         assert summary.streams[stream]["sampler-restarts"] == 1
     assert any(result.restarted for result in found.values())
 
 
 def test_a_process_that_hangs_is_ended_and_the_stream_named(beside: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
-    patch_pixels(monkeypatch, hanging)
+    patch_patches(monkeypatch, hanging)
     worker = Worker(beside, Committed(), PLAN, KEEP, samplers=1, stuck_after_s=4.0)
     monkeypatch.setattr(stream_queue, "_RETRY_S", (1000, 1000))
     worker.run()

@@ -32,8 +32,8 @@ def frames(clip: Path, keep: KeepConfig = KEEP) -> list[Frame]:
 
 def assert_upright(frame: Frame) -> None:
     assert frame.size == (96, 64)
-    if frame.pixels is not None:
-        picture = frame.pixels.numpy().astype(int)
+    if frame.patches is not None:
+        picture = frame.patches.astype(int)
         assert np.abs(picture - scene(5 * frame.index, 96, 64)).mean() < 12
 
 

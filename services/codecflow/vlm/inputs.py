@@ -1,4 +1,4 @@
-"""What a sampler needs to know about a model: the token grid for a picture of any size, and how to prepare its pixels.
+"""What a sampler needs to know about a model: the token grid for a picture of any size, and how to prepare its patches.
 
 Small values without weights, which are sent to sampler processes. This module does not import transformers, which takes
 seconds and hundreds of megabytes per process.
@@ -17,14 +17,17 @@ from torch import Tensor
 from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 
-from .preprocessing import Preprocessing
+from .preprocessing import Preprocessing, gather_patches, grouped_places
+
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInput(ABC):
-    """The input format of one checkpoint."""
+    """The input format of one checkpoint. `patch`: side of the ViT's patches, in pixels."""
 
     preprocess: Preprocessing
+    patch: int
 
     @abstractmethod
     def grid(self, width: int, height: int) -> TokenGrid:
@@ -34,24 +37,51 @@ class ModelInput(ABC):
     def size(self, width: int, height: int) -> tuple[int, int]:
         """(height, width) of the model's input for a shown picture of `width` x `height`. Raises ModelError."""
 
+    @abstractmethod
+    def places(self, kept: Ints, size: tuple[int, int]) -> Ints:
+        """Row and column (patches, 2) of the patches that the `kept` tokens (tokens,) need, in the patch grid of an input of
+        `size` (height, width), in merge order."""
+
     def pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
         """A shown picture (height, width, 3) resized to the model's input size, uint8, like the family's own processor does
         it. Thread-safe; releases the GIL."""
         height, width = self.size(rgb.shape[1], rgb.shape[0])
         return self.preprocess.resize(rgb, height, width)
 
+    def patches(self, rgb: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+        """Of `pixels`, those patches that the tokens in `keep` (tokens,) need: (patches, patch, patch, 3), ordered like
+        `places`. Thread-safe."""
+        picture = self.pixels(rgb).numpy()
+        places = self.places(np.flatnonzero(keep), picture.shape[:2])
+        patches = np.empty((len(places), self.patch, self.patch, 3), np.uint8)
+        gather_patches(picture, places, patches)
+        return patches
+
 
 @dataclass(frozen=True, slots=True)
-class FixedInput(ModelInput):
-    """Every picture is resized to `width` x `height`, whatever its shape. Tokens divide it evenly."""
+class GroupedInput(ModelInput):
+    """A token has `merge` x `merge` patches of its own."""
+
+    merge: int
+
+    def places(self, kept: Ints, size: tuple[int, int]) -> Ints:
+        return grouped_places(size[0] // self.cell, size[1] // self.cell, self.merge)[kept].reshape(-1, 2)
+
+    @property
+    def cell(self) -> int:
+        """Side of a token, in pixels."""
+        return self.patch * self.merge
+
+
+@dataclass(frozen=True, slots=True)
+class FixedInput(GroupedInput):
+    """Every picture is resized to `width` x `height`, whatever its shape."""
 
     width: int
     height: int
-    rows: int
-    columns: int
 
     def grid(self, width: int, height: int) -> TokenGrid:
-        return TokenGrid.regular(self.rows, self.columns, width, height)
+        return TokenGrid.regular(self.height // self.cell, self.width // self.cell, width, height)
 
     def size(self, width: int, height: int) -> tuple[int, int]:
         return self.height, self.width
@@ -77,16 +107,21 @@ class PooledInput(ModelInput):
     def size(self, width: int, height: int) -> tuple[int, int]:
         return self.side, self.side
 
+    def places(self, kept: Ints, size: tuple[int, int]) -> Ints:
+        side = self.side // self.patch
+        taps = np.array(self.spans) // self.patch - [0, 1]
+        rows, columns = (taps[axis] for axis in np.divmod(kept, len(taps)))
+        return np.stack(np.divmod(np.unique(rows[:, :, None] * side + columns[:, None, :]), side), axis=1)
+
 
 @dataclass(frozen=True, slots=True)
-class ShapedInput(ModelInput):
+class ShapedInput(GroupedInput):
     """A picture keeps its aspect ratio: its sides become multiples of `cell` pixels, one token each, by Qwen's rule for
     videos (transformers' `smart_resize`), which divides between `fewest` and `most` pixels among `frames` frames.
 
     `depth`: frames per temporal patch.
     """
 
-    cell: int
     depth: int
     frames: int
     fewest: int

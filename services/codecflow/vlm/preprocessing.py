@@ -72,14 +72,16 @@ def project_patches(convolution: Any, patches: Tensor) -> Tensor:
     return Dense(convolution.weight.flatten(1), convolution.bias)(patches.flatten(1))
 
 
+@lru_cache(maxsize=64)
 def grouped_places(rows: int, columns: int, merge: int) -> npt.NDArray[np.int64]:
     """The patches of all tokens of a grid, `merge` x `merge` for each.
 
-    (tokens, merge * merge, 2): row and column in the patch grid, row by row within a token.
+    (tokens, merge * merge, 2): row and column in the patch grid, row by row within a token. Read-only.
     """
     corners = np.stack(np.divmod(np.arange(rows * columns), columns), axis=1) * merge
     steps = np.stack(np.divmod(np.arange(merge**2), merge), axis=1)
     places: npt.NDArray[np.int64] = corners[:, None] + steps
+    places.flags.writeable = False
     return places
 
 

@@ -55,26 +55,22 @@ class HeldFrame:
 
     @staticmethod
     def of(family: Family, frame: Frame) -> HeldFrame:
-        """The frame's tokens: the kept ones, between the tags of the family's video template. Does not process pixels yet.
+        """The frame's tokens: the kept ones, between the tags of the family's video template. Does not process patches yet.
 
-        Raises ValueError when mask or pixels do not match the family's grid and input size for this picture, ModelError when
-        the family does not accept such a picture.
+        Raises ValueError when the mask does not match the family's grid for this picture or there are no patches, ModelError
+        when the family does not accept such a picture.
         """
         before, after = family.frame_text(frame.index, frame.time_s)
         held = HeldFrame(frame.index, frame.keep.size, len(before) + len(after), frame.anchor)
         if not frame.keep.any():
             return held
-        if frame.pixels is None:
-            raise ValueError(f"frame {frame.index}: tokens are kept but there are no pixels")
+        if frame.patches is None:
+            raise ValueError(f"frame {frame.index}: tokens are kept but there are no patches")
         width, height = frame.size
         grid = family.known_grid(width, height)
         if grid.tokens != frame.keep.size:
             raise ValueError(
                 f"frame {frame.index}: a keep mask of {frame.keep.size} for {grid.tokens} tokens at {width}x{height}"
-            )
-        if tuple(frame.pixels.shape) != (*family.model_size(width, height), 3):
-            raise ValueError(
-                f"frame {frame.index}: pixels {tuple(frame.pixels.shape)} are not of the model's input size"
             )
         held.shape, held.places, held.lead = (grid.rows, grid.columns), np.flatnonzero(frame.keep), len(before)
         held.kept = len(held.places)

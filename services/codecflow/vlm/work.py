@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from codecflow.messages import Flops, Question, Tokens
 
@@ -20,15 +19,15 @@ class Frame:
 
     `index`: its slot on the stream's sampling grid, counted from the start of the epoch (slots may be skipped: lost frames).
     `time_s`: presentation time. `keep`: (tokens,) bool, row by row over the family's token grid for this picture size.
-    `pixels`: (height, width, 3) uint8 at the model's input size, as returned by `Family.model_pixels`; None when nothing is
-    kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept. For frames
-    of a stream, `seq` is the coded picture in the epoch and `grid` are the (rows, columns) of its tokens.
+    `patches`: (patches, size, size, 3) uint8, those that kept tokens need, as returned by `ModelInput.patches`; None when
+    nothing is kept. `size`: (width, height) of the shown picture, which selects the token grid. `anchor`: all of it is kept.
+    For frames of a stream, `seq` is the coded picture in the epoch and `grid` are the (rows, columns) of its tokens.
     """
 
     index: int
     time_s: float
     keep: npt.NDArray[np.bool_]
-    pixels: Tensor | None
+    patches: npt.NDArray[np.uint8] | None
     size: tuple[int, int]
     anchor: bool = False
     seq: int = 0

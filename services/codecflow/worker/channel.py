@@ -1,7 +1,7 @@
 """Messages between a worker and its sampler processes: pickled, over a pair of Unix sockets.
 
 Large payloads go into a memory file (memfd); only its descriptor is sent. So sending never waits for the reader, messages
-have no size limit, and the pixels of sampled frames are mapped by the receiver instead of copied. The kernel frees such a
+have no size limit, and the patches of sampled frames are mapped by the receiver instead of copied. The kernel frees such a
 file with its last descriptor and mapping, however the processes end. It does not count against the size of /dev/shm, which
 is 64 MiB in a container. Measurements: docs/decisions/024.
 """
@@ -22,9 +22,7 @@ from fractions import Fraction
 from operator import attrgetter
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from codecflow.messages import CodedPicture, PictureMetadata, Signal
 from codecflow.vlm.work import Frame
@@ -190,20 +188,9 @@ def _reduced_joined(one: Joined) -> tuple[Any, ...]:
     )
 
 
-def _pixels(buffer: Any, shape: tuple[int, ...]) -> Tensor:
-    return torch.frombuffer(buffer, dtype=torch.uint8).view(shape)
-
-
-def _reduced_tensor(tensor: Tensor) -> tuple[Any, ...]:
-    assert tensor.dtype == torch.uint8
-    values: memoryview = np.ascontiguousarray(tensor.numpy()).reshape(-1).data
-    return _pixels, (pickle.PickleBuffer(values), tuple(tensor.shape))
-
-
 _REDUCERS: dict[type, Callable[[Any], Any]] = {
     Joined: _reduced_joined,
     Signal: lambda one: (Signal, _signal_values(one)),
     Frame: lambda one: (Frame, _frame_values(one)),
     Fraction: lambda one: (Fraction, (one.numerator, one.denominator)),
-    Tensor: _reduced_tensor,
 }

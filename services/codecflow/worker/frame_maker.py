@@ -1,7 +1,7 @@
-"""Makes frames: which tokens of a sampled picture are kept, and their pixels at the model's input size.
+"""Makes frames: which tokens of a sampled picture are kept, and their patches of the model's input.
 
 Where the keep policy can decide from the codec's signals alone, no pixels are needed. A picture is decoded when luma must be
-compared, and converted to RGB when one of its tokens is kept.
+compared, and converted to RGB and resized when one of its tokens is kept. No other patches leave the sampler.
 """
 
 from __future__ import annotations
@@ -105,12 +105,12 @@ class FrameMaker:
             rgb = None if shown is None else shown.rgb()
             if rgb is not None and view is not None:
                 rgb = view.blanked(rgb)
-            pixels = None if rgb is None else self._sampling.pixels_of(rgb)
+            patches = None if rgb is None else self._sampling.patches_of(rgb, decision.keep)
         self._counts.update({"frames": 1, "tokens-kept": kept, "tokens-total": decision.keep.size})
         picture = sample.picture.picture
         size = shown_size(*sample.picture.coded_size, picture.orientation)
         grid = (keep.grid.rows, keep.grid.columns)
-        return Frame(sample.slot, time_s, decision.keep, pixels, size, decision.anchor, picture.seq, grid)
+        return Frame(sample.slot, time_s, decision.keep, patches, size, decision.anchor, picture.seq, grid)
 
     def take_counts(self) -> Counter[str]:
         """Since the last call: frames, tokens-kept, tokens-total, and samples-differ (frames whose samples are not those

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 
 from codecflow.codec.lazy import MAX_BYTES
 from codecflow.codec.pictures import MAX_PIXELS
@@ -24,14 +23,14 @@ from .window_plan import WindowPlan
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Settings shared by all streams of a worker and sent to sampler processes: windows, keep policy, the model's token grid
-    for a shown picture (width, height), its input (height, width, 3) for the picture's RGB (height, width, 3), whether to
-    decode on the GPU (`nvdec`), the largest picture that is decoded, and the coded bytes of one stream that may wait for a
-    decision (`gop_bytes`)."""
+    for a shown picture (width, height), the patches that a mask needs, of a picture's RGB (height, width, 3) and the mask
+    (`ModelInput.patches`), whether to decode on the GPU (`nvdec`), the largest picture that is decoded, and the
+    coded bytes of one stream that may wait for a decision (`gop_bytes`)."""
 
     plan: WindowPlan
     keep: KeepConfig
     grid_of: Callable[[int, int], TokenGrid]
-    pixels_of: Callable[[npt.NDArray[np.uint8]], Tensor]
+    patches_of: Callable[[npt.NDArray[np.uint8], npt.NDArray[np.bool_]], npt.NDArray[np.uint8]]
     nvdec: bool = False
     max_pixels: int = MAX_PIXELS
     gop_bytes: int = MAX_BYTES

@@ -110,7 +110,7 @@ class Worker:
             settings.plan,
             settings.keep,
             model_input.grid,
-            model_input.pixels,
+            model_input.patches,
             settings.nvdec,
             settings.max_pixels,
             min(MAX_BYTES, settings.limits.stream_bytes // 4),

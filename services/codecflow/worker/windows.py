@@ -73,7 +73,7 @@ class Step:
 
 def frame_bytes(frame: Frame) -> int:
     """Bytes of a frame's pixels."""
-    return 0 if frame.pixels is None else int(frame.pixels.nbytes)
+    return 0 if frame.patches is None else frame.patches.nbytes
 
 
 class WindowAssembly:

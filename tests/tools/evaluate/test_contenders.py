@@ -6,7 +6,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,15 +13,23 @@ from codecflow.errors import ConfigError
 from codecflow.tools.evaluate.contender_names import family_of
 from codecflow.tools.evaluate.contenders import DEFAULT, at_random, contenders, every
 from codecflow.tools.evaluate.curves import colour
+from codecflow.vlm.inputs import FixedInput
+from codecflow.vlm.preprocessing import Preprocessing
 from codecflow.vlm.work import Frame
 from codecflow.worker.window_plan import WindowPlan
 
 PLAN = WindowPlan.of(40, 8, 2)
 
 
+MODEL = FixedInput(Preprocessing((0, 0, 0), (1, 1, 1)), patch=1, width=16, height=16, merge=2)
+"""64 tokens of four patches."""
+
+PICTURE = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+
+
 def frame(index: int, keep: np.ndarray) -> Frame:
-    pixels = torch.zeros(4, 4, 3, dtype=torch.uint8) if keep.any() else None
-    return Frame(index, index / 2, keep, pixels, (4, 4), bool(keep.all()))
+    patches = MODEL.patches(PICTURE, np.ones(64, bool)) if keep.any() else None
+    return Frame(index, index / 2, keep, patches, (16, 16), bool(keep.all()))
 
 
 def test_all_all_is_there_first_and_once() -> None:
@@ -114,22 +121,25 @@ def test_a_coverage_that_cannot_be_is_no_contenders_fault() -> None:
 @given(index=st.integers(0, 500), kept=st.integers(0, 64))
 def test_random_tokens_are_as_many_and_the_same_in_every_run(index: int, kept: int) -> None:
     given_ = frame(index, np.arange(64) < kept)
-    thinned = at_random(given_)
+    thinned = at_random(given_, MODEL)
     assert thinned.keep.sum() == kept
-    assert (thinned.keep == at_random(given_).keep).all()
-    assert thinned.pixels is given_.pixels
+    assert (thinned.keep == at_random(given_, MODEL).keep).all()
+    if thinned.patches is None:
+        assert not kept
+    else:
+        assert (thinned.patches == MODEL.patches(PICTURE, thinned.keep)).all()
 
 
 def test_random_tokens_differ_from_frame_to_frame() -> None:
-    masks = {at_random(frame(index, np.arange(64) < 20)).keep.tobytes() for index in range(20)}
+    masks = {at_random(frame(index, np.arange(64) < 20), MODEL).keep.tobytes() for index in range(20)}
     assert len(masks) == 20
 
 
 def test_every_fourth_frame_whole_and_nothing_of_the_others() -> None:
-    whole = np.ones(9, bool)
-    kept = [every(4)(frame(index, whole)).keep.sum() for index in range(9)]
-    assert kept == [9, 0, 0, 0, 9, 0, 0, 0, 9]
-    assert every(4)(frame(1, whole)).pixels is None
+    whole = np.ones(64, bool)
+    kept = [every(4)(frame(index, whole), MODEL).keep.sum() for index in range(9)]
+    assert kept == [64, 0, 0, 0, 64, 0, 0, 0, 64]
+    assert every(4)(frame(1, whole), MODEL).patches is None
 
 
 def test_a_contender_may_have_a_coverage_of_its_own() -> None:

@@ -63,7 +63,7 @@ def test_answers_are_those_of_each_clip_alone(
 
 def test_what_is_decoded_once_is_what_is_decoded_each_time(clips: list[Path], model: Path) -> None:
     family = load_model(str(model))
-    sampling = Sampling(WindowPlan.of(4, 2, 2), KeepConfig(period_s=Fraction(4)), family.grid, family.model_pixels)
+    sampling = Sampling(WindowPlan.of(4, 2, 2), KeepConfig(period_s=Fraction(4)), family.grid, family.input.patches)
     published = publish(0, clips[1], (Question("q1", QUESTIONS[0], "yes-no"),), Fraction(2))
     once, uncached = Sampled(published, sampling, 1 << 30), Sampled(published, sampling, 0)
     for sampled in (once, uncached):

@@ -129,5 +129,5 @@ def _frame(family: Family, rng: np.random.Generator, index: int) -> Frame:
     keep = np.ones(family.grid(width, height).tokens, bool)
     if not anchor:
         keep = rng.random(keep.size) < 0.5
-    pixels = family.model_pixels(rng.integers(64, 192, (height, width, 3), dtype=np.uint8))
-    return Frame(index, index / 2, keep, pixels, (width, height), anchor)
+    patches = family.input.patches(rng.integers(64, 192, (height, width, 3), dtype=np.uint8), keep)
+    return Frame(index, index / 2, keep, patches, (width, height), anchor)

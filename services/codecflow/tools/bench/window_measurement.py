@@ -10,8 +10,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
@@ -44,7 +46,7 @@ class Measurement:
             else Question(f"q{n}", QUESTIONS[n % len(QUESTIONS)], "yes-no")
             for n in range(plan.questions)
         ]
-        self._pixels: dict[tuple[str, int], Tensor] = {}
+        self._patches: dict[tuple[str, int, bytes], npt.NDArray[np.uint8]] = {}
         self._reference: dict[tuple[str, int], tuple[Cost, Logits, list[list[str]]]] = {}
 
     def run(self, clip: ClipMasks, case: Case) -> Cost:
@@ -102,42 +104,46 @@ class Measurement:
             _, before = engine.graph_use
             cost.steps_ms = []
             self._reset_peak()
-            # The question is asked in the filling step too, so that nothing runs for the first time while timing.
-            _answered(engine.step(self._work(clip, case, 0, plan.window)))
+            self._fill_windows(engine, clip, case)
             logits.clear()
-            end = plan.window
             outcomes: list[StreamOutcome] = []
             for step in range(1, plan.slides + 1):  # read by `observe`
                 if sum(cost.steps_ms) > 1000 * plan.max_s:
                     break
-                end = plan.window + step * plan.stride
-                work = self._work(clip, case, end - plan.stride, end)
+                work = self._slide(clip, case, step)
                 begun = time.perf_counter()
                 outcomes += engine.step(work)  # it times its stages, so the device is idle at its end
                 cost.steps_ms.append(1000 * (time.perf_counter() - begun))
                 _answered(outcomes)
-            step, end = step + 1, end + plan.stride
-            work = self._work(clip, case, end - plan.stride, end)
             if engine.graph_use[1] == before or round_number == _ROUNDS:
                 break
-            engine.step(work)
-            for stream in list(engine.windows):
-                engine.drop(stream)
         self._fill(cost, engine, outcomes, sum(cost.steps_ms) / 1000)
+        found = dict(logits)
+        # Recording slows the host down, but not the kernels: the timed slides run once more for it.
         if self.profile:
-            table = profiled(lambda: engine.step(work))
+            self._fill_windows(engine, clip, case)
+            table = profiled(partial(engine.step, self._slide(clip, case, 1)))
             print(f"{case.name}, {case.streams} streams:\n{table}", file=sys.stderr)
         elif self.idle and self.family.device.type == "cuda":
-            recorded: list[StreamOutcome] = []
-            busy_ms = kernels_ms(lambda: recorded.extend(engine.step(work)))
-            # Recording slows the host down, so the time is that of the other slides. Their kernels take as long as this
-            # slide's, operation for operation.
-            executed = sum(one.flops.vit + one.flops.llm for one in recorded)
-            busy_ms *= cost.flops * case.streams / executed
-            cost.idle_share = max(0.0, 1 - busy_ms / (cost.ms * case.streams))
+            self._fill_windows(engine, clip, case)
+            slides = [self._slide(clip, case, step) for step in range(1, len(cost.steps_ms) + 1)]
+            busy_ms = sum(kernels_ms(partial(engine.step, work)) for work in slides)
+            cost.idle_share = max(0.0, 1 - busy_ms / sum(cost.steps_ms))
         for stream in list(engine.windows):
             engine.drop(stream)
-        return logits, [[answer.text for answer in outcome.answers] for outcome in outcomes]
+        return found, [[answer.text for answer in outcome.answers] for outcome in outcomes]
+
+    def _fill_windows(self, engine: Engine, clip: ClipMasks, case: Case) -> None:
+        """Each stream's first window, from nothing, and its questions: nothing runs for the first time while slides are
+        timed."""
+        for stream in list(engine.windows):
+            engine.drop(stream)
+        _answered(engine.step(self._work(clip, case, 0, self.plan.window)))
+
+    def _slide(self, clip: ClipMasks, case: Case, step: int) -> list[StreamWork]:
+        """All streams' windows moved on for the `step`th time."""
+        end = self.plan.window + step * self.plan.stride
+        return self._work(clip, case, end - self.plan.stride, end)
 
     def _work(self, clip: ClipMasks, case: Case, begin: int, end: int) -> list[StreamWork]:
         first = end - self.plan.window
@@ -153,12 +159,13 @@ class Measurement:
         keep, rgb = clip.keep[policy][place], clip.pictures[place]
         if policy == BACKGROUND and not index:
             keep = np.ones_like(keep)  # a stream's first frame is complete, wherever in the clip it starts
-        pixels = None
+        patches = None
         if keep.any():
-            if (clip.name, place) not in self._pixels:
-                self._pixels[clip.name, place] = self.family.model_pixels(rgb)
-            pixels = self._pixels[clip.name, place]
-        return Frame(index, index / 2, keep, pixels, (rgb.shape[1], rgb.shape[0]), bool(clip.anchors[place]))
+            key = clip.name, place, keep.tobytes()
+            if key not in self._patches:
+                self._patches[key] = self.family.input.patches(rgb, keep)
+            patches = self._patches[key]
+        return Frame(index, index / 2, keep, patches, (rgb.shape[1], rgb.shape[0]), bool(clip.anchors[place]))
 
     def _fill(self, cost: Cost, engine: Engine, outcomes: list[StreamOutcome], seconds: float) -> None:
         count = len(outcomes)

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from codecflow.errors import ModelError
 from codecflow.messages import Result
 from codecflow.vlm.engine import Engine
@@ -70,7 +73,9 @@ class ContenderWorker:
         memory_bytes: int | None = None,
     ) -> None:
         self.contender = contender
-        self.sampling = Sampling(contender.plan, contender.keep, family.grid, family.model_pixels)
+        self._input = family.input
+        patches_of = self._all_patches if contender.whole else self._input.patches
+        self.sampling = Sampling(contender.plan, contender.keep, family.grid, patches_of)
         self._engine = Engine(
             family, refresh=contender.refresh, background=contender.keep.background, memory_bytes=memory_bytes
         )
@@ -118,4 +123,8 @@ class ContenderWorker:
         thin = self.contender.thin
         if step.window is None or thin is None:
             return step
-        return replace(step, window=replace(step.window, frames=tuple(thin(frame) for frame in step.window.frames)))
+        frames = tuple(thin(frame, self._input) for frame in step.window.frames)
+        return replace(step, window=replace(step.window, frames=frames))
+
+    def _all_patches(self, rgb: npt.NDArray[np.uint8], keep: npt.NDArray[np.bool_]) -> npt.NDArray[np.uint8]:
+        return self._input.patches(rgb, np.ones_like(keep))

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 from codecflow.errors import ConfigError
 from codecflow.keep import POLICY_NAMES, KeepConfig, parse_coverage
+from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.refresh import Refresh
 from codecflow.vlm.work import Frame
 from codecflow.worker.window_plan import WindowPlan
@@ -35,18 +37,20 @@ REFRESHES = {
     "all": Refresh("all"),
 }
 
-Thin = Callable[[Frame], Frame]
+Thin = Callable[[Frame, ModelInput], Frame]
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A keep and a refresh policy, `name` KEEP[@COVERAGE]/REFRESH. `thin`: how a baseline changes each frame's mask."""
+    """A keep and a refresh policy, `name` KEEP[@COVERAGE]/REFRESH. `thin`: how a baseline changes each frame's mask.
+    `whole`: it is given all patches of a frame of which the policy keeps any, since it keeps others."""
 
     name: str
     plan: WindowPlan
     keep: KeepConfig
     refresh: Refresh
     thin: Thin | None = None
+    whole: bool = False
 
 
 def contenders(
@@ -93,7 +97,7 @@ def _contender(name: str, option: str, plan: WindowPlan, config: KeepConfig) -> 
         if policy == "every":
             return Contender(name, plan, config, refreshing, every(int(number)))
         if policy == "random":
-            return Contender(name, plan, replace(config, policy="replenish"), refreshing, at_random)
+            return Contender(name, plan, replace(config, policy="replenish"), refreshing, at_random, whole=True)
         if policy == "motion" and number:
             return Contender(name, plan, replace(config, policy="motion", tau_px=float(number)), refreshing)
         return Contender(name, plan, replace(config, policy=keep), refreshing)  # type: ignore[arg-type]  # a known one
@@ -105,18 +109,29 @@ def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdecimal()
 
 
-def at_random(frame: Frame) -> Frame:
-    """As many tokens as the policy kept of this frame, at random places; the same ones in every run."""
+def at_random(frame: Frame, model: ModelInput) -> Frame:
+    """As many tokens as the policy kept of this frame, at random places; the same ones in every run. The frame has all
+    patches."""
+    if frame.patches is None:
+        return frame
     seed = int.from_bytes(hashlib.blake2b(f"{frame.index}/{frame.keep.size}".encode(), digest_size=6).digest())
-    return replace(frame, keep=np.random.default_rng(seed).permutation(frame.keep))
+    keep = np.random.default_rng(seed).permutation(frame.keep)
+    height, width = model.size(*frame.size)
+
+    def numbered(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+        places = model.places(np.flatnonzero(mask), (height, width))
+        return places[:, 0] * (width // model.patch) + places[:, 1]
+
+    order = np.argsort(numbered(np.ones_like(keep)))
+    return replace(frame, keep=keep, patches=frame.patches[order[numbered(keep)]])
 
 
 def every(step: int) -> Thin:
     """Every `step`-th slot's frame unchanged, nothing of the others."""
 
-    def thin(frame: Frame) -> Frame:
+    def thin(frame: Frame, _: ModelInput) -> Frame:
         if frame.index % step == 0:
             return frame
-        return replace(frame, keep=np.zeros_like(frame.keep), pixels=None, anchor=False)
+        return replace(frame, keep=np.zeros_like(frame.keep), patches=None, anchor=False)
 
     return thin

@@ -147,9 +147,10 @@ def _evaluate(clips: Sequence[Published], workers: Sequence[ContenderWorker], an
     for clip in clips:
         if clip.lost:
             _notice(f"{clip.file.name}: {clip.lost} pictures are damaged and were left out")
-    alike: dict[tuple[WindowPlan, KeepConfig], list[ContenderWorker]] = {}
+    alike: dict[tuple[WindowPlan, KeepConfig, bool], list[ContenderWorker]] = {}
     for worker in workers:
-        alike.setdefault((worker.contender.plan, worker.contender.keep), []).append(worker)
+        own = worker.contender
+        alike.setdefault((own.plan, own.keep, own.whole), []).append(worker)
     with progress("windows") as bar:
         task = bar.add_task(name, total=None)
         for group in alike.values():

@@ -26,7 +26,7 @@ from codecflow.vlm.graphs import GraphCache
 from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.kernels import choose_kernels
 from codecflow.vlm.kv_pool import KVShape, cache_keyword
-from codecflow.vlm.preprocessing import Preprocessing, gather_patches
+from codecflow.vlm.preprocessing import Preprocessing
 from codecflow.vlm.transfer import to_device
 from codecflow.vlm.work import Frame
 
@@ -120,39 +120,27 @@ class Family(ABC):
         """The token grid of a shown picture of this size, with the region of each token. Raises ModelError."""
         return self.input.grid(width, height)
 
-    def model_size(self, width: int, height: int) -> tuple[int, int]:
-        """(height, width) of the model's input for a shown picture of `width` x `height`. Raises ModelError."""
-        return self.input.size(width, height)
-
-    def model_pixels(self, rgb: npt.NDArray[np.uint8]) -> Tensor:
-        """A shown picture (height, width, 3) resized to the model's input size, uint8."""
-        return self.input.pixels(rgb)
-
-    @abstractmethod
-    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-        """Row and column (patches, 2) of the patches of the `kept` tokens (tokens,), in merge order, in a patch grid of
-        `shape` (rows, columns)."""
-
     def prepare(self, frames: Sequence[Frame]) -> Patches:
-        """The kept patches of frames that all have pixels. Gathered on the CPU, so that only they are copied to a GPU."""
-        pixels = [frame.pixels for frame in frames if frame.pixels is not None]
-        shapes = [(own.shape[0] // self.patch, own.shape[1] // self.patch) for own in pixels]
+        """The kept patches of frames that all have some, packed, on the model's device. Raises ValueError when a frame's are
+        not those of its mask."""
+        sizes = [self.input.size(*frame.size) for frame in frames]
         kept = [np.flatnonzero(frame.keep) for frame in frames]
-        places = [self.patches_seen(own, shape) for own, shape in zip(kept, shapes, strict=True)]
+        places = [self.input.places(own, size) for own, size in zip(kept, sizes, strict=True)]
+        given = [frame.patches for frame in frames if frame.patches is not None]
+        for frame, own, where in zip(frames, given, places, strict=True):
+            if own.shape != (len(where), self.patch, self.patch, 3):
+                raise ValueError(f"frame {frame.index}: patches {own.shape} for a mask that needs {len(where)}")
         counts = [len(own) for own in places]
         pinned = self.device.type == "cuda"
         patches = torch.empty((sum(counts), self.patch, self.patch, 3), dtype=torch.uint8, pin_memory=pinned)
-        gathered, at = patches.numpy(), 0
-        for own, where in zip(pixels, places, strict=True):
-            gather_patches(own.numpy(), where, gathered[at : at + len(where)])
-            at += len(where)
+        np.concatenate(given, out=patches.numpy())
         return Patches(
             patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2),
             to_device(np.concatenate(places), self.device),
             to_device(np.concatenate(kept), self.device),
             counts,
             [len(own) for own in kept],
-            shapes,
+            [(height // self.patch, width // self.patch) for height, width in sizes],
         )
 
     @abstractmethod

@@ -4,10 +4,9 @@ frame."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from codecflow.vlm.dense import in_few_sizes
 from codecflow.vlm.encoder import Encoder
 from codecflow.vlm.encoder_graphs import EncoderGraphs
 from codecflow.vlm.inputs import FixedInput
-from codecflow.vlm.preprocessing import grouped_places, project_patches
+from codecflow.vlm.preprocessing import project_patches
 
 from .base import Family, Patches
 
@@ -44,7 +43,6 @@ class InternVL(Family):
         if self.height % cell or self.width % cell or vision.patch_size[0] != vision.patch_size[1]:
             raise ModelError(f"model input {self.width}x{self.height}: {cell} pixel tokens do not divide it")
         self.rows, self.columns = self.height // cell, self.width // cell
-        self._groups = grouped_places(self.rows, self.columns, self.merge)
         layer, layers = self.config.vision_feature_layer, vision.num_hidden_layers
         self.depth: int = layers if layer == -1 else layer % (layers + 1)  # state 0 is the input of the first layer
         self._places = self._position_table()
@@ -52,12 +50,9 @@ class InternVL(Family):
         self._graphs = None if self.encoder is None else EncoderGraphs.of(self.encoder)
         self.vision_graphs = None if self._graphs is None else self._graphs.cache
 
-    @property
+    @cached_property
     def input(self) -> FixedInput:
-        return FixedInput(self.preprocess, self.width, self.height, self.rows, self.columns)
-
-    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-        return self._groups[kept].reshape(-1, 2)
+        return FixedInput(self.preprocess, self.patch, self.merge, self.width, self.height)
 
     def encode(self, frames: Patches) -> Tensor:
         tower = self.core.vision_tower

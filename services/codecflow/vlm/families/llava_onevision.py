@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -50,19 +49,14 @@ class LlavaOnevision(Family):
         self.side = self.size // self.patch
         taps, weights = _pooling(self.side)
         self._spans = tuple((int(first) * self.patch, int(last + 1) * self.patch) for first, last in taps)
-        pooled = _pairs(taps[:, :, None] * self.side, taps)
-        self._seen = pooled.numpy()  # (tokens, 4): patches of the frame; on the CPU to avoid waiting for a GPU
-        self._taps = pooled.to(self.device)
+        self._taps = _pairs(taps[:, :, None] * self.side, taps).to(self.device)  # (tokens, 4): patches of the frame
         self._weights = _pairs(weights[:, :, None], weights, torch.mul).to(self.device, self.dtype)
         layers, chosen = vision.num_hidden_layers, self.config.vision_feature_layer
         self.chosen = [layer % (layers + 1) for layer in (chosen if isinstance(chosen, list) else [chosen])]
 
-    @property
+    @cached_property
     def input(self) -> PooledInput:
-        return PooledInput(self.preprocess, self.size, self._spans)
-
-    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-        return np.stack(np.divmod(np.unique(self._seen[kept]), self.side), axis=1)
+        return PooledInput(self.preprocess, self.patch, self.size, self._spans)
 
     def encode(self, frames: Patches) -> Tensor:
         tower, embeddings = self.core.vision_tower, self.core.vision_tower.embeddings

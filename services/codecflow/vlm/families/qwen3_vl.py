@@ -13,11 +13,10 @@ The processor of transformers 5 leaves an additional outer pair of markers (vllm
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
@@ -26,7 +25,6 @@ from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.decoder import Packed
 from codecflow.vlm.inputs import ShapedInput
-from codecflow.vlm.preprocessing import grouped_places
 
 from .base import Family, Ints, Patches
 
@@ -53,16 +51,12 @@ class Qwen3VL(Family):
         self.levels = 1 + len(vision.deepstack_visual_indexes)
         size = processing.get("size") or {}
         self.fewest, self.most = int(size.get("shortest_edge", 2**17)), int(size.get("longest_edge", 768 * 2**10))
-        self._groups = lru_cache(maxsize=16)(grouped_places)
         self._placed = lru_cache(maxsize=16)(self._position_table)
 
-    @property
+    @cached_property
     def input(self) -> ShapedInput:
-        cell = self.patch * self.merge
-        return ShapedInput(self.preprocess, cell, self.depth, self.video_frames, self.fewest, self.most)
-
-    def patches_seen(self, kept: npt.NDArray[np.int64], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-        return self._groups(shape[0] // self.merge, shape[1] // self.merge, self.merge)[kept].reshape(-1, 2)
+        sizes = self.video_frames, self.fewest, self.most
+        return ShapedInput(self.preprocess, self.patch, self.merge, self.depth, *sizes)
 
     def encode(self, frames: Patches) -> Tensor:
         tower = self.core.visual
