@@ -76,7 +76,9 @@ def encode(
     encoder, ending, pixels, options = CODECS[codec]
     path = path.with_suffix(f".{ending}")
     if encoder == "libx265":  # in one thread: with its pool it hung once in eleven runs of all tests
-        options = {"x265-params": options["x265-params"] + ":pools=none:frame-threads=1"}
+        # With fewer pictures than it could reorder, decode times are what its memory held before.
+        short = ":bframes=0" if pictures < 3 else ""
+        options = {"x265-params": options["x265-params"] + ":pools=none:frame-threads=1" + short}
     with av.open(str(path), "w") as container:
         track = container.add_stream(encoder, rate=fps, options=options)
         track.width, track.height, track.pix_fmt = *size, pixels
@@ -88,20 +90,12 @@ def encode(
                 picture = np.random.default_rng(seed).integers(0, 256, picture.shape, dtype=np.uint8)
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format=pixels)
             frame.pts, frame.time_base = index, 1 / Fraction(fps)
-            container.mux(_timed(track.encode(frame), encoder, pictures))
-        container.mux(_timed(track.encode(None), encoder, pictures))
+            container.mux(track.encode(frame))
+        container.mux(track.encode(None))
     if encoder == "libsvtav1" and hasattr(os, "sched_setscheduler"):
         # As root, SVT-AV1 leaves the calling thread at real-time priority 99: nothing else on the machine would run.
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return path
-
-
-def _timed(packets: list[av.Packet], encoder: str, pictures: int) -> list[av.Packet]:
-    """x265 sets no decode times where it gets fewer pictures than it could reorder: they are what its memory held before."""
-    for packet in packets:
-        if encoder == "libx265" and pictures < 3:
-            packet.dts = packet.pts
-    return packets
 
 
 def plainly_decoded(path: Path, frames: int | None = None) -> list[tuple[int | None, Luma]]:

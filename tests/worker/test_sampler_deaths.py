@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import pytest
 
 from codecflow.kafka.settings import KafkaSettings
 from codecflow.keep.config import KeepConfig
+from codecflow.messages import Result
 from codecflow.vlm.families import Family
 from codecflow.worker import pool as pools
 from codecflow.worker import sampler_host, stream_queue
@@ -31,7 +32,7 @@ PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
 
 
-def patch_patches(monkeypatch: pytest.MonkeyPatch, patches_of: Callable[..., Pixels]) -> None:
+def patch_input(monkeypatch: pytest.MonkeyPatch, patches_of: Callable[..., Pixels]) -> None:
     def patched(plan: WindowPlan, keep: KeepConfig, grid: object, _: object) -> Sampling:
         return Sampling(plan, keep, grid, patches_of)  # type: ignore[arg-type]
 
@@ -46,7 +47,7 @@ def of(worker: Worker, stream: str) -> list[Window]:
 def test_a_picture_that_ends_its_process_sets_its_stream_aside_and_others_go_on(
     beside: Topics, published: Published, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patch_patches(monkeypatch, crashing)
+    patch_input(monkeypatch, crashing)
     worker = Worker(beside, Committed(), PLAN, KEEP, samplers=1).run()
     assert not worker.committed.twice
     assert worker.partition.settled
@@ -132,11 +133,13 @@ def test_a_worker_whose_samplers_are_killed_goes_on_and_answers_each_window_once
     published = [publish(clip, stream) for stream in streams]
     worker = Running(kafka_settings, family, samplers=2)
 
-    def windows_of(stream: str) -> set[int]:
-        return {result.window for result in results(kafka_settings) if result.stream == stream}
+    def by_stream(found: Iterable[Result]) -> list[set[int]]:
+        found = list(found)
+        return [{result.window for result in found if result.stream == stream} for stream in streams]
 
     send(kafka_settings, *((pictures[:100], documents[:100]) for pictures, documents in published))
-    until(lambda: all({0, 1, 2} <= windows_of(stream) for stream in streams), what="windows of every stream")
+    first = {0, 1, 2}
+    until(lambda: all(first <= windows for windows in by_stream(results(kafka_settings))), what="windows of each")
     for process in worker._worker._pool.processes:
         process.kill()
     send(kafka_settings, *((pictures[100:], documents[100:]) for pictures, documents in published))
@@ -145,14 +148,14 @@ def test_a_worker_whose_samplers_are_killed_goes_on_and_answers_each_window_once
     assert len([line for line in worker.said if "a sampler process has ended (SIGKILL)" in line]) == 2
     found = once(results(kafka_settings))
     assert {result.error for result in found.values()} == {None}
-    for stream in streams:
-        assert {0, 1, 2, 7, 8, 9} <= windows_of(stream)
+    for stream, windows in zip(streams, by_stream(found.values()), strict=True):
+        assert {0, 1, 2, 7, 8, 9} <= windows
         assert summary.streams[stream]["sampler-restarts"] == 1
     assert any(result.restarted for result in found.values())
 
 
 def test_a_process_that_hangs_is_ended_and_the_stream_named(beside: Topics, monkeypatch: pytest.MonkeyPatch) -> None:
-    patch_patches(monkeypatch, hanging)
+    patch_input(monkeypatch, hanging)
     worker = Worker(beside, Committed(), PLAN, KEEP, samplers=1, stuck_after_s=4.0)
     monkeypatch.setattr(stream_queue, "_RETRY_S", (1000, 1000))
     worker.run()

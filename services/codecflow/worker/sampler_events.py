@@ -23,7 +23,7 @@ from .window_plan import WindowPlan
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """Settings shared by all streams of a worker and sent to sampler processes: windows, keep policy, the model's token grid
-    for a shown picture (width, height), the patches that a mask needs, of a picture's RGB (height, width, 3) and the mask
+    for a shown picture (width, height), the patches that a mask needs, from a picture's RGB (height, width, 3) and the mask
     (`ModelInput.patches`), whether to decode on the GPU (`nvdec`), the largest picture that is decoded, and the
     coded bytes of one stream that may wait for a decision (`gop_bytes`)."""
 
