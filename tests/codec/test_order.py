@@ -76,7 +76,7 @@ def test_codecs_that_do_not(codec: str, tmp_path: Path) -> None:
             "libx265",
             "mkv",
             "yuv420p",
-            {"x265-params": f"log-level=none:bframes=4:temporal-layers=1:{HRD}"},
+            {"x265-params": f"log-level=none:pools=none:frame-threads=1:bframes=4:temporal-layers=1:{HRD}"},
         ),
     ],
 )

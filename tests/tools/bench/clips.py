@@ -16,7 +16,8 @@ def encode(path: Path, codec: str, width: int, height: int, pictures: int, rate:
     rng = np.random.default_rng(1)
     background = rng.integers(60, 120, (height, width, 3)).astype(np.uint8)
     with av.open(str(path), "w") as container:
-        track = container.add_stream(codec, rate=rate)
+        options = {"x265-params": "log-level=none:pools=none:frame-threads=1"} if codec == "libx265" else {}
+        track = container.add_stream(codec, rate=rate, options=options)
         track.width, track.height = width, height
         track.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         track.time_base = Fraction(1, rate)

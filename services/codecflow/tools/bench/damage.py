@@ -39,7 +39,9 @@ _TS_PACKET = 188
 _TS_HEAD = 20
 """Number of packets at the start that are never lost: programme tables and the start of the first picture."""
 
-_X264, _X265 = "scenecut=0:keyint={gop}:bitrate={kbit}", "log-level=none:keyint={gop}:min-keyint={gop}:bitrate={kbit}"
+_X264 = "scenecut=0:keyint={gop}:bitrate={kbit}"
+_X265 = "log-level=none:keyint={gop}:min-keyint={gop}:bitrate={kbit}:pools=none:frame-threads=1"
+"""In one thread: the same bytes on every machine, and x265's pool hung once in an encode of a short clip."""
 
 
 @dataclass(frozen=True, slots=True)
