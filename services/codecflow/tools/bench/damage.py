@@ -100,7 +100,7 @@ def run(clip: Path, *, seed: int, repeats: int, seconds: float, codecs: Sequence
     with tempfile.TemporaryDirectory(prefix="codecflow-damage-") as folder:
         for codec in codecs:
             sound = encode(frames, rate, CODECS[codec], Path(folder) / codec)
-            outcomes[codec] = _measure(sound, CODECS[codec], seed, repeats)
+            outcomes[codec] = measure(sound, CODECS[codec], seed, repeats)
     rows = [
         (f"{codec}, {damage}", one.sent, one.published, one.shown, one.wrong, one.differ)
         for codec, kinds in outcomes.items()
@@ -119,7 +119,8 @@ def run(clip: Path, *, seed: int, repeats: int, seconds: float, codecs: Sequence
     print_json({"clip": clip.name, "seed": seed, "repeats": repeats, "pictures": len(frames), "damage": document})
 
 
-def _measure(sound: Path, codec: Codec, seed: int, repeats: int) -> dict[str, Outcome]:
+def measure(sound: Path, codec: Codec, seed: int, repeats: int) -> dict[str, Outcome]:
+    """Outcomes of every kind of damage done to the file `sound`, which `encode` has written with `codec`."""
     with Source(str(sound)) as source:
         pictures = list(source.pictures("damage", 0))
     right = _right(pictures)
