@@ -23,7 +23,7 @@ from codecflow.vlm.attention import (
 )
 from codecflow.vlm.kernels import TOLERANCE, Kernel, Kernels, deviation
 from codecflow.vlm.kv_pool import PAGE, KVPool, KVShape
-from codecflow.vlm.moves import rotation, shift_keys
+from codecflow.vlm.moves import rotations, shift_keys
 
 from .ragged import reference_kernel
 
@@ -164,5 +164,6 @@ def test_a_shifted_key_is_the_key_of_its_new_position(position: int, distance: i
         return torch.cat([turned.real, turned.imag, key[..., 2 * half :]], -1).float()
 
     found = at(position)[None]
-    shift_keys(found, *rotation(np.array([distance, distance]), inv_freq, found.device))
+    table, index = rotations(np.array([distance, distance]), inv_freq)
+    shift_keys(found, table[:, index])
     torch.testing.assert_close(found[0], at(position + distance), rtol=0, atol=1e-5)

@@ -11,6 +11,7 @@ import torch
 
 from codecflow.messages import Question
 from codecflow.vlm.encoder_graphs import EncoderGraphs
+from codecflow.vlm.families.internvl import InternVL
 from codecflow.vlm.graphs import GRAPHS, coarse, power, stepped
 from codecflow.vlm.kernels import Kernels
 from codecflow.vlm.kv_pool import PAGE
@@ -95,17 +96,22 @@ def test_bounds_of_padding(count: int) -> None:
     assert count <= power(count, 4) < max(5, 2 * count)
 
 
-@pytest.mark.parametrize("lengths", [[5], [1, 9, 1], [17, 17, 17, 17], [3] * 20])
-def test_padded_blocks_of_a_vision_tower(lengths: list[int], tmp_path: Path) -> None:
-    family = CASES["internvl"](tmp_path / "model").family
-    encoder = family.encoder  # type: ignore[attr-defined]  # InternVL's
-    hidden = torch.randn(sum(lengths), encoder._blocks[0].norms[0].weight.numel())
+@pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("frames", [1, 3, 20])
+def test_a_padded_vision_tower(frames: int, share: float, tmp_path: Path) -> None:
+    case = CASES["internvl"](tmp_path / "model")
+    family = case.family
+    assert isinstance(family, InternVL)
+    assert family.encoder is not None
+    given = case.frames(np.random.default_rng(6), range(frames), share)
+    patches = family.prepare([frame for frame in given if frame.keep.any()])
     with torch.inference_mode():
-        expected = encoder(hidden, lengths)
-        graphs = EncoderGraphs(encoder, reference_kernel)
-        for noise in (0, 1):
-            found = graphs(hidden, lengths)
+        expected = family.encode(patches)[:, 0]
+        graphs = EncoderGraphs(family.features, family.encoder.weights(), reference_kernel, 4)
+        for _ in range(2):
+            found = graphs(family.tower_input(patches))
+            assert found is not None
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-            for graph in graphs.cache._graphs.values():
-                graph.buffers.hidden.normal_(std=noise + 1)
+            assert graphs._pixels is not None
+            graphs._pixels.random_()
     assert len(graphs.cache) == 1

@@ -31,7 +31,7 @@ def test_pictures_are_those_of_its_processor(case: InternVLCase, width: int, hei
     expected = torch.as_tensor(processor(pixels, return_tensors="np")["pixel_values"][0])
     patches = case.family.prepare([whole(case.family, pixels)])
     grey = 1 / (255 * min(processor.image_std))
-    for patch, (row, column) in zip(case.family.normalised(patches), patches.places.tolist(), strict=True):
+    for patch, (row, column) in zip(case.family.normalised(patches.pixels), patches.places.tolist(), strict=True):
         own = expected[:, row * 14 : row * 14 + 14, column * 14 : column * 14 + 14]
         difference = (patch - own).abs() / grey
         assert difference.max() <= 2.01, f"patch {row}, {column} differs by {difference.max():.2f} grey levels"

@@ -32,8 +32,8 @@ def test_a_token_looks_at_the_patches_that_it_is_pooled_from(family: Family, wid
     pixels = np.zeros((height, width, 3), np.uint8)
     for token in (0, 6, 7, 6 * 14 + 7, 7 * 14 + 6, 195):
         patches = family.prepare([whole(family, pixels, np.arange(196) == token)])
-        top, left = patches.places.min(0).values.tolist()
-        bottom, right = (patches.places.max(0).values + 1).tolist()
+        top, left = patches.places.min(0).tolist()
+        bottom, right = (patches.places.max(0) + 1).tolist()
         assert len(patches.places) == (bottom - top) * (right - left) == 4
         expected = [
             left * 14 * width // 384,

@@ -8,7 +8,7 @@ import torch
 
 from codecflow.vlm import moves
 from codecflow.vlm.kv_pool import PAGE, KVPool, KVShape
-from codecflow.vlm.moves import Moves, Prefix, rotation, shift_keys
+from codecflow.vlm.moves import Moves, Prefix, rotations, shift_keys
 
 LAYERS, HEADS, DIM = 3, 2, 8
 INV_FREQ = 1.0 / 10000.0 ** (torch.arange(DIM // 2) / (DIM // 2))
@@ -28,7 +28,8 @@ def filled(pages: int) -> KVPool:
 
 def shifted(keys: torch.Tensor, *distances: int) -> torch.Tensor:
     found = keys.clone()
-    shift_keys(found, *rotation(np.array(distances), INV_FREQ, keys.device))
+    table, index = rotations(np.array(distances), INV_FREQ)
+    shift_keys(found, table[:, index])
     return found
 
 

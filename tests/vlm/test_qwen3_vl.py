@@ -67,7 +67,7 @@ def test_a_frame_is_prepared_as_the_familys_image_processor_does_it(qwen: Qwen3V
     patches = qwen.family.prepare([whole(qwen.family, pixels)])
     assert own["image_grid_thw"].tolist() == [[1, *patches.shapes[0]]]
     expected = own["pixel_values"].view(-1, 3, 2, 16, 16)  # the picture twice: a patch spans two
-    repeated = qwen.family.normalised(patches)[:, :, None].expand_as(expected)
+    repeated = qwen.family.normalised(patches.pixels)[:, :, None].expand_as(expected)
     assert float((repeated - expected).abs().max()) <= 1.01 / 127.5  # both round to 8 bits
 
 

@@ -32,7 +32,7 @@ from transformers import AttentionInterface
 
 from codecflow.vlm.kernels import NONE, PART, Kernel, Kernels, Sequences, choose_kernels, sequences_of
 from codecflow.vlm.kv_pool import PAGE, KVPool
-from codecflow.vlm.transfer import to_device
+from codecflow.vlm.transfer import all_to_device, to_device
 
 NAME = "codecflow"
 
@@ -54,12 +54,16 @@ class FrameLayout:
         self.lengths = tuple(lengths)
         self._sequences: Sequences | None = None
 
+    @property
+    def planned(self) -> Sequences:
+        """The same layout for a kernel, on the CPU."""
+        ends = list(itertools.accumulate(self.lengths, initial=0))
+        return sequences_of([(stop - start, start, stop) for start, stop in itertools.pairwise(ends)])
+
     def sequences(self, device: torch.device) -> Sequences:
         """The same layout for a kernel; computed once for all layers."""
         if self._sequences is None:
-            ends = list(itertools.accumulate(self.lengths, initial=0))
-            parts = [(stop - start, start, stop) for start, stop in itertools.pairwise(ends)]
-            self._sequences = sequences_of(parts, device)
+            self._sequences = self.planned.on(device)
         return self._sequences
 
 
@@ -111,9 +115,17 @@ class Call:
     causal: Sequences
     shared: tuple[tuple[Tensor, Sequences], ...]
 
+    def on(self, device: torch.device) -> Call:
+        """The same on `device`, in one copy."""
+        further = [tensor for rows, sequences in self.shared for tensor in (rows, *sequences.tensors)]
+        moved = iter(all_to_device([self.pages, *self.causal.tensors, *further], device))
+        pages, causal = next(moved), self.causal.taken(moved)
+        shared = tuple((next(moved), sequences.taken(moved)) for _, sequences in self.shared)
+        return Call(self.start, self.stop, pages, causal, shared)
+
 
 Singles = tuple[Tensor, Tensor, Tensor]
-"""Pages, parts and bounds of single queries, as a SingleKernel takes them."""
+"""Pages (int64), parts and bounds (int32) of single queries, as a SingleKernel takes them."""
 
 
 @dataclass(frozen=True)
@@ -158,15 +170,28 @@ class StreamLayout:
         return StreamLayout(self.pool, tuple(streams), self.kernels)
 
     @cached_property
-    def singles(self) -> Singles | None:
-        """Where every segment is one query."""
+    def planned_singles(self) -> Singles | None:
+        """Where every segment is one query; on the CPU."""
         if any(segment.stop - segment.start > 1 for stream in self.streams for segment in stream.segments):
             return None
-        return _singles(self.streams, self.pool.shape.device)
+        return _singles(self.streams)
+
+    @cached_property
+    def singles(self) -> Singles | None:
+        """Where every segment is one query; computed once for all layers."""
+        if self.planned_singles is None:
+            return None
+        pages, parts, bounds = all_to_device(self.planned_singles, self.pool.shape.device)
+        return pages, parts, bounds
 
     @cached_property
     def calls(self) -> tuple[Call, ...]:
         """The kernel calls; computed once for all layers."""
+        return tuple(call.on(self.pool.shape.device) for call in self.planned_calls)
+
+    @cached_property
+    def planned_calls(self) -> tuple[Call, ...]:
+        """The kernel calls, on the CPU."""
         groups: list[list[PagedKeys]] = []
         size = 0
         for stream in self.streams:
@@ -175,7 +200,7 @@ class StreamLayout:
                 size = 0
             groups[-1].append(stream)
             size += len(stream.pages) * PAGE
-        return tuple(_call(group, self.pool.shape.device) for group in groups)
+        return tuple(_call(group) for group in groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +219,7 @@ class FixedLayout:
         return self.last
 
 
-def _singles(streams: Sequence[PagedKeys], device: torch.device) -> Singles:
+def _singles(streams: Sequence[PagedKeys]) -> Singles:
     """For single queries: all pages, the parts of keys that each query sees, and the index of each query's first part."""
     parts: list[tuple[int, int, int, int]] = []
     bounds = [0]
@@ -208,13 +233,13 @@ def _singles(streams: Sequence[PagedKeys], device: torch.device) -> Singles:
             bounds.append(len(parts))
         table += len(stream.pages)
     return (
-        to_device(np.concatenate([stream.pages for stream in streams]), device),
-        to_device(np.array(parts, dtype=np.int32), device),
-        to_device(np.array(bounds, dtype=np.int32), device),
+        torch.from_numpy(np.concatenate([stream.pages for stream in streams])),
+        torch.tensor(parts, dtype=torch.int32),
+        torch.tensor(bounds, dtype=torch.int32),
     )
 
 
-def _call(streams: Sequence[PagedKeys], device: torch.device) -> Call:
+def _call(streams: Sequence[PagedKeys]) -> Call:
     begin = streams[0].segments[0].start
     causal: list[tuple[int, int, int]] = []
     shared: dict[int, list[tuple[int, int, int]]] = {}  # by the index of the range in a segment's
@@ -236,12 +261,9 @@ def _call(streams: Sequence[PagedKeys], device: torch.device) -> Call:
     return Call(
         begin,
         streams[-1].segments[-1].stop,
-        to_device(np.concatenate([stream.pages for stream in streams]), device),
-        sequences_of(causal, device),
-        tuple(
-            (to_device(np.asarray(rows[number]), device), sequences_of(parts, device))
-            for number, parts in shared.items()
-        ),
+        torch.from_numpy(np.concatenate([stream.pages for stream in streams])),
+        sequences_of(causal),
+        tuple((torch.tensor(rows[number]), sequences_of(parts)) for number, parts in shared.items()),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -34,8 +35,8 @@ class Packed:
 
     `embeds`: (tokens, hidden), including the first features of visual tokens. `positions`: (axes, tokens) int64. `visual`:
     (visual tokens,) int64, their packed indices. `features`: (visual tokens, levels, hidden). `layout`: which tokens see
-    which. `cache` receives keys and values. `wanted`: packed indices, ascending, of the tokens whose hidden states are
-    returned; None: all.
+    which. `cache` receives keys and values and writes them to `slots` of the pool, (tokens,), here on the CPU. `wanted`:
+    packed indices, ascending, of the tokens whose hidden states are returned; None: all.
     """
 
     embeds: Tensor
@@ -44,6 +45,7 @@ class Packed:
     features: Tensor
     layout: StreamLayout | FixedLayout
     cache: PoolCache
+    slots: npt.NDArray[np.int64]
     wanted: Sequence[int] | Tensor | None = None
 
 

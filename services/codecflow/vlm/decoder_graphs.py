@@ -5,18 +5,29 @@ What the rows of padding compute is written to a page of the pool that no stream
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from codecflow.vlm.attention import Call, FixedLayout, Singles, StreamLayout
 from codecflow.vlm.decoder import Decoder, Packed
 from codecflow.vlm.families.base import Family
-from codecflow.vlm.graphs import GraphCache, coarse, empty_sequences, fill_sequences, pad, power, stepped
+from codecflow.vlm.graphs import (
+    GraphCache,
+    Shapes,
+    coarse,
+    fill_sequences,
+    fixed_sequences,
+    pad,
+    power,
+    sequence_shapes,
+    stepped,
+)
 from codecflow.vlm.kv_pool import PAGE, KVPool, PoolCache
-from codecflow.vlm.transfer import to_device
+from codecflow.vlm.transfer import Array, FixedInputs
 
 _MOST_TOKENS = 4096
 """A small model's forward over more tokens takes a GPU longer than its launches take the host."""
@@ -25,7 +36,7 @@ _MOST_TOKENS = 4096
 @dataclass(frozen=True, slots=True)
 class _Forward:
     """A forward that a graph can hold. `call`: of all layers but the last, or None where every query is alone. `singles`: of
-    the last layer, or of all; None where nothing is wanted."""
+    the last layer, or of all; None where nothing is wanted. Both are plans on the CPU."""
 
     packed: Packed
     cos: Tensor
@@ -86,24 +97,28 @@ class _Buffers:
 
     def __init__(self, bucket: Bucket, like: Packed, pool: KVPool, rows: dict[str, Tensor]) -> None:
         layout, count = like.layout, bucket.tokens
-        device = like.embeds.device
         self.embeds, self.cos, self.sin = (rows[name][:count] for name in ("embeds", "cos", "sin"))
         self.visual, self.features = rows["visual"][:count], rows["features"][:count]
-        self.slots = torch.empty(count, dtype=torch.int64, device=device)
-        self.pages = torch.empty(bucket.pages, dtype=torch.int64, device=device)
-        self.wanted = torch.empty(bucket.wanted, dtype=torch.int64, device=device)
-        self.last_pages = torch.empty(bucket.pages, dtype=torch.int64, device=device)
-        self.parts = torch.empty(bucket.parts, 4, dtype=torch.int32, device=device)
-        queries = count if bucket.alone else bucket.wanted
-        self.bounds = torch.empty(queries + 1, dtype=torch.int32, device=device)
-        self.causal = empty_sequences(bucket.sequences, bucket.longest, bucket.pages * PAGE, device)
         further, sequences, longest = bucket.further
-        self.rows = torch.empty(further, dtype=torch.int64, device=device)
-        self.seen = empty_sequences(sequences, longest, bucket.pages * PAGE, device)
-        singles: Singles = (self.last_pages, self.parts, self.bounds)
-        last = FixedLayout(pool, layout.kernels, (), singles)
-        shared = ((self.rows, self.seen),) if further else ()
-        call = Call(0, count, self.pages, self.causal, shared)
+        queries, keys = count if bucket.alone else bucket.wanted, bucket.pages * PAGE
+        shapes: Shapes = {
+            "slots": ((count,), np.int64),
+            "pages": ((bucket.pages,), np.int64),
+            "last pages": ((bucket.pages,), np.int64),
+            "wanted": ((bucket.wanted,), np.int64),
+            "parts": ((bucket.parts, 4), np.int32),
+            "bounds": ((queries + 1,), np.int32),
+            "rows": ((further,), np.int64),
+            **sequence_shapes("causal", bucket.sequences),
+            **sequence_shapes("further", sequences),
+        }
+        self._scratch = pool.scratch
+        self._padding_slots = np.arange(count) % PAGE + self._scratch * PAGE
+        self._inputs = FixedInputs(shapes, like.embeds.device)
+        own = self._inputs.tensors
+        last = FixedLayout(pool, layout.kernels, (), (own["last pages"], own["parts"], own["bounds"]))
+        shared = ((own["rows"], fixed_sequences(own, "further", longest, keys)),) if further else ()
+        call = Call(0, count, own["pages"], fixed_sequences(own, "causal", bucket.longest, keys), shared)
         fixed = last if bucket.alone else FixedLayout(pool, layout.kernels, (call,), None, last)
         self.packed = Packed(
             self.embeds,
@@ -111,48 +126,49 @@ class _Buffers:
             self.visual,
             self.features,
             fixed,
-            PoolCache(pool, self.slots),
-            None if bucket.alone else self.wanted,
+            PoolCache(pool, own["slots"]),
+            self._padding_slots,
+            None if bucket.alone else own["wanted"],
         )
-        self._scratch = pool.scratch
-        self._padding_slots = torch.arange(count, device=device) % PAGE + self._scratch * PAGE
 
     def fill(self, given: _Forward) -> None:
         """Copies one forward's inputs. Rows of padding keep earlier values: all that matters is that they are finite."""
         packed, count = given.packed, given.tokens
         for own, values in ((self.embeds, packed.embeds), (self.cos, given.cos), (self.sin, given.sin)):
             own[:count].copy_(values)
-        self.slots.copy_(self._padding_slots)
-        self.slots[:count].copy_(packed.cache.slots)
         if len(self.features):  # added to rows: those of padding are zero
             self.features.zero_()
             self.features[: len(packed.features), : packed.features.shape[1]].copy_(packed.features)
-            pad(self.visual, packed.visual, count)
-        if given.call is not None:
-            pad(self.pages, given.call.pages, self._scratch)
-            fill_sequences(self.causal, given.call.causal, len(self.embeds))
-            for rows, seen in given.call.shared:
-                pad(self.rows, rows, count)
-                fill_sequences(self.seen, seen, len(self.rows))
-        if packed.wanted is not None:
-            wanted = torch.as_tensor(packed.wanted, dtype=torch.int64)
-            pad(self.wanted, to_device(wanted, self.wanted.device), count)
-        if given.singles is not None:
-            self._fill_singles(given.singles, given.wanted)
+            self.visual.fill_(count)
+            self.visual[: len(packed.visual)].copy_(packed.visual)
+        with self._inputs.written() as into:
+            self._fill(into, given)
 
-    def _fill_singles(self, given: Singles, queries: int) -> None:
+    def _fill(self, into: Mapping[str, Array], given: _Forward) -> None:
+        count = given.tokens
+        into["slots"][:] = self._padding_slots
+        into["slots"][:count] = given.packed.slots
+        if given.packed.wanted is not None:
+            pad(into["wanted"], given.packed.wanted, count)
+        if given.call is not None:
+            pad(into["pages"], given.call.pages, self._scratch)
+            fill_sequences(into, "causal", given.call.causal, len(into["slots"]))
+            for rows, seen in given.call.shared:
+                pad(into["rows"], rows, count)
+                fill_sequences(into, "further", seen, len(into["rows"]))
+        if given.singles is not None:
+            self._fill_singles(into, given.singles, given.wanted)
+
+    def _fill_singles(self, into: Mapping[str, Array], given: Singles, queries: int) -> None:
         """Each query of padding sees the first key of the first page."""
         pages, parts, bounds = given
-        pad(self.last_pages, pages, self._scratch)
-        count, padding = len(parts), len(self.bounds) - 1 - queries
-        first = torch.zeros(padding, 4, dtype=torch.int32)
-        first[:, 0], first[:, 2] = torch.arange(queries, queries + padding), 1
-        self.parts[:count].copy_(parts)
-        self.parts[count : count + padding].copy_(to_device(first, self.parts.device))
-        self.parts[count + padding :].zero_()
-        self.bounds[: queries + 1].copy_(bounds)
-        begun = torch.arange(count, count + padding + 1, dtype=torch.int32)
-        self.bounds[queries:].copy_(to_device(begun, self.bounds.device))
+        pad(into["last pages"], pages, self._scratch)
+        count, padding = len(parts), len(into["bounds"]) - 1 - queries
+        pad(into["parts"], parts, 0)
+        further = into["parts"][count : count + padding]
+        further[:, 0], further[:, 2] = np.arange(queries, queries + padding), 1
+        into["bounds"][: queries + 1] = bounds
+        into["bounds"][queries:] = np.arange(count, count + padding + 1)
 
 
 class DecoderGraphs:
@@ -194,12 +210,14 @@ class DecoderGraphs:
         if len(packed.embeds) >= self.cache.limit or type(packed.cache) is not PoolCache:
             return None
         assert isinstance(layout, StreamLayout)
-        if layout.singles is not None:
-            return _Forward(packed, cos, sin, None, layout.singles) if wanted is None else None
-        if wanted is None or not self._narrows or len(layout.calls) != 1 or len(layout.calls[0].shared) > 1:
+        if layout.planned_singles is not None:
+            return _Forward(packed, cos, sin, None, layout.planned_singles) if wanted is None else None
+        if wanted is None or not self._narrows or len(layout.planned_calls) != 1:
             return None
-        last = layout.narrowed(wanted).singles if len(wanted) else None
-        return _Forward(packed, cos, sin, layout.calls[0], last)
+        (call,) = layout.planned_calls
+        if len(call.shared) > 1:
+            return None
+        return _Forward(packed, cos, sin, call, layout.narrowed(wanted).planned_singles if len(wanted) else None)
 
     def _inputs(self, packed: Packed, cos: Tensor) -> dict[str, Tensor]:
         """Buffers of the largest bucket, of which all buckets use the first rows. Finite from the start."""

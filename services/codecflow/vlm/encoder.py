@@ -1,4 +1,4 @@
-"""The blocks of a ViT as one packed loop over transformers' own weights, like decoder.py for the text model.
+"""The blocks of a ViT as one packed loop over transformers' own weights, like decoder.py for the text model, and its input.
 
 The few patches of one stream do not saturate a GPU: a small batch is bound by the host's kernel launches. A block takes
 eight launches here and twenty in transformers' modules.
@@ -10,12 +10,49 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm
 
 from codecflow.vlm.attention import FixedFrames, FrameLayout, within_frames
 from codecflow.vlm.dense import Dense, join
 from codecflow.vlm.fused import fused_on
+from codecflow.vlm.transfer import all_to_device
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TowerInput:
+    """The kept patches of some frames as rows of a ViT: each frame's class token, then its patches.
+
+    `pixels`: (patches, size, size, channels) uint8. All indices are int64. `source`: (rows,) the class token (0) or the
+    patch (from 1) that a row shows. `place`: (rows,) its row in the table of positions. `back`: (patches,) the row of each
+    patch. `layout`: rows of each frame.
+    """
+
+    pixels: Tensor
+    source: Tensor
+    place: Tensor
+    back: Tensor
+    layout: FrameLayout | FixedFrames
+
+    @staticmethod
+    def of(pixels: Tensor, counts: Sequence[int], places: Ints) -> TowerInput:
+        """On the CPU. `counts`: patches of each frame; `places`: (patches,) row of each patch in the table of positions."""
+        patches = np.arange(len(pixels))
+        back = patches + np.repeat(np.arange(1, 1 + len(counts)), counts)
+        source, place = np.zeros((2, len(patches) + len(counts)), np.int64)
+        source[back], place[back] = patches + 1, places
+        rows, table, own = (torch.from_numpy(values) for values in (source, place, back))
+        return TowerInput(pixels, rows, table, own, FrameLayout([1 + count for count in counts]))
+
+    def on(self, device: torch.device) -> TowerInput:
+        """The same on `device`. Pinned pixels are copied asynchronously."""
+        source, place, back = all_to_device((self.source, self.place, self.back), device)
+        return TowerInput(self.pixels.to(device, non_blocking=True), source, place, back, self.layout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +90,13 @@ class Encoder:
         )
         return Encoder(tower, depth) if plain else None
 
-    def __call__(self, hidden: Tensor, lengths: Sequence[int]) -> Tensor:
-        """`hidden`: (patches, hidden) of frames with `lengths` patches each; returns the same shape, not normalised."""
-        return self.blocks(hidden, FrameLayout(lengths))
-
     def weights(self) -> Iterator[Tensor]:
         """Those of its matrix products."""
         for block in self._blocks:
             yield from (block.qkv.weight, block.out.weight, block.up.weight, block.down.weight)
 
-    def blocks(self, hidden: Tensor, layout: FrameLayout | FixedFrames) -> Tensor:
+    def __call__(self, hidden: Tensor, layout: FrameLayout | FixedFrames) -> Tensor:
+        """`hidden`: (rows, hidden); returns the same shape, not normalised."""
         first = self._blocks[0].norms[0]
         x = layer_norm(hidden, first.normalized_shape, first.weight, first.bias, first.eps)
         for number, block in enumerate(self._blocks):

@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from codecflow.vlm.kernels import Sequences
+from codecflow.vlm.transfer import Array
 
 _logger = logging.getLogger("codecflow.engine")
 
@@ -29,6 +32,9 @@ GRAPHS = 48
 HOST_BOUND = 16e12
 """Tokens times parameters up to which launching some 400 kernels takes a host longer (20 to 50 ms) than a data-centre GPU
 needs to run them (2 FLOPs for each, at 700 TFLOP/s)."""
+
+Shapes = dict[str, tuple[tuple[int, ...], npt.DTypeLike]]
+"""Of the inputs in a FixedInputs."""
 
 Bucket = TypeVar("Bucket", bound=Hashable)
 Buffers = TypeVar("Buffers")
@@ -125,23 +131,32 @@ def power(count: int, least: int) -> int:
     return max(least, 1 << (count - 1).bit_length())
 
 
-def pad(into: Tensor, values: Tensor, padding: int) -> None:
+def pad(into: Array, values: Array | Tensor | Sequence[int], padding: int) -> None:
     """Copies `values` into the first rows and sets the others to `padding`."""
-    into[: len(values)].copy_(values)
-    into[len(values) :].fill_(padding)
+    into[: len(values)] = values
+    into[len(values) :] = padding
 
 
-def empty_sequences(count: int, longest: int, keys: int, device: torch.device) -> Sequences:
-    """For `fill_sequences`. `longest`: queries of a sequence at most; `keys`: all that can be read."""
-    ends, starts = (torch.empty(count + 1, dtype=torch.int32, device=device) for _ in range(2))
-    return Sequences(ends, starts, torch.empty(count, dtype=torch.int32, device=device), longest, keys)
+def sequence_shapes(name: str, count: int) -> Shapes:
+    """The inputs of `count` sequences, for `fixed_sequences` and `fill_sequences`."""
+    return {
+        f"{name} ends": ((count + 1,), np.int32),
+        f"{name} starts": ((count + 1,), np.int32),
+        f"{name} lengths": ((count,), np.int32),
+    }
 
 
-def fill_sequences(into: Sequences, given: Sequences, queries: int) -> None:
-    """The queries of padding are one sequence that sees as many keys, the others have no queries."""
+def fixed_sequences(tensors: Mapping[str, Tensor], name: str, longest: int, keys: int) -> Sequences:
+    """`longest`: queries of a sequence at most; `keys`: all that can be read."""
+    ends, starts, lengths = (tensors[f"{name} {part}"] for part in ("ends", "starts", "lengths"))
+    return Sequences(ends, starts, lengths, longest, keys)
+
+
+def fill_sequences(into: Mapping[str, Array], name: str, given: Sequences, queries: int) -> None:
+    """The queries of padding are one sequence that sees as many keys, the others have no queries. `given`: on the CPU."""
+    ends, starts, lengths = (into[f"{name} {part}"] for part in ("ends", "starts", "lengths"))
     count = len(given.lengths)
-    pad(into.ends, given.ends, queries)
-    pad(into.starts, given.starts, 0)
-    into.lengths.fill_(1)
-    into.lengths[count : count + 1].copy_(queries - given.ends[count:])
-    into.lengths[:count].copy_(given.lengths)
+    pad(ends, given.ends, queries)
+    pad(starts, given.starts, 0)
+    pad(lengths, given.lengths, 1)
+    lengths[count] = queries - ends[count]

@@ -8,7 +8,7 @@ attention.py calls scaled_dot_product_attention.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from codecflow.vlm.fused import quantised
-from codecflow.vlm.transfer import to_device
+from codecflow.vlm.transfer import all_to_device, to_device
 
 _logger = logging.getLogger("codecflow.engine")
 
@@ -30,7 +30,7 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Sequences:
-    """Which keys the queries of a call see. int32 tensors on the device of the queries.
+    """Which keys the queries of a call see. int32 tensors: on the device of the queries, or of a plan on the CPU.
 
     `ends`: (sequences + 1,) the end of each sequence's queries in the packed queries, starting with 0. `starts`: (sequences
     + 1,) the start of its keys, in any order; the last entry is unused. `lengths`: (sequences,) its number of keys.
@@ -42,6 +42,18 @@ class Sequences:
     lengths: Tensor
     max_queries: int
     max_keys: int
+
+    @property
+    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.ends, self.starts, self.lengths
+
+    def on(self, device: torch.device) -> Sequences:
+        """The same on `device`, in one copy."""
+        return self.taken(iter(all_to_device(self.tensors, device)))
+
+    def taken(self, tensors: Iterator[Tensor]) -> Sequences:
+        """The same with the next three `tensors` as its own."""
+        return Sequences(next(tensors), next(tensors), next(tensors), self.max_queries, self.max_keys)
 
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Sequences, bool, float], tuple[Tensor, Tensor]]
@@ -171,7 +183,7 @@ def deviation(
             torch.randn(512, kv_heads, head_dim, device=device, generator=generator).to(dtype) for _ in range(2)
         )
         for causal in (True, False):
-            output, logs = kernel(query, key, value, sequences_of(parts, device), causal, head_dim**-0.5)
+            output, logs = kernel(query, key, value, sequences_of(parts).on(device), causal, head_dim**-0.5)
             begin = 0
             for queries, start, stop in parts:
                 own = slice(begin, begin + queries)
@@ -230,19 +242,17 @@ def single_deviation(
     return worst
 
 
-def sequences_of(parts: list[tuple[int, int, int]], device: torch.device) -> Sequences:
-    """From (queries, first key, end of keys) of each sequence."""
+def sequences_of(parts: list[tuple[int, int, int]]) -> Sequences:
+    """From (queries, first key, end of keys) of each sequence; on the CPU."""
     ends = [0]
     for queries, _, _ in parts:
         ends.append(ends[-1] + queries)
     starts = [start for _, start, _ in parts]
     lengths = [stop - start for _, start, stop in parts]
-    packed = to_device(np.array([*ends, *starts, 0, *lengths], dtype=np.int32), device)
-    count = len(parts)
     return Sequences(
-        packed[: count + 1],
-        packed[count + 1 : 2 * count + 2],
-        packed[2 * count + 2 :],
+        torch.tensor(ends, dtype=torch.int32),
+        torch.tensor([*starts, 0], dtype=torch.int32),
+        torch.tensor(lengths, dtype=torch.int32),
         max(queries for queries, _, _ in parts),
         max(lengths),
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from codecflow.vlm.fused import fused_on
 from codecflow.vlm.kv_pool import KVPool
-from codecflow.vlm.transfer import to_device
+from codecflow.vlm.transfer import all_to_device
 
 Ints = npt.NDArray[np.int64]
 
@@ -71,30 +71,29 @@ class Moves:
 
     def _turn(self, slots: Sequence[Ints], distances: Sequence[int]) -> None:
         pool, device = self._pool, self._pool.shape.device
-        index = to_device(np.concatenate(slots), device)
-        window = to_device(np.repeat(np.arange(len(slots)), [len(own) for own in slots]), device)
-        cos, sin = (table[window] for table in rotation(np.array(distances), self._inv_freq, device))
-        for part in self._parts(len(index)):
-            keys = pool.keys.read(part, index)
-            shift_keys(keys, cos, sin)
-            pool.keys.write(part, index, keys)
+        each = np.repeat(np.array(distances), [len(own) for own in slots])
+        where, table, turn = all_to_device((np.concatenate(slots), *rotations(each, self._inv_freq)), device)
+        for part in self._parts(len(where)):
+            keys = pool.keys.read(part, where)
+            shift_keys(keys, table[:, turn])
+            pool.keys.write(part, where, keys)
 
     def _copy(self) -> None:
         pool, device, tokens = self._pool, self._pool.shape.device, len(self._prefix)
-        none = np.zeros(0, np.int64)
-        sources = to_device(np.concatenate([none, *(move[0] for move in self._carried)]), device)
-        slots = [move[1] for move in self._carried] + [slots for slots, _ in self._placed]
-        targets = to_device(np.concatenate(slots), device)
-        if not len(targets):
-            return
         positions = np.repeat(np.array([position for _, position in self._placed], np.int64), tokens)
-        distances = np.concatenate([*(move[2] for move in self._carried), positions])
-        cos, sin = rotation(distances, self._inv_freq, device)
+        host = (
+            np.concatenate([np.zeros(0, np.int64), *(move[0] for move in self._carried)]),
+            np.concatenate([*(move[1] for move in self._carried), *(slots for slots, _ in self._placed)]),
+            *rotations(np.concatenate([*(move[2] for move in self._carried), positions]), self._inv_freq),
+        )
+        if not len(host[1]):
+            return
+        sources, targets, table, turn = all_to_device(host, device)
         for part in self._parts(len(targets)):
             carried = pool.read(sources, part)
             placed = (x[part].repeat(1, len(self._placed), 1, 1) for x in (self._prefix.keys, self._prefix.values))
             keys, values = (torch.cat(pair, dim=1) for pair in zip(carried, placed, strict=True))
-            shift_keys(keys, cos, sin)
+            shift_keys(keys, table[:, turn])
             pool.write(targets, keys, values, part)
 
     def _parts(self, tokens: int) -> list[slice]:
@@ -104,24 +103,25 @@ class Moves:
         return [slice(first, first + count) for first in range(0, shape.layers, count)]
 
 
-def rotation(distances: Ints, inv_freq: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines that move keys by `distances` (tokens,) positions: (tokens, rotary_dim) float32 each, on `device`,
-    with identical halves. `inv_freq`: (rotary_dim / 2,), on the CPU. Angles are computed in float64."""
+def rotations(distances: Ints, inv_freq: Tensor) -> tuple[Tensor, Ints]:
+    """What moves keys by `distances` (tokens,) positions: cosines and sines of the distances that occur, (2, different,
+    rotary_dim) float32 with identical halves, and which of them is each token's, (tokens,). `inv_freq`: (rotary_dim / 2,).
+    All on the CPU; angles are computed in float64."""
     values, index = np.unique(distances, return_inverse=True)
     angle = torch.from_numpy(values)[:, None] * inv_freq.double()
-    table = torch.stack([angle.cos(), angle.sin()]).float().repeat(1, 1, 2)
-    cos, sin = to_device(table, device)[:, to_device(index, device)]
-    return cos, sin
+    return torch.stack([angle.cos(), angle.sin()]).float().repeat(1, 1, 2), index
 
 
-def shift_keys(keys: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """Moves keys (layers, tokens, kv_heads, head_dim) in place by a `rotation`, in float32.
+def shift_keys(keys: Tensor, turns: Tensor) -> None:
+    """Moves keys (layers, tokens, kv_heads, head_dim) in place, in float32. `turns`: (2, tokens, rotary_dim), cosines and
+    sines of each token's `rotations`.
 
     Rotary attention (RoFormer, arXiv 2104.09864) depends only on differences of positions: a key rotated for position p
     becomes the key for position p + d by a further rotation by d, whatever p was. A shift that is the same on every axis
     (M-RoPE's time, height and width) is the same rotation for every frequency, whichever axis the frequency belongs to.
     Dimensions beyond the rotary ones are unchanged.
     """
+    cos, sin = turns
     rotary = cos.shape[-1]
     turned = keys if rotary == keys.shape[-1] else keys[..., :rotary].contiguous()
     fused_on(keys.device, keys.dtype).rotate(turned.flatten(0, 1), 0, cos, sin, None, 0.0)

@@ -16,7 +16,7 @@ from codecflow.vlm.decoder import Layers, Packed
 from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import NOTHING, Work, causal_pairs
 from codecflow.vlm.kv_pool import PAGE, KVPool, PoolCache
-from codecflow.vlm.transfer import to_device
+from codecflow.vlm.transfer import all_to_device
 
 if TYPE_CHECKING:
     from codecflow.vlm.window import StreamWindow
@@ -184,16 +184,21 @@ class Pack:
         indices, ascending. `cache`: replaces the one that writes to the pool."""
         family, runs = self.family, self._runs
         device = family.device
-        visual = np.flatnonzero(np.concatenate([run.visual for run in runs]))
-        index = to_device(visual, device)
-        embeds = family.embed(to_device(np.concatenate([run.ids for run in runs]), device))
+        slots = np.concatenate(self._written)
+        host = (
+            np.flatnonzero(np.concatenate([run.visual for run in runs])),
+            np.concatenate([run.ids for run in runs]),
+            np.concatenate([run.positions for run in runs], axis=1),
+            slots,
+        )
+        index, ids, positions, written = all_to_device(host, device)
+        embeds = family.embed(ids)
         parts = [run.features for run in runs if run.features is not None and len(run.features)]
         features = torch.cat(_levelled(parts)) if parts else embeds.new_zeros(0, 1, embeds.shape[1])
         embeds.index_copy_(0, index, features[:, 0].to(embeds.dtype))
         if cache is None:  # an empty cache is falsy
-            cache = PoolCache(self.pool, to_device(np.concatenate(self._written), device))
-        positions = to_device(np.concatenate([run.positions for run in runs], axis=1), device)
-        packed = Packed(embeds, positions, index, features, self._layout(), cache, wanted)
+            cache = PoolCache(self.pool, written)
+        packed = Packed(embeds, positions, index, features, self._layout(), cache, slots, wanted)
         return family.run_text(packed, self.layers)
 
     def _layout(self) -> StreamLayout:

@@ -27,7 +27,7 @@ from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.kernels import choose_kernels
 from codecflow.vlm.kv_pool import KVShape, cache_keyword
 from codecflow.vlm.preprocessing import Preprocessing
-from codecflow.vlm.transfer import to_device
+from codecflow.vlm.transfer import all_to_device
 from codecflow.vlm.work import Frame
 
 Ints = npt.NDArray[np.int64]
@@ -35,17 +35,17 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """The kept patches of some frames, in order of frames, on the model's device.
+    """The kept patches of some frames, in order of frames.
 
-    `pixels`: (patches, channels, size, size) uint8, in merge order. `places`: (patches, 2) int64, row and column in the
-    frame's patch grid. `kept`: (tokens,) int64, the kept tokens' indices in the frame's token grid, ascending per frame.
-    `counts`, `tokens`, `shapes`: per frame the number of patches, of kept tokens, and the rows and columns of the patch
-    grid.
+    `pixels`: (patches, size, size, channels) uint8 on the CPU, in merge order; pinned for a GPU. `places`: (patches, 2), row
+    and column in the frame's patch grid. `kept`: (tokens,), the kept tokens' indices in the frame's token grid, ascending
+    per frame. `counts`, `tokens`, `shapes`: per frame the number of patches, of kept tokens, and the rows and columns of the
+    patch grid.
     """
 
     pixels: Tensor
-    places: Tensor
-    kept: Tensor
+    places: Ints
+    kept: Ints
     counts: list[int]
     tokens: list[int]
     shapes: list[tuple[int, int]]
@@ -121,8 +121,8 @@ class Family(ABC):
         return self.input.grid(width, height)
 
     def prepare(self, frames: Sequence[Frame]) -> Patches:
-        """The kept patches of frames that all have some, packed, on the model's device. Raises ValueError when a frame's are
-        not those of its mask."""
+        """The kept patches of frames that all have some, packed. Raises ValueError when a frame's are not those of its
+        mask."""
         sizes = [self.input.size(*frame.size) for frame in frames]
         kept = [np.flatnonzero(frame.keep) for frame in frames]
         places = [self.input.places(own, size) for own, size in zip(kept, sizes, strict=True)]
@@ -135,9 +135,9 @@ class Family(ABC):
         patches = torch.empty((sum(counts), self.patch, self.patch, 3), dtype=torch.uint8, pin_memory=pinned)
         np.concatenate(given, out=patches.numpy())
         return Patches(
-            patches.to(self.device, non_blocking=True).permute(0, 3, 1, 2),
-            to_device(np.concatenate(places), self.device),
-            to_device(np.concatenate(kept), self.device),
+            patches,
+            np.concatenate(places),
+            np.concatenate(kept),
             counts,
             [len(own) for own in kept],
             [(height // self.patch, width // self.patch) for height, width in sizes],
@@ -147,9 +147,14 @@ class Family(ABC):
     def encode(self, frames: Patches) -> Tensor:
         """Features of the kept tokens of all frames: (tokens, levels, hidden). One packed forward of the ViT."""
 
-    def normalised(self, patches: Patches) -> Tensor:
-        """(patches, channels, size, size) in the model's dtype."""
-        return self.preprocess.normalise(patches.pixels).to(self.dtype)
+    def uploaded(self, frames: Patches) -> tuple[Tensor, Tensor, Tensor]:
+        """`pixels`, `places` and `kept` on the model's device."""
+        places, kept = all_to_device((frames.places, frames.kept), self.device)
+        return frames.pixels.to(self.device, non_blocking=True), places, kept
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """`pixels`: (patches, size, size, channels) uint8 -> (patches, channels, size, size) in the model's dtype."""
+        return self.preprocess.normalise(pixels.permute(0, 3, 1, 2)).to(self.dtype)
 
     @abstractmethod
     def vision_flops(self, patches: int, tokens: int) -> int:

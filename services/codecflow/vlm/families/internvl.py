@@ -14,9 +14,10 @@ from codecflow.errors import ModelError
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.dense import in_few_sizes
-from codecflow.vlm.encoder import Encoder
+from codecflow.vlm.encoder import Encoder, TowerInput
 from codecflow.vlm.encoder_graphs import EncoderGraphs
 from codecflow.vlm.inputs import FixedInput
+from codecflow.vlm.kernels import choose_kernels
 from codecflow.vlm.preprocessing import project_patches
 
 from .base import Family, Patches
@@ -45,43 +46,54 @@ class InternVL(Family):
         self.rows, self.columns = self.height // cell, self.width // cell
         layer, layers = self.config.vision_feature_layer, vision.num_hidden_layers
         self.depth: int = layers if layer == -1 else layer % (layers + 1)  # state 0 is the input of the first layer
-        self._places = self._position_table()
+        self._positions = self._position_table()
         self.encoder = Encoder.of(self.core.vision_tower, self.depth)
-        self._graphs = None if self.encoder is None else EncoderGraphs.of(self.encoder)
-        self.vision_graphs = None if self._graphs is None else self._graphs.cache
+        self._graphs: EncoderGraphs | None = None
+        if self.encoder is not None:
+            heads = self.encoder.heads
+            kernel = choose_kernels(self.device, self.dtype, heads, heads, self.encoder.head_dim).ragged
+            if kernel is not None:  # attention by scaled_dot_product_attention depends on sizes
+                self._graphs = EncoderGraphs(self.features, self.encoder.weights(), kernel, self.merge**2)
+                self.vision_graphs = self._graphs.cache
 
     @cached_property
     def input(self) -> FixedInput:
         return FixedInput(self.preprocess, self.patch, self.merge, self.width, self.height)
 
     def encode(self, frames: Patches) -> Tensor:
+        given = self.tower_input(frames)
+        found = None if self._graphs is None else self._graphs(given)
+        return (self.features(given.on(self.device)) if found is None else found)[:, None]
+
+    def tower_input(self, frames: Patches) -> TowerInput:
+        """The rows of the ViT for the patches of frames; on the CPU."""
+        places = 1 + frames.places[:, 0] * self.columns * self.merge + frames.places[:, 1]
+        return TowerInput.of(frames.pixels, frames.counts, places)
+
+    def features(self, given: TowerInput) -> Tensor:
+        """(tokens, hidden) of an input on the model's device."""
         tower = self.core.vision_tower
         embeddings = tower.embeddings
-        places = frames.places
-        embedded = project_patches(embeddings.patch_embeddings.projection, self.normalised(frames))
-        start = embeddings.cls_token[0]
-        if self._places is not None:
-            embedded = embedded + self._places[1 + places[:, 0] * self.columns * self.merge + places[:, 1]]
-            start = start + self._places[:1]
-        packed = torch.cat([x for part in torch.split(embedded, frames.counts) for x in (start, part)])
-        lengths = [1 + count for count in frames.counts]
-        hidden = self._selected(tower, packed, lengths)
-        own = torch.cat([part[1:] for part in torch.split(hidden, lengths)])
-        groups = own.view(-1, self.merge, self.merge, own.shape[-1])  # complete merge groups only
+        patches = project_patches(embeddings.patch_embeddings.projection, self.normalised(given.pixels))
+        rows = torch.cat([embeddings.cls_token[0], patches])[given.source]
+        if self._positions is not None:
+            rows = rows + self._positions[given.place]
+        hidden = self._encoded(tower, rows, given)[given.back]
+        if self.config.vision_feature_layer == -1:
+            hidden = tower.layernorm(hidden)
+        groups = hidden.view(-1, self.merge, self.merge, hidden.shape[-1])  # complete merge groups only
         merged = self.core.pixel_shuffle(groups, scale_factor=self.config.downsample_ratio).flatten(1)
         features: Tensor = in_few_sizes(self.core.multi_modal_projector, merged)
-        return features[:, None]
+        return features
 
-    def _selected(self, tower: Any, hidden: Tensor, lengths: list[int]) -> Tensor:
-        """The hidden state (patches, hidden) that the configuration selects for the projector."""
+    def _encoded(self, tower: Any, rows: Tensor, given: TowerInput) -> Tensor:
         if self.encoder is not None:
-            hidden = (self._graphs or self.encoder)(hidden, lengths)
-        else:
-            with attending(FrameLayout(lengths)):
-                for block in tower.encoder.layer[: self.depth]:
-                    hidden = block(hidden[None])[0]
-        selected: Tensor = tower.layernorm(hidden) if self.config.vision_feature_layer == -1 else hidden
-        return selected
+            return self.encoder(rows, given.layout)
+        assert isinstance(given.layout, FrameLayout)
+        with attending(given.layout):
+            for block in tower.encoder.layer[: self.depth]:
+                rows = block(rows[None])[0]
+        return rows
 
     def _position_table(self) -> Tensor | None:
         """(1 + patches, hidden): learned positions of the class token and of every patch, interpolated like the model's

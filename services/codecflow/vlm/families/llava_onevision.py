@@ -60,8 +60,9 @@ class LlavaOnevision(Family):
 
     def encode(self, frames: Patches) -> Tensor:
         tower, embeddings = self.core.vision_tower, self.core.vision_tower.embeddings
-        flat = frames.places[:, 0] * self.side + frames.places[:, 1]
-        patches = self.normalised(frames)
+        pixels, places, kept = self.uploaded(frames)
+        flat = places[:, 0] * self.side + places[:, 1]
+        patches = self.normalised(pixels)
         hidden = (embeddings.patch_embedding(patches).flatten(1) + embeddings.position_embedding(flat))[None]
         states = [hidden]
         with attending(FrameLayout(frames.counts)):
@@ -71,8 +72,8 @@ class LlavaOnevision(Family):
         # Patches ascend within a frame, and frames are in order: one search finds each token's patches among all of them.
         numbers = torch.arange(len(frames.counts), device=self.device) * self.side**2
         packed = flat + self._each(numbers, frames.counts)
-        index = torch.searchsorted(packed, self._taps[frames.kept] + self._each(numbers, frames.tokens)[:, None])
-        features: Tensor = (projected[index] * self._weights[frames.kept][:, :, None]).sum(1)
+        index = torch.searchsorted(packed, self._taps[kept] + self._each(numbers, frames.tokens)[:, None])
+        features: Tensor = (projected[index] * self._weights[kept][:, :, None]).sum(1)
         return features[:, None]
 
     def _each(self, values: Tensor, counts: Sequence[int]) -> Tensor:

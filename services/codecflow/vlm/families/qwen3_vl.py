@@ -60,11 +60,12 @@ class Qwen3VL(Family):
 
     def encode(self, frames: Patches) -> Tensor:
         tower = self.core.visual
-        repeated = self.normalised(frames)[:, :, None].expand(-1, -1, self.depth, -1, -1).flatten(1)
-        order = torch.split(self._order(frames.kept), frames.counts)
+        pixels, places, kept = self.uploaded(frames)
+        repeated = self.normalised(pixels)[:, :, None].expand(-1, -1, self.depth, -1, -1).flatten(1)
+        order = torch.split(self._order(kept), frames.counts)
         learned = torch.cat([self._placed(*shape)[own] for shape, own in zip(frames.shapes, order, strict=True)])
         hidden = tower.patch_embed(repeated) + learned
-        turned = tower.rotary_pos_emb(hidden, frames.places)
+        turned = tower.rotary_pos_emb(hidden, places)
         everything = torch.tensor([0, len(hidden)], dtype=torch.int32)  # the layout splits by frame, not the module
         chosen = list(tower.deepstack_visual_indexes)
         further = []
