@@ -289,6 +289,7 @@ states = st.builds(
     ended=st.booleans(),
     events=event_states,
     zones=st.none() | st.builds(ZonesInForce, st.integers(0, INT32), st.builds(Fraction, counts, int32s)),
+    skipped=st.integers(0, INT32),
 )
 
 

@@ -106,7 +106,15 @@ EVENTS = EventState(
 )
 ZONE = Zone("Einfahrt süd", "ignore", ((0.1, 0.2), (0.8, 0.2), (0.5, 0.9)))
 STATE = StreamState(
-    "gate", 1, Fraction(8), WindowGrid(Fraction(2), 80, 16), 5, 5, events=EVENTS, zones=ZonesInForce(7, Fraction(4))
+    "gate",
+    1,
+    Fraction(8),
+    WindowGrid(Fraction(2), 80, 16),
+    5,
+    5,
+    events=EVENTS,
+    zones=ZonesInForce(7, Fraction(4)),
+    skipped=2,
 )
 EVENT = Event(
     stream="gate",

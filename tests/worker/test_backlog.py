@@ -193,6 +193,25 @@ def test_a_successor_does_not_skip_what_it_only_reads_again(camera: Published) -
     assert not [line for line in second_worker.said if "behind" in line]
 
 
+def test_a_successor_says_what_was_skipped_before_it(camera: Published) -> None:
+    pictures, documents = camera
+    wall = Wall()
+    wall.now = 100.0
+    newest = next(n for n, p in enumerate(pictures) if p.keyframe and p.captured_at_ms > BEGAN_MS + 85_000)
+    topics = Topics().add(pictures[: newest + 1], documents[: newest + 1])
+    worker = worker_of(camera, "skip=30", wall, topics=topics)
+    read_to_the_end(worker, wall)
+    assert answered(worker) == [], "its first window is still open"
+    assert worker.committed.states["a"].skipped > 0
+    topics.add(pictures[newest + 1 :], documents[newest + 1 :])
+    wall.now = 120.0
+    successor = worker_of(camera, "skip=30", wall, worker.committed, topics)
+    read_to_the_end(successor, wall)
+    indices = answered(successor)
+    assert indices == list(range(indices[0], SECONDS // 2))
+    assert [window.skipped for window in successor.windows] == [indices[0]] + [0] * (len(indices) - 1)
+
+
 def test_thinning_takes_every_second_frame_and_window_while_behind(camera: Published) -> None:
     pictures, documents = camera
     wall = Wall()

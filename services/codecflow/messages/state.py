@@ -43,7 +43,8 @@ class StreamState:
     the end of the newest one, under `plan`. `packets_offset`, `metadata_offset`: records of the keyframe from which the next
     window can be rebuilt. `ended`: the epoch is closed and answered; nothing has to be rebuilt. `events`: the state of its
     rules, and which events are open. `zones`: those of the frames up to `answered_until`; None if zones were never changed
-    in this epoch and there are none.
+    in this epoch and there are none. `skipped`: windows right before `answered_until` that were left out because the worker
+    was behind.
     """
 
     stream: str
@@ -55,6 +56,7 @@ class StreamState:
     ended: bool = False
     events: EventState = NO_EVENTS
     zones: ZonesInForce | None = None
+    skipped: Count32 = 0
 
 
 def encode_state(state: StreamState) -> tuple[bytes, bytes]:

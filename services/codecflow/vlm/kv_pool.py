@@ -212,6 +212,7 @@ def spare_memory(device: torch.device) -> int:
     """Default size of a pool in bytes, once the weights are loaded: three quarters of the free memory of a GPU; on the CPU,
     half of the free memory of the machine (or of its container)."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what torch keeps for reuse is not free to the driver
         free, _ = torch.cuda.mem_get_info(device)
     else:
         free = min(_free_on_machine(), _free_in_container())

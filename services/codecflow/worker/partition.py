@@ -1,46 +1,26 @@
 """One partition of packets and metadata: its streams, when reading must pause, and which records a successor needs.
 
-Independent of the Kafka client: records go in as bytes with their offsets, steps come out to be answered and emitted.
+Independent of the Kafka client: records go in as bytes with their offsets (`record_reader`), steps come out to be answered
+and emitted.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
-from codecflow.errors import MessageError
-from codecflow.kafka.topics import misplaced
 from codecflow.logs import Notice
-from codecflow.messages import (
-    MAX_EPOCH_AHEAD_MS,
-    CameraLost,
-    CodedPicture,
-    DeadLetter,
-    EndOfEpoch,
-    Event,
-    Headers,
-    PictureMetadata,
-    StreamState,
-    Zone,
-    decode_metadata,
-    decode_packet,
-)
+from codecflow.messages import CameraLost, Event, Headers, StreamState, Zone
 
 from .pool import Sampled, SamplerPool
+from .record_reader import RecordReader
 from .reports import Reports
-from .resume import Offsets
+from .resume import METADATA, PACKETS, Offsets
 from .settings import Limits, WhenBehind
 from .stream import Stream
 from .windows import Step
-
-T = TypeVar("T", CodedPicture, PictureMetadata | EndOfEpoch | CameraLost)
-
-PACKETS, METADATA = 0, 1
-"""The two topics, as an index of `Offsets`."""
 
 _NAMES = ("pictures", "metadata")
 """What their records hold."""
@@ -92,14 +72,15 @@ class Partition:
         self.streams: dict[str, Stream] = {}
         self._settings, self._limits, self._pool, self._reports = settings, settings.limits, pool, reports
         self._drop, self._clock, self._wall_ms, self._zones_of = drop, clock, wall_ms, zones_of
+        self._reader = RecordReader(
+            number, settings.topics, settings.partitions, settings.check_partitions, reports, wall_ms
+        )
         self._read_until = [-math.inf, -math.inf]  # everything that each topic held at this time was read
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
         self._held = [False, False]  # by an open transaction
         self._deadlock = False  # both topics are paused by records that wait for each other
         self._replaying = True
-        self._known: dict[str, str | None] = {}  # why streams that are not here are misplaced
-        self._future: Counter[str] = Counter()  # records of future epochs that are still to be reported
 
     @property
     def settled(self) -> bool:
@@ -128,7 +109,8 @@ class Partition:
         appended_ms: int | None = None,
     ) -> None:
         """Add a record of the packets topic. `appended_ms`: when the broker received it, if known."""
-        picture = self._read(PACKETS, key, offset, lambda: decode_packet(key, value, headers), appended_ms)
+        self._passed(PACKETS, offset)
+        picture = self._reader.packet(key, value, headers, offset, appended_ms)
         if picture is not None:
             stream = self._follow(picture.stream, appended_ms)
             stream.seen_at[PACKETS] = stream.newest_at
@@ -136,7 +118,8 @@ class Partition:
 
     def metadata(self, key: bytes | None, value: bytes | None, offset: int, appended_ms: int | None = None) -> None:
         """Add a record of the metadata topic, as `packet` does."""
-        document = self._read(METADATA, key, offset, lambda: decode_metadata(key, value), appended_ms)
+        self._passed(METADATA, offset)
+        document = self._reader.metadata(key, value, offset, appended_ms)
         if document is not None:
             stream = self._follow(document.stream, appended_ms)
             if isinstance(document, CameraLost):
@@ -149,7 +132,7 @@ class Partition:
     def failed(self, topic: int, key: bytes | None, offset: int, reason: str) -> None:
         """A record cannot be unpacked, or processing it failed unexpectedly: it is skipped."""
         self._passed(topic, offset)
-        self._dead_letter(topic, key, offset, "failed", reason)
+        self._reader.dead_letter(topic, key, offset, "failed", reason)
 
     def hold(self, topic: int, held_s: float) -> None:
         """For how long an open transaction of another program has held back the newest records of a topic; 0: not at all.
@@ -176,7 +159,7 @@ class Partition:
             return False
         stream.sampled(sampled, self._clock())
         for fault in sampled.faults:
-            self._dead_letter(PACKETS, stream.name.encode(), fault.packets_offset, "failed", fault.reason)
+            self._reader.dead_letter(PACKETS, stream.name.encode(), fault.packets_offset, "failed", fault.reason)
         self._reports.trouble(stream.name, sampled.trouble)
         return True
 
@@ -330,39 +313,6 @@ class Partition:
         self.positions = (offset + 1, metadata) if topic == PACKETS else (packets, offset + 1)
         self._newest_at[topic] = self._clock()
 
-    def _read(
-        self, topic: int, key: bytes | None, offset: int, decode: Callable[[], T], appended_ms: int | None
-    ) -> T | None:
-        """The message in the record at `offset`, which counts as read; None, with a dead letter, if it is unusable."""
-        self._passed(topic, offset)
-        try:
-            message = decode()
-        except MessageError as error:
-            self._dead_letter(topic, key, offset, "unreadable", str(error))
-            return None
-        if wrong := self._misplaced(message.stream):
-            self._settings.check_partitions()
-            self._dead_letter(topic, key, offset, "misplaced", wrong)
-            return None
-        # By the broker's clock, so that whoever reads the record again decides the same.
-        ahead_ms = message.epoch - (self._wall_ms() if appended_ms is None else appended_ms)
-        if ahead_ms > MAX_EPOCH_AHEAD_MS:
-            reason = f"epoch {message.epoch} lies {_ahead(ahead_ms)} ahead of the broker's clock"
-            self._dead_letter(topic, key, offset, "future-epoch", reason)
-            if len(self._future) > 10_000:
-                self._future.clear()
-            self._future[message.stream] += 1
-            if self._reports.notice_throttled(
-                f"future {message.stream}",
-                f"stream {message.stream!r}: {self._future[message.stream]} records ignored: {reason}; set the clock of "
-                f"the machine that publishes them right, and restart its producer",
-                stream=message.stream,
-                epoch=message.epoch,
-            ):
-                del self._future[message.stream]
-            return None
-        return message
-
     def _follow(self, name: str, appended_ms: int | None) -> Stream:
         stream = self.streams.get(name)
         if stream is None:
@@ -425,9 +375,8 @@ class Partition:
             ):
                 stream.left_out_reported[which] = count
         for epoch, offset in join.false_ends:
-            self._dead_letter(
-                METADATA, name.encode(), offset, "false-end", f"epoch {epoch} went on, or another one did"
-            )
+            reason = f"epoch {epoch} went on, or another one did"
+            self._reader.dead_letter(METADATA, name.encode(), offset, "false-end", reason)
         stream.false_ends += len(join.false_ends)
         join.false_ends.clear()
         if stream.false_ends and self._reports.notice_throttled(
@@ -438,24 +387,6 @@ class Partition:
             epoch=stream.newest_epoch,
         ):
             stream.false_ends = 0
-
-    def _misplaced(self, stream: str) -> str | None:
-        """Why this is the wrong partition for the stream, which two workers would answer; None if it is not."""
-        if stream in self.streams:
-            return None
-        if stream not in self._known:
-            if len(self._known) > 10_000:
-                self._known.clear()
-            self._known[stream] = misplaced(stream, self.number, self._settings.partitions)
-        return self._known[stream]
-
-    def _dead_letter(self, topic: int, key: bytes | None, offset: int, code: str, reason: str) -> None:
-        stream = DeadLetter.key_text(key)
-        self._reports.dead_letter(DeadLetter(self._settings.topics[topic], self.number, offset, stream, code, reason))
-
-
-def _ahead(ms: int) -> str:
-    return f"{ms / 86_400_000:.1f} days" if ms > 86_400_000 else f"{ms / 3_600_000:.1f} hours"
 
 
 def _min_offset(position: int, needed: int | None) -> int:

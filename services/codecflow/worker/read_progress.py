@@ -17,7 +17,8 @@ from codecflow.kafka.clients import BrokerWatch, admin_client
 from codecflow.kafka.failures import TopicsError, client_error
 from codecflow.kafka.settings import KafkaSettings
 
-from .partition import METADATA, PACKETS, Partition
+from .partition import Partition
+from .resume import METADATA, PACKETS
 
 _HELD_S = 5.0
 """An end before which an open transaction has stood for this long is held back by it. Two requests are not answered at the

@@ -59,6 +59,9 @@ from codecflow.messages import DeadLetter, StreamState
 Offsets = tuple[int, int]
 """Offsets on the packets topic and on the metadata topic."""
 
+PACKETS, METADATA = 0, 1
+"""The two topics, as an index of `Offsets`."""
+
 States = dict[int, dict[str, StreamState]]
 """By partition, by stream."""
 

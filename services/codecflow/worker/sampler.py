@@ -1,5 +1,5 @@
 """One stream's sampler: joined pictures in, closed windows out. It decodes sampled pictures on demand; `frame_maker` makes
-frames of them, `windows` assembles those into windows.
+frames of them, `windows` assembles those into windows. `sampled_epoch` is the epoch that it is in.
 
 A sampler is a function of its events: it reads no clock, so the same events give the same windows, whichever thread runs it
 and however often. It never raises because of a picture's content: see `Sampler.push`.
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from fractions import Fraction
@@ -24,6 +24,7 @@ from .frame_maker import FrameMaker
 from .frameless import Frameless
 from .join import EpochEnd, Joined
 from .resume import Offsets
+from .sampled_epoch import SampledEpoch
 from .sampler_events import Event, Fault, Leave, Recovery, Restart, Sampling, SetZones, Skipped, Thin
 from .windows import Step, WindowAssembly
 
@@ -37,43 +38,6 @@ which frames affect later ones."""
 _FIRST_RETRY_S, _LAST_RETRY_S = Fraction(1), Fraction(64)
 
 _logger = logging.getLogger("codecflow.worker")
-
-
-class _Epoch:
-    """Sampled pictures, frames and windows of the epoch that a stream is in."""
-
-    def __init__(self, windows: WindowAssembly, track: SampleTrack, frames: FrameMaker, fps: Fraction) -> None:
-        self.windows = windows
-        self.track = track
-        self.frames = frames
-        self.change: tuple[int, tuple[Zone, ...]] | None = None  # those from a slot on
-        self.last_slot = -1  # the newest slot seen in records
-        self.next_seq: int | None = None
-        self.recent: deque[int] = deque()  # slots of the newest pictures, in decode order
-        self.waiting_since_ms: int | None = None  # since when no picture could be decoded because no keyframe came
-        self.aside_until: Fraction | None = None  # presentation time until which nothing is decoded
-        self.recovery: Recovery | None = None  # which sets that time
-        self.frameless = Frameless()
-
-        self._fps = fps
-        self._clock: tuple[int, Fraction] | None = None  # start_pts and time base, once metadata has come
-        self._slots = (0, 1)  # how many slots correspond to how many units of the time base
-
-    def set_clock(self, start_pts: int, time_base: Fraction) -> None:
-        """Set the epoch's time parameters, from metadata."""
-        if self._clock is None or self._clock[0] != start_pts or self._clock[1] is not time_base:
-            self._clock = start_pts, time_base
-            slots = time_base * self._fps
-            self._slots = slots.numerator, slots.denominator
-
-    def time(self, pts: int) -> Fraction | None:
-        """Presentation time in seconds since the start of the epoch."""
-        return None if self._clock is None else (pts - self._clock[0]) * self._clock[1]
-
-    def slot(self, pts: int) -> int | None:
-        """The slot that contains it. Integer arithmetic: this runs for every picture."""
-        slots, units = self._slots
-        return None if self._clock is None else (pts - self._clock[0]) * slots // units
 
 
 class Sampler:
@@ -101,7 +65,7 @@ class Sampler:
         self._sampling = sampling
         self._late_slots = int((_TIME_WENT_BACK_S + sampling.keep.memory_s) * sampling.plan.fps)
         self._resume = resume
-        self._epoch: _Epoch | None = None
+        self._epoch: SampledEpoch | None = None
         self._steps: list[Step] = []
         self._thin = recovery is not None and recovery.thin
         self._recovery = recovery
@@ -161,14 +125,14 @@ class Sampler:
                     boundary = self._sampling.plan.end(epoch.windows.next_window)
                     epoch.change = None if event.zones == epoch.frames.zones else (boundary, event.zones)
 
-    def _begin(self, number: int, offsets: Offsets) -> _Epoch:
+    def _begin(self, number: int, offsets: Offsets) -> SampledEpoch:
         plan, keep = self._sampling.plan, self._sampling.keep
         resume = self._resume if self._resume is not None and self._resume.epoch == number else None
         if resume is not None:
             offsets = (resume.packets_offset, resume.metadata_offset)
         windows = WindowAssembly(plan, keep.memory_s, self.stream, number, offsets, resume, background=keep.background)
         windows.thin = self._thin
-        self._epoch = epoch = _Epoch(windows, self._track(), FrameMaker(self._sampling, self._zones), plan.fps)
+        self._epoch = epoch = SampledEpoch(windows, self._track(), FrameMaker(self._sampling, self._zones), plan.fps)
         self._begin_zones(epoch, resume)
         if self._skipped is not None:
             windows.skip(self._skipped.offsets)
@@ -183,7 +147,7 @@ class Sampler:
             self._steps.append(windows.begin())
         return epoch
 
-    def _begin_zones(self, epoch: _Epoch, resume: StreamState | None) -> None:
+    def _begin_zones(self, epoch: SampledEpoch, resume: StreamState | None) -> None:
         """The zones of an epoch that starts, or continues from `resume`. Those that the state names are in force from the
         time given there; others from the first unanswered window."""
         windows = epoch.windows
@@ -193,7 +157,7 @@ class Sampler:
         elif before is not None:
             windows.change_zones(before.digest, before.since)
 
-    def _change_zones(self, epoch: _Epoch, slot: int) -> None:
+    def _change_zones(self, epoch: SampledEpoch, slot: int) -> None:
         """Apply new zones once a frame has come from after the window boundary at which they take effect."""
         if epoch.change is None or slot < epoch.change[0]:
             return
@@ -237,7 +201,7 @@ class Sampler:
         epoch.windows.skip(skipped.offsets)
         epoch.frames.restart()
 
-    def _picture(self, epoch: _Epoch, joined: Joined) -> None:
+    def _picture(self, epoch: SampledEpoch, joined: Joined) -> None:
         metadata = joined.metadata
         known = joined.picture or joined.metadata
         slot = None if known is None else epoch.slot(known.pts)
@@ -278,7 +242,7 @@ class Sampler:
         if over is not None and (until := epoch.slot(over)) is not None and until > 0:
             self._emit(epoch, epoch.windows.close_before(until))
 
-    def _with_valid_time(self, epoch: _Epoch, joined: Joined) -> Joined | None:
+    def _with_valid_time(self, epoch: SampledEpoch, joined: Joined) -> Joined | None:
         """Drops the packet if its time cannot be right. It must equal that of its metadata, which is bounded; without
         metadata it must lie within a window of the pictures before it."""
         metadata, picture = joined.metadata, joined.picture
@@ -297,7 +261,7 @@ class Sampler:
         epoch.frameless.mistimed += 1
         return None if metadata is None else replace(joined, picture=None)
 
-    def _push(self, epoch: _Epoch, picture: CodedPicture | None, metadata: PictureMetadata | None) -> int:
+    def _push(self, epoch: SampledEpoch, picture: CodedPicture | None, metadata: PictureMetadata | None) -> int:
         """Process a picture; returns how many were found to be lost."""
         decoder = epoch.track.decoder
         lost, published, decoded = decoder.lost, decoder.published, decoder.decoded
@@ -331,7 +295,7 @@ class Sampler:
         sampling = self._sampling
         return SampleTrack(sampling.plan.fps, self.stream, nvdec=sampling.nvdec, max_bytes=sampling.gop_bytes)
 
-    def _pass(self, epoch: _Epoch, seq: int, slot: int, captured_at_ms: int) -> None:
+    def _pass(self, epoch: SampledEpoch, seq: int, slot: int, captured_at_ms: int) -> None:
         """A picture of `slot` has come. Windows that no later picture can belong to are closed, whether it can be decoded or
         not: pictures are reordered by at most MAX_DELAY."""
         lost = epoch.next_seq is not None and seq != epoch.next_seq
@@ -343,7 +307,7 @@ class Sampler:
         if len(epoch.recent) > MAX_DELAY:
             self._emit(epoch, epoch.windows.close_before(epoch.recent.popleft()))
 
-    def _check_time(self, epoch: _Epoch, slot: int) -> None:
+    def _check_time(self, epoch: SampledEpoch, slot: int) -> None:
         """A picture far older than what was answered: one before it had a time that will not be reached soon."""
         late = self._sampling.plan.first(epoch.windows.next_window) - slot
         if late > self._late_slots:
@@ -363,7 +327,7 @@ class Sampler:
     def _time_is_wrong(self) -> bool:
         return self.trouble is not None and self.trouble.code == "time"
 
-    def _show(self, epoch: _Epoch, samples: Iterable[Sample]) -> None:
+    def _show(self, epoch: SampledEpoch, samples: Iterable[Sample]) -> None:
         for sample in samples:
             picture, slot = sample.picture.picture, sample.slot
             self._emit(epoch, epoch.windows.close_before(slot))
@@ -387,7 +351,7 @@ class Sampler:
                 self._trace = picture.trace
                 self._emit(epoch, epoch.windows.frame(frame, picture.captured_at_ms))
 
-    def _frame(self, epoch: _Epoch, sample: Sample, time_s: float) -> Frame | None:
+    def _frame(self, epoch: SampledEpoch, sample: Sample, time_s: float) -> Frame | None:
         try:
             frame = epoch.frames.make(sample, time_s)
         finally:
@@ -396,7 +360,7 @@ class Sampler:
             self._set_trouble(None)
         return frame
 
-    def _emit(self, epoch: _Epoch, steps: list[Step]) -> None:
+    def _emit(self, epoch: SampledEpoch, steps: list[Step]) -> None:
         for step in steps:
             if step.window is not None:
                 step.window.seconds.update(epoch.frames.take_seconds())
@@ -414,7 +378,7 @@ class Sampler:
         trace, self._trace = self._trace, None
         return replace(step, window=replace(step.window, trace=trace, closed_at_s=time.time()))
 
-    def _await_keyframe(self, epoch: _Epoch, captured_at_ms: int) -> None:
+    def _await_keyframe(self, epoch: SampledEpoch, captured_at_ms: int) -> None:
         if epoch.waiting_since_ms is None:
             epoch.waiting_since_ms = captured_at_ms
         elif captured_at_ms - epoch.waiting_since_ms > NO_KEYFRAME_MS and self.trouble is None:
@@ -426,7 +390,7 @@ class Sampler:
                 )
             )
 
-    def _check_frames(self, epoch: _Epoch, picture: CodedPicture | None) -> None:
+    def _check_frames(self, epoch: SampledEpoch, picture: CodedPicture | None) -> None:
         """A stream that gives no frames must say why."""
         if picture is None:
             return

@@ -31,10 +31,10 @@ from .committer import Committer, StreamEvents
 from .consumer import REVOKE_WITHIN_S, Arrival, Unreadable
 from .dead_letter_queue import DeadLetters
 from .ownership import Ownership
-from .partition import PACKETS, Partition, PartitionSettings
+from .partition import Partition, PartitionSettings
 from .pool import SamplerPool
 from .reports import Reports
-from .resume import Offsets, States
+from .resume import PACKETS, Offsets, States
 from .sampler_events import Sampling
 from .sampler_process import Gate
 from .settings import WorkerSettings

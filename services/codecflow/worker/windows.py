@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from codecflow.messages import ResultError, StreamState, ZonesInForce
+from codecflow.messages.limits import MAX_INT32
 
 from .resume import Offsets, Rewind
 from .window_plan import WindowPlan
@@ -120,7 +121,7 @@ class WindowAssembly:
         self._resumed = resume is not None
         self._rebuilt_before: int | None = None if self._resumed else 0
         self._behind_now = False  # strides that close without a frame were skipped
-        self._behind_since = 0  # windows left out since the last one because the worker was behind
+        self._behind_since = 0 if resume is None else resume.skipped  # left out since the last window for being behind
         self._captured_at_ms = 0
         self._presence = _Presence()
 
@@ -205,8 +206,7 @@ class WindowAssembly:
         if not self._frames or self._frames[-1][0].index < newest:
             return self._leave_out(index + 1)
         if self.thin and index % 2:
-            self.behind += 1
-            self._behind_since += 1
+            self._skipped(1)
             return self._advance(index + 1, None)
         if self._rebuilt_before is None:
             self._rebuilt_before = plan.end(index) if first > 0 else 0
@@ -242,8 +242,7 @@ class WindowAssembly:
         """Leave out the windows before `until`, which have no frame in their newest stride."""
         count = until - self.next_window
         if self._behind_now:
-            self.behind += self._of_a_day(count)
-            self._behind_since += self._of_a_day(count)
+            self._skipped(self._of_a_day(count))
         elif self.trouble is not None:
             index = until - 1
             first, end = self._plan.first(index), self._plan.end(index)
@@ -270,6 +269,11 @@ class WindowAssembly:
     def _of_a_day(self, windows: int) -> int:
         return min(windows, int(_LONGEST_GAP_S * self._plan.fps) // self._plan.stride_slots + 1)
 
+    def _skipped(self, windows: int) -> None:
+        """Left out because the worker was behind."""
+        self.behind += windows
+        self._behind_since = min(self._behind_since + windows, MAX_INT32)
+
     def _take_behind(self) -> int:
         count, self._behind_since, self._behind_now = self._behind_since, 0, False
         return count
@@ -284,7 +288,14 @@ class WindowAssembly:
     def _state(self, offsets: Offsets, ended: bool = False) -> StreamState:
         answered_until = self._plan.time(self.next_window * self._plan.stride_slots)
         return StreamState(
-            self.stream, self.epoch, answered_until, self._plan.grid, *offsets, ended=ended, zones=self.zones
+            self.stream,
+            self.epoch,
+            answered_until,
+            self._plan.grid,
+            *offsets,
+            ended=ended,
+            zones=self.zones,
+            skipped=self._behind_since,
         )
 
 

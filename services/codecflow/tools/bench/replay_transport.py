@@ -17,8 +17,8 @@ from codecflow.kafka.settings import TopicNames
 from codecflow.messages import Question, Zone
 from codecflow.tools.bench.camera_load import PipedRecord
 from codecflow.worker.consumer import Arrival
-from codecflow.worker.partition import METADATA, PACKETS, Partition
-from codecflow.worker.resume import Offsets, States
+from codecflow.worker.partition import Partition
+from codecflow.worker.resume import METADATA, PACKETS, Offsets, States
 from codecflow.worker.transport import (
     Assigned,
     DeadLetterHandler,
