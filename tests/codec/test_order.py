@@ -14,7 +14,7 @@ from codecflow.codec.clock import Rules
 from codecflow.codec.order import Key, shown_order
 from codecflow.codec.presentation import Timeline
 
-from .clips import CODECS, encode, scene
+from .clips import CODECS, ONE_THREAD, encode, scene
 
 FAR = 60 * 90_000
 
@@ -76,7 +76,7 @@ def test_codecs_that_do_not(codec: str, tmp_path: Path) -> None:
             "libx265",
             "mkv",
             "yuv420p",
-            {"x265-params": f"log-level=none:pools=none:frame-threads=1:bframes=4:temporal-layers=1:{HRD}"},
+            {"x265-params": f"log-level=none:{ONE_THREAD}:bframes=4:temporal-layers=1:{HRD}"},
         ),
     ],
 )

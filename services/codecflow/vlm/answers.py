@@ -24,7 +24,7 @@ from codecflow.vlm.families.base import Family
 from codecflow.vlm.flops import NOTHING, Work
 from codecflow.vlm.kv_pool import KVPool
 from codecflow.vlm.runner import Branch, Pack, Run
-from codecflow.vlm.transfer import to_device
+from codecflow.vlm.transfer import all_to_device
 from codecflow.vlm.window import StreamWindow
 from codecflow.vlm.work import Answer, Failure
 
@@ -116,9 +116,10 @@ class Answers:
         chosen = [row for row, one in enumerate(requests) if one.question.type == "choice"]
         starts = scores.new_zeros(0)
         if chosen:
-            rows = np.repeat(chosen, [len(own) for own in labels])
-            places = to_device(rows * scores.shape[1] + np.concatenate(labels), scores.device)
-            starts = scores.flatten()[places] - scores.logsumexp(1)[to_device(rows, scores.device)]
+            each = np.repeat(chosen, [len(own) for own in labels])
+            host = each, each * scores.shape[1] + np.concatenate(labels)
+            rows, places = all_to_device(host, scores.device)
+            starts = scores.flatten()[places] - scores.logsumexp(1)[rows]
         found = torch.cat([x.double() for x in (torch.sigmoid(yes - no), scores.argmax(1), starts)])
         self._unread.append((list(requests), found))
 

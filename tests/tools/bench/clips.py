@@ -8,6 +8,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from tests.codec.clips import ONE_THREAD
+
 CLIP = Path(__file__).parents[2] / "data" / "intel_one-by-one-person-detection.mp4"
 
 
@@ -16,7 +18,7 @@ def encode(path: Path, codec: str, width: int, height: int, pictures: int, rate:
     rng = np.random.default_rng(1)
     background = rng.integers(60, 120, (height, width, 3)).astype(np.uint8)
     with av.open(str(path), "w") as container:
-        options = {"x265-params": "log-level=none:pools=none:frame-threads=1"} if codec == "libx265" else {}
+        options = {"x265-params": f"log-level=none:{ONE_THREAD}"} if codec == "libx265" else {}
         track = container.add_stream(codec, rate=rate, options=options)
         track.width, track.height = width, height
         track.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"

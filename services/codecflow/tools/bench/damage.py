@@ -41,7 +41,7 @@ _TS_HEAD = 20
 
 _X264 = "scenecut=0:keyint={gop}:bitrate={kbit}"
 _X265 = "log-level=none:keyint={gop}:min-keyint={gop}:bitrate={kbit}:pools=none:frame-threads=1"
-"""In one thread: the same bytes on every machine, and x265's pool hung once in an encode of a short clip."""
+"""In one thread: x265's pool hung once in an encode of a short clip."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,9 +211,8 @@ def targets(folder: Path) -> dict[str, Target]:
     rule = RuleState("person", "0" * 16, (0, 1), 1, 8.0, 1, 0, 5, 2.0, opened, "yes")
     remembered = EventState(1, 8.0, 9, (rule,), (Condition("silent", opened),))
     plan, in_force = WindowGrid(Fraction(2), 80, 16), ZonesInForce(7, Fraction(4))
-    state = encode_state(StreamState("gate", 1, Fraction(8), plan, 5, 5, events=remembered, zones=in_force, skipped=2))[
-        1
-    ]
+    answered = StreamState("gate", 1, Fraction(8), plan, 5, 5, events=remembered, zones=in_force, skipped=2)
+    state = encode_state(answered)[1]
     event = encode_event(Event("gate", "0" * 16, 1, "closed", "answer", 1, 5, 9, 10, "why", "person", label="yes"))[1]
     letter = encode_dead_letter(DeadLetter("codecflow.packets", 0, 7, "gate", "corrupt", "not decodable"))[1]
     zones = (Zone("street", "ignore", ((0.0, 0.0), (1.0, 0.0), (1.0, 0.3))),)
