@@ -3,22 +3,18 @@ checked by `codecflow bench gpu` (tools/bench/device_check.py)."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from codecflow.messages import Question
 from codecflow.vlm.encoder_graphs import EncoderGraphs
-from codecflow.vlm.families.internvl import InternVL
 from codecflow.vlm.graphs import GRAPHS, coarse, power, stepped
 from codecflow.vlm.kernels import Kernels
 from codecflow.vlm.kv_pool import PAGE
 from codecflow.vlm.work import StreamWork
 
 from .cases import Case
-from .families import CASES
 from .ragged import reference_kernel, reference_single
 from .running import QUESTION, SECOND, Run
 from .test_decoder import QUESTIONS, changed
@@ -98,16 +94,14 @@ def test_bounds_of_padding(count: int) -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("frames", [1, 3, 20])
-def test_a_padded_vision_tower(frames: int, share: float, tmp_path: Path) -> None:
-    case = CASES["internvl"](tmp_path / "model")
+def test_a_padded_vision_tower(case: Case, frames: int, share: float) -> None:
     family = case.family
-    assert isinstance(family, InternVL)
     assert family.encoder is not None
     given = case.frames(np.random.default_rng(6), range(frames), share)
     patches = family.prepare([frame for frame in given if frame.keep.any()])
     with torch.inference_mode():
-        expected = family.encode(patches)[:, 0]
-        graphs = EncoderGraphs(family.features, family.encoder.weights(), reference_kernel, 4)
+        expected = family.encode(patches)
+        graphs = EncoderGraphs(family.features, family.encoder.weights(), reference_kernel, family.group)
         for _ in range(2):
             found = graphs(family.tower_input(patches))
             assert found is not None

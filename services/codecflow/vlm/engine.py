@@ -119,8 +119,7 @@ class Engine:
     @property
     def graph_use(self) -> tuple[int, int]:
         """Forwards so far that CUDA graphs computed, and those that ran launch by launch because their sizes were new."""
-        caches = [self.family.vision_graphs, None if self.graphs is None else self.graphs.cache]
-        own = [cache for cache in caches if cache is not None]
+        own = [graphs.cache for graphs in (self.family.vision_graphs, self.graphs) if graphs is not None]
         return sum(cache.replays for cache in own), sum(cache.launched for cache in own)
 
     def unchanged(self, work: StreamWork) -> bool:
@@ -213,8 +212,8 @@ class Engine:
         waits for it."""
         limit = self.batch_patches
         graphs = self.family.vision_graphs
-        if graphs is not None and graphs.limit:  # at most so many that one fits, with a row for each frame
-            limit = min(limit, graphs.limit - graphs.limit // 16)
+        if graphs is not None and graphs.cache.limit:  # at most so many that one fits, with a row for each frame
+            limit = min(limit, graphs.cache.limit - graphs.cache.limit // 16)
         batch: list[Part] = []
         total, most = 0, limit // 2
         for task in tasks:

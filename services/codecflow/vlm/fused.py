@@ -39,10 +39,10 @@ def add_norm(hidden: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> t
 
 
 def add_scaled_norm(
-    hidden: Tensor, delta: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+    hidden: Tensor, delta: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
-    """The sum of `hidden` and `scale` (hidden,) times `delta` (patches, hidden), and its LayerNorm."""
-    total = hidden + scale * delta
+    """The sum of `hidden` and `scale` (hidden,), if given, times `delta` (patches, hidden), and its LayerNorm."""
+    total = hidden + (delta if scale is None else scale * delta)
     return total, layer_norm(total, weight.shape, weight, bias, epsilon)
 
 
@@ -84,7 +84,9 @@ class Fused:
 
     norm: Callable[[Tensor, Tensor, float], Tensor] = norm
     add_norm: Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = add_norm
-    add_scaled_norm: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]] = add_scaled_norm
+    add_scaled_norm: Callable[[Tensor, Tensor, Tensor | None, Tensor, Tensor, float], tuple[Tensor, Tensor]] = (
+        add_scaled_norm
+    )
     gated: Callable[[Tensor], Tensor] = gated
     quantised: Callable[[Tensor], tuple[Tensor, Tensor]] = quantised
     expanded: Callable[[Tensor, Tensor, torch.dtype], Tensor] = expanded
@@ -136,11 +138,12 @@ def deviation(found: Fused, device: torch.device, dtype: torch.dtype) -> float:
         pairs = [(found.norm(x, weight, 1e-6), norm(x, weight, 1e-6)), (found.gated(gates), gated(gates))]
         pairs += zip(found.add_norm(x, delta, weight, 1e-6), add_norm(x, delta, weight, 1e-6), strict=True)
         scale, bias = random(width), random(width)
-        pairs += zip(
-            found.add_scaled_norm(x, delta, scale, weight, bias, 1e-6),
-            add_scaled_norm(x, delta, scale, weight, bias, 1e-6),
-            strict=True,
-        )
+        for factor in (scale, None):
+            pairs += zip(
+                found.add_scaled_norm(x, delta, factor, weight, bias, 1e-6),
+                add_scaled_norm(x, delta, factor, weight, bias, 1e-6),
+                strict=True,
+            )
         for given, rows in ((None, packed), (norms, packed), (None, packed.repeat(3, 1, 1))):
             ours, plain = rows.clone(), rows.clone()
             found.rotate(ours[:, :heads], heads - 1, cos, sin, given, 1e-6)

@@ -35,14 +35,16 @@ def _norm_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _layer_norm_kernel(  # type: ignore[no-untyped-def]
-    x, delta, factor, weight, bias, total, normed, width, epsilon, block: tl.constexpr
+    x, delta, factor, weight, bias, total, normed, width, epsilon, scales: tl.constexpr, block: tl.constexpr
 ):
     """One row per program."""
     row = tl.program_id(0).to(tl.int64) * width
     column = tl.arange(0, block)
     inside = column < width
-    scaled = tl.load(factor + column, mask=inside, other=0.0) * tl.load(delta + row + column, mask=inside, other=0.0)
-    values = tl.load(x + row + column, mask=inside, other=0.0) + scaled
+    added = tl.load(delta + row + column, mask=inside, other=0.0)
+    if scales:
+        added = tl.load(factor + column, mask=inside, other=0.0) * added
+    values = tl.load(x + row + column, mask=inside, other=0.0) + added
     tl.store(total + row + column, values, mask=inside)
     wide = values.to(tl.float32)
     mean = tl.sum(wide, axis=0) / width
@@ -166,14 +168,26 @@ def add_norm(hidden: Tensor, delta: Tensor, weight: Tensor, epsilon: float) -> t
 
 
 def add_scaled_norm(
-    hidden: Tensor, delta: Tensor, scale: Tensor, weight: Tensor, bias: Tensor, epsilon: float
+    hidden: Tensor, delta: Tensor, scale: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor]:
     """See fused.add_scaled_norm."""
     total, normed = torch.empty_like(hidden), torch.empty_like(hidden)
     width = hidden.shape[-1]
     size = triton.next_power_of_2(width)
+    factor = weight if scale is None else scale  # a pointer that is not read
     _layer_norm_kernel[(len(hidden),)](
-        hidden, delta, scale, weight, bias, total, normed, width, epsilon, block=size, num_warps=4
+        hidden,
+        delta,
+        factor,
+        weight,
+        bias,
+        total,
+        normed,
+        width,
+        epsilon,
+        scales=scale is not None,
+        block=size,
+        num_warps=4,
     )
     return total, normed
 

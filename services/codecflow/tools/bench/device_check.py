@@ -117,8 +117,10 @@ def _rounds(family: Family, count: int) -> list[Logits]:
                         for stream in ("gate", "yard")
                     ]
                 )
-        if count > 2 and refresh == "none" and engine.graphs is not None and not engine.graph_use[0]:
-            raise ModelError(f"{family.model_type} on {family.device}: CUDA graphs were not used")
+        if count > 2 and refresh == "none":
+            for part, graphs in (("text model", engine.graphs), ("ViT", family.vision_graphs)):
+                if graphs is not None and not graphs.cache.replays:
+                    raise ModelError(f"{family.model_type} on {family.device}: no CUDA graph of the {part} was used")
     return rounds
 
 

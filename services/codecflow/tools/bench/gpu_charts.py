@@ -52,7 +52,8 @@ def _roofline(axes: Axes, results: Sequence[Result], peaks: Mapping[str, Any], c
         roof = np.minimum(most, x * peaks["gbytes_per_s"] / 1000)
         colour = _ROOFS.get(name, "#404040")
         axes.plot(x, roof, color=colour, linewidth=1.5)
-        axes.text(x[-1], most, f"{name}: {most:,.0f} TFLOP/s", ha="right", va="bottom", color=colour)
+        ridge = 1000 * most / peaks["gbytes_per_s"]  # rows lie to the right of it
+        axes.text(1.1 * ridge, most, f"{name}: {most:,.0f} TFLOP/s", va="bottom", color=colour)
     for row in dict.fromkeys(one["row"] for one in results):
         own = [one for one in results if one["row"] == row]
         axes.plot(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,13 +21,13 @@ from codecflow.errors import ModelError
 from codecflow.grid import TokenGrid
 from codecflow.vlm.attention import attending
 from codecflow.vlm.decoder import Decoder, Layers, Packed
+from codecflow.vlm.encoder import Encoder, TowerInput
+from codecflow.vlm.encoder_graphs import EncoderGraphs
 from codecflow.vlm.flops import TextCost
-from codecflow.vlm.graphs import GraphCache
 from codecflow.vlm.inputs import ModelInput
 from codecflow.vlm.kernels import choose_kernels
 from codecflow.vlm.kv_pool import KVShape, cache_keyword
 from codecflow.vlm.preprocessing import Preprocessing
-from codecflow.vlm.transfer import all_to_device
 from codecflow.vlm.work import Frame
 
 Ints = npt.NDArray[np.int64]
@@ -56,7 +56,9 @@ class Family(ABC):
 
     `axes`: position axes of the text model (1; 3 for M-RoPE). `levels`: feature vectors per visual token: 1, plus one for
     each further layer at which features enter (DeepStack). `video_placeholder`: the chat template's text for a video.
-    `patch`: side of a patch in pixels. `precision`: of the language model's linear layers: auto, or one of dense.QUANTISED.
+    `patch`: side of a patch in pixels. `encoder`: the ViT's blocks as a packed loop, None where it does not support them.
+    `group`: patches that a token merges; 1 where tokens do not merge their own patches. `precision`: of the language model's
+    linear layers: auto, or one of dense.QUANTISED.
     """
 
     model_type: ClassVar[str]
@@ -64,7 +66,8 @@ class Family(ABC):
     axes: ClassVar[int] = 1
     levels: int = 1
     patch: int
-    vision_graphs: GraphCache[Any, Any] | None = None
+    encoder: Encoder | None = None
+    group: int = 1
 
     def __init__(self, model: Any, tokenizer: Any, processing: Mapping[str, Any], precision: str = "auto") -> None:
         self.model = model
@@ -143,14 +146,32 @@ class Family(ABC):
             [(height // self.patch, width // self.patch) for height, width in sizes],
         )
 
-    @abstractmethod
     def encode(self, frames: Patches) -> Tensor:
-        """Features of the kept tokens of all frames: (tokens, levels, hidden). One packed forward of the ViT."""
+        """Features of the kept tokens of all frames: (tokens, levels, hidden). One packed forward of the ViT, from a CUDA
+        graph where that is faster."""
+        given = self.tower_input(frames)
+        found = None if self.vision_graphs is None else self.vision_graphs(given)
+        return self.features(given.on(self.device)) if found is None else found
 
-    def uploaded(self, frames: Patches) -> tuple[Tensor, Tensor, Tensor]:
-        """`pixels`, `places` and `kept` on the model's device."""
-        places, kept = all_to_device((frames.places, frames.kept), self.device)
-        return frames.pixels.to(self.device, non_blocking=True), places, kept
+    @cached_property
+    def vision_graphs(self) -> EncoderGraphs | None:
+        """None where a forward of the ViT is launched kernel by kernel."""
+        if self.encoder is None:
+            return None
+        heads = self.encoder.heads
+        kernel = choose_kernels(self.device, self.dtype, heads, heads, self.encoder.head_dim).ragged
+        if kernel is None:  # attention by scaled_dot_product_attention depends on sizes
+            return None
+        return EncoderGraphs(self.features, self.encoder.weights(), kernel, self.group)
+
+    @abstractmethod
+    def tower_input(self, frames: Patches) -> TowerInput:
+        """What the vision tower reads of the patches of frames; on the CPU."""
+
+    @abstractmethod
+    def features(self, given: TowerInput) -> Tensor:
+        """(tokens, levels, hidden) of an input on the model's device: the vision tower, and what follows up to the language
+        model."""
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """`pixels`: (patches, size, size, channels) uint8 -> (patches, channels, size, size) in the model's dtype."""

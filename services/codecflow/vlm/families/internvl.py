@@ -7,17 +7,16 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codecflow.errors import ModelError
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
-from codecflow.vlm.dense import in_few_sizes
-from codecflow.vlm.encoder import Encoder, TowerInput
-from codecflow.vlm.encoder_graphs import EncoderGraphs
+from codecflow.vlm.dense import Dense, in_few_sizes, join
+from codecflow.vlm.encoder import Block, Encoder, TowerInput
 from codecflow.vlm.inputs import FixedInput
-from codecflow.vlm.kernels import choose_kernels
 from codecflow.vlm.preprocessing import project_patches
 
 from .base import Family, Patches
@@ -47,48 +46,42 @@ class InternVL(Family):
         layer, layers = self.config.vision_feature_layer, vision.num_hidden_layers
         self.depth: int = layers if layer == -1 else layer % (layers + 1)  # state 0 is the input of the first layer
         self._positions = self._position_table()
-        self.encoder = Encoder.of(self.core.vision_tower, self.depth)
-        self._graphs: EncoderGraphs | None = None
-        if self.encoder is not None:
-            heads = self.encoder.heads
-            kernel = choose_kernels(self.device, self.dtype, heads, heads, self.encoder.head_dim).ragged
-            if kernel is not None:  # attention by scaled_dot_product_attention depends on sizes
-                self._graphs = EncoderGraphs(self.features, self.encoder.weights(), kernel, self.merge**2)
-                self.vision_graphs = self._graphs.cache
+        self.group = self.merge**2
+        self.encoder = _encoder(self.core.vision_tower, self.depth)
 
     @cached_property
     def input(self) -> FixedInput:
         return FixedInput(self.preprocess, self.patch, self.merge, self.width, self.height)
 
-    def encode(self, frames: Patches) -> Tensor:
-        given = self.tower_input(frames)
-        found = None if self._graphs is None else self._graphs(given)
-        return (self.features(given.on(self.device)) if found is None else found)[:, None]
-
     def tower_input(self, frames: Patches) -> TowerInput:
-        """The rows of the ViT for the patches of frames; on the CPU."""
-        places = 1 + frames.places[:, 0] * self.columns * self.merge + frames.places[:, 1]
-        return TowerInput.of(frames.pixels, frames.counts, places)
+        """Each frame is its class token, then its patches. `source`: the class token (0) or the patch (from 1) that a row
+        shows; `place`: its row in the table of positions; `back`: the row of each patch."""
+        count = len(frames.pixels)
+        back = np.arange(count) + np.repeat(np.arange(1, 1 + len(frames.counts)), frames.counts)
+        source, place = np.zeros((2, count + len(frames.counts)), np.int64)
+        source[back] = 1 + np.arange(count)
+        place[back] = 1 + frames.places[:, 0] * self.columns * self.merge + frames.places[:, 1]
+        arrays = {"source": source, "place": place, "back": back}
+        return TowerInput.of(frames.pixels, arrays, [1 + own for own in frames.counts], len(frames.kept))
 
     def features(self, given: TowerInput) -> Tensor:
-        """(tokens, hidden) of an input on the model's device."""
         tower = self.core.vision_tower
         embeddings = tower.embeddings
         patches = project_patches(embeddings.patch_embeddings.projection, self.normalised(given.pixels))
-        rows = torch.cat([embeddings.cls_token[0], patches])[given.source]
+        rows = torch.cat([embeddings.cls_token[0], patches])[given.arrays["source"]]
         if self._positions is not None:
-            rows = rows + self._positions[given.place]
-        hidden = self._encoded(tower, rows, given)[given.back]
+            rows = rows + self._positions[given.arrays["place"]]
+        hidden = self._encoded(tower, rows, given)[given.arrays["back"]]
         if self.config.vision_feature_layer == -1:
             hidden = tower.layernorm(hidden)
         groups = hidden.view(-1, self.merge, self.merge, hidden.shape[-1])  # complete merge groups only
         merged = self.core.pixel_shuffle(groups, scale_factor=self.config.downsample_ratio).flatten(1)
         features: Tensor = in_few_sizes(self.core.multi_modal_projector, merged)
-        return features
+        return features[:, None]
 
     def _encoded(self, tower: Any, rows: Tensor, given: TowerInput) -> Tensor:
         if self.encoder is not None:
-            return self.encoder(rows, given.layout)
+            return self.encoder(rows, given.layout)[0]
         assert isinstance(given.layout, FrameLayout)
         with attending(given.layout):
             for block in tower.encoder.layer[: self.depth]:
@@ -123,3 +116,28 @@ class InternVL(Family):
 
     def after_video(self, text: str) -> str:
         return text.removeprefix("\n")
+
+
+def _encoder(tower: Any, depth: int) -> Encoder | None:
+    """The first `depth` blocks of an InternViT; None where they normalise queries and keys."""
+    layers = tower.encoder.layer
+    if (
+        depth == 0
+        or tower.config.use_qk_norm
+        or not all(isinstance(layer.layernorm_before, nn.LayerNorm) for layer in layers)
+    ):
+        return None
+    blocks = []
+    for layer in layers[:depth]:
+        attention, mlp = layer.attention, layer.mlp
+        blocks.append(
+            Block(
+                norms=(layer.layernorm_before, layer.layernorm_after),
+                qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+                out=Dense(attention.projection_layer.weight, attention.projection_layer.bias),
+                up=Dense(mlp.fc1.weight, mlp.fc1.bias),
+                down=Dense(mlp.fc2.weight, mlp.fc2.bias),
+                scales=(layer.lambda_1.detach(), layer.lambda_2.detach()),
+            )
+        )
+    return Encoder(blocks, layers[0].attention.num_heads, (depth,), layers[0].mlp.activation_fn)

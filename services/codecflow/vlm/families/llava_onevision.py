@@ -12,14 +12,17 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from codecflow.errors import ModelError
 from codecflow.vlm import flops
-from codecflow.vlm.attention import FrameLayout, attending
+from codecflow.vlm.dense import Dense, in_few_sizes, join
+from codecflow.vlm.encoder import Block, Encoder, TowerInput
 from codecflow.vlm.inputs import PooledInput
+from codecflow.vlm.preprocessing import project_patches
 
 from .base import Family, Patches
 
@@ -49,37 +52,36 @@ class LlavaOnevision(Family):
         self.side = self.size // self.patch
         taps, weights = _pooling(self.side)
         self._spans = tuple((int(first) * self.patch, int(last + 1) * self.patch) for first, last in taps)
-        self._taps = _pairs(taps[:, :, None] * self.side, taps).to(self.device)  # (tokens, 4): patches of the frame
-        self._weights = _pairs(weights[:, :, None], weights, torch.mul).to(self.device, self.dtype)
+        self._taps = _pairs(taps[:, :, None] * self.side, taps).numpy()  # (tokens, 4): patches of the frame
+        self._weights = _pairs(weights[:, :, None], weights, torch.mul).numpy()
         layers, chosen = vision.num_hidden_layers, self.config.vision_feature_layer
         self.chosen = [layer % (layers + 1) for layer in (chosen if isinstance(chosen, list) else [chosen])]
+        self.encoder: Encoder = _encoder(self.core.vision_tower, self.chosen)
 
     @cached_property
     def input(self) -> PooledInput:
         return PooledInput(self.preprocess, self.patch, self.size, self._spans)
 
-    def encode(self, frames: Patches) -> Tensor:
-        tower, embeddings = self.core.vision_tower, self.core.vision_tower.embeddings
-        pixels, places, kept = self.uploaded(frames)
-        flat = places[:, 0] * self.side + places[:, 1]
-        patches = self.normalised(pixels)
-        hidden = (embeddings.patch_embedding(patches).flatten(1) + embeddings.position_embedding(flat))[None]
-        states = [hidden]
-        with attending(FrameLayout(frames.counts)):
-            for layer in tower.encoder.layers[: max(self.chosen)]:
-                states.append(layer(states[-1], None))
-        projected = self.core.multi_modal_projector(torch.cat([states[layer][0] for layer in self.chosen], dim=-1))
+    def tower_input(self, frames: Patches) -> TowerInput:
+        """`place`: (patches,) row in the table of positions; `taps`, `weights`: (tokens, 4) the patches that a token is
+        pooled from, and their weights."""
+        place = frames.places[:, 0] * self.side + frames.places[:, 1]
         # Patches ascend within a frame, and frames are in order: one search finds each token's patches among all of them.
-        numbers = torch.arange(len(frames.counts), device=self.device) * self.side**2
-        packed = flat + self._each(numbers, frames.counts)
-        index = torch.searchsorted(packed, self._taps[kept] + self._each(numbers, frames.tokens)[:, None])
-        features: Tensor = (projected[index] * self._weights[kept][:, :, None]).sum(1)
-        return features[:, None]
+        first = np.arange(len(frames.counts)) * self.side**2
+        packed = place + np.repeat(first, frames.counts)
+        taps = np.searchsorted(packed, self._taps[frames.kept] + np.repeat(first, frames.tokens)[:, None])
+        arrays = {"place": place, "taps": taps, "weights": self._weights[frames.kept]}
+        return TowerInput.of(frames.pixels, arrays, frames.counts, len(frames.kept))
 
-    def _each(self, values: Tensor, counts: Sequence[int]) -> Tensor:
-        """Each of `values`, repeated as often as `counts` says."""
-        repeats = torch.tensor(counts, device=self.device)
-        return values.repeat_interleave(repeats, output_size=sum(counts))
+    def features(self, given: TowerInput) -> Tensor:
+        embeddings = self.core.vision_tower.embeddings
+        patches = project_patches(embeddings.patch_embedding, self.normalised(given.pixels))
+        hidden = patches + embeddings.position_embedding(given.arrays["place"])
+        states = self.encoder(hidden, given.layout)
+        projected = in_few_sizes(self.core.multi_modal_projector, torch.cat(states, dim=-1))
+        weights = given.arrays["weights"].to(self.dtype)
+        features: Tensor = (projected[given.arrays["taps"]] * weights[:, :, None]).sum(1)
+        return features[:, None]
 
     def closing(self) -> Tensor:
         newline: Tensor = self.core.image_newline
@@ -94,6 +96,24 @@ class LlavaOnevision(Family):
         encoder = flops.vit(patches, 0, vision.hidden_size, max(self.chosen), vision.intermediate_size, values)
         merged, hidden = vision.hidden_size * len(self.chosen), self.text_config.hidden_size
         return encoder + flops.linear(patches, merged, hidden, hidden)
+
+
+def _encoder(tower: Any, states: Sequence[int]) -> Encoder:
+    """The blocks of a SigLIP tower up to the last of `states`."""
+    layers = tower.encoder.layers[: max(1, *states)]
+    blocks = []
+    for layer in layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        blocks.append(
+            Block(
+                norms=(layer.layer_norm1, layer.layer_norm2),
+                qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+                out=Dense(attention.out_proj.weight, attention.out_proj.bias),
+                up=Dense(mlp.fc1.weight, mlp.fc1.bias),
+                down=Dense(mlp.fc2.weight, mlp.fc2.bias),
+            )
+        )
+    return Encoder(blocks, layers[0].self_attn.num_heads, states, layers[0].mlp.activation_fn)
 
 
 def _pooling(side: int) -> tuple[Tensor, Tensor]:

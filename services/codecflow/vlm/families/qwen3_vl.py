@@ -17,16 +17,21 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from transformers.vision_utils import get_vision_interpolation_indices_and_weights
 
 from codecflow.vlm import flops
-from codecflow.vlm.attention import FrameLayout, attending
 from codecflow.vlm.decoder import Packed
+from codecflow.vlm.dense import Dense
+from codecflow.vlm.encoder import Block, Encoder, TowerInput
 from codecflow.vlm.inputs import ShapedInput
+from codecflow.vlm.preprocessing import project_patches
 
 from .base import Family, Ints, Patches
+
+Floats = npt.NDArray[np.float32]
 
 
 class Qwen3VL(Family):
@@ -48,7 +53,9 @@ class Qwen3VL(Family):
         vision = self.config.vision_config
         self.patch, self.merge = int(vision.patch_size), int(vision.spatial_merge_size)
         self.depth = int(vision.temporal_patch_size)
+        self.group = self.merge**2
         self.levels = 1 + len(vision.deepstack_visual_indexes)
+        self.encoder: Encoder = _encoder(self.core.visual)
         size = processing.get("size") or {}
         self.fewest, self.most = int(size.get("shortest_edge", 2**17)), int(size.get("longest_edge", 768 * 2**10))
         self._placed = lru_cache(maxsize=16)(self._position_table)
@@ -58,41 +65,43 @@ class Qwen3VL(Family):
         sizes = self.video_frames, self.fewest, self.most
         return ShapedInput(self.preprocess, self.patch, self.merge, self.depth, *sizes)
 
-    def encode(self, frames: Patches) -> Tensor:
+    def tower_input(self, frames: Patches) -> TowerInput:
+        """`corners`, `weights`: (patches, corners) rows in the table of positions between which a patch lies, and their
+        weights; `place`: (patches, 2) its row and column."""
+        group = np.arange(self.group)
+        tables = [self._placed(*shape) for shape in frames.shapes]
+        kept = np.split(frames.kept, np.cumsum(frames.tokens)[:-1])
+        order = [(own[:, None] * self.group + group).ravel() for own in kept]
+        corners, weights = (
+            np.concatenate([table[part][own] for table, own in zip(tables, order, strict=True)]) for part in (0, 1)
+        )
+        arrays = {"corners": corners, "weights": weights, "place": frames.places}
+        return TowerInput.of(frames.pixels, arrays, frames.counts, len(frames.kept))
+
+    def features(self, given: TowerInput) -> Tensor:
         tower = self.core.visual
-        pixels, places, kept = self.uploaded(frames)
-        repeated = self.normalised(pixels)[:, :, None].expand(-1, -1, self.depth, -1, -1).flatten(1)
-        order = torch.split(self._order(kept), frames.counts)
-        learned = torch.cat([self._placed(*shape)[own] for shape, own in zip(frames.shapes, order, strict=True)])
-        hidden = tower.patch_embed(repeated) + learned
-        turned = tower.rotary_pos_emb(hidden, places)
-        everything = torch.tensor([0, len(hidden)], dtype=torch.int32)  # the layout splits by frame, not the module
-        chosen = list(tower.deepstack_visual_indexes)
-        further = []
-        with attending(FrameLayout(frames.counts)):
-            for number, block in enumerate(tower.blocks):
-                hidden = block(hidden, cu_seqlens=everything, position_embeddings=turned)
-                if number in chosen:
-                    further.append(tower.deepstack_merger_list[chosen.index(number)](hidden))
-        return torch.stack([tower.merger(hidden), *further], dim=1)
+        pixels = self.normalised(given.pixels)[:, :, None].expand(-1, -1, self.depth, -1, -1)
+        corners, weights = given.arrays["corners"], given.arrays["weights"]
+        learned = tower.pos_embed(corners[:, 0]) * weights[:, :1]
+        for number in range(1, corners.shape[1]):  # one by one: all at once would take several times the memory
+            learned.addcmul_(tower.pos_embed(corners[:, number]), weights[:, number, None])
+        hidden = project_patches(tower.patch_embed.proj, pixels) + learned.to(self.dtype)
+        *further, last = self.encoder(hidden, given.layout, tower.rotary_pos_emb(hidden, given.arrays["place"]))
+        mergers = zip(tower.deepstack_merger_list, further, strict=True)
+        return torch.stack([tower.merger(last), *(merger(state) for merger, state in mergers)], dim=1)
 
-    def _order(self, kept: Tensor) -> Tensor:
-        """Indices of the patches of `kept` tokens among those of their whole frame, in merge order."""
-        group = self.merge**2
-        return (kept[:, None] * group + torch.arange(group, device=self.device)).flatten()
-
-    def _position_table(self, rows: int, columns: int) -> Tensor:
-        """(patches, hidden): learned positions of a whole frame's patches, in merge order."""
+    def _position_table(self, rows: int, columns: int) -> tuple[Ints, Floats]:
+        """For the patches of a whole frame, in merge order: (patches, corners) rows of the learned table of positions
+        between which each lies, and their weights."""
         tower = self.core.visual
         indices, weights = get_vision_interpolation_indices_and_weights(
-            torch.tensor([[1, rows, columns]], device=self.device),
+            torch.tensor([[1, rows, columns]]),
             num_grid_per_side=tower.num_grid_per_side,
             mode=tower.interpolation_mode,
             align_corners=tower.interpolation_align_corners,
             spatial_merge_size=self.merge,
         )
-        table: Tensor = (tower.pos_embed(indices) * weights[:, :, None]).sum(1).to(self.dtype)
-        return table.detach()
+        return indices.numpy(), weights.numpy()
 
     def patches_of(self, tokens: int) -> int:
         return tokens * self.merge**2
@@ -122,3 +131,19 @@ class Qwen3VL(Family):
         visual = torch.zeros(len(packed.embeds), dtype=torch.bool, device=self.device)
         visual[packed.visual] = True
         return {"visual_pos_masks": visual[None], "deepstack_visual_embeds": further}
+
+
+def _encoder(tower: Any) -> Encoder:
+    """All blocks of the tower, for the states that enter the language model's first layers (DeepStack), and the last."""
+    blocks = [
+        Block(
+            norms=(block.norm1, block.norm2),
+            qkv=Dense(block.attn.qkv.weight, block.attn.qkv.bias),
+            out=Dense(block.attn.proj.weight, block.attn.proj.bias),
+            up=Dense(block.mlp.linear_fc1.weight, block.mlp.linear_fc1.bias),
+            down=Dense(block.mlp.linear_fc2.weight, block.mlp.linear_fc2.bias),
+        )
+        for block in tower.blocks
+    ]
+    states = [1 + number for number in tower.deepstack_visual_indexes]
+    return Encoder(blocks, tower.blocks[0].attn.num_heads, [*states, len(blocks)], tower.blocks[0].mlp.act_fn)
