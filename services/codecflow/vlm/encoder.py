@@ -68,12 +68,12 @@ class Block:
 
 class Encoder:
     """The blocks of a ViT. `states`: the hidden states to return: 0 is the input of the first block, n the output of the
-    n-th. Blocks after the last of them are not computed."""
+    n-th. Blocks after the last of them are not computed, but at least one is."""
 
     def __init__(
         self, blocks: Sequence[Block], heads: int, states: Sequence[int], activation: Callable[[Tensor], Tensor]
     ) -> None:
-        self._blocks = blocks[: max(states)]
+        self._blocks = blocks[: max(1, *states)]
         weight = blocks[0].out.weight
         self.heads, self.head_dim = heads, weight.shape[1] // heads
         self._states, self._activation = states, activation
@@ -90,11 +90,9 @@ class Encoder:
         """`hidden`: (rows, hidden); returns the wanted states, each of the same shape and not normalised. `turns`: rotary
         positions, where a model has them."""
         found = {0: hidden}
-        x = hidden
+        first = self._blocks[0].norms[0]
+        x = layer_norm(hidden, first.normalized_shape, first.weight, first.bias, first.eps)
         for number, block in enumerate(self._blocks, start=1):
-            norm = block.norms[0]
-            if number == 1:
-                x = layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
             seen = self._attention(block, x, layout, turns)
             hidden, x = self._enter(hidden, block.out(seen), block.scales[0], block.norms[1])
             delta = block.down(self._activation(block.up(x)))

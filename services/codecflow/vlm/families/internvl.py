@@ -121,14 +121,10 @@ class InternVL(Family):
 def _encoder(tower: Any, depth: int) -> Encoder | None:
     """The first `depth` blocks of an InternViT; None where they normalise queries and keys."""
     layers = tower.encoder.layer
-    if (
-        depth == 0
-        or tower.config.use_qk_norm
-        or not all(isinstance(layer.layernorm_before, nn.LayerNorm) for layer in layers)
-    ):
+    if tower.config.use_qk_norm or not all(isinstance(layer.layernorm_before, nn.LayerNorm) for layer in layers):
         return None
     blocks = []
-    for layer in layers[:depth]:
+    for layer in layers:
         attention, mlp = layer.attention, layer.mlp
         blocks.append(
             Block(

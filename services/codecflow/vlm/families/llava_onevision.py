@@ -99,8 +99,8 @@ class LlavaOnevision(Family):
 
 
 def _encoder(tower: Any, states: Sequence[int]) -> Encoder:
-    """The blocks of a SigLIP tower up to the last of `states`."""
-    layers = tower.encoder.layers[: max(1, *states)]
+    """The blocks of a SigLIP tower, for `states`."""
+    layers = tower.encoder.layers
     blocks = []
     for layer in layers:
         attention, mlp = layer.self_attn, layer.mlp
