@@ -10,6 +10,7 @@ import pytest
 
 from codecflow.keep.config import KeepConfig
 from codecflow.messages import PictureMetadata
+from codecflow.worker.partition import Room
 from codecflow.worker.settings import Limits
 from codecflow.worker.window_plan import WindowPlan
 
@@ -193,8 +194,31 @@ def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Publi
     while worker.ready:
         worker.transaction()
     assert worker.partition.full() == (False, False)
-    assert worker.partition.full(packets=True) == (True, False)
-    assert worker.partition.full(everything=True) == (True, True)
+    worker.read_packets(5)
+    waiting = worker.partition.joining_bytes
+    assert worker.partition.full(Room(2 * waiting, 0, waiting, 1)) == (True, False)
+    assert worker.partition.full(Room(0, 0, waiting, 1)) == (True, True)
+
+
+def test_a_partition_goes_on_until_it_has_its_share_of_the_room(published: Published) -> None:
+    """Otherwise those that are read first take all that becomes free, again and again."""
+    worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP)
+    worker.read_packets(20)
+    own = worker.partition.joining_bytes
+    assert worker.partition.full(Room(100 * own, 0, 49 * own, 10)) == (False, False), "enough is free"
+    assert worker.partition.full(Room(100 * own, 0, 99 * own, 10)) == (False, False), "others have taken it"
+    assert worker.partition.full(Room(16 * own, 0, 99 * own, 8)) == (True, False)
+    assert worker.partition.full(Room(30 * own, 0, 99 * own, 8)) == (True, False), "it resumes at half of its share"
+    assert worker.partition.full(Room(34 * own, 0, 99 * own, 8)) == (False, False)
+
+
+def test_where_room_is_scarce_metadata_are_not_read_far_ahead(published: Published) -> None:
+    """Small records come faster than pictures, and would fill the memory that the pictures may not."""
+    worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(documents=320))
+    worker.read_metadata(30)
+    assert worker.partition.full(Room(1 << 20, 1 << 17, 0, 1)) == (False, False)
+    assert worker.partition.full(Room(1 << 20, 1 << 18, 0, 1)) == (False, True)
+    assert worker.partition.full(Room(1 << 20, 1 << 17, 0, 1)) == (False, False)
 
 
 def test_metadata_that_are_ahead_of_a_slow_engine_are_kept(published: Published) -> None:
@@ -207,7 +231,7 @@ def test_metadata_that_are_ahead_of_a_slow_engine_are_kept(published: Published)
     assert worker.partition.full() == (True, True)
     worker.partition.relieve()
     assert worker.partition.streams["a"].join.metadata_waiting >= 30
-    assert worker.partition.full(packets=True, sampling=True) == (True, True)
+    assert worker.partition.full(Room(0, 0, 0, 1)) == (True, True)
     worker.partition.relieve()
     worker.run()
     assert not worker.counts["a"]["dropped-unpaired"]

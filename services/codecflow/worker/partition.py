@@ -31,6 +31,32 @@ _HELD_REPORT_S = 20.0
 """After this long an open transaction that holds back records is reported."""
 _AT_END_S = 5.0
 """A partition counts as read to its end if that was at most this long ago."""
+_SCARCE_DOCUMENTS = 16
+"""Divides the limit of metadata that wait for their pictures while room is scarce: small records are read faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A worker's room for coded pictures: `size` in bytes, and what all partitions have taken of it: pictures `queued` for
+    samplers, and those `joining`, which wait for their metadata. `partitions`: how many have streams.
+
+    A partition takes what it needs until half of the room is taken, and then an equal share of that half. So the room is
+    never exceeded by much, and no partition starves because others are read first whenever something is free.
+    """
+
+    size: int
+    queued: int
+    joining: int
+    partitions: int
+
+    @property
+    def scarce(self) -> bool:
+        return self.queued >= self.size // 4
+
+    def over(self, own: int, taken: int, paused: bool) -> bool:
+        """Whether a partition has too much: `own` bytes, when all have `taken`. A `paused` one resumes at half of that."""
+        factor, half = 2 if paused else 1, self.size // 2
+        return taken * factor >= half and own * factor >= half // max(1, self.partitions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +229,25 @@ class Partition:
             packets, metadata = _min_offset(packets, needed[PACKETS]), _min_offset(metadata, needed[METADATA])
         return packets, metadata
 
-    def full(self, packets: bool = False, everything: bool = False, sampling: bool = False) -> tuple[bool, bool]:
-        """Which topics must be paused now: packets, metadata. Arguments: whether the worker's buffer is full of packets that
-        wait for metadata, or of what waits for samplers; whether samplers have work."""
+    @property
+    def queued_bytes(self) -> int:
+        """Coded pictures that wait for samplers."""
+        return sum(stream.queued_bytes for stream in self.streams.values())
+
+    @property
+    def joining_bytes(self) -> int:
+        """Coded pictures that wait for their metadata."""
+        return sum(stream.join.bytes_waiting for stream in self.streams.values())
+
+    def full(self, room: Room | None = None) -> tuple[bool, bool]:
+        """Which topics must be paused now: packets, metadata. `room`: the worker's, for coded pictures; None: unlimited."""
+        queued = self.queued_bytes
+        packets = everything = scarce = False
+        if room is not None:
+            packets = room.over(queued + self.joining_bytes, room.queued + room.joining, self._full[PACKETS])
+            everything = room.over(queued, room.queued, all(self._full))
+            scarce = room.scarce
+        sampling = queued > 0
         streams = self.streams.values()
         slow = [stream for stream in streams if stream.queue_full]
         now = self._clock()
@@ -221,13 +263,14 @@ class Partition:
             return self._full
         # A paused topic resumes at half of the limit, so that it is not paused at every other record.
         factors = [2 if full else 1 for full in self._full]
+        documents = self._limits.documents // (_SCARCE_DOCUMENTS if scarce else 1)
         found = [False, False]
         for stream in streams:
             join = stream.join
             at_limit = (
                 join.packets_waiting * factors[PACKETS] >= self._limits.pictures
                 or join.bytes_waiting * factors[PACKETS] >= self._limits.stream_bytes,
-                join.metadata_waiting * factors[METADATA] >= self._limits.documents,
+                join.metadata_waiting * factors[METADATA] >= documents,
             )
             found[PACKETS] |= at_limit[PACKETS]
             found[METADATA] |= at_limit[METADATA]

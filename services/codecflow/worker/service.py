@@ -31,7 +31,7 @@ from .committer import Committer, StreamEvents
 from .consumer import REVOKE_WITHIN_S, Arrival, Unreadable
 from .dead_letter_queue import DeadLetters
 from .ownership import Ownership
-from .partition import Partition, PartitionSettings
+from .partition import Partition, PartitionSettings, Room
 from .pool import SamplerPool
 from .reports import Reports
 from .resume import PACKETS, Offsets, States
@@ -187,21 +187,23 @@ class Worker:
             return
         self._next_backpressure = now + _BACKPRESSURE_EVERY_S
         half = self._settings.limits.buffer_bytes // 2
-        queued, held, closed = self._pool.queued_bytes, self._pool.held_bytes, 0
-        joining = 0
-        for partition in self._owned.partitions.values():
-            for stream in partition.streams.values():
-                joining += stream.join.bytes_waiting
-                closed += stream.closed_bytes
-        if held + closed < half:
+        partitions = self._owned.partitions.values()
+        closed = sum(stream.closed_bytes for partition in partitions for stream in partition.streams.values())
+        if self._pool.held_bytes + closed < half:
             self._pool.gate(Gate.OPEN)
         else:
             self._pool.gate(Gate.CLOSED if closed else Gate.ONE)
-        for partition in self._owned.partitions.values():
-            full = partition.full(queued + joining >= half, queued >= half, queued > 0)
+        room = Room(
+            half,
+            self._pool.queued_bytes,
+            sum(partition.joining_bytes for partition in partitions),
+            sum(bool(partition.streams) for partition in partitions),
+        )
+        for partition in partitions:
+            full = partition.full(room)
             if any(full):
                 partition.relieve()
-                full = partition.full(queued + joining >= half, queued >= half, queued > 0)
+                full = partition.full(room)
             self._consumer.pause(partition.number, full)
 
     def _collect(self) -> None:

@@ -96,6 +96,11 @@ class Stream:
         self._queue = pool.open(name, state, zones)
 
     @property
+    def queued_bytes(self) -> int:
+        """Coded pictures that wait for the sampler."""
+        return self._queue.queued_bytes
+
+    @property
     def coded_bytes(self) -> int:
         """Coded pictures that wait: for metadata, for the end of a backlog, for the sampler."""
         return self.join.bytes_waiting + self._backlog.nbytes + self._queue.queued_bytes
