@@ -285,3 +285,24 @@ def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_parti
     assert lines
     assert "pictures dropped: their metadata did not arrive (metadata[0] is read to its end)" in lines[0]
     assert len(lines) <= 1 + clock.now // 60
+
+
+def test_metadata_without_pictures_do_not_stop_other_streams_where_room_is_scarce(published: Published) -> None:
+    """A producer whose metadata arrive, but no pictures; other partitions keep the samplers busy."""
+    topics, committed = Topics(), Committed()
+    for picture, document in zip(*published, strict=False):
+        topics.add([picture], [document])
+        topics.add([], [replace(document, stream="b")])
+    worker = Worker(topics, committed, PLAN, KEEP, Limits(documents=320))
+    room = Room(2_400, 1 << 20, 0, 2)  # a share of some six small pictures
+    for _ in range(3 * len(published[1])):
+        if any(full := worker.partition.full(room)):
+            worker.partition.relieve()
+            full = worker.partition.full(room)
+        for paused, read in zip(full, (worker.read_packets, worker.read_metadata), strict=True):
+            if not paused and not worker.at_end:
+                read(1)
+        while worker.ready:
+            worker.transaction()
+    assert worker.at_end
+    assert {window for stream, _, window in committed.answered if stream == "a"} >= set(range(5))

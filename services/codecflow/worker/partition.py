@@ -104,6 +104,7 @@ class Partition:
         self._read_until = [-math.inf, -math.inf]  # everything that each topic held at this time was read
         self._newest_at = [clock(), clock()]
         self._full = (False, False)
+        self._documents = self._limits.documents  # metadata of a stream that may wait for their pictures now
         self._held = [False, False]  # by an open transaction
         self._deadlock = False  # both topics are paused by records that wait for each other
         self._replaying = True
@@ -263,7 +264,7 @@ class Partition:
             return self._full
         # A paused topic resumes at half of the limit, so that it is not paused at every other record.
         factors = [2 if full else 1 for full in self._full]
-        documents = self._limits.documents // (_SCARCE_DOCUMENTS if scarce else 1)
+        self._documents = documents = self._limits.documents // (_SCARCE_DOCUMENTS if scarce else 1)
         found = [False, False]
         for stream in streams:
             join = stream.join
@@ -294,7 +295,7 @@ class Partition:
             if packets:
                 count = stream.join.drop_packets((limits.pictures - 1) // 2, (limits.stream_bytes - 1) // 2)
             else:
-                count = stream.join.drop_metadata((limits.documents - 1) // 2)
+                count = stream.join.drop_metadata((self._documents - 1) // 2)
             stream.unpaired, stream.full_since = True, None
             stream.counts["dropped-unpaired"] += count
             if count:
