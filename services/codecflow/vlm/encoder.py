@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm
 
 from codecflow.vlm.attention import FixedFrames, FrameLayout, within_frames
-from codecflow.vlm.dense import Dense
+from codecflow.vlm.dense import Dense, join
 from codecflow.vlm.fused import fused_on
 from codecflow.vlm.transfer import all_to_device
 
@@ -64,6 +65,24 @@ class Block:
     up: Dense
     down: Dense
     scales: tuple[Tensor | None, Tensor | None] = (None, None)
+
+    @staticmethod
+    def of(
+        norms: tuple[nn.LayerNorm, nn.LayerNorm],
+        attention: Any,
+        out: nn.Linear,
+        mlp: Any,
+        scales: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> Block:
+        """Of modules with separate queries, keys and values, which stay usable."""
+        return Block(
+            norms=norms,
+            qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
+            out=Dense(out.weight, out.bias),
+            up=Dense(mlp.fc1.weight, mlp.fc1.bias),
+            down=Dense(mlp.fc2.weight, mlp.fc2.bias),
+            scales=scales,
+        )
 
 
 class Encoder:

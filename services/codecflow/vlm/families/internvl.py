@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from codecflow.errors import ModelError
 from codecflow.vlm import flops
 from codecflow.vlm.attention import FrameLayout, attending
-from codecflow.vlm.dense import Dense, in_few_sizes, join
+from codecflow.vlm.dense import in_few_sizes
 from codecflow.vlm.encoder import Block, Encoder, TowerInput
 from codecflow.vlm.inputs import FixedInput
 from codecflow.vlm.preprocessing import project_patches
@@ -123,17 +123,14 @@ def _encoder(tower: Any, depth: int) -> Encoder | None:
     layers = tower.encoder.layer
     if tower.config.use_qk_norm or not all(isinstance(layer.layernorm_before, nn.LayerNorm) for layer in layers):
         return None
-    blocks = []
-    for layer in layers:
-        attention, mlp = layer.attention, layer.mlp
-        blocks.append(
-            Block(
-                norms=(layer.layernorm_before, layer.layernorm_after),
-                qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
-                out=Dense(attention.projection_layer.weight, attention.projection_layer.bias),
-                up=Dense(mlp.fc1.weight, mlp.fc1.bias),
-                down=Dense(mlp.fc2.weight, mlp.fc2.bias),
-                scales=(layer.lambda_1.detach(), layer.lambda_2.detach()),
-            )
+    blocks = [
+        Block.of(
+            (layer.layernorm_before, layer.layernorm_after),
+            layer.attention,
+            layer.attention.projection_layer,
+            layer.mlp,
+            (layer.lambda_1.detach(), layer.lambda_2.detach()),
         )
+        for layer in layers
+    ]
     return Encoder(blocks, layers[0].attention.num_heads, (depth,), layers[0].mlp.activation_fn)

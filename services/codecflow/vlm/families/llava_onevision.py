@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from codecflow.errors import ModelError
 from codecflow.vlm import flops
-from codecflow.vlm.dense import Dense, in_few_sizes, join
+from codecflow.vlm.dense import in_few_sizes
 from codecflow.vlm.encoder import Block, Encoder, TowerInput
 from codecflow.vlm.inputs import PooledInput
 from codecflow.vlm.preprocessing import project_patches
@@ -101,18 +101,10 @@ class LlavaOnevision(Family):
 def _encoder(tower: Any, states: Sequence[int]) -> Encoder:
     """The blocks of a SigLIP tower, for `states`."""
     layers = tower.encoder.layers
-    blocks = []
-    for layer in layers:
-        attention, mlp = layer.self_attn, layer.mlp
-        blocks.append(
-            Block(
-                norms=(layer.layer_norm1, layer.layer_norm2),
-                qkv=join(attention.q_proj, attention.k_proj, attention.v_proj),
-                out=Dense(attention.out_proj.weight, attention.out_proj.bias),
-                up=Dense(mlp.fc1.weight, mlp.fc1.bias),
-                down=Dense(mlp.fc2.weight, mlp.fc2.bias),
-            )
-        )
+    blocks = [
+        Block.of((layer.layer_norm1, layer.layer_norm2), layer.self_attn, layer.self_attn.out_proj, layer.mlp)
+        for layer in layers
+    ]
     return Encoder(blocks, layers[0].self_attn.num_heads, states, layers[0].mlp.activation_fn)
 
 
