@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka import KafkaError as ClientError
 
-from codecflow.kafka.clients import BrokerWatch, consumer
+from codecflow.kafka import transactions
+from codecflow.kafka.clients import BrokerWatch, consumer, transactional_producer
 from codecflow.kafka.failures import BrokersGoneError
 from codecflow.kafka.records import Record
 from codecflow.kafka.sending import RecordSender
@@ -23,6 +25,7 @@ from codecflow.kafka.topics import create_topics
 from codecflow.kafka.transactions import TransactionalEmitter
 from codecflow.localkafka.daemon import LocalKafka
 from codecflow.localkafka.files import listens, topic_bytes
+from codecflow.tools.chaos.cluster import Cluster
 
 # A crashed broker's registration expires sooner than Kafka's 9 s.
 QUICK = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "500"}
@@ -120,3 +123,33 @@ def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_pa
                 assert [record.value() for record in tail.catch_up()] == [b"1", b"2", b"3"]
     assert not listens(int(settings.bootstrap_servers.rpartition(":")[2]))
     assert topic_bytes(data_dir, packets) > 1_200_000
+
+
+def test_a_reset_of_all_connections_to_the_only_broker_costs_no_new_producer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def counted(*arguments: Any) -> Producer:
+        made.append(transactional_producer(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(transactions, "transactional_producer", counted)
+    with Cluster(tmp_path, 1, lambda line: None) as cluster:
+        settings = KafkaSettings(cluster.disturbed, reach_within_s=60.0)
+        create_topics(replace(settings, bootstrap_servers=cluster.direct), partitions=2)
+        group = consumer(settings, "workers")
+        group.subscribe([settings.topics.packets])
+        while not group.assignment():
+            group.poll(0.2)
+        emitter = TransactionalEmitter(settings, "worker-1", "workers")
+        emitter.open()
+        opened = len(made)
+        with TopicTail(settings, settings.topics.results) as tail:
+            for window in range(1, 5):
+                emit_window(emitter, group, settings, window)
+                assert [record.value() for record in tail.catch_up()] == [b"%d" % window]
+                cluster.proxies[0].cut()
+        emitter.close()
+        group.close()
+    assert len(made) == opened

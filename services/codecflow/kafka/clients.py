@@ -253,6 +253,10 @@ _CONNECTING: dict[str, Any] = {
     "socket.connection.setup.timeout.ms": _SILENT_MS,
     "socket.keepalive.enable": True,
     "reconnect.backoff.max.ms": 2_000,
+    # Reconnect to the brokers that are known. By default librdkafka (2.10 and later) forgets all once none is connected,
+    # and with them the coordinators: after one reset of all connections, a transaction never returns (librdkafka issue
+    # 5511). A cluster that has moved to other addresses is found by a service's next process.
+    "metadata.recovery.strategy": "none",
 }
 _FILES = (
     "ssl.ca.location",
