@@ -178,6 +178,10 @@ def transactional_producer(
         "transactional.id": transactional_id,
         "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
         "socket.timeout.ms": min(_SILENT_MS, timeout_ms),  # librdkafka rejects a longer one
+        # Reconnect to the brokers that are known. By default librdkafka (2.10 and later) forgets them all once none is
+        # connected, and with them the coordinators: after one reset of all connections, a transaction never returns
+        # (librdkafka issue 5511). Consumers find their coordinator again.
+        "metadata.recovery.strategy": "none",
     }
     return _client(Producer, settings, watch, properties)
 
@@ -253,10 +257,6 @@ _CONNECTING: dict[str, Any] = {
     "socket.connection.setup.timeout.ms": _SILENT_MS,
     "socket.keepalive.enable": True,
     "reconnect.backoff.max.ms": 2_000,
-    # Reconnect to the brokers that are known. By default librdkafka (2.10 and later) forgets all once none is connected,
-    # and with them the coordinators: after one reset of all connections, a transaction never returns (librdkafka issue
-    # 5511). A cluster that has moved to other addresses is found by a service's next process.
-    "metadata.recovery.strategy": "none",
 }
 _FILES = (
     "ssl.ca.location",
