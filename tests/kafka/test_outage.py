@@ -58,6 +58,15 @@ def emit_window(emitter: TransactionalEmitter, group: Consumer, settings: KafkaS
     emitter.emit([record], offsets, group.consumer_group_metadata())
 
 
+def joined(settings: KafkaSettings) -> Consumer:
+    """A member of the group that owns partitions of packets."""
+    group = consumer(settings, "workers")
+    group.subscribe([settings.topics.packets])
+    while not group.assignment():
+        group.poll(0.2)
+    return group
+
+
 def committed(settings: KafkaSettings, topic: str) -> int:
     """The group's offset, asked for by a client of its own: that of a member who was away for long may be silent for as
     long."""
@@ -83,10 +92,7 @@ def test_what_was_sent_before_and_during_an_outage_is_there_once_after_it(tmp_pa
         sender.flush()
         assert 1_200_000 <= kafka.topic_bytes(packets) < 1_210_000
 
-        group = consumer(settings, "workers")
-        group.subscribe([packets])
-        while not group.assignment():
-            group.poll(0.2)
+        group = joined(settings)
         emitter = TransactionalEmitter(settings, "worker-1", "workers")
         emitter.open()
 
@@ -138,10 +144,7 @@ def test_a_reset_of_all_connections_to_the_only_broker_costs_no_new_producer(
     with Cluster(tmp_path, 1, lambda line: None) as cluster:
         settings = KafkaSettings(cluster.disturbed, reach_within_s=60.0)
         create_topics(replace(settings, bootstrap_servers=cluster.direct), partitions=2)
-        group = consumer(settings, "workers")
-        group.subscribe([settings.topics.packets])
-        while not group.assignment():
-            group.poll(0.2)
+        group = joined(settings)
         emitter = TransactionalEmitter(settings, "worker-1", "workers")
         emitter.open()
         opened = len(made)
