@@ -35,7 +35,7 @@ from codecflow.messages import (
 )
 from codecflow.vlm.work import Frame
 from codecflow.worker.answering import Answered as Outcome
-from codecflow.worker.partition import Partition, PartitionSettings
+from codecflow.worker.partition import Partition, PartitionSettings, Room
 from codecflow.worker.pool import SamplerPool
 from codecflow.worker.reports import Reports
 from codecflow.worker.resume import Offsets
@@ -50,6 +50,8 @@ from tests.subscriber.example_results import RESULT
 from .picture_inputs import grid, planes
 
 DEFAULT = WhenBehind()
+ROOMY = Room(1 << 30, 0, 0, 1)
+"""More room than any test fills."""
 
 Published = tuple[list[CodedPicture], list[PictureMetadata | EndOfEpoch]]
 """A producer's output: pictures and documents, topic by topic."""

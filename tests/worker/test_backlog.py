@@ -14,7 +14,7 @@ from codecflow.messages import EndOfEpoch
 from codecflow.worker.settings import Limits, WhenBehind
 from codecflow.worker.window_plan import WindowPlan
 
-from .memory import Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
+from .memory import ROOMY, Committed, Published, Topics, Worker, encode_clip, publish, slots, undisturbed
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
@@ -300,7 +300,7 @@ def test_a_live_stream_that_is_slower_than_live_does_not_hold_up_its_partition(
     stopped = 0
     while not worker.at_end:
         wall.now += 1.0
-        if worker.partition.full() == (False, False):
+        if worker.partition.full(ROOMY) == (False, False):
             worker.read_packets(20)
             worker.read_metadata(20)
         else:
@@ -316,7 +316,7 @@ def test_a_live_stream_that_is_slower_than_live_does_not_hold_up_its_partition(
     assert slow.overrun
     assert slow.coded_bytes < 180_000
     worker.sample()
-    assert worker.partition.full() == (False, False)
+    assert worker.partition.full(ROOMY) == (False, False)
     assert not slow.overrun
     worker.run()
     assert {k for stream, _, k in worker.committed.answered if stream == "a"} == set(range(6))
@@ -339,21 +339,21 @@ def test_live_windows_that_wait_too_long_for_the_engine_do_not_hold_up_other_str
             topics.add(camera[0][n : n + 4], camera[1][n : n + 4])
     worker = worker_of(camera, policy, wall, topics=topics)
     wall.now = 5.0
-    while worker.partition.full() == (False, False):
+    while worker.partition.full(ROOMY) == (False, False):
         worker.read_packets(1)
         worker.read_metadata(1)
     a = worker.partition.streams["a"]
     assert a.windows_waiting == 2
     began, wall.began_ms = wall.began_ms, wall.began_ms + 7_200_000
-    worker.partition.full()
+    worker.partition.full(ROOMY)
     assert not a.overrun, "the camera's clock is two hours behind the worker's, or that one was set"
     wall.began_ms = began
     wall.now = 30.0
     if policy != "skip=20":
-        assert worker.partition.full() == (True, True)
+        assert worker.partition.full(ROOMY) == (True, True)
         assert not a.overrun
         return
-    assert worker.partition.full() == (False, False)
+    assert worker.partition.full(ROOMY) == (False, False)
     assert a.overrun
     while "b" not in worker.partition.streams or worker.partition.streams["b"].windows_waiting < 2:
         worker.read_packets(4)
@@ -363,5 +363,5 @@ def test_live_windows_that_wait_too_long_for_the_engine_do_not_hold_up_other_str
     assert a.coded_bytes < 20_000
     for _ in range(2):
         worker.transaction()
-    assert worker.partition.full() == (False, False)
+    assert worker.partition.full(ROOMY) == (False, False)
     assert not a.overrun

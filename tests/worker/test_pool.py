@@ -16,7 +16,7 @@ from codecflow.worker.settings import Limits
 from codecflow.worker.window_plan import WindowPlan
 from codecflow.worker.windows import Window
 
-from .memory import Committed, Topics, Worker, encode_clip, publish
+from .memory import ROOMY, Committed, Topics, Worker, encode_clip, publish
 from .running import until
 
 PLAN = WindowPlan.of(4, 2, 2)
@@ -78,10 +78,10 @@ def test_what_is_queued_and_held_is_counted_and_given_back(seven_streams: Topics
     assert worker.pool.queued_bytes == 0
     worker.read_metadata(len(seven_streams.metadata))
     assert worker.pool.queued_bytes == sum(s.coded_bytes for s in worker.partition.streams.values()) >= waiting
-    assert worker.partition.full() == (True, True)  # the large stream has enough to do
+    assert worker.partition.full(ROOMY) == (True, True)  # the large stream has enough to do
     worker.sample()
     assert worker.pool.queued_bytes == 0
-    assert worker.partition.full() == (False, False)
+    assert worker.partition.full(ROOMY) == (False, False)
     assert sum(s.closed_bytes for s in worker.partition.streams.values()) > 0
     worker.partition.forget()
     assert (worker.pool.queued_bytes, worker.pool.held_bytes) == (0, 0)

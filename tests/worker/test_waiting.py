@@ -14,7 +14,7 @@ from codecflow.worker.partition import Room
 from codecflow.worker.settings import Limits
 from codecflow.worker.window_plan import WindowPlan
 
-from .memory import Committed, Published, Topics, Worker, publish, slots
+from .memory import ROOMY, Committed, Published, Topics, Worker, publish, slots
 
 PLAN = WindowPlan.of(4, 2, 2)
 KEEP = KeepConfig("replenish", period_s=Fraction(2))
@@ -180,20 +180,20 @@ def test_a_stream_of_which_only_one_topic_has_records_is_reported_once_a_minute(
 def test_the_topic_that_is_ahead_is_stopped_and_goes_on_at_half(published: Published) -> None:
     worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(pictures=20, documents=30))
     worker.read_packets(20)
-    assert worker.partition.full() == (True, False)
+    assert worker.partition.full(ROOMY) == (True, False)
     worker.partition.relieve()  # the metadata are unread: nothing is dropped
-    assert worker.partition.full() == (True, False)
+    assert worker.partition.full(ROOMY) == (True, False)
     worker.read_metadata(9)
-    assert worker.partition.full() == (True, False)
+    assert worker.partition.full(ROOMY) == (True, False)
     worker.read_metadata(2)
-    assert worker.partition.full() == (False, False)
+    assert worker.partition.full(ROOMY) == (False, False)
     worker.read_metadata(39)
-    assert worker.partition.full() == (False, True)
+    assert worker.partition.full(ROOMY) == (False, True)
     worker.read_packets(35)
-    assert worker.partition.full() == (True, True)  # windows wait for the engine
+    assert worker.partition.full(ROOMY) == (True, True)  # windows wait for the engine
     while worker.ready:
         worker.transaction()
-    assert worker.partition.full() == (False, False)
+    assert worker.partition.full(ROOMY) == (False, False)
     worker.read_packets(5)
     waiting = worker.partition.joining_bytes
     assert worker.partition.full(Room(2 * waiting, 0, waiting, 1)) == (True, False)
@@ -226,9 +226,9 @@ def test_metadata_that_are_ahead_of_a_slow_engine_are_kept(published: Published)
     worker = Worker(Topics().add(*published), Committed(), PLAN, KEEP, Limits(documents=30))
     worker.read_metadata(100)
     worker.read_packets(20)
-    assert worker.partition.full() == (False, True)
+    assert worker.partition.full(ROOMY) == (False, True)
     worker.read_packets(40)
-    assert worker.partition.full() == (True, True)
+    assert worker.partition.full(ROOMY) == (True, True)
     worker.partition.relieve()
     assert worker.partition.streams["a"].join.metadata_waiting >= 30
     assert worker.partition.full(Room(0, 0, 0, 1)) == (True, True)
@@ -245,9 +245,9 @@ def test_streams_that_wait_for_each_other_do_not_stop_their_partition(short_clip
     worker = Worker(topics, Committed(), PLAN, KEEP, Limits(pictures=100, documents=100))
     worker.read_packets(110)
     worker.read_metadata(110)
-    assert worker.partition.full() == (True, True)
+    assert worker.partition.full(ROOMY) == (True, True)
     worker.partition.relieve()
-    assert worker.partition.full() == (False, False)
+    assert worker.partition.full(ROOMY) == (False, False)
 
 
 def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_partition(short_clip: Path) -> None:
@@ -262,10 +262,10 @@ def test_a_stream_whose_metadata_never_come_does_not_stop_the_other_of_its_parti
     worker = Worker(topics, committed, PLAN, KEEP, limits, clock)
     stopped, limit = 0, 0
     while not worker.at_end:
-        packets, metadata = worker.partition.full()
+        packets, metadata = worker.partition.full(ROOMY)
         if packets:
             worker.partition.relieve()
-            packets, metadata = worker.partition.full()
+            packets, metadata = worker.partition.full(ROOMY)
         stopped += packets
         if not packets:
             worker.read_packets(10)

@@ -240,15 +240,11 @@ class Partition:
         """Coded pictures that wait for their metadata."""
         return sum(stream.join.bytes_waiting for stream in self.streams.values())
 
-    def full(self, room: Room | None = None) -> tuple[bool, bool]:
-        """Which topics must be paused now: packets, metadata. `room`: the worker's, for coded pictures; None: unlimited."""
+    def full(self, room: Room) -> tuple[bool, bool]:
+        """Which topics must be paused now: packets, metadata. `room`: the worker's, for coded pictures."""
         queued = self.queued_bytes
-        packets = everything = scarce = False
-        if room is not None:
-            packets = room.over(queued + self.joining_bytes, room.queued + room.joining, self._full[PACKETS])
-            everything = room.over(queued, room.queued, all(self._full))
-            scarce = room.scarce
-        sampling = queued > 0
+        packets = room.over(queued + self.joining_bytes, room.queued + room.joining, self._full[PACKETS])
+        everything = room.over(queued, room.queued, all(self._full))
         streams = self.streams.values()
         slow = [stream for stream in streams if stream.queue_full]
         now = self._clock()
@@ -264,7 +260,7 @@ class Partition:
             return self._full
         # A paused topic resumes at half of the limit, so that it is not paused at every other record.
         factors = [2 if full else 1 for full in self._full]
-        self._documents = documents = self._limits.documents // (_SCARCE_DOCUMENTS if scarce else 1)
+        self._documents = documents = self._limits.documents // (_SCARCE_DOCUMENTS if room.scarce else 1)
         found = [False, False]
         for stream in streams:
             join = stream.join
@@ -276,7 +272,7 @@ class Partition:
             found[PACKETS] |= at_limit[PACKETS]
             found[METADATA] |= at_limit[METADATA]
             stream.full_since = None if not any(at_limit) else now if stream.full_since is None else stream.full_since
-        self._deadlock = found[METADATA] and (found[PACKETS] or (packets and not sampling))
+        self._deadlock = found[METADATA] and (found[PACKETS] or (packets and not queued))
         self._full = (found[PACKETS] or packets, found[METADATA])
         return self._full
 
