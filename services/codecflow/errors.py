@@ -23,7 +23,7 @@ class SourceError(CodecFlowError):
     """A camera or file that cannot be read, or only partly.
 
     `code` is a category for counting: missing, read (no permission, a bad disk), codec, protocol, transport (RTSP over TCP
-    or UDP), dns, refused, unreachable, auth, tls, timeout or gone.
+    or UDP), dns, refused, unreachable, auth, tls, timeout, aborted or gone.
     """
 
     exit_code = 3

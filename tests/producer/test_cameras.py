@@ -19,6 +19,7 @@ from codecflow.lifecycle import GracefulStop
 from codecflow.producer import reconnect
 from codecflow.producer.options import ProduceOptions
 from codecflow.producer.run import produce
+from tests.codec.aborting import aborting_ts
 from tests.codec.cameras import camera, plays, refuses, stalls
 from tests.codec.clips import encode
 from tests.codec.rtsp import rtsp_camera
@@ -68,6 +69,31 @@ def test_a_lost_camera_is_found_again_in_a_new_epoch(
     assert "timeout" in lines[2]
     assert "reconnected" in lines[3]
     assert not any(PASSWORD in line for line in [*lines, summary.source, str(summary)])
+
+
+def test_a_camera_at_whose_data_ffmpeg_aborts_ends_the_run(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A supervisor starts it again, without what the abort left behind."""
+    monkeypatch.setattr(reconnect, "FIRST_PAUSE_S", 0.1)
+    damaged, lines, stop = tmp_path / "aborts.ts", list[str](), GracefulStop()
+    damaged.write_bytes(aborting_ts())
+    clips = iter([plays(encode(tmp_path / "clip", "h264-ts"))])
+
+    def behave(request: BaseHTTPRequestHandler) -> None:
+        next(clips, plays(damaged))(request)
+
+    def notice(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 5:
+            stop.request()
+
+    with camera(behave) as address, pytest.raises(SourceError, match=r"aborted: .*; start this command again") as error:
+        produce(kafka_settings, f"http://admin:{PASSWORD}@{address}/live", "gate", None, stop, notice=notice)
+    topics = read(kafka_settings)
+    assert len(topics.packets) == len(topics.metadata) == topics.ends[0].pictures >= 28
+    assert [lost.code for lost in topics.lost] == ["gone"]
+    assert not any(PASSWORD in line for line in [*lines, str(error.value)])
 
 
 def test_a_camera_whose_pictures_are_further_apart_than_the_time_out(

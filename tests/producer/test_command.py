@@ -17,6 +17,7 @@ import pytest
 from codecflow.cli.options import picture_pixels
 from codecflow.errors import ConfigError
 from codecflow.kafka.settings import KafkaSettings
+from tests.codec.aborting import aborting_ts
 from tests.codec.clips import encode
 
 from .topics import read
@@ -121,6 +122,17 @@ def test_what_cannot_be_opened_ends_in_a_document_too(kafka_settings: KafkaSetti
     assert document["error"] == error.removeprefix("codecflow: ")
     assert last_words(kafka_settings, str(CLIP), "--stream", "no/id")[1]["error"]
     assert last_words(kafka_settings, str(CLIP), "--stream", "gate", "--transcode", "fps=x")[0] == 2
+
+
+def test_a_file_at_which_ffmpeg_aborts_is_one_clear_line(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
+    path = tmp_path / "aborts.ts"
+    path.write_bytes(aborting_ts())
+    arguments = command(kafka_settings, str(path), "--stream", "gate")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    line = f"codecflow: source {path}: cannot be opened: aborted: "
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1
 
 
 def test_ctrl_c_while_a_silent_broker_is_waited_for() -> None:

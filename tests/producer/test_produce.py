@@ -118,6 +118,22 @@ def test_a_loop_goes_on_in_the_same_epoch_until_stopped(kafka_settings: KafkaSet
     assert summary.ended
 
 
+def test_a_stop_between_two_rounds_of_a_loop(
+    kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, close = GracefulStop(), Source.close
+
+    def closed(source: Source) -> None:
+        close(source)
+        stop.request()
+
+    monkeypatch.setattr(Source, "close", closed)
+    summary = produce(
+        kafka_settings, str(encode(tmp_path / "clip")), "gate", ProduceOptions(fast=True, loop=True), stop
+    )
+    assert [end.pictures for end in read(kafka_settings).ends] == [summary.pictures] == [30]
+
+
 def test_a_picture_too_large_costs_the_rest_of_its_group(kafka_settings: KafkaSettings, tmp_path: Path) -> None:
     path = encode(tmp_path / "clip", "h264-plain", loud=13)
     with Source(str(path)) as source:

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
+from .aborts import aborts_reported
+
 AHEAD = 256
 """How many items the thread may be ahead of its caller; then it waits, and the host with it."""
 
@@ -30,6 +32,10 @@ class SilentError(Exception):
     """Nothing came within the time-out."""
 
 
+class AbortedError(Exception):
+    """The call ended in abort(), as FFmpeg's do when one of its assertions fails. The thread takes no further calls."""
+
+
 class Reader:
     """Runs one call or iteration at a time in its own thread.
 
@@ -45,7 +51,7 @@ class Reader:
         self._thread.start()
 
     def call(self, job: Callable[[], T], timeout_s: float) -> T:
-        """The result of `job`, or its exception. Raises StoppedError, or SilentError after `timeout_s`."""
+        """The result of `job`, or its exception. Raises StoppedError, SilentError after `timeout_s`, or AbortedError."""
 
         def answer() -> None:
             self._put("item", job())
@@ -54,7 +60,8 @@ class Reader:
         return cast(T, self._next(timeout_s)[1])
 
     def iterate(self, items: Callable[[], Iterator[T]], timeout_s: float) -> Iterator[T]:
-        """The items as they arrive. Raises their exception, StoppedError, or SilentError when none came for `timeout_s`."""
+        """The items as they arrive. Raises their exception, StoppedError, SilentError when none came for `timeout_s`, or
+        AbortedError."""
 
         def job() -> None:
             for item in items():
@@ -92,11 +99,12 @@ class Reader:
             return result
 
     def _work(self) -> None:
-        for job in iter(self._jobs.get, None):
-            try:
-                job()
-            except Exception as error:  # noqa: BLE001  # whatever it is, it is the caller's
-                self._put("error", error)
+        with aborts_reported(lambda: self._put("error", AbortedError())):
+            for job in iter(self._jobs.get, None):
+                try:
+                    job()
+                except Exception as error:  # noqa: BLE001  # whatever it is, it is the caller's
+                    self._put("error", error)
 
     def _put(self, kind: str, item: object) -> bool:
         """Pass `item` to the caller; False when the caller is gone."""

@@ -32,7 +32,7 @@ from .opening import SourceOptions, open_container, open_jpegs
 from .order import DEEPEST, shown_order
 from .pictures import AFTER_CORRUPT, CORRUPT
 from .presentation import Timed, Timeline
-from .reader import Reader, SilentError, StoppedError
+from .reader import AbortedError, Reader, SilentError, StoppedError
 from .source_errors import source_error
 from .tracks import choose_track, codec_name
 from .transmission import Transmission, ends_within_a_packet
@@ -78,8 +78,9 @@ class Source(Closing):
         self.dropped: Counter[str] = Counter()
         self.corrected: Counter[str] = Counter()
         self._options, self._notice = options, notice
+        self._reader = Reader(stopped)
         # A file's reads end by themselves; all other reads may block indefinitely.
-        self._reader = None if address.kind == "file" else Reader(stopped)
+        self._reads_end = address.kind == "file"
         self._opened: list[InputContainer] = []  # by the reader's thread, perhaps after its caller has given up
         self._transmission = Transmission(rtp=address.kind == "rtsp" or address.scheme == "rtp")
         self._began = time.monotonic()
@@ -253,12 +254,14 @@ class Source(Closing):
         # Connecting, then probing the data; over RTSP perhaps twice, plus queries to the host.
         within = 6 * self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
         try:
-            return opened() if self._reader is None else self._reader.call(opened, within)
+            return self._reader.call(opened, within)
         except (SourceError, StoppedError):
             self.close()
             raise
         except SilentError:
             error: Exception | str = "timeout"
+        except AbortedError:
+            error = "aborted"
         except (av.error.FFmpegError, OSError, ValueError) as failed:
             error = failed
         self.close()
@@ -268,7 +271,7 @@ class Source(Closing):
     def _packets(self) -> Iterator[Arrival]:
         """Packets from the container, and their arrival. Raises SourceError when they stop before the source's end."""
         try:
-            if self._reader is None:
+            if self._reads_end:
                 yield from arrivals(self._demuxed())
             else:
                 within = self._options.timeout_s + _GRACE_S if self._address.remote else math.inf
@@ -276,6 +279,8 @@ class Source(Closing):
             return
         except SilentError:
             error: Exception | str = "timeout"
+        except AbortedError:
+            error = "aborted"
         except av.error.FFmpegError as failed:
             error = failed
         raise self._error(error, opening=False)
@@ -297,7 +302,7 @@ class Source(Closing):
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:
-                if self._reader is not None and time.monotonic() - began >= self._options.timeout_s:
+                if not self._reads_end and time.monotonic() - began >= self._options.timeout_s:
                     raise SilentError from None
                 if self._container.format.name == "mpjpeg" and isinstance(error, av.error.InvalidDataError):
                     # The parts do not have the stated length.
@@ -334,10 +339,7 @@ class Source(Closing):
             while self._opened:
                 self._opened.pop().close()
 
-        if self._reader is None:
-            release()
-        else:
-            self._reader.close(release)
+        self._reader.close(release)
 
 
 class _KeyframeWatch:

@@ -22,6 +22,7 @@ _ADVICE = {
     "codec": "not a video that can be read{what}",
     "protocol": "this build of FFmpeg does not support protocol {scheme}; give the camera's rtsp:// address, or let a "
     "gateway such as mediamtx offer it as RTSP",
+    "aborted": "an assertion in FFmpeg failed, which damaged data can cause; {what}",
     "gone": "the connection broke off or was ended by the other side{what}",
     "missing": "nothing found at this address; check its path",
     "read": "it cannot be read ({reason}); check the disk and the permissions",
@@ -58,6 +59,8 @@ def source_error(
     doing = "cannot be opened" if opening else "failed"
     reason = reason or getattr(error, "strerror", None) or "an error of the system"
     what = _what_it_is(address) if code == "codec" else ""
+    if code == "aborted":
+        what = "start this command again" if address.remote else "repair or convert it with another program"
     if isinstance(error, av.error.HTTPError):
         what = f" ({reason})"
     advice = _ADVICE[code].format(timeout_s=timeout_s, scheme=address.scheme, reason=reason, what=what)

@@ -36,12 +36,15 @@ class Reconnects:
     def again(self, error: SourceError) -> Source | None:
         """The camera, opened again after `error`; None when the run is to stop.
 
-        Raises SourceError when the camera keeps refusing user and password.
+        Raises SourceError when the camera keeps refusing user and password, and after an abort in FFmpeg: what that has left
+        behind, such as the connection, goes only with the process.
         """
         if self._pause is None or time.monotonic() - self._opened >= LONGEST_PAUSE_S:
             self._pause = FIRST_PAUSE_S
         refused = 0
         while True:
+            if error.code == "aborted":
+                raise error
             if error.code == "auth":
                 if refused == len(AUTH_PAUSES_S):
                     raise SourceError(

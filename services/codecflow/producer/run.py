@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from codecflow.codec.addresses import shown
@@ -149,7 +150,8 @@ class _Run:
                 self._options.max_pixels,
             )
             try:
-                self._play(source, publisher, epoch)
+                with suppress(StoppedError):
+                    self._play(source, publisher, epoch)
                 if source.again and not self._stop.requested:
                     raise SourceError(f"source {source.name}: failed: gone: the camera ended the stream")
             except SourceError as error:
@@ -181,7 +183,8 @@ class _Run:
             self._notice(f"source {name}: waiting up to {longer:g} s for its next picture from now on")
 
     def _play(self, source: Source, publisher: EpochPublisher, epoch: int) -> None:
-        """Every picture of the source until its end or `stop`; a looped file repeatedly, with continuous times."""
+        """Every picture of the source until its end or `stop`; a looped file repeatedly, with continuous times. May
+        raise StoppedError instead of returning after a stop."""
         pacer = None if self._options.fast or source.live else Pacer(self._stop)
         live = source.live or pacer is not None
         transcoder = self._options.transcode and Transcoder(self._options.transcode)
@@ -203,8 +206,6 @@ class _Run:
                     if not picture.discard:
                         begin = picture.pts if begin is None else min(begin, picture.pts)
                         end = max(end, picture.pts + picture.duration)
-            except StoppedError:
-                return
             finally:
                 source.close()
                 self._summary.dropped.update(source.dropped)

@@ -80,7 +80,9 @@ def test_a_process_that_is_ended_names_its_case_and_the_next_goes_on_behind_it(
     monkeypatch.setattr(runs.subprocess, "Popen", started)
     began = time.monotonic()
     assert not runs.run("wire", cases=9, seed=0, processes=1)
-    said = json.loads(capfd.readouterr().out.splitlines()[-1])
+    out, err = capfd.readouterr()
+    assert "case 5: not over after 2 s\n" in err, "at once, not only at the end"
+    said = json.loads(out.splitlines()[-1])
     assert said["problems"] == [{"case": 5, "problem": "not over after 2 s"}]
     assert said["cases"] == 9
     assert time.monotonic() - began < 60

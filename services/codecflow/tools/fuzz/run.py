@@ -66,7 +66,9 @@ class _Share:
             self.next = self.last
         else:
             self.begun += 1
-            self.problems.append({"case": number, "problem": _ending(self.running.returncode, errors)})
+            problem = _ending(self.running.returncode, errors)
+            self.problems.append({"case": number, "problem": problem})
+            typer.echo(f"case {number}: {problem}", err=True)
             self.next = number + 1
         self.running = None
 
