@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from codecflow.keep.config import KeepConfig
+from codecflow.messages import PictureMetadata, decode_metadata
 from codecflow.worker.sampler_process import Gate
 from codecflow.worker.settings import Limits
 from codecflow.worker.window_plan import WindowPlan
@@ -77,7 +78,10 @@ def test_what_is_queued_and_held_is_counted_and_given_back(seven_streams: Topics
     assert waiting == sum(len(record[1]) for record in seven_streams.packets if record)
     assert worker.pool.queued_bytes == 0
     worker.read_metadata(len(seven_streams.metadata))
-    assert worker.pool.queued_bytes == sum(s.coded_bytes for s in worker.partition.streams.values()) >= waiting
+    documents = [decode_metadata(*record) for record in seven_streams.metadata if record]
+    grids = sum(one.signal.nbytes for one in documents if isinstance(one, PictureMetadata) and one.signal)
+    assert worker.pool.queued_bytes == sum(s.coded_bytes for s in worker.partition.streams.values())
+    assert worker.pool.queued_bytes >= waiting + grids > waiting
     assert worker.partition.full(ROOMY) == (True, True)  # the large stream has enough to do
     worker.sample()
     assert worker.pool.queued_bytes == 0

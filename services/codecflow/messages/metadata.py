@@ -108,6 +108,11 @@ class Signal:
     def columns(self) -> int:
         return int(self.change.shape[1])
 
+    @property
+    def nbytes(self) -> int:
+        """Memory of the grids."""
+        return sum(grid.nbytes for grid in (self.change, self.motion, self.intra) if grid is not None)
+
 
 @dataclass(slots=True)  # not frozen, as CodedPicture
 class PictureMetadata:

@@ -37,7 +37,7 @@ from .stream_queue import StreamQueue
 from .windows import Step
 
 _EVENT_BYTES = 500
-"""Memory counted per event, in addition to its picture."""
+"""Memory counted per event, in addition to its picture and the grids of its signal."""
 _AHEAD_BYTES = 1 << 20
 """Per queue: limit on what its process is sent before it acknowledges."""
 _RESTART_S = (0.25, 30.0)
@@ -141,8 +141,9 @@ class SamplerPool:
     def push(self, queue: StreamQueue, event: Event) -> None:
         """Append an event to a queue."""
         size = _EVENT_BYTES
-        if isinstance(event, Joined) and event.picture is not None:
-            size += len(event.picture.data)
+        if isinstance(event, Joined):
+            size += len(event.picture.data) if event.picture is not None else 0
+            size += event.metadata.signal.nbytes if event.metadata is not None and event.metadata.signal else 0
         queue.unfinished += 1
         queue.waiting.append((event, size))
         queue.queued_bytes += size
