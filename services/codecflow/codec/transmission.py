@@ -44,7 +44,7 @@ _logging = threading.Lock()
 class Transmission:
     """Finds out which packets of one opened container are damaged.
 
-    Open the container within `opening`, then pass its packets through `packets`, in the same thread.
+    Open the container within `opening`, then pass its packets through `packets`.
     """
 
     def __init__(self, *, rtp: bool) -> None:
